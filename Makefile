@@ -1,0 +1,45 @@
+# make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
+# make test       the tests; make check: lint, format, types; .ci/run calls both
+# Everything is installed into .venv with the pinned versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/compare
+COMPARE ?=
+
+.PHONY: setup compare test check format bench test-gpu clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "whorl needs Python 3.11 or newer"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	touch $@
+
+compare: setup
+	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/training.py
+
+# On a machine with a CUDA device and its own PyTorch: no .venv, the machine's Python.
+test-gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
