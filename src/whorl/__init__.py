@@ -1,0 +1,65 @@
+"""whorl: attach, compare and inspect positional encodings on transformers.
+
+>>> import whorl
+>>> whorl.attach(model, whorl.HoPE(train_length=4096))
+>>> whorl.detach(model)
+
+Everything is imported on first use, so `import whorl` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "attach": "whorl.attaching",
+    "attached": "whorl.attaching",
+    "detach": "whorl.attaching",
+    "compare": "whorl.comparison",
+    "parse": "whorl.encodings",
+    "Encoding": "whorl.encodings",
+    "Spectrum": "whorl.encodings",
+    "Layers": "whorl.encodings",
+    "RoPE": "whorl.encodings.rope",
+    "HoPE": "whorl.encodings.hope",
+    "PRoPE": "whorl.encodings.p_rope",
+    "PartialRoPE": "whorl.encodings.partial_rope",
+    "NoPE": "whorl.encodings.nope",
+    "Sinusoidal": "whorl.encodings.sinusoidal",
+    "Learned": "whorl.encodings.learned",
+    "ALiBi": "whorl.encodings.alibi",
+    "T5Bias": "whorl.encodings.t5",
+    "Kerple": "whorl.encodings.kerple",
+    "Window": "whorl.encodings.window",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from whorl.attaching import attach, attached, detach
+    from whorl.comparison import compare
+    from whorl.encodings import Encoding, Layers, Spectrum, parse
+    from whorl.encodings.alibi import ALiBi
+    from whorl.encodings.hope import HoPE
+    from whorl.encodings.kerple import Kerple
+    from whorl.encodings.learned import Learned
+    from whorl.encodings.nope import NoPE
+    from whorl.encodings.p_rope import PRoPE
+    from whorl.encodings.partial_rope import PartialRoPE
+    from whorl.encodings.rope import RoPE
+    from whorl.encodings.sinusoidal import Sinusoidal
+    from whorl.encodings.t5 import T5Bias
+    from whorl.encodings.window import Window
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'whorl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,51 @@
+"""ALiBi, attention with linear biases. Press et al., ICLR 2022, arXiv 2108.12409.
+
+logit(i, j) = q_i.k_j / sqrt(d) - slope_h |i - j|, slope_h = 2^(-8h/H) for h = 1..H when H is a power of two;
+otherwise the slopes of the nearest smaller power of two, then every other slope of the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Bias, Effect, Encoding, Shape
+
+
+def slopes(heads: int) -> tuple[float, ...]:
+    """ALiBi's slope of each head (per token of distance), for any number of heads."""
+    power = 2 ** math.floor(math.log2(heads))
+    own = [2.0 ** (-8.0 * h / power) for h in range(1, power + 1)]
+    between = [2.0 ** (-8.0 * h / (2 * power)) for h in range(1, 2 * power + 1, 2)]
+    return tuple(own + between[: heads - power])
+
+
+class LinearBias(nn.Module):
+    """-slope_h x distance, [batch, heads, queries, keys] float32.
+
+    The slopes are numbers and not a buffer, which `model.to(bfloat16)` would round.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.slopes = slopes(heads)
+
+    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        distance = (query_positions[:, None, :, None] - key_positions[:, None, None, :]).abs()
+        return -torch.tensor(self.slopes, device=distance.device)[:, None, None] * distance
+
+
+@dataclass(frozen=True)
+class ALiBi(Encoding):
+    """A penalty that grows linearly with distance, steeper in some heads than in others (arXiv 2108.12409)."""
+
+    name = "alibi"
+    title = "a linear penalty on distance, one slope per head"
+    paper = "2108.12409"
+    kinds = ("bias",)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Bias(LinearBias(shape.heads), shared=True),)

@@ -1,0 +1,123 @@
+"""Compositions: `A + B` has the effects of both, `Layers([...])` gives layers encodings of their own.
+
+`Layers([RoPE() + Window(32), NoPE()])` cycles over the layers (interleaved local rotary and global position-free
+layers: RNoPE-SWA, arXiv 2501.18795); `Layers({"full_attention": ..., "sliding_attention": ...})` goes by layer type.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whorl.encodings.base import Effect, Encoding, Shape
+from whorl.encodings.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Sum(Encoding):
+    """All effects of its parts. Two that turn, two that add, two windows, or a part twice are refused."""
+
+    parts: tuple[Encoding, ...]
+
+    name = "sum"
+    title = "the effects of all its parts"
+    paper = ""
+
+    def __post_init__(self) -> None:
+        flat: list[Encoding] = []
+        for part in self.parts:
+            if isinstance(part, Layers):
+                raise ValueError(
+                    f"{part} chooses by layer and cannot be one term of a sum; add inside it, per layer: "
+                    "Layers([RoPE() + Window(32), NoPE()])"
+                )
+            flat.extend(part.parts if isinstance(part, Sum) else [part])
+        if len(flat) < 2:
+            raise ValueError(f"a sum needs at least two encodings, got {len(flat)}")
+        object.__setattr__(self, "parts", tuple(flat))
+        kinds = Counter(kind for part in flat for kind in part.kinds)
+        for kind, verb in (("rotate", "turn q and k"), ("add", "add to the embedding"), ("window", "are windows")):
+            if kinds[kind] > 1:
+                culprits = " and ".join(str(p) for p in flat if kind in p.kinds)
+                raise ValueError(f"{culprits} both {verb}; keep one of them")
+        for name, count in Counter(p.name for p in flat).items():
+            if count > 1:
+                raise ValueError(f"{name} stands {count} times in {self}; keep one")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(kind for part in self.parts for kind in part.kinds)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return tuple(effect for part in self.parts for effect in part.effects(shape))
+
+    def spectrum(self, head_dim: int) -> Spectrum | None:
+        return next((s for p in self.parts if (s := p.spectrum(head_dim)) is not None), None)
+
+    def with_train_length(self, train_length: int) -> Sum:
+        return Sum(tuple(p.with_train_length(train_length) for p in self.parts))
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "parts": [p.to_dict() for p in self.parts]}
+
+
+@dataclass(frozen=True, init=False)
+class Layers(Encoding):
+    """An encoding per layer: a sequence is cycled over the layers, a mapping goes by the host's layer types."""
+
+    rules: tuple[Encoding, ...]
+    types: tuple[str, ...] | None
+
+    name = "layers"
+    title = "an encoding per layer (cycled) or per layer type"
+    paper = ""
+
+    def __init__(self, rules: Sequence[Encoding] | Mapping[str, Encoding]) -> None:
+        types = tuple(rules) if isinstance(rules, Mapping) else None
+        encodings = tuple(rules.values()) if isinstance(rules, Mapping) else tuple(rules)
+        if not encodings:
+            raise ValueError("Layers needs at least one encoding, got none")
+        for encoding in encodings:
+            if not isinstance(encoding, Encoding) or isinstance(encoding, Layers):
+                raise ValueError(f"Layers takes encodings that are not themselves Layers, got {encoding!r}")
+            if "add" in encoding.kinds:
+                raise ValueError(
+                    f"{encoding} adds to the token embedding, which happens once and not per layer; "
+                    "attach it alone, or choose encodings that turn or bias"
+                )
+        object.__setattr__(self, "rules", encodings)
+        object.__setattr__(self, "types", types)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(kind for rule in self.rules for kind in rule.kinds))
+
+    def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
+        if self.types is None:
+            return self.rules[index % len(self.rules)]
+        if layer_type not in self.types:
+            raise ValueError(
+                f"layer {index} is of type {layer_type!r}, for which {self} has no rule; it has {', '.join(self.types)}"
+            )
+        return self.rules[self.types.index(layer_type)]
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        raise ValueError(f"{self} differs by layer; ask for_layer(index, layer_type).effects(shape)")
+
+    def with_train_length(self, train_length: int) -> Layers:
+        rules = [r.with_train_length(train_length) for r in self.rules]
+        return Layers(rules if self.types is None else dict(zip(self.types, rules, strict=True)))
+
+    def __str__(self) -> str:
+        if self.types is None:
+            return "/".join(map(str, self.rules)) + ("/" if len(self.rules) == 1 else "")
+        return "/".join(f"{t}={r}" for t, r in zip(self.types, self.rules, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        rules = [r.to_dict() for r in self.rules]
+        return {"name": self.name, "rules": rules if self.types is None else dict(zip(self.types, rules, strict=True))}

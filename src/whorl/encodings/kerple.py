@@ -1,0 +1,58 @@
+"""KERPLE, kernelized relative positional embedding. Chi et al., NeurIPS 2022, arXiv 2205.09921.
+
+log form   -r1 log(1 + r2 |i - j|),  r1, r2 > 0
+power form -r1 |i - j|^r2,           r1 > 0, 0 < r2 <= 2
+with r1 and r2 learned per head and layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Bias, Effect, Encoding, Shape, choices
+
+SMALLEST = 0.01  # the official code clamps both parameters here, away from the edge of the valid range
+
+
+class KernelBias(nn.Module):
+    """The kernel's value at each distance, [batch, heads, queries, keys] float32, with parameters [heads]."""
+
+    def __init__(self, heads: int, form: str) -> None:
+        super().__init__()
+        self.form = form
+        generator = torch.Generator().manual_seed(0)
+        uniform = torch.rand(2, heads, generator=generator)
+        # The official initialisation: r1 ~ U(0, 2); r2 ~ U(0, 1) in the log form and U(0, 2) in the power form.
+        self.r1 = nn.Parameter(uniform[0] * 2)
+        self.r2 = nn.Parameter(uniform[1] * (1 if form == "log" else 2))
+
+    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        distance = (query_positions[:, None, :, None] - key_positions[:, None, None, :]).abs().float()
+        r1 = self.r1.float().clamp(min=SMALLEST)[:, None, None]
+        r2 = self.r2.float()[:, None, None]
+        if self.form == "log":
+            return -r1 * torch.log1p(r2.clamp(min=SMALLEST) * distance)
+        # d^r2 at distance 0 has an infinite slope in r2's gradient; its value there is 0 whatever r2 is.
+        power = distance.clamp(min=1) ** r2.clamp(SMALLEST, 2)
+        return -r1 * torch.where(distance > 0, power, 0.0)
+
+
+@dataclass(frozen=True)
+class Kerple(Encoding):
+    """A learned decay with distance per head and layer, logarithmic or a power (arXiv 2205.09921)."""
+
+    form: str = "log"
+
+    name = "kerple"
+    title = "a learned logarithmic (or power) decay with distance, per head"
+    paper = "2205.09921"
+    kinds = ("bias",)
+
+    def __post_init__(self) -> None:
+        choices("form", self.form, ("log", "power"))
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Bias(KernelBias(shape.heads, self.form)),)

@@ -1,0 +1,59 @@
+"""Learned absolute positions: a table of vectors, one per position (Gehring et al., arXiv 1705.03122; GPT-2, BERT)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Add, Effect, Encoding, Shape, require_positive_int
+
+
+class PositionTable(nn.Module):
+    """positions [batch, tokens] -> rows [batch, tokens, width] of a learned table [max_positions, width]."""
+
+    def __init__(self, max_positions: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(max_positions, width, generator=generator) * std)
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            last, rows = int(positions.max()), self.weight.shape[0]
+            if last >= rows:
+                raise ValueError(
+                    f"position {last} is past the learned table, which has {rows} positions (0 to {rows - 1}); "
+                    f"shorten the input, or attach Learned(max_positions={last + 1}) and train it"
+                )
+        return torch.nn.functional.embedding(positions, self.weight)
+
+
+@dataclass(frozen=True)
+class Learned(Encoding):
+    """A trainable vector per position is added to the embedding; positions past the table raise (arXiv 1705.03122).
+
+    `max_positions` may be left out where a comparison fills in its training length.
+    """
+
+    max_positions: int | None = None
+
+    name = "learned"
+    title = "a learned vector per position, added to the embedding"
+    paper = "1705.03122"
+    kinds = ("add",)
+
+    def __post_init__(self) -> None:
+        if self.max_positions is not None:
+            require_positive_int("max_positions", self.max_positions)
+
+    def with_train_length(self, train_length: int) -> Learned:
+        return self if self.max_positions is not None else Learned(train_length)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        if self.max_positions is None:
+            raise ValueError(
+                "learned needs the size of its table, and none was given; "
+                "try Learned(max_positions=1024), or learned:max_positions=1024 on the command line"
+            )
+        return (Add(PositionTable(self.max_positions, shape.width)),)

@@ -1,0 +1,40 @@
+"""p-RoPE. Barbero et al., "Round and Round We Go!", ICLR 2025, arXiv 2410.06205.
+
+The floor(p d/2) fastest pairs keep their frequency, with the exponent over the full head dim, and the
+slowest get no rotation: p = 0 is NoPE, p = 1 is RoPE. `keep="slowest"` is the paper's reversed variant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whorl.encodings.base import check_base, choices, require_number
+from whorl.encodings.rope import Rotary
+from whorl.encodings.spectrum import Spectrum, check_head_dim, keep, rope_frequencies
+
+
+@dataclass(frozen=True)
+class PRoPE(Rotary):
+    """The fraction `p` of the pairs turns: the fastest, or with `keep="slowest"` the slowest (arXiv 2410.06205)."""
+
+    p: float = 0.75
+    base: float = 10000.0
+    keep: str = "fastest"
+
+    name = "p-rope"
+    title = "the fastest fraction p of the pairs turns"
+    paper = "2410.06205"
+
+    def __post_init__(self) -> None:
+        require_number("p", self.p)
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p is the fraction of pairs that turn and must be in [0, 1], got {self.p}; try p=0.75")
+        check_base(self.base)
+        choices("keep", self.keep, ("fastest", "slowest"))
+
+    def spectrum(self, head_dim: int) -> Spectrum:
+        check_head_dim(head_dim, self.name)
+        pairs = head_dim // 2
+        count = int(self.p * head_dim // 2)
+        kept = range(count) if self.keep == "fastest" else range(pairs - count, pairs)
+        return Spectrum(keep(rope_frequencies(self.base, head_dim), kept), head_dim)

@@ -1,0 +1,64 @@
+"""The spectrum: a rotary encoding *is* one angular frequency per channel pair.
+
+pair i    two channels that turn together, i = 0 .. width/2 - 1, fastest first in RoPE
+frequency radians per token; 0 means that the pair does not turn (a position-independent channel)
+wavelength tokens per full turn, 2 pi / frequency
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Frequencies (radians per token, float64) of the pairs in the first `width` channels of a head.
+
+    `head_dim` is the head's full width. The channels from `width` on are in no pair (partial rotary).
+    `amplitude` multiplies cos and sin (YaRN's attention factor; 1 otherwise).
+    """
+
+    frequencies: tuple[float, ...]
+    head_dim: int
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.width <= self.head_dim:
+            raise ValueError(f"{len(self.frequencies)} pairs do not fit in a head of {self.head_dim} channels")
+        if not all(math.isfinite(f) and f >= 0 for f in self.frequencies):
+            raise ValueError("frequencies must be finite and not negative (radians per token)")
+
+    @property
+    def width(self) -> int:
+        """Channels that are in pairs: twice the number of pairs."""
+        return 2 * len(self.frequencies)
+
+    @property
+    def turning(self) -> tuple[int, ...]:
+        """Indices of the pairs that turn."""
+        return tuple(i for i, f in enumerate(self.frequencies) if f > 0)
+
+    @property
+    def wavelengths(self) -> tuple[float, ...]:
+        """Tokens per full turn, one per pair; infinite where a pair does not turn."""
+        return tuple(2 * math.pi / f if f > 0 else math.inf for f in self.frequencies)
+
+
+def rope_frequencies(base: float, width: int) -> tuple[float, ...]:
+    """base^(-2i/width) for i = 0 .. width/2 - 1 (RoFormer, 2104.09864, Eq. 15), in float64."""
+    return tuple(base ** (-2.0 * i / width) for i in range(width // 2))
+
+
+def check_head_dim(head_dim: int, encoding: str) -> None:
+    """Refuses a head dim whose channels cannot be paired."""
+    if head_dim < 2 or head_dim % 2:
+        raise ValueError(
+            f"{encoding} turns channels in pairs and needs an even head dim of at least 2, got {head_dim}; "
+            "choose another number of heads, or an encoding that does not turn (alibi, t5, nope)"
+        )
+
+
+def keep(frequencies: tuple[float, ...], pairs: range) -> tuple[float, ...]:
+    """The same frequencies with those outside `pairs` set to 0 (position-independent)."""
+    return tuple(f if i in pairs else 0.0 for i, f in enumerate(frequencies))

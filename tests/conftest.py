@@ -1,0 +1,29 @@
+"""Shared by all tests: two threads at most, no network, and where the fixtures lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of fixtures beside the checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no fixtures: {SHARED} is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def pins(shared: Path) -> dict[str, dict]:
+    """Values that other projects' tests pin, by name."""
+    cases = json.loads((shared / "pins" / "peer_values.json").read_text())
+    return {case["name"]: case for case in cases}

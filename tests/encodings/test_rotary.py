@@ -1,0 +1,117 @@
+"""RoPE, HoPE, p-RoPE, partial rotary: which pairs turn, how fast, and exactly so at every position."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+import torch
+
+from whorl.encodings import Spectrum, parse
+from whorl.encodings.hope import HoPE
+from whorl.encodings.p_rope import PRoPE
+from whorl.encodings.partial_rope import PartialRoPE
+from whorl.encodings.rope import RoPE
+from whorl.encodings.turns import cos_sin
+
+# (base, head dim, training length) -> pairs that turn; from issue 2 and facts/hope-and-p-rope.md A1.
+HOPE_PAIRS = [
+    (1e4, 64, 128, 11),
+    (1e4, 64, 512, 16),
+    (1e4, 128, 512, 31),
+    (1e4, 64, 1024, 18),
+    (1e4, 64, 2048, 21),
+    (1e4, 128, 2048, 41),
+    (1e4, 64, 4096, 23),
+    (1e4, 128, 4096, 46),
+    (5e5, 64, 4096, 16),
+    (5e5, 128, 4096, 32),
+    (1e4, 256, 8192, 100),
+]
+
+
+@pytest.mark.parametrize(("base", "head_dim", "train_length", "pairs"), HOPE_PAIRS)
+def test_hope_keeps_the_pairs_whose_turn_fits(base: float, head_dim: int, train_length: int, pairs: int) -> None:
+    spectrum = HoPE(train_length, base).spectrum(head_dim)
+    assert spectrum.turning == tuple(range(pairs))
+    assert len(spectrum.frequencies) == head_dim // 2
+    assert max(w for w in spectrum.wavelengths if math.isfinite(w)) <= train_length
+    assert RoPE(base).spectrum(head_dim).wavelengths[pairs] > train_length
+
+
+def test_hope_is_p_rope_with_the_right_p() -> None:
+    assert HoPE(2048).spectrum(128) == PRoPE(p=41 / 64).spectrum(128)
+
+
+def test_p_rope_runs_from_nope_to_rope_and_backwards() -> None:
+    rope = RoPE().spectrum(64)
+    assert PRoPE(p=1).spectrum(64) == rope
+    assert PRoPE(p=0).spectrum(64).turning == ()
+    assert PRoPE(p=0.75).spectrum(64).turning == tuple(range(24))
+    slowest = PRoPE(p=0.25, keep="slowest").spectrum(64)
+    assert slowest.turning == tuple(range(24, 32))
+    assert slowest.frequencies[24:] == rope.frequencies[24:]
+
+
+def test_partial_rope_is_a_smaller_rope() -> None:
+    spectrum = PartialRoPE(0.25).spectrum(64)
+    assert spectrum == Spectrum(RoPE().spectrum(16).frequencies, head_dim=64)
+    assert spectrum.width == 16
+    # the paper's figures: d=256, fraction .75 reaches 57,084 tokens where p-RoPE stops at 5,847
+    assert PartialRoPE(0.75).spectrum(256).wavelengths[-1] == pytest.approx(57084, rel=1e-4)
+    assert max(w for w in PRoPE(0.75).spectrum(256).wavelengths if w < math.inf) == pytest.approx(5847, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hf_default", "hf_proportional"])
+def test_frequencies_equal_the_pins(pins: dict, name: str) -> None:
+    pin = pins[name]
+    encoding = parse("rope") if name == "hf_default" else PRoPE(p=pin["config"]["partial_rotary_factor"])
+    frequencies = encoding.spectrum(pin["config"]["head_dim"]).frequencies
+    np.testing.assert_allclose(frequencies, pin["expected"], atol=pin["atol"], rtol=pin["rtol"])
+
+
+def exact_cos_sin(position: int, frequency: float) -> tuple[float, float]:
+    """cos and sin of position x frequency with 60 decimal digits: Taylor series after an exact reduction."""
+    getcontext().prec = 60
+    pi = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+    angle = (Decimal(position) * Decimal(frequency)) % (2 * pi)
+    cos, sin, term = Decimal(0), Decimal(0), Decimal(1)
+    for n in range(60):
+        if n % 2 == 0:
+            cos += term if n % 4 == 0 else -term
+        else:
+            sin += term if n % 4 == 1 else -term
+        term = term * angle / (n + 1)
+    return float(cos), float(sin)
+
+
+@pytest.mark.parametrize("position", [0, 3, 1999, 1_000_003, 2**31 - 1])
+@pytest.mark.parametrize("encoding", ["rope", "rope:base=5e5", "hope:train_length=4096", "partial-rope:fraction=0.5"])
+def test_tables_are_exact_at_every_position(position: int, encoding: str) -> None:
+    frequencies = parse(encoding).spectrum(128).frequencies
+    cos, sin = cos_sin(torch.tensor([position]), frequencies)
+    assert cos.dtype == torch.float32
+    truth = np.array([exact_cos_sin(position, f) for f in frequencies])
+    np.testing.assert_allclose(cos[0].double().numpy(), truth[:, 0], atol=2e-7, rtol=0)
+    np.testing.assert_allclose(sin[0].double().numpy(), truth[:, 1], atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "hope:train_length=128", "p-rope", "partial-rope"])
+@pytest.mark.parametrize("head_dim", [0, 7, -2])
+def test_an_odd_head_dim_is_refused(encoding: str, head_dim: int) -> None:
+    with pytest.raises(ValueError, match=f"even head dim.*got {head_dim}"):
+        parse(encoding).spectrum(head_dim)
+
+
+def test_a_fraction_that_leaves_half_a_pair_is_refused() -> None:
+    with pytest.raises(ValueError, match="odd number that cannot be paired; try fraction="):
+        PartialRoPE(0.2).spectrum(16)
+
+
+def test_hope_without_a_length_asks_for_one() -> None:
+    assert HoPE().with_train_length(128) == HoPE(128)
+    assert HoPE(64).with_train_length(128) == HoPE(64)
+    with pytest.raises(ValueError, match="train_length=4096"):
+        HoPE().spectrum(64)
