@@ -1,0 +1,76 @@
+"""The oracle: each effect in plain eager PyTorch, readable first. Every other implementation is tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+# Shape letters: B batch, H heads, Q queries, K keys, D head dim.
+
+
+def rotate_one(
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    first: int,
+    width: int,
+    amplitude: float,
+    *,
+    layout: str,
+    heads_dim: int,
+) -> torch.Tensor:
+    """x with pairs first .. first + n - 1 turned, n = cos.shape[-1]; see `whorl.ops.rotate` for the layouts.
+
+    (a, b) -> (a cos - b sin, b cos + a sin)
+    """
+    count = cos.shape[-1]
+    if count == 0 and amplitude == 1.0:
+        return x
+    cos, sin = cos.unsqueeze(heads_dim), sin.unsqueeze(heads_dim)
+    pairs, rest = x[..., :width], x[..., width:]
+    pairs = pairs.unflatten(-1, (2, width // 2) if layout == "half" else (width // 2, 2))
+    a, b = pairs.unbind(-2 if layout == "half" else -1)
+    last = first + count
+    still = (lambda y: y) if amplitude == 1.0 else (lambda y: y * amplitude)
+    a_turn, b_turn = a[..., first:last].to(cos.dtype), b[..., first:last].to(cos.dtype)
+    a_new = torch.cat([still(a[..., :first]), (a_turn * cos - b_turn * sin).to(x.dtype), still(a[..., last:])], -1)
+    b_new = torch.cat([still(b[..., :first]), (b_turn * cos + a_turn * sin).to(x.dtype), still(b[..., last:])], -1)
+    if layout == "half":
+        return torch.cat([a_new, b_new, rest], -1)
+    return torch.cat([torch.stack([a_new, b_new], -1).flatten(-2), rest], -1)
+
+
+def attention(
+    q_BHQD: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    biases: Sequence[torch.Tensor],
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dense softmax attention in float32 (float64 for float64 inputs); see `whorl.ops.biased_attention`."""
+    dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
+    groups = q_BHQD.shape[1] // k.shape[1]
+    k_BHKD = k.repeat_interleave(groups, dim=1) if groups > 1 else k
+    v_BHKD = v.repeat_interleave(groups, dim=1) if groups > 1 else v
+    logits_BHQK = q_BHQD.to(dtype) @ k_BHKD.to(dtype).transpose(-1, -2) * scale
+    if softcap is not None:
+        logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
+    for bias in biases:
+        logits_BHQK = logits_BHQK + bias.to(dtype)
+    lowest = torch.finfo(dtype).min  # not -inf: a row that sees no key (left padding) must not become NaN
+    if mask is not None:
+        logits_BHQK = logits_BHQK.masked_fill(~mask, lowest)
+    logits_BHQK = logits_BHQK.clamp(min=lowest)
+    if sinks is not None:
+        sink = sinks.to(dtype)[:, None, None].expand(*logits_BHQK.shape[:-1], 1)
+        weights = torch.cat([logits_BHQK, sink], -1).softmax(-1)[..., :-1]
+    else:
+        weights = logits_BHQK.softmax(-1)
+    weights = weights.to(v.dtype)
+    weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
+    return weights @ v_BHKD, weights
