@@ -1,0 +1,92 @@
+"""Numbers as people read them. None is a value that is not there; NaN and infinity are a run that diverged."""
+
+import math
+from collections.abc import Sequence
+
+DASH = "–"
+DIVERGED = "diverged"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that leave about three significant digits: 4.25, 17.9, 184.3, 1,234."""
+    size = abs(value)
+    return 2 if size < 10 else 1 if size < 1000 else 0
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:,.{decimals}f}"
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return DASH
+    if not math.isfinite(value):
+        return DIVERGED
+    return _fixed(value, _decimals(value))
+
+
+def percent(value: float | None) -> str:
+    """A fraction of 1 as a percentage."""
+    if value is None:
+        return DASH
+    return f"{100 * value:.1f} %" if math.isfinite(value) else DIVERGED
+
+
+def with_spread(mean: float | None, spread: float | None, as_percent: bool = False) -> str:
+    """`17.9 ± 0.3`: as many decimals for both as keep a spread that is not zero from reading as zero."""
+    plain = percent(mean) if as_percent else number(mean)
+    if mean is None or spread is None or not math.isfinite(mean) or not math.isfinite(spread):
+        return plain
+    if as_percent:
+        return f"{100 * mean:.1f} ± {100 * spread:.1f} %"
+    decimals = _decimals(mean)
+    while 0.0005 <= spread < 0.5 * 10**-decimals:
+        decimals += 1
+    return f"{_fixed(mean, decimals)} ± {_fixed(spread, decimals)}"
+
+
+def ratio(value: float | None) -> str:
+    """`3.12x`: how many times the in-range value."""
+    return DASH if value is None or not math.isfinite(value) else f"{_fixed(value, _decimals(min(value, 9)))}x"
+
+
+def multiple(length: float, train_length: float) -> str:
+    """A length in training lengths: `4x`, `0.5x`."""
+    return f"{length / train_length:g}x" if math.isclose(length % train_length, 0) else f"{length / train_length:.2g}x"
+
+
+def compact(value: float | None) -> str:
+    """A large count: `838,912` is `0.84 M`, `4_096_000` is `4.1 M`, `20_000` is `20 k`."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit or (letter == "M" and abs(value) >= 1e5):
+            scaled = value / unit
+            text = f"{scaled:.2f}" if scaled < 1 else f"{scaled:.1f}" if scaled < 100 else f"{scaled:.0f}"
+            return f"{text.removesuffix('.0')} {letter}"
+    return f"{value:g}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def listing(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def plural(count: int, noun: str) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return f"{words[count] if count < len(words) else f'{count:,}'} {noun}{'' if count == 1 else 's'}"
+
+
+def capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

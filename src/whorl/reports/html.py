@@ -1,0 +1,107 @@
+"""A document as one HTML page that needs no other file and no network: page.html filled with page.css, page.js,
+the blocks, and the charts as JSON for page.js to draw."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from whorl.reports.document import Block, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
+
+HERE = Path(__file__).parent
+
+
+def render(document: Document) -> str:
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in document.facts)
+    return Template(_asset("page.html")).substitute(
+        title=escape(document.title),
+        subtitle=escape(document.subtitle),
+        facts=facts,
+        body="\n".join(map(_block, document.blocks)),
+        footer=escape(document.footer),
+        css=_asset("page.css"),
+        js=_asset("page.js"),
+        charts=embedded_json([asdict(chart) for chart in document.charts]),
+    )
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that is safe inside a script element, with null for what JSON cannot say (NaN, infinity)."""
+    text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"<h2>{escape(text)}</h2>"
+        case Paragraph(text, style):
+            role = ' role="note"' if style == "notice" else ""
+            return f'<p class="{style}"{role}>{escape(text)}</p>'
+        case Bullets(items):
+            return f"<ul>{''.join(f'<li>{_label(i.label, i.series)} {escape(i.text)}</li>' for i in items)}</ul>"
+        case Table():
+            return _table(block)
+        case Figure(chart):
+            title, name = escape(chart.title), escape(chart.name)
+            return (
+                f'<figure class="chart" id="figure-{name}" data-chart="{name}"><figcaption><h3>{title}</h3>'
+                f'<p>{escape(chart.caption)}</p></figcaption><noscript><p class="note">This figure is drawn by '
+                f"JavaScript; figures/{name}.png shows it as an image.</p></noscript></figure>"
+            )
+        case Details(title, groups):
+            inside = "".join(
+                f"<section><h3>{escape(k)}</h3>{_settings(group)}</section>" for k, group in groups.items()
+            )
+            return f'<details><summary>{escape(title)}</summary><div class="settings">{inside}</div></details>'
+
+
+def _table(table: Table) -> str:
+    heads = "".join(f'<th scope="col">{_cell(text, small)}</th>' for text, small in table.header)
+    rows = "".join(map(_row, table.rows))
+    label = f'aria-label="{escape(table.caption)}"'
+    return (
+        f'<p class="caption">{escape(table.caption)}</p><div class="table" tabindex="0" role="region" {label}>'
+        f"<table {label}><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(row: Row) -> str:
+    (name, small), *values = row.cells
+    cells = "".join(f"<td>{_cell(text, below)}</td>" for text, below in values)
+    return f'<tr><th scope="row">{_label(name, row.series)}{_cell("", small)}</th>{cells}</tr>'
+
+
+def _cell(text: str, small: str) -> str:
+    return escape(text) + (f"<small>{escape(small)}</small>" if small else "")
+
+
+def _label(text: str, series: int | None) -> str:
+    """A name in bold behind the mark that it has in the charts (page.js draws the mark)."""
+    if not text:
+        return ""
+    mark = f'<span class="key" data-series="{series}"></span>' if series is not None else ""
+    return f"{mark}<strong>{escape(text)}</strong>"
+
+
+def _settings(group: Mapping[str, Any]) -> str:
+    rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in group.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,325 @@
+"""What the numbers of a comparison show, and what they do not, in sentences made from the numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from whorl.reports.formatting import DASH, capital, compact, listing, multiple, number, percent, plural, with_spread
+from whorl.reports.summary import (
+    LEARNT,
+    TAIL,
+    Cell,
+    Comparison,
+    Encoding,
+    Metric,
+    learnt_in_range,
+    metrics_of,
+    turning_in_words,
+)
+
+HURT = "is hurt by context that it cannot use"
+GAINS = "gains from context past its training length"
+HOLDS = "neither gains from the added context nor is hurt by it"
+
+
+@dataclass
+class Findings:
+    """`lead` are paragraphs on all encodings, `bullets` a sentence on each, `rule` is what is
+    called a difference, `reading` how to read the values, `caveats` what they do not show."""
+
+    lead: list[str] = field(default_factory=list)
+    bullets: list[tuple[Encoding, str]] = field(default_factory=list)
+    rule: str = ""
+    reading: str = ""
+    caveats: list[str] = field(default_factory=list)
+
+
+def findings(comparison: Comparison) -> dict[str, Findings]:
+    """The findings of each evaluation that was made, by its name."""
+    return {
+        kind: _perplexity(comparison) if kind == "perplexity" else _accuracy(comparison, kind)
+        for kind in comparison.kinds
+    }
+
+
+def partial_notice(comparison: Comparison) -> str | None:
+    """A sentence for a comparison that is still running, or None."""
+    done, planned = len(comparison.trials), comparison.planned
+    if not done:
+        return "No trial has finished yet." if planned is None else f"None of the {planned} trials has finished yet."
+    if planned is None or done >= planned:
+        return None
+    return f"This report is partial: {done} of {planned} trials are finished. Every number in it may still move."
+
+
+def verdict(ratio: Cell | None) -> str | None:
+    """HURT, GAINS or HOLDS: on which side of 1 the ratio to in-range lies, by more than its uncertainty."""
+    if ratio is None or ratio.mean is None or not ratio.finite:
+        return None
+    if ratio.mean - ratio.uncertainty > 1:
+        return HURT
+    return GAINS if ratio.mean + ratio.uncertainty < 1 else HOLDS
+
+
+# Perplexity
+
+
+def _perplexity(c: Comparison) -> Findings:
+    reference = c.reference("perplexity")
+    lengths = [*([reference] if reference else []), *_telling(c.far("perplexity"), c.train_length)]
+    ranks = [_ranking(c, TAIL, c.encodings, length, number) for length in lengths]
+    return Findings(
+        lead=list(filter(None, [" ".join(filter(None, [*ranks, _who_gains(c)]))])),
+        bullets=[(e, _turning(e) + _perplexity_bullet(c, e)) for e in c.encodings],
+        rule=_rule(c, TAIL, "windows"),
+        reading=_same_targets(c) if reference and c.far("perplexity") else "",
+        caveats=_perplexity_caveats(c),
+    )
+
+
+def _same_targets(c: Comparison) -> str:
+    tail = c.config.get("tail")
+    targets = f"the last {tail} tokens of the same windows" if tail else "the last tokens of the same windows"
+    at = multiple(c.reference("perplexity") or c.train_length, c.train_length)
+    return (
+        f"Tail perplexity is measured on the same target tokens at every length: {targets}, with more context "
+        f"before them. So the value at {at} is also what one gets by simply dropping the far context. An encoding "
+        f"that rises above its own {at} value is hurt by context that it cannot use; one that falls below it gains "
+        "from that context."
+    )
+
+
+def _who_gains(c: Comparison) -> str:
+    """One sentence over all encodings and all lengths beyond the training length."""
+    reference = c.reference("perplexity")
+    verdicts = {
+        e.name: [v for n in c.far("perplexity") if (v := verdict(e.ratio(TAIL, n, reference))) is not None]
+        for e in c.encodings
+    }
+    if not any(verdicts.values()):
+        return ""
+    gaining = [name for name, found in verdicts.items() if GAINS in found]
+    if gaining:
+        who = "Every encoding" if len(gaining) == len(verdicts) > 1 else listing(gaining)
+        gain = "gains" if len(gaining) == 1 or who == "Every encoding" else "gain"
+        only = "Only " if 0 < len(gaining) < len(verdicts) else ""
+        return f"{only}{who} {gain} from context past the training length, at one length or more."
+    return (
+        "No encoding gains from context past the training length: on these tokens each does at least as well "
+        "when the far context is dropped."
+    )
+
+
+def _perplexity_bullet(c: Comparison, e: Encoding) -> str:
+    reference = c.reference("perplexity")
+    base = e.cell(TAIL, reference) if reference is not None else None
+    far = [cell for n in c.far("perplexity") if (cell := e.cell(TAIL, n)) is not None]
+    notes = _unreachable(far) + _diverged(far if base is None else [base, *far])
+    if base is None or reference is None:
+        return " ".join(["was not evaluated within its training length.", *notes])
+    if not base.finite:
+        return " ".join(["has no finite value in range, so nothing beyond it means anything.", *notes])
+    reached = {cell.length: cell for cell in far if cell.finite}
+    verdicts, values = [], []
+    for length in _telling(list(reached), c.train_length):
+        ratio = e.ratio(TAIL, length, reference)
+        if ratio is not None and (found := verdict(ratio)) is not None:
+            verdicts.append((length, found))
+            times = with_spread(ratio.mean, ratio.spread)
+            values.append(f"{number(reached[length].mean)} at {multiple(length, c.train_length)} ({times} times)")
+    if not verdicts:
+        said = f"has {number(base.mean)} in range and no value beyond the training length."
+    else:
+        said = f"{_judgement(verdicts)}: from {number(base.mean)} in range to {listing(values)}."
+    return " ".join([said, *notes])
+
+
+def _judgement(judged: Sequence[tuple[int, str]]) -> str:
+    """One verdict for all lengths, or one for each run of lengths."""
+    runs = [(found, [n for n, _ in run]) for found, run in groupby(judged, key=lambda item: item[1])]
+    if len(runs) == 1:
+        return runs[0][0]
+    return ", ".join(f"at {listing([f'{n:,}' for n in lengths])} tokens it {found}" for found, lengths in runs)
+
+
+def _perplexity_caveats(c: Comparison) -> list[str]:
+    text = c.config.get("text")
+    kind = f"One kind of text ({text}), one" if text else "One"
+    return [
+        "Perplexity is not retrieval. Most tokens can be guessed from nearby context, so a value that holds does not "
+        "show that the model finds or uses what lies far back. The copy and recall tasks ask for that.",
+        *_common_caveats(c),
+        f"{kind} training length ({c.train_length:,} tokens) and one optimiser setting for all: an encoding that "
+        "would do better with another was not given it.",
+    ]
+
+
+# Copy, recall: token accuracy and exact match
+
+
+def _accuracy(c: Comparison, kind: str) -> Findings:
+    metric, exact = metrics_of(kind)
+    learnt = [e for e in c.encodings if learnt_in_range(c, e, metric)]
+    ranks = [_ranking(c, metric, learnt, n, percent) for n in _telling(c.far(kind), c.train_length)]
+    synthetic = (
+        f"{capital(kind)} is a synthetic task: a model trained on it alone shows what its encoding lets it learn, not "
+        "how a language model behaves on text."
+    )
+    return Findings(
+        lead=[" ".join(filter(None, [_who_learnt(c, kind, learnt), *ranks]))],
+        bullets=[(e, _turning(e) + _accuracy_bullet(c, e, metric, exact, e in learnt)) for e in c.encodings],
+        rule=_rule(c, metric, "sequences") if any(ranks) else "",
+        caveats=[synthetic, *_common_caveats(c)],
+    )
+
+
+def _who_learnt(c: Comparison, kind: str, learnt: Sequence[Encoding]) -> str:
+    rule = f"at least {100 * LEARNT:.0f} % of the tokens right at every length up to {c.train_length:,}, on every seed"
+    if not learnt:
+        return (
+            f"No encoding learnt the {kind} task in range ({rule}), so nothing here about longer sequences means "
+            "anything."
+        )
+    if len(learnt) == len(c.encodings):
+        who = "The encoding" if len(learnt) == 1 else "Both encodings" if len(learnt) == 2 else "All encodings"
+        return f"{who} learnt the {kind} task in range ({rule})."
+    return (
+        f"The {kind} task was learnt in range ({rule}) by {listing([e.name for e in learnt])}. The others did not "
+        "learn it, and their values at longer lengths mean nothing."
+    )
+
+
+def _accuracy_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, learnt: bool) -> str:
+    in_range = [
+        cell
+        for n in c.lengths(metric.kind)
+        if n <= c.train_length and (cell := e.cell(metric, n)) is not None and not cell.unreachable
+    ]
+    far = [cell for n in c.far(metric.kind) if (cell := e.cell(metric, n)) is not None]
+    notes = _unreachable(far) + _diverged(in_range + far)
+    if not in_range:
+        return " ".join(["was not evaluated within its training length.", *notes])
+    worst = min(in_range, key=lambda cell: cell.mean if cell.finite and cell.mean is not None else -1.0)
+    if not learnt:
+        return " ".join(
+            [
+                f"did not learn the task in range: {percent(worst.mean)} of the tokens right at "
+                f"{_at(worst.length, c)}, where {100 * LEARNT:.0f} % on every seed are needed. Its values at longer "
+                "lengths therefore mean nothing.",
+                *notes,
+            ]
+        )
+    reached = {cell.length: cell for cell in far if cell.finite}
+    said = [f"learnt the task in range, {percent(worst.mean)} of the tokens right at {_at(worst.length, c)}"]
+    for length in _telling(list(reached), c.train_length):
+        whole = e.cell(exact, length)
+        exactly = f" (exact match {percent(whole.mean)})" if whole is not None and whole.finite else ""
+        said.append(f"{percent(reached[length].mean)} at {_at(length, c)}{exactly}")
+    return " ".join([f"{'; '.join(said)}.", *notes])
+
+
+# Shared
+
+
+def _ranking(
+    c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
+) -> str:
+    """Which encoding has the best value at a length, and which others differ from it."""
+    cells = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None and cell.finite]
+    if len(cells) < 2:
+        return ""
+    sign = 1 if metric.lower_is_better else -1
+    (best, lead), *others = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
+    worse = [f"{e.name} ({show(cell.mean)})" for e, cell in others if _apart(lead, cell)]
+    same = [f"{e.name} ({show(cell.mean)})" for e, cell in others if not _apart(lead, cell)]
+    extreme, beyond = ("lowest", "above") if metric.lower_is_better else ("highest", "below")
+    where = f"{'At' if length > c.train_length else 'In range, at'} {_at(length, c)},"
+    said = f"{where} {best.name} has the {extreme} {metric.label}, {show(lead.mean)}"
+    if worse:
+        said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} it"
+    if same:
+        said += f"; {listing(same)} {'is' if len(same) == 1 else 'are'} not told apart from it"
+    return f"{said}."
+
+
+def _apart(a: Cell, b: Cell) -> bool:
+    return abs((a.mean or 0.0) - (b.mean or 0.0)) > a.uncertainty + b.uncertainty
+
+
+def _rule(c: Comparison, metric: Metric, samples: str) -> str:
+    """What is called a difference here."""
+    single = [e.name for e in c.encodings if len(e.trials) == 1]
+    rule = (
+        "Differences are called so only where they exceed the spread: where the means ± one standard deviation over "
+        "seeds do not overlap."
+    )
+    error = f"two standard errors over {samples}"
+    if not single:
+        return rule
+    if len(single) < len(c.encodings):
+        return f"{rule} Of {listing(single)} only one seed is finished, which gives no spread; there {error} stand in."
+    has_error = any(cell.stderr is not None for cell in _all_cells(c, metric))
+    aside = f"values are told apart by {error}, as an indication only" if has_error else "values are read as they are"
+    return f"One seed gives no spread, so no difference here is established: {aside}."
+
+
+def _all_cells(c: Comparison, metric: Metric) -> list[Cell]:
+    return [cell for e in c.encodings for n in c.lengths(metric.kind) if (cell := e.cell(metric, n)) is not None]
+
+
+def _common_caveats(c: Comparison) -> list[str]:
+    seeds, parameters, tokens = len(c.seeds), c.config.get("parameters"), c.config.get("tokens")
+    caveats = []
+    if parameters:
+        size = "very small " if parameters < 2e7 else "small " if parameters < 1e9 else ""
+        budget = f", trained on {compact(tokens)} tokens" if tokens else ""
+        caveats.append(
+            f"One {size}model ({compact(parameters)} parameters{budget}). Whether the order stays the same in a "
+            "larger or longer-trained one is not tested here."
+        )
+    if seeds == 1:
+        caveats.append(
+            "One seed. Another one could move every value by an amount that this run cannot tell; the standard error "
+            "covers the choice of evaluation data only."
+        )
+    elif seeds < 5:
+        caveats.append(
+            f"{capital(plural(seeds, 'seed'))}: their standard deviation is a rough spread, not a confidence interval."
+        )
+    return caveats
+
+
+def _telling(lengths: Sequence[int], train_length: int) -> list[int]:
+    """4x the training length, where evaluated, and the longest."""
+    return sorted({n for n in lengths if n == 4 * train_length} | set(lengths[-1:]))
+
+
+def _unreachable(cells: Sequence[Cell]) -> list[str]:
+    """One sentence for each reason."""
+    reasons: dict[str, list[int]] = {}
+    for cell in cells:
+        if cell.unreachable:
+            reasons.setdefault(cell.unreachable, []).append(cell.length)
+    return [f"Cannot reach {listing([f'{n:,}' for n in ns])} tokens: {why}." for why, ns in reasons.items()]
+
+
+def _diverged(cells: Sequence[Cell]) -> list[str]:
+    """One sentence for the lengths at which values are not finite, and the seeds that gave them."""
+    lengths = [f"{cell.length:,}" for cell in cells if cell.diverged]
+    if not lengths:
+        return []
+    seeds = sorted({seed for cell in cells for seed in cell.diverged})
+    whose = f" for seed {listing(list(map(str, seeds)))}" if any(len(cell.values) > 1 for cell in cells) else ""
+    return [f"Diverged at {listing(lengths)} tokens{whose}: those values are not finite and are left out."]
+
+
+def _turning(e: Encoding) -> str:
+    """`(11 of 32 pairs turn) `, or nothing for an encoding that is not rotary."""
+    turning = turning_in_words(e)
+    if turning == DASH:
+        return ""
+    return f"({turning} pairs turn) " if "(" not in turning else f"(pairs turning: {turning[:-1].replace(' (', ', ')}) "
+
+
+def _at(length: int, c: Comparison) -> str:
+    return f"{length:,} tokens" + (f" ({multiple(length, c.train_length)})" if length != c.train_length else "")
