@@ -1,0 +1,21 @@
+"""whorl compare: trains encodings side by side, same weights, batches and budget, and reports what differs.
+
+Imported on first use: the settings, which the command line's help shows, need no transformers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whorl.comparison.running import compare, load_trial
+
+__all__ = ["compare", "load_trial"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from whorl.comparison import running
+
+        return getattr(running, name)
+    raise AttributeError(f"module 'whorl.comparison' has no attribute {name!r}")

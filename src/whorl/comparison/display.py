@@ -1,0 +1,145 @@
+"""What a person sees while a comparison runs: bars with time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+Update = Callable[[int, float | None], None]
+
+
+class Silent:
+    """Says nothing (quiet runs, and all but the first of several processes)."""
+
+    def waiting(self, what: str) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None: ...
+
+    def training(self, trial: str, steps: int) -> AbstractContextManager[Update]:
+        return nullcontext(lambda step, loss: None)
+
+    def evaluating(self, trial: str, lengths: int) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(lambda length: None)
+
+    def trial_done(self, trial: str, result: dict[str, Any], again: bool) -> None: ...
+
+    def finish(self, results: dict[str, Any], folder: Path) -> None: ...
+
+
+class Display(Silent):
+    """Bars on a terminal; elsewhere (a log file, CI) a line every tenth of a trial."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.trials: list[str] = []
+
+    def waiting(self, what: str) -> AbstractContextManager[Any]:
+        if self.console.is_terminal:
+            return self.console.status(what)
+        self.console.print(what)
+        return nullcontext()
+
+    def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None:
+        self.trials = trials
+        self.console.print(
+            f"[bold]{len(trials)} trials[/] of {config['tokens']:,} tokens ({config['steps']:,} steps of "
+            f"{config['batch_size']} x {config['train_length']}), task {config['task']}, model {config['model']} "
+            f"({config['parameters'] / 1e6:.2f} M parameters), {config['precision']}, on {machine['device']} "
+            f"({machine['cpu']}, {machine['cores']} cores)"
+        )
+
+    @contextmanager
+    def training(self, trial: str, steps: int) -> Iterator[Update]:
+        with self._bar(trial, steps, "training", every=max(1, steps // 10)) as advance:
+            yield lambda step, loss: advance(step, "" if loss is None else f"loss {loss:.3f}")
+
+    @contextmanager
+    def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+
+        def advance_to(length: int) -> None:
+            nonlocal done
+            done += 1
+            advance(done, f"length {length:,}")
+
+        with self._bar(trial, lengths, "evaluating", every=lengths) as advance:
+            yield advance_to
+
+    @contextmanager
+    def _bar(self, trial: str, total: int, verb: str, every: int) -> Iterator[Callable[[int, str], None]]:
+        where = f"({self.trials.index(trial) + 1}/{len(self.trials)})" if trial in self.trials else ""
+        name = f"{where} {verb} {trial.rsplit('-', 1)[0]}"
+        if not self.console.is_terminal:
+
+            def line(step: int, note: str) -> None:
+                if step and (step % every == 0 or step == total):
+                    self.console.print(f"{name}: {step:,} of {total:,} {note}".rstrip())
+
+            yield line
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            bar = progress.add_task(name, total=total, note="")
+            yield lambda step, note: progress.update(bar, completed=step, note=note)
+
+    def trial_done(self, trial: str, result: dict[str, Any], again: bool) -> None:
+        train = result.get("train", {})
+        facts = f"loss {_number(train.get('loss'))}, {train.get('tokens_per_second', 0):,.0f} tokens/s"
+        verb = "[dim]was done already[/]" if again else "[green]done[/] "
+        self.console.print(f"{verb} {trial}: {facts}; {_evaluations(result)}")
+
+    def finish(self, results: dict[str, Any], folder: Path) -> None:
+        self.console.print(results_table(results))
+        self.console.print(
+            f"report: {folder / 'report.html'} and {folder / 'report.md'}; numbers: {folder / 'results.json'}"
+        )
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One row per trial: the task's main number at every length."""
+    lengths = results["config"]["lengths"]
+    title = {"language": "perplexity of the same last tokens, by context length"}.get(
+        results["config"]["task"], "token accuracy, by length"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("encoding")
+    table.add_column("seed", justify="right")
+    for length in lengths:
+        trained = length == results["config"]["train_length"]
+        table.add_column(f"{length:,}" + (" (trained)" if trained else ""), justify="right")
+    for trial in results["trials"]:
+        rows = {row["length"]: row for rows in trial["evaluations"].values() for row in rows}
+        table.add_row(trial["notation"], str(trial["seed"]), *(_cell(rows.get(length)) for length in lengths))
+    return table
+
+
+def _evaluations(result: dict[str, Any]) -> str:
+    rows = [row for rows in result.get("evaluations", {}).values() for row in rows]
+    return "  ".join(f"{row['length']:,}: {_cell(row)}" for row in rows)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if "unreachable" in row:
+        return "out of reach"
+    return _number(row["tail"]) if "tail" in row else f"{row['token_accuracy']:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.2f}"

@@ -1,0 +1,96 @@
+"""Builds the model of a trial: a preset, a config or a checkpoint, with the encoding attached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching import attach
+from whorl.comparison.settings import MODELS, Settings
+from whorl.encodings import Encoding
+
+# Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
+# SDPA, whose backward is slow: 1.4, 1.2 and 1.3 times the speed at 128, 256 and 512 (experiments/0001-language/LOG.md).
+EAGER_ATTENTION_UP_TO = 512
+
+
+def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True) -> Any:
+    """The stock model before any encoding is attached; random weights depend on torch's seed alone.
+
+    A preset or a config gives random weights and takes the task's vocabulary; a directory or hub name with weights
+    gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model that cannot be
+    loaded, and for a checkpoint whose vocabulary is smaller than the task's.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    if settings.preset is not None:
+        size = settings.preset
+        # Symbols that are never predicted (recall's keys) collapse onto one direction when the embeddings are tied, and
+        # at Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
+        of_text = settings.task == "language"
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=size.width,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            max_position_embeddings=settings.train_length,
+            tie_word_embeddings=of_text,
+            initializer_range=0.02 if of_text else size.width**-0.5,
+            bos_token_id=eos_token_id,
+            eos_token_id=eos_token_id,
+        )
+        return LlamaForCausalLM(config)
+    path = Path(settings.model)
+    has_weights = not path.is_file() and (not path.exists() or any(path.glob("*.safetensors*")))
+    try:
+        if has_weights and weights:
+            model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32, use_safetensors=True)
+        else:
+            config = AutoConfig.from_pretrained(settings.model)
+            if not has_weights:
+                config.vocab_size = vocab_size
+                config.bos_token_id = config.eos_token_id = eos_token_id
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, KeyError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot load the model {settings.model!r}: {reason}") from error
+    if model.config.vocab_size < vocab_size:
+        raise ValueError(
+            f"the task has {vocab_size} tokens and the model {settings.model!r} only {model.config.vocab_size}; "
+            f"give the model's own tokenizer with --tokenizer {settings.model}"
+        )
+    return model
+
+
+def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
+    """The model of one trial. The same seed gives the same initial weights whatever the encoding."""
+    torch.manual_seed(seed)
+    model = build_model(settings, vocab_size, eos_token_id)
+    model.config.use_cache = False
+    if not torch.cuda.is_available() and settings.train_length <= EAGER_ATTENTION_UP_TO:
+        model.set_attn_implementation("eager")
+    attach(model, encoding)
+    # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
+    torch.manual_seed(seed)
+    return model
+
+
+def for_evaluation(model: Any) -> Any:
+    """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
+    if model.config._attn_implementation == "eager":
+        model.set_attn_implementation("sdpa")
+    return model.eval()
+
+
+def parameter_count(model: Any) -> int:
+    """Distinct parameters, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def model_label(settings: Settings) -> str:
+    """How reports call the model."""
+    return settings.model if settings.model in MODELS else Path(settings.model).name

@@ -1,0 +1,294 @@
+"""Runs a comparison: prepares the task once, trains and evaluates every trial that is not there yet, writes the report.
+
+DIR/config.json            the settings; a run with others refuses to write here
+DIR/trials/ID/             see `training`
+DIR/results.json           every finished trial, rewritten after each
+DIR/report.md, report.html, figures/
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
+
+import whorl
+from whorl.attaching import attach
+from whorl.comparison.display import Display, Silent
+from whorl.comparison.files import read_json, write_json
+from whorl.comparison.models import build, build_model, for_evaluation, model_label, parameter_count
+from whorl.comparison.settings import DEFAULT_ENCODINGS, Settings, Trial, check_asked, check_model, plan_trials
+from whorl.comparison.tasks import get
+from whorl.comparison.tasks.base import Task, TaskSettings
+from whorl.encodings import Encoding, from_dict
+from whorl.hosts import OpenHost, open_host
+from whorl.reports import comparison as report
+
+log = logging.getLogger(__name__)
+
+
+def compare(
+    encodings: Sequence[str | Encoding] = DEFAULT_ENCODINGS,
+    *,
+    out: str | Path = "runs/compare",
+    seeds: Sequence[int] = (0,),
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Trains the encodings from the same initial weights on the same batches, evaluates them, and writes the report.
+
+    encodings  configs or their notation; HoPE's train_length and Learned's table default to the run's train_length
+    out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
+    seeds      one trial per encoding and seed
+    settings   the fields of `whorl.comparison.settings.Settings`: task, text, model, train_length, lengths, tokens...
+
+    Returns the content of results.json. Raises ValueError for bad settings before anything is trained, and for an
+    `out` that holds results of other settings; nothing there is overwritten.
+
+    >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
+    """
+    chosen = Settings(**settings)
+    resolved = chosen.resolve()
+    asked = check_asked(encodings, seeds, resolved)
+    check_model(resolved.model)
+    get(resolved.task)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    folder = Path(out)
+    _refuse_other_settings(folder, resolved)
+    hosts = _check_encodings(asked, resolved)
+    disable_progress_bar()  # transformers' own bars, one per checkpoint
+    display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
+
+    with display.waiting(f"preparing the {resolved.task} task"):
+        task = _task(resolved)
+    trials = plan_trials(encodings, seeds, resolved, task.fingerprint())
+    if state.is_main_process:
+        write_json(folder / "config.json", resolved.to_dict())
+        task.save_tokenizer(folder / "tokenizer")
+    run = _Run(folder, resolved, task, hosts, _facts(resolved, task, trials, seeds))
+    display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
+    for trial in trials:
+        finished = _result(folder, trial) is not None
+        if not finished:
+            run.trial(trial, display)
+        display.trial_done(trial.id, _result(folder, trial) or {}, again=finished)
+        if state.is_main_process:
+            run.write_results(trials)
+        state.wait_for_everyone()
+    results = read_json(folder / "results.json")
+    display.finish(results, folder)
+    return results
+
+
+def load_trial(folder: str | Path) -> Any:
+    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode."""
+    from safetensors.torch import load_model
+
+    folder = Path(folder)
+    result = _read(folder / "result.json")
+    if result is None:
+        raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
+    settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
+    encoding = from_dict(result["config"])
+    model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
+    load_model(model, folder / "model.safetensors")
+    return for_evaluation(model)
+
+
+@dataclass
+class _Run:
+    """What all trials of a comparison share."""
+
+    folder: Path
+    settings: Settings
+    task: Task
+    hosts: dict[Encoding, OpenHost]
+    facts: dict[str, Any]
+
+    def trial(self, trial: Trial, display: Display | Silent) -> None:
+        """Trains and evaluates one trial and writes its result.json, last of all."""
+        from whorl.comparison.training import train
+
+        settings, task = self.settings, self.task
+        folder = self.folder / "trials" / trial.id
+        folder.mkdir(parents=True, exist_ok=True)
+        model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
+        dataset = task.training_set(trial.seed, settings.steps * settings.batch_size)
+        with display.training(trial.id, settings.steps) as update:
+            record = train(model, trial, settings, dataset, folder, update)
+        if not PartialState().is_main_process:
+            return
+        model = for_evaluation(model)
+        lengths = settings.evaluation_lengths()
+        with display.evaluating(trial.id, len(lengths)) as advance:
+            rows = []
+            for length in lengths:
+                rows.append(_evaluate(task, model, length))
+                advance(length)
+        del record["curve"]
+        write_json(
+            folder / "result.json",
+            {
+                "id": trial.id,
+                "encoding": trial.encoding.name,
+                "notation": trial.label,
+                "parameters": {k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
+                "seed": trial.seed,
+                **_turning(trial.encoding, self.hosts[trial.encoding]),
+                "train": record,
+                "evaluations": {task.metric: rows},
+                "config": trial.encoding.to_dict(),
+                "settings": settings.to_dict(),
+                "data": task.fingerprint(),
+                "vocab_size": task.vocab_size,
+                "eos_token_id": task.eos_token_id,
+                "machine": self.facts["machine"],
+                "versions": self.facts["versions"],
+            },
+        )
+
+    def write_results(self, trials: list[Trial]) -> None:
+        """results.json and the report: the finished trials of this run, then those of earlier runs on the same data."""
+        done = [{**r, "notation": t.label} for t in trials if (r := _result(self.folder, t)) is not None]
+        asked, data = {t.id for t in trials}, self.task.fingerprint()
+        earlier = [read_json(path) for path in sorted((self.folder / "trials").glob("*/result.json"))]
+        done += [r for r in earlier if r["id"] not in asked and r.get("data") == data]
+        inner = ("config", "settings", "data", "vocab_size", "eos_token_id", "machine", "versions")
+        results = {
+            "whorl": whorl.__version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self.facts,
+            "config": {**self.facts["config"], "seeds": sorted({r["seed"] for r in done})},
+            "trials": [{k: v for k, v in r.items() if k not in inner} for r in done],
+        }
+        curves = {r["id"]: read_json(self.folder / "trials" / r["id"] / "training.json")["curve"] for r in done}
+        write_json(self.folder / "results.json", results)
+        report.write(results, self.folder, curves)
+
+
+def _task(settings: Settings) -> Task:
+    return get(settings.task)(
+        TaskSettings(
+            train_length=settings.train_length,
+            lengths=settings.evaluation_lengths(),
+            tail=settings.tail,
+            windows=settings.windows,
+            text=settings.text,
+            tokenizer=settings.tokenizer,
+            **({"vocab_size": settings.preset.vocab_size} if settings.preset else {}),
+        )
+    )
+
+
+def _check_encodings(encodings: list[Encoding], settings: Settings) -> dict[Encoding, OpenHost]:
+    """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
+    hosts = {}
+    for encoding in encodings:
+        with torch.device("meta"):
+            model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
+        hosts[encoding] = open_host(attach(model, encoding))
+    return hosts
+
+
+def _turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
+    """How many pairs turn, of how many, and the wavelength in tokens of each (None: it stands still).
+
+    Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.
+    """
+    head_dim = host.shape.head_dim
+    spectra = [encoding.for_layer(i, t).spectrum(head_dim) for i, t in enumerate(host.layer_types)]
+    if all(s is None for s in spectra):
+        return {"pairs_turning": None, "pairs": None, "wavelengths": None}
+    counts = [0 if s is None else len(s.turning) for s in spectra]
+    widest = max((s for s in spectra if s is not None), key=lambda s: len(s.turning))
+    return {
+        "pairs_turning": counts[0] if len(set(counts)) == 1 else counts,
+        "pairs": head_dim // 2,
+        "wavelengths": [w if math.isfinite(w) else None for w in widest.wavelengths],
+    }
+
+
+def _evaluate(task: Task, model: Any, length: int) -> dict[str, Any]:
+    """One length's row; a length that the encoding cannot reach is a row that says why."""
+    try:
+        return task.evaluate(model, length)
+    except ValueError as error:
+        return {"length": length, "unreachable": str(error)}
+
+
+def _facts(settings: Settings, task: Task, trials: list[Trial], seeds: Sequence[int]) -> dict[str, Any]:
+    """The machine, the versions and the settings, as results.json has them."""
+    with torch.device("meta"):
+        model = build_model(settings, task.vocab_size, task.eos_token_id, weights=False)
+    return {
+        "machine": machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "accelerate", "tokenizers")},
+        "config": {
+            **settings.to_dict(),
+            "lengths": list(settings.evaluation_lengths()),
+            "model": model_label(settings),
+            "parameters": parameter_count(model),
+            "steps": settings.steps,
+            "seeds": list(seeds),
+            "trials_planned": len(trials),
+            "data": task.describe(),
+        },
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on: CPU, cores that this process may use and threads that it does, memory, GPU if there is one."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "cpu": cpu,
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "memory_gib": None if memory is None else round(memory, 1),
+        "device": device,
+        "platform": platform.platform(),
+    }
+
+
+def _refuse_other_settings(folder: Path, settings: Settings) -> None:
+    """Results of other settings are not mixed with these, and not overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; give a folder")
+    there = _read(folder / "config.json")
+    if there is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"--out {folder} is not empty and holds no whorl results; give a new folder")
+        return
+    asked = settings.to_dict()
+    differ = [k for k in sorted({*asked, *there}) if asked.get(k) != there.get(k)]
+    if differ:
+        what = ", ".join(f"{k} {there.get(k)!r} there and {asked.get(k)!r} asked" for k in differ)
+        raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
+
+
+def _result(folder: Path, trial: Trial) -> dict[str, Any] | None:
+    return _read(folder / "trials" / trial.id / "result.json")
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,245 @@
+"""compare(): same weights and batches, results and report, resume after kill -9, refusal to mix configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import whorl
+from whorl.comparison.models import build
+from whorl.comparison.running import load_trial
+from whorl.comparison.settings import Settings
+from whorl.comparison.training import MARKER, discard_incomplete, resume_point
+
+STEPS, BATCH, LENGTH = 12, 4, 32
+SMALL = {
+    "train_length": LENGTH,
+    "lengths": ("1x", "2x"),
+    "tokens": STEPS * BATCH * LENGTH,
+    "batch_size": BATCH,
+    "tail": 8,
+    "windows": 4,
+    "precision": "fp32",
+    "quiet": True,
+}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder of real source files, from the standard library."""
+    folder = tmp_path_factory.mktemp("text")
+    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
+        source = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
+        (folder / f"{name}.txt").write_text(source.read_text())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """One finished comparison that several tests read."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    encodings = ["rope", "hope", "learned", "t5", "rope+window:size=8/nope"]
+    return out, whorl.compare(encodings, out=out, text=str(text), **SMALL)
+
+
+def test_results_have_the_schema(finished: tuple[Path, dict]) -> None:
+    out, results = finished
+    assert json.loads((out / "results.json").read_text()) == results
+    assert {"whorl", "created", "machine", "versions", "config", "trials"} <= results.keys()
+    assert [t["encoding"] for t in results["trials"]] == ["rope", "hope", "learned", "t5", "layers"]
+    rope, hope, learned, _t5, layers = results["trials"]
+    assert {"id", "encoding", "parameters", "seed", "pairs_turning", "train", "evaluations"} <= rope.keys()
+    assert rope["train"].keys() == {"tokens", "seconds", "tokens_per_second", "loss"}
+    assert rope["train"]["tokens"] == STEPS * BATCH * LENGTH
+    assert (rope["pairs_turning"], hope["pairs_turning"], rope["pairs"]) == (32, 6, 32)
+    assert layers["pairs_turning"] == [32, 0, 32, 0]
+    assert hope["parameters"] == {"train_length": LENGTH, "base": 10000.0}
+    assert learned["pairs_turning"] is None
+    rows = rope["evaluations"]["perplexity"]
+    assert [r["length"] for r in rows] == [32, 64]
+    assert {"length", "tail", "mean", "windows", "stderr"} <= rows[0].keys()
+
+
+def test_a_length_out_of_reach_is_reported(finished: tuple[Path, dict]) -> None:
+    _, results = finished
+    rows = results["trials"][2]["evaluations"]["perplexity"]
+    assert rows[0]["tail"] > 1
+    assert "position 63 is past the learned table, which has 32 positions" in rows[1]["unreachable"]
+
+
+def test_the_report_is_written(finished: tuple[Path, dict]) -> None:
+    out, results = finished
+    assert [t["notation"] for t in results["trials"]] == ["rope", "hope", "learned", "t5", "rope+window:size=8/nope"]
+    for report in ("report.md", "report.html"):
+        for trial in results["trials"]:
+            assert trial["notation"] in (out / report).read_text()
+    assert (out / "figures" / "perplexity.png").stat().st_size > 1000
+    assert (out / "tokenizer" / "tokenizer.json").exists()
+
+
+def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, dict], text: Path) -> None:
+    out, results = finished
+    times = {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file()}
+    again = whorl.compare(["hope", "rope"], out=out, text=str(text), **SMALL)
+    names = [t["notation"] for t in again["trials"]]
+    assert names[:2] == ["hope", "rope"]
+    assert sorted(names) == sorted(t["notation"] for t in results["trials"]), "earlier trials stay in the results"
+    assert again["trials"][1] == results["trials"][0]
+    assert times == {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file()}
+
+
+def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
+    out, results = finished
+    trial = results["trials"][4]
+    model = load_trial(out / "trials" / trial["id"])
+    assert str(whorl.attached(model).encoding) == "rope+window:size=8/nope"
+    from whorl.comparison.tasks import get
+    from whorl.comparison.tasks.base import TaskSettings
+
+    settings = json.loads((out / "config.json").read_text())
+    task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
+    assert task.evaluate(model, 64)["tail"] == pytest.approx(trial["evaluations"]["perplexity"][1]["tail"], rel=1e-6)
+    with pytest.raises(ValueError, match="no finished trial in"):
+        load_trial(out / "trials" / "nothing")
+
+
+def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, dict], text: Path) -> None:
+    out, _ = finished
+    before = (out / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="another configuration .tail 8 there and 16 asked.; give another --out"):
+        whorl.compare(["rope"], out=out, text=str(text), **{**SMALL, "tail": 16})
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, text: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty and holds no whorl results"):
+        whorl.compare(["rope"], out=tmp_path, text=str(text), **SMALL)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_all_encodings_start_from_the_same_weights() -> None:
+    settings = Settings(precision="fp32").resolve()
+    encodings = ["rope", "hope:train_length=128", "t5", "kerple", "learned:max_positions=128", "sinusoidal"]
+    models = [build(settings, whorl.parse(e), 3, 1024, 0) for e in encodings]
+    stock = dict(models[0].named_parameters())
+    for model in models[1:]:
+        own = {n: p for n, p in model.named_parameters() if ".whorl." not in n}
+        assert own.keys() == stock.keys()
+        assert all(torch.equal(p, stock[n]) for n, p in own.items())
+    other = build(settings, whorl.parse("rope"), 4, 1024, 0)
+    assert not torch.equal(next(other.parameters()), next(models[0].parameters()))
+
+
+def test_an_encoding_that_cannot_be_attached_fails_before_any_training(tmp_path: Path, text: Path) -> None:
+    from transformers import GPT2Config
+
+    config = GPT2Config(n_embd=30, n_head=2, n_layer=1)
+    config.save_pretrained(tmp_path / "odd")
+    with pytest.raises(ValueError, match="even head dim of at least 2, got 15"):
+        whorl.compare(["alibi", "rope"], out=tmp_path / "out", text=str(text), model=str(tmp_path / "odd"), **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_models_directory_is_trained_further(shared: Path, tmp_path: Path) -> None:
+    """A real checkpoint with its own tokenizer: the loss starts where pretraining left it."""
+    folder = str(shared / "fixtures" / "babyllama-tok105")
+    sample = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
+    settings = {**SMALL, "learning_rate": 1e-6, "lengths": ("1x",)}
+    results = whorl.compare(["rope"], out=tmp_path / "out", model=folder, tokenizer=folder, text=sample, **settings)
+    assert results["trials"][0]["train"]["loss"] < 3, "random weights would give log 105 = 4.65"
+    assert results["config"]["model"] == "babyllama-tok105"
+
+
+def test_a_half_written_checkpoint_is_discarded(tmp_path: Path) -> None:
+    for step, complete in ((100, True), (200, True), (300, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"")
+        if complete:
+            (folder / MARKER).write_text(json.dumps({"step": step, "seconds": step / 10}))
+    discard_incomplete(tmp_path)
+    assert resume_point(tmp_path) == (tmp_path / "checkpoint-200", 20.0)
+    assert not (tmp_path / "checkpoint-300").exists()
+    assert resume_point(tmp_path / "none") == (None, 0.0)
+
+
+KILLED = """
+import sys, whorl.comparison.training as training
+training.MIN_STEPS = 2
+import whorl
+whorl.compare(["hope", "t5"], out=sys.argv[1], text=sys.argv[2], train_length=32, lengths=("1x", "2x"),
+              tokens=30 * 4 * 32, batch_size=4, tail=8, windows=4, precision="fp32", quiet=True)
+"""
+
+
+def test_kill_9_and_the_same_command_give_the_undisturbed_results(text: Path, tmp_path: Path) -> None:
+    """Killed twice: once after a checkpoint of the first trial, once while a later checkpoint lacks its marker."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(text)], env=environment)
+
+    out, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    process = start(out)
+    wait_for(lambda: list(out.glob("trials/*/checkpoints/checkpoint-*/" + MARKER)), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(out.glob("trials/*/result.json")), "it was to be killed in its first trial"
+    newest = max(out.glob("trials/*/checkpoints/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    half_written = newest.with_name("checkpoint-29")
+    shutil.copytree(newest, half_written)
+    (half_written / MARKER).unlink(missing_ok=True)
+    (half_written / "model.safetensors").write_bytes(b"half")
+    assert start(out).wait() == 0
+    assert start(undisturbed).wait() == 0
+
+    def numbers(folder: Path) -> list:
+        trials = json.loads((folder / "results.json").read_text())["trials"]
+        return [(t["id"], t["train"]["loss"], t["evaluations"]) for t in trials]
+
+    assert numbers(out) == numbers(undisturbed)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.002)
+
+
+def test_two_processes_train_what_one_trains(finished: tuple[Path, dict], text: Path, tmp_path: Path) -> None:
+    """The same global batches, so the same losses to rounding; and not the same bits, so really two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "whorl"]
+    options = {
+        "train-length": LENGTH,
+        "lengths": "1x,2x",
+        "tokens": STEPS * BATCH * LENGTH,
+        "batch-size": BATCH,
+        "tail": 8,
+        "windows": 4,
+        "precision": "fp32",
+        "text": text,
+        "out": tmp_path / "out",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        [*command, "compare", "rope", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    (two,) = json.loads((tmp_path / "out" / "results.json").read_text())["trials"]
+    one = finished[1]["trials"][0]
+    assert two["id"] == one["id"]
+    for ours, theirs in zip(two["evaluations"]["perplexity"], one["evaluations"]["perplexity"], strict=True):
+        assert ours["tail"] == pytest.approx(theirs["tail"], rel=1e-5)
+    assert two["evaluations"] != one["evaluations"]
