@@ -1,0 +1,33 @@
+"""The command line. One file per subcommand; a ValueError becomes one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from whorl.cli import compare, list_
+
+app = typer.Typer(
+    name="whorl",
+    help="Positional encodings for transformers: attach any encoding to any model, and compare encodings fairly.",
+    epilog="Start with [bold]whorl list[/], then [bold]whorl compare --tokens 500000 --out runs/first[/].",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("compare", epilog=compare.EPILOG)(compare.compare)
+app.command("list")(list_.list_encodings)
+
+
+def main() -> None:
+    """Runs the command line."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except ValueError as error:
+        print(f"whorl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,96 @@
+"""`whorl compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whorl.comparison.settings import DEFAULT_ENCODINGS, MODELS, Settings
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl compare                                              rope, hope and p-rope:p=0.5 on the standard library\n
+ whorl compare rope hope alibi --seeds 0,1,2 --out runs/three\n
+ whorl compare hope rope+window:size=64/nope --text book.txt --train-length 256\n
+ whorl compare rope hope --task copy --out runs/copy\n
+ whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
+ torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
+
+The same command goes on where a killed run stopped; finished trials are never run again.
+"""
+
+_D = Settings()
+
+
+def compare(
+    encodings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ENCODING...",
+            help="Encodings in whorl's notation: name:key=value,key=value; A+B for both effects; A/B to cycle over the "
+            f"layers; TYPE=A/TYPE=B by layer type. `whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="language, copy or recall.")] = _D.task,
+    text: Annotated[
+        str, typer.Option(help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET (task language).")
+    ] = _D.text,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A tokenizer's directory or hub name. Without it, one is trained on the text.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(MODELS)}, or a Hugging Face config or model directory.")
+    ] = _D.model,
+    train_length: Annotated[int, typer.Option(help="Tokens per training sequence.")] = _D.train_length,
+    lengths: Annotated[
+        str, typer.Option(help="Evaluation lengths, in tokens or as multiples of the training length.")
+    ] = ",".join(_D.lengths),
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens per trial.", show_default="the model's own, 3.7 M for tiny")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds; more than one gives a spread.")] = "0",
+    out: Annotated[Path, typer.Option(help="The results folder.")] = Path("runs/compare"),
+    tail: Annotated[int, typer.Option(help="Target tokens at the end of each evaluation window.")] = _D.tail,
+    windows: Annotated[int, typer.Option(help="Evaluation windows per length, at most.")] = _D.windows,
+    batch_size: Annotated[int, typer.Option(help="Sequences per optimiser step, over all processes.")] = _D.batch_size,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="the model's own, 0.002 for tiny")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant, after the warm-up.")] = _D.schedule,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that warms up.")] = _D.warmup,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = _D.weight_decay,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = _D.precision,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Train with torch.compile (needs a C++ compiler on a CPU).")
+    ] = False,
+) -> None:
+    """Train encodings side by side, evaluate them past the training length, write a report.
+
+    Every encoding starts from the same weights and sees the same batches in the same order.
+
+    Perplexity is taken on the same target tokens with more and more context: one that rises is hurt by that context.
+    """
+    lengths_asked = tuple(part.strip() for part in lengths.split(",") if part.strip())
+    settings = Settings(
+        task, text, tokenizer, model, train_length, lengths_asked, tokens, tail, windows, batch_size, learning_rate,
+        schedule, warmup, weight_decay, precision, compile,
+    )  # fmt: skip
+    from dataclasses import asdict
+
+    from whorl.comparison import compare as run
+
+    try:
+        run(encodings or DEFAULT_ENCODINGS, out=out, seeds=_integers("seeds", seeds), **asdict(settings))
+    except KeyboardInterrupt:
+        typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"--{option} takes whole numbers with commas between, got {text!r}; try 0,1,2") from None

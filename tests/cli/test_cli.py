@@ -1,0 +1,107 @@
+"""The command line as a person meets it: help, list, and one-line errors with exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whorl.encodings import REGISTRY
+
+
+def whorl_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "whorl", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_shows_real_commands() -> None:
+    top = whorl_command("--help").stdout
+    assert "compare" in top
+    assert "list" in top
+    assert "whorl compare rope hope --task copy --out runs/copy" in whorl_command("compare", "--help").stdout
+    assert "rope+window:size=64/nope" in whorl_command("list", "--help").stdout
+
+
+def test_list_names_every_encoding() -> None:
+    out = whorl_command("list").stdout
+    for name in REGISTRY:
+        assert name in out
+
+
+REFUSED = [
+    (["hoppe"], "unknown encoding 'hoppe'; did you mean 'hope'?"),
+    (["p-rope:p=1.5"], "must be in [0, 1], got 1.5"),
+    (["--text", "no/such/file.txt"], "no/such/file.txt"),
+    (["--text", "empty.txt"], "empty.txt"),
+    (["--text", "short.txt"], "a text needs at least 2 different documents"),
+    (["--model", "tinny"], "'tinny' is neither tiny, small, base nor a path"),
+    (["--model", "mamba"], "no known seam in model type 'mamba'"),
+    (["--model", "odd"], "even head dim of at least 2, got 15"),
+    (["--task", "langage"], "did you mean 'language'?"),
+    (["--lengths", "1x,long"], "cannot read the length 'long'"),
+    (["--seeds", "zero"], "--seeds takes whole numbers with commas between, got 'zero'"),
+    (["--out", "short.txt"], "--out short.txt is a file"),
+    (["rope", "rope"], "rope is asked for twice"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import GPT2Config, MambaConfig
+
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("too short")
+    MambaConfig(hidden_size=8, num_hidden_layers=1).save_pretrained(folder / "mamba")
+    GPT2Config(n_embd=30, n_head=2, n_layer=1).save_pretrained(folder / "odd")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """In this process: the same `main` that the command runs, without a second of imports per case."""
+    from whorl.cli import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["whorl", "compare", "--tokens", "4096", *arguments])
+    before = sorted(p.name for p in folder.iterdir())
+    with pytest.raises(SystemExit) as exit_status:
+        main()
+    assert exit_status.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert error.startswith("whorl: ")
+    assert sorted(p.name for p in folder.iterdir()) == before, "nothing is written"
+
+
+def test_the_exit_status_reaches_the_shell(tmp_path: Path) -> None:
+    done = whorl_command("compare", "hoppe", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("whorl: unknown encoding 'hoppe'")
+
+
+def test_the_readmes_table_is_current() -> None:
+    from whorl.cli.readme import with_table
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme) == readme, "run .venv/bin/python -m whorl.cli.readme"
+    assert with_table(readme.replace("`hope`", "`hop`")) == readme
+
+
+def test_the_readmes_notation_is_read() -> None:
+    import re
+
+    from whorl.encodings import parse
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| `((?:RoPE|Layers)[^`]+)` \|", readme, flags=re.MULTILINE)
+    assert len(rows) == 3
+    import whorl
+
+    names = {name: getattr(whorl, name) for name in ("RoPE", "NoPE", "Window", "Layers")}
+    for notation, python in rows:
+        assert parse(notation) == eval(python, names)
