@@ -1,0 +1,57 @@
+"""What only a GPU can show: `make test-gpu`. Everything here skips where there is no CUDA device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import whorl
+from whorl.encodings import parse
+from whorl.ops import rotate, rotation_tables
+from whorl.testing import max_error, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"),
+]
+
+
+@pytest.mark.parametrize("encoding", ["rope", "hope:train_length=4096"])
+def test_tables_are_exact_on_the_device(encoding: str) -> None:
+    positions = torch.tensor([0, 3, 1_000_003, 2**31 - 1])
+    spectrum = parse(encoding).spectrum(128)
+    here, there = rotation_tables(spectrum, positions), rotation_tables(spectrum, positions.cuda())
+    assert max_error(there.cos.cpu(), here.cos) <= 2e-7
+    assert max_error(there.sin.cpu(), here.sin) <= 2e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rotation_is_float32_inside(dtype: torch.dtype) -> None:
+    spectrum, positions = parse("rope").spectrum(64), torch.arange(10**6, 10**6 + 257)
+    x = torch.randn(1, 2, 257, 64).to(dtype)
+    truth, _ = rotate(x.double(), None, rotation_tables(spectrum, positions, torch.float64))
+    turned, _ = rotate(x.cuda(), None, rotation_tables(spectrum, positions.cuda()))
+    rounding = torch.finfo(dtype).eps * float(truth.abs().max())
+    assert max_error(turned.cpu(), truth) <= rounding / 2 + 4e-6 * (dtype == torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("encoding", ["hope:train_length=16", "t5", "rope+window:size=8/nope", "sinusoidal"])
+def test_a_model_gives_on_the_device_what_it_gives_on_the_cpu(family: str, encoding: str) -> None:
+    model = whorl.attach(tiny_model(family), encoding)
+    tokens = torch.randint(3, 97, (2, 40))
+    here = model(tokens).logits
+    there = model.cuda()(tokens.cuda()).logits
+    exact = model.cpu().double()(tokens).logits
+    assert max_error(there.cpu(), exact) <= 4 * max_error(here, exact) + 1e-5
+
+
+def test_a_comparison_runs(tmp_path: Path) -> None:
+    settings = {"train_length": 32, "lengths": ("1x", "2x"), "tokens": 40 * 8 * 32, "batch_size": 8, "tail": 8}
+    results = whorl.compare(["rope", "t5"], out=tmp_path / "out", windows=8, quiet=True, **settings)
+    assert results["machine"]["device"] == torch.cuda.get_device_name()
+    for trial in results["trials"]:
+        assert trial["train"]["loss"] < 6.5
