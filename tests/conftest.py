@@ -14,6 +14,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of fixtures beside the checkout; tests that need it skip without it."""

@@ -42,10 +42,14 @@ def tokens() -> torch.Tensor:
 
 @pytest.fixture(params=ENCODINGS)
 def attached(request: pytest.FixtureRequest, model):
-    """The model with an encoding; learned biases are drawn at random, since at their zeros they would hide faults."""
+    """The model with an encoding; learned biases are drawn at random, since at their zeros they would hide faults.
+
+    Drawn positive: KERPLE clamps its parameters at 0.01, and has no gradient below.
+    """
     whorl.attach(model, request.param)
+    generator = torch.Generator().manual_seed(0)
     for parameter in whorl.attached(model).parameters():
-        torch.nn.init.normal_(parameter)
+        torch.nn.init.uniform_(parameter, 0.2, 1.8, generator=generator)
     yield model, request.param
     if whorl.attached(model) is not None:
         whorl.detach(model)
@@ -123,7 +127,7 @@ def test_detach_restores_the_bits_and_every_attribute(model, tokens: torch.Tenso
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", [name for name, host in FAMILIES.items() if host.rotary is not None])
 def test_attaching_what_is_there_changes_nothing(family: str, tokens: torch.Tensor) -> None:
     model = tiny_model(family)
     before = model(tokens).logits
@@ -258,7 +262,7 @@ def test_a_model_without_a_known_seam_is_refused() -> None:
     with pytest.raises(ValueError, match="got a Linear without a config.model_type"):
         whorl.attach(torch.nn.Linear(2, 2), "rope")
     mamba = tiny_model_of_unknown_family()
-    with pytest.raises(ValueError, match=r"no known seam in model type 'mamba'.*known families: llama, qwen3, gpt2"):
+    with pytest.raises(ValueError, match=r"no known seam in model type 'mamba'.*known families: llama, .*gpt2"):
         whorl.attach(mamba, "rope")
 
 
