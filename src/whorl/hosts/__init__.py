@@ -35,7 +35,11 @@ class Host:
 
 FAMILIES: dict[str, Host] = {
     "llama": Host(),
+    "mistral": Host(),
+    "olmo2": Host(),
+    "qwen2": Host(),
     "qwen3": Host(),
+    "starcoder2": Host(),
     "gpt2": Host(layers="h", attention="attn", rotary=None, position_table="wpe"),
 }
 
