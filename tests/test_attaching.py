@@ -227,6 +227,17 @@ def test_layer_types_get_their_own() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("encoding", ["alibi", "rope+window:size=8/nope"])
+def test_an_additive_mask_of_the_callers_own_is_honoured(model, tokens: torch.Tensor, encoding: str) -> None:
+    whorl.attach(model, encoding)
+    logits = model(tokens, use_cache=False).logits
+    additive = torch.zeros(40, 40).masked_fill(torch.ones(40, 40).triu(1).bool(), torch.finfo(torch.float32).min)
+    given = model(tokens, attention_mask=additive.expand(2, 1, 40, 40), use_cache=False).logits
+    whorl.detach(model)
+    assert difference(given, logits) < TOLERANCE
+
+
+@torch.no_grad()
 def test_every_layer_turns_by_its_own_spectrum(model, tokens: torch.Tensor) -> None:
     logits = {e: whorl.attach(model, e)(tokens).logits for e in ("rope", "nope", "rope/nope", "nope/rope", "rope/rope")}
     whorl.detach(model)

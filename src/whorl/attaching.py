@@ -295,7 +295,7 @@ def _attention_interface(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
-    **_: Any,
+    **__: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
     seam: LayerSeam | None = module.__dict__.get("whorl_seam")
@@ -307,20 +307,14 @@ def _attention_interface(
     if position_ids is None:
         raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which {INTERFACE} needs")
     biases: list[nn.Module] = list(seam.biases)
+    mask = visible = attention_mask
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
-    visible = (
-        None
-        if attention_mask is None
-        else attention_mask
-        if attention_mask.dtype == torch.bool
-        else attention_mask >= 0
-    )
+        mask, visible = None, attention_mask >= 0
     keys_at = _key_positions(position_ids, visible, key.shape[2])
     if seam.spectrum is not None:
-        turned, _k = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), layout=seam.layout)
-        query = turned
-        key, _k = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), layout=seam.layout)
+        query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), layout=seam.layout)
+        key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), layout=seam.layout)
     output, weights = biased_attention(
         query,
         key,
@@ -328,7 +322,7 @@ def _attention_interface(
         biases,
         query_positions=position_ids,
         key_positions=keys_at,
-        mask=visible if attention_mask is not None and attention_mask.dtype == torch.bool else None,
+        mask=mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=softcap,
         sinks=s_aux,
