@@ -72,18 +72,19 @@ def compare(
 
     with display.waiting(f"preparing the {resolved.task} task"):
         task = _task(resolved)
-    trials = plan_trials(encodings, seeds, resolved, task.fingerprint())
+    fingerprint = task.fingerprint()
+    trials = plan_trials(encodings, seeds, resolved, fingerprint)
+    run = _Run(folder, resolved, task, fingerprint, hosts, _facts(resolved, task, trials, seeds))
     if state.is_main_process:
         write_json(folder / "config.json", resolved.to_dict())
         task.save_tokenizer(folder / "tokenizer")
-    run = _Run(folder, resolved, task, hosts, _facts(resolved, task, trials, seeds))
     display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
     for trial in trials:
         finished = _result(folder, trial) is not None
         if not finished:
             run.trial(trial, display)
         display.trial_done(trial.id, _result(folder, trial) or {}, again=finished)
-        if state.is_main_process:
+        if state.is_main_process and (not finished or trial is trials[-1]):
             run.write_results(trials)
         state.wait_for_everyone()
     results = read_json(folder / "results.json")
@@ -113,6 +114,7 @@ class _Run:
     folder: Path
     settings: Settings
     task: Task
+    data: str  # the task's fingerprint
     hosts: dict[Encoding, OpenHost]
     facts: dict[str, Any]
 
@@ -150,7 +152,7 @@ class _Run:
                 "evaluations": {task.metric: rows},
                 "config": trial.encoding.to_dict(),
                 "settings": settings.to_dict(),
-                "data": task.fingerprint(),
+                "data": self.data,
                 "vocab_size": task.vocab_size,
                 "eos_token_id": task.eos_token_id,
                 "machine": self.facts["machine"],
@@ -161,9 +163,9 @@ class _Run:
     def write_results(self, trials: list[Trial]) -> None:
         """results.json and the report: the finished trials of this run, then those of earlier runs on the same data."""
         done = [{**r, "notation": t.label} for t in trials if (r := _result(self.folder, t)) is not None]
-        asked, data = {t.id for t in trials}, self.task.fingerprint()
+        asked = {t.id for t in trials}
         earlier = [read_json(path) for path in sorted((self.folder / "trials").glob("*/result.json"))]
-        done += [r for r in earlier if r["id"] not in asked and r.get("data") == data]
+        done += [r for r in earlier if r["id"] not in asked and r.get("data") == self.data]
         inner = ("config", "settings", "data", "vocab_size", "eos_token_id", "machine", "versions")
         results = {
             "whorl": whorl.__version__,

@@ -77,10 +77,12 @@ def train(
     "learning_rate"}]}; loss is in nats per token, the mean over the last twentieth of the steps.
     """
     record_path, weights = folder / "training.json", folder / "model.safetensors"
+    state = PartialState(cpu=not torch.cuda.is_available())
     if record_path.exists() and weights.exists():
+        if state.is_main_process:  # a kill may have come between the record and their removal
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         load_model(model, weights)
         return read_json(record_path)
-    state = PartialState(cpu=not torch.cuda.is_available())
     if state.is_main_process:
         discard_incomplete(folder / "checkpoints")
     state.wait_for_everyone()
