@@ -25,7 +25,7 @@ class KernelBias(nn.Module):
         self.form = form
         generator = torch.Generator().manual_seed(0)
         uniform = torch.rand(2, heads, generator=generator)
-        # The official initialisation: r1 ~ U(0, 2); r2 ~ U(0, 1) in the log form and U(0, 2) in the power form.
+        # Uniform over (0, 2), and over (0, 1) for the log form's r2; not checked against the official code's draw.
         self.r1 = nn.Parameter(uniform[0] * 2)
         self.r2 = nn.Parameter(uniform[1] * (1 if form == "log" else 2))
 
