@@ -17,7 +17,7 @@ from whorl.encodings.base import Encoding
 NOTATIONS = [
     "rope",
     "rope:base=500000",
-    "rope:base=10000000.0",
+    "rope:base=10000000",
     "hope",
     "hope:train_length=512",
     "p-rope:p=0.5,keep=slowest",

@@ -27,6 +27,7 @@ REGISTRY = {
     "hope": "whorl.encodings.hope:HoPE",
     "p-rope": "whorl.encodings.p_rope:PRoPE",
     "partial-rope": "whorl.encodings.partial_rope:PartialRoPE",
+    "frequencies": "whorl.encodings.frequencies:Frequencies",
     "nope": "whorl.encodings.nope:NoPE",
     "sinusoidal": "whorl.encodings.sinusoidal:Sinusoidal",
     "learned": "whorl.encodings.learned:Learned",

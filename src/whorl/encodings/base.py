@@ -118,9 +118,11 @@ class Encoding:
 
 
 def format_value(value: object) -> str:
-    """A number or word as the notation writes it: `10000`, `0.5`, `5e5`, `log` (never a `+`)."""
+    """A number, word or list as the notation writes it: `10000`, `0.5`, `5e5`, `log`, `1@0.1@0.01` (never a `+`)."""
+    if isinstance(value, tuple):
+        return "@".join(map(format_value, value))
     if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value).replace("e+", "e")
+        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value).replace("e+", "e")
     return str(value)
 
 

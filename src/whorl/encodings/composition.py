@@ -78,6 +78,8 @@ class Layers(Encoding):
     paper = ""
 
     def __init__(self, rules: Sequence[Encoding] | Mapping[str, Encoding]) -> None:
+        if isinstance(rules, Mapping):
+            rules = dict(sorted(rules.items()))  # the order says nothing, and equal rules are equal encodings
         types = tuple(rules) if isinstance(rules, Mapping) else None
         encodings = tuple(rules.values()) if isinstance(rules, Mapping) else tuple(rules)
         if not encodings:

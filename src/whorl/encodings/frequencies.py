@@ -1,0 +1,55 @@
+"""An explicit list of frequencies, for a spectrum that no named encoding gives (a scaled checkpoint's, say).
+
+Rotation by any frequencies: RoFormer, arXiv 2104.09864, Eq. 14-15, with theta_i as given.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from whorl.encodings.base import require_number
+from whorl.encodings.rope import Rotary
+from whorl.encodings.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Frequencies(Rotary):
+    """Pair i turns at `values[i]` radians per token; 0 stands still (arXiv 2104.09864, any theta).
+
+    values: up to head_dim / 2 numbers; channels past the pairs pass through. In the notation they are joined by "@".
+    amplitude: what cos and sin are multiplied by (YaRN's attention factor).
+    """
+
+    values: tuple[float, ...]
+    amplitude: float = 1.0
+
+    name = "frequencies"
+    title = "an explicit list, radians per token for each pair"
+    paper = "2104.09864"
+
+    def __post_init__(self) -> None:
+        values = self.values
+        if isinstance(values, str):
+            try:
+                values = tuple(float(v) for v in values.split("@"))
+            except ValueError:
+                raise ValueError(f"values must be numbers joined by '@' (1@0.1@0.01), got {self.values!r}") from None
+        elif isinstance(values, int | float):
+            values = (values,)
+        values = tuple(float(v) for v in values)
+        if not values or not all(math.isfinite(v) and v >= 0 for v in values):
+            raise ValueError(f"values must be finite, not negative and at least one (radians per token), got {values}")
+        require_number("amplitude", self.amplitude)
+        object.__setattr__(self, "values", values)
+
+    def spectrum(self, head_dim: int) -> Spectrum:
+        if 2 * len(self.values) > head_dim:
+            raise ValueError(
+                f"{len(self.values)} frequencies turn {2 * len(self.values)} channels, and this host lets "
+                f"{head_dim} turn; give at most {head_dim // 2}"
+            )
+        return Spectrum(self.values, head_dim, float(self.amplitude))
+
+    def to_dict(self) -> dict[str, object]:
+        return {"name": self.name, "values": list(self.values), "amplitude": self.amplitude}
