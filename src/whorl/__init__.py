@@ -19,6 +19,8 @@ _EXPORTS = {
     "attached": "whorl.attaching",
     "detach": "whorl.attaching",
     "compare": "whorl.comparison",
+    "encoding_of": "whorl.reading",
+    "load": "whorl.saving",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
     "Spectrum": "whorl.encodings",
@@ -27,6 +29,7 @@ _EXPORTS = {
     "HoPE": "whorl.encodings.hope",
     "PRoPE": "whorl.encodings.p_rope",
     "PartialRoPE": "whorl.encodings.partial_rope",
+    "Frequencies": "whorl.encodings.frequencies",
     "NoPE": "whorl.encodings.nope",
     "Sinusoidal": "whorl.encodings.sinusoidal",
     "Learned": "whorl.encodings.learned",
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from whorl.comparison import compare
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
+    from whorl.encodings.frequencies import Frequencies
     from whorl.encodings.hope import HoPE
     from whorl.encodings.kerple import Kerple
     from whorl.encodings.learned import Learned
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
+    from whorl.reading import encoding_of
+    from whorl.saving import load
 
 
 def __getattr__(name: str) -> Any:

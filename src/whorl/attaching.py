@@ -2,12 +2,14 @@
 
 Nothing process-wide is patched. What is put in place, and taken away again:
 
-rotary module       an instance `forward` that gives whorl's tables, which travel to the layers as arguments
+rotary module       an instance `forward` that gives `Turns`, which travel to the layers as arguments
 attention modules   an instance `forward`: the class's own code, with its rotation function rebound
 position table      an instance `forward` that gives the new encoding's vectors, or zeros
 first layer         a forward pre-hook that adds an encoding to the embedding, where the host has no table
 base model          a submodule `whorl` that holds the encoding and its learned parameters
-attention interface "whorl", where logits are biased, or q and k turned in a host without a rotary module
+attention interface "whorl", where logits are biased, or q and k turned in a layer without a rotation of its own
+model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that says
+                    it: PEFT writes that into adapters, so that a stock load of their base fails by that name
 
 Everything that a forward needs is read from its arguments and from `self`, never from a closure, so that
 `copy.deepcopy`, gradient checkpointing and several models in one process are safe.
@@ -15,33 +17,69 @@ Everything that a forward needs is read from its arguments and from `self`, neve
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from whorl.encodings import Add, Bias, Encoding, Rotate, Spectrum, parse
-from whorl.hosts import OpenHost, open_host
+from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Spectrum, parse
+from whorl.encodings.learned import PositionTable
+from whorl.encodings.window import Window
+from whorl.hosts import OpenHost, Rotation, open_host
 from whorl.ops import Tables, biased_attention, rotate, rotation_tables
 
 INTERFACE = "whorl"
+NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
+
+
+class Turns:
+    """What the rotary module hands to the layers in place of (cos, sin): positions, and tables per distinct spectrum.
+
+    Hosts that move (cos, sin) to a device or slice them along the tokens do the same to this.
+    """
+
+    def __init__(self, positions: torch.Tensor, tables: tuple[Tables, ...]) -> None:
+        self.positions = positions
+        self.tables = tables
+
+    def to(self, device: Any, **_: Any) -> Turns:
+        return Turns(self.positions.to(device), tuple(t.to(device) for t in self.tables))
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Turns:
+        batch, tokens, *_ = index
+        tables = (t._replace(cos=t.cos[batch, tokens], sin=t.sin[batch, tokens]) for t in self.tables)
+        return Turns(self.positions[batch, tokens], tuple(tables))
 
 
 @dataclass
 class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
 
-    table: int  # which of the rotary module's tables is this layer's
-    spectrum: Spectrum | None  # turned inside the attention interface, where the host has no rotary module
+    table: int  # which of the rotary module's tables (of this layer's type, where it goes by type) is this layer's
+    spectrum: Spectrum  # what this layer's q and k are turned by
+    late: bool  # turned inside the attention interface, keys unturned in the cache: the host has no rotation here
     layout: str
+    call: str  # how the host's code takes the tables: see `whorl.hosts.Rotation`
     biases: tuple[nn.Module, ...]
+    in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
+    in_interface: bool  # this model's attention is whorl's, which needs positions
     forward: Callable[..., Any] | None  # the class's forward, rotation rebound
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
+        return replace(self, biases=copy.deepcopy(self.biases, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "pickle and torch.save(model) would lose the positional encoding that whorl attached; "
+            "use model.save_pretrained(directory) and whorl.load(directory), or whorl.detach(model) first"
+        )
 
 
 class Attachment(nn.Module):
@@ -61,20 +99,28 @@ def attach(model: Any, encoding: Encoding | str) -> Any:
     """Gives `model` this positional encoding in place of the one that it has, and returns the model.
 
     encoding: an `Encoding`, or its notation ("p-rope:p=0.5"). The model's weights are left as they are; learned
-    parameters of the encoding (T5's table, say) join `model.parameters()`. Attaching again replaces.
+    parameters of the encoding (T5's table, say) join `model.parameters()`, and a learned table of positions starts
+    from the host's own where it has one. Attaching again replaces; one `detach` gives the stock model back.
+
+    What the host declares itself stays: its windows, soft caps, sinks and scales, and the layers that it does not turn
+    (unless `Layers` gives such a layer a rotary encoding by name). A model inside torch.compile or PEFT is found.
 
     Raises ValueError, with the model unchanged, for a model without a known seam, sizes that cannot carry the
-    encoding, a layer type without a rule, or a module whose `forward` somebody else has replaced.
+    encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, or a module
+    whose `forward` somebody else has replaced.
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
     encoding = parse(encoding)
+    _refuse_parallel(model)
     host = open_host(model)
-    plan = _plan(host, encoding)
+    plan = layer_plan(host, encoding)
     before = attached(model)
     _refuse_foreign_forwards(host)
     if before is not None:
         detach(model)
+    elif not host.known:
+        _prove(host)
     _carry_out(host, encoding, plan)
     _forget_compiled()
     return model
@@ -83,7 +129,7 @@ def attach(model: Any, encoding: Encoding | str) -> Any:
 def detach(model: Any) -> Any:
     """Takes the attached encoding off again: the model's outputs are bit for bit what they were. Returns the model.
 
-    Raises ValueError when nothing is attached.
+    Raises ValueError when nothing is attached, or when somebody else has replaced a `forward` since.
     """
     attachment = attached(model)
     if attachment is None:
@@ -91,56 +137,68 @@ def detach(model: Any) -> Any:
             f"nothing is attached to this {type(model).__name__}; whorl.attach(model, encoding) comes first"
         )
     host = open_host(model)
-    for module in (*host.attentions, host.rotary, host.position_table):
-        if module is not None:
-            for name in ("forward", "whorl_seam", "whorl_spectra", "whorl_add"):
-                module.__dict__.pop(name, None)
-    first = host.layers[0]
+    _refuse_foreign_forwards(host)
+    for module in _seams(host):
+        _restore_forward(module)
+        for name in ("whorl_seam", "whorl_spectra", "whorl_add"):
+            module.__dict__.pop(name, None)
+    first = host.first_layer
     for key in [key for key, hook in first._forward_pre_hooks.items() if hook is _add_to_embedding]:
         del first._forward_pre_hooks[key]
         first._forward_pre_hooks_with_kwargs.pop(key, None)
     first.__dict__.pop("whorl_add", None)
     if attachment.attention_was is not None:
-        model.set_attn_implementation(attachment.attention_was)
+        host.model.set_attn_implementation(attachment.attention_was)
+    for saved in _saved(host):
+        if getattr(saved.__dict__.get("save_pretrained"), "__func__", None) is _save_pretrained:
+            del saved.save_pretrained
+    if getattr(host.model, "name_or_path", ""):
+        host.model.name_or_path = host.model.name_or_path.partition(NAMED)[0]
     del host.base.whorl
     _forget_compiled()
     return model
 
 
 def attached(model: Any) -> Attachment | None:
-    """What `attach` has put on this model, or None."""
-    return getattr(getattr(model, "base_model", None), "whorl", None)
+    """What `attach` has put on this model, wrapped or not, or None."""
+    if not isinstance(model, nn.Module):
+        return None
+    return next((module for module in model.modules() if isinstance(module, Attachment)), None)
 
 
 @dataclass
-class _Plan:
-    """Everything that can go wrong is worked out here, before the model is touched."""
+class Plan:
+    """What each layer will do. Everything that can go wrong is worked out here, before the model is touched."""
 
-    spectra: list[Spectrum]  # distinct ones, in order of first use
+    spectra: dict[str | None, list[Spectrum]]  # distinct ones, by layer type where the rotary module goes by type
     layers: list[LayerSeam]
     add: nn.Module | None
     modules: list[nn.Module]
     needs_interface: bool
 
 
-def _plan(host: OpenHost, encoding: Encoding) -> _Plan:
-    shape = host.shape
-    spectra: list[Spectrum] = []
+def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
+    """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
+    by_type: dict[str | None, list[Spectrum]] = {}
     seams: list[LayerSeam] = []
     modules: list[nn.Module] = []
     add: nn.Module | None = None
-    shared: dict[Encoding, tuple[Any, ...]] = {}
-    still = Spectrum((), shape.head_dim)
-    for index, attention in enumerate(host.attentions):
+    shared: dict[Any, tuple[Any, ...]] = {}
+    for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
-        spectrum, biases = still, []
+        spectrum = Spectrum((), shape.head_dim)
+        biases: list[nn.Module] = []
         for part in getattr(of_layer, "parts", (of_layer,)):
-            effects = shared.get(part)
+            if isinstance(part, Window) and _window_is_the_hosts(host, index, part):
+                continue
+            # A module depends on the heads and the width, and layers of another head dim share it.
+            key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0))
+            effects = shared.get(key)
             if effects is None:
                 effects = part.effects(shape)
                 modules += [e.module for e in effects if not isinstance(e, Rotate)]
                 if all(e.shared for e in effects if isinstance(e, Bias)):
-                    shared[part] = effects
+                    shared[key] = effects
             for effect in effects:
                 if isinstance(effect, Rotate):
                     spectrum = effect.spectrum
@@ -148,17 +206,70 @@ def _plan(host: OpenHost, encoding: Encoding) -> _Plan:
                     biases.append(effect.module)
                 elif isinstance(effect, Add):
                     add = effect.module
+        if not host.turns[index] and host.rotary is not None and not isinstance(encoding, Layers):
+            spectrum = Spectrum((), shape.head_dim)  # the host declares this layer position-free
+        spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if spectrum not in spectra:
             spectra.append(spectrum)
-        cls: Any = type(attention)
-        rebound = _rebound(cls, host.host.rotate, host.host.layout) if host.rotary is not None else None
-        late = spectrum if host.rotary is None and spectrum.turning else None
-        seams.append(LayerSeam(spectra.index(spectrum), late, host.host.layout, tuple(biases), rebound))
-    needs_interface = any(seam.biases or seam.spectrum for seam in seams)
-    return _Plan(spectra, seams, add, modules, needs_interface)
+        rotation = host.rotation
+        attention: Any = type(host.attentions[index])
+        seams.append(
+            LayerSeam(
+                table=spectra.index(spectrum),
+                spectrum=spectrum,
+                late=not host.turns[index] and bool(spectrum.turning),
+                layout="half" if rotation is None else rotation.layout,
+                call="pair" if rotation is None else rotation.call,
+                biases=tuple(biases),
+                in_mask=bool(biases) and host.biases == "mask",
+                in_interface=False,
+                forward=None if rotation is None else _rebound(attention, host.host.rotate, rotation),
+            )
+        )
+    if isinstance(add, PositionTable) and host.position_table is not None:
+        _start_from_the_hosts_table(add, host.position_table)
+    _check_shared_keys(host, seams)
+    needs_interface = any((s.biases and not s.in_mask) or s.late for s in seams)
+    for seam in seams:
+        seam.in_interface = needs_interface
+    return Plan(by_type, seams, add, modules, needs_interface)
 
 
-def _carry_out(host: OpenHost, encoding: Encoding, plan: _Plan) -> None:
+def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:
+    """Whether the host hides these keys already. Raises ValueError for a window that is wider than its own."""
+    own = host.windows[index]
+    if own is not None and window.size > own:
+        raise ValueError(
+            f"layer {index} of {type(host.model).__name__} hides keys at distances of {own} or more by itself "
+            f"(config.sliding_window), so window:size={window.size} would see no more; "
+            "leave the window out, or build the model with a wider one"
+        )
+    return window.size == own
+
+
+def _check_shared_keys(host: OpenHost, seams: list[LayerSeam]) -> None:
+    """A layer that reuses the keys of an earlier one (Gemma 4) must turn its queries as that one turned its keys."""
+    keys: dict[str, int] = {}
+    for index, (attention, layer_type) in enumerate(zip(host.attentions, host.layer_types, strict=True)):
+        if not getattr(attention, "is_kv_shared_layer", False):
+            keys[layer_type] = index
+        elif seams[index].spectrum != seams[keys[layer_type]].spectrum:
+            raise ValueError(
+                f"layer {index} of {type(host.model).__name__} reuses the keys of layer {keys[layer_type]} "
+                "(num_kv_shared_layers), so both must turn alike; give layers of one type the same rotary encoding"
+            )
+
+
+@torch.no_grad()
+def _start_from_the_hosts_table(table: PositionTable, own: Any) -> None:
+    rows = own.weight[getattr(own, "offset", 0) :]
+    if rows.device.type == "meta" or rows.shape[-1] != table.weight.shape[-1]:
+        return
+    count = min(len(rows), len(table.weight))
+    table.weight[:count] = rows[:count].to(table.weight)
+
+
+def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     model, base = host.model, host.base
     attention_was = None
     if plan.needs_interface:
@@ -167,37 +278,82 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: _Plan) -> None:
         model.set_attn_implementation(INTERFACE)
         if model.config._attn_implementation != INTERFACE:
             raise ValueError(f"{type(model).__name__} does not let its attention be set, which {encoding} needs")
-    parameter = next(model.parameters())
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     attachment = Attachment(encoding, plan.modules, attention_was)
-    base.whorl = attachment.to(device=parameter.device, dtype=parameter.dtype)
+    base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
+    base.whorl.train(model.training)
     for attention, seam in zip(host.attentions, plan.layers, strict=True):
         attention.__dict__["whorl_seam"] = seam
         if seam.forward is not None:
             _set_forward(attention, _attention_forward)
     if host.rotary is not None:
-        host.rotary.__dict__["whorl_spectra"] = tuple(plan.spectra)
+        host.rotary.__dict__["whorl_spectra"] = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         _set_forward(host.rotary, _rotary_forward)
     if host.position_table is not None:
         host.position_table.__dict__["whorl_add"] = plan.add
         _set_forward(host.position_table, _position_table_forward)
     elif plan.add is not None:
-        host.layers[0].__dict__["whorl_add"] = plan.add
-        host.layers[0].register_forward_pre_hook(_add_to_embedding, with_kwargs=True)
+        host.first_layer.__dict__["whorl_add"] = plan.add
+        host.first_layer.register_forward_pre_hook(_add_to_embedding, with_kwargs=True)
+    for saved in _saved(host):
+        saved.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, saved)
+    if getattr(model, "name_or_path", ""):
+        model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
+
+
+def _saved(host: OpenHost) -> list[Any]:
+    """The model and its base, either of which may be saved by itself."""
+    return [m for m in (host.model, host.base) if hasattr(m, "save_pretrained")]
+
+
+def _save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    """In place of the class's own: keeps the encoding. See `whorl.saving`."""
+    from whorl.saving import save_pretrained
+
+    return save_pretrained(self, save_directory, *args, **kwargs)
+
+
+# A module's forward is replaced on the instance; accelerate's hooks stand there too, and keep what they replaced in
+# `_old_forward`. Ours goes under theirs, so that they go on working, whichever came first.
+
+
+def _seams(host: OpenHost) -> list[nn.Module]:
+    return [m for m in (*host.attentions, host.rotary, host.position_table) if m is not None]
+
+
+def _slot(module: nn.Module) -> str:
+    return "_old_forward" if hasattr(module, "_hf_hook") and "_old_forward" in module.__dict__ else "forward"
 
 
 def _set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    module.__dict__["forward"] = types.MethodType(forward, module)
+    module.__dict__[_slot(module)] = types.MethodType(forward, module)
+
+
+def _restore_forward(module: nn.Module) -> None:
+    if _slot(module) == "forward":
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["_old_forward"] = types.MethodType(type(module).forward, module)
 
 
 def _refuse_foreign_forwards(host: OpenHost) -> None:
-    ours = (_attention_forward, _rotary_forward, _position_table_forward)
-    for module in (*host.attentions, host.rotary, host.position_table):
-        forward = None if module is None else module.__dict__.get("forward")
+    for module in _seams(host):
+        forward = module.__dict__.get(_slot(module))
+        ours = (_attention_forward, _rotary_forward, _position_table_forward, type(module).forward)
         if forward is not None and getattr(forward, "__func__", None) not in ours:
             raise ValueError(
-                f"the forward of a {type(module).__name__} has been replaced already, by {forward!r} (accelerate's "
-                "hooks do this); attach the encoding first, and dispatch or wrap the model afterwards"
+                f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "
+                "first, attach or detach the encoding, and put it on again"
             )
+
+
+def _refuse_parallel(model: Any) -> None:
+    inner = getattr(model, "module", None)
+    if isinstance(inner, nn.Module) and not hasattr(model, "config"):
+        raise ValueError(
+            f"this model is wrapped in {type(model).__name__}, which would not see an encoding's learned parameters; "
+            "attach to the model before wrapping it (the wrapped one is at .module)"
+        )
 
 
 def _forget_compiled() -> None:
@@ -206,52 +362,123 @@ def _forget_compiled() -> None:
         torch._dynamo.reset()
 
 
+@torch.no_grad()
+def _prove(host: OpenHost) -> None:
+    """For a family that no test covers: attaching what it has must leave the logits of a few tokens as they were.
+
+    Raises ValueError, with the model unchanged, when the seams that were found do not carry the host's own encoding.
+    """
+    from whorl.reading import encoding_of
+
+    model = host.model
+    if next(model.parameters()).device.type == "meta":
+        return
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokens = (torch.arange(11, device=model.device) * 7 % vocabulary)[None]
+    training = model.training
+    model.eval()
+    turned: set[int] = set()
+    try:
+        stock = model(tokens, use_cache=False)[0].float()
+        own = encoding_of(model)
+        plan = layer_plan(host, own)
+        for index, seam in enumerate(plan.layers):
+            seam.forward = _watched(host, index, turned.add)
+        _carry_out(host, own, plan)
+        moved = float((model(tokens, use_cache=False)[0].float() - stock).abs().max())
+        scale = float(stock.abs().max())
+        finding = f"its logits moved by {moved:.2g}, of {scale:.2g}" if moved > 1e-3 * scale else None
+        still = sorted(set(range(len(plan.layers))) - turned)
+        if still:
+            finding = f"its layers {still} turned out to have no rotation, which whorl has to be told"
+    except Exception as error:
+        finding = f"it failed with {type(error).__name__}: {error}"
+    finally:
+        if attached(model) is not None:
+            detach(model)
+        model.train(training)
+    if finding is not None:
+        raise ValueError(
+            f"no known seam in model type {model.config.model_type!r}: {type(model).__name__} looks like a family that "
+            f"whorl knows, but with its own encoding attached {finding}. "
+            "CONTRIBUTING.md, 'add a host', says how to add a family"
+        )
+
+
 # The functions below run in a forward. Each is bound to one module and reads its state from there.
 
 
-def _rotary_forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, None]:
-    """In place of (cos, sin): (the tables of every distinct spectrum, None)."""
-    return tuple(rotation_tables(s, position_ids, x.dtype) for s in self.whorl_spectra), None
+def _rotary_forward(
+    self: Any, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None, **_: Any
+) -> tuple[Turns, Turns]:
+    """In place of (cos, sin), for code that unpacks or slices them: the same `Turns` twice."""
+    spectra = self.whorl_spectra.get(layer_type, ())
+    turns = Turns(position_ids, tuple(rotation_tables(s, position_ids, x.dtype) for s in spectra))
+    return turns, turns
 
 
 def _attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """The class's own forward, given this layer's tables."""
+    """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam
-    tables, _ = kwargs.pop("position_embeddings")
+    turns, _ = kwargs.pop("position_embeddings")
+    tables = turns.tables[seam.table]
+    kwargs["position_embeddings"] = tables if seam.call == "complex" else (tables, None)
+    if seam.in_mask:
+        kwargs["attention_mask"] = _biased_mask(seam, turns.positions, kwargs["attention_mask"], tables.cos.dtype)
+    elif seam.in_interface:
+        kwargs["whorl_positions"] = turns.positions
     assert seam.forward is not None
-    return seam.forward(self, *args, position_embeddings=(tables[seam.table], None), **kwargs)
+    return seam.forward(self, *args, **kwargs)
 
 
-def _position_table_forward(self: Any, position_ids: torch.Tensor) -> torch.Tensor:
+def _biased_mask(
+    seam: LayerSeam, positions: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """The host's mask with the biases added, [batch, heads, queries, keys], for a host that adds it to its logits.
+
+    dtype: float32, or float64 where q and k are, since SDPA on a CPU reads a mask of another width as noise.
+    """
+    if mask is None:
+        raise ValueError("a bias goes in through the attention mask here, and the host gave none")
+    visible = mask if mask.dtype == torch.bool else mask >= 0
+    keys_at = _key_positions(positions, visible, mask.shape[-1])
+    bias = torch.zeros((), dtype=dtype, device=visible.device)
+    for module in seam.biases:
+        bias = bias + module(positions, keys_at).to(dtype)
+    lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=bias.device)
+    return torch.where(visible, bias, lowest).clamp(min=lowest)
+
+
+def _position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
     """The added encoding's vectors, or a zero: the host's own table is silent."""
     if self.whorl_add is None:
         return self.weight.new_zeros(())
-    return self.whorl_add(position_ids).to(self.weight.dtype)
+    positions = args[0] if position_ids is None else position_ids
+    # OPT gives padding the position -1, which no query that matters sees.
+    return self.whorl_add(positions.clamp(min=0)).to(self.weight.dtype)
 
 
 def _add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A pre-hook of the first layer: hidden states + the vectors of their positions."""
-    positions = kwargs.get("position_ids")
-    if positions is None:
-        raise ValueError(f"{type(layer).__name__} was called without position_ids, which an added encoding needs")
     hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
-    return (hidden + layer.whorl_add(positions).to(hidden.dtype), *rest), kwargs
+    turns, _ = kwargs["position_embeddings"]
+    return (hidden + layer.whorl_add(turns.positions).to(hidden.dtype), *rest), kwargs
 
 
 @cache
-def _rebound(attention: Any, name: str, layout: str) -> Callable[..., Any]:
-    """The class's `forward` with the global `name` pointing at whorl's rotation; the class itself is not touched.
+def _rebound(attention: Any, name: str, rotation: Rotation) -> Callable[..., Any]:
+    """The class's `forward` with its rotation function replaced by whorl's; one function for all models of a class."""
+    return _with_global(attention, name, ROTATIONS[rotation.call, rotation.layout])
+
+
+def _with_global(attention: Any, name: str, value: Any) -> Callable[..., Any]:
+    """The class's `forward` with the global `name` pointing elsewhere; the class itself is not touched.
 
     `__name__` is left out of the copied globals: with it, torch.compile looks values up in the real module.
     """
     forward = inspect.unwrap(attention.forward)
-    if name not in forward.__code__.co_names:
-        raise ValueError(
-            f"looked for a call of {name} in {attention.__name__}.forward and found none; "
-            "this version of transformers keeps its rotation elsewhere"
-        )
     replaced = {key: value for key, value in forward.__globals__.items() if key != "__name__"}
-    replaced[name] = {"half": _rotate_half, "interleaved": _rotate_interleaved}[layout]
+    replaced[name] = value
     rebound = types.FunctionType(
         forward.__code__, replaced, forward.__name__, forward.__defaults__, forward.__closure__
     )
@@ -259,15 +486,51 @@ def _rebound(attention: Any, name: str, layout: str) -> Callable[..., Any]:
     return rebound
 
 
-def _rotate_half(q: torch.Tensor, k: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
-    """Stands in for `apply_rotary_pos_emb`; the tables arrive in the place of cos."""
+def _watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
+    """One layer's rebound forward that also reports that it turned; for a probe, never for use."""
+    if host.rotation is None:
+        return None
+    rotation = ROTATIONS[host.rotation.call, host.rotation.layout]
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        report(index)
+        return rotation(*args, **kwargs)
+
+    return _with_global(type(host.attentions[index]), host.host.rotate, watched)
+
+
+# These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.
+
+
+def _pair_half(q: torch.Tensor, k: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
     return rotate(q, k, cos, layout="half", heads_dim=unsqueeze_dim)
 
 
-def _rotate_interleaved(
+def _pair_interleaved(
     q: torch.Tensor, k: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1
 ) -> tuple[Any, Any]:
     return rotate(q, k, cos, layout="interleaved", heads_dim=unsqueeze_dim)
+
+
+def _single_half(x: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> torch.Tensor:
+    return rotate(x, None, cos, layout="half", heads_dim=unsqueeze_dim)[0]
+
+
+def _single_interleaved(x: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> torch.Tensor:
+    return rotate(x, None, cos, layout="interleaved", heads_dim=unsqueeze_dim)[0]
+
+
+def _complex_interleaved(q: torch.Tensor, k: torch.Tensor, frequencies: Tables) -> tuple[Any, Any]:
+    return rotate(q, k, frequencies, layout="interleaved", heads_dim=2)
+
+
+ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("pair", "half"): _pair_half,
+    ("pair", "interleaved"): _pair_interleaved,
+    ("single", "half"): _single_half,
+    ("single", "interleaved"): _single_interleaved,
+    ("complex", "interleaved"): _complex_interleaved,
+}
 
 
 @cache
@@ -295,6 +558,7 @@ def _attention_interface(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    whorl_positions: torch.Tensor | None = None,
     **__: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
@@ -304,15 +568,19 @@ def _attention_interface(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
         )
-    if position_ids is None:
-        raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which {INTERFACE} needs")
+    if whorl_positions is not None:
+        position_ids = whorl_positions
+    elif position_ids is None:
+        if key.shape[2] != query.shape[2]:
+            raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which whorl needs")
+        position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
     biases: list[nn.Module] = list(seam.biases)
     mask = visible = attention_mask
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
         mask, visible = None, attention_mask >= 0
     keys_at = _key_positions(position_ids, visible, key.shape[2])
-    if seam.spectrum is not None:
+    if seam.late:
         query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), layout=seam.layout)
         key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), layout=seam.layout)
     output, weights = biased_attention(

@@ -208,15 +208,17 @@ def _turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
 
     Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.
     """
-    head_dim = host.shape.head_dim
-    spectra = [encoding.for_layer(i, t).spectrum(head_dim) for i, t in enumerate(host.layer_types)]
+    spectra = [
+        encoding.for_layer(i, layer_type).spectrum(shape.head_dim)
+        for i, (layer_type, shape) in enumerate(zip(host.layer_types, host.shapes, strict=True))
+    ]
     if all(s is None for s in spectra):
         return {"pairs_turning": None, "pairs": None, "wavelengths": None}
     counts = [0 if s is None else len(s.turning) for s in spectra]
     widest = max((s for s in spectra if s is not None), key=lambda s: len(s.turning))
     return {
         "pairs_turning": counts[0] if len(set(counts)) == 1 else counts,
-        "pairs": head_dim // 2,
+        "pairs": max(shape.head_dim for shape in host.shapes) // 2,
         "wavelengths": [w if math.isfinite(w) else None for w in widest.wavelengths],
     }
 

@@ -28,6 +28,10 @@ class Tables(NamedTuple):
     width: int
     amplitude: float = 1.0
 
+    def to(self, device: torch.device | str) -> Tables:
+        """The same tables on another device."""
+        return self._replace(cos=self.cos.to(device), sin=self.sin.to(device))
+
 
 def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> Tables:
     """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`)."""

@@ -1,0 +1,99 @@
+"""Where each model family keeps its seams: names, as data. A new family adds one line to `FAMILIES`.
+
+What can be read from the host's own code (pairing, width, where biases go in) is read there, by `opening`, and stands
+in no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def _use_rope(attention: Any) -> bool:
+    return bool(getattr(attention, "use_rope", True))
+
+
+def _sliding_layers_turn(attention: Any) -> bool:
+    return attention.sliding_window is None or bool(attention.is_sliding)
+
+
+def _windowed_layers_turn(attention: Any) -> bool:
+    return attention.sliding_window is not None
+
+
+@dataclass(frozen=True)
+class Host:
+    """Attribute names, dotted, below the base model (layers, rotary, position_table) or one of its layers (attention).
+
+    rotary          the module that computes cos and sin once per forward, or None
+    rotate          the global name under which an attention's `forward` finds the rotation function
+    position_table  a module that maps positions to vectors added to the embedding, or None
+    turns           whether the host lets this attention module turn q and k at all (layers without rotary)
+    table_size      the config field that holds the number of rows of the position table
+    """
+
+    layers: str = "layers"
+    attention: str = "self_attn"
+    rotary: str | None = "rotary_emb"
+    rotate: str = "apply_rotary_pos_emb"
+    position_table: str | None = None
+    turns: Callable[[Any], bool] = _use_rope
+    table_size: str = "max_position_embeddings"
+
+
+FAMILIES: dict[str, Host] = {
+    "llama": Host(),
+    "mistral": Host(),
+    "qwen2": Host(),
+    "qwen3": Host(),
+    "qwen3_moe": Host(),
+    "gemma2": Host(),
+    "gemma3_text": Host(),
+    "gemma4_text": Host(),
+    "phi": Host(),
+    "phi3": Host(),
+    "gpt_neox": Host(attention="attention"),
+    "smollm3": Host(),
+    "olmo2": Host(),
+    "olmo3": Host(),
+    "cohere": Host(),
+    "cohere2": Host(turns=_windowed_layers_turn),
+    "glm": Host(),
+    "stablelm": Host(),
+    "starcoder2": Host(),
+    "granite": Host(),
+    "gpt_oss": Host(),
+    "llama4_text": Host(rotate="apply_rotary_emb"),
+    "falcon": Host(layers="h", attention="self_attention"),
+    "persimmon": Host(),
+    "modernbert-decoder": Host(attention="attn"),
+    "exaone4": Host(turns=_sliding_layers_turn),
+    "nemotron": Host(),
+    "helium": Host(),
+    "ernie4_5": Host(),
+    "lfm2": Host(),
+    "apertus": Host(),
+    "seed_oss": Host(),
+    "hunyuan_v1_dense": Host(),
+    "gpt2": Host(layers="h", attention="attn", rotary=None, position_table="wpe"),
+    "opt": Host(layers="decoder.layers", rotary=None, position_table="decoder.embed_positions"),
+    "modernbert": Host(attention="attn"),
+    "bert": Host(
+        layers="encoder.layer",
+        attention="attention.self",
+        rotary=None,
+        position_table="embeddings.position_embeddings",
+    ),
+}
+
+ENCODERS = ("modernbert", "bert")
+
+# What a family that is not in the list may look like: every combination is tried, and then proved by a forward.
+GUESSES = tuple(
+    Host(layers=layers, attention=attention, rotate=rotate)
+    for layers in ("layers", "h", "blocks")
+    for attention in ("self_attn", "attention", "attn", "self_attention")
+    for rotate in ("apply_rotary_pos_emb", "apply_rotary_emb")
+)

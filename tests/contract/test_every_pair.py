@@ -1,0 +1,102 @@
+"""The first points of the contract, on every (family, encoding): what a family has is read and kept, detaching gives
+back the bits, cached decoding equals a full forward, gradients flow."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+import whorl
+from whorl.hosts import ENCODERS, FAMILIES, open_host
+from whorl.testing import logits_and_budget, tiny_model
+
+from . import DECODERS, EVERY, LENGTH, PAIRS, REFUSED, TOKENS, UNPACKED, difference, drawn
+
+tiny = lru_cache(maxsize=1)(tiny_model)  # the pairs come family by family
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest):
+    family, encoding = request.param
+    model = tiny(family)
+    stock = model(TOKENS).logits.detach()
+    drawn(whorl.attach(model, encoding))
+    yield family, model
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    whorl.detach(model)
+    assert torch.equal(model(TOKENS).logits, stock), "detach restores the bits"
+
+
+def test_cached_decoding_and_gradients(pair) -> None:
+    family, model = pair
+    logits, budget = logits_and_budget(model, TOKENS)
+    if family not in ENCODERS:
+        with torch.no_grad():
+            out = model(TOKENS[:, :23], use_cache=True)
+            steps, cache = [out.logits], out.past_key_values
+            for t in range(23, LENGTH):
+                steps.append(model(TOKENS[:, t : t + 1], past_key_values=cache, use_cache=True).logits)
+        assert difference(torch.cat(steps, 1), logits) < budget, "cached decoding equals a full forward"
+
+    model.train()
+    model(TOKENS).logits.square().mean().backward()
+    table = open_host(model).position_table
+    silent = [] if table is None else [id(p) for p in table.parameters()]
+    for name, parameter in model.named_parameters():
+        if id(parameter) in silent:
+            assert parameter.grad is None, f"{name} is silent and has a gradient"
+        else:
+            assert parameter.grad is not None, f"no gradient to {name}"
+    for name, parameter in whorl.attached(model).named_parameters():
+        assert (parameter.grad != 0).any(), f"only zeros to {name}"
+
+
+@pytest.mark.parametrize(("family", "encoding"), REFUSED, ids="-".join)
+def test_what_cannot_be_done_says_why_and_changes_nothing(family: str, encoding: str) -> None:
+    model = tiny(family)
+    with pytest.raises(ValueError, match=REFUSED[family, encoding]):
+        whorl.attach(model, encoding)
+    assert whorl.attached(model) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attaching_what_is_there_changes_nothing(family: str) -> None:
+    model = tiny_model(family)
+    logits, budget = logits_and_budget(model, TOKENS)
+    state = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    implementation = model.config._attn_implementation
+    own = whorl.encoding_of(model)
+    whorl.attach(model, own)
+    assert whorl.encoding_of(model) == own
+    assert difference(model(TOKENS).logits, logits) < budget
+    assert whorl.parse(str(own)) == own, "its notation reads back"
+    if open_host(model).rotary is not None:
+        assert model.config._attn_implementation == implementation, "windows of the host's own are left to the host"
+    whorl.attach(model, "rope:base=30")
+    assert difference(model(TOKENS).logits, logits) > 100 * budget, "the comparison can fail"
+    whorl.detach(model)
+    assert torch.equal(model(TOKENS).logits, logits)
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == state
+    assert model.config._attn_implementation == implementation
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert whorl.encoding_of(model) == own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", DECODERS)
+def test_stock_packing_is_as_the_table_says(family: str) -> None:
+    model = tiny_model(family)
+    logits, budget = logits_and_budget(model, TOKENS)
+    packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], use_cache=False).logits
+    assert (difference(packed.view(2, LENGTH, -1), logits) < budget) == (family not in UNPACKED)
+
+
+def test_every_encoding_is_in_the_contract() -> None:
+    from whorl.encodings import REGISTRY
+
+    text = "+".join(EVERY)
+    assert all(name in text for name in REGISTRY)

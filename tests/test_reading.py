@@ -1,0 +1,135 @@
+"""encoding_of: what a model has, in stock terms of every kind, and what cannot be said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import whorl
+from whorl.encodings.frequencies import Frequencies
+from whorl.hosts import open_host, stock_spectrum
+from whorl.testing import logits_and_budget, tiny_model
+
+TOKENS = torch.randint(3, 97, (2, 40), generator=torch.Generator().manual_seed(0))
+
+
+def own(family: str, **overrides) -> str:
+    return str(whorl.encoding_of(tiny_model(family, **overrides)))
+
+
+def rope(kind: str, **settings) -> dict:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **settings}}
+
+
+def test_each_family_says_what_it_has() -> None:
+    sliding = "/sliding_attention=rope+window:size=24"
+    assert {f: own(f) for f in ("llama", "mistral", "gemma2", "gemma3_text", "gemma4_text", "gpt_neox", "glm")} == {
+        "llama": "rope",
+        "mistral": "rope+window:size=24",
+        "gemma2": "full_attention=rope" + sliding,
+        "gemma3_text": "full_attention=rope:base=1000000" + sliding,
+        "gemma4_text": "full_attention=p-rope:p=0.25,base=1000000" + sliding,
+        "gpt_neox": "partial-rope",
+        "glm": "partial-rope:fraction=0.5",
+    }
+    assert {f: own(f) for f in ("smollm3", "exaone4", "modernbert", "helium", "gpt2", "opt", "lfm2")} == {
+        "smollm3": "rope:base=2000000/nope",
+        "exaone4": "full_attention=nope" + sliding,
+        "modernbert": "full_attention=rope:base=160000/sliding_attention=rope+window:size=25",
+        "helium": "rope:base=100000",
+        "gpt2": "learned:max_positions=64",
+        "opt": "learned:max_positions=64",
+        "lfm2": "rope:base=1000000",
+    }
+
+
+def test_layers_without_rotary_are_said_by_the_shortest_cycle() -> None:
+    assert own("smollm3", num_hidden_layers=6, no_rope_layers=[1, 1, 0] * 2) == "/".join(
+        ["rope:base=2000000"] * 2 + ["nope"]
+    )
+    assert own("smollm3", no_rope_layers=[1, 1, 1]) == "rope:base=2000000"
+
+
+def test_where_the_host_fixes_the_width_its_head_dim_is_that_width() -> None:
+    """Phi hands its rotation half of each head: all of what it lets turn turns."""
+    model = tiny_model("phi")
+    assert str(whorl.encoding_of(model)) == "rope"
+    assert [shape.head_dim for shape in open_host(model).shapes] == [8, 8, 8]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings",
+    [
+        rope("linear", factor=4.0),
+        rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+        rope("yarn", factor=4.0, original_max_position_embeddings=32),
+        rope("longrope", short_factor=[2.0] * 8, long_factor=[2.0] * 8, factor=2.0, attention_factor=1.25),
+    ],
+    ids=lambda s: s["rope_parameters"]["rope_type"],
+)
+def test_scaled_spectra_are_plain_frequencies(settings: dict) -> None:
+    model = tiny_model("llama", **settings)
+    logits, budget = logits_and_budget(model, TOKENS)
+    encoding = whorl.encoding_of(model)
+    assert isinstance(encoding, Frequencies)
+    stock = stock_spectrum(model.model.rotary_emb, "full_attention", 16)
+    assert (encoding.values, encoding.amplitude) == (stock.frequencies, stock.amplitude)
+    whorl.attach(model, encoding)
+    assert float((model(TOKENS).logits - logits).abs().max()) < budget
+    assert whorl.parse(str(encoding)) == encoding
+    whorl.attach(model, "rope")
+    assert float((model(TOKENS).logits - logits).abs().max()) > 100 * budget
+
+
+def test_a_base_stretched_by_alpha_is_named_by_its_base() -> None:
+    """HunYuan's "dynamic" with a fixed alpha: base x alpha^(d / (d - 2))."""
+    encoding = whorl.encoding_of(tiny_model("hunyuan_v1_dense", **rope("dynamic", alpha=1000.0, factor=1.0)))
+    assert isinstance(encoding, whorl.RoPE)
+    assert encoding.base == pytest.approx(1e4 * 1000 ** (16 / 14), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [rope("dynamic", factor=2.0), rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=2.0)],
+    ids=["dynamic", "longrope"],
+)
+def test_a_spectrum_that_depends_on_the_length_is_not_read_as_if_it_did_not(settings: dict) -> None:
+    model = tiny_model("llama", **settings)
+    with pytest.raises(ValueError, match="depends on the length of its input"):
+        whorl.encoding_of(model)
+    whorl.attach(model, "rope")
+    assert str(whorl.encoding_of(model)) == "rope"
+
+
+def test_rounded_buffers_are_named_by_what_was_meant() -> None:
+    """model.to(bfloat16) rounds stock frequencies by up to 0.4 %; attaching what was meant mends them."""
+    assert str(whorl.encoding_of(tiny_model("llama").to(torch.bfloat16))) == "rope"
+    other = tiny_model("llama", **rope("default") | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
+    assert str(whorl.encoding_of(other.to(torch.bfloat16))) == "rope:base=500000"
+
+
+@torch.no_grad()
+def test_the_real_checkpoint(shared, tmp_path) -> None:
+    """babyllama: its own encoding, same loss; another base, another loss; detached, same bits; saved, same loss."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = shared / "fixtures" / "babyllama-tok105"
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = (shared / "fixtures" / "text" / "tinystories_sample.txt").read_text()[:256]
+    ids = torch.tensor([tokenizer.encode(text)])
+    stock = model(ids, labels=ids)
+    whorl.attach(model, whorl.encoding_of(model))
+    assert float(model(ids, labels=ids).loss) == pytest.approx(float(stock.loss), abs=1e-5)
+    model.save_pretrained(tmp_path / "own")
+    whorl.attach(model, "rope:base=100")
+    other = float(model(ids, labels=ids).loss)
+    assert other > float(stock.loss) + 0.05
+    model.save_pretrained(tmp_path / "other")
+    whorl.detach(model)
+    assert torch.equal(model(ids).logits, stock.logits)
+    for name, loss in (("own", float(stock.loss)), ("other", other)):
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        assert whorl.attached(again) is None
+        assert float(again(ids, labels=ids).loss) == pytest.approx(loss, abs=1e-5)
