@@ -1,0 +1,340 @@
+"""KEEP: `model.save_pretrained(dir)` of a model with an encoding, and `whorl.load(dir)`.
+
+What stock transformers can express is written natively: the saved config says it in stock terms, and
+`from_pretrained(dir)` gives the same logits where whorl is not installed. Anything else is written under its own key,
+and every stock load of it fails: the config names a weights file that is not there, by a name that says what to do.
+
+Stock terms are not believed but asked: a candidate is written only if the host's own rotary module, built from the
+candidate config, has the wanted frequencies.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching import NAMED, attach, attached, layer_plan
+from whorl.encodings import Encoding, Spectrum, from_dict
+from whorl.encodings.learned import Learned
+from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
+from whorl.reading import CONFIG_KEY, encoding_of, same_spectrum
+
+# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
+GUARD = (
+    "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding.safetensors"
+)
+HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
+NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
+
+
+@dataclass(frozen=True)
+class StockForm:
+    """How stock transformers says an encoding: changes to the config, and rows for the host's table of positions."""
+
+    config: dict[str, Any]
+    table: torch.Tensor | None = None
+
+
+def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
+    """How stock transformers says this encoding (default: the model's own) on this model, or the reason why it cannot.
+
+    Raises ValueError for a model without a known seam.
+    """
+    host = open_host(model)
+    encoding = encoding or encoding_of(model)
+    if host.rotary is None:
+        return _as_table(host, encoding)
+    plan = layer_plan(host, encoding)
+    if plan.add is not None:
+        return f"{_name(host)} adds nothing to its embedding"
+    if any(seam.biases for seam in plan.layers):
+        return f"{_name(host)} has no place for a bias (a window other than its own is one)"
+    if any(seam.late for seam in plan.layers):
+        return f"{_name(host)} does not turn some of the layers that {encoding} turns"
+    wanted: dict[str, Spectrum] = {}
+    for turns, layer_type, seam in zip(host.turns, host.layer_types, plan.layers, strict=True):
+        if not turns:
+            continue
+        label = layer_type if host.typed else ""
+        spectrum = seam.spectrum
+        if not spectrum.turning:  # in stock terms: every pair that the host turns stands still
+            spectrum = Spectrum((0.0,) * (spectrum.head_dim // 2), spectrum.head_dim)
+        if wanted.setdefault(label, spectrum) != spectrum:
+            return f"{_name(host)} has one spectrum for {'layers of a type' if host.typed else 'all its layers'}"
+    return _as_rope_parameters(host, encoding, wanted)
+
+
+def _name(host: OpenHost) -> str:
+    return f"stock {host.model.config.model_type}"
+
+
+def _as_table(host: OpenHost, encoding: Encoding) -> StockForm | str:
+    if not isinstance(encoding, Learned) or encoding.max_positions is None:
+        return f"{_name(host)} has a learned table of positions and nothing else"
+    attachment = attached(host.model)
+    table = None if attachment is None else next(attachment.parameters())
+    return StockForm({host.host.table_size: encoding.max_positions}, table)
+
+
+def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Spectrum]) -> StockForm | str:
+    """Tries ways of saying each spectrum, and takes the first that the host's own rotary module understands."""
+    settings = copy.deepcopy(host.rotary.config.rope_parameters)
+    base = getattr(encoding, "base", None)
+    for label, spectrum in wanted.items():
+        own = settings[label] if label else settings
+        index = host.layer_types.index(label) if label else host.turns.index(True)
+        attention = host.attentions[index]
+        width = head_dim_of(host.model.config, attention)
+        for candidate in (own, *_candidates(spectrum, width, base, own, host)):
+            trial = {**settings, label: candidate} if label else candidate
+            if _understood(host, trial, host.layer_types[index], attention, spectrum):
+                settings = trial
+                break
+        else:
+            return f"no rope_type of {_name(host)} gives these frequencies on {spectrum.width} of {width} channels" + (
+                "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
+            )
+    return StockForm({"rope_parameters": settings})
+
+
+def _candidates(
+    spectrum: Spectrum, head_dim: int, base: float | None, own: dict[str, Any], host: OpenHost
+) -> Iterator[dict[str, Any]]:
+    frequencies, width, turning = spectrum.frequencies, spectrum.width, len(spectrum.turning)
+    bases = [base] if base else []
+    if turning > 1 and frequencies[0] == 1.0 and frequencies[1] > 0:
+        bases.append(frequencies[1] ** (-width / 2))
+    bases = bases or [10000.0]
+    partial: dict[str, Any] = {}
+    if "partial_rotary_factor" in own:
+        share = width / head_dim
+        partial = {"partial_rotary_factor": share if int(head_dim * share) == width else (width + 0.5) / head_dim}
+    for theta in bases:
+        yield {"rope_type": "default", "rope_theta": theta, **partial}
+        # The stock floor is int(p * head_dim // 2): half a pair more keeps rounding from dropping one.
+        kept = (turning + 0.5) / (head_dim / 2)
+        yield {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": min(kept, 1.0)}
+    theta = bases[0]
+    factors = [theta ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(frequencies)]
+    yield {
+        "rope_type": "longrope",
+        "rope_theta": theta,
+        "short_factor": factors,
+        "long_factor": factors,
+        "factor": 1.0,
+        "attention_factor": spectrum.amplitude,
+        "original_max_position_embeddings": host.model.config.max_position_embeddings,
+        **partial,
+    }
+
+
+def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, attention: Any, spectrum: Spectrum) -> bool:
+    """Whether the stock rotary module, built from a config with these settings as a load would, has this spectrum."""
+    try:
+        with _quiet():
+            config = type(host.rotary.config).from_dict(
+                {**host.rotary.config.to_dict(), "rope_parameters": copy.deepcopy(settings)}
+            )
+            rotary = type(host.rotary)(config)
+    except Exception:  # whatever stock code raises here, it would raise in a load
+        return False
+    read = config.rope_parameters.get(layer_type) if host.typed else config.rope_parameters
+    if "rotary_ndims" in inspect.unwrap(type(attention).forward).__code__.co_names:  # slices by the config itself
+        share = read.get("partial_rotary_factor", 1.0)
+        if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:
+            return False
+    return same_spectrum(stock_spectrum(rotary, layer_type, spectrum.head_dim), spectrum)
+
+
+def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    """In place of the class's own on a model with an encoding attached: same arguments, and the encoding is kept."""
+    encoding = attached(model).encoding  # type: ignore[union-attr]
+    cls = type(model)
+    record = {"encoding": encoding.to_dict(), "notation": str(encoding), "architecture": cls.__name__}
+    call = inspect.signature(cls.save_pretrained).bind(model, save_directory, *args, **kwargs)
+    form = stock_form(model, encoding)
+    config = copy.deepcopy(model.config)
+    if isinstance(form, StockForm):
+        stamp: dict[str, Any] = {CONFIG_KEY: {**record, "stock": True}}
+        for key, value in form.config.items():
+            setattr(config, key, value)
+        if form.table is not None:
+            given = call.arguments.get("state_dict")
+            call.arguments["state_dict"] = _with_table(
+                model, form.table, model.state_dict() if given is None else given
+            )
+    else:
+        stamp = {
+            CONFIG_KEY: {**record, "stock": False, "why": form},
+            "transformers_weights": GUARD,
+            "architectures": [f"{cls.__name__}WithWhorl"],
+        }
+    _stamp(config, stamp)
+    own = model.config
+    model.config = config
+    try:
+        return cls.save_pretrained(*call.args, **call.kwargs)
+    finally:
+        model.config = own
+
+
+def _stamp(config: Any, stamp: dict[str, Any]) -> None:
+    """Adds entries to what this one config writes. Set as attributes, stock code would drop or check some of them."""
+
+    def to_diff_dict(self: Any) -> dict[str, Any]:
+        written = type(self).to_diff_dict(self)
+        written.pop("to_diff_dict", None)
+        return {**written, **stamp}
+
+    config.__dict__["to_diff_dict"] = types.MethodType(to_diff_dict, config)
+
+
+def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """The state dict with the attached table in the place of the host's own, and whorl's entries left out."""
+    own = open_host(model).position_table
+    offset = getattr(own, "offset", 0)
+    name = next(n for n, m in model.named_modules() if m is own) + ".weight"
+    learned = next((v for k, v in state.items() if _is_ours(k)), table)
+    rows = torch.cat([own.weight[:offset].to(learned), learned.detach()])
+    return {k: rows if k == name else v for k, v in state.items() if not _is_ours(k)}
+
+
+def _is_ours(key: str) -> bool:
+    return "whorl" in key.split(".")
+
+
+def load(name_or_path: Any, **kwargs: Any) -> Any:
+    """Loads a model that was saved with an encoding, and attaches it; any other checkpoint loads as stock does.
+
+    name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
+    arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
+
+    Raises ValueError when the config and the recorded encoding contradict each other, or weights are missing.
+
+    >>> model = whorl.load("path/to/dir")
+    >>> whorl.encoding_of(model)
+    ALiBi()
+    """
+    import transformers
+
+    hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
+    if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
+        return _load_adapter(name_or_path, hub, kwargs)
+    config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(name_or_path, **hub)
+    record = config.__dict__.pop(CONFIG_KEY, None)
+    if record is None:
+        cls = _class(config.architectures, transformers.AutoModelForCausalLM)
+        return cls.from_pretrained(name_or_path, config=config, **kwargs)
+    encoding = from_dict(record["encoding"])
+    config.__dict__.pop("transformers_weights", None)
+    config.architectures = [record["architecture"]]
+    cls = _class(config.architectures, None)
+    with _quiet():  # whorl's own entries are no surprise; the others are looked at here
+        model, found = cls.from_pretrained(name_or_path, config=config, output_loading_info=True, **kwargs)
+    missing = sorted(found["missing_keys"])
+    unexpected = sorted(k for k in found["unexpected_keys"] if not _is_ours(k))
+    if missing or unexpected:
+        raise ValueError(
+            f"{name_or_path} does not hold the weights of a {cls.__name__}: missing {missing or 'none'}, "
+            f"not known to it {unexpected or 'none'}"
+        )
+    if record["stock"]:
+        _check_record(model, encoding, name_or_path)
+    name = model.name_or_path
+    attach(model, encoding)
+    model.name_or_path = name  # this directory says it all
+    _load_learned(model, name_or_path, hub)
+    return model
+
+
+def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
+    """The stock settings and whorl's record of them are in one file, and somebody may have changed one of the two."""
+    host, own = open_host(model), encoding_of(model)
+    if host.rotary is None:
+        agree = own == encoding
+    else:
+        stock, recorded = ([seam.spectrum for seam in layer_plan(host, e).layers] for e in (own, encoding))
+        agree = all(
+            (not a.turning and not b.turning) or same_spectrum(a, b) for a, b in zip(stock, recorded, strict=True)
+        )
+    if not agree:
+        raise ValueError(
+            f"the config in {where} says {own} in stock terms and {encoding} under {CONFIG_KEY!r}; somebody changed "
+            f"one of them. Delete the {CONFIG_KEY!r} entry to keep the stock one"
+        )
+
+
+def _class(architectures: list[str] | None, default: Any) -> Any:
+    import transformers
+
+    for name in architectures or []:
+        if hasattr(transformers, name):
+            return getattr(transformers, name)
+    if default is None:
+        raise ValueError(f"transformers {transformers.__version__} has no model class {architectures}")
+    return default
+
+
+def _load_learned(model: Any, where: Any, hub: dict[str, Any]) -> None:
+    """The encoding's own parameters, from the same safetensors as the rest."""
+    from safetensors import safe_open
+
+    wanted = dict(attached(model).named_parameters())  # type: ignore[union-attr]
+    if not wanted or isinstance(stock_form(model), StockForm):
+        return
+    index = _file(where, "model.safetensors.index.json", hub)
+    names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
+    for name in sorted(names):
+        with safe_open(_file(where, name, hub), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                short = key.rpartition("whorl.")[2]
+                if _is_ours(key) and short in wanted:
+                    with torch.no_grad():
+                        wanted.pop(short).copy_(file.get_tensor(key))
+    if wanted:
+        raise ValueError(f"{where} lacks the learned parameters {sorted(wanted)} of {encoding_of(model)}")
+
+
+def _load_adapter(where: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(where, **hub).base_model_name_or_path
+    if not base:
+        raise ValueError(f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path)")
+    path, attached_in_memory, notation = base.partition(NAMED)
+    model = load(path, **kwargs)
+    if attached_in_memory:
+        encoding = encoding_of(attach(model, notation))
+        if any(True for _ in attached(model).parameters()):  # type: ignore[union-attr]
+            raise ValueError(
+                f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
+                "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
+            )
+    return PeftModel.from_pretrained(model, where, **hub)
+
+
+def _file(where: Any, name: str, hub: dict[str, Any]) -> str | None:
+    from transformers.utils import cached_file
+
+    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **hub)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
