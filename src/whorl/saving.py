@@ -66,8 +66,12 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
             continue
         label = layer_type if host.typed else ""
         spectrum = seam.spectrum
-        if not spectrum.turning:  # in stock terms: every pair that the host turns stands still
-            spectrum = Spectrum((0.0,) * (spectrum.head_dim // 2), spectrum.head_dim)
+        if not spectrum.turning or (
+            host.rotation and host.rotation.layout == "interleaved" and spectrum.amplitude == 1
+        ):
+            # No pair changes if those that the spectrum leaves out are said to stand still. (In halves, they would.)
+            missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
+            spectrum = Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
         if wanted.setdefault(label, spectrum) != spectrum:
             return f"{_name(host)} has one spectrum for {'layers of a type' if host.typed else 'all its layers'}"
     return _as_rope_parameters(host, encoding, wanted)

@@ -1,0 +1,103 @@
+"""docs/families.md, made by asking tiny models of every family: `python -m tests.contract.table` writes it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import whorl
+from whorl.hosts import ENCODERS, FAMILIES, head_dim_of, open_host
+from whorl.saving import StockForm, stock_form
+from whorl.testing import tiny_model
+
+from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, UNPACKED
+
+PATH = Path(__file__).parents[2] / "docs" / "families.md"
+
+HEAD = """# Families and encodings
+
+Made by `python -m tests.contract.table` from tiny models of every family, and checked by the tests (`tests/contract`),
+which also hold every open cell to the contract: attaching what a model has changes nothing, detaching gives back the bits,
+cached decoding equals a full forward, gradients flow, and on fourteen families a good deal more.
+
+- **stock**: attaches, and `save_pretrained` writes it in stock terms: `from_pretrained` gives the same logits without whorl
+- **whorl**: attaches, and is kept under whorl's own key: `whorl.load` restores it, and a stock load fails and says so
+- a number: cannot be done; the reason stands below
+
+"""
+
+TAIL = """
+*pairs*: which channels turn together. *width*: how much of a head may turn: all of it, any part, or a part that the
+family's code fixes; a spectrum's head dim is that width. *layers*: what the family itself can declare (and keeps): windows,
+layers without rotary, one rope setting per layer type. *packing*: whether stock code keeps packed documents apart by
+`position_ids`; where it does not, whorl cannot either.
+
+A family that is not listed works if its seams look like those of the listed ones: its own encoding is attached first, and
+must leave the logits of a few tokens as they were. Otherwise attaching raises and says what was looked for.
+"""
+
+
+def cell(model: Any, encoding: str) -> str:
+    """ "stock", "whorl", or the message with which attaching was refused."""
+    try:
+        whorl.attach(model, encoding)
+    except ValueError as error:
+        return str(error)
+    return "stock" if isinstance(stock_form(model), StockForm) else "whorl"
+
+
+def row(family: str) -> dict[str, str]:
+    """One family's row: its facts, then a cell per encoding."""
+    model = tiny_model(family)
+    host = open_host(model)
+    head_dim = head_dim_of(model.config, host.attentions[0])
+    layers = ["windows"] * any(host.windows) + ["unturned"] * (host.rotary is not None and not all(host.turns))
+    facts = {
+        "pairs": "half" if host.rotation is None else host.rotation.layout,
+        "width": "all" if host.shapes[0].head_dim == head_dim else f"{host.shapes[0].head_dim / head_dim:g}, fixed",
+        "layers": ", ".join([*layers, *["by type"] * host.typed]) or "alike",
+        "packing": "no" if family in UNPACKED else "yes",
+    }
+    if host.rotation is not None and host.rotation.free:
+        facts["width"] = "any"
+    return {**facts, **{name: cell(model, encoding) for name, encoding in ENCODINGS.items()}}
+
+
+def page() -> str:
+    """The whole page."""
+    rows = {family: row(family) for family in FAMILIES}
+    reasons: list[str] = []
+
+    def shown(value: str) -> str:
+        if len(value) < 20:
+            return value
+        if value not in reasons:
+            reasons.append(value)
+        return str(reasons.index(value) + 1)
+
+    columns = list(next(iter(rows.values())))
+    lines = [f"| family | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    lines += [f"| {family} | {' | '.join(map(shown, cells.values()))} |" for family, cells in rows.items()]
+    native = {name: sum(rows[f][name] == "stock" for f in DECODERS) for name in ENCODINGS}
+    summary = (
+        f"\n{len(DECODERS)} decoder families and {len(ENCODERS)} encoders, {len(ENCODINGS)} encodings; "
+        f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings. Saved in stock terms on "
+        + ", ".join(f"{count} ({name})" for name, count in native.items() if count)
+        + " decoder families.\n"
+    )
+    refused = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
+    composed = [f"- `{encoding}` on {family}: {cell(tiny_model(family), encoding)}" for family, encoding in REFUSED]
+    beyond = (
+        f"\nOf compositions, {', '.join(f'`{e}`' for e in COMPOSED)} are under the same contract. "
+        "What cannot be done:\n\n" + "\n".join([*refused, *composed]) + "\n"
+    )
+    return HEAD + "\n".join(lines) + "\n" + summary + beyond + TAIL
+
+
+def open_families(rows: dict[str, dict[str, str]]) -> list[str]:
+    """The decoder families that take every rotary and bias encoding."""
+    return [f for f in DECODERS if all(rows[f][name] in ("stock", "whorl") for name in ROTARY_AND_BIAS)]
+
+
+if __name__ == "__main__":
+    PATH.write_text(page(), encoding="utf-8")
