@@ -1,5 +1,6 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests; make check: lint, format, types; .ci/run calls both
+# make test-compat the same tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # Everything is installed into .venv with the pinned versions of constraints.txt.
 
 PYTHON ?= python3
@@ -7,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/compare
 COMPARE ?=
+COMPAT := .venv-compat
 
-.PHONY: setup compare test check format bench test-gpu clean
+.PHONY: setup compare test test-compat check format bench test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +26,15 @@ compare: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-compat: $(COMPAT)/.installed
+	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n 2 --dist loadfile
+
+$(COMPAT)/.installed: pyproject.toml constraints-compat.txt
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt torch
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt --editable '.[test]'
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .
@@ -42,4 +53,4 @@ test-gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info src/*.egg-info
