@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whorl.attaching import attached
+from whorl.attaching import attached, layer_plan
 from whorl.encodings import Encoding, Layers, Spectrum, from_dict
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.learned import Learned
@@ -38,11 +38,17 @@ def encoding_of(model: Any) -> Encoding:
     return _recorded(host) or stock_encoding(host)
 
 
-def stock_encoding(host: OpenHost) -> Encoding:
-    """What the host itself does, whatever is attached to it. Raises as `encoding_of` does."""
+def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
+    """What the host itself does, whatever is attached to it. Raises as `encoding_of` does.
+
+    Without `at_any_length`, a spectrum that depends on the length is read as it is now.
+    """
     if host.rotary is None:
         rows = host.position_table.weight.shape[0] - getattr(host.position_table, "offset", 0)
         return Learned(max_positions=rows)
+    if at_any_length and host.rotary is not None:
+        for layer_type in set(host.layer_types):
+            _refuse_length_dependent(host, layer_type)
     rules = [_with_window(_rotary(host, i), host.windows[i]) for i in range(len(host.attentions))]
     if len(set(rules)) == 1:
         return rules[0]
@@ -53,19 +59,27 @@ def stock_encoding(host: OpenHost) -> Encoding:
     return Layers(rules[:period])
 
 
-def layer_spectra(host: OpenHost, encoding: Encoding) -> list[Spectrum | None]:
-    """The spectrum of every layer under an encoding, at the width that the host lets turn; None: nothing turns."""
-    spectra = []
-    for index, shape in enumerate(host.shapes):
-        spectrum = encoding.for_layer(index, host.layer_types[index]).spectrum(shape.head_dim)
-        spectra.append(spectrum if spectrum is not None and spectrum.turning else None)
-    return spectra
+def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
+    """Whether two encodings turn every layer of a host alike, to the precision of stock float32 tables."""
+    layers = zip(layer_plan(host, a).layers, layer_plan(host, b).layers, strict=True)
+    return all(same_spectrum(in_stock_terms(host, x.spectrum), in_stock_terms(host, y.spectrum)) for x, y in layers)
 
 
-def same_spectrum(a: Spectrum | None, b: Spectrum | None, precision: float = 2e-6) -> bool:
+def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
+    """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
+
+    Only where that changes no pair: where none turns, or pairs are neighbours. In halves, a pair's channels depend on
+    the width.
+    """
+    neighbours = host.rotation is not None and host.rotation.layout == "interleaved" and spectrum.amplitude == 1
+    missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
+    if spectrum.turning and not neighbours:
+        return spectrum
+    return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
+
+
+def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
     """Whether two spectra turn the same pairs by the same frequencies, to the precision of stock float32 tables."""
-    if a is None or b is None:
-        return a is b
     return (
         a.width == b.width
         and abs(a.amplitude - b.amplitude) <= precision * b.amplitude
@@ -79,8 +93,7 @@ def _recorded(host: OpenHost) -> Encoding | None:
     if not isinstance(record, dict) or host.rotary is None:
         return None
     encoding = from_dict(record["encoding"])
-    pairs = zip(layer_spectra(host, stock_encoding(host)), layer_spectra(host, encoding), strict=True)
-    return encoding if all(same_spectrum(a, b) for a, b in pairs) else None
+    return encoding if same_rotations(host, stock_encoding(host), encoding) else None
 
 
 def _rotary(host: OpenHost, index: int) -> Encoding:
@@ -92,7 +105,6 @@ def _rotary(host: OpenHost, index: int) -> Encoding:
     if spectrum is None:
         return NoPE()
     settings = _settings(host, layer_type)
-    _refuse_length_dependent(host, settings)
     width, pairs = spectrum.width, len(spectrum.frequencies)
     turning = len(spectrum.turning)
     if turning == 0:
@@ -134,7 +146,8 @@ def _settings(host: OpenHost, layer_type: str) -> dict[str, Any]:
     return (settings.get(layer_type) if layer_type in settings else settings) or {}
 
 
-def _refuse_length_dependent(host: OpenHost, settings: dict[str, Any]) -> None:
+def _refuse_length_dependent(host: OpenHost, layer_type: str) -> None:
+    settings = _settings(host, layer_type)
     kind = settings.get("rope_type")
     static = (kind == "dynamic" and bool(settings.get("alpha"))) or (
         kind == "longrope" and settings.get("short_factor") == settings.get("long_factor")

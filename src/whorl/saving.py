@@ -26,7 +26,7 @@ from whorl.attaching import NAMED, attach, attached, layer_plan
 from whorl.encodings import Encoding, Spectrum, from_dict
 from whorl.encodings.learned import Learned
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, encoding_of, same_spectrum
+from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, same_rotations, same_spectrum
 
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
 GUARD = (
@@ -65,13 +65,7 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
         if not turns:
             continue
         label = layer_type if host.typed else ""
-        spectrum = seam.spectrum
-        if not spectrum.turning or (
-            host.rotation and host.rotation.layout == "interleaved" and spectrum.amplitude == 1
-        ):
-            # No pair changes if those that the spectrum leaves out are said to stand still. (In halves, they would.)
-            missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
-            spectrum = Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
+        spectrum = in_stock_terms(host, seam.spectrum)
         if wanted.setdefault(label, spectrum) != spectrum:
             return f"{_name(host)} has one spectrum for {'layers of a type' if host.typed else 'all its layers'}"
     return _as_rope_parameters(host, encoding, wanted)
@@ -156,7 +150,8 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
         share = read.get("partial_rotary_factor", 1.0)
         if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:
             return False
-    return same_spectrum(stock_spectrum(rotary, layer_type, spectrum.head_dim), spectrum)
+    stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
+    return stock is not None and same_spectrum(stock, spectrum)
 
 
 def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -263,13 +258,7 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
 def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
     """The stock settings and whorl's record of them are in one file, and somebody may have changed one of the two."""
     host, own = open_host(model), encoding_of(model)
-    if host.rotary is None:
-        agree = own == encoding
-    else:
-        stock, recorded = ([seam.spectrum for seam in layer_plan(host, e).layers] for e in (own, encoding))
-        agree = all(
-            (not a.turning and not b.turning) or same_spectrum(a, b) for a, b in zip(stock, recorded, strict=True)
-        )
+    agree = own == encoding if host.rotary is None else same_rotations(host, own, encoding)
     if not agree:
         raise ValueError(
             f"the config in {where} says {own} in stock terms and {encoding} under {CONFIG_KEY!r}; somebody changed "

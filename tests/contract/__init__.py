@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,9 +46,6 @@ TWELVE = (
     "gpt2",
 )
 
-# Stock code of these does not keep packed documents apart by position_ids, whatever the encoding (a test says so).
-UNPACKED = ("gpt_oss", "falcon", "opt", "lfm2", *ENCODERS)
-
 # Why a pair cannot be done, by (family, encoding): attaching raises this.
 REFUSED = {
     ("gemma4_text", "rope+window:size=8/nope"): "reuses the keys of layer",
@@ -62,6 +60,19 @@ TOKENS = torch.randint(3, 97, (2, LENGTH), generator=torch.Generator().manual_se
 def extra(family: str) -> dict[str, Any]:
     """Inputs that a family needs: BERT looks its token types up by position, past the end of a table."""
     return {"token_type_ids": torch.zeros(2, LENGTH, dtype=torch.long)} if family == "bert" else {}
+
+
+@cache
+@torch.no_grad()
+def packs(family: str) -> bool:
+    """Whether this version's stock code keeps packed documents apart by position_ids; if not, whorl cannot."""
+    from whorl.testing import logits_and_budget, tiny_model
+
+    model = tiny_model(family)
+    logits, budget = logits_and_budget(model, TOKENS)
+    uncached = {} if family in ENCODERS else {"use_cache": False}
+    packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], **uncached).logits
+    return difference(packed.view(2, LENGTH, -1), logits) < budget
 
 
 def drawn(model: Any) -> Any:

@@ -10,30 +10,30 @@ from whorl.hosts import ENCODERS, FAMILIES, head_dim_of, open_host
 from whorl.saving import StockForm, stock_form
 from whorl.testing import tiny_model
 
-from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, UNPACKED
+from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, packs
 
 PATH = Path(__file__).parents[2] / "docs" / "families.md"
 
 HEAD = """# Families and encodings
 
 Made by `python -m tests.contract.table` from tiny models of every family, and checked by the tests (`tests/contract`),
-which also hold every open cell to the contract: attaching what a model has changes nothing, detaching gives back the bits,
-cached decoding equals a full forward, gradients flow, and on fourteen families a good deal more.
+which also hold every open cell to the contract: attaching what a model has changes nothing, detaching gives back the
+bits, cached decoding equals a full forward, gradients flow, and on fourteen families a good deal more.
 
-- **stock**: attaches, and `save_pretrained` writes it in stock terms: `from_pretrained` gives the same logits without whorl
-- **whorl**: attaches, and is kept under whorl's own key: `whorl.load` restores it, and a stock load fails and says so
+- **stock**: attaches, and is saved in stock terms: `from_pretrained` gives the same logits where there is no whorl
+- **whorl**: attaches, and is saved under whorl's own key: `whorl.load` restores it, and a stock load fails and says so
 - a number: cannot be done; the reason stands below
 
 """
 
 TAIL = """
 *pairs*: which channels turn together. *width*: how much of a head may turn: all of it, any part, or a part that the
-family's code fixes; a spectrum's head dim is that width. *layers*: what the family itself can declare (and keeps): windows,
-layers without rotary, one rope setting per layer type. *packing*: whether stock code keeps packed documents apart by
-`position_ids`; where it does not, whorl cannot either.
+family's code fixes; a spectrum's head dim is that width. *layers*: what the family itself can declare (and keeps):
+windows, layers without rotary, one rope setting per layer type. *packing*: whether stock code keeps packed documents
+apart by `position_ids`; where it does not, whorl cannot either.
 
-A family that is not listed works if its seams look like those of the listed ones: its own encoding is attached first, and
-must leave the logits of a few tokens as they were. Otherwise attaching raises and says what was looked for.
+A family that is not listed works if its seams look like those of the listed ones: its own encoding is attached first,
+and must leave the logits of a few tokens as they were. Otherwise attaching raises and says what was looked for.
 """
 
 
@@ -56,7 +56,7 @@ def row(family: str) -> dict[str, str]:
         "pairs": "half" if host.rotation is None else host.rotation.layout,
         "width": "all" if host.shapes[0].head_dim == head_dim else f"{host.shapes[0].head_dim / head_dim:g}, fixed",
         "layers": ", ".join([*layers, *["by type"] * host.typed]) or "alike",
-        "packing": "no" if family in UNPACKED else "yes",
+        "packing": "yes" if packs(family) else "no",
     }
     if host.rotation is not None and host.rotation.free:
         facts["width"] = "any"
@@ -81,7 +81,7 @@ def page() -> str:
     native = {name: sum(rows[f][name] == "stock" for f in DECODERS) for name in ENCODINGS}
     summary = (
         f"\n{len(DECODERS)} decoder families and {len(ENCODERS)} encoders, {len(ENCODINGS)} encodings; "
-        f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings. Saved in stock terms on "
+        f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings. Saved in stock terms on\n"
         + ", ".join(f"{count} ({name})" for name, count in native.items() if count)
         + " decoder families.\n"
     )

