@@ -286,6 +286,8 @@ def test_a_data_parallel_wrapper_is_refused_for_attaching_and_read_for_encoding_
     assert whorl.encoding_of(wrapped) == whorl.ALiBi()
     with pytest.raises(ValueError, match=r"wrapped in DataParallel.*attach to the model before wrapping it.*\.module"):
         whorl.attach(wrapped, "rope")
+    with pytest.raises(ValueError, match="wrapped in DataParallel"):
+        whorl.attach(torch.compile(wrapped), "rope")
 
 
 @torch.no_grad()
@@ -339,6 +341,13 @@ def test_a_family_that_is_not_listed_is_proved_before_it_is_used(family: str) ->
     whorl.attach(model, "hope:train_length=16")
     assert difference(model(TOKENS).logits, stock) > 100 * budget
     assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+
+
+@torch.no_grad()
+def test_an_unlisted_family_is_proved_in_its_own_precision_and_scaling() -> None:
+    """Stock tables in bfloat16 are off by more than exact ones; a spectrum by length is read at the probe's length."""
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    whorl.attach(tiny_model("olmo", rope_parameters=dynamic).to(torch.bfloat16), "hope:train_length=16")
 
 
 @torch.no_grad()
