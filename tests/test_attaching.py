@@ -142,8 +142,27 @@ def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
         attachment = whorl.attached(whorl.attach(model, encoding))
         assert isinstance(attachment, Attachment)
         assert sum(p.numel() for p in attachment.parameters()) == parameters, encoding
-    whorl.attach(tiny_model("gemma4_text"), "t5")  # layers of two head dims share the one table
-    assert sum(p.numel() for p in whorl.attached(model).parameters()) == 32 * 4
+    gemma = whorl.attach(tiny_model("gemma4_text"), "t5")  # layers of two head dims share the one table
+    assert sum(p.numel() for p in whorl.attached(gemma).parameters()) == 32 * 4
+
+
+@pytest.mark.parametrize(("family", "reached"), [("llama", [*range(23)]), ("bert", [*range(13), *range(17, 29)])])
+def test_an_encoder_gives_later_keys_buckets_of_their_own(family: str, reached: list[int]) -> None:
+    """T5 has 32 buckets up to a distance of 128; 40 tokens reach 23 of them, or 13 before and 12 after each token."""
+    model = whorl.attach(tiny_model(family), "t5")
+    model(TOKENS).logits.square().mean().backward()
+    table = next(whorl.attached(model).parameters()).grad
+    assert table.abs().sum(1).nonzero().flatten().tolist() == reached
+
+
+@torch.no_grad()
+def test_a_copy_has_learned_parameters_of_its_own() -> None:
+    model = whorl.attach(tiny_model("llama"), "t5")
+    logits = model(TOKENS).logits
+    twin = copy.deepcopy(model)
+    next(whorl.attached(twin).parameters()).normal_()
+    assert torch.equal(model(TOKENS).logits, logits)
+    assert difference(twin(TOKENS).logits, logits) > 1e-2
 
 
 # --- precision, compilation, other people's code ---------------------------------------------------------------------
@@ -298,6 +317,8 @@ def test_a_quantised_model_takes_an_encoding() -> None:
     stock = model(TOKENS).logits
     whorl.attach(model, "rope")
     assert difference(model(TOKENS).logits, stock) < 1e-2 * float(stock.abs().max())  # int8 steps
+    # bitsandbytes keeps packed weights as parameters of bytes
+    model.register_parameter("packed", torch.nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False))
     whorl.attach(model, "t5")
     assert [p.dtype for p in whorl.attached(model).parameters()] == [torch.float32]
     model(TOKENS)
@@ -348,6 +369,21 @@ def test_an_unlisted_family_is_proved_in_its_own_precision_and_scaling() -> None
     """Stock tables in bfloat16 are off by more than exact ones; a spectrum by length is read at the probe's length."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     whorl.attach(tiny_model("olmo", rope_parameters=dynamic).to(torch.bfloat16), "hope:train_length=16")
+
+
+@torch.no_grad()
+def test_an_unlisted_family_whose_rotary_module_does_something_else_is_refused() -> None:
+    model = tiny_model("olmo")
+
+    class Faster(type(model.model.rotary_emb)):
+        def forward(self, x, position_ids):
+            return super().forward(x, 2 * position_ids)
+
+    model.model.rotary_emb.__class__ = Faster
+    stock = model(TOKENS).logits
+    with pytest.raises(ValueError, match=r"with its own encoding attached its logits moved by"):
+        whorl.attach(model, "rope")
+    assert torch.equal(model(TOKENS).logits, stock)
 
 
 @torch.no_grad()

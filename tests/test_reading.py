@@ -50,6 +50,15 @@ def test_layers_without_rotary_are_said_by_the_shortest_cycle() -> None:
     assert own("smollm3", no_rope_layers=[1, 1, 1]) == "rope:base=2000000"
 
 
+def test_a_fraction_is_named_so_that_it_keeps_as_many_pairs(tmp_path) -> None:
+    """int(15 / 22 * 44 // 2) is 14: the floor in p-RoPE's formula needs a little more than 15 / 22."""
+    model = whorl.attach(tiny_model("llama", head_dim=44), "hope:train_length=3000")
+    assert len(model.model.layers[0].self_attn.whorl_seam.spectrum.turning) == 15
+    model.save_pretrained(tmp_path)
+    stock = whorl.detach(whorl.load(tmp_path))
+    assert str(whorl.encoding_of(stock)) == f"p-rope:p={15.5 / 22}"
+
+
 def test_where_the_host_fixes_the_width_its_head_dim_is_that_width() -> None:
     """Phi hands its rotation half of each head: all of what it lets turn turns."""
     model = tiny_model("phi")

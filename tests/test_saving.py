@@ -127,6 +127,24 @@ def test_layer_types_are_said_natively_where_the_host_has_them(family: str, tmp_
     assert str(whorl.encoding_of(stock)) == encoding, "the record beside the stock settings names it"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "encoding", "overrides"),
+    [
+        ("llama", whorl.Frequencies(whorl.RoPE().spectrum(16).frequencies, amplitude=1.5), {}),
+        ("phi", whorl.HoPE(train_length=40), {"partial_rotary_factor": 1.0}),
+    ],
+    ids=["amplitude", "a slice of the whole head"],
+)
+def test_longrope_says_what_simpler_types_almost_say(family: str, encoding, overrides: dict, tmp_path) -> None:
+    """RoPE's frequencies with an amplitude; HoPE where the key that proportional needs also sets the width."""
+    model = whorl.attach(tiny_model(family, **overrides), encoding)
+    assert stock_form(model).config["rope_parameters"]["rope_type"] == "longrope"
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    assert difference(type(model).from_pretrained(tmp_path).eval()(TOKENS).logits, logits) < budget
+
+
 def test_attaching_what_is_there_leaves_the_saved_config_alone(tmp_path) -> None:
     yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
     for family in ("llama", "gpt_oss", "apertus", "gpt_neox"):

@@ -78,16 +78,17 @@ def packs(family: str) -> bool:
 def drawn(model: Any) -> Any:
     """Draws the encoding's learned parameters at random: at their zeros they would hide faults.
 
-    Drawn positive: KERPLE clamps its parameters at 0.01, and has no gradient below. A table of positions that the host
-    already has stays, so that what it does is known.
+    Drawn positive: KERPLE clamps its parameters at 0.01, and has no gradient below. A table of positions is moved a
+    little from where it starts.
     """
     import whorl
     from whorl.encodings.learned import PositionTable
 
     generator = torch.Generator().manual_seed(0)
     for effect in whorl.attached(model).effects:
-        for parameter in effect.parameters() if not isinstance(effect, PositionTable) else ():
-            torch.nn.init.uniform_(parameter, 0.2, 1.8, generator=generator)
+        for parameter in effect.parameters():
+            draw = torch.empty_like(parameter).uniform_(0.2, 1.8, generator=generator)
+            parameter.data = parameter + 0.1 * draw if isinstance(effect, PositionTable) else draw
     return model
 
 

@@ -79,11 +79,11 @@ def page() -> str:
     lines = [f"| family | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     lines += [f"| {family} | {' | '.join(map(shown, cells.values()))} |" for family, cells in rows.items()]
     native = {name: sum(rows[f][name] == "stock" for f in DECODERS) for name in ENCODINGS}
+    listed = ", ".join(f"{count} ({name})" for name, count in native.items() if count)
     summary = (
         f"\n{len(DECODERS)} decoder families and {len(ENCODERS)} encoders, {len(ENCODINGS)} encodings; "
-        f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings. Saved in stock terms on\n"
-        + ", ".join(f"{count} ({name})" for name, count in native.items() if count)
-        + " decoder families.\n"
+        f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings.\n"
+        f"Saved in stock terms on {listed} decoder families.\n"
     )
     refused = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
     composed = [f"- `{encoding}` on {family}: {cell(tiny_model(family), encoding)}" for family, encoding in REFUSED]

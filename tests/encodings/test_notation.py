@@ -73,6 +73,13 @@ def test_layers_cycle_or_go_by_type() -> None:
         typed.for_layer(2, "chunked")
 
 
+def test_rules_by_type_are_equal_in_any_order() -> None:
+    rules = {"sliding_attention": whorl.RoPE(), "full_attention": whorl.NoPE()}
+    one, other = Layers(rules), Layers(dict(reversed(rules.items())))
+    assert one == other
+    assert str(one) == str(other) == "full_attention=nope/sliding_attention=rope"
+
+
 def test_a_run_length_reaches_into_compositions() -> None:
     assert str(parse("hope+window:size=8/hope:train_length=64").with_train_length(128)) == (
         "hope:train_length=128+window:size=8/hope:train_length=64"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from whorl.encodings import Spectrum, parse
+from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.hope import HoPE
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
@@ -115,3 +116,31 @@ def test_hope_without_a_length_asks_for_one() -> None:
     assert HoPE(64).with_train_length(128) == HoPE(64)
     with pytest.raises(ValueError, match="train_length=4096"):
         HoPE().spectrum(64)
+
+
+def test_frequencies_are_taken_as_they_are() -> None:
+    encoding = parse("frequencies:values=0.9@0@1e-3,amplitude=1.5")
+    assert encoding == Frequencies((0.9, 0.0, 0.001), amplitude=1.5)
+    spectrum = encoding.spectrum(16)
+    assert (spectrum.frequencies, spectrum.width, spectrum.amplitude) == ((0.9, 0.0, 0.001), 6, 1.5)
+    assert spectrum.turning == (0, 2)
+    assert parse("frequencies:values=0.5").spectrum(2).frequencies == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("notation", "message"),
+    [
+        ("frequencies:values=0.9@fast", "numbers joined by '@'"),
+        ("frequencies:values=0.9@-1", "finite, not negative"),
+        ("frequencies:values=inf", "finite, not negative"),
+        ("frequencies", "frequencies needs values"),
+    ],
+)
+def test_frequencies_refuse_nonsense(notation: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(notation)
+
+
+def test_more_frequencies_than_pairs_say_how_many_fit() -> None:
+    with pytest.raises(ValueError, match="3 frequencies turn 6 channels, and this host lets 4 turn; give at most 2"):
+        parse("frequencies:values=0.9@0.5@0.1").spectrum(4)
