@@ -24,7 +24,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Spectrum, parse
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, open_host
-from whorl.ops import Tables, biased_attention, rotate, rotation_tables
+from whorl.ops import Tables, biased_attention, choose, rotate, rotation_tables
 
 INTERFACE = "whorl"
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
@@ -58,6 +58,16 @@ class Turns:
         return Turns(self.positions[batch, tokens], tuple(tables))
 
 
+class LayerTables(NamedTuple):
+    """What arrives in a host's rotation function in the place of cos."""
+
+    tables: Tables
+    impl: str
+
+    def to(self, device: Any) -> LayerTables:
+        return self._replace(tables=self.tables.to(device))
+
+
 @dataclass
 class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
@@ -70,6 +80,7 @@ class LayerSeam:
     biases: tuple[nn.Module, ...]
     in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
     in_interface: bool  # this model's attention is whorl's, which needs positions
+    impl: str  # which implementation of whorl's operations
     forward: Callable[..., Any] | None  # the class's forward, rotation rebound
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
@@ -95,7 +106,7 @@ class Attachment(nn.Module):
         return str(self.encoding)
 
 
-def attach(model: Any, encoding: Encoding | str) -> Any:
+def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     """Gives `model` this positional encoding in place of the one that it has, and returns the model.
 
     encoding: an `Encoding`, or its notation ("p-rope:p=0.5"). The model's weights are left as they are; learned
@@ -104,6 +115,8 @@ def attach(model: Any, encoding: Encoding | str) -> Any:
 
     What the host declares itself stays: its windows, soft caps, sinks and scales, and the layers that it does not turn
     (unless `Layers` gives such a layer a rotary encoding by name). A model inside torch.compile or PEFT is found.
+
+    impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one.
 
     Raises ValueError, with the model unchanged, for a model without a known seam, sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, or a module
@@ -114,7 +127,10 @@ def attach(model: Any, encoding: Encoding | str) -> Any:
     encoding = parse(encoding)
     _refuse_parallel(model)
     host = open_host(model)
+    choose(impl, next(host.model.parameters()).device)
     plan = layer_plan(host, encoding)
+    for seam in plan.layers:
+        seam.impl = impl
     before = attached(model)
     _refuse_foreign_forwards(host)
     if before is not None:
@@ -223,6 +239,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
                 biases=tuple(biases),
                 in_mask=bool(biases) and host.biases == "mask",
                 in_interface=False,
+                impl="auto",
                 forward=None if rotation is None else _rebound(attention, host.host.rotate, rotation),
             )
         )
@@ -422,10 +439,12 @@ def _attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam
     turns, _ = kwargs.pop("position_embeddings")
-    tables = turns.tables[seam.table]
+    tables = LayerTables(turns.tables[seam.table], seam.impl)
     kwargs["position_embeddings"] = tables if seam.call == "complex" else (tables, None)
     if seam.in_mask:
-        kwargs["attention_mask"] = _biased_mask(seam, turns.positions, kwargs["attention_mask"], tables.cos.dtype)
+        kwargs["attention_mask"] = _biased_mask(
+            seam, turns.positions, kwargs["attention_mask"], tables.tables.cos.dtype
+        )
     elif seam.in_interface:
         kwargs["whorl_positions"] = turns.positions
     assert seam.forward is not None
@@ -503,26 +522,24 @@ def _watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Calla
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.
 
 
-def _pair_half(q: torch.Tensor, k: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
-    return rotate(q, k, cos, layout="half", heads_dim=unsqueeze_dim)
+def _pair_half(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+    return rotate(q, k, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)
 
 
-def _pair_interleaved(
-    q: torch.Tensor, k: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1
-) -> tuple[Any, Any]:
-    return rotate(q, k, cos, layout="interleaved", heads_dim=unsqueeze_dim)
+def _pair_interleaved(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+    return rotate(q, k, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)
 
 
-def _single_half(x: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> torch.Tensor:
-    return rotate(x, None, cos, layout="half", heads_dim=unsqueeze_dim)[0]
+def _single_half(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
+    return rotate(x, None, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
 
 
-def _single_interleaved(x: torch.Tensor, cos: Tables, sin: None, unsqueeze_dim: int = 1) -> torch.Tensor:
-    return rotate(x, None, cos, layout="interleaved", heads_dim=unsqueeze_dim)[0]
+def _single_interleaved(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
+    return rotate(x, None, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
 
 
-def _complex_interleaved(q: torch.Tensor, k: torch.Tensor, frequencies: Tables) -> tuple[Any, Any]:
-    return rotate(q, k, frequencies, layout="interleaved", heads_dim=2)
+def _complex_interleaved(q: Any, k: Any, frequencies: LayerTables) -> tuple[Any, Any]:
+    return rotate(q, k, frequencies.tables, layout="interleaved", heads_dim=2, impl=frequencies.impl)
 
 
 ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {
@@ -582,8 +599,9 @@ def _attention_interface(
         mask, visible = None, attention_mask >= 0
     keys_at = _key_positions(position_ids, visible, key.shape[2])
     if seam.late:
-        query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), layout=seam.layout)
-        key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), layout=seam.layout)
+        how: Any = {"layout": seam.layout, "impl": seam.impl}
+        query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), **how)
+        key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), **how)
     output, weights = biased_attention(
         query,
         key,

@@ -168,14 +168,6 @@ def test_layouts_are_the_same_up_to_a_permutation() -> None:
     assert torch.equal(interleaved, half.unflatten(-1, (2, 8)).transpose(-1, -2).flatten(-2))
 
 
-def test_bad_calls_say_so() -> None:
-    tables = rotation_tables(parse("rope").spectrum(16), torch.arange(6))
-    with pytest.raises(ValueError, match="half, interleaved, got 'neox'"):
-        rotate(torch.randn(1, 2, 6, 16), None, tables, layout="neox")
-    with pytest.raises(ValueError, match="turn 16 channels and the head has 8"):
-        rotate(torch.randn(1, 2, 6, 8), None, tables)
-
-
 def test_error_budget_is_derived() -> None:
     x = torch.randn(100)
     truth, budget = error_budget(torch.sin, (x,), torch.bfloat16)

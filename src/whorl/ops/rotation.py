@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 import torch
 
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
-from whorl.ops.impl import reference
+from whorl.ops.impl import cpu, reference
 
 LAYOUTS = ("half", "interleaved")
+IMPLS = ("auto", "reference", "cpu", "triton")
 
 
 class Tables(NamedTuple):
     """What a rotation needs: cos and sin of the pairs that turn, and which pairs those are.
 
-    cos, sin   float32 (float64 for float64 inputs), [batch or 1, tokens, pairs that turn], amplitude included
+    cos, sin   float32 (float64 for float64 inputs), [batch or 1, tokens, pairs that turn], amplitude included; or, for
+               spectra of their own per head, four dimensions in the order of q's
     first      index of the first pair that turns; the turning pairs are first .. first + cos.shape[-1] - 1
     width      channels that are in pairs; channels from `width` on pass through
-    amplitude  what an unturned pair below `width` is multiplied by (YaRN scales the whole head)
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     first: int
     width: int
-    amplitude: float = 1.0
 
     def to(self, device: torch.device | str) -> Tables:
         """The same tables on another device."""
@@ -34,36 +35,322 @@ class Tables(NamedTuple):
 
 
 def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> Tables:
-    """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`)."""
+    """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`).
+
+    With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too.
+    """
     if positions.dim() == 1:
         positions = positions[None]
     turning = spectrum.turning
     first, last = (turning[0], turning[-1] + 1) if turning else (0, 0)
+    if spectrum.amplitude != 1.0:
+        first, last = 0, len(spectrum.frequencies)
     cos, sin = cos_sin(
         positions, spectrum.frequencies[first:last], torch.float64 if dtype == torch.float64 else torch.float32
     )
     if spectrum.amplitude != 1.0:
         cos, sin = cos * spectrum.amplitude, sin * spectrum.amplitude
-    return Tables(cos, sin, first, spectrum.width, spectrum.amplitude)
+    return Tables(cos, sin, first, spectrum.width)
 
 
 def rotate(
-    q: torch.Tensor, k: torch.Tensor | None, tables: Tables, *, layout: str = "half", heads_dim: int = 1
+    q: torch.Tensor,
+    k: torch.Tensor | None,
+    tables: Tables,
+    *,
+    layout: str = "half",
+    heads_dim: int = 1,
+    inplace: bool = False,
+    impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """q and k with their turning pairs turned; the others are passed on untouched (RoFormer, 2104.09864, Eq. 34).
 
-    q, k       [batch, heads, tokens, head_dim] (heads_dim=1) or [batch, tokens, heads, head_dim] (heads_dim=2),
-               float64, float32, bfloat16 or float16; k may have its own head count, or be None
+    q, k       [batch, heads, tokens, head_dim] (heads_dim=1) or [batch, tokens, heads, head_dim] (heads_dim=2), of any
+               strides; float64, float32, bfloat16 or float16; k may have its own head count, or be None
     layout     "half": pair i is channels (i, i + width/2), as in Llama and GPT-NeoX;
                "interleaved": channels (2i, 2i + 1), as in RoFormer and GPT-J
+    inplace    q and k themselves are turned and returned; the pairs that stand still are neither read nor written. In
+               the backward pass, the gradients that arrive are turned in place too.
+    impl       "reference", "cpu" (a C loop) or "triton"; one asked for by name runs or raises. "auto" takes the
+               environment's WHORL_IMPL, or else the fastest that the inputs' device has.
 
-    The arithmetic is float32 (float64 for float64 inputs), cast back once. Raises ValueError for a layout that
-    is neither, or a head narrower than the tables' width.
+    The arithmetic is float32 (float64 for float64 inputs), cast back once. Gradients reach q, k and, out of place, the
+    tables (and so learned frequencies). Raises ValueError for arguments that do not fit one another.
     """
+    _check(q, k, tables, layout, heads_dim, inplace)
+    tensors = [q] if k is None else [q, k]
+    if not torch.compiler.is_compiling():  # the operator chooses when it runs
+        impl = choose(impl, q.device)
+    if tables.cos.shape[-1] == 0 or q.numel() == 0:
+        return q, k
+    if impl == "reference":
+        turned = [reference.rotate_one(x, *tables, layout=layout, heads_dim=heads_dim) for x in tensors]
+        if inplace:
+            turned = [x.copy_(y) for x, y in zip(tensors, turned, strict=True)]
+    else:
+        how = _How(tables.first, tables.width, layout, heads_dim, 1, impl)
+        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, tables.cos, tables.sin))
+        if inplace and differentiable:
+            turned = list(_RotateInPlace.apply(tables.cos, tables.sin, how, *tensors))
+        elif inplace:
+            turned = _turn_in_place(tensors, tables.cos, tables.sin, how)
+        elif differentiable and not torch.compiler.is_compiling() and _plain(tensors):
+            turned = list(_Rotate.apply(tables.cos, tables.sin, how, *tensors))
+        else:
+            turned = _turn(tensors, tables.cos, tables.sin, how)
+    return turned[0], turned[1] if k is not None else None
+
+
+def choose(impl: str, device: torch.device) -> str:
+    """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
+    asked = impl
+    if impl == "auto":
+        asked = os.environ.get("WHORL_IMPL", "auto")
+    if asked not in IMPLS:
+        where = "" if impl != "auto" else " (from the environment's WHORL_IMPL)"
+        raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {asked!r}{where}")
+    if asked == "auto":
+        if device.type == "cpu":
+            return "reference" if cpu.available() else "cpu"
+        return "triton" if device.type == "cuda" and _triton_missing(device) is None else "reference"
+    why = None
+    if asked == "cpu":
+        why = cpu.available() if device.type == "cpu" else f"the inputs are on {device}"
+    elif asked == "triton":
+        why = _triton_missing(device)
+    if why is not None:
+        raise ValueError(f"impl={asked!r} cannot run here: {why}")
+    return asked
+
+
+def _triton_missing(device: torch.device) -> str | None:
+    """None where the Triton kernel can run: on CUDA, or anywhere in Triton's interpreter."""
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the inputs are on {device}, and TRITON_INTERPRET=1 is not set"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "the package triton is not installed"
+    return None
+
+
+class _How(NamedTuple):
+    """What an operator needs besides tensors."""
+
+    first: int
+    width: int
+    layout: str
+    heads_dim: int
+    sign: int  # -1 turns back
+    impl: str
+
+    def back(self) -> _How:
+        return self._replace(sign=-self.sign)
+
+
+def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str, heads_dim: int, inplace: bool) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    for x in (q, k):
-        if x is not None and x.shape[-1] < tables.width:
-            raise ValueError(f"the tables turn {tables.width} channels and the head has {x.shape[-1]}")
-    turned = reference.rotate_one(q, *tables, layout=layout, heads_dim=heads_dim)
-    return turned, None if k is None else reference.rotate_one(k, *tables, layout=layout, heads_dim=heads_dim)
+    if heads_dim not in (1, 2):
+        raise ValueError(f"heads_dim must be 1 or 2, got {heads_dim}")
+    cos, sin, first, width = tables
+    if width % 2 or not 0 <= first <= width // 2 - cos.shape[-1]:
+        raise ValueError(
+            f"tables must hold pairs within their width: width {width}, first pair {first}, {cos.shape[-1]} pairs"
+        )
+    if cos.shape != sin.shape or cos.dim() not in (3, 4):
+        raise ValueError(
+            f"tables.cos and tables.sin must be [batch or 1, tokens, pairs] alike, got {tuple(cos.shape)} and "
+            f"{tuple(sin.shape)}"
+        )
+    for name, x in (("q", q), ("k", k)):
+        if x is None:
+            continue
+        if x.dim() != 4:
+            raise ValueError(f"{name} must have four dimensions, got the shape {tuple(x.shape)}")
+        if x.dtype not in cpu.DTYPES:
+            raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+        if x.shape[-1] < width:
+            raise ValueError(f"the tables turn {width} channels and {name}'s heads have {x.shape[-1]}")
+        if x.device != cos.device:
+            raise ValueError(f"{name} is on {x.device} and the tables are on {cos.device}; move one of them")
+        tokens, table = x.shape[3 - heads_dim], cos.shape[3 - heads_dim if cos.dim() == 4 else 1]
+        if table != tokens:
+            raise ValueError(
+                f"the tables hold {table} tokens and {name} has {tokens} (in dimension {3 - heads_dim} of "
+                f"{tuple(x.shape)}; heads_dim={heads_dim})"
+            )
+        if cos.shape[0] not in (1, x.shape[0]):
+            raise ValueError(f"the tables are for a batch of {cos.shape[0]} and {name} has one of {x.shape[0]}")
+        if cos.dim() == 4 and cos.shape[heads_dim] not in (1, x.shape[heads_dim]):
+            raise ValueError(f"the tables are for {cos.shape[heads_dim]} heads and {name} has {x.shape[heads_dim]}")
+        if inplace and any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
+            raise ValueError(f"{name} is expanded, so that several elements are one: it cannot be turned in place")
+    if k is not None and (k.dtype != q.dtype or k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]):
+        raise ValueError(
+            f"q and k must agree in batch, head dim and dtype, got {tuple(q.shape)} {q.dtype} and {tuple(k.shape)} "
+            f"{k.dtype}"
+        )
+    if inplace and torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad):
+        raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
+
+
+# Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
+# under torch.compile, and for fake and wrapped tensors, through an operator that torch knows.
+
+
+def _plain(tensors: list[torch.Tensor]) -> bool:
+    return all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta" for x in tensors)
+
+
+def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:
+    math = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    cos, sin = cos.to(math), sin.to(math)
+    impl = choose(how.impl, tensors[0].device)
+    if impl == "reference":
+        for x, y in zip(tensors, out, strict=True):
+            tables = (cos, how.sign * sin, how.first, how.width)
+            y.copy_(reference.rotate_one(x, *tables, layout=how.layout, heads_dim=how.heads_dim))
+        return
+    backend: Any = cpu
+    if impl == "triton":
+        from whorl.ops.impl import triton as backend
+    backend.rotate(
+        tensors, out, cos, sin, how.first, how.width, layout=how.layout, heads_dim=how.heads_dim, sign=how.sign
+    )
+
+
+def _turn(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
+    if torch.compiler.is_compiling() or not _plain(tensors):
+        k = tensors[1] if len(tensors) > 1 else None
+        return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))
+    tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+    out = [torch.empty_like(x) for x in tensors]
+    _run(tensors, out, cos, sin, how)
+    return out
+
+
+def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
+    if torch.compiler.is_compiling() or not _plain(tensors):
+        torch.ops.whorl.rotate_(tensors[0], tensors[1] if len(tensors) > 1 else None, cos, sin, *how)
+        return tensors
+    if all(x.stride(-1) == 1 for x in tensors):
+        _run(tensors, tensors, cos, sin, how)
+        return tensors
+    return [x.copy_(y) for x, y in zip(tensors, _turn(tensors, cos, sin, how), strict=True)]
+
+
+def _table_gradients(
+    tensors: list[torch.Tensor], grads: list[torch.Tensor], cos: torch.Tensor, how: _How
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients to cos and sin: sums over whatever shares a table."""
+    to_cos, to_sin = torch.zeros_like(cos), torch.zeros_like(cos)
+    for x, grad in zip(tensors, grads, strict=True):
+        (a, b), (ga, gb) = (
+            reference.turning_pairs(y.to(cos.dtype), how.first, cos.shape[-1], how.width, how.layout) for y in (x, grad)
+        )
+        to_cos = to_cos + _like(ga * a + gb * b, cos, how)
+        to_sin = to_sin + _like(how.sign * (gb * a - ga * b), cos, how)
+    return to_cos, to_sin
+
+
+def _like(gradient: torch.Tensor, table: torch.Tensor, how: _How) -> torch.Tensor:
+    if table.dim() == 3:
+        gradient = gradient.sum(how.heads_dim)
+    return gradient.sum_to_size(table.shape)
+
+
+class _Rotate(torch.autograd.Function):
+    """Out of place. The backward pass turns the gradients back by the same tables."""
+
+    @staticmethod
+    def forward(ctx: Any, cos: torch.Tensor, sin: torch.Tensor, how: _How, *tensors: torch.Tensor) -> Any:
+        learned = cos.requires_grad or sin.requires_grad
+        ctx.how = how
+        ctx.save_for_backward(cos, sin, *(tensors if learned else ()))
+        return tuple(_turn(list(tensors), cos, sin, how))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        cos, sin, *tensors = ctx.saved_tensors
+        turned = rotate_back(list(grads), cos, sin, ctx.how)
+        to_cos, to_sin = _table_gradients(tensors, list(grads), cos, ctx.how) if tensors else (None, None)
+        return to_cos, to_sin, None, *turned
+
+
+class _RotateInPlace(torch.autograd.Function):
+    """In place, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, cos: torch.Tensor, sin: torch.Tensor, how: _How, *tensors: torch.Tensor) -> Any:
+        ctx.how = how
+        ctx.save_for_backward(cos, sin)
+        ctx.mark_dirty(*tensors)
+        return tuple(_turn_in_place(list(tensors), cos, sin, how))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        cos, sin = ctx.saved_tensors
+        own = all(0 not in g.stride() for g in grads)  # an expanded gradient is several elements in one
+        turned = rotate_back(list(grads), cos, sin, ctx.how, inplace=own)
+        return None, None, None, *turned
+
+
+def rotate_back(
+    grads: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How, inplace: bool = False
+) -> list[torch.Tensor]:
+    """Gradients turned by the opposite angle, differentiably where another derivative is asked for."""
+    back = how.back()
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*grads, cos, sin)):
+        return list(_Rotate.apply(cos, sin, back, *grads))
+    return (_turn_in_place if inplace else _turn)(grads, cos, sin, back)
+
+
+_SIGNATURE = "Tensor cos, Tensor sin, int first, int width, str layout, int heads_dim, int sign, str impl"
+_LIBRARY = torch.library.Library("whorl", "DEF")
+_LIBRARY.define(f"rotate(Tensor q, Tensor? k, {_SIGNATURE}) -> (Tensor, Tensor)")
+_LIBRARY.define(f"rotate_(Tensor(a!) q, Tensor(b!)? k, {_SIGNATURE}) -> ()")
+
+
+@torch.library.impl(_LIBRARY, "rotate", "CompositeExplicitAutograd")
+def _rotate_op(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> Any:
+    turned = _turn([q] if k is None else [q, k], cos, sin, _How(*how))
+    return turned[0], turned[1] if k is not None else q.new_empty(0)
+
+
+@torch.library.impl(_LIBRARY, "rotate_", "CompositeExplicitAutograd")
+def _rotate_in_place_op(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> None:
+    _turn_in_place([q] if k is None else [q, k], cos, sin, _How(*how))
+
+
+@torch.library.register_fake("whorl::rotate", lib=_LIBRARY)
+def _rotate_fake(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> Any:
+    def like(x: Any) -> Any:
+        return torch.empty_like(x if x.stride(-1) == 1 else x.contiguous())
+
+    return like(q), like(k) if k is not None else q.new_empty(0)
+
+
+@torch.library.register_fake("whorl::rotate_", lib=_LIBRARY)
+def _rotate_in_place_fake(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> None:
+    return None
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    q, k, cos, sin, *how = inputs
+    ctx.how, ctx.pair = _How(*how), k is not None
+    ctx.learned = cos.requires_grad or sin.requires_grad
+    kept = ([q] if k is None else [q, k]) if ctx.learned else []
+    ctx.save_for_backward(cos, sin, *kept)
+
+
+def _backward(ctx: Any, to_q: Any, to_k: Any) -> Any:
+    cos, sin, *tensors = ctx.saved_tensors
+    grads = [to_q, to_k] if ctx.pair else [to_q]
+    back = ctx.how.back()
+    turned = list(torch.ops.whorl.rotate(to_q, to_k if ctx.pair else None, cos, sin, *back))
+    to_cos, to_sin = _table_gradients(tensors, grads, cos, ctx.how) if ctx.learned else (None, None)
+    return turned[0], turned[1] if ctx.pair else None, to_cos, to_sin, *[None] * len(back)
+
+
+torch.library.register_autograd("whorl::rotate", _backward, setup_context=_setup_context, lib=_LIBRARY)

@@ -15,7 +15,6 @@ def rotate_one(
     sin: torch.Tensor,
     first: int,
     width: int,
-    amplitude: float,
     *,
     layout: str,
     heads_dim: int,
@@ -25,20 +24,32 @@ def rotate_one(
     (a, b) -> (a cos - b sin, b cos + a sin)
     """
     count = cos.shape[-1]
-    if count == 0 and amplitude == 1.0:
+    if count == 0:
         return x
-    cos, sin = cos.unsqueeze(heads_dim), sin.unsqueeze(heads_dim)
-    pairs, rest = x[..., :width], x[..., width:]
-    pairs = pairs.unflatten(-1, (2, width // 2) if layout == "half" else (width // 2, 2))
-    a, b = pairs.unbind(-2 if layout == "half" else -1)
+    if cos.dim() == 3:
+        cos, sin = cos.unsqueeze(heads_dim), sin.unsqueeze(heads_dim)
+    a, b = pairs(x, width, layout)
     last = first + count
-    still = (lambda y: y) if amplitude == 1.0 else (lambda y: y * amplitude)
     a_turn, b_turn = a[..., first:last].to(cos.dtype), b[..., first:last].to(cos.dtype)
-    a_new = torch.cat([still(a[..., :first]), (a_turn * cos - b_turn * sin).to(x.dtype), still(a[..., last:])], -1)
-    b_new = torch.cat([still(b[..., :first]), (b_turn * cos + a_turn * sin).to(x.dtype), still(b[..., last:])], -1)
+    a_new = torch.cat([a[..., :first], (a_turn * cos - b_turn * sin).to(x.dtype), a[..., last:]], -1)
+    b_new = torch.cat([b[..., :first], (b_turn * cos + a_turn * sin).to(x.dtype), b[..., last:]], -1)
     if layout == "half":
-        return torch.cat([a_new, b_new, rest], -1)
-    return torch.cat([torch.stack([a_new, b_new], -1).flatten(-2), rest], -1)
+        return torch.cat([a_new, b_new, x[..., width:]], -1)
+    return torch.cat([torch.stack([a_new, b_new], -1).flatten(-2), x[..., width:]], -1)
+
+
+def pairs(x: torch.Tensor, width: int, layout: str) -> tuple[torch.Tensor, ...]:
+    """The first and the second channel of every pair: two views [..., width / 2]."""
+    x = x[..., :width].unflatten(-1, (2, width // 2) if layout == "half" else (width // 2, 2))
+    return x.unbind(-2 if layout == "half" else -1)
+
+
+def turning_pairs(
+    x: torch.Tensor, first: int, count: int, width: int, layout: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of the pairs that turn: two views [..., count]."""
+    a, b = pairs(x, width, layout)
+    return a[..., first : first + count], b[..., first : first + count]
 
 
 def attention(

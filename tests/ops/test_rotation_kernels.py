@@ -1,0 +1,294 @@
+"""Every implementation of rotate() against float64, and what holds of all of them: gradients, in place, compilation.
+
+The Triton kernel runs in Triton's interpreter here (tests/conftest.py); on a GPU, tests/test_gpu.py runs it for real.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from whorl.encodings import parse
+from whorl.ops import Tables, rotate, rotation_tables
+from whorl.ops.impl import cpu
+from whorl.ops.rotation import choose
+from whorl.testing import max_error
+
+IMPLS = ("cpu", "triton")
+LAYOUTS = ("half", "interleaved")
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """What torch.empty gives is filled with NaN, so that an element that nobody wrote is seen."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def inputs(
+    tokens: int, head_dim: int, dtype: torch.dtype, memory: str = "heads first", heads: tuple[int, int] = (4, 2)
+) -> list[torch.Tensor]:
+    """q and k [2, heads, tokens, head_dim] as they lie in memory in one or another host."""
+    made = []
+    for h in heads:
+        if memory == "heads first":
+            x = torch.randn(2, h, tokens, head_dim)
+        elif memory == "tokens first":
+            x = torch.randn(2, tokens, h, head_dim).transpose(1, 2)
+        elif memory == "a slice of a wider head":
+            x = torch.randn(2, h, tokens, head_dim + 6)[..., 3 : head_dim + 3]
+        else:
+            x = torch.randn(2, h, tokens, 2 * head_dim)[..., ::2]
+        made.append(x.to(dtype))
+        if memory == "every other channel" and dtype != torch.float32:
+            made[-1] = x.repeat_interleave(2, -1).to(dtype)[..., ::2]
+    return made
+
+
+MEMORY = ("heads first", "tokens first", "a slice of a wider head", "every other channel")
+ENCODINGS = ("rope", "hope:train_length=64", "p-rope:p=0.5,keep=slowest", "frequencies:values=0.9@0@0.1,amplitude=1.3")
+
+CASES = [
+    # the sizes that a kernel gets wrong, then the kinds of everything else, at small sizes
+    *itertools.product((1, 63, 1000), (2, 80, 96, 256), ("float32",), ("heads first",), ("rope",)),
+    *itertools.product((7,), (24, 96), ("float64", "float32", "bfloat16", "float16"), MEMORY, ENCODINGS),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("tokens", "head_dim", "dtype", "memory", "encoding"), CASES)
+def test_error_is_at_most_twice_the_references(
+    tokens: int, head_dim: int, dtype: str, memory: str, encoding: str, impl: str, layout: str
+) -> None:
+    """Forward and both gradients, out of place and in place, at the last positions that an int32 holds."""
+    if impl == "triton" and tokens * head_dim > 20_000:
+        pytest.skip("too slow in Triton's interpreter; tests/test_gpu.py has it")
+    kind = getattr(torch, dtype)
+    positions = torch.stack([torch.arange(tokens), 2**31 - tokens + torch.arange(tokens)])
+    spectrum = parse(encoding).spectrum(head_dim)
+    tables, exact = rotation_tables(spectrum, positions, kind), rotation_tables(spectrum, positions, torch.float64)
+    data = inputs(tokens, head_dim, kind, memory)
+    weights = [torch.randn_like(x) for x in data]
+
+    def run(impl: str, tables: Tables, cast: torch.dtype, inplace: bool = False) -> list[torch.Tensor]:
+        leaves = [x.detach().to(cast).requires_grad_() for x in data]
+        given = [leaf * 1 if inplace else leaf for leaf in leaves]  # a leaf cannot be changed in place
+        turned = rotate(*given, tables, layout=layout, impl=impl, inplace=inplace)
+        if inplace:
+            assert all(a is b for a, b in zip(turned, given, strict=True))
+        grads = torch.autograd.grad(turned, leaves, [w.to(cast) for w in weights])
+        return [*(t.detach() for t in turned), *grads]
+
+    truth = run("reference", exact, torch.float64)
+    same_precision = run("reference", tables, kind)
+    for inplace in (False, True):
+        for got, exactly, reference in zip(run(impl, tables, kind, inplace), truth, same_precision, strict=True):
+            assert got.dtype == kind
+            rounding = torch.finfo(kind).eps * float(exactly.abs().max())
+            assert max_error(got, exactly) <= 2 * max_error(reference, exactly) + rounding
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("memory", MEMORY)
+def test_in_place_neither_reads_nor_writes_what_stands_still(impl: str, layout: str, memory: str) -> None:
+    spectrum = parse("hope:train_length=64").spectrum(32)
+    still = torch.tensor([(c % 16 if layout == "half" else c // 2) not in spectrum.turning for c in range(32)])
+    assert still.sum() > 10
+    q, k = inputs(9, 32, torch.float32, memory)
+    expected = rotate(q, k, rotation_tables(spectrum, torch.arange(9)), layout=layout, impl="reference")
+    for x in (q, k):
+        x[..., still] = torch.nan
+    for x, y in zip(rotate(q, k, rotation_tables(spectrum, torch.arange(9)), layout=layout, impl=impl, inplace=True),
+                    expected, strict=True):  # fmt: skip
+        torch.testing.assert_close(x[..., ~still], y[..., ~still])
+        assert x[..., still].isnan().all()
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("heads_dim", [1, 2])
+def test_gradients_reach_learned_frequencies(impl: str, layout: str, per_head: bool, heads_dim: int) -> None:
+    shape = {1: (2, 3, 4, 8), 2: (2, 4, 3, 8)}[heads_dim]
+    q = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    frequencies = torch.tensor([0.9, 0.3], dtype=torch.float64).expand(3, 2).clone().requires_grad_()
+    positions = torch.tensor([[0.0, 1, 2, 5], [7, 8, 9, 10]], dtype=torch.float64)
+
+    def turned(q: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+        if per_head:
+            angles = positions[:, None, :, None] * frequencies[None, :, None]
+            angles = angles if heads_dim == 1 else angles.transpose(1, 2)
+        else:
+            angles = positions[..., None] * frequencies[0]
+        tables = Tables(angles.cos(), angles.sin(), 1, 8)
+        return rotate(q, None, tables, layout=layout, heads_dim=heads_dim, impl=impl)[0]
+
+    assert torch.autograd.gradcheck(turned, (q, frequencies), fast_mode=impl == "triton")
+    if impl != "triton":
+        assert torch.autograd.gradgradcheck(turned, (q, frequencies))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pair", [True, False])
+def test_the_operators_pass_torchs_own_checks(layout: str, pair: bool) -> None:
+    torch.use_deterministic_algorithms(False)  # opcheck compares empty outputs too
+    tables = rotation_tables(parse("hope:train_length=64").spectrum(16), torch.arange(5))
+    q, k = inputs(5, 16, torch.float32, "tokens first")
+    how = (tables.first, tables.width, layout, 1, 1, "cpu")
+    for needs in (False, True):
+        given = (q.clone().requires_grad_(needs), k.clone().requires_grad_(needs) if pair else None)
+        torch.library.opcheck(torch.ops.whorl.rotate.default, (*given, tables.cos, tables.sin, *how))
+    torch.library.opcheck(torch.ops.whorl.rotate_.default, (q, k if pair else None, tables.cos, tables.sin, *how))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_compiles_in_one_graph_with_the_same_gradients(inplace: bool) -> None:
+    torch.use_deterministic_algorithms(False)
+    tables = rotation_tables(parse("hope:train_length=64").spectrum(16), torch.arange(5))
+    leaves = [x.requires_grad_() for x in inputs(5, 16, torch.float32, "tokens first")]
+
+    def loss(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        a, b = rotate(q * 1, k * 1, tables, inplace=inplace)
+        return (a.square().sum(1) * b.sum(1)).sum()
+
+    plain, compiled = loss(*leaves), torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves)
+    torch.testing.assert_close(compiled, plain)
+    expected = torch.autograd.grad(plain, leaves)
+    for got, wanted in zip(torch.autograd.grad(compiled, leaves), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_recomputed_rotation_does_not_turn_twice(impl: str, inplace: bool) -> None:
+    tables = rotation_tables(parse("rope").spectrum(16), torch.arange(5))
+    x, weight = torch.randn(2, 3, 5, 16, requires_grad=True), torch.randn(16, 16)
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        q = rotate(x @ weight, None, tables, inplace=inplace, impl=impl)[0]
+        return q.square().sum()
+
+    expected = torch.autograd.grad(layer(x), x)[0]
+    got = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False), x)[0]
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_in_place_turns_an_expanded_gradient_out_of_place(impl: str) -> None:
+    """sum() hands back one number for all: turning it in place would turn it once for every element."""
+    tables = rotation_tables(parse("rope").spectrum(16), torch.arange(5))
+    x = torch.randn(2, 3, 5, 16, requires_grad=True)
+    in_place = torch.autograd.grad(rotate(x * 1, None, tables, inplace=True, impl=impl)[0].sum(), x)[0]
+    out_of_place = torch.autograd.grad(rotate(x, None, tables, impl=impl)[0].sum(), x)[0]
+    torch.testing.assert_close(in_place, out_of_place)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_nothing_to_turn(impl: str) -> None:
+    q, k = inputs(5, 16, torch.bfloat16)
+    still = rotation_tables(parse("p-rope:p=0").spectrum(16), torch.arange(5))
+    assert rotate(q, k, still, impl=impl) == (q, k)
+    empty = torch.empty(2, 4, 0, 16)
+    turned, _ = rotate(empty, None, rotation_tables(parse("rope").spectrum(16), torch.arange(0)), impl=impl)
+    assert turned.shape == empty.shape
+
+
+def table(tokens: int = 5, head_dim: int = 16, batch: int = 1) -> Tables:
+    return rotation_tables(parse("rope").spectrum(head_dim), torch.arange(tokens).expand(batch, -1))
+
+
+BAD = {
+    "layout must be one of half, interleaved, got 'neox'": {"layout": "neox"},
+    "heads_dim must be 1 or 2, got 3": {"heads_dim": 3},
+    "impl must be one of auto, reference, cpu, triton, got 'cuda'": {"impl": "cuda"},
+    "the tables turn 16 channels and q's heads have 8": {"q": torch.randn(2, 4, 5, 8), "k": None},
+    "the tables hold 4 tokens and q has 5": {"tables": table(4)},
+    "the tables are for a batch of 3 and q has one of 2": {"tables": table(batch=3)},
+    "q must have four dimensions": {"q": torch.randn(5, 16)},
+    "q must be float64, float32, bfloat16 or float16, got torch.int64": {"q": torch.ones(2, 4, 5, 16).long()},
+    "q and k must agree in batch, head dim and dtype": {"k": torch.randn(2, 2, 5, 16).half()},
+    "k is on meta and the tables are on cpu": {"k": torch.randn(2, 2, 5, 16, device="meta")},
+    "q is expanded": {"q": torch.randn(2, 1, 5, 16).expand(2, 4, 5, 16), "inplace": True},
+    "tables.cos and tables.sin must be": {"tables": Tables(torch.ones(5, 8), torch.ones(5, 8), 0, 16)},
+    "tables must hold pairs within their width": {"tables": table()._replace(first=3)},
+    "the tables are for 3 heads and q has 4": {"tables": Tables(torch.ones(1, 3, 5, 8), torch.ones(1, 3, 5, 8), 0, 16)},
+    "learned tables need what was turned": {
+        "tables": Tables(torch.ones(1, 5, 8).requires_grad_(), torch.ones(1, 5, 8), 0, 16), "inplace": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_calls_name_the_argument(message: str) -> None:
+    q, k = inputs(5, 16, torch.float32)
+    arguments = {"q": q, "k": k, "tables": table(), **BAD[message]}
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        rotate(**arguments)
+
+
+def test_a_backend_asked_for_by_name_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = inputs(5, 16, torch.float32)
+    here, there = torch.device("cpu"), SimpleNamespace(type="mps")
+    assert choose("auto", here) == "cpu"
+    assert choose("auto", there) == "reference"
+    with pytest.raises(ValueError, match="impl='cpu' cannot run here: the inputs are on"):
+        choose("cpu", there)
+    monkeypatch.setenv("WHORL_IMPL", "reference")
+    assert choose("auto", here) == "reference"
+    assert choose("cpu", here) == "cpu", "what is asked for in the call comes first"
+    monkeypatch.setenv("WHORL_IMPL", "fast")
+    with pytest.raises(ValueError, match="got 'fast' .from the environment's WHORL_IMPL"):
+        rotate(q, k, table())
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="impl='triton' cannot run here: the inputs are on cpu"):
+        rotate(q, k, table(), impl="triton")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
+    """As if nothing had been compiled yet, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu._library.cache_clear()
+    yield monkeypatch
+    cpu._library.cache_clear()
+
+
+def test_without_a_compiler_auto_takes_the_reference_and_cpu_says_why(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("PATH", "/nowhere")
+    fresh.delenv("CC", raising=False)
+    assert choose("auto", torch.device("cpu")) == "reference"
+    with pytest.raises(ValueError, match="impl='cpu' cannot run here: no C compiler .cc, gcc or clang. is on the PATH"):
+        rotate(*inputs(5, 16, torch.float32), table(), impl="cpu")
+
+
+def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path) -> None:
+    q, k = inputs(5, 16, torch.float32)
+    expected = rotate(q, k, table(), impl="reference")
+    made: list[int] = []
+    for _ in range(2):
+        cpu._library.cache_clear()
+        for x, y in zip(rotate(q, k, table(), impl="cpu"), expected, strict=True):
+            torch.testing.assert_close(x, y)
+        (library,) = (tmp_path / "whorl").iterdir()
+        made.append(library.stat().st_mtime_ns)
+    assert made[0] == made[1]
+    (tmp_path / "file").write_text("")
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # nowhere to keep it: built for this process
+    cpu._library.cache_clear()
+    torch.testing.assert_close(rotate(q, k, table(), impl="cpu")[0], expected[0])
+
+
+def test_a_compiler_that_fails_is_quoted(fresh: pytest.MonkeyPatch, tmp_path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'cannot allocate registers' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    fresh.setenv("CC", str(broken))
+    assert "could not build rotate.c: cannot allocate registers" in (cpu.available() or "")
