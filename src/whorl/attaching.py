@@ -28,14 +28,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 
 from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Spectrum, parse
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, open_host
-from whorl.ops import Tables, biased_attention, choose, rotate, rotation_tables
+from whorl.ops import Tables, Visible, biased_attention, choose, rotate, rotation_tables
 
 INTERFACE = "whorl"
+KEPT = 1 << 22  # entries of a mask's blocks that are kept for the layers that share it
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
 
 
@@ -551,15 +553,64 @@ ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+class HostMask(Visible, FlexBlockMask):
+    """The host's own mask, made block by block from the function that says it. (Of FlexAttention's class, since that is
+    what transformers takes for a mask that is finished.)"""
+
+    def __init__(self, make: Callable[..., torch.Tensor], how: dict[str, Any]) -> None:
+        Visible.__init__(self, how["q_length"], how["kv_length"])
+        # A static cache counts on in the very tensor that it hands out, and blocks are made later.
+        kept = {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
+        self.make, self.how = make, {**how, **kept}
+        self.made: dict[tuple[int, ...], torch.Tensor] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.how["batch_size"], 1, self.how["q_length"], self.how["kv_length"]
+
+    ndim = 4
+
+    def block(self, *block: int) -> torch.Tensor:
+        if block not in self.made:
+            made = self._make(*block)
+            if sum(m.numel() for m in self.made.values()) + made.numel() > KEPT:
+                return made
+            self.made[block] = made
+        return self.made[block]
+
+    def _make(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        how = {**self.how, "q_length": q1 - q0, "kv_length": k1 - k0}
+        for name, first in (("q_offset", q0), ("kv_offset", k0)):
+            how[name] = how.get(name, 0) + first
+        return self.make(**how)
+
+    def __getitem__(self, index: Any) -> HostMask:
+        """Of some of the queries: what hosts do that need the last ones alone."""
+        start, stop, _ = index[2].indices(self.how["q_length"])
+        how = {**self.how, "q_length": stop - start, "q_offset": self.how.get("q_offset", 0) + start}
+        return HostMask(self.make, how)
+
+    def to(self, *_: Any, **__: Any) -> HostMask:
+        return self
+
+    def contiguous(self) -> HostMask:
+        return self
+
+    def __repr__(self) -> str:
+        return f"HostMask{self.shape}"
+
+
 @cache
 def _register_interface() -> None:
     """Registers the attention *and* its mask function: without the latter causality is lost without a word."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    def mask(**kwargs: Any) -> Any:
         kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-        return sdpa_mask(*args, **kwargs)
+        if torch.compiler.is_compiling() or kwargs["q_length"] == 1:
+            return sdpa_mask(**kwargs)
+        return HostMask(sdpa_mask, kwargs)
 
     AttentionInterface.register(INTERFACE, _attention_interface)
     AttentionMaskInterface.register(INTERFACE, mask)
@@ -570,15 +621,16 @@ def _attention_interface(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | HostMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     whorl_positions: torch.Tensor | None = None,
+    output_attentions: bool = False,
     **__: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
     seam: LayerSeam | None = module.__dict__.get("whorl_seam")
     if seam is None:
@@ -594,9 +646,10 @@ def _attention_interface(
         position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
     biases: list[nn.Module] = list(seam.biases)
     mask = visible = attention_mask
-    if attention_mask is not None and attention_mask.dtype != torch.bool:
+    dense = seam.impl == "reference" or output_attentions
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
-        mask, visible = None, attention_mask >= 0
+        mask, visible, dense = None, attention_mask >= 0, True
     keys_at = _key_positions(position_ids, visible, key.shape[2])
     if seam.late:
         how: Any = {"layout": seam.layout, "impl": seam.impl}
@@ -614,6 +667,7 @@ def _attention_interface(
         softcap=softcap,
         sinks=s_aux,
         dropout=dropout,
+        impl="reference" if dense else "auto",
     )
     return output.transpose(1, 2).contiguous(), weights
 
@@ -629,7 +683,7 @@ class _Given(nn.Module):
         return self.mask
 
 
-def _key_positions(query_positions: torch.Tensor, visible: torch.Tensor | None, keys: int) -> torch.Tensor:
+def _key_positions(query_positions: torch.Tensor, visible: torch.Tensor | HostMask | None, keys: int) -> torch.Tensor:
     """The positions [batch, keys] of the keys that queries at `query_positions` [batch, queries] attend to.
 
     Without a cache the keys are the queries, and so are their positions. With one, the last key that the last query
@@ -642,6 +696,8 @@ def _key_positions(query_positions: torch.Tensor, visible: torch.Tensor | None, 
         raise ValueError(
             f"{query_positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown"
         )
-    slots = torch.arange(keys, device=visible.device)
-    own = (visible[:, 0, -1, :] * (slots + 1)).amax(-1, keepdim=True) - 1
+    queries = query_positions.shape[1]
+    last = visible[:, :, -1:] if isinstance(visible, torch.Tensor) else visible.block(queries - 1, queries, 0, keys)
+    slots = torch.arange(keys, device=last.device)
+    own = (last[:, 0, 0] * (slots + 1)).amax(-1, keepdim=True) - 1
     return query_positions[:, -1:] + (slots - own)

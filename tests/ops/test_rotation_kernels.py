@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from whorl.encodings import parse
 from whorl.ops import Tables, rotate, rotation_tables
-from whorl.ops.impl import cpu
+from whorl.ops.impl import cpu, native
 from whorl.ops.rotation import choose
 from whorl.testing import max_error
 
@@ -256,9 +256,9 @@ def test_a_backend_asked_for_by_name_runs_or_raises(monkeypatch: pytest.MonkeyPa
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
     """As if nothing had been compiled yet, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu._library.cache_clear()
+    native.library.cache_clear()
     yield monkeypatch
-    cpu._library.cache_clear()
+    native.library.cache_clear()
 
 
 def test_without_a_compiler_auto_takes_the_reference_and_cpu_says_why(fresh: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path)
     expected = rotate(q, k, table(), impl="reference")
     made: list[int] = []
     for _ in range(2):
-        cpu._library.cache_clear()
+        native.library.cache_clear()
         for x, y in zip(rotate(q, k, table(), impl="cpu"), expected, strict=True):
             torch.testing.assert_close(x, y)
         (library,) = (tmp_path / "whorl").iterdir()
@@ -282,7 +282,7 @@ def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path)
     assert made[0] == made[1]
     (tmp_path / "file").write_text("")
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # nowhere to keep it: built for this process
-    cpu._library.cache_clear()
+    native.library.cache_clear()
     torch.testing.assert_close(rotate(q, k, table(), impl="cpu")[0], expected[0])
 
 
@@ -291,4 +291,4 @@ def test_a_compiler_that_fails_is_quoted(fresh: pytest.MonkeyPatch, tmp_path) ->
     broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'cannot allocate registers' >&2\nexit 1\n")
     broken.chmod(0o755)
     fresh.setenv("CC", str(broken))
-    assert "could not build rotate.c: cannot allocate registers" in (cpu.available() or "")
+    assert "could not build whorl's loops: cannot allocate registers" in (cpu.available() or "")

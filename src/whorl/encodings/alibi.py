@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape
 
 
 def slopes(heads: int) -> tuple[float, ...]:
@@ -23,8 +22,8 @@ def slopes(heads: int) -> tuple[float, ...]:
     return tuple(own + between[: heads - power])
 
 
-class LinearBias(nn.Module):
-    """-slope_h x distance, [batch, heads, queries, keys] float32.
+class LinearBias(RelativeBias):
+    """-slope_h x distance.
 
     The slopes are numbers and not a buffer, which `model.to(bfloat16)` would round.
     """
@@ -33,9 +32,9 @@ class LinearBias(nn.Module):
         super().__init__()
         self.slopes = slopes(heads)
 
-    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        distance = (query_positions[:, None, :, None] - key_positions[:, None, None, :]).abs()
-        return -torch.tensor(self.slopes, device=distance.device)[:, None, None] * distance
+    def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+        slopes_H = torch.tensor(self.slopes, device=distance.device)
+        return -slopes_H.view(-1, *[1] * distance.dim()) * distance.abs()
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape, choices
+from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, choices, in_full
 
 SMALLEST = 0.01  # the official code clamps both parameters here, away from the edge of the valid range
 
 
-class KernelBias(nn.Module):
-    """The kernel's value at each distance, [batch, heads, queries, keys] float32, with parameters [heads]."""
+class KernelBias(RelativeBias):
+    """The kernel's value at each distance, with parameters [heads]."""
 
     def __init__(self, heads: int, form: str) -> None:
         super().__init__()
@@ -29,10 +29,11 @@ class KernelBias(nn.Module):
         self.r1 = nn.Parameter(uniform[0] * 2)
         self.r2 = nn.Parameter(uniform[1] * (1 if form == "log" else 2))
 
-    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        distance = (query_positions[:, None, :, None] - key_positions[:, None, None, :]).abs().float()
-        r1 = self.r1.float().clamp(min=SMALLEST)[:, None, None]
-        r2 = self.r2.float()[:, None, None]
+    def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+        distance = distance.abs().float()
+        heads_first = (-1, *[1] * distance.dim())
+        r1 = in_full(self.r1).clamp(min=SMALLEST).view(heads_first)
+        r2 = in_full(self.r2).view(heads_first)
         if self.form == "log":
             return -r1 * torch.log1p(r2.clamp(min=SMALLEST) * distance)
         # d^r2 at distance 0 has an infinite slope in r2's gradient; its value there is 0 whatever r2 is.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, in_full, require_positive_int
 
 
 def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirectional: bool) -> torch.Tensor:
@@ -29,7 +29,7 @@ def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirec
     return first + torch.where(distance < exact, distance, logarithmic.clamp(max=num_buckets - 1))
 
 
-class BucketBias(nn.Module):
+class BucketBias(RelativeBias):
     """A learned table [num_buckets, heads] looked up by distance bucket."""
 
     def __init__(self, heads: int, num_buckets: int, max_distance: int, bidirectional: bool) -> None:
@@ -37,10 +37,9 @@ class BucketBias(nn.Module):
         self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
         self.weight = nn.Parameter(torch.zeros(num_buckets, heads))
 
-    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        distance = query_positions[:, :, None] - key_positions[:, None, :]
+    def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
         bucket = buckets(distance, self.num_buckets, self.max_distance, self.bidirectional)
-        return torch.nn.functional.embedding(bucket, self.weight.float()).permute(0, 3, 1, 2)
+        return torch.nn.functional.embedding(bucket, in_full(self.weight)).movedim(-1, 0)
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, require_positive_int
 
 
-class WindowBias(nn.Module):
-    """0 where |distance| < size, minus infinity elsewhere; [batch, 1, queries, keys] float32."""
+class WindowBias(RelativeBias):
+    """0 where |distance| < size, minus infinity elsewhere; one for all heads."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size = size
+        self.size = self.reach = size
 
-    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        distance = (query_positions[:, None, :, None] - key_positions[:, None, None, :]).abs()
-        return torch.zeros(distance.shape, device=distance.device).masked_fill(distance >= self.size, -torch.inf)
+    def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+        far = distance.abs() >= self.size
+        return torch.zeros(distance.shape, device=distance.device).masked_fill(far, -torch.inf)[None]
 
 
 @dataclass(frozen=True)

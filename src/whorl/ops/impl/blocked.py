@@ -1,0 +1,494 @@
+"""Biased attention in blocks: memory that grows with the number of tokens, forward and backward, on any device.
+
+For a block of queries and a block of keys, logits and their softmax are made, used and dropped; the backward pass makes
+them again from the log-sum-exp of each row (Dao et al., FlashAttention-2, arXiv 2307.08691, section 3).
+
+A bias that depends on distance alone is one number per head and distance. Within a block of consecutive positions the
+matrix of those numbers is a *view* of them: with the queries in reverse order, entry (i, j) is number i + j of a
+vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its gradient is a sum along antidiagonals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.ops.impl import native
+
+# Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
+
+BLOCK_BYTES = 2 << 20  # of logits: what fits in the second-level caches of two cores
+KEYS = 512
+KEPT = 16 << 20  # bytes of weights up to which the backward pass finds them kept and need not make them again
+FEWEST = 128  # queries: with fewer, matrix products are slow, whatever fits where
+
+
+class Visible:
+    """Which keys may be seen, asked block by block. What a block is like is remembered, since layers share a mask."""
+
+    def __init__(self, queries: int, keys: int) -> None:
+        self.ahead = keys - queries  # the last query stands at the last key
+        self.kinds: dict[tuple[int, ...], str] = {}
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""
+        raise NotImplementedError
+
+    def kind(self, *block: int) -> str:
+        """ "none" or "all" of the block is seen, what is "causal" (no key after the query's own), or "some"."""
+        kind = self.kinds.get(block)
+        if kind is None:
+            seen = self.block(*block)
+            if bool(seen.all()):
+                kind = "all"
+            elif not bool(seen.any()):
+                kind = "none"
+            else:
+                q0, q1, k0, k1 = block
+                own = torch.arange(q0, q1, device=seen.device)[:, None] + self.ahead
+                causal = torch.arange(k0, k1, device=seen.device) <= own
+                kind = "causal" if bool((seen == causal).all()) else "some"
+            self.kinds[block] = kind
+        return kind
+
+
+class DenseVisible(Visible):
+    """A bool tensor broadcastable to [batch, heads, queries, keys]."""
+
+    def __init__(self, mask: torch.Tensor, queries: int, keys: int) -> None:
+        super().__init__(queries, keys)
+        self.mask = mask.expand(*mask.shape[:2], queries, keys)
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        return self.mask[:, :, q0:q1, k0:k1]
+
+
+@dataclass
+class Problem:
+    """What does not change from block to block. Rows are in reverse order within a block of queries."""
+
+    heads: int
+    key_heads: int
+    queries: int
+    keys: int
+    scale: float
+    softcap: float | None
+    causal: bool
+    mask: Visible | None
+    query_positions: torch.Tensor
+    key_positions: torch.Tensor
+    modules: tuple[nn.Module, ...]
+    compiled: bool
+    double: bool
+    start: int | None  # query position 0 - key position 0 where all positions are consecutive, and alike in the batch
+    batch: int
+
+    def blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+        """(first query, end, the blocks of keys that any of them may see)."""
+        keys = min(self.keys, KEYS)
+        queries = BLOCK_BYTES // (4 * self.batch * self.heads * keys)
+        queries = max(FEWEST, min(512, 1 << max(0, queries.bit_length() - 1)))
+        for q0 in range(0, self.queries, queries):
+            q1 = min(q0 + queries, self.queries)
+            last = self.keys - self.queries + q1 if self.causal else self.keys
+            spans = ((k0, min(k0 + keys, last)) for k0 in range(0, last, keys))
+            yield q0, q1, [span for span in spans if self._seen(q0, q1, *span) and self._in_reach(q0, q1, *span)]
+
+    def _seen(self, q0: int, q1: int, k0: int, k1: int) -> bool:
+        return self.mask is None or self.mask.kind(q0, q1, k0, k1) != "none"
+
+    def _in_reach(self, q0: int, q1: int, k0: int, k1: int) -> bool:
+        """False where a window hides every key from every query."""
+        reaches: list[Any] = [getattr(module, "reach", None) for module in self.modules]
+        reach: int | None = min((r for r in reaches if r is not None), default=None)
+        if reach is None:
+            return True
+        if self.start is not None:
+            low, high = self.start + q0 - (k1 - 1), self.start + q1 - 1 - k0
+        else:
+            q, k = self.query_positions[:, q0:q1], self.key_positions[:, k0:k1]
+            low, high = int((q.amin(1) - k.amax(1)).min()), int((q.amax(1) - k.amin(1)).max())
+        return low < reach and high > -reach
+
+    def bias(self, vector: torch.Tensor | None, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor | None:
+        """[B or 1, G or 1, R / rows or 1, rows, keys], rows reversed."""
+        if vector is not None:
+            # numbered from the largest distance down: entry i + j is that of row i and key j
+            offset = self.queries - q1 + k0
+            heads = vector.shape[0]
+            view = vector.as_strided(
+                (heads, q1 - q0, k1 - k0), (vector.stride(0), 1, 1), vector.storage_offset() + offset
+            )
+            return self._grouped(view[None])
+        total: torch.Tensor | None = None
+        for module in self.modules:
+            one = module(self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1])
+            total = one if total is None else total + one
+        return None if total is None else self._grouped(total)
+
+    def _grouped(self, x: torch.Tensor) -> torch.Tensor:
+        """[.., heads or 1, rows, keys] -> [.., G or 1, repeats or 1, rows, keys]."""
+        shape = (self.key_heads, self.heads // self.key_heads) if x.shape[1] > 1 else (1, 1)
+        return x.unflatten(1, shape)
+
+    def seen(self, q0: int, q1: int, k0: int, k1: int) -> int:
+        """How many keys the block's first row (its last query) sees, each row after it one fewer; or all, always."""
+        causal = self.causal or (self.mask is not None and self.mask.kind(q0, q1, k0, k1) == "causal")
+        return self.keys - self.queries + q1 - k0 if causal else 1 << 40
+
+    def hidden(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor | None:
+        """True where a key is not to be seen for another reason, [B or 1, G or 1, repeats or 1, rows, keys]."""
+        if self.mask is None or self.mask.kind(q0, q1, k0, k1) != "some":
+            return None
+        return self._grouped(~self.mask.block(q0, q1, k0, k1).flip(2))
+
+    def loops(self, vector: torch.Tensor | None, dtype: torch.dtype) -> Loops:
+        compiled = self.compiled and dtype != torch.float64
+        # rounded weights would not sum to what the backward pass finds, unless a row is all in one block
+        return Loops(self, vector, compiled, compiled and dtype == torch.bfloat16 and self.keys <= KEYS)
+
+
+@dataclass
+class Rows:
+    """What the softmax keeps of each row: its largest logit, and 1 / the sum of exp(logit - top), sink included."""
+
+    top: torch.Tensor
+    normal: torch.Tensor
+
+
+def _address(x: torch.Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+@dataclass
+class Loops:
+    """The softmax of a block and its derivative, compiled (softmax.c) where that can run, or in ATen operations."""
+
+    problem: Problem
+    vector: torch.Tensor | None
+    compiled: bool
+    rounded: bool  # weights are bfloat16, as the values that they multiply: compiled only
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype of the weights, and of what they multiply."""
+        if self.rounded:
+            return torch.bfloat16
+        return torch.float64 if self.problem.double else torch.float32
+
+    def logits(
+        self, q: torch.Tensor, k: torch.Tensor, q0: int, q1: int, k0: int, k1: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[B, G, repeats, rows, keys] in q's dtype; and their tanh, where there is a cap.
+
+        q [B, G, R, D] scaled already, k [B, G, keys, D]. Compiled, the vector's bias and causality are left for the
+        loops to put in; else both are in, and hidden keys at -inf.
+        """
+        problem = self.problem
+        shape = (*q.shape[:2], -1, q1 - q0, k1 - k0)
+        s = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(shape)
+        tanh = None
+        if problem.softcap is not None:
+            tanh = s.div_(problem.softcap).tanh_()
+            s = tanh * problem.softcap
+        if self.vector is None or not self.compiled:
+            bias = problem.bias(self.vector, q0, q1, k0, k1)
+            if bias is not None:
+                s.add_(bias)
+        hidden = problem.hidden(q0, q1, k0, k1)
+        if hidden is not None:
+            s.masked_fill_(hidden, -torch.inf)
+        seen = problem.seen(q0, q1, k0, k1)
+        if not self.compiled and seen - (q1 - q0) < k1 - k0:
+            limit = seen - torch.arange(q1 - q0, device=s.device)[:, None]
+            s.masked_fill_(torch.arange(k1 - k0, device=s.device) >= limit, -torch.inf)
+        return s, tanh
+
+    def forward(
+        self, s: torch.Tensor, top: torch.Tensor, total: torch.Tensor, at: tuple[int, int, int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights exp(s - top), and what earlier outputs are to be multiplied by. Updates top and total."""
+        if self.compiled:
+            fade = torch.empty_like(top)
+            p = torch.empty_like(s, dtype=torch.bfloat16) if self.rounded else s
+            self._call("whorl_softmax", s, top, total, fade, at, p.data_ptr() if self.rounded else 0)
+            return p, fade
+        base = torch.maximum(top, s.amax(-1, keepdim=True))
+        finite = base.clamp(min=torch.finfo(s.dtype).min)  # a row that sees nothing: -inf - -inf is no number
+        fade = _exp(top - finite).masked_fill_(top == -torch.inf, 0.0)
+        hidden = base == -torch.inf
+        _exp(s.sub_(finite)).masked_fill_(hidden, 0.0)
+        total.mul_(fade).add_(s.sum(-1, keepdim=True))
+        top.copy_(base)
+        return s, fade
+
+    def backward(
+        self,
+        s: torch.Tensor,
+        dp: torch.Tensor,
+        row: Rows,
+        delta: torch.Tensor | None,
+        to_vector: torch.Tensor | None,
+        at: tuple[int, int, int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights p and the logits' gradient p (dp - delta); the vector's is added to `to_vector`.
+
+        delta is the sum of p dp over all keys of a row, or None where they are all here.
+        """
+        if self.compiled:
+            p = torch.empty_like(s, dtype=torch.bfloat16) if self.rounded else s
+            more = (_address(to_vector), row.normal.data_ptr(), p.data_ptr() if self.rounded else 0)
+            self._call("whorl_softmax_backward", s, row.top, dp, delta, at, *more)
+            return p, dp
+        finite = row.top.clamp(min=torch.finfo(s.dtype).min)
+        _exp(s.sub_(finite)).mul_(row.normal)
+        if delta is None:
+            delta = (s * dp).sum(-1, keepdim=True)
+        dp.sub_(delta).mul_(s)
+        if to_vector is not None:
+            q0, q1, k0, k1 = at
+            offset = self.problem.queries - q1 + k0
+            to_vector[:, offset : offset + q1 - q0 + k1 - k0 - 1] += _antidiagonals(dp, to_vector.shape[0])
+        return s, dp
+
+    def kept_backward(
+        self,
+        p: torch.Tensor,
+        dp: torch.Tensor,
+        row: Rows,
+        to_vector: torch.Tensor | None,
+        at: tuple[int, int, int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same from the weights that `forward` gave: no product, no exp."""
+        out = torch.empty_like(p)
+        more = (_address(to_vector), row.normal.data_ptr(), self.rounded, out.data_ptr())
+        self._call("whorl_kept_backward", p, row.top, dp, row.top, at, *more)
+        return out, dp
+
+    def _call(
+        self,
+        name: str,
+        s: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor | None,
+        at: tuple[int, int, int, int],
+        *more: int,
+    ) -> None:
+        q0, q1, k0, k1 = at
+        vector = self.vector
+        native.call(
+            name, s.data_ptr(), _address(vector), a.data_ptr(), b.data_ptr(), _address(c),
+            s.shape[0] * self.problem.heads, self.problem.heads, q1 - q0, k1 - k0,
+            0 if vector is None or vector.shape[0] == 1 else vector.stride(0), self.problem.queries - q1 + k0,
+            self.problem.seen(*at), torch.get_num_threads(), *more,
+        )  # fmt: skip
+
+
+def _rows(x: torch.Tensor, q0: int, q1: int, key_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Queries q0 .. q1 of x [B, heads, Q, D], reversed: [B, G, repeats x rows, D], a copy of our own."""
+    return x[:, :, q0:q1].flip(2).to(dtype).unflatten(1, (key_heads, -1)).flatten(2, 3)
+
+
+def _back(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """The inverse: [B, G, repeats x rows, D] -> [B, heads, rows, D] in the queries' order."""
+    return x.unflatten(2, (-1, rows)).flatten(1, 2).flip(2)
+
+
+class BlockedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        problem: Problem,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        vector: torch.Tensor | None,
+        sinks: torch.Tensor | None,
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        G, B = problem.key_heads, q.shape[0]
+        loops = problem.loops(vector, q.dtype)
+        few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * loops.weights.itemsize <= KEPT
+        keep = loops.compiled and few and k.shape[2] <= KEYS and problem.softcap is None and any(ctx.needs_input_grad)
+        kept: list[torch.Tensor] = []
+        k_m, v_m = k.to(dtype).contiguous(), v.to(loops.weights).contiguous()
+        # The exact output is kept: its product with the gradient is taken from every logit's gradient.
+        out = torch.empty(*q.shape[:3], v.shape[3], dtype=dtype, device=q.device)
+        per_row: list[torch.Tensor] = []
+        for q0, q1, spans in problem.blocks():
+            rows = q1 - q0
+            q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
+            top = q_b.new_full((B, G, problem.heads // G, rows, 1), -torch.inf)
+            total = torch.zeros_like(top)
+            o = q_b.new_zeros(B * G, q_b.shape[2], v.shape[3])
+            for first, (k0, k1) in enumerate(spans):
+                s, _ = loops.logits(q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                p, fade = loops.forward(s, top, total, (q0, q1, k0, k1))
+                if first:
+                    o.mul_(fade.view(B * G, -1, 1))
+                o += torch.bmm(p.view(B * G, -1, k1 - k0), v_m[:, :, k0:k1].flatten(0, 1))
+            if sinks is not None:
+                sink = sinks.to(dtype).view(1, G, -1, 1, 1)
+                base = torch.maximum(top, sink)
+                total.mul_((top - base).exp_()).add_((sink - base).exp_())
+                o.mul_((top - base).exp_().view(B * G, -1, 1))
+                if keep and spans:
+                    p.mul_((top - base).exp_())
+                top = base
+            normal = total.reciprocal().masked_fill_(total == 0, 0.0)
+            per_row += (top, normal)
+            kept += (p,) if keep and spans else ()
+            o.mul_(normal.view(B * G, -1, 1))
+            out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
+        ctx.problem, ctx.kept, ctx.blocks = problem, len(kept), len(per_row) // 2
+        ctx.save_for_backward(q, k, v, out, vector, sinks, *per_row, *kept, *parameters)
+        return out.to(q.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (grad,) = grads
+        q, k, v, out, vector, sinks, *rest = ctx.saved_tensors
+        per_row, rest = rest[: 2 * ctx.blocks], rest[2 * ctx.blocks :]
+        kept, parameters = iter(rest[: ctx.kept]), rest[ctx.kept :]
+        problem: Problem = ctx.problem
+        dtype, G, B = out.dtype, problem.key_heads, q.shape[0]
+        loops = problem.loops(vector, q.dtype)
+        k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
+        to_q = torch.empty_like(q, memory_format=torch.contiguous_format)
+        to_k, to_v = torch.zeros_like(k_m), torch.zeros_like(v_m, dtype=dtype)
+        to_vector = torch.zeros_like(vector) if vector is not None and ctx.needs_input_grad[4] else None
+        to_sinks = torch.zeros_like(sinks, dtype=dtype) if sinks is not None else None
+        learned = [p for p in parameters if p.requires_grad]
+        to_parameters = [torch.zeros_like(p, dtype=dtype) for p in learned]
+        for block, (q0, q1, spans) in enumerate(problem.blocks()):
+            rows, row = q1 - q0, Rows(*per_row[2 * block : 2 * block + 2])
+            q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
+            g_b = _rows(grad, q0, q1, G, dtype)
+            delta = None
+            if len(spans) > 1 and (learned or to_vector is not None):
+                # Its error is added up over all rows of a distance, so that it is taken from the weights themselves.
+                delta = torch.zeros_like(row.top)
+                for k0, k1 in spans:
+                    s, _ = loops.logits(q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                    dp = torch.bmm(g_b.flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1).transpose(1, 2)).view_as(s)
+                    _, ds = loops.backward(s, dp, row, torch.zeros_like(delta), None, (q0, q1, k0, k1))
+                    delta += ds.sum(-1, keepdim=True)
+            elif len(spans) > 1 or to_sinks is not None:
+                delta = (g_b * _rows(out, q0, q1, G, dtype)).sum(-1).view_as(row.top)
+            if to_sinks is not None:
+                weight = (sinks.to(dtype).view(1, G, -1, 1, 1) - row.top).exp_().mul_(row.normal)
+                to_sinks -= (weight * delta).sum((0, 3, 4)).flatten()
+            if len(spans) == 1:
+                delta = None  # found in passing
+            q_f, g_f = q_b.flatten(0, 1), g_b.flatten(0, 1)
+            g_w = g_f.to(loops.weights)
+            dq = torch.zeros_like(q_f)
+            for k0, k1 in spans:
+                k_b, v_b = k_m[:, :, k0:k1].flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1)
+                at = (q0, q1, k0, k1)
+                dp = torch.bmm(g_f, v_b.transpose(1, 2)).view(B, G, -1, rows, k1 - k0)
+                if ctx.kept:
+                    tanh = None
+                    p, ds = loops.kept_backward(next(kept), dp, row, to_vector, at)
+                else:
+                    s, tanh = loops.logits(q_b, k_m[:, :, k0:k1], *at)
+                    p, ds = loops.backward(s, dp, row, delta, to_vector, at)
+                if learned:
+                    with torch.enable_grad():
+                        bias = problem.bias(None, q0, q1, k0, k1)
+                        assert bias is not None
+                    wanted = ds.sum_to_size(bias.shape).to(bias.dtype)
+                    for total, part in zip(to_parameters, torch.autograd.grad(bias, learned, wanted), strict=True):
+                        total += part
+                if tanh is not None:
+                    ds.mul_(1 - tanh.square_())
+                p_f, ds_f = p.view(B * G, -1, k1 - k0), ds.view(B * G, -1, k1 - k0)
+                _add_product(to_v[:, :, k0:k1], p_f, g_w)
+                _add_product(to_k[:, :, k0:k1], ds_f, q_f)
+                dq.baddbmm_(ds_f, k_b)
+            to_q[:, :, q0:q1] = _back(dq.mul_(problem.scale).view_as(q_b), rows)
+        found = iter(to_parameters)
+        for_parameters = [next(found).to(p.dtype) if p.requires_grad else None for p in parameters]
+        return (
+            None, to_q, to_k.to(k.dtype), to_v.to(v.dtype), to_vector,
+            None if to_sinks is None else to_sinks.to(sinks.dtype), *for_parameters,
+        )  # fmt: skip
+
+
+def _add_product(to: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """to [B, G, keys, D] += a^T b."""
+    to += torch.bmm(a.transpose(1, 2), b).view_as(to)
+
+
+def _exp(x: torch.Tensor) -> torch.Tensor:
+    """exp in place. Where the result would be no normal number (ALiBi far away), exp takes up to 30 times as long on a
+    CPU; the smallest normal number is as good a zero, 1e-38 of the row's largest."""
+    return x.clamp_(min=-87.0 if x.dtype == torch.float32 else -708.0).exp_()
+
+
+def _antidiagonals(grouped: torch.Tensor, heads: int) -> torch.Tensor:
+    """Sums over entries of equal i + j: [B, G, repeats, rows, keys] -> [heads or 1, rows + keys - 1]."""
+    summed = grouped.sum(0).flatten(0, 1) if grouped.shape[0] > 1 else grouped[0].flatten(0, 1)
+    if heads == 1:
+        summed = summed.sum(0, keepdim=True)
+    rows, keys = summed.shape[-2:]
+    # padded to rows + keys and read with rows one shorter, every row moves one to the right of the one above
+    padded = torch.nn.functional.pad(summed, (0, rows)).flatten(1)[:, : rows * (rows + keys - 1)]
+    return padded.view(-1, rows, rows + keys - 1).sum(1)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    modules: Sequence[nn.Module],
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: Visible | None,
+    causal: bool,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
+    start = _start(query_positions, key_positions)
+    relative: list[Any] = [m for m in modules if hasattr(m, "of_distance")]
+    vector = None
+    if modules and len(relative) == len(modules) and start is not None:
+        span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
+        vector = torch.stack(torch.broadcast_tensors(*[m.of_distance(span) for m in relative])).sum(0)
+        vector = vector.to(torch.float64 if q.dtype == torch.float64 else torch.float32).contiguous()
+    problem = Problem(
+        heads=q.shape[1],
+        key_heads=k.shape[1],
+        queries=q.shape[2],
+        keys=k.shape[2],
+        scale=scale,
+        softcap=softcap,
+        causal=causal,
+        mask=mask,
+        query_positions=query_positions,
+        key_positions=key_positions,
+        modules=tuple(modules),
+        compiled=q.device.type == "cpu" and native.missing() is None,
+        double=q.dtype == torch.float64,
+        start=start,
+        batch=q.shape[0],
+    )
+    parameters = [] if vector is not None else [p for m in modules for p in m.parameters()]
+    return BlockedAttention.apply(problem, q, k, v, vector, sinks, *parameters)
+
+
+def _start(query_positions: torch.Tensor, key_positions: torch.Tensor) -> int | None:
+    """Query position 0 - key position 0, if positions are consecutive and that is the same in the whole batch."""
+    first = query_positions[:, :1] - key_positions[:, :1]
+    steps_are_one = all(bool((p.diff(dim=1) == 1).all()) for p in (query_positions, key_positions))
+    if steps_are_one and bool((first == first[0]).all()):
+        return int(first[0])
+    return None
