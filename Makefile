@@ -10,7 +10,7 @@ OUT ?= runs/compare
 COMPARE ?=
 COMPAT := .venv-compat
 
-.PHONY: setup compare test test-compat check format bench test-gpu clean
+.PHONY: setup compare test test-compat check format bench bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -46,11 +46,15 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/training.py
 
 # On a machine with a CUDA device and its own PyTorch: no .venv, the machine's Python.
 test-gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu
+
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/kernels.py --device cuda
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info src/*.egg-info

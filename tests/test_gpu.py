@@ -9,7 +9,7 @@ import torch
 
 import whorl
 from whorl.encodings import parse
-from whorl.ops import rotate, rotation_tables
+from whorl.ops import choose, rotate, rotation_tables
 from whorl.testing import max_error, tiny_model
 
 pytestmark = [
@@ -35,6 +35,37 @@ def test_rotation_is_float32_inside(dtype: torch.dtype) -> None:
     turned, _ = rotate(x.cuda(), None, rotation_tables(spectrum, positions.cuda()))
     rounding = torch.finfo(dtype).eps * float(truth.abs().max())
     assert max_error(turned.cpu(), truth) <= rounding / 2 + 4e-6 * (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("head_dim", [2, 80, 96, 256])
+@pytest.mark.parametrize("tokens", [1, 63, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("encoding", ["rope", "p-rope:p=0.5"])
+def test_the_triton_kernel_is_right(tokens: int, head_dim: int, layout: str, dtype: torch.dtype, encoding: str) -> None:
+    """Forward and gradients, out of place and in place, by the rule of tests/ops/test_rotation_kernels.py."""
+    positions = torch.stack([torch.arange(tokens), 2**31 - tokens + torch.arange(tokens)])
+    spectrum = parse(encoding).spectrum(head_dim)
+    data = [torch.randn(2, tokens, heads, head_dim).to(dtype).transpose(1, 2) for heads in (4, 2)]
+    weights = [torch.randn_like(x) for x in data]
+
+    def run(impl: str, cast: torch.dtype, device: str, inplace: bool = False) -> list[torch.Tensor]:
+        tables = rotation_tables(spectrum, positions.to(device), cast)
+        leaves = [x.to(device, cast).requires_grad_() for x in data]
+        given = [leaf * 1 if inplace else leaf for leaf in leaves]
+        turned = rotate(*given, tables, layout=layout, impl=impl, inplace=inplace)
+        grads = torch.autograd.grad(turned, leaves, [w.to(device, cast) for w in weights])
+        return [t.detach().cpu() for t in (*turned, *grads)]
+
+    truth, plain = run("reference", torch.float64, "cpu"), run("reference", dtype, "cpu")
+    for inplace in (False, True):
+        for got, exact, reference in zip(run("triton", dtype, "cuda", inplace), truth, plain, strict=True):
+            rounding = torch.finfo(dtype).eps * float(exact.abs().max())
+            assert max_error(got, exact) <= 2 * max_error(reference, exact) + rounding
+
+
+def test_auto_takes_triton_on_the_device() -> None:
+    assert choose("auto", torch.device("cuda")) == "triton"
 
 
 @torch.no_grad()
