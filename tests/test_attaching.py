@@ -416,3 +416,25 @@ def test_attaching_needs_no_weights() -> None:
         model = tiny_model("llama")
     whorl.attach(model, "t5")
     assert next(whorl.attached(model).parameters()).device.type == "meta"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["hope:train_length=16", "alibi"])
+def test_impl_says_what_runs(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whorl.ops.impl import native
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the compiled loops")
+
+    model = whorl.attach(tiny_model("llama"), encoding)
+    logits, budget = logits_and_budget(model, TOKENS)
+    monkeypatch.setattr(native, "call", broken)
+    with pytest.raises(RuntimeError, match="the compiled loops"):
+        model(TOKENS)
+    whorl.attach(model, encoding, impl="reference")
+    assert difference(model(TOKENS).logits, logits) < budget
+    whorl.attach(model, encoding)
+    monkeypatch.setenv("WHORL_IMPL", "reference")
+    assert difference(model(TOKENS).logits, logits) < budget
+    with pytest.raises(ValueError, match="impl must be one of auto, reference, cpu, triton, got 'fast'"):
+        whorl.attach(model, encoding, impl="fast")

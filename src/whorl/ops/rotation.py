@@ -184,7 +184,7 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
             raise ValueError(f"the tables are for a batch of {cos.shape[0]} and {name} has one of {x.shape[0]}")
         if cos.dim() == 4 and cos.shape[heads_dim] not in (1, x.shape[heads_dim]):
             raise ValueError(f"the tables are for {cos.shape[heads_dim]} heads and {name} has {x.shape[heads_dim]}")
-        if inplace and any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
+        if inplace and 0 in x.stride() and any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
             raise ValueError(f"{name} is expanded, so that several elements are one: it cannot be turned in place")
     if k is not None and (k.dtype != q.dtype or k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]):
         raise ValueError(
@@ -200,13 +200,14 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
 
 
 def _plain(tensors: list[torch.Tensor]) -> bool:
-    return all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta" for x in tensors)
+    return all(type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_meta for x in tensors)
 
 
 def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:
     math = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    cos, sin = cos.to(math), sin.to(math)
-    impl = choose(how.impl, tensors[0].device)
+    if cos.dtype != math:
+        cos, sin = cos.to(math), sin.to(math)
+    impl = choose(how.impl, tensors[0].device) if how.impl == "auto" else how.impl
     if impl == "reference":
         for x, y in zip(tensors, out, strict=True):
             tables = (cos, how.sign * sin, how.first, how.width)

@@ -371,15 +371,7 @@ class BlockedAttention(torch.autograd.Function):
             q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
             g_b = _rows(grad, q0, q1, G, dtype)
             delta = None
-            if len(spans) > 1 and (learned or to_vector is not None):
-                # Its error is added up over all rows of a distance, so that it is taken from the weights themselves.
-                delta = torch.zeros_like(row.top)
-                for k0, k1 in spans:
-                    s, _ = loops.logits(q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
-                    dp = torch.bmm(g_b.flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1).transpose(1, 2)).view_as(s)
-                    _, ds = loops.backward(s, dp, row, torch.zeros_like(delta), None, (q0, q1, k0, k1))
-                    delta += ds.sum(-1, keepdim=True)
-            elif len(spans) > 1 or to_sinks is not None:
+            if len(spans) > 1 or to_sinks is not None:
                 delta = (g_b * _rows(out, q0, q1, G, dtype)).sum(-1).view_as(row.top)
             if to_sinks is not None:
                 weight = (sinks.to(dtype).view(1, G, -1, 1, 1) - row.top).exp_().mul_(row.normal)
