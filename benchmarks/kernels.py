@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="cases whose label contains this")
+    parser.add_argument("--only", default="", help="cases whose label contains this; other rows stay")
     parser.add_argument(
         "--peak", nargs=3, metavar=("PROVIDER", "TOKENS", "DEVICE"), help="(internal) one peak of memory"
     )
@@ -362,10 +363,14 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "peak_mib",
     ]
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"kernels-{options.device}.csv").open("w", newline="") as file:
+    path = RESULTS / f"kernels-{options.device}.csv"
+    measured_now = {row["case"] for row in rows}
+    with path.open(newline="") if path.exists() else nullcontext([]) as file:
+        kept = [row for row in csv.DictReader(file) if row["case"] not in measured_now]
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[*common, *columns], restval="")
         writer.writeheader()
-        writer.writerows({**common, **row} for row in rows)
+        writer.writerows([*kept, *({**common, **row} for row in rows)])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@
 #include <string.h>
 
 /* exp to 1 in 10^7 for x <= 0, by 2^k times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose next term is
- * 1.2e-7 there / 7!). Below -87 the result would be no normal number, and is the smallest one. */
+ * 1.2e-7 there / 7!). Below -60 it is 1e-26, which no float sum beside a 1 can tell from 0: smaller numbers, and
+ * what they are multiplied to, stop being normal, and take many times as long. */
 static inline float exp_not_positive(float x) {
-    x = x < -87.0f ? -87.0f : x;
+    x = x < -60.0f ? -60.0f : x;
     float k = __builtin_rintf(x * 1.44269504f);
     float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
     float p = 1.0f / 720;
