@@ -6,6 +6,7 @@ The Triton kernel runs in Triton's interpreter here (tests/conftest.py); on a GP
 from __future__ import annotations
 
 import itertools
+import platform
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -57,6 +58,7 @@ ENCODINGS = ("rope", "hope:train_length=64", "p-rope:p=0.5,keep=slowest", "frequ
 CASES = [
     # the sizes that a kernel gets wrong, then the kinds of everything else, at small sizes
     *itertools.product((1, 63, 1000), (2, 80, 96, 256), ("float32",), ("heads first",), ("rope",)),
+    *itertools.product((3,), (130, 512, 1024), ("float32", "bfloat16"), ("heads first", "tokens first"), ENCODINGS[:2]),
     *itertools.product((7,), (24, 96), ("float64", "float32", "bfloat16", "float16"), MEMORY, ENCODINGS),
 ]
 
@@ -284,6 +286,22 @@ def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path)
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # nowhere to keep it: built for this process
     native.library.cache_clear()
     torch.testing.assert_close(rotate(q, k, table(), impl="cpu")[0], expected[0])
+
+
+@pytest.mark.parametrize("target", [(), ("-march=x86-64-v3",)], ids=["any machine", "AVX2"])
+def test_loops_for_lesser_machines(fresh: pytest.MonkeyPatch, target: tuple[str, ...]) -> None:
+    """What a machine without this one's vector instructions would run."""
+    if target and platform.machine() != "x86_64":
+        pytest.skip("not an x86-64 machine")
+    fresh.setattr(native, "TARGETS", (target,))
+    for dtype, memory, encoding in itertools.product((torch.float32, torch.bfloat16), MEMORY[:2], ENCODINGS):
+        q, k = inputs(7, 96, dtype, memory)
+        tables = rotation_tables(parse(encoding).spectrum(96), torch.arange(7))
+        expected = rotate(q, k, tables, impl="reference")
+        for x, y in zip(rotate(q, k, tables, impl="cpu"), expected, strict=True):
+            torch.testing.assert_close(x, y)
+    with pytest.raises(ValueError, match="no float16"):
+        rotate(*inputs(7, 16, torch.float16), table(7), impl="cpu")
 
 
 def test_a_compiler_that_fails_is_quoted(fresh: pytest.MonkeyPatch, tmp_path) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
 from functools import cache
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "softmax.c"))
+TARGETS = (("-march=native", "-DWHORL_HALF"), ("-march=native",), ())  # the first that the compiler takes
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
@@ -51,7 +53,7 @@ def _built(compiler: str) -> Path:
     )
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = [source.read_text() for source in SOURCES]
-    made_from = "\0".join([*sources, compiler, version, cpu.split("processor")[0][:4000], *FLAGS])
+    made_from = "\0".join([*sources, compiler, version, cpu.split("processor")[0][:4000], *FLAGS, str(TARGETS)])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     kept = root / "whorl" / f"loops-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
     if kept.exists():
@@ -62,9 +64,9 @@ def _built(compiler: str) -> Path:
     except OSError:
         folder = None  # no home to write to: for this process alone
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as build:
-        for native in (("-march=native", "-DWHORL_HALF"), ("-march=native",), ()):
+        for target in TARGETS:
             steps = [
-                [compiler, *FLAGS, *native, "-c", str(source), "-o", f"{build}/{source.stem}.o"] for source in SOURCES
+                [compiler, *FLAGS, *target, "-c", str(source), "-o", f"{build}/{source.stem}.o"] for source in SOURCES
             ]
             done = [subprocess.run(step, capture_output=True, text=True) for step in steps]
             if not any(step.returncode for step in done):
@@ -99,6 +101,6 @@ def call(name: str, *numbers: int) -> None:
     loaded, why = library()
     if loaded is None:
         raise ValueError(f"the compiled loops cannot run here: {why}")
-    code = getattr(loaded, name)((ctypes.c_int64 * len(numbers))(*numbers))
+    code = getattr(loaded, name)(struct.pack(f"{len(numbers)}q", *numbers))  # a tenth of a ctypes array's time
     if code:
         raise ValueError("the C compiler of this machine has no float16; use impl='reference'")

@@ -45,28 +45,35 @@ static inline void ahead(const void *from, int64_t bytes) {
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch((const char *)from + byte, 1);
 }
 
-/* One row: n pairs, whose channels start at a and b and are `step` apart (1 in halves, 2 in neighbours). In place, every
- * pair is read before it is written and no two pairs share a channel, so the loops may be vectorised. */
-#define ROWS(NAME, TYPE, MATH, LOAD, STORE, FAST)                                                                            \
-    static inline void NAME##_half(TYPE *out, const TYPE *in, const MATH *cos, const MATH *sin, MATH sign, int64_t n,  \
-                                   int64_t first, int64_t half) {                                                      \
-        const TYPE *a = in + first, *b = in + half + first;                                                            \
-        TYPE *to_a = out + first, *to_b = out + half + first;                                                          \
-        int64_t begin = FAST(to_a, to_b, a, b, cos, sin, sign, n);                                                     \
-        _Pragma("GCC ivdep") for (int64_t i = begin; i < n; i++) {                                                       \
-            MATH x = LOAD(a[i]), y = LOAD(b[i]), c = cos[i], s = sign * sin[i];                                        \
-            to_a[i] = STORE(x * c - y * s);                                                                            \
-            to_b[i] = STORE(y * c + x * s);                                                                            \
+/* Rows that share one row of the tables (a token's heads): n pairs each, whose channels start at `in` and `in` + half. In
+ * place, every pair is read before it is written and no two pairs share a channel, so the loops may be vectorised. */
+#define HALVES(NAME, TYPE, MATH, LOAD, STORE)                                                                          \
+    static inline void NAME(TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,                 \
+                            int64_t in_stride, const MATH *cos, const MATH *sin, MATH sign, int64_t n) {               \
+        for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
+            ahead(in + AHEAD * in_stride, n * sizeof(TYPE)), ahead(in + half + AHEAD * in_stride, n * sizeof(TYPE));   \
+            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) {                                                     \
+                MATH x = LOAD(in[i]), y = LOAD(in[half + i]), c = cos[i], s = sign * sin[i];                           \
+                out[i] = STORE(x * c - y * s);                                                                         \
+                out[half + i] = STORE(y * c + x * s);                                                                  \
+            }                                                                                                          \
         }                                                                                                              \
-    }                                                                                                                  \
-    static inline void NAME##_interleaved(TYPE *out, const TYPE *in, const MATH *cos, const MATH *sin, MATH sign,      \
-                                          int64_t n, int64_t first) {                                                  \
-        const TYPE *from = in + 2 * first;                                                                             \
-        TYPE *to = out + 2 * first;                                                                                    \
-        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) {                                                         \
-            MATH x = LOAD(from[2 * i]), y = LOAD(from[2 * i + 1]), c = cos[i], s = sign * sin[i];                      \
-            to[2 * i] = STORE(x * c - y * s);                                                                          \
-            to[2 * i + 1] = STORE(y * c + x * s);                                                                      \
+    }
+
+/* All rows of a block of tokens: in halves by the function HALF, in neighbours by the loop below. */
+#define ROWS(NAME, TYPE, MATH, LOAD, STORE, HALF)                                                                      \
+    static inline void NAME##_interleaved(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                 \
+                                          int64_t in_stride, const MATH *cos, const MATH *sin, MATH sign, int64_t n,   \
+                                          int64_t first) {                                                             \
+        for (int64_t row = 0; row < rows; row++) {                                                                     \
+            const TYPE *from = in + row * in_stride + 2 * first;                                                       \
+            TYPE *to = out + row * out_stride + 2 * first;                                                             \
+            ahead(from + AHEAD * in_stride, 2 * n * sizeof(TYPE));                                                     \
+            _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) {                                                     \
+                MATH x = LOAD(from[2 * i]), y = LOAD(from[2 * i + 1]), c = cos[i], s = sign * sin[i];                  \
+                to[2 * i] = STORE(x * c - y * s);                                                                      \
+                to[2 * i + 1] = STORE(y * c + x * s);                                                                  \
+            }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
     static void NAME(Tensor t, const MATH *cos, const MATH *sin, MATH sign, int64_t head_dim, int64_t first,           \
@@ -75,86 +82,138 @@ static inline void ahead(const void *from, int64_t bytes) {
         /* the loop that walks memory in order is the inner one: dimension 1 is heads, 2 is tokens */                  \
         const int inner = t.in_stride[2] <= t.in_stride[1] ? 2 : 1, outer = 3 - inner;                                 \
         const int64_t size[3] = {0, t.heads, end - begin};                                                             \
+        const int64_t rows = t.table_stride[inner] ? 1 : size[inner], in_stride = t.in_stride[inner],                  \
+                      out_stride = t.out_stride[inner];                                                                \
         const TYPE *all_in = (const TYPE *)t.in + batch * t.in_stride[0] + begin * t.in_stride[2];                     \
         TYPE *all_out = (TYPE *)t.out + batch * t.out_stride[0] + begin * t.out_stride[2];                             \
-        const int64_t all_rows = batch * t.table_stride[0] + begin * t.table_stride[2];                                \
+        const int64_t all_tables = batch * t.table_stride[0] + begin * t.table_stride[2];                              \
         for (int64_t i = 0; i < size[outer]; i++) {                                                                    \
             const TYPE *in = all_in + i * t.in_stride[outer];                                                          \
             TYPE *out = all_out + i * t.out_stride[outer];                                                             \
-            int64_t row = all_rows + i * t.table_stride[outer];                                                        \
-            for (int64_t j = 0; j < size[inner]; j++) {                                                                \
+            int64_t table = all_tables + i * t.table_stride[outer];                                                    \
+            for (int64_t j = 0; j < size[inner]; j += rows) {                                                          \
+                if (interleaved)                                                                                       \
+                    NAME##_interleaved(out, in, rows, out_stride, in_stride, cos + table, sin + table, sign, n, first); \
+                else                                                                                                   \
+                    HALF(out + first, in + first, half, rows, out_stride, in_stride, cos + table, sin + table, sign, n); \
+                in += rows * in_stride, out += rows * out_stride, table += t.table_stride[inner];                      \
+            }                                                                                                          \
+            if (t.out == t.in) continue;                                                                               \
+            in -= size[inner] * in_stride, out -= size[inner] * out_stride;                                            \
+            for (int64_t j = 0; j < size[inner]; j++, in += in_stride, out += out_stride) {                            \
                 if (interleaved) {                                                                                     \
-                    ahead(in + 2 * first + AHEAD * t.in_stride[inner], 2 * n * bytes);                                 \
-                    NAME##_interleaved(out, in, cos + row, sin + row, sign, n, first);                                 \
-                    if (out != in) {                                                                                   \
-                        memcpy(out, in, 2 * first * bytes);                                                            \
-                        memcpy(out + 2 * (first + n), in + 2 * (first + n), (head_dim - 2 * (first + n)) * bytes);     \
-                    }                                                                                                  \
+                    memcpy(out, in, 2 * first * bytes);                                                                \
+                    memcpy(out + 2 * (first + n), in + 2 * (first + n), (head_dim - 2 * (first + n)) * bytes);         \
                 } else {                                                                                               \
-                    ahead(in + first + AHEAD * t.in_stride[inner], n * bytes);                                         \
-                    ahead(in + half + first + AHEAD * t.in_stride[inner], n * bytes);                                  \
-                    NAME##_half(out, in, cos + row, sin + row, sign, n, first, half);                                  \
-                    if (out != in) {                                                                                   \
-                        memcpy(out, in, first * bytes);                                                                \
-                        memcpy(out + first + n, in + first + n, (half - n) * bytes);                                   \
-                        memcpy(out + half + first + n, in + half + first + n,                                          \
-                               (head_dim - half - first - n) * bytes);                                                 \
-                    }                                                                                                  \
+                    memcpy(out, in, first * bytes);                                                                    \
+                    memcpy(out + first + n, in + first + n, (half - n) * bytes);                                       \
+                    memcpy(out + half + first + n, in + half + first + n, (head_dim - half - first - n) * bytes);      \
                 }                                                                                                      \
-                in += t.in_stride[inner], out += t.out_stride[inner], row += t.table_stride[inner];                    \
             }                                                                                                          \
         }                                                                                                              \
     }
 
-#define NO_FAST(...) 0
-
 #ifdef __AVX512F__
-/* What the compiler makes of the loop below, without its prologue and epilogue: rows are short. */
-static inline int64_t fast_float(float *to_a, float *to_b, const float *a, const float *b, const float *cos,
-                                 const float *sin, float sign, int64_t n) {
+/* `count` vectors of the tables stay in registers while the rows pass by. */
+static inline __attribute__((always_inline)) void vectors_float(const int count, const __mmask16 mask, float *out,
+                                                                const float *in, int64_t half, int64_t rows,
+                                                                int64_t out_stride, int64_t in_stride,
+                                                                const float *cos, const float *sin, float sign) {
     const __m512 signs = _mm512_set1_ps(sign);
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        __m512 c = _mm512_loadu_ps(cos + i), s = _mm512_mul_ps(signs, _mm512_loadu_ps(sin + i));
-        __m512 x = _mm512_loadu_ps(a + i), y = _mm512_loadu_ps(b + i);
-        _mm512_storeu_ps(to_a + i, _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
-        _mm512_storeu_ps(to_b + i, _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+    __m512 c[4], s[4];
+    for (int u = 0; u < count; u++) {
+        c[u] = _mm512_maskz_loadu_ps(mask, cos + 16 * u);
+        s[u] = _mm512_mul_ps(signs, _mm512_maskz_loadu_ps(mask, sin + 16 * u));
     }
-    return i;
+    for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {
+        ahead(in + AHEAD * in_stride, 64 * count), ahead(in + half + AHEAD * in_stride, 64 * count);
+        for (int u = 0; u < count; u++) {
+            __m512 x = _mm512_maskz_loadu_ps(mask, in + 16 * u), y = _mm512_maskz_loadu_ps(mask, in + half + 16 * u);
+            _mm512_mask_storeu_ps(out + 16 * u, mask, _mm512_fmsub_ps(x, c[u], _mm512_mul_ps(y, s[u])));
+            _mm512_mask_storeu_ps(out + half + 16 * u, mask, _mm512_fmadd_ps(y, c[u], _mm512_mul_ps(x, s[u])));
+        }
+    }
+}
+
+static inline void halves_float(float *out, const float *in, int64_t half, int64_t rows, int64_t out_stride,
+                              int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {
+#define TAKE(COUNT, MASK)                                                                                              \
+    vectors_float(COUNT, MASK, out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign)
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) TAKE(4, 0xffff);
+    for (; i + 16 <= n; i += 16) TAKE(1, 0xffff);
+    if (i < n) TAKE(1, (1u << (n - i)) - 1);
+#undef TAKE
 }
 #else
-#define fast_float NO_FAST
+HALVES(halves_float, float, float, SAME, SAME)
 #endif
 
-ROWS(rows_float, float, float, SAME, SAME, fast_float)
-ROWS(rows_double, double, double, SAME, SAME, NO_FAST)
 #ifdef __AVX512BF16__
 /* The rounding above takes more instructions than the rest of the loop; these machines have one for it. (It takes
- * denormals, below 1e-38, for zero.) */
-#define FAST_BF16(i, c, s)                                                                                             \
-    __m512 x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((void *)(a + i))), 16)); \
-    __m512 y = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((void *)(b + i))), 16)); \
-    __m512 xs = _mm512_mul_ps(x, s), ys = _mm512_mul_ps(y, s);                                                         \
-    _mm256_storeu_si256((void *)(to_a + i), (__m256i)_mm512_cvtneps_pbh(_mm512_fmsub_ps(x, c, ys)));                   \
-    _mm256_storeu_si256((void *)(to_b + i), (__m256i)_mm512_cvtneps_pbh(_mm512_fmadd_ps(y, c, xs)));
-
-static inline int64_t fast_half(uint16_t *to_a, uint16_t *to_b, const uint16_t *a, const uint16_t *b, const float *cos,
-                                const float *sin, float sign, int64_t n) {
+ * denormals, below 1e-38, for zero.) A vector holds 32 numbers: the even ones become floats by a shift, the odd ones by a
+ * mask, so the tables are held in the same order. */
+static inline __attribute__((always_inline)) void vectors_bf16(const int count, const __mmask32 mask, uint16_t *out,
+                                                               const uint16_t *in, int64_t half, int64_t rows,
+                                                               int64_t out_stride, int64_t in_stride,
+                                                               const float *cos, const float *sin, float sign) {
+    const __mmask16 low = mask, up = mask >> 16;
     const __m512 signs = _mm512_set1_ps(sign);
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        __m512 c = _mm512_loadu_ps(cos + i), s = _mm512_mul_ps(signs, _mm512_loadu_ps(sin + i));
-        FAST_BF16(i, c, s)
+    const __m512i high = _mm512_set1_epi32(0xffff0000), sixteen = _mm512_set1_epi32(16);
+    const __m512i count_up = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i even = _mm512_add_epi32(count_up, count_up), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512i mixed = _mm512_or_si512(count_up, _mm512_slli_epi32(_mm512_add_epi32(count_up, sixteen), 16));
+    __m512 c[2][2], s[2][2];
+    for (int u = 0; u < count; u++) {
+        const float *cu = cos + 32 * u, *su = sin + 32 * u;
+        __m512 c0 = _mm512_maskz_loadu_ps(low, cu), c1 = _mm512_maskz_loadu_ps(up, cu + 16);
+        __m512 s0 = _mm512_mul_ps(signs, _mm512_maskz_loadu_ps(low, su));
+        __m512 s1 = _mm512_mul_ps(signs, _mm512_maskz_loadu_ps(up, su + 16));
+        c[u][0] = _mm512_permutex2var_ps(c0, even, c1), c[u][1] = _mm512_permutex2var_ps(c0, odd, c1);
+        s[u][0] = _mm512_permutex2var_ps(s0, even, s1), s[u][1] = _mm512_permutex2var_ps(s0, odd, s1);
     }
-    return i;
+    for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {
+        ahead(in + AHEAD * in_stride, 64 * count), ahead(in + half + AHEAD * in_stride, 64 * count);
+        for (int u = 0; u < count; u++) {
+            const __m512i a = _mm512_maskz_loadu_epi16(mask, in + 32 * u);
+            const __m512i b = _mm512_maskz_loadu_epi16(mask, in + half + 32 * u);
+            __m512 to_a[2], to_b[2];
+            for (int h = 0; h < 2; h++) {
+                __m512 x = _mm512_castsi512_ps(h ? _mm512_and_si512(a, high) : _mm512_slli_epi32(a, 16));
+                __m512 y = _mm512_castsi512_ps(h ? _mm512_and_si512(b, high) : _mm512_slli_epi32(b, 16));
+                to_a[h] = _mm512_fmsub_ps(x, c[u][h], _mm512_mul_ps(y, s[u][h]));
+                to_b[h] = _mm512_fmadd_ps(y, c[u][h], _mm512_mul_ps(x, s[u][h]));
+            }
+            const __m512i rounded_a = (__m512i)_mm512_cvtne2ps_pbh(to_a[1], to_a[0]);
+            const __m512i rounded_b = (__m512i)_mm512_cvtne2ps_pbh(to_b[1], to_b[0]);
+            _mm512_mask_storeu_epi16(out + 32 * u, mask, _mm512_permutexvar_epi16(mixed, rounded_a));
+            _mm512_mask_storeu_epi16(out + half + 32 * u, mask, _mm512_permutexvar_epi16(mixed, rounded_b));
+        }
+    }
+}
+
+static inline void halves_bf16(uint16_t *out, const uint16_t *in, int64_t half, int64_t rows, int64_t out_stride,
+                             int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {
+#define TAKE(COUNT, MASK)                                                                                              \
+    vectors_bf16(COUNT, MASK, out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign)
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) TAKE(2, 0xffffffff);
+    for (; i + 32 <= n; i += 32) TAKE(1, 0xffffffff);
+    if (i < n) TAKE(1, (uint32_t)((1ull << (n - i)) - 1));
+#undef TAKE
 }
 #else
-#define fast_half NO_FAST
+HALVES(halves_bf16, uint16_t, float, load_bf16, store_bf16)
 #endif
 
-ROWS(rows_bf16, uint16_t, float, load_bf16, store_bf16, fast_half)
+HALVES(halves_double, double, double, SAME, SAME)
+
+ROWS(rows_float, float, float, SAME, SAME, halves_float)
+ROWS(rows_double, double, double, SAME, SAME, halves_double)
+ROWS(rows_bf16, uint16_t, float, load_bf16, store_bf16, halves_bf16)
 #ifdef WHORL_HALF
-ROWS(rows_half, _Float16, float, LOAD_HALF, STORE_HALF, NO_FAST)
+HALVES(halves_half, _Float16, float, LOAD_HALF, STORE_HALF)
+ROWS(rows_half, _Float16, float, LOAD_HALF, STORE_HALF, halves_half)
 #endif
 
 /* One array of numbers, since that is the cheapest call to make from Python:
