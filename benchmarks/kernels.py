@@ -201,6 +201,13 @@ def rotation_providers(tokens: int, dtype: torch.dtype, device: torch.device) ->
         from liger_kernel.transformers.rope import liger_rotary_pos_emb
 
         providers["liger, in place"] = differentiated(lambda q, k: liger_rotary_pos_emb(q, k, cos, sin))
+    if device.type == "cuda" and installed("flash-attn"):
+        from flash_attn.layers.rotary import apply_rotary_emb
+
+        tables_ = (tables["rope"].cos[0].to(dtype), tables["rope"].sin[0].to(dtype))
+        providers["flash-attn's Triton rotary"] = differentiated(
+            lambda q, k: tuple(apply_rotary_emb(x.transpose(1, 2), *tables_) for x in (q, k))
+        )
     return providers
 
 
@@ -245,7 +252,7 @@ def attentions(device: torch.device) -> Iterator[Case]:
     for tokens in (1024, 16384) if device.type == "cpu" else (1024, 8192):
         providers = {
             name: attention_provider(name, tokens, device, dtype)
-            for name in ATTENTION
+            for name in (*ATTENTION, *(FLEX if device.type == "cuda" else ()))
             if tokens == 1024 or not name.startswith("dense")
         }
         yield f"attention {str(dtype)[6:]} {tokens}", providers, "causal SDPA, no bias"
@@ -259,6 +266,7 @@ ATTENTION = (
     "whorl T5 with its table's gradient",
     "whorl window of 512",
 )
+FLEX = tuple(f"{name}, FlexAttention" for name in ATTENTION[-3:])
 
 
 def attention_provider(name: str, tokens: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
@@ -284,8 +292,9 @@ def attention_provider(name: str, tokens: int, device: torch.device, dtype: torc
 
     def run() -> None:
         out, _ = biased_attention(
-            q, k, v, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125
-        )
+            q, k, v, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125,
+            impl="flex" if name in FLEX else "auto",
+        )  # fmt: skip
         torch.autograd.grad(out, (q, k, v, *learned), grad)
 
     return run

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
 import whorl
-from whorl.encodings import parse
-from whorl.ops import choose, rotate, rotation_tables
+from whorl.encodings import Shape, parse
+from whorl.ops import biased_attention, choose, rotate, rotation_tables
 from whorl.testing import max_error, tiny_model
 
 pytestmark = [
@@ -86,3 +87,32 @@ def test_a_comparison_runs(tmp_path: Path) -> None:
     assert results["machine"]["device"] == torch.cuda.get_device_name()
     for trial in results["trials"]:
         assert trial["train"]["loss"] < 6.5
+
+
+@pytest.mark.parametrize("impl", ["blocked", "flex"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("encoding", ["alibi", "t5", "kerple", "alibi+window:size=100"])
+def test_biased_attention_is_right(encoding: str, dtype: torch.dtype, impl: str) -> None:
+    """Forward and every gradient, by the rule of tests/ops/test_attention_blocked.py."""
+    tokens, (heads, key_heads, head_dim) = 700, (4, 2, 64)
+    biases = [e.module for e in parse(encoding).effects(Shape(head_dim=head_dim, heads=heads, width=256))]
+    for parameter in (p for module in biases for p in module.parameters()):
+        torch.nn.init.uniform_(parameter, 0.2, 1.0)
+    data = [torch.randn(2, h, tokens, head_dim).to(dtype) for h in (heads, key_heads, key_heads)]
+    weight = torch.randn(2, heads, tokens, head_dim).to(dtype)
+
+    def run(impl: str, cast: torch.dtype, device: str) -> list[torch.Tensor]:
+        modules = [copy.deepcopy(m).to(device, torch.float64 if cast == torch.float64 else None) for m in biases]
+        leaves = [x.to(device, cast).requires_grad_() for x in data]
+        at = torch.arange(tokens, device=device)[None]
+        out, _ = biased_attention(
+            *leaves, modules, query_positions=at, key_positions=at, causal=True, scale=0.125, impl=impl
+        )
+        learned = [p for module in modules for p in module.parameters()]
+        grads = torch.autograd.grad(out, [*leaves, *learned], weight.to(device, cast))
+        return [t.detach().cpu() for t in (out, *grads)]
+
+    truth, plain = run("reference", torch.float64, "cpu"), run("reference", dtype, "cpu")
+    for got, exactly, reference in zip(run(impl, dtype, "cuda"), truth, plain, strict=True):
+        rounding = 4 * torch.finfo(dtype).eps * float(exactly.abs().max())
+        assert max_error(got, exactly) <= 2 * max_error(reference, exactly) + rounding

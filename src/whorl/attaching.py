@@ -82,7 +82,8 @@ class LayerSeam:
     biases: tuple[nn.Module, ...]
     in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
     in_interface: bool  # this model's attention is whorl's, which needs positions
-    impl: str  # which implementation of whorl's operations
+    impl: str  # which implementation of the rotation
+    attention: str  # and of biased attention
     forward: Callable[..., Any] | None  # the class's forward, rotation rebound
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
@@ -118,7 +119,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     What the host declares itself stays: its windows, soft caps, sinks and scales, and the layers that it does not turn
     (unless `Layers` gives such a layer a rotary encoding by name). A model inside torch.compile or PEFT is found.
 
-    impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one.
+    impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one,
+    and "flex" takes the biases (only) through PyTorch's FlexAttention.
 
     Raises ValueError, with the model unchanged, for a model without a known seam, sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, or a module
@@ -129,10 +131,11 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     encoding = parse(encoding)
     _refuse_parallel(model)
     host = open_host(model)
-    choose(impl, next(host.model.parameters()).device)
+    rotation = "auto" if impl == "flex" else impl
+    choose(rotation, next(host.model.parameters()).device)
     plan = layer_plan(host, encoding)
     for seam in plan.layers:
-        seam.impl = impl
+        seam.impl, seam.attention = rotation, impl if impl in ("reference", "flex") else "auto"
     before = attached(model)
     _refuse_foreign_forwards(host)
     if before is not None:
@@ -242,6 +245,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
                 in_mask=bool(biases) and host.biases == "mask",
                 in_interface=False,
                 impl="auto",
+                attention="auto",
                 forward=None if rotation is None else _rebound(attention, host.host.rotate, rotation),
             )
         )
@@ -584,6 +588,17 @@ class HostMask(Visible, FlexBlockMask):
             how[name] = how.get(name, 0) + first
         return self.make(**how)
 
+    def mod(self) -> Callable[..., torch.Tensor]:
+        how = self.how
+        queries, keys = how.get("q_offset", 0), how.get("kv_offset", 0)
+        function, padding = how["mask_function"], how.get("attention_mask")
+
+        def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
+            ok = function(b, h, i + queries, j + keys)
+            return ok if padding is None else ok & padding[b, j + keys]
+
+        return seen
+
     def __getitem__(self, index: Any) -> HostMask:
         """Of some of the queries: what hosts do that need the last ones alone."""
         start, stop, _ = index[2].indices(self.how["q_length"])
@@ -646,7 +661,7 @@ def _attention_interface(
         position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
     biases: list[nn.Module] = list(seam.biases)
     mask = visible = attention_mask
-    dense = seam.impl == "reference" or output_attentions
+    dense = seam.attention == "reference" or output_attentions
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
         mask, visible, dense = None, attention_mask >= 0, True
@@ -667,7 +682,7 @@ def _attention_interface(
         softcap=softcap,
         sinks=s_aux,
         dropout=dropout,
-        impl="reference" if dense else "auto",
+        impl="reference" if dense else seam.attention,
     )
     return output.transpose(1, 2).contiguous(), weights
 

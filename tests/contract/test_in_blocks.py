@@ -32,12 +32,16 @@ def test_everything_about_positions(model) -> None:  # noqa: F811
     in_full.test_generate_with_dynamic_and_static_caches(model)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
 @pairs(IN_BLOCKS)
 def test_the_reference_gives_the_same(model) -> None:  # noqa: F811
     encoding, logits = whorl.encoding_of(model), model(TOKENS).logits
     learned = whorl.attached(model).state_dict()
     whorl.attach(model, encoding, impl="reference")
+    whorl.attached(model).load_state_dict(learned)
+    assert difference(model(TOKENS).logits, logits) < 1e-4
+    whorl.attach(model, encoding, impl="flex")
     whorl.attached(model).load_state_dict(learned)
     assert difference(model(TOKENS).logits, logits) < 1e-4
     attentions = whorl.attach(model, encoding)(TOKENS, output_attentions=True).attentions

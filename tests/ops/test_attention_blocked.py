@@ -239,3 +239,28 @@ def test_what_a_block_is_like() -> None:
     mask = Causal(32, 32)
     assert [mask.kind(8, 16, k, k + 8) for k in (0, 8, 16)] == ["all", "causal", "none"]
     assert Causal(30, 32).kind(8, 16, 8, 16) == "some", "causal, but not up to the last key"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("case", ["causal", "mask", "softcap and sinks", "cache and gaps"])
+def test_flex_attention_gives_the_same(notation: str, case: str) -> None:
+    """The forward pass: FlexAttention has no backward on a CPU; tests/test_gpu.py has both."""
+    biases, queries, keys = modules(notation), 21 if case == "cache and gaps" else 33, 33
+    q, k, v = data(queries, keys, 16, torch.float32)
+    how: dict = {"query_positions": torch.arange(keys - queries, keys)[None], "key_positions": torch.arange(keys)[None]}
+    how |= {"scale": 0.3, "causal": True}
+    if case == "mask":
+        how["mask"] = (torch.rand(2, 1, queries, keys) > 0.3) | torch.eye(keys, dtype=torch.bool)
+    elif case == "softcap and sinks":
+        how |= {"softcap": 2.0, "sinks": torch.randn(HEADS)}
+    elif case == "cache and gaps":
+        positions = torch.arange(keys).repeat(2, 1) + torch.tensor([[0], [5]])
+        positions[1, 7:] += 3
+        how |= {"key_positions": positions, "query_positions": positions[:, keys - queries :]}
+    with torch.no_grad():
+        expected, _ = biased_attention(q, k, v, biases, impl="reference", **how)
+        got, _ = biased_attention(q, k, v, biases, impl="flex", **how)
+    torch.testing.assert_close(got, expected)
+    with pytest.raises(ValueError, match="impl='flex' cannot run here: FlexAttention has no backward pass on a CPU"):
+        biased_attention(q.requires_grad_(), k, v, biases, impl="flex", **how)

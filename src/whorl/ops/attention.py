@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from whorl.ops.impl import blocked, reference
+from whorl.ops.impl import blocked, flex, reference
 from whorl.ops.impl.blocked import DenseVisible, Visible
 
-IMPLS = ("auto", "reference", "blocked")
+IMPLS = ("auto", "reference", "blocked", "flex")
 
 
 def biased_attention(
@@ -40,8 +40,9 @@ def biased_attention(
     scale, softcap   the host's own logit scale and tanh cap (Gemma 2)
     sinks            [heads], an extra logit per head that takes weight and gives no value (gpt-oss)
     impl             "reference": dense; "blocked": memory that grows with the number of tokens and not its square, and
-                     windows skip what they hide. "auto" is "blocked", but "reference" with dropout, under
-                     torch.compile, and where the environment says WHORL_IMPL=reference.
+                     windows skip what they hide; "flex": PyTorch's FlexAttention, for relative biases on a GPU.
+                     "auto" is "blocked", but "reference" with dropout, under torch.compile, and where the environment
+                     says WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. Gradients reach q, k, v, the
@@ -49,12 +50,18 @@ def biased_attention(
     """
     _check(q, k, v, query_positions, key_positions, sinks)
     impl = _choose(impl, dropout)
+    if impl == "flex":
+        learned = (p for module in biases for p in module.parameters())
+        grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *learned))
+        if (why := flex.missing(biases, q.device, grad)) is not None:
+            raise ValueError(f"impl='flex' cannot run here: {why}")
     with torch.autocast(q.device.type, enabled=False):
-        if impl == "blocked":
+        if impl != "reference":
             if isinstance(mask, torch.Tensor):
                 mask = DenseVisible(mask, q.shape[2], k.shape[2])
             arguments = (query_positions, key_positions, mask, causal, scale, softcap, sinks)
-            return blocked.attention(q, k, v, biases, *arguments).to(v.dtype), None
+            backend = flex if impl == "flex" else blocked
+            return backend.attention(q, k, v, biases, *arguments).to(v.dtype), None
         seen = mask.block(0, q.shape[2], 0, k.shape[2]) if isinstance(mask, Visible) else mask
         if causal:
             ones = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
@@ -67,9 +74,9 @@ def biased_attention(
 def _choose(impl: str, dropout: float) -> str:
     if impl not in IMPLS:
         raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {impl!r}")
-    if impl == "blocked" and dropout:
+    if impl in ("blocked", "flex") and dropout:
         raise ValueError(
-            f"impl='blocked' has no dropout on its weights, and dropout is {dropout}; take impl='reference'"
+            f"impl={impl!r} has no dropout on its weights, and dropout is {dropout}; take impl='reference'"
         )
     if impl == "auto":
         asked = os.environ.get("WHORL_IMPL")

@@ -10,7 +10,7 @@ vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ class Visible:
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""
+        raise NotImplementedError
+
+    def mod(self) -> Callable[..., torch.Tensor]:
+        """The same as a function of index tensors (batch, head, query, key), as FlexAttention asks."""
         raise NotImplementedError
 
     def kind(self, *block: int) -> str:
@@ -65,6 +69,10 @@ class DenseVisible(Visible):
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         return self.mask[:, :, q0:q1, k0:k1]
+
+    def mod(self) -> Callable[..., torch.Tensor]:
+        mask = self.mask
+        return lambda b, h, i, j: mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0, i, j]
 
 
 @dataclass
