@@ -16,9 +16,9 @@ import torch
 
 import whorl
 from whorl.comparison.models import build
-from whorl.comparison.running import load_trial
+from whorl.comparison.running import load_trial, snapshots_of
 from whorl.comparison.settings import Settings
-from whorl.comparison.training import MARKER, discard_incomplete, resume_point
+from whorl.comparison.training import MARKER, discard_incomplete, resume_point, snapshot_steps
 
 STEPS, BATCH, LENGTH = 12, 4, 32
 SMALL = {
@@ -110,6 +110,21 @@ def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
     assert task.evaluate(model, 64)["tail"] == pytest.approx(trial["evaluations"]["perplexity"][1]["tail"], rel=1e-6)
     with pytest.raises(ValueError, match="no finished trial in"):
         load_trial(out / "trials" / "nothing")
+
+
+def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tuple[Path, dict]) -> None:
+    whorl.compare(["rope"], out=tmp_path / "out", text=str(text), snapshots=3, **SMALL)
+    (trial,) = (tmp_path / "out" / "trials").iterdir()
+    steps = list(snapshots_of(trial))
+    assert (steps[0], steps[-1]) == (8, STEPS)
+    assert set(steps) == snapshot_steps(STEPS, 3)
+    early, late, end = (load_trial(trial, step).state_dict() for step in (steps[0], steps[-1], None))
+    assert any(not torch.equal(early[name], late[name]) for name in late)
+    assert all(torch.equal(late[name], end[name]) for name in late)
+    undisturbed = load_trial(next((finished[0] / "trials").glob("rope-s0-*"))).state_dict()
+    assert all(torch.equal(undisturbed[name], end[name]) for name in end), "keeping snapshots changes nothing"
+    with pytest.raises(ValueError, match=r"has no snapshot at step 9: it has \[8, "):
+        load_trial(trial, 9)
 
 
 def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, dict], text: Path) -> None:

@@ -63,6 +63,9 @@ def compare(
     warmup: Annotated[float, typer.Option(help="Share of the steps that warms up.")] = _D.warmup,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = _D.weight_decay,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = _D.precision,
+    snapshots: Annotated[
+        int, typer.Option(help="Keep each trial's weights this many times along its training, for whorl inspect.")
+    ] = 0,
     compile: Annotated[
         bool, typer.Option("--compile", help="Train with torch.compile (needs a C++ compiler on a CPU).")
     ] = False,
@@ -83,7 +86,8 @@ def compare(
     from whorl.comparison import compare as run
 
     try:
-        run(encodings or DEFAULT_ENCODINGS, out=out, seeds=_integers("seeds", seeds), **asdict(settings))
+        chosen = encodings or DEFAULT_ENCODINGS
+        run(chosen, out=out, seeds=_integers("seeds", seeds), snapshots=snapshots, **asdict(settings))
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(130) from None

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whorl.comparison.running import compare, load_trial
+    from whorl.comparison.running import compare, load_trial, snapshots_of
 
-__all__ = ["compare", "load_trial"]
+__all__ = ["compare", "load_trial", "snapshots_of"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,7 @@ def compare(
     *,
     out: str | Path = "runs/compare",
     seeds: Sequence[int] = (0,),
+    snapshots: int = 0,
     quiet: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def compare(
     encodings  configs or their notation; HoPE's train_length and Learned's table default to the run's train_length
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
+    snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
     settings   the fields of `whorl.comparison.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
     Returns the content of results.json. Raises ValueError for bad settings before anything is trained, and for an
@@ -74,7 +76,8 @@ def compare(
         task = _task(resolved)
     fingerprint = task.fingerprint()
     trials = plan_trials(encodings, seeds, resolved, fingerprint)
-    run = _Run(folder, resolved, task, fingerprint, hosts, _facts(resolved, task, trials, seeds))
+    facts = _facts(resolved, task, trials, seeds)
+    run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
     if state.is_main_process:
         write_json(folder / "config.json", resolved.to_dict())
         task.save_tokenizer(folder / "tokenizer")
@@ -92,8 +95,17 @@ def compare(
     return results
 
 
-def load_trial(folder: str | Path) -> Any:
-    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode."""
+def snapshots_of(folder: str | Path) -> dict[int, Path]:
+    """The kept weights of a trial by their training step, in order."""
+    found = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
+    return {int(path.stem.removeprefix("step-")): path for path in found}
+
+
+def load_trial(folder: str | Path, step: int | None = None) -> Any:
+    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode.
+
+    step: the training step of a snapshot; None for the end of the training.
+    """
     from safetensors.torch import load_model
 
     folder = Path(folder)
@@ -103,7 +115,10 @@ def load_trial(folder: str | Path) -> Any:
     settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
     encoding = from_dict(result["config"])
     model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
-    load_model(model, folder / "model.safetensors")
+    kept = snapshots_of(folder)
+    if step is not None and step not in kept:
+        raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
+    load_model(model, folder / "model.safetensors" if step is None else kept[step])
     return for_evaluation(model)
 
 
@@ -117,6 +132,7 @@ class _Run:
     data: str  # the task's fingerprint
     hosts: dict[Encoding, OpenHost]
     facts: dict[str, Any]
+    snapshots: int
 
     def trial(self, trial: Trial, display: Display | Silent) -> None:
         """Trains and evaluates one trial and writes its result.json, last of all."""
@@ -128,7 +144,7 @@ class _Run:
         model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
         dataset = task.training_set(trial.seed, settings.steps * settings.batch_size)
         with display.training(trial.id, settings.steps) as update:
-            record = train(model, trial, settings, dataset, folder, update)
+            record = train(model, trial, settings, dataset, folder, update, self.snapshots)
         if not PartialState().is_main_process:
             return
         model = for_evaluation(model)

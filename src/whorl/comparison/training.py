@@ -2,6 +2,7 @@
 
     trials/ID/checkpoints/checkpoint-N/   the Trainer's own checkpoint, and last of all `complete.json`
     trials/ID/model.safetensors           the trained weights, once training is over
+    trials/ID/snapshots/step-N.safetensors   the weights after N steps, where snapshots were asked for
     trials/ID/training.json               the learning curve, tokens and seconds
     trials/ID/result.json                 the evaluations: written last; a trial that has it is never run again
 
@@ -31,6 +32,7 @@ MARKER = "complete.json"
 CHECKPOINTS = 10  # per trial, so that a kill costs at most a tenth of its training
 MIN_STEPS = 25  # between checkpoints
 CURVE_POINTS = 100
+FIRST_SNAPSHOT = 8  # steps
 
 
 class _Watch(TrainerCallback):
@@ -63,6 +65,33 @@ class _Watch(TrainerCallback):
             write_json(folder / MARKER, {"step": state.global_step, "seconds": self.seconds})
 
 
+class _Snapshots(TrainerCallback):
+    """Keeps the weights at a few steps, for `whorl inspect` to look at how they came about."""
+
+    def __init__(self, model: Any, folder: Path, steps: set[int]) -> None:
+        self.model, self.folder, self.steps = model, folder, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps and state.is_world_process_zero:
+            self.folder.mkdir(exist_ok=True)
+            save_whole(self.model, self.folder / f"step-{state.global_step:06d}.safetensors")
+
+
+def snapshot_steps(steps: int, count: int) -> set[int]:
+    """`count` steps from the eighth to the last, in equal ratios: most of what changes changes early."""
+    if count < 2:
+        return {steps} if count else set()
+    first = min(FIRST_SNAPSHOT, steps)
+    return {round(first * (steps / first) ** (i / (count - 1))) for i in range(count)}
+
+
+def save_whole(model: Any, path: Path) -> None:
+    """Weights as safetensors, whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    save_model(model, str(temporary))
+    temporary.replace(path)
+
+
 def train(
     model: Any,
     trial: Trial,
@@ -70,6 +99,7 @@ def train(
     dataset: Any,
     folder: Path,
     update: Callable[[int, float | None], None],
+    snapshots: int = 0,
 ) -> dict[str, Any]:
     """Trains `model` in place, resuming what an interrupted run left in `folder`, and returns its training record.
 
@@ -92,7 +122,7 @@ def train(
         model=model,
         args=training_arguments(settings, trial.seed, folder / "checkpoints"),
         train_dataset=dataset,
-        callbacks=[watch],
+        callbacks=[watch, _Snapshots(model, folder / "snapshots", snapshot_steps(settings.steps, snapshots))],
     )
     trainer.remove_callback(PrinterCallback)
     if checkpoint is not None:
@@ -100,9 +130,7 @@ def train(
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     record = training_record(trainer.state.log_history, settings, watch.seconds)
     if trainer.is_world_process_zero():
-        temporary = weights.with_suffix(".tmp")
-        save_model(model, str(temporary))
-        temporary.replace(weights)
+        save_whole(model, weights)
         write_json(record_path, record)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
