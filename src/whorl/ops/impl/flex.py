@@ -74,7 +74,7 @@ def attention(
         return ok & seen(b, h, i, j) if seen is not None else ok
 
     blocks = create_block_mask(visible, batch, None, queries, keys, device=q.device)
-    run = _compiled() if q.device.type == "cuda" else flex_attention
+    run: Any = _compiled() if q.device.type == "cuda" else flex_attention
     grouped = heads != k.shape[1]
     how: dict[str, Any] = {"score_mod": score, "block_mask": blocks, "scale": scale, "enable_gqa": grouped}
     if sinks is None:
