@@ -638,13 +638,8 @@ def _attention_interface(
     value: torch.Tensor,
     attention_mask: torch.Tensor | HostMask | None,
     dropout: float = 0.0,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    position_ids: torch.Tensor | None = None,
-    whorl_positions: torch.Tensor | None = None,
     output_attentions: bool = False,
-    **__: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
     seam: LayerSeam | None = module.__dict__.get("whorl_seam")
@@ -653,38 +648,57 @@ def _attention_interface(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
         )
+    arguments = attention_arguments(module, query, key, value, attention_mask, **kwargs)
+    dense = (
+        seam.attention == "reference" or output_attentions or any(isinstance(b, _Given) for b in arguments["biases"])
+    )
+    output, weights = biased_attention(**arguments, dropout=dropout, impl="reference" if dense else seam.attention)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def attention_arguments(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | HostMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    whorl_positions: torch.Tensor | None = None,
+    **__: Any,
+) -> dict[str, Any]:
+    """What a host hands to its attention function, as arguments of `biased_attention`, with what is attached to it."""
+    seam: LayerSeam | None = module.__dict__.get("whorl_seam")
     if whorl_positions is not None:
         position_ids = whorl_positions
     elif position_ids is None:
         if key.shape[2] != query.shape[2]:
             raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which whorl needs")
         position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
-    biases: list[nn.Module] = list(seam.biases)
+    biases: list[nn.Module] = [] if seam is None else list(seam.biases)
     mask = visible = attention_mask
-    dense = seam.attention == "reference" or output_attentions
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
-        mask, visible, dense = None, attention_mask >= 0, True
+        mask, visible = None, attention_mask >= 0
     keys_at = _key_positions(position_ids, visible, key.shape[2])
-    if seam.late:
+    if seam is not None and seam.late:
         how: Any = {"layout": seam.layout, "impl": seam.impl}
         query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), **how)
         key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), **how)
-    output, weights = biased_attention(
-        query,
-        key,
-        value,
-        biases,
-        query_positions=position_ids,
-        key_positions=keys_at,
-        mask=mask,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap=softcap,
-        sinks=s_aux,
-        dropout=dropout,
-        impl="reference" if dense else seam.attention,
-    )
-    return output.transpose(1, 2).contiguous(), weights
+    return {
+        "q": query,
+        "k": key,
+        "v": value,
+        "biases": biases,
+        "query_positions": position_ids,
+        "key_positions": keys_at,
+        "mask": mask,
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "softcap": softcap,
+        "sinks": s_aux,
+    }
 
 
 class _Given(nn.Module):
