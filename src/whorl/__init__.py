@@ -20,6 +20,8 @@ _EXPORTS = {
     "detach": "whorl.attaching",
     "compare": "whorl.comparison",
     "encoding_of": "whorl.reading",
+    "inspect": "whorl.inspection",
+    "Inspection": "whorl.inspection",
     "load": "whorl.saving",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
+    from whorl.inspection import Inspection, inspect
     from whorl.reading import encoding_of
     from whorl.saving import load
 

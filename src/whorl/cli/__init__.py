@@ -7,11 +7,12 @@ import sys
 
 import typer
 
-from whorl.cli import compare, list_
+from whorl.cli import compare, inspect_, list_
 
 app = typer.Typer(
     name="whorl",
-    help="Positional encodings for transformers: attach any encoding to any model, and compare encodings fairly.",
+    help="Positional encodings for transformers: attach any encoding to any model, compare encodings fairly, and see "
+    "how a checkpoint uses positions.",
     epilog="Start with [bold]whorl list[/], then [bold]whorl compare --tokens 500000 --out runs/first[/].",
     no_args_is_help=True,
     add_completion=False,
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compare", epilog=compare.EPILOG)(compare.compare)
+app.command("inspect", epilog=inspect_.EPILOG)(inspect_.inspect)
 app.command("list")(list_.list_encodings)
 
 

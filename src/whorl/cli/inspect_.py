@@ -1,0 +1,97 @@
+"""`whorl inspect`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl inspect runs/compare/trials/rope-s0-…                a trial of whorl compare, with the text that it was trained on\n
+ whorl inspect path/to/model --text book.txt --train-length 2048 --length 8192\n
+ whorl inspect path/to/model path/to/other                  side by side\n
+ whorl inspect path/to/model --ablate                       and what its slow pairs do for its loss\n
+ whorl inspect google/gemma-7b --stream-layers --length 2048 --windows 2
+
+DIR/report.html opens in any browser; DIR/inspection.npz holds every number (whorl.Inspection.load).
+"""
+
+
+def inspect(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL [OTHER]", help="A model's directory or hub name, or a trial of whorl compare."),
+    ],
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET.", show_default="a trial's, or stdlib"
+        ),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens per window.", show_default="4 times the training length")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Windows of the text.")] = 8,
+    train_length: Annotated[
+        int | None,
+        typer.Option(help="The length that the model was trained at.", show_default="what its config or trial says"),
+    ] = None,
+    random_windows: Annotated[int, typer.Option(help="Windows of random tokens, at the training length.")] = 16,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Still the slow pairs, cut by cut, and report the loss.")
+    ] = False,
+    snapshots: Annotated[bool, typer.Option(help="Look at a trial's snapshots too, when there are any.")] = True,
+    stream_layers: Annotated[
+        bool, typer.Option("--stream-layers", help="Keep the layers on disk: for a model larger than memory.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random tokens and samples.")] = 0,
+    out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("runs/inspect"),
+) -> None:
+    """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
+
+    Draws the figures of HoPE (2410.21216) and p-RoPE (2410.06205) for any decoder, at any length, without ever holding
+    a [tokens, tokens] matrix. It reads q and k where they reach attention, and never changes the model.
+    """
+    if len(models) > 2:
+        raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")
+    from whorl.inspection.reporting import run
+
+    logging.getLogger("whorl").setLevel(logging.WARNING)
+    try:
+        run(
+            models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
+            ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, seed=seed, out=out, stage=_Stages().stage,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"whorl: interrupted; what was finished is in {out}", err=True)
+        raise typer.Exit(130) from None
+
+
+class _Stages:
+    """A bar for each stage on a terminal, a line elsewhere."""
+
+    @contextmanager
+    def stage(self, name: str, steps: int) -> Iterator[Callable[[int], None]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.print(f"{name} ({steps})")
+            yield lambda done: None
+            return
+        columns: list[Any] = [
+            TextColumn("{task.description:32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        ]
+        with Progress(*columns, console=console) as bars:
+            task = bars.add_task(name, total=steps)
+            yield lambda done: bars.advance(task, done)

@@ -1,0 +1,87 @@
+"""Makes the slow pairs of a model position-independent while it runs, to see what they do for its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from whorl.comparison.tasks.language import token_losses
+from whorl.encodings import Spectrum
+from whorl.hosts import open_host
+from whorl.inspection.analysis import hope_cut, wavelength
+from whorl.inspection.watching import Layer, layers_of, watching
+from whorl.ops import rotate, rotation_tables
+
+SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+
+
+def stilled(cut: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An edit (see `watching`) that turns the pairs from `cut` on back to where they stood before the rotation."""
+
+    def edit(
+        layer: Layer, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        slow = tuple(f if i >= cut else 0.0 for i, f in enumerate(layer.frequencies))
+        spectrum = Spectrum(slow, q.shape[-1])
+        if not spectrum.turning:
+            return q, k
+        tables = rotation_tables(spectrum, positions, q.dtype)
+        turned, keys = rotate(q, k, tables._replace(sin=-tables.sin), layout=layer.layout)
+        assert keys is not None
+        return turned, keys
+
+    return edit
+
+
+def cuts(layer: Layer, train_length: int) -> list[int]:
+    """The sweep: every eighth of the pairs from a quarter on, and HoPE's own cut."""
+    found = {round(share * layer.pairs) for share in SHARES} | {hope_cut(layer, train_length)}
+    return sorted(c for c in found if 0 < c < layer.pairs)
+
+
+@torch.no_grad()
+def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
+    """Mean loss (nats per token) over the second half of each window, [windows]; pairs from `cut` on stilled."""
+    host = open_host(model)
+    tokens = windows.shape[1]
+    out = []
+    for batch in windows.split(max(1, 8192 // tokens)):
+        ids = batch.to(host.model.device)
+        if cut is None:
+            logits = host.model(input_ids=ids, use_cache=False).logits
+        else:
+            with watching(model, edit=stilled(cut)):
+                logits = host.model(input_ids=ids, use_cache=False).logits
+        out.append(token_losses(logits, ids)[:, -(tokens // 2) :].double().mean(1).cpu())
+    return torch.cat(out)
+
+
+def ablate(
+    model: Any, inside: torch.Tensor, past: torch.Tensor | None, train_length: int, advance: Callable[[], None]
+) -> dict[str, Any]:
+    """The sweep over cuts: loss in range (second half of windows of at most the training length) and past it."""
+    layer = max(layers_of(model), key=lambda found: found.pairs)
+    sets = {"in_range": inside} | ({"past": past} if past is not None else {})
+    untouched = {name: losses(model, windows, None) for name, windows in sets.items()}
+    advance()
+    rows = []
+    for cut in cuts(layer, train_length):
+        row: dict[str, Any] = {"cut": cut, "wavelength": wavelength(layer, cut)}
+        for name, windows in sets.items():
+            found = losses(model, windows, cut)
+            change = found - untouched[name]
+            row[name] = float(found.mean())
+            row[f"{name}_change"] = float(change.mean())
+            row[f"{name}_stderr"] = float(change.std() / math.sqrt(len(change))) if len(change) > 1 else None
+        rows.append(row)
+        advance()
+    return {
+        "in_range": float(untouched["in_range"].mean()),
+        "past": float(untouched["past"].mean()) if past is not None else None,
+        "past_length": None if past is None else past.shape[1],
+        "hope_cut": hope_cut(layer, train_length),
+        "cuts": rows,
+    }

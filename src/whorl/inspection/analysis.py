@@ -1,0 +1,303 @@
+"""What the sums of a pass say: the U-shape and the pairs that make it, positional heads, what leaves its range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.inspection import measures
+from whorl.inspection.measures import Array
+from whorl.inspection.passes import OFFSETS, Pass, Sums
+from whorl.inspection.watching import Layer
+
+POSITIONAL = 0.5  # mean attention at one place from which on a head is a positional head
+CARRIED = 0.8  # of a margin or a rise: the pairs that together make so much of it
+MULTIPLES = (1, 2, 4, 8)
+
+
+def wavelength(layer: Layer, pair: int) -> float | None:
+    frequency = layer.frequencies[pair]
+    return 2 * math.pi / frequency if frequency > 0 else None
+
+
+def hope_cut(layer: Layer, train_length: int) -> int:
+    """How many pairs, fastest first, turn fully within the training length: those that HoPE keeps (2410.21216)."""
+    return sum(1 for f in layer.frequencies if f * train_length >= 2 * math.pi)
+
+
+def spectrum(layers: list[Layer], train_length: int) -> list[dict[str, Any]]:
+    """Facts of every layer's spectrum; see reports for their names."""
+    return [
+        {
+            "layer": layer.index,
+            "pairs": layer.pairs,
+            "turning": sum(1 for f in layer.frequencies if f > 0),
+            "never_full": sum(1 for f in layer.frequencies if 0 < f * train_length < 2 * math.pi),
+            "hope_cut": hope_cut(layer, train_length),
+            "p_rope_cut": int(0.75 * layer.pairs),
+            "amplitude": layer.amplitude,
+        }
+        for layer in layers
+    ]
+
+
+# --- the U-shape -----------------------------------------------------------------------------------------------------
+
+
+def u_shape(found: Pass, train_length: int) -> dict[str, Any] | None:
+    """How far the far end of the mean logit by distance rises above its middle, and which pairs make it rise.
+
+    near, middle and far are means over distances [1, L/8), [3L/8, 5L/8) and [7L/8, L). rise = far - middle and
+    near - middle, in logits (z-scores in a standardised pass); the standard error is over windows. A U-shape appears
+    where rise exceeds twice its standard error and near lies above the middle.
+
+    A pair's rise_share is its part of the rise (the shares sum to 1), its variance_share the covariance of its part of
+    the curve with the curve over the curve's variance (they sum to 1 as well). The activated pairs are those, largest
+    first, that make 80 % of all the parts that rise. None where no layer's distances reach so far.
+    """
+    sums = [s for _, s in sorted(found.layers.items()) if s.regions and not np.isnan(s.regions[0][:, -1]).any()]
+    if not sums or found.regions_over is None:
+        return None
+    rises = [np.stack([r[2] - r[1] for r in s.regions]) for s in sums]  # per layer [windows, pairs + 1]
+    nears = [np.stack([r[0] - r[1] for r in s.regions])[:, -1] for s in sums]
+    whole = np.stack([r[:, -1] for r in rises])
+    rise, error = _mean_and_error(whole.mean(0))
+    near = float(np.mean(nears))
+    layers = []
+    for s, rise_of, near_of in zip(sums, rises, nears, strict=True):
+        mean, stderr = _mean_and_error(rise_of[:, -1])
+        layers.append({"layer": s.layer.index, "rise": mean, "stderr": stderr, "near": float(near_of.mean())})
+    pairs = _pairs_of_the_rise(found, sums, rises, rise)
+    appears = error is not None and rise > 2 * error and near > 0
+    return {
+        "appears": bool(appears),
+        "rise": rise,
+        "stderr": error,
+        "near": near,
+        "layers": layers,
+        "pairs": pairs,
+        "activated": _activated(pairs, sums, train_length) if appears else None,
+    }
+
+
+def _mean_and_error(x: Array) -> tuple[float, float | None]:
+    return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else None
+
+
+def _pairs_of_the_rise(found: Pass, sums: list[Sums], rises: list[Array], rise: float) -> list[dict[str, Any]]:
+    """One row per pair, the mean over layers; none where layers differ in their pairs."""
+    pairs = {s.layer.frequencies for s in sums}
+    if len(pairs) != 1 or not sums[0].layer.turns:
+        return []
+    each = np.mean([r.mean(0) for r in rises], 0)
+    low, high = 1, found.regions_over
+    assert high is not None
+    counts = found.counts[low:high].clip(1)
+    curve = np.mean([s.curve[:, low:high] / (counts * s.windows) for s in sums if s.curve is not None], 0)[:, :-1]
+    centred = curve - curve.mean(1, keepdims=True)
+    variance = float(centred[-1] @ centred[-1])
+    rows = []
+    for pair in range(sums[0].layer.pairs):
+        rows.append(
+            {
+                "pair": pair,
+                "wavelength": wavelength(sums[0].layer, pair),
+                "rise": float(each[pair]),
+                "rise_share": float(each[pair] / rise) if rise else None,
+                "variance_share": float(centred[pair] @ centred[-1]) / variance if variance else None,
+            }
+        )
+    return rows
+
+
+def _activated(pairs: list[dict[str, Any]], sums: list[Sums], train_length: int) -> dict[str, Any] | None:
+    rising = sorted((p for p in pairs if p["rise"] > 0), key=lambda p: -p["rise"])
+    goal, taken, total = CARRIED * sum(p["rise"] for p in rising), [], 0.0
+    for pair in rising:
+        if total >= goal:
+            break
+        taken.append(pair)
+        total += pair["rise"]
+    if not taken:
+        return None
+    waves = [p["wavelength"] for p in taken if p["wavelength"] is not None]
+    cut = hope_cut(sums[0].layer, train_length)
+    return {
+        "pairs": sorted(p["pair"] for p in taken),
+        "wavelengths": [min(waves), max(waves)] if waves else None,
+        "share": sum(p["rise_share"] for p in taken),
+        "removed_by_hope": sum(1 for p in taken if p["pair"] >= cut and p["wavelength"] is not None),
+    }
+
+
+# --- positional heads ------------------------------------------------------------------------------------------------
+
+
+def positional_heads(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
+    """Heads that give at least half of their attention to one place, whatever the text: a distance below 64, or the
+    first token, both on the text and on random tokens (on the text alone where there is no random pass)."""
+    found = []
+    for index, sums in sorted(text.layers.items()):
+        scores = [_scores(p, p.layers[index]) for p in (text, random) if p is not None]
+        least = np.minimum.reduce(scores)
+        for head, at in enumerate(least.argmax(1)):
+            if least[head, at] < POSITIONAL:
+                continue
+            first = at == least.shape[1] - 1
+            kind = "first-token" if first else {0: "diagonal", 1: "previous-token"}.get(int(at), "offset")
+            found.append(
+                {
+                    "layer": index,
+                    "head": head,
+                    "kind": kind,
+                    "offset": None if first else int(at),
+                    "text": float(scores[0][head, at]),
+                    "random": float(scores[1][head, at]) if random is not None else None,
+                    **_carriers(text, sums, head, None if first else int(at)),
+                }
+            )
+    return found
+
+
+def _scores(found: Pass, sums: Sums) -> Array:
+    """[heads, offsets + 1]: mean attention at each distance, and last on the first token.
+
+    Distances up to half of the window only: at larger ones the first token is most of what there is to see.
+    """
+    attention = found.mean_attention(sums)
+    assert attention is not None
+    assert sums.settled_first is not None
+    offsets = min(OFFSETS, found.tokens // 2)
+    return np.concatenate([attention[:, :offsets], sums.settled_first[:, None] / sums.windows], 1)
+
+
+def _carriers(found: Pass, sums: Sums, head: int, offset: int | None) -> dict[str, Any]:
+    """Which pairs lift the logit at a head's place above its mean over all distances, and how near to its bound."""
+    layer, by_pair = sums.layer, found.mean_by_pair(sums)
+    nothing: dict[str, Any] = {"fast_share": None, "pairs": [], "bound": None}
+    if by_pair is None or sums.by_pair is None or sums.first_by_pair is None or sums.bound is None:
+        return nothing
+    everywhere = np.nansum(sums.by_pair[head], -1) / (sums.windows * found.counts.sum())
+    if offset is None:
+        here = sums.first_by_pair[head, :-1] / sums.windows
+        bound = None
+    else:
+        here = by_pair[head, :, offset]
+        logit = found.mean_logit(sums)
+        count = sums.windows * found.counts[offset]
+        assert logit is not None
+        bound = float(logit[head, offset] / (sums.bound[head, offset] / count))
+    margin = here - everywhere
+    order, goal = np.argsort(-margin), CARRIED * margin.clip(0).sum()
+    needed = int(np.searchsorted(margin[order].clip(0).cumsum(), goal) + 1)
+    fastest = math.ceil(layer.pairs / 4)
+    return {
+        "fast_share": float(margin[:fastest].sum() / margin.sum()) if margin.sum() > 0 else None,
+        "pairs": sorted(int(i) for i in order[:needed]),
+        "bound": bound,
+    }
+
+
+def first_token(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
+    """Each layer's mean attention on the first token, over heads and the queries from the eighth on."""
+
+    def mean(found: Pass | None, index: int) -> float | None:
+        settled = None if found is None else found.layers[index].settled_first
+        return None if settled is None or found is None else float(settled.mean() / found.layers[index].windows)
+
+    return [{"layer": i, "text": mean(text, i), "random": mean(random, i)} for i in sorted(text.layers)]
+
+
+# --- out of range ----------------------------------------------------------------------------------------------------
+
+
+def sampled_ranges(train_length: int, length: int) -> dict[str, tuple[int, int]]:
+    """The distances that are sampled of long windows: (m/2 L, m L] for m = 1, 2, 4, 8, where they fit."""
+    ranges = ((m, m * train_length // 2 + 1, m * train_length + 1) for m in MULTIPLES)
+    return {str(m): (low, high) for m, low, high in ranges if high <= length - 1}
+
+
+def sample_count(layers: list[Layer], heads: int, budget: int = 1 << 28) -> int:
+    """Samples per range, so that all of them stay within `budget` bytes."""
+    numbers = sum(heads * (layer.pairs + 1) for layer in layers) * (len(MULTIPLES) + 2)
+    return int(min(4096, max(256, budget // (4 * numbers))))
+
+
+def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array | None], list[Array | None]]:
+    """How far logits leave the distribution that they have in range: summary, [M] and [pairs, M] of each layer.
+
+    The measure is the 1-Wasserstein distance between the logits of a head (of one of its pairs) at distances
+    (m/2 L, m L] and those at all distances below L, in standard deviations of the latter; the mean over heads. A pair
+    or layer has left its range at the first m past 1 at which it exceeds its value at m = 1 by three times what two
+    samples of the same distribution differ by.
+    """
+    names = list(beyond.sampled)
+    whole: list[Array | None] = []
+    by_pair: list[Array | None] = []
+    noises = []
+    for index, sums in sorted(beyond.layers.items()):
+        reference, again = (torch.cat(inside.layers[index].samples[n], 1) for n in ("reference", "again"))
+        noises.append(_departures(again, reference))
+        rows = np.stack([_departures(torch.cat(sums.samples[n], 1), reference) for n in names], -1)
+        whole.append(rows[-1])
+        by_pair.append(rows[:-1] if sums.layer.pairs else None)
+    noise = float(np.mean([n.mean() for n in noises]))
+    layers = [{"layer": i, "departure": row.tolist()} for i, row in enumerate(whole) if row is not None]
+    pairs = [
+        {"layer": i, "pair": pair, "wavelength": wavelength(beyond.layers[i].layer, pair), "departure": row.tolist()}
+        for i, rows in enumerate(by_pair)
+        if rows is not None
+        for pair, row in enumerate(rows)
+    ]
+    at = min(1, len(names) - 1)
+    summary = {
+        "multiples": [int(n) for n in names],
+        "noise": noise,
+        "layers": layers,
+        "pairs": sorted(pairs, key=lambda p: -p["departure"][at])[:10],
+        "first_pair": _first(pairs, names, noise),
+        "first_layer": _first(layers, names, noise),
+    }
+    return summary, whole, by_pair
+
+
+def _departures(test: torch.Tensor, reference: torch.Tensor) -> Array:
+    """Mean over heads, [pairs + 1]."""
+    count = min(test.shape[1], reference.shape[1])
+    return measures.departure(test[:, :count], reference[:, :count]).mean(0).numpy()
+
+
+def _first(rows: list[dict[str, Any]], names: list[str], noise: float) -> dict[str, Any] | None:
+    for m, name in enumerate(names):
+        left = [r for r in rows if m and r["departure"][m] > r["departure"][0] + 3 * noise]
+        if left:
+            most = max(left, key=lambda r: r["departure"][m] - r["departure"][0])
+            facts = {k: v for k, v in most.items() if k != "departure"}
+            return {**facts, "multiple": int(name), "departure": most["departure"][m]}
+    return None
+
+
+# --- divergence ------------------------------------------------------------------------------------------------------
+
+
+def jensen_shannon(p: Array, q: Array) -> Array:
+    """Jensen-Shannon divergence over the last axis, in nats; rows are scaled to sum to 1 (2406.13282, section 4)."""
+    p, q = (x / x.sum(-1, keepdims=True) for x in (p, q))
+    middle = (p + q) / 2
+
+    def kl(a: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(a > 0, a * np.log(a / middle), 0.0).sum(-1)
+
+    return (kl(p) + kl(q)) / 2
+
+
+def divergences(a: list[Array | None], b: list[Array | None]) -> list[float | None]:
+    """Of each layer's mean attention distributions [heads, keys], the mean over heads; None where heads differ."""
+    return [
+        float(jensen_shannon(x, y).mean()) if x is not None and y is not None and x.shape == y.shape else None
+        for x, y in zip(a, b, strict=False)
+    ]

@@ -1,0 +1,200 @@
+"""A pass: windows of one length through a model, and what is summed of each layer on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.inspection import measures
+from whorl.inspection.measures import Array, Bins
+from whorl.inspection.watching import Attended, Layer, forward
+
+BATCH_TOKENS = 8192  # of a forward
+EXACT, FURTHER = 512, 32  # bins of distances: those of one token each, and those per doubling past them
+COARSE_EXACT, COARSE_FURTHER = 64, 12
+POSITIONS = 8
+OFFSETS = 64  # distances at which a head may be a positional head
+SETTLED = 8  # queries before this one have too few keys to say which they prefer
+
+
+@dataclass
+class Sums:
+    """What a pass adds up of one layer. Sums over windows, tokens and queries; see `Pass` for their means."""
+
+    layer: Layer
+    windows: int = 0
+    norms: dict[str, Array] = field(default_factory=dict)
+    logit: Array | None = None  # [heads, D]
+    by_pair: Array | None = None  # [heads, pairs, C]
+    curve: Array | None = None  # [pairs + 1, tokens]: mean over heads, the whole last
+    regions: list[Array] = field(default_factory=list)  # per window [3, pairs + 1]: near, middle, far
+    first_by_pair: Array | None = None  # [heads, pairs + 1]: logits of the first key
+    bound: Array | None = None  # [heads, OFFSETS]
+    attention: Array | None = None  # [heads, D]
+    entropy: Array | None = None  # [heads, P]
+    first: Array | None = None  # [heads, P]
+    settled_first: Array | None = None  # [heads]
+    last_keys: Array | None = None  # [heads, KEY_BINS]
+    samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # each [heads, count, pairs + 1]
+
+
+def add(total: Array | None, more: Array) -> Array:
+    return more.astype(np.float64) if total is None else total + more
+
+
+@dataclass
+class Pass:
+    """Runs windows [windows, tokens] and adds up what is asked for.
+
+    logits: "raw", "standardised" (each query's logits as z-scores over its keys) or None
+    regions_over: the length over which near, middle and far are taken (see `u_shape`); None: not taken
+    sampled: names and ranges of distances whose logits are sampled, and how many of each
+    """
+
+    model: Any
+    windows: torch.Tensor
+    logits: str | None = "raw"
+    norms: bool = False
+    attention: bool = False
+    regions_over: int | None = None
+    sampled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    samples: int = 0
+    seed: int = 0
+    advance: Callable[[int], None] = lambda windows: None
+    layers: dict[int, Sums] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokens = self.tokens = self.windows.shape[1]
+        self.distances = Bins.over(tokens, EXACT, FURTHER)
+        self.coarse = Bins.over(tokens, COARSE_EXACT, COARSE_FURTHER)
+        self.positions = Bins.over(tokens, 1, POSITIONS)
+        self.counts = measures.samples(tokens)
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def run(self) -> Pass:
+        per_batch = max(1, BATCH_TOKENS // self.tokens)
+        for batch in self.windows.split(per_batch):
+            forward(self.model, batch, self._see)
+            self.advance(len(batch))
+        return self
+
+    def _see(self, attended: Attended) -> None:
+        layer = attended.layer
+        sums = self.layers.setdefault(layer.index, Sums(layer))
+        if self.norms and layer.pairs:
+            for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
+                if x.shape[-1] == attended.q.shape[-1]:
+                    norm = measures.pair_norms(x, layer) * len(x)
+                    sums.norms[name] = add(sums.norms.get(name), norm)
+        for window in range(len(attended.q)):
+            sums.windows += 1
+            if self.logits is not None:
+                self._logits(sums, attended, window)
+            if self.attention:
+                self._attention(sums, attended, window)
+            for name, (low, high) in self.sampled.items():
+                count = -(-self.samples // len(self.windows))
+                drawn = measures.sampled_parts(attended, window, low, high, count, self.generator)
+                sums.samples.setdefault(name, []).append(drawn.cpu())
+
+    def _logits(self, sums: Sums, attended: Attended, window: int) -> None:
+        layer, q, k = sums.layer, attended.q[window], attended.k[window]
+        scale = attended.scale
+        bias = relative_bias(attended, self.tokens)  # [heads or 1, tokens], or None
+        counts = torch.from_numpy(self.counts).float()
+        if self.logits == "standardised":
+            q, k = measures.standardised(q, k)
+            if bias is not None:
+                per_unit = attended.q[window].float().norm(dim=-1) / q.norm(dim=-1) * scale  # sigma of each query
+                reached = (1 / per_unit).flip(-1).cumsum(-1).flip(-1)[:, 1:]
+                bias = bias * torch.nn.functional.pad(reached, (0, 1)) / counts.clamp_min(1)
+            scale = 1.0
+        whole, parts = measures.curves(q, k, layer.channels(), scale)
+        if bias is not None:
+            whole = whole + bias.to(whole) * counts.to(whole)
+        if layer.window is not None:
+            whole[:, layer.window :], parts[..., layer.window :] = torch.nan, torch.nan
+        both = torch.cat([parts.mean(0), whole.mean(0, keepdim=True)]).cpu().numpy()
+        sums.logit = add(sums.logit, self.distances.sum(whole.cpu().numpy()))
+        sums.by_pair = add(sums.by_pair, self.coarse.sum(parts.cpu().numpy()))
+        if self.regions_over is not None:
+            sums.curve = add(sums.curve, both)
+            sums.regions.append(self._regions(both))
+            sums.bound = add(sums.bound, measures.norm_products(q, k, scale)[:, :OFFSETS].cpu().numpy())
+            sums.first_by_pair = add(sums.first_by_pair, _first_key(q, k, layer, scale).cpu().numpy())
+
+    def _regions(self, both: Array) -> Array:
+        assert self.regions_over is not None
+        means = []
+        for low, high in regions(self.regions_over):
+            count = self.counts[low:high].sum()
+            means.append(both[:, low:high].sum(1, dtype=np.float64) / max(count, 1))
+        return np.stack(means)
+
+    def _attention(self, sums: Sums, attended: Attended, window: int) -> None:
+        found = measures.softmax(attended, window)
+        sums.attention = add(sums.attention, self.distances.sum(found.by_distance))
+        sums.entropy = add(sums.entropy, self.positions.sum(found.entropy))
+        sums.first = add(sums.first, self.positions.sum(found.first))
+        sums.settled_first = add(sums.settled_first, found.first[:, SETTLED:].mean(1))
+        sums.last_keys = add(sums.last_keys, found.last_keys)
+
+    # --- means --------------------------------------------------------------------------------------------------------
+
+    def of_layers(self, mean: Callable[[Sums], Array | None]) -> list[Array | None]:
+        return [mean(self.layers[i]) for i in sorted(self.layers)]
+
+    def norm(self, name: str) -> list[Array | None]:
+        return self.of_layers(lambda s: s.norms[name] / s.windows if name in s.norms else None)
+
+    def mean_logit(self, sums: Sums) -> Array | None:
+        """[heads, D]: NaN at distances that no query reaches."""
+        return None if sums.logit is None else _over(sums.logit, sums.windows * self.distances.sum(self.counts))
+
+    def mean_by_pair(self, sums: Sums) -> Array | None:
+        """[heads, pairs, C]."""
+        if sums.by_pair is None or not sums.layer.pairs:
+            return None
+        return _over(sums.by_pair, sums.windows * self.coarse.sum(self.counts))
+
+    def mean_attention(self, sums: Sums) -> Array | None:
+        """[heads, D]: mean over the queries that have a key at the distance, the first token among them."""
+        if sums.attention is None:
+            return None
+        return _over(sums.attention, sums.windows * self.distances.sum(self.tokens - np.arange(self.tokens)))
+
+    def by_position(self, total: Array | None, windows: int) -> Array | None:
+        return None if total is None else total / (windows * (self.positions.stop - self.positions.start))
+
+
+def regions(length: int) -> tuple[tuple[int, int], ...]:
+    """Distances of near [1, L/8), middle [3L/8, 5L/8) and far [7L/8, L)."""
+    return (1, max(2, length // 8)), (3 * length // 8, 5 * length // 8), (7 * length // 8, length)
+
+
+def relative_bias(attended: Attended, tokens: int) -> torch.Tensor | None:
+    """The biases of a layer by distance, [heads or 1, tokens]; None without any."""
+    total: torch.Tensor | None = None
+    distance = torch.arange(tokens, device=attended.q.device)
+    for module in attended.biases:
+        of_distance: Any = getattr(module, "of_distance", None)
+        if of_distance is None:
+            raise ValueError(f"{type(module).__name__} is no bias of distance alone, and inspect reads those only")
+        bias = of_distance(distance).float()
+        total = bias if total is None else total + bias
+    return total
+
+
+def _first_key(q: torch.Tensor, k: torch.Tensor, layer: Layer, scale: float) -> torch.Tensor:
+    """Mean logit of the first key over the queries after it, by pair and whole: [heads, pairs + 1]."""
+    product = q[:, 1:].float().mean(1) * k[:, 0].float().repeat_interleave(q.shape[0] // k.shape[0], 0) * scale
+    return torch.cat([product[:, layer.channels()].sum(-1), product.sum(-1, keepdim=True)], -1)
+
+
+def _over(total: Array, count: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(count > 0, total / count, np.nan)

@@ -1,0 +1,105 @@
+"""From names to a folder: what the command line does with an inspection."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from whorl.inspection.passes import Pass
+from whorl.inspection.result import Inspection
+from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
+from whorl.inspection.sources import Source, source, text_windows
+
+log = logging.getLogger(__name__)
+
+REACH = 4  # times the training length, unless a length is given
+SHORT = 2048  # tokens: the training length is taken to be no more, unless it is given
+
+
+def run(
+    models: list[str],
+    *,
+    text: str | None = None,
+    length: int | None = None,
+    windows: int = 8,
+    train_length: int | None = None,
+    random_windows: int = 16,
+    ablate: bool = False,
+    snapshots: bool = True,
+    stream_layers: bool = False,
+    seed: int = 0,
+    out: str | Path = "runs/inspect",
+    stage: Stage = silent,
+) -> list[Inspection]:
+    """Inspects one model, or two side by side, and writes the report; the arguments are those of the command line.
+
+    What is finished is written after every stage, so that an interrupted run leaves it. A second model's numbers go to
+    `out/other`. Raises ValueError for names, texts and lengths that do not fit, before anything is measured.
+    """
+    out = Path(out)
+    sources = [source(name) for name in models]
+    results: list[Inspection] = []
+    for at, found in enumerate(sources):
+        folder = out if at == 0 else out / "other"
+        model = found.model(stream_layers)
+        limit = train_length or found.train_length or _declared(model)
+        tokens = length or REACH * limit
+        from_text = text or found.text or "stdlib"
+        heldout = found.folder is not None and from_text == found.text
+        ids = text_windows(from_text, found.tokenizer(), tokens, windows, heldout, seed)
+
+        def keep(inspection: Inspection, folder: Path = folder) -> None:
+            inspection.save(folder)
+
+        inspection = inspect(
+            model, ids, train_length=limit, random_windows=random_windows, ablate=ablate, seed=seed, stage=stage,
+            finished=keep,
+        )  # fmt: skip
+        inspection.summary["model"]["name"] = found.name
+        inspection.summary["settings"]["text"] = from_text + (" (held out)" if heldout else "")
+        if snapshots and found.steps:
+            inspection.summary["training"] = _training(found, ids[:, :limit], random_windows, limit, seed, stage)
+        results.append(inspection)
+        inspection.save(folder)
+    if len(results) == 2:
+        compare_models(*results)
+        results[0].save(out)
+    _report(results, out)
+    return results
+
+
+def _declared(model: Any) -> int:
+    """The length that the config says the model has, where it was trained at all of it."""
+    declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if declared is None:
+        raise ValueError("this model does not say its training length; give --train-length")
+    return int(declared)
+
+
+def _training(
+    found: Source, ids: Any, random_windows: int, limit: int, seed: int, stage: Stage
+) -> list[dict[str, Any]]:
+    """The U-shape and the positional heads of every snapshot of a trial, in range."""
+    from whorl.inspection import analysis
+
+    rows = []
+    with stage("training, by snapshot", len(found.steps)) as advance:
+        for step in found.steps:
+            model = found.model(step=step)
+            text = Pass(model, ids, "raw", attention=True, regions_over=limit, seed=seed).run()
+            random = None
+            shapes = {"text": analysis.u_shape(text, limit)}
+            if random_windows:
+                drawn = random_tokens(model, random_windows, limit, seed)
+                random = Pass(model, drawn, "standardised", attention=True, regions_over=limit, seed=seed).run()
+                shapes["random"] = analysis.u_shape(random, limit)
+            rows.append({"step": step, "u_shape": shapes, "heads": analysis.positional_heads(text, random)})
+            advance(1)
+    return rows
+
+
+def _report(results: list[Inspection], out: Path) -> None:
+    from whorl.reports import inspection as report
+
+    report.write([(r.summary, r.arrays) for r in results], out)

@@ -1,0 +1,306 @@
+"""Runs an inspection: windows of text and of random tokens through a model, in range and past it, stage by stage."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+import whorl
+from whorl.comparison.running import machine
+from whorl.hosts import open_host
+from whorl.inspection import analysis
+from whorl.inspection.ablation import ablate as run_ablation
+from whorl.inspection.ablation import cuts
+from whorl.inspection.measures import Array
+from whorl.inspection.passes import Pass, Sums
+from whorl.inspection.result import Inspection, stacked
+from whorl.inspection.watching import Layer, layers_of
+
+Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
+
+SHORTEST = 16  # tokens of a window
+NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by pair"
+NOT_SO_LONG = (
+    "the windows are {length:,} tokens long, and what lies past the training length ({train_length:,}) needs more"
+)
+
+
+@contextmanager
+def silent(name: str, steps: int) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
+
+
+def inspect(
+    model: Any,
+    inputs: torch.Tensor,
+    *,
+    train_length: int | None = None,
+    random_windows: int = 8,
+    ablate: bool = False,
+    attention: bool = True,
+    seed: int = 0,
+    stage: Stage = silent,
+    finished: Callable[[Inspection], None] = lambda inspection: None,
+) -> Inspection:
+    """Measures how a decoder uses positions. The model is left as it is.
+
+    model           a Hugging Face causal language model, stock or with an encoding of whorl's
+    inputs          token ids [windows, tokens] of text, whole windows without padding
+    train_length    the length L that the model was trained at; None takes config.max_position_embeddings
+    random_windows  windows of HoPE's protocol: a first token, then tokens drawn evenly from the vocabulary (2410.21216)
+    ablate          also stills the slow pairs, cut by cut, and reports the loss
+    attention       False leaves out what needs the softmax: attention by distance, entropy, positional heads
+    stage, finished what is told of stages as they begin, and of the result so far as they end
+
+    Everything by distance is measured in range, on windows cut to L tokens; where the windows are longer, the curves
+    are those of the whole windows. Raises ValueError for a model that cannot be read (see `layers_of`) and for inputs
+    that do not fit.
+    """
+    host = open_host(model)
+    if inputs.dim() != 2 or inputs.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"inputs must be token ids [windows, tokens], got {tuple(inputs.shape)} {inputs.dtype}")
+    limit = train_length or getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
+    if inputs.shape[1] < SHORTEST:
+        raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
+    facts = layers_of(model)
+    result = Inspection(_about(host, facts, inputs, limit, random_windows, seed))
+    running = _Running(model, facts, inputs.long(), limit, attention, seed, stage, result)
+    running.spectrum()
+    running.in_range()
+    finished(result)
+    running.random_tokens(random_windows)
+    finished(result)
+    running.past_range()
+    finished(result)
+    if ablate:
+        running.ablation()
+        finished(result)
+    else:
+        result.summary["absent"]["ablation"] = "not asked for (--ablate)"
+    return result
+
+
+@dataclass
+class _Running:
+    """The stages of an inspection; each adds to the result."""
+
+    model: Any
+    facts: list[Layer]
+    inputs: torch.Tensor
+    limit: int
+    attention: bool
+    seed: int
+    stage: Stage
+    result: Inspection
+
+    def __post_init__(self) -> None:
+        self.summary, self.arrays = self.result.summary, self.result.arrays
+        self.absent: dict[str, str] = self.summary["absent"]
+        self.length = self.inputs.shape[1]
+        self.inside_length = min(self.limit, self.length)
+        self.inside = _cut(self.inputs, self.inside_length)
+        heads = open_host(self.model).model.config.get_text_config().num_attention_heads
+        self.count = analysis.sample_count(self.facts, heads)
+
+    @contextmanager
+    def _stage(self, key: str, name: str, steps: int) -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        with torch.no_grad(), self.stage(name, steps) as advance:
+            yield advance
+        self.summary["seconds"][key] = round(time.perf_counter() - start, 2)
+
+    def _pass(self, windows: torch.Tensor, logits: str, seed: int, advance: Any, **how: Any) -> Pass:
+        found = Pass(self.model, windows, logits, attention=self.attention, seed=seed, advance=advance, **how)
+        return found.run()
+
+    def spectrum(self) -> None:
+        if not any(layer.turns for layer in self.facts):
+            self.absent["pairs"] = NO_PAIRS.format(encoding=self.summary["model"]["encoding"])
+            return
+        rows = [
+            np.array([analysis.wavelength(layer, i) or math.inf for i in range(layer.pairs)]) for layer in self.facts
+        ]
+        self._put("wavelength", [row if len(row) else None for row in rows])
+
+    def in_range(self) -> None:
+        ranges = dict.fromkeys(("reference", "again"), (1, self.inside_length - 1))
+        with self._stage("text", "text, in range", len(self.inside)) as advance:
+            how: dict[str, Any] = {"norms": True, "regions_over": self.inside_length, "samples": self.count}
+            how["sampled"] = ranges if self.length > self.limit else {}
+            self.text = self._pass(self.inside, "raw", self.seed, advance, **how)
+        self.summary["u_shape"] = {"text": analysis.u_shape(self.text, self.inside_length)}
+        for name in ("q", "k", "v"):
+            self._put(f"norm_{name}", self.text.norm(name))
+        self._curves(self.text)
+
+    def random_tokens(self, windows: int) -> None:
+        found = None
+        if windows:
+            ids = random_tokens(open_host(self.model).model, windows, self.inside_length, self.seed)
+            with self._stage("random", "random tokens", windows) as advance:
+                found = self._pass(ids, "standardised", self.seed, advance, regions_over=self.inside_length)
+            self.summary["u_shape"]["random"] = analysis.u_shape(found, self.inside_length)
+            self._put("random_logit", found.of_layers(found.mean_logit))
+            means = found.of_layers(found.mean_by_pair)
+            self._put("random_logit_by_pair", [None if x is None else x.mean(0) for x in means])
+            self._put("random_attention", found.of_layers(found.mean_attention))
+        else:
+            self.absent["random"] = "no random windows were asked for"
+        if self.attention:
+            self.summary["heads"] = analysis.positional_heads(self.text, found)
+            self.summary["first_token"] = analysis.first_token(self.text, found)
+        else:
+            self.absent["attention"] = "not asked for"
+
+    def past_range(self) -> None:
+        if self.length <= self.limit:
+            self.absent["out_of_range"] = NOT_SO_LONG.format(length=self.length, train_length=self.limit)
+            return
+        ranges = analysis.sampled_ranges(self.inside_length, self.length)
+        with self._stage("long", f"text of {self.length:,} tokens", len(self.inputs)) as advance:
+            seed = self.seed + 1
+            found = self._pass(self.inputs, "raw", seed, advance, sampled=ranges, samples=self.count)
+        self._curves(found)
+        self._widen()
+        if ranges:
+            self.summary["out_of_range"], whole, by_pair = analysis.out_of_range(self.text, found)
+            self._put("departure", whole)
+            self._put("departure_by_pair", by_pair)
+        if self.attention:
+            keys = [p.of_layers(lambda sums: per_window(sums.last_keys, sums)) for p in (self.text, found)]
+            layers = analysis.divergences(*keys)
+            lengths = {"train_length": self.inside_length, "length": self.length, "layers": layers}
+            self.summary["divergence"] = {"lengths": lengths}
+
+    def ablation(self) -> None:
+        if "pairs" in self.absent:
+            self.absent["ablation"] = self.absent["pairs"]
+            return
+        steps = 1 + len(cuts(max(self.facts, key=lambda layer: layer.pairs), self.limit))
+        past = self.inputs if self.length > self.limit else None
+        with self._stage("ablation", "ablation", steps) as advance:
+            found = run_ablation(self.model, self.inside, past, self.limit, lambda: advance(1))
+        self.summary["ablation"] = found
+
+    def _put(self, name: str, rows: list[Array | None]) -> None:
+        found = stacked(rows)
+        if found is not None:
+            self.arrays[name] = found
+
+    def _curves(self, found: Pass) -> None:
+        """The arrays by distance and by position of a pass, in the place of a shorter one's."""
+        arrays = self.arrays
+        arrays["distance_from"], arrays["distance_to"] = found.distances.start, found.distances.stop
+        arrays["coarse_from"], arrays["coarse_to"] = found.coarse.start, found.coarse.stop
+        arrays["position_from"], arrays["position_to"] = found.positions.start, found.positions.stop
+        self._put("logit", found.of_layers(found.mean_logit))
+        self._put("logit_by_pair", found.of_layers(found.mean_by_pair))
+        self._put("attention", found.of_layers(found.mean_attention))
+        self._put("entropy", found.of_layers(lambda sums: found.by_position(sums.entropy, sums.windows)))
+        self._put("first_token", found.of_layers(lambda sums: found.by_position(sums.first, sums.windows)))
+        self._put("key_distribution", found.of_layers(lambda sums: per_window(sums.last_keys, sums)))
+
+    def _widen(self) -> None:
+        """Random tokens are seen in range alone; on the bins of longer windows there is NaN past it."""
+        bins = {"random_logit": "distance", "random_attention": "distance", "random_logit_by_pair": "coarse"}
+        for name, axis in bins.items():
+            if name in self.arrays:
+                array = self.arrays[name]
+                missing = len(self.arrays[f"{axis}_from"]) - array.shape[-1]
+                space = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
+                self.arrays[name] = np.pad(array, space, constant_values=np.nan)
+
+
+def random_tokens(model: Any, windows: int, length: int, seed: int) -> torch.Tensor:
+    """[windows, length]: the first token of a text, then tokens drawn evenly from the vocabulary."""
+    config = model.config.get_text_config()
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(config.vocab_size, (windows, length), generator=generator)
+    first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+    if isinstance(first, Sequence):
+        first = first[0]
+    if first is not None and 0 <= first < config.vocab_size:
+        ids[:, 0] = first
+    return ids
+
+
+def compare_models(a: Inspection, b: Inspection) -> None:
+    """Notes in the first how far the attention of two models is apart, layer by layer."""
+    if "key_distribution" in a.arrays and "key_distribution" in b.arrays:
+        rows = analysis.divergences(list(a.key_distribution), list(b.key_distribution))
+        a.summary.setdefault("divergence", {})["models"] = rows
+
+
+def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
+    """The same tokens in windows of `length`, what is over left out."""
+    per_window = inputs.shape[1] // length
+    return inputs[:, : per_window * length].reshape(-1, length)
+
+
+def _about(
+    host: Any, facts: list[Layer], inputs: torch.Tensor, limit: int, random_windows: int, seed: int
+) -> dict[str, Any]:
+    model, config = host.model, host.model.config.get_text_config()
+    heads = config.num_attention_heads
+    return {
+        "whorl": whorl.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": getattr(model, "name_or_path", "") or type(model).__name__,
+            "type": model.config.model_type,
+            "layers": len(facts),
+            "heads": heads,
+            "key_heads": getattr(config, "num_key_value_heads", None) or heads,
+            "head_dim": max(shape.head_dim for shape in host.shapes),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "encoding": _encoding(model),
+            "windows": [layer.window for layer in facts],
+        },
+        "settings": {
+            "length": inputs.shape[1],
+            "windows": inputs.shape[0],
+            "train_length": limit,
+            "random_windows": random_windows,
+            "seed": seed,
+        },
+        "spectrum": {
+            "base": _base(config),
+            "layout": None if host.rotation is None else host.rotation.layout,
+            "layers": analysis.spectrum(facts, limit),
+        },
+        "absent": {},
+        "seconds": {},
+        "machine": machine(),
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "numpy")},
+    }
+
+
+def _encoding(model: Any) -> str:
+    from whorl.reading import encoding_of
+
+    try:
+        return str(encoding_of(model))
+    except ValueError as error:  # a spectrum that depends on the length
+        return f"not one that has a name ({str(error).split(';')[0].split('. ')[0]})"
+
+
+def _base(config: Any) -> float | None:
+    settings = getattr(config, "rope_parameters", None) or {}
+    value = settings.get("rope_theta") if isinstance(settings, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def per_window(total: Array | None, sums: Sums) -> Array | None:
+    return None if total is None else total / sums.windows

@@ -1,0 +1,140 @@
+"""What `whorl inspect` is pointed at: a model's directory or hub name, a trial of `whorl compare`, and a text."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.comparison import corpus
+
+log = logging.getLogger(__name__)
+
+PER_DOCUMENT = 4  # windows, so that one long document is not all that is read
+
+
+@dataclass
+class Source:
+    """A model by name, and what goes with it. `steps` are the training steps of a trial's snapshots."""
+
+    name: str
+    train_length: int | None
+    text: str | None  # the text that it was trained on
+    steps: tuple[int, ...] = ()
+    folder: Path | None = None  # of a trial
+
+    def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
+        """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed."""
+        if self.folder is not None:
+            from whorl.comparison import load_trial
+
+            model = load_trial(self.folder, step)
+            model.name_or_path = self.name
+            return model
+        return _streamed(self.name) if stream_layers else _loaded(self.name)
+
+    def tokenizer(self) -> Any:
+        return corpus.load_tokenizer(str(self.folder.parents[1] / "tokenizer") if self.folder else self.name)
+
+
+def source(name: str) -> Source:
+    """Raises ValueError for what is neither a model nor a trial."""
+    path = Path(name)
+    result = path / "result.json"
+    if result.exists():
+        from whorl.comparison import snapshots_of
+
+        facts = json.loads(result.read_text())
+        settings = facts["settings"]
+        label = f"{facts['notation']}, seed {facts['seed']}"
+        return Source(label, settings["train_length"], settings["text"], tuple(snapshots_of(path)), path)
+    if (path / "trials").is_dir():
+        trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
+        raise ValueError(
+            f"{name} is a comparison of {len(trials)} finished trials: name one, "
+            f"as {trials[0]}" if trials else f"{name} is a comparison without a finished trial"
+        )  # fmt: skip
+    if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
+        raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
+    if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
+        raise ValueError(f"there is nothing at {name}; give a model's directory, a hub name, or a trial's folder")
+    return Source(name, None, None)
+
+
+def _loaded(name: str, **how: Any) -> Any:
+    from whorl.saving import load
+
+    try:
+        return load(name, dtype="auto", **how).eval()
+    except OSError as error:  # what transformers says of a name that leads nowhere
+        raise ValueError(f"no model at {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _streamed(name: str) -> Any:
+    """Layers on disk, each read when its turn comes (accelerate's disk offload), and the rest in memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from whorl.hosts import open_host
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+    host = open_host(empty)
+    names = {module: name for name, module in empty.named_modules()}
+    prefix = names[host.first_layer].rpartition(".")[0]
+    where: dict[str, str] = {}
+
+    def place(module: torch.nn.Module, path: str) -> None:
+        for child, inner in module.named_children():
+            full = f"{path}.{child}" if path else child
+            if full == prefix:
+                where.update({f"{full}.{i}": "disk" for i, _ in inner.named_children()})
+            elif prefix.startswith(f"{full}."):
+                place(inner, full)
+            else:
+                where[full] = "cpu"
+
+    place(empty, "")
+    return _loaded(name, device_map=where, offload_folder=tempfile.mkdtemp(prefix="whorl-offload-"))
+
+
+def text_windows(
+    text: str, tokenizer: Any, length: int, windows: int, heldout: bool = False, seed: int = 0
+) -> torch.Tensor:
+    """Token ids [windows or fewer, length] of a text, each window within one document where documents are long enough.
+
+    heldout: of the documents that `whorl compare` holds out alone. Raises ValueError for a text that is shorter than a
+    window.
+    """
+    documents = corpus.read_documents(text)
+    if heldout:
+        documents = corpus.split_documents(documents)[1]
+    order = np.random.default_rng(seed).permutation(len(documents))
+    first = tokenizer.bos_token_id
+    found: list[np.ndarray[Any, Any]] = []
+    encoded: list[np.ndarray[Any, Any]] = []
+    for i in order:
+        ids = tokenizer(documents[i], add_special_tokens=False)["input_ids"]
+        document = np.array(([] if first is None else [first]) + ids, dtype=np.int64)
+        encoded.append(document)
+        whole = min(len(document) // length, PER_DOCUMENT, windows - len(found))
+        found += list(document[: whole * length].reshape(whole, length))
+        if len(found) == windows:
+            break
+    if len(found) < windows:  # documents too short: one after the other
+        joined = np.concatenate(encoded)
+        if len(joined) < length:
+            raise ValueError(
+                f"{text!r} gives {len(joined):,} tokens, fewer than one window of {length:,}; give a longer text or a "
+                f"smaller --length"
+            )
+        whole = min(len(joined) // length, windows)
+        found = list(joined[: whole * length].reshape(whole, length))
+        if whole < windows:
+            log.warning("%s gives %d windows of %s tokens, of %d asked for", text, whole, f"{length:,}", windows)
+    return torch.from_numpy(np.stack(found))

@@ -1,0 +1,237 @@
+"""Reads q, k and v where they reach the attention interface, without changing the model.
+
+While `watching` is open, the model's attention is computed by an interface of ours, which hands every layer's q, k and
+v (turned already, as attention sees them) to a watcher, and then gives back what the model's own attention gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from whorl.attaching import HostMask, attached, attention_arguments
+from whorl.hosts import OpenHost, open_host, stock_spectrum
+from whorl.ops import Visible, biased_attention
+
+INTERFACE = "whorl_inspect"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What inspection has to know of one attention layer.
+
+    frequencies  radians per token of each pair, fastest first, 0 where a pair stands still; empty without pairs
+    layout       how pairs lie in the first 2 x pairs channels: "half" or "interleaved"
+    window       keys at this distance or beyond are hidden by the host; None without a window
+    """
+
+    index: int
+    frequencies: tuple[float, ...]
+    layout: str
+    amplitude: float
+    window: int | None
+
+    @property
+    def pairs(self) -> int:
+        return len(self.frequencies)
+
+    @property
+    def turns(self) -> bool:
+        return any(f > 0 for f in self.frequencies)
+
+    def channels(self) -> torch.Tensor:
+        """[pairs, 2]: the two channels of each pair."""
+        first = torch.arange(self.pairs)
+        if self.layout == "half":
+            return torch.stack([first, first + self.pairs], -1)
+        return torch.stack([2 * first, 2 * first + 1], -1)
+
+
+def layers_of(model: Any) -> list[Layer]:
+    """The attention layers of a decoder, as `whorl.attach` or the host itself has made them.
+
+    Raises ValueError for a model without a known seam, for an encoder, and for a family that does not use
+    transformers' attention interface.
+    """
+    host = open_host(model)
+    _refuse(host)
+    layers = []
+    for i, attention in enumerate(host.attentions):
+        seam = attention.__dict__.get("whorl_seam")
+        spectrum = None
+        if seam is not None:
+            spectrum = seam.spectrum
+        elif host.turns[i]:
+            spectrum = stock_spectrum(host.rotary, host.layer_types[i], host.shapes[i].head_dim)
+        layers.append(
+            Layer(
+                index=i,
+                frequencies=() if spectrum is None else tuple(spectrum.frequencies),
+                layout="half" if host.rotation is None else host.rotation.layout,
+                amplitude=1.0 if spectrum is None else spectrum.amplitude,
+                window=_reach(host.windows[i], () if seam is None else seam.biases),
+            )
+        )
+    return layers
+
+
+def _reach(window: int | None, biases: tuple[nn.Module, ...]) -> int | None:
+    reaches = [window, *(getattr(module, "reach", None) for module in biases)]
+    return min((r for r in reaches if r is not None), default=None)
+
+
+def _refuse(host: OpenHost) -> None:
+    name = type(host.model).__name__
+    if any(shape.bidirectional for shape in host.shapes):
+        raise ValueError(f"{name} attends in both directions, and inspect reads decoders; give a causal language model")
+    if host.biases != "interface":
+        raise ValueError(
+            f"{name} does not use transformers' attention interface, where inspect reads q and k; of the families "
+            "that whorl knows this holds for falcon alone (docs/inspect.md)"
+        )
+
+
+@dataclass
+class Attended:
+    """One layer's attention over whole windows: k, v [batch, key heads, tokens, head_dim], q with its own heads."""
+
+    layer: Layer
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scale: float
+    softcap: float | None
+    sinks: torch.Tensor | None
+    biases: list[nn.Module]
+    mask: Visible | None  # None: causal, and nothing else hidden
+    positions: torch.Tensor  # [1, tokens]
+
+    def logits(self, batch: int, group: int, q0: int, q1: int) -> tuple[torch.Tensor, int]:
+        """Logits [repeats, q1 - q0, keys] of one window's queries of one key head, as the softmax gets them; and the
+        first of the keys, whose last is the last query. Hidden keys are at minus infinity."""
+        repeats = self.q.shape[1] // self.k.shape[1]
+        k0 = 0 if self.layer.window is None else max(0, q0 - self.layer.window + 1)
+        heads = slice(group * repeats, (group + 1) * repeats)
+        q = self.q[batch, heads, q0:q1].float() * self.scale
+        s = (q.flatten(0, 1) @ self.k[batch, group, k0:q1].float().T).view(repeats, q1 - q0, q1 - k0)
+        if self.softcap is not None:
+            s = s.div_(self.softcap).tanh_().mul_(self.softcap)
+        for module in self.biases:
+            bias = module(self.positions[:, q0:q1], self.positions[:, k0:q1])[0].float()
+            s += bias[heads] if bias.shape[0] > 1 else bias
+        if self.mask is None:
+            hidden = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)
+            s[..., q0 - k0 :].masked_fill_(hidden, -torch.inf)
+        else:
+            seen = self.mask.block(q0, q1, k0, q1)
+            seen = seen[batch if seen.shape[0] > 1 else 0]
+            s.masked_fill_(~(seen[heads] if seen.shape[0] > 1 else seen), -torch.inf)
+        return s, k0
+
+
+Watcher = Callable[[Attended], None]
+Edit = Callable[[Layer, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@contextmanager
+def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = None) -> Iterator[None]:
+    """While open, every forward of the model hands each layer's q, k and v to `watcher`.
+
+    The model gives what it gave before (unless `edit` gives other q and k for a layer's q, k and positions), and is as
+    it was afterwards. Windows must be whole: no padding, no cache.
+    """
+    host = open_host(model)
+    _refuse(host)
+    _register()
+    facts = layers_of(model)
+    before = host.model.config._attn_implementation
+    host.model.set_attn_implementation(INTERFACE)
+    try:
+        for attention, layer in zip(host.attentions, facts, strict=True):
+            attention.__dict__["whorl_watch"] = (watcher, edit, layer)
+        yield
+    finally:
+        for attention in host.attentions:
+            attention.__dict__.pop("whorl_watch", None)
+        host.model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
+    """Runs whole windows of token ids [batch, tokens] through the model's layers, watched.
+
+    Raises ValueError for windows that are longer than the model's table of positions, and when a layer did not attend
+    through the interface, and so was not seen.
+    """
+    host = open_host(model)
+    table, tokens = host.position_table, ids.shape[1]
+    rows = tokens if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
+    if attached(model) is None and tokens > rows:
+        raise ValueError(
+            f"windows of {tokens} tokens are longer than the {rows} positions that {type(host.model).__name__} has "
+            f"learned; try --length {rows}"
+        )
+    seen: set[int] = set()
+
+    def noting(attended: Attended) -> None:
+        seen.add(attended.layer.index)
+        watcher(attended)
+
+    training = host.model.training
+    host.model.eval()
+    try:
+        with watching(model, noting):
+            host.base(input_ids=ids.to(host.model.device), use_cache=False)
+    finally:
+        host.model.train(training)
+    missed = sorted({*range(len(host.attentions))} - seen)
+    if missed:
+        raise ValueError(
+            f"{type(host.model).__name__} takes an attention interface and its layers {missed} never call it, so "
+            "that there is nothing to read"
+        )
+
+
+@cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    def mask(**kwargs: Any) -> Any:
+        skip = kwargs.pop("allow_is_causal_skip", True)
+        window, keys = kwargs.get("local_size"), kwargs["kv_length"]
+        if skip and kwargs.get("attention_mask") is None and (window is None or keys <= window):
+            return None  # plainly causal
+        kwargs.pop("allow_is_bidirectional_skip", None)
+        return HostMask(sdpa_mask, {**kwargs, "allow_is_causal_skip": False})
+
+    AttentionInterface.register(INTERFACE, _interface)
+    AttentionMaskInterface.register(INTERFACE, mask)
+
+
+def _interface(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    watcher, edit, layer = module.__dict__["whorl_watch"]
+    how = attention_arguments(module, query, key, value, attention_mask, **kwargs)
+    if edit is not None:
+        how["q"], how["k"] = edit(layer, how["q"], how["k"], how["query_positions"])
+    q, k, v, mask = how["q"], how["k"], how["v"], how["mask"]
+    plain = mask is None and not how["biases"] and how["softcap"] is None and how["sinks"] is None
+    if plain:
+        out = scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]
+        )
+    else:
+        out, _ = biased_attention(**how, causal=mask is None)
+    if watcher is not None:
+        positions = how["query_positions"][:1]
+        watcher(Attended(layer, q, k, v, how["scale"], how["softcap"], how["sinks"], how["biases"], mask, positions))
+    return out.transpose(1, 2).contiguous(), None

@@ -1,0 +1,197 @@
+"""Every streamed number against the same one from full matrices in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from whorl.encodings import Shape, parse
+from whorl.inspection import analysis, measures
+from whorl.inspection.measures import Bins
+from whorl.inspection.passes import Pass
+from whorl.inspection.watching import Attended, Layer
+from whorl.ops.impl.blocked import DenseVisible
+
+TOKENS, HEADS, KEY_HEADS, DIM = 256, 4, 2, 24
+CASES = {
+    "plain": {},
+    "interleaved": {"layout": "interleaved"},
+    "partial": {"pairs": 8},
+    "window": {"window": 37},
+    "softcap": {"softcap": 2.0},
+    "sinks": {"sinks": True},
+    "bias": {"notation": "alibi"},
+    "a window as a bias": {"notation": "alibi+window:size=37"},
+    "learned bias": {"notation": "t5"},
+    "no pairs": {"pairs": 0},
+    "short": {"tokens": 17},
+}
+
+
+def attended(layout="half", pairs=DIM // 2, window=None, softcap=None, sinks=False, notation="nope", tokens=TOKENS):
+    layer = Layer(0, tuple(100 ** (-i / max(pairs, 1)) for i in range(pairs)), layout, 1.0, window)
+    q, k, v = (torch.randn(2, h, tokens, DIM) for h in (HEADS, KEY_HEADS, KEY_HEADS))
+    biases = [e.module for e in parse(notation).effects(Shape(DIM, HEADS, HEADS * DIM))]
+    for parameter in (p for module in biases for p in module.parameters()):
+        torch.nn.init.normal_(parameter)
+    cap = torch.randn(HEADS) if sinks else None
+    mask = None
+    if window is not None:
+        at = torch.arange(tokens)
+        distance = at[:, None] - at
+        mask = DenseVisible(((distance >= 0) & (distance < window))[None, None], tokens, tokens)
+    return Attended(layer, q, k, v, 0.3, softcap, cap, biases, mask, torch.arange(tokens)[None])
+
+
+def full(a: Attended, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raw logits [heads, tokens, tokens], and weights with the sink's last: all from full matrices, in float64."""
+    tokens = a.q.shape[2]
+    k = a.k[window].double().repeat_interleave(HEADS // KEY_HEADS, 0)
+    raw = a.q[window].double() @ k.transpose(1, 2) * a.scale
+    s = raw if a.softcap is None else a.softcap * torch.tanh(raw / a.softcap)
+    at = torch.arange(tokens)[None]
+    for module in a.biases:
+        s = s + module(at, at)[0].double()
+    distance = at.T - at
+    hidden = (distance < 0) | (distance >= (a.layer.window or tokens))
+    s = s.masked_fill(hidden, -torch.inf)
+    sink = (
+        torch.full((HEADS, tokens, 1), -torch.inf) if a.sinks is None else a.sinks[:, None, None].expand(-1, tokens, 1)
+    )
+    return raw, torch.cat([s, sink.double()], -1).softmax(-1)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_streamed_softmax(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = attended(**CASES[case])
+    monkeypatch.setattr(measures, "BLOCK_NUMBERS", 20_000)  # so that there are many blocks
+    tokens, window = a.q.shape[2], 1
+    got = measures.softmax(a, window)
+    _, weights = full(a, window)
+    seen = weights[..., :-1]
+    by_distance = torch.stack([seen.diagonal(-d, 1, 2).sum(-1) for d in range(tokens)], -1)
+    np.testing.assert_allclose(got.by_distance, by_distance, atol=2e-5)
+    np.testing.assert_allclose(got.entropy, torch.special.entr(weights).sum(-1), atol=2e-5)
+    np.testing.assert_allclose(got.first, seen[:, :, 0], atol=2e-6)
+    last = seen[:, tokens - max(1, tokens // 8) :].mean(1)
+    edges = np.linspace(0, tokens, measures.KEY_BINS + 1).round().astype(int)
+    binned = np.stack([last[:, i:j].sum(1) for i, j in zip(edges[:-1], edges[1:], strict=True)], 1)
+    np.testing.assert_allclose(got.last_keys, binned, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", ["plain", "interleaved", "partial", "no pairs", "short"])
+def test_logits_by_distance_and_by_pair(case: str) -> None:
+    a = attended(**CASES[case])
+    raw, _ = full(a, 0)
+    tokens = a.q.shape[2]
+    raw[..., 0] = 0  # the first token is no key here
+    whole, parts = measures.curves(a.q[0], a.k[0], a.layer.channels(), a.scale)
+    direct = torch.stack([raw.diagonal(-d, 1, 2).sum(-1) for d in range(tokens)], -1)
+    size = float(direct.abs().max())
+    np.testing.assert_allclose(whole, direct, atol=2e-6 * size)
+    k = a.k[0].repeat_interleave(HEADS // KEY_HEADS, 0).double()
+    k[:, 0] = 0
+    for pair, channels in enumerate(a.layer.channels()):
+        of_pair = a.q[0][..., channels].double() @ k[..., channels].transpose(1, 2) * a.scale
+        for d in (0, 1, 5, tokens - 2):
+            np.testing.assert_allclose(parts[:, pair, d], of_pair.diagonal(-d, 1, 2).sum(-1), atol=2e-6 * size)
+    bound = measures.norm_products(a.q[0], a.k[0], a.scale)
+    norms = a.q[0].norm(dim=-1)[:, :, None].double() * k.norm(dim=-1)[:, None] * a.scale
+    np.testing.assert_allclose(bound[:, 3], norms.diagonal(-3, 1, 2).sum(-1), rtol=1e-5)
+    assert (whole.abs() <= bound + 1e-3 * size).all()
+
+
+def test_standardised_logits_are_z_scores() -> None:
+    a = attended()
+    q, k = measures.standardised(a.q[0], a.k[0] + 3)
+    z = q.double() @ k.double().repeat_interleave(HEADS // KEY_HEADS, 0)[:, 1:].transpose(1, 2)
+    torch.testing.assert_close(z.mean(-1), torch.zeros_like(z[..., 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std(-1, correction=0), torch.ones_like(z[..., 0]), atol=1e-5, rtol=0)
+
+
+def test_pair_norms_do_not_change_under_rotation() -> None:
+    from whorl.encodings import Spectrum
+    from whorl.ops import rotate, rotation_tables
+
+    for layout in ("half", "interleaved"):
+        a = attended(layout=layout)
+        norms = measures.pair_norms(a.q, a.layer)
+        a0, b0 = a.layer.channels()[3].tolist()
+        direct = torch.hypot(a.q[..., a0], a.q[..., b0]).mean((0, 2))
+        np.testing.assert_allclose(norms[:, 3], direct, rtol=1e-6)
+        tables = rotation_tables(Spectrum(a.layer.frequencies, DIM), torch.arange(TOKENS))
+        turned, _ = rotate(a.q, None, tables, layout=layout)
+        np.testing.assert_allclose(measures.pair_norms(turned, a.layer), norms, rtol=1e-5)
+
+
+def test_bins_of_a_shorter_length_are_the_first_of_a_longer() -> None:
+    short, long = Bins.over(700, 64, 12), Bins.over(5000, 64, 12)
+    assert (long.start[: len(short)] == short.start).all()
+    assert (long.stop[: len(short) - 1] == short.stop[:-1]).all()
+    assert short.stop[-1] == 700
+    assert (short.stop[:64] - short.start[:64] == 1).all()
+    for bins, length in ((short, 700), (long, 5000), (Bins.over(5, 64, 12), 5)):
+        assert (bins.start[1:] == bins.stop[:-1]).all()
+        x = np.random.default_rng(0).normal(size=(3, length))
+        np.testing.assert_allclose(bins.sum(x).sum(-1), x.sum(-1))
+        np.testing.assert_allclose(bins.sum(x)[:, -1], x[:, bins.start[-1] :].sum(-1))
+
+
+def test_departures_of_known_distributions() -> None:
+    x = torch.randn(2, 40_000, 3)
+    moved = torch.stack([x[..., 0] + 1.5, x[..., 1] * 2, x[..., 2]], -1)[:, torch.randperm(40_000)]
+    found = measures.departure(moved, x * 4)  # in standard deviations of the reference
+    np.testing.assert_allclose(measures.departure(x + 2, x), 2.0, atol=0.02)
+    assert float(found[:, 2].mean()) == pytest.approx(3 * math.sqrt(2 / math.pi) / 4, rel=0.02)
+    np.testing.assert_allclose(measures.departure(x[:, torch.randperm(40_000)], x), 0, atol=1e-6)
+
+
+def test_sampled_logits_are_those_of_their_distances() -> None:
+    a = attended(tokens=64)
+    # q_i . k_j = 1000 i + j: every sample says which query and key it is of
+    a.q[:], a.k[:] = 0, 0
+    at = torch.arange(64.0)
+    a.q[..., 0], a.q[..., 1], a.k[..., 0], a.k[..., 1] = 1000 * at, 1, 1, at
+    drawn = measures.sampled_parts(a, 0, 5, 20, 500, torch.Generator().manual_seed(0))[0, :, -1] / a.scale
+    query, key = (drawn / 1000).floor(), drawn.round() % 1000
+    assert set((query.round() - key).tolist()) == set(range(5, 20))
+    assert key.min() == 1, "the first token is no key"
+    assert query.max() == 63
+
+
+def test_jensen_shannon() -> None:
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 2.0])
+    assert analysis.jensen_shannon(p, q) == pytest.approx(math.log(2))
+    assert analysis.jensen_shannon(p, 3 * p) == pytest.approx(0)
+    r = np.array([0.25, 0.25, 0.5])
+    assert analysis.jensen_shannon(p, r) == pytest.approx(analysis.jensen_shannon(r, p))
+
+
+@pytest.mark.parametrize("notation", ["kerple", "t5", "alibi"])
+def test_a_bias_is_part_of_the_curve(notation: str) -> None:
+    a = attended(notation=notation, tokens=100)
+    found = Pass(None, torch.zeros(2, 100, dtype=torch.long), "raw", regions_over=100)
+    with torch.no_grad():
+        found._see(a)
+    got = found.mean_logit(found.layers[0])
+    at = torch.arange(100)[None]
+    bias = sum(m(at, at)[0] for m in a.biases).detach().double()
+    raw = sum(full(a, w)[0] for w in range(2)).detach() / 2 + bias
+    for d in (0, 1, 7, 60):
+        direct = raw.diagonal(-d, 1, 2)[:, 1:].mean(-1)
+        np.testing.assert_allclose(got[:, d], direct, atol=1e-5)
+    standard = Pass(None, torch.zeros(2, 100, dtype=torch.long), "standardised", regions_over=100)
+    with torch.no_grad():
+        standard._see(a)
+    z = []
+    for w in range(2):
+        logits = full(a, w)[0].detach()
+        keys = logits[..., 1:]
+        spread = keys.std(-1, correction=0, keepdim=True)
+        z.append((logits - keys.mean(-1, keepdim=True) + bias) / spread)
+    direct = (sum(z) / 2).diagonal(-7, 1, 2)[:, 1:].mean(-1)
+    np.testing.assert_allclose(standard.mean_logit(standard.layers[0])[:, 7], direct, atol=1e-4)
