@@ -47,6 +47,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/training.py
 
 # On a machine with a CUDA device and its own PyTorch: no .venv, the machine's Python.

@@ -346,7 +346,7 @@ def installed(package: str) -> bool:
         return False
 
 
-def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def write(rows: list[dict[str, Any]], options: argparse.Namespace, name: str = "kernels") -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     info = machine()
     common = {
@@ -372,7 +372,7 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "peak_mib",
     ]
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"kernels-{options.device}.csv"
+    path = RESULTS / f"{name}-{options.device}.csv"
     measured_now = {row["case"] for row in rows}
     with path.open(newline="") if path.exists() else nullcontext([]) as file:
         kept = [row for row in csv.DictReader(file) if row["case"] not in measured_now]

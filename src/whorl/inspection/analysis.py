@@ -216,8 +216,8 @@ def first_token(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
 
 def sampled_ranges(train_length: int, length: int) -> dict[str, tuple[int, int]]:
     """The distances that are sampled of long windows: (m/2 L, m L] for m = 1, 2, 4, 8, where they fit."""
-    ranges = ((m, m * train_length // 2 + 1, m * train_length + 1) for m in MULTIPLES)
-    return {str(m): (low, high) for m, low, high in ranges if high <= length - 1}
+    ranges = ((m, m * train_length // 2 + 1, min(m * train_length + 1, length - 1)) for m in MULTIPLES)
+    return {str(m): (low, high) for m, low, high in ranges if m * train_length <= length}
 
 
 def sample_count(layers: list[Layer], heads: int, budget: int = 1 << 28) -> int:

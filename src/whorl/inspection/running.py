@@ -30,9 +30,7 @@ Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context m
 
 SHORTEST = 16  # tokens of a window
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by pair"
-NOT_SO_LONG = (
-    "the windows are {length:,} tokens long, and what lies past the training length ({train_length:,}) needs more"
-)
+NOT_SO_LONG = "windows of {length:,} tokens show nothing past the training length, {train_length:,}"
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""What inspect adds to a forward: python benchmarks/inspection.py (two cores; a tiny Llama of 4 layers and width 128).
+
+    forward               the base model, SDPA, nothing read
+    frequencies           and pair norms, logits by distance and by pair through an FFT, the U-shape
+    attention             and the streamed softmax: attention by distance, entropy, positional heads
+    output_attentions     what is done today: eager attention that keeps every [tokens, tokens] matrix
+
+A gate comes first: streamed numbers against those matrices, at 512 tokens. Peaks of memory are of processes of their own,
+above the model and its inputs. Rows go to benchmarks/results/inspection-cpu.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernels import measured, resident, write
+from transformers import LlamaConfig, LlamaModel
+
+from whorl.inspection.measures import curves, softmax
+from whorl.inspection.passes import Pass
+from whorl.inspection.watching import forward
+
+LENGTHS = (2048, 8192, 32768)
+REACHABLE = 4096  # for output_attentions: 2 heads and 4 layers at 8,192 tokens would be 2 GiB, and eager copies
+DEVICE = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", nargs=2, metavar=("PROVIDER", "TOKENS"), help="(internal) one peak of memory")
+    options = parser.parse_args()
+    options.device = "cpu"
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(peak(options.peak[0], int(options.peak[1])))
+        return
+    gate()
+    rows = []
+    for tokens in LENGTHS:
+        label = f"inspect {tokens}"
+        rows += measured(label, providers(tokens), "forward", options.rounds, DEVICE)
+    rows += measured("logits by distance 131072", distance(), "8 heads of 64", options.rounds, DEVICE)
+    print("\nmemory above model and inputs")
+    for tokens in LENGTHS:
+        for name in providers(tokens):
+            command = [sys.executable, __file__, "--peak", name, str(tokens)]
+            mib = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+            rows.append({"case": f"memory of inspect {tokens}", "provider": name, "peak_mib": round(mib)})
+            print(f"  {tokens:6} {name:44} {mib:10.0f} MiB", flush=True)
+    write(rows, options, "inspection")
+
+
+def model_and_ids(tokens: int) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=tokens, attn_implementation="sdpa",
+    )  # fmt: skip
+    return LlamaModel(config).eval(), torch.randint(1024, (1, tokens))
+
+
+def providers(tokens: int) -> dict[str, Callable[[], Any]]:
+    model, ids = model_and_ids(tokens)
+
+    @torch.no_grad()
+    def plain() -> None:
+        model.set_attn_implementation("sdpa")
+        model(ids, use_cache=False)
+
+    @torch.no_grad()
+    def reading(**how: Any) -> Callable[[], Any]:
+        return torch.no_grad()(lambda: Pass(model, ids, regions_over=tokens, norms=True, **how).run())
+
+    @torch.no_grad()
+    def matrices() -> None:
+        model.set_attn_implementation("eager")
+        model(ids, use_cache=False, output_attentions=True)
+
+    found: dict[str, Callable[[], Any]] = {
+        "forward": plain,
+        "frequencies": reading(attention=False),
+        "frequencies and attention": reading(attention=True),
+    }
+    if tokens <= REACHABLE:
+        found["output_attentions"] = matrices
+    return found
+
+
+def distance() -> dict[str, Callable[[], Any]]:
+    q, k = torch.randn(2, 8, 131_072, 64)
+    channels = torch.arange(64).view(2, 32).T
+    return {"8 heads of 64": torch.no_grad()(lambda: curves(q, k, channels))}
+
+
+@torch.no_grad()
+def gate() -> None:
+    model, ids = model_and_ids(512)
+    found: dict[int, Any] = {}
+    forward(model, ids, lambda attended: found.__setitem__(attended.layer.index, attended))
+    model.set_attn_implementation("eager")
+    for layer, weights in enumerate(model(ids, output_attentions=True).attentions):
+        direct = torch.stack([weights[0].double().diagonal(-d, 1, 2).sum(-1) for d in range(512)], -1)
+        streamed = torch.from_numpy(softmax(found[layer], 0).by_distance)
+        assert (streamed - direct).abs().max() < 1e-3, "red gate: no speed"
+    print("gate: the streamed softmax is right")
+
+
+def peak(name: str, tokens: int) -> float:
+    providers(256)[name]()  # libraries are loaded
+    run = providers(tokens)[name]
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    run()
+    return (resident("VmHWM") - before) / 1024
+
+
+if __name__ == "__main__":
+    main()
