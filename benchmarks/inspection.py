@@ -5,8 +5,8 @@
     attention             and the streamed softmax: attention by distance, entropy, positional heads
     output_attentions     what is done today: eager attention that keeps every [tokens, tokens] matrix
 
-A gate comes first: streamed numbers against those matrices, at 512 tokens. Peaks of memory are of processes of their own,
-above the model and its inputs. Rows go to benchmarks/results/inspection-cpu.csv.
+A gate comes first: streamed numbers against those matrices, at 512 tokens. Peaks of memory are of processes of their
+own, above the model and its inputs. Rows go to benchmarks/results/inspection-cpu.csv.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_the_streamed_softmax(case: str, monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(got.first, seen[:, :, 0], atol=2e-6)
     last = seen[:, tokens - max(1, tokens // 8) :].mean(1)
     edges = np.linspace(0, tokens, measures.KEY_BINS + 1).round().astype(int)
-    binned = np.stack([last[:, i:j].sum(1) for i, j in zip(edges[:-1], edges[1:], strict=True)], 1)
+    binned = np.stack([last[:, i:j].sum(1) for i, j in itertools.pairwise(edges)], 1)
     np.testing.assert_allclose(got.last_keys, binned, atol=2e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_what_an_inspection_holds() -> None:
     assert torch.equal(model(IDS).logits, logits)
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
     assert len(told) == 4, "after every stage"
-    assert all(a <= b for a, b in zip(told, told[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(told))
     layers, heads, key_heads, pairs = 3, 4, 2, found.wavelength.shape[1]
     sizes = {"layer": layers, "head": heads, "key_head": key_heads, "pair": pairs, "multiple": 3, "key": 64}
     sizes |= {axis: len(found.arrays[f"{axis}_from"]) for axis in ("distance", "coarse", "position")}
@@ -185,7 +186,8 @@ from pathlib import Path
 from whorl.inspection.sources import Source
 import whorl
 def resident(what):
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(what)) / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 whorl.inspect(Source(sys.argv[2], None, None).model(True), torch.randint(0, 90, (1, 32)), random_windows=0)
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
