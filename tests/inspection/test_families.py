@@ -32,7 +32,9 @@ def test_streamed_attention_is_the_stock_models_own(family: str) -> None:
     """Against `output_attentions` of the eager model, which knows nothing of whorl."""
     model = peaked(tiny_model(family)).eval()
     before = model(TOKENS).logits
-    found = seen_by(model)
+    found = seen_by(model.train())
+    assert model.training
+    model.eval()
     assert torch.equal(model(TOKENS).logits, before), "the model is left as it was"
     assert all("whorl_watch" not in module.__dict__ for module in model.modules())
     model.set_attn_implementation("eager")

@@ -23,7 +23,8 @@ CASES = {
     "partial": {"pairs": 8},
     "window": {"window": 37},
     "softcap": {"softcap": 2.0},
-    "sinks": {"sinks": True},
+    "sinks": {"sinks": 1.0},
+    "large sinks": {"sinks": 200.0},
     "bias": {"notation": "alibi"},
     "a window as a bias": {"notation": "alibi+window:size=37"},
     "learned bias": {"notation": "t5"},
@@ -32,13 +33,13 @@ CASES = {
 }
 
 
-def attended(layout="half", pairs=DIM // 2, window=None, softcap=None, sinks=False, notation="nope", tokens=TOKENS):
+def attended(layout="half", pairs=DIM // 2, window=None, softcap=None, sinks=None, notation="nope", tokens=TOKENS):
     layer = Layer(0, tuple(100 ** (-i / max(pairs, 1)) for i in range(pairs)), layout, 1.0, window)
     q, k, v = (torch.randn(2, h, tokens, DIM) for h in (HEADS, KEY_HEADS, KEY_HEADS))
     biases = [e.module for e in parse(notation).effects(Shape(DIM, HEADS, HEADS * DIM))]
     for parameter in (p for module in biases for p in module.parameters()):
         torch.nn.init.normal_(parameter)
-    cap = torch.randn(HEADS) if sinks else None
+    cap = sinks * torch.randn(HEADS) if sinks else None
     mask = None
     if window is not None:
         at = torch.arange(tokens)

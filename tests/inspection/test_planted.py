@@ -17,7 +17,7 @@ PREVIOUS, FIRST, CONTENT, IDLE = range(HEADS)
 @torch.no_grad()
 def planted(offset: int = 1, pair: int = 0) -> LlamaForCausalLM:
     """Two layers. In layer 1: a head that looks `offset` back by one pair, a first-token head on the slowest pair, a
-    head that goes by content, and one that does nothing. Channel 0 of the embedding is constant, channel 1 marks bos."""
+    head that goes by content, and one that does nothing. Channel 0 of the embedding is constant, 1 marks bos."""
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=2, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, bos_token_id=0, eos_token_id=0, max_position_embeddings=LENGTH,

@@ -13,7 +13,7 @@ import typer
 EPILOG = """
 [bold]Examples[/]
 
- whorl inspect runs/compare/trials/rope-s0-…                a trial of whorl compare, with the text that it was trained on\n
+ whorl inspect runs/compare/trials/rope-s0-…                a trial of whorl compare, on the text that it learnt\n
  whorl inspect path/to/model --text book.txt --train-length 2048 --length 8192\n
  whorl inspect path/to/model path/to/other                  side by side\n
  whorl inspect path/to/model --ablate                       and what its slow pairs do for its loss\n
@@ -64,13 +64,29 @@ def inspect(
 
     logging.getLogger("whorl").setLevel(logging.WARNING)
     try:
-        run(
+        results = run(
             models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
             ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, seed=seed, out=out, stage=_Stages().stage,
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was finished is in {out}", err=True)
         raise typer.Exit(130) from None
+    _say(results, out)
+
+
+def _say(results: list[Any], out: Path) -> None:
+    """The findings, as the report opens with them."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from whorl.reports.inspection_words import findings
+
+    console = Console(highlight=False)
+    for result in results:
+        console.print(f"\n[bold]{escape(result.summary['model']['name'])}[/]")
+        first, *others = (str(finding) for finding in findings(result.summary, result.arrays))
+        console.print(escape(first), *(f"  - {escape(other)}" for other in others), sep="\n")
+    console.print(f"\nthe figures: {out / 'report.html'}")
 
 
 class _Stages:

@@ -134,7 +134,7 @@ def training_curves(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, An
         f"Training loss in nats per token, smoothed over {100 * SMOOTHING:.0f} % of the run. Every encoding sees the "
         "same batches in the same order."
     )
-    y = _axis("training loss (nats per token)", "linear", ys, percent_labels=False)
+    y = axis("training loss (nats per token)", "linear", ys, percent_labels=False)
     return LineChart("training", "Training curves", caption, x, None, False, (View("training loss", y, lines),))
 
 
@@ -192,14 +192,14 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> View | None:
     if not bounds:
         return None
     label = metric.label if metric.percent else f"{metric.label} (log scale, lower is better)"
-    return View(metric.label, _axis(label, "linear" if metric.percent else "log", bounds, metric.percent), lines)
+    return View(metric.label, axis(label, "linear" if metric.percent else "log", bounds, metric.percent), lines)
 
 
 def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) -> Line:
     cells = [cell for n in lengths if (cell := e.cell(metric, n)) is not None]
     points = tuple(_point(c, e, metric, cell) for cell in cells)
     by_seed = [
-        tuple((float(cell.length), v) for cell in cells if (v := _finite(cell.values.get(t["seed"]))) is not None)
+        tuple((float(cell.length), v) for cell in cells if (v := finite(cell.values.get(t["seed"]))) is not None)
         for t in e.trials
     ]
     seeds = tuple(by_seed) if len(e.trials) > 1 else ()
@@ -208,14 +208,14 @@ def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) ->
 
 def _note(cells: Sequence[Cell], lengths: Sequence[int]) -> str:
     """What to say beside the name of a line that does not reach every length."""
-    finite = [cell.length for cell in cells if cell.finite]
-    if not finite:
+    reached = [cell.length for cell in cells if cell.finite]
+    if not reached:
         return "diverged" if any(cell.diverged for cell in cells) else "no value"
-    return "" if finite[-1] == lengths[-1] else f"to {finite[-1]:,}"
+    return "" if reached[-1] == lengths[-1] else f"to {reached[-1]:,}"
 
 
 def _point(c: Comparison, e: Encoding, metric: Metric, cell: Cell) -> Point:
-    mean, spread = _finite(cell.mean), cell.spread
+    mean, spread = finite(cell.mean), cell.spread
     rows = [(metric.label, with_spread(cell.mean, spread, metric.percent))]
     in_range = e.ratio(metric, cell.length, c.reference(metric.kind))
     if in_range is not None and in_range.mean is not None and not metric.percent:
@@ -235,7 +235,7 @@ def _point(c: Comparison, e: Encoding, metric: Metric, cell: Cell) -> Point:
     return Point(float(cell.length), mean, low, mean + spread, heading, tuple(rows))
 
 
-def _axis(label: str, scale: Literal["log", "linear"], values: Sequence[float], percent_labels: bool) -> Axis:
+def axis(label: str, scale: Literal["log", "linear"], values: Sequence[float], percent_labels: bool) -> Axis:
     """Limits that hold every value with a little room, and round ticks."""
     low, high = min(values), max(values)
     if percent_labels:
@@ -244,13 +244,13 @@ def _axis(label: str, scale: Literal["log", "linear"], values: Sequence[float], 
     if scale == "log" and low > 0:
         room = max((high / low) ** 0.06, 1.04)
         low, high = low / room, high * room
-        return Axis(label, "log", low, high, tuple((t, _tick(t)) for t in log_ticks(low, high)))
+        return Axis(label, "log", low, high, tuple((t, tick(t)) for t in log_ticks(low, high)))
     room = max((high - low) * 0.06, abs(high) * 0.01, 1e-6)
     low, high = low - room, high + room
-    return Axis(label, "linear", low, high, tuple((t, _tick(t)) for t in linear_ticks(low, high)))
+    return Axis(label, "linear", low, high, tuple((t, tick(t)) for t in linear_ticks(low, high)))
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
     return f"{value:.0e}" if value >= 1e6 else f"{value:,.10g}"
 
 
@@ -275,7 +275,7 @@ def _curve(e: Encoding, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Li
 
 def _smoothed(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
     """(tokens, loss) of the finite rows, by a centred mean whose window is cut at both ends alike."""
-    kept = [(float(r["tokens"]), y) for r in rows if (y := _finite(r.get("loss"))) is not None]
+    kept = [(float(r["tokens"]), y) for r in rows if (y := finite(r.get("loss"))) is not None]
     if len(kept) < 2:
         return None
     tokens, loss = np.array(sorted(kept)).T
@@ -324,5 +324,5 @@ def _crossing(layer: Sequence[float | None], train_length: int) -> float | None:
     return mark if 0 <= mark <= len(layer) else None
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None

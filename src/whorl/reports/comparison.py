@@ -48,6 +48,7 @@ def write(
     images = {
         name: image
         for chart in document.charts
+        if isinstance(chart, charts.LineChart | charts.StripChart)
         for name, image in figures.png(chart, views=1 if chart.name in ("perplexity", "training") else 2).items()
     }
     written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]

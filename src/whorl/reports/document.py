@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from whorl.reports.charts import LineChart, StripChart
+from whorl.reports.panels import CurveChart, HeatChart
 
-Chart = LineChart | StripChart
+Chart = LineChart | StripChart | CurveChart | HeatChart
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullet:
-    """`label` is set in bold before the text; `series` gives it the colour of that encoding in the charts."""
+    """`label` is set in bold before the text; `series` gives it the colour of that encoding in the charts;
+    `see` is the chart that shows it, as (name, title)."""
 
     text: str
     label: str = ""
     series: int | None = None
+    see: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,15 @@ def png(chart: LineChart | StripChart, views: int = 1) -> dict[str, bytes]:
     """The chart as PNG at each resolution, by file name. `views` of a line chart share the axes: the first is
     solid, the second dashed."""
     figure = lines(chart, chart.views[:views]) if isinstance(chart, LineChart) else strips(chart)
-    return {f"{chart.name}{suffix}.png": _png(figure, dpi) for suffix, dpi in DPI.items()}
+    return {f"{chart.name}{suffix}.png": image(figure, dpi) for suffix, dpi in DPI.items()}
 
 
 def lines(chart: LineChart, views: Sequence[View]) -> Figure:
     """Values with a band of one standard deviation and a thin line for each seed, named at the right end."""
     figure, axes = _figure(7.4, 4.3)
     y = views[0].y
-    _scale(axes.xaxis, axes.set_xscale, axes.set_xlim, chart.x, base=2)
-    _scale(axes.yaxis, axes.set_yscale, axes.set_ylim, y, base=10)
+    scale_to(axes.xaxis, axes.set_xscale, axes.set_xlim, chart.x, base=2)
+    scale_to(axes.yaxis, axes.set_yscale, axes.set_ylim, y)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_xlabel(chart.x.label, color=MUTED)
     axes.set_ylabel(y.label if len(views) == 1 else "", color=MUTED)
@@ -162,7 +162,8 @@ def _last(group: list[float], gap: float) -> float:
     return sum(group) / len(group) + gap * (len(group) - 1) / 2
 
 
-def _scale(axis: Any, set_scale: Any, set_limits: Any, spec: Axis, base: int) -> None:
+def scale_to(axis: Any, set_scale: Any, set_limits: Any, spec: Axis, base: int = 10) -> None:
+    """Gives an axis the limits and the ticks of a chart."""
     if spec.scale == "log":
         set_scale("log", base=base)
     set_limits(spec.low, spec.high)
@@ -171,23 +172,30 @@ def _scale(axis: Any, set_scale: Any, set_limits: Any, spec: Axis, base: int) ->
     axis.set_minor_locator(NullLocator())
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    """An empty figure of this size in inches, with one bare set of axes."""
-    figure = Figure(figsize=(width, height), facecolor="white")
+def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """An empty figure of this size in inches, with an array of bare axes."""
+    figure = Figure(figsize=(width, height), facecolor="white", layout=None if rows * columns == 1 else "constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#b9bec6")
-    axes.tick_params(colors=MUTED, length=0, labelsize=9)
-    axes.set_axisbelow(True)
-    return figure, axes
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color("#b9bec6")
+        axes.tick_params(colors=MUTED, length=0, labelsize=9)
+        axes.set_axisbelow(True)
+    return figure, grid
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    """An empty figure with one set of axes."""
+    figure, grid = figure_of(width, height)
+    return figure, grid[0][0]
 
 
 def _title(axes: Any, title: str) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=22)
 
 
-def _png(figure: Figure, dpi: int) -> bytes:
+def image(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
     return buffer.getvalue()

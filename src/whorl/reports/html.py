@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from whorl.reports.document import Block, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
+from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
 
 HERE = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def _block(block: Block) -> str:
             role = ' role="note"' if style == "notice" else ""
             return f'<p class="{style}"{role}>{escape(text)}</p>'
         case Bullets(items):
-            return f"<ul>{''.join(f'<li>{_label(i.label, i.series)} {escape(i.text)}</li>' for i in items)}</ul>"
+            return f"<ul>{''.join(map(_bullet, items))}</ul>"
         case Table():
             return _table(block)
         case Figure(chart):
@@ -58,6 +58,12 @@ def _block(block: Block) -> str:
                 f"<section><h3>{escape(k)}</h3>{_settings(group)}</section>" for k, group in groups.items()
             )
             return f'<details><summary>{escape(title)}</summary><div class="settings">{inside}</div></details>'
+
+
+def _bullet(bullet: Bullet) -> str:
+    name, title = (escape(part) for part in bullet.see)
+    link = f' <a class="see" href="#figure-{name}">{title}</a>' if name else ""
+    return f"<li>{_label(bullet.label, bullet.series)} {escape(bullet.text)}{link}</li>"
 
 
 def _table(table: Table) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from whorl.reports.document import Block, Bullets, Details, Document, Figure, Heading, Paragraph, Table
+from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Table
 
 
 def render(document: Document) -> str:
@@ -18,7 +18,7 @@ def _block(block: Block) -> str:
         case Paragraph(text, style):
             return f"> **{_text(text)}**" if style == "notice" else _text(text)
         case Bullets(items):
-            return "\n".join(f"- {f'**{_text(i.label)}** ' if i.label else ''}{_text(i.text)}" for i in items)
+            return "\n".join(map(_bullet, items))
         case Table():
             return _table(block)
         case Figure(chart):
@@ -32,6 +32,12 @@ def _block(block: Block) -> str:
                 for name, group in groups.items()
             ]
             return "\n\n".join([f"## {_text(title)}", *sections])
+
+
+def _bullet(bullet: Bullet) -> str:
+    label = f"**{_text(bullet.label)}** " if bullet.label else ""
+    name, title = bullet.see
+    return f"- {label}{_text(bullet.text)}" + (f" ([{_text(title)}](figures/{name}.png))" if name else "")
 
 
 def _table(table: Table) -> str:
