@@ -12,7 +12,7 @@ import torch
 from whorl.encodings import Shape, parse
 from whorl.inspection import analysis, measures
 from whorl.inspection.measures import Bins
-from whorl.inspection.passes import Pass
+from whorl.inspection.passes import Pass, regions
 from whorl.inspection.watching import Attended, Layer
 from whorl.ops.impl.blocked import DenseVisible
 
@@ -197,3 +197,24 @@ def test_a_bias_is_part_of_the_curve(notation: str) -> None:
         z.append((logits - keys.mean(-1, keepdim=True) + bias) / spread)
     direct = (sum(z) / 2).diagonal(-7, 1, 2)[:, 1:].mean(-1)
     np.testing.assert_allclose(standard.mean_logit(standard.layers[0])[:, 7], direct, atol=1e-4)
+
+
+def test_the_rise_is_far_less_middle_by_its_definition() -> None:
+    assert regions(128) == ((1, 16), (48, 80), (112, 128))
+    a = attended(tokens=128)
+    found = Pass(None, torch.zeros(2, 128, dtype=torch.long), "raw", regions_over=128)
+    found._see(a)
+    shape = analysis.u_shape(found, 128)
+    rises = []
+    for window in range(2):
+        raw = full(a, window)[0][..., 1:].mean(0)  # over heads; column j - 1 is key j
+        i, j = torch.meshgrid(torch.arange(128), torch.arange(1, 128), indexing="ij")
+
+        def mean(low: int, high: int, raw: torch.Tensor = raw, distance: torch.Tensor = i - j) -> float:
+            return float(raw[(distance >= low) & (distance < high)].mean())
+
+        rises.append(mean(112, 128) - mean(48, 80))
+    assert shape["rise"] == pytest.approx(np.mean(rises), abs=1e-6)
+    assert shape["stderr"] == pytest.approx(np.std(rises, ddof=1) / math.sqrt(2), abs=1e-6)
+    assert sum(p["rise_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)
+    assert sum(p["variance_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)

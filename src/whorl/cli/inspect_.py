@@ -81,7 +81,7 @@ def _say(results: list[Any], out: Path) -> None:
 
     from whorl.reports.inspection_words import findings
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for result in results:
         console.print(f"\n[bold]{escape(result.summary['model']['name'])}[/]")
         first, *others = (str(finding) for finding in findings(result.summary, result.arrays))
@@ -97,7 +97,7 @@ class _Stages:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, soft_wrap=True)
         if not console.is_terminal:
             console.print(f"{name} ({steps})")
             yield lambda done: None
