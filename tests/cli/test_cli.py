@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whorl.encodings import REGISTRY
+from whorl.encodings import REGISTRY, SCALINGS
 
 
 def whorl_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,10 +23,12 @@ def test_help_shows_real_commands() -> None:
     assert "rope+window:size=64/nope" in whorl_command("list", "--help").stdout
 
 
-def test_list_names_every_encoding() -> None:
-    out = whorl_command("list").stdout
+def test_list_names_every_encoding_and_scaling() -> None:
+    encodings, scalings = whorl_command("list").stdout.split("scalings of rotary encodings")
     for name in REGISTRY:
-        assert name in out
+        assert f" {name} " in encodings
+    for name in SCALINGS:
+        assert f" {name} " in scalings
 
 
 REFUSED = [

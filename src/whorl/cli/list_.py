@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from whorl.encodings import REGISTRY, get
+from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 
 VERBS = {"rotate": "turns q and k", "add": "adds to the embedding", "bias": "biases the logits", "window": "hides keys"}
 
@@ -17,31 +19,49 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     found = []
     for name in REGISTRY:
         cls = get(name)
-        arguments = ", ".join(
-            f.name if f.default in (dataclasses.MISSING, None) else f"{f.name}={f.default}"
-            for f in dataclasses.fields(cls)
-        )
         effect = ", ".join(VERBS[kind] for kind in cls.kinds) or "nothing"
-        found.append((name, arguments, effect, cls.title, f"arXiv {cls.paper}"))
+        found.append((name, arguments(cls), effect, cls.title, f"arXiv {cls.paper}"))
     return found
 
 
+def scaling_rows() -> list[tuple[str, str, str, str]]:
+    """(name, arguments with defaults, what it does, paper) of every scaling."""
+    return [(n, arguments(s), s.title, f"arXiv {s.paper}") for n in SCALINGS for s in [get_scaling(n)]]
+
+
+def arguments(cls: Any) -> str:
+    """`base=10000.0, keep`: an encoding's or a scaling's arguments, with the defaults that they have."""
+    return ", ".join(
+        f.name if f.default in (dataclasses.MISSING, None) else f"{f.name}={f.default}" for f in dataclasses.fields(cls)
+    )
+
+
 def list_encodings() -> None:
-    """List the encodings: what they do, their arguments with defaults, and their papers.
+    """List the encodings and scalings: what they do, their arguments with defaults, and their papers.
 
     One is written name:key=value,key=value (p-rope:p=0.5); both effects as A+B (rope+window:size=64).
 
     Over the layers in turn: A/B (rope+window:size=64/nope); by layer type: TYPE=A/TYPE=B.
+
+    A rotary encoding, scaled: A~SCALING (rope~yarn:factor=4,original=2048).
     """
-    table = Table(title="whorl's encodings", title_justify="left")
-    for column in ("name", "arguments", "effect", "what it does", "paper"):
-        table.add_column(column, no_wrap=column in ("name", "paper"), overflow="fold")
-    for row in rows():
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    console.print(filled("whorl's encodings", ("name", "arguments", "effect", "what it does", "paper"), rows()))
+    columns = ("name", "arguments", "what it does", "paper")
+    console.print(filled("scalings of rotary encodings", columns, scaling_rows()))
     console.print(
         "compose: [bold]rope+window:size=64[/] both effects; [bold]rope+window:size=64/nope[/] cycled over the layers; "
-        "[bold]full_attention=nope/sliding_attention=rope[/] by layer type",
+        "[bold]full_attention=nope/sliding_attention=rope[/] by layer type; "
+        "[bold]rope~yarn:factor=4,original=2048[/] scaled",
         highlight=False,
     )
+
+
+def filled(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
+    """A table of these lines; names and papers are never broken."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("name", "paper"), overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table

@@ -1,4 +1,4 @@
-"""The encodings' registry and their notation. A new encoding adds one file and one line here.
+"""The encodings' registry, the scalings', and their notation. A new encoding adds one file and one line here.
 
 The notation (on the command line, in results and reports) is what `str(encoding)` prints:
 
@@ -7,6 +7,9 @@ The notation (on the command line, in results and reports) is what `str(encoding
     rope+window:size=32                   the effects of both
     rope+window:size=32/nope              cycled over the layers: local rotary, global position-free, ...
     full_attention=nope/sliding_attention=rope+window:size=32     by the host's layer types
+    rope~yarn:factor=4,original=2048      scaled: yarn of rope's spectrum; more may follow, each after a ~
+
+`~` binds tighter than `+`, and `+` tighter than `/`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from typing import Any
 
 from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape
 from whorl.encodings.composition import Layers, Sum
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.scalings import Scaling
 from whorl.encodings.spectrum import Spectrum
 
 REGISTRY = {
@@ -37,44 +42,78 @@ REGISTRY = {
     "window": "whorl.encodings.window:Window",
 }
 
+# What may follow an encoding and a `~`.
+SCALINGS = {
+    "linear": "whorl.encodings.scalings:Linear",
+    "ntk": "whorl.encodings.scalings:NTK",
+    "dynamic-ntk": "whorl.encodings.scalings:DynamicNTK",
+    "ntk-by-parts": "whorl.encodings.scalings:NTKByParts",
+    "yarn": "whorl.encodings.scalings:YaRN",
+    "longrope": "whorl.encodings.scalings:LongRoPE",
+    "llama3": "whorl.encodings.scalings:Llama3",
+    "base-change": "whorl.encodings.scalings:BaseChange",
+    "clip": "whorl.encodings.scalings:Clip",
+    "soft-clip": "whorl.encodings.scalings:SoftClip",
+}
+
 __all__ = [
     "REGISTRY",
+    "SCALINGS",
     "Add",
     "Bias",
     "Effect",
     "Encoding",
     "Layers",
     "Rotate",
+    "Scaled",
+    "Scaling",
     "Shape",
     "Spectrum",
     "Sum",
     "from_dict",
     "get",
+    "get_scaling",
     "parse",
 ]
 
 
 def get(name: str) -> type[Encoding]:
     """The encoding class of a registry name. Raises ValueError with a suggestion when there is none."""
-    if name not in REGISTRY:
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), REGISTRY, n=1, cutoff=0.5)
+    if name in SCALINGS:
+        raise ValueError(f"{name} is no encoding but a scaling of one; write rope~{get_scaling(name).example}")
+    return _look_up("encoding", name, REGISTRY)
+
+
+def get_scaling(name: str) -> type[Scaling]:
+    """The scaling class of a name in `SCALINGS`. Raises ValueError with a suggestion when there is none."""
+    if name in REGISTRY:
+        raise ValueError(f"{name} is an encoding, and after a '~' comes a scaling (known: {', '.join(SCALINGS)})")
+    return _look_up("scaling", name, SCALINGS)
+
+
+def _look_up(kind: str, name: str, known: Mapping[str, str]) -> Any:
+    if name not in known:
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "`whorl list` shows what they do"
-        raise ValueError(f"unknown encoding {name!r}; {hint} (known: {', '.join(REGISTRY)})")
-    module, _, attribute = REGISTRY[name].partition(":")
+        raise ValueError(f"unknown {kind} {name!r}; {hint} (known: {', '.join(known)})")
+    module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Encoding:
     """The encoding `name` with these arguments. Raises ValueError for an argument that it does not have or lacks."""
-    cls = get(name)
+    return _build(get(name), arguments)
+
+
+def _build(cls: Any, arguments: Mapping[str, Any]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in arguments:
         if key not in fields:
             takes = f"it takes {', '.join(fields)}" if fields else "it takes none"
-            raise ValueError(f"{name} has no argument {key!r}; {takes}")
+            raise ValueError(f"{cls.name} has no argument {key!r}; {takes}")
     for key, field in fields.items():
         if field.default is dataclasses.MISSING and key not in arguments:
-            raise ValueError(f"{name} needs {key}; try {name}:{key}=256")
+            raise ValueError(f"{cls.name} needs {key}; try {getattr(cls, 'example', f'{cls.name}:{key}=256')}")
     return cls(**arguments)
 
 
@@ -110,12 +149,20 @@ def from_dict(config: Mapping[str, Any]) -> Encoding:
     arguments = {k: v for k, v in config.items() if k != "name"}
     if config["name"] == "sum":
         return Sum(tuple(from_dict(p) for p in arguments["parts"]))
+    if config["name"] == "scaled":
+        return Scaled(from_dict(arguments["inner"]), [_scaling_from_dict(s) for s in arguments["scalings"]])
     if config["name"] == "layers":
         rules = arguments["rules"]
         if isinstance(rules, Mapping):
             return Layers({t: from_dict(r) for t, r in rules.items()})
         return Layers([from_dict(r) for r in rules])
     return build(config["name"], arguments)
+
+
+def _scaling_from_dict(config: Mapping[str, Any]) -> Scaling:
+    if "name" not in config:
+        raise ValueError(f"a scaling's JSON form needs a 'name', got the keys {sorted(config)}")
+    return _build(get_scaling(config["name"]), {k: v for k, v in config.items() if k != "name"})
 
 
 def _layer_type(rule: str) -> tuple[str, str] | None:
@@ -130,6 +177,17 @@ def _parse_sum(text: str) -> Encoding:
 
 
 def _parse_one(text: str) -> Encoding:
+    encoding, *scalings = text.split("~")
+    inner = build(*_name_and_arguments(encoding))
+    if not scalings:
+        return inner
+    if not all(scalings):
+        raise ValueError(f"a scaling is missing after a '~' in {text!r}; write rope~yarn:factor=4,original=2048")
+    read = [(get_scaling(name), arguments) for name, arguments in map(_name_and_arguments, scalings)]
+    return Scaled(inner, [_build(cls, arguments) for cls, arguments in read])
+
+
+def _name_and_arguments(text: str) -> tuple[str, dict[str, Any]]:
     name, colon, rest = text.partition(":")
     arguments: dict[str, Any] = {}
     for item in rest.split(",") if colon else []:
@@ -139,7 +197,7 @@ def _parse_one(text: str) -> Encoding:
         if key in arguments:
             raise ValueError(f"{key!r} stands twice in {text!r}; give it once")
         arguments[key] = _value(value)
-    return build(name, arguments)
+    return name, arguments
 
 
 def _value(text: str) -> int | float | str:
