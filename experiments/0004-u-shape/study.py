@@ -1,4 +1,4 @@
-"""Gathers the inspections of this study into results.json and one figure: python study.py INSPECTIONS (see README.md)."""
+"""Gathers the inspections of this study into results.json and a figure: python study.py INSPECTIONS (see README.md)."""
 
 from __future__ import annotations
 
