@@ -1,0 +1,217 @@
+"""`whorl spectrum`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from whorl.encodings import Encoding, Spectrum
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl spectrum rope                                        RoPE at head dim 128 and 4,096 tokens, as in Llama 2\n
+ whorl spectrum rope --base 5e5 --train-length 8192         as in Llama 3\n
+ whorl spectrum hope --head-dim 64 --train-length 1024\n
+ whorl spectrum p-rope:p=0.75 --head-dim 256 --train-length 8192 --figure spectrum.png
+
+docs/theory.md defines every number and says which paper it is from.
+"""
+
+LIMIT = 2**20
+FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
+COLOURS = {FULLY: "#0072B2", NEVER: "#D55E00", STILL: "#8a8f98"}
+
+
+def spectrum(
+    encoding: Annotated[
+        str, typer.Argument(metavar="ENCODING", help="An encoding that turns, in whorl's notation: p-rope:p=0.5.")
+    ],
+    head_dim: Annotated[int, typer.Option(help="Channels per head.")] = 128,
+    base: Annotated[float | None, typer.Option(help="The rotary base.", show_default="the encoding's own")] = None,
+    train_length: Annotated[int, typer.Option(help="L, the tokens that the model is trained at.")] = 4096,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")] = None,
+) -> None:
+    """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
+    from rich.console import Console
+
+    if figure is not None and figure.suffix != ".png":
+        raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
+    chosen, turning = _rotary(encoding, base, train_length)
+    found = turning.spectrum(head_dim)
+    assert found is not None
+    console = Console(highlight=False)
+    table = _table(f"{chosen}, head dim {head_dim}, L = {train_length:,} tokens", found, train_length)
+    list_of_facts = _facts(found, getattr(turning, "base", None), train_length)
+    if figure is not None:
+        _draw(figure, f"{chosen}, head dim {head_dim}", found, train_length)
+    console.print(table)
+    console.print(list_of_facts)
+    if figure is not None:
+        console.print(f"drawn: {figure}")
+
+
+def _rotary(notation: str, base: float | None, train_length: int) -> tuple[Encoding, Encoding]:
+    """The encoding with the base and length that were given, and that part of it which turns."""
+    from whorl.encodings import Layers, Sum, parse
+
+    encoding = parse(notation)
+    if isinstance(encoding, Layers):
+        raise ValueError(f"{encoding} differs by layer; ask for one of its encodings: {encoding.rules[0]}")
+    encoding = encoding.with_train_length(train_length)
+    parts = list(encoding.parts if isinstance(encoding, Sum) else (encoding,))
+    at = next((i for i, part in enumerate(parts) if "rotate" in part.kinds), None)
+    if at is None:
+        raise ValueError(f"{encoding} turns nothing and has no spectrum; try rope, hope or p-rope:p=0.5")
+    if base is not None:
+        if not hasattr(parts[at], "base"):
+            raise ValueError(f"--base {base:g} was given, and {parts[at].name} has no base; leave it out")
+        if "base=" in notation:
+            raise ValueError(f"the base stands in {notation!r} and in --base {base:g}; give it once")
+        parts[at] = dataclasses.replace(parts[at], base=base)  # type: ignore[call-arg]
+    return (parts[0] if len(parts) == 1 else Sum(tuple(parts))), parts[at]
+
+
+def _states(found: Spectrum, train_length: int) -> list[str]:
+    """What each pair does within the training length."""
+    from whorl.theory import out_of_range
+
+    slow = set(out_of_range(found, train_length))
+    return [STILL if f == 0 else NEVER if i in slow else FULLY for i, f in enumerate(found.frequencies)]
+
+
+def _table(title: str, found: Spectrum, train_length: int) -> Any:
+    """One row per pair: frequency, wavelength, turns within L, state."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in ("pair", "radians / token", "tokens / turn", "turns in L"):
+        table.add_column(column, justify="right")
+    table.add_column("state")
+    rows = zip(found.frequencies, found.wavelengths, _states(found, train_length), strict=True)
+    for i, (frequency, wavelength, state) in enumerate(rows):
+        turns = train_length / wavelength
+        numbers = (f"{frequency:.6g}", f"{wavelength:,.1f}", f"{turns:,.2f}" if turns >= 0.1 else f"{turns:.2g}")
+        table.add_row(str(i), *(numbers if frequency else ("0", "-", "0")), state)
+    return table
+
+
+def _facts(found: Spectrum, base: float | None, train_length: int) -> Any:
+    """What theory says of this spectrum, and of RoPE with its base, as a table of two columns."""
+    from rich.table import Table
+
+    from whorl import theory
+
+    pairs, L = found.head_dim // 2, f"{train_length:,}"
+    slow = theory.out_of_range(found, train_length)
+    states = _states(found, train_length)
+    unpaired = found.head_dim - found.width
+    largest = theory.max_context(found, LIMIT)
+    negative = theory.negatives(found, train_length)
+    rows = [
+        (f"turn fully in {L} tokens", f"{states.count(FULLY)} of {pairs} pairs"),
+        ("turn, and never fully", f"{len(slow)} of {pairs} pairs: {_ranges(slow)}" if slow else "none"),
+        (
+            "stand still",
+            f"{states.count(STILL)} of {pairs} pairs" + (f", and {unpaired} channels in no pair" if unpaired else ""),
+        ),
+        (
+            "largest context by B(m)",
+            f"{largest:,} tokens: the first m with B(m) < 0" if largest else f"no B(m) < 0 up to m = {LIMIT:,}",
+        ),
+        ("distances below L with B(m) < 0", f"{negative:,} of {L}"),
+    ]
+    if base is None:
+        rows.append(("HoPE, critical dimension", "follow from a base, and this spectrum is given without one"))
+    else:
+        kept = theory.hope_pairs(train_length, found.head_dim, base)
+        p = theory.hope_p(train_length, found.head_dim, base)
+        rows.append((f"HoPE for {L} tokens", f"K = {kept} of {pairs} pairs; p-rope:p={p!r}"))
+        if found.width:
+            critical = theory.critical_dimension(train_length, found.width, base)
+            rows.append(("critical dimension", f"{critical} of {found.width} channels"))
+        rows.append(
+            ("extrapolation bound", _bound(found, base, train_length) if slow else "none: no pair is out of range")
+        )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _bound(found: Spectrum, base: float, train_length: int) -> str:
+    """The extrapolation bound as trained, and of a RoPE of base 10,000 that is tuned with this base."""
+    from whorl.encodings.base import format_value
+    from whorl.theory import extrapolation_bound
+
+    trained = extrapolation_bound(base, train_length, found.width, trained_base=base)
+    words = f"{trained:,.0f} tokens, trained with base {format_value(base)}"
+    if base == 10000:
+        return words
+    tuned = extrapolation_bound(base, train_length, found.width)
+    reach = f"{tuned:,.0f} tokens" if math.isfinite(tuned) else "none"
+    return f"{words}; {reach}, trained with base 10000 and tuned with {format_value(base)}"
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """(0, 1, 2, 7) -> "0-2, 7"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def _draw(path: Path, title: str, found: Spectrum, train_length: int) -> None:
+    """Wavelengths with L, B(m) with its first sign change, and RoFormer's decay bound, as one PNG."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from whorl import theory
+
+    largest = theory.max_context(found, LIMIT)
+    reach = 2 * max(train_length, largest or 0)
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    waves, curve, bound = figure.subplots(1, 3)
+    states = _states(found, train_length)
+    for state, colour in COLOURS.items():
+        where = [i for i, s in enumerate(states) if s == state]
+        if where and state != STILL:
+            waves.scatter(where, [found.wavelengths[i] for i in where], s=14, color=colour, label=state)
+        for i in where if state == STILL else []:
+            waves.axvspan(
+                i - 0.5, i + 0.5, color=colour, alpha=0.2, linewidth=0, label=state if i == where[0] else None
+            )
+    waves.axhline(train_length, color="black", linewidth=1, linestyle="--", label=f"L = {train_length:,} tokens")
+    waves.set(yscale="log", title=title, xlabel="pair", ylabel="tokens per turn", xlim=(-1, found.head_dim // 2))
+    waves.legend(fontsize=8, loc="lower right")
+
+    curve.plot(np.arange(1, reach), theory.b_curve(found, reach)[1:], linewidth=0.8, color=COLOURS[FULLY])
+    curve.axhline(0, color="black", linewidth=0.8)
+    if largest is not None:
+        colour = COLOURS[NEVER]
+        curve.axvline(largest, color=colour, linewidth=1, label=f"first B(m) < 0: m = {largest:,}")
+    curve.axvline(train_length, color="black", linewidth=1, linestyle="--", label=f"L = {train_length:,}")
+    curve.set(xscale="log", title="B(m) (2405.14591)", xlabel="distance m, tokens", ylabel="sum of cos(m theta)")
+    curve.legend(fontsize=8, loc="upper right")
+
+    distances = np.unique(np.geomspace(1, reach, 2000).astype(int))
+    bound.plot(distances, theory.decay_bound(found, distances), linewidth=0.8, color=COLOURS[FULLY])
+    bound.axvline(train_length, color="black", linewidth=1, linestyle="--")
+    bound.set(xscale="log", title="bound on long-term decay (2104.09864)", xlabel="distance m, tokens")
+    bound.set(ylabel="mean |S_j|", ylim=(0, None))
+    FigureCanvasAgg(figure)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise ValueError(f"cannot write the figure: {error}; try a folder that exists") from None
