@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from whorl.cli import compare, inspect_, list_
+from whorl.cli import compare, convert, extend, inspect_, list_, spectrum
 
 app = typer.Typer(
     name="whorl",
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("inspect", epilog=inspect_.EPILOG)(inspect_.inspect)
+app.command("extend", epilog=extend.EPILOG)(extend.extend)
+app.command("convert", epilog=convert.EPILOG)(convert.convert)
+app.command("spectrum", epilog=spectrum.EPILOG)(spectrum.spectrum)
 app.command("list")(list_.list_encodings)
 
 

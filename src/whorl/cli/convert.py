@@ -1,0 +1,65 @@
+"""`whorl convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from whorl.cli.extend import Force, Model, Out, Text, TrainLength
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl convert path/to/model --to hope --train-length 2048 --heal 5000000 --text book.txt --out converted\n
+ whorl convert path/to/model --to p-rope:p=0.5 --heal 5000000 --gradual 0.5 --out converted
+"""
+
+
+def convert(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The encoding, in whorl's notation (hope, p-rope:p=0.5, nope, ...).")],
+    heal: Annotated[int, typer.Option(help="Tokens of training after the swap.")],
+    out: Out,
+    text: Text = None,
+    train_length: TrainLength = None,
+    learning_rate: Annotated[float, typer.Option(help="The healing's peak learning rate.")] = 5e-4,
+    batch_size: Annotated[int, typer.Option(help="Sequences per step.")] = 32,
+    gradual: Annotated[
+        float, typer.Option(help="The share of the healing over which pairs stop turning, band by band.")
+    ] = 0.0,
+    windows: Annotated[int, typer.Option(help="Evaluation windows.")] = 48,
+    control: Annotated[bool, typer.Option(help="Give the untouched model the same training, to compare with.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
+    force: Force = False,
+) -> None:
+    """Swap the encoding of a trained model and heal it by training on, beside the untouched model trained alike."""
+    from whorl.conversion.running import run_convert
+
+    console = Console(highlight=False, soft_wrap=True)
+    report = run_convert(
+        model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate, batch_size=batch_size,
+        gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
+        stage=lambda name: _progress(console, name),
+    )  # fmt: skip
+    lengths = list(report["before"])
+    table = Table("", *(f"{n:,} tokens" for n in lengths), title="loss, nats per token", title_justify="left")
+    rows = {"before": "before", "swapped": "swapped", "healed": "healed", "control": "untouched, trained alike"}
+    for key, label in rows.items():
+        if report[key] is not None:
+            table.add_row(label, *(f"{report[key][n]:.3f}" for n in lengths))
+    console.print(table)
+    console.print(f"{report['from']} is now [bold]{report['to']}[/]; {out} loads in {report['loads']}")
+
+
+def _progress(console: Any, name: str) -> Callable[[int, int], None]:
+    """A line for every tenth of a training."""
+
+    def update(step: int, steps: int) -> None:
+        if step == 1 or step * 10 // steps != (step - 1) * 10 // steps:
+            console.print(f"{name}: step {step:,} of {steps:,}")
+
+    return update

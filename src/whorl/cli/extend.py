@@ -1,0 +1,70 @@
+"""`whorl extend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl extend path/to/model --to 8192 --text book.txt --out longer          tries every method, keeps the best\n
+ whorl extend path/to/model --to 8192 --method yarn --text book.txt --out longer
+
+Methods: linear, ntk, ntk-by-parts, yarn, llama3, window. A window reads no further than it reaches: no position is
+new to the model, and what lies beyond is lost.
+"""
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model's directory or hub name, or a trial of whorl compare.")
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET.", show_default="a trial's, or stdlib"
+    ),
+]
+TrainLength = Annotated[
+    int | None, typer.Option(help="The length that the model was trained at.", show_default="its config's or trial's")
+]
+Out = Annotated[Path, typer.Option(help="The folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the folder if it is there.")]
+
+
+def extend(
+    model: Model,
+    to: Annotated[int, typer.Option(help="The context to reach, in tokens.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="auto, linear, ntk, ntk-by-parts, yarn, llama3 or window.")] = "auto",
+    text: Text = None,
+    windows: Annotated[int, typer.Option(help="Windows of the text, each half a window after the one before.")] = 16,
+    train_length: TrainLength = None,
+    tolerance: Annotated[float, typer.Option(help="Nats by which auto lets the loss in range rise.")] = 0.2,
+    force: Force = False,
+) -> None:
+    """Make a rotary checkpoint read a longer context, without training; measured on text before and after.
+
+    Writes a directory that stock transformers load, wherever they can say the encoding, and loss.png.
+    """
+    from whorl.conversion.running import run_extend
+
+    console = Console(highlight=False, soft_wrap=True)
+    best, tried, how = run_extend(
+        model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, out=out,
+        force=force, say=lambda name: console.print(f"measured: {name}"),
+    )  # fmt: skip
+    table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
+    for one in tried:
+        style = "bold" if one is best else None
+        table.add_row(
+            one.method, f"{one.in_range:.3f}", f"{one.in_range - tried[0].in_range:+.3f}", f"{one.past:.3f}",
+            f"{one.past - tried[0].past:+.3f}", style=style,
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"kept: [bold]{best.method}[/] ({best.encoding}); {out} loads in {how}")
+    if best.method.startswith("window"):
+        console.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")

@@ -1,0 +1,6 @@
+"""Changes a checkpoint, or the form that it is kept in.
+
+extending.py    a longer context: scalings of a checkpoint's spectrum
+converting.py   a checkpoint from one encoding to another
+exporting.py    export(): stock transformers and llama.cpp (GGUF), and permute_layout()
+"""

@@ -1,0 +1,180 @@
+"""CONVERT: the encoding of a trained model is swapped, and the model is healed by training on."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from whorl.attaching import attach, attached
+from whorl.comparison.models import for_evaluation
+from whorl.comparison.settings import Settings
+from whorl.comparison.tasks.base import TaskSettings
+from whorl.comparison.tasks.language import Language
+from whorl.comparison.training import training_arguments, training_record
+from whorl.encodings import Encoding, parse
+from whorl.encodings.frequencies import Frequencies
+from whorl.hosts import open_host
+from whorl.reading import encoding_of
+
+log = logging.getLogger(__name__)
+
+BANDS = 8  # steps in which a gradual change stills the pairs
+EAGER_UP_TO = 256  # tokens: written-out attention is faster on a CPU, as in `comparison.models`
+
+
+@dataclass(frozen=True)
+class Healing:
+    """How a model is trained on after a swap.
+
+    tokens         in all; train_length tokens a sequence, batch_size sequences a step
+    learning_rate  the peak, after a warm-up of a twentieth of the steps, then down to 0 along a cosine
+    gradual        the share of the training over which pairs that the new encoding stills stop turning, slowest first,
+                   one band at a time; 0 swaps at once
+    """
+
+    tokens: int
+    train_length: int
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    gradual: float = 0.0
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gradual < 1:
+            raise ValueError(f"gradual is a share of the training, in [0, 1), got {self.gradual}")
+
+    def settings(self) -> Settings:
+        settings = Settings(
+            train_length=self.train_length, tokens=self.tokens, batch_size=self.batch_size, tail=1, lengths=("1x",),
+            learning_rate=self.learning_rate, precision=self.precision,
+        )  # fmt: skip
+        return settings.resolve()
+
+
+def language(
+    text: str, tokenizer: str, train_length: int, lengths: tuple[int, ...], windows: int, tail: int
+) -> Language:
+    """Text to heal on and held-out text to measure on; see `comparison.tasks.language`."""
+    return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
+
+
+def evaluated(model: Any, task: Language) -> dict[int, float]:
+    """Loss (nats per token) of the same target tokens at every length of the task."""
+    for_evaluation(open_host(model).model)
+    return {n: float(torch.tensor(task.evaluate(model, n)["tail"]).log()) for n in task.settings.lengths}
+
+
+def convert(
+    model: Any,
+    to: str | Encoding,
+    task: Language,
+    healing: Healing,
+    folder: Path,
+    *,
+    control: bool = True,
+    stage: Callable[[str], Callable[[int, int], None]] = lambda name: lambda step, steps: None,
+) -> dict[str, Any]:
+    """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
+
+    {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", ...}. The
+    control is the untouched model given the same training: same batches in the same order, same schedule.
+    folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained.
+    """
+    was = encoding_of(model)
+    target = parse(to).with_train_length(healing.train_length)
+    if target == was:
+        raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
+    untouched = copy.deepcopy(model) if control else None
+    report["before"] = evaluated(model, task)
+    attach(model, target)
+    report["swapped"] = evaluated(model, task)
+    report["curve"] = train_on(
+        model, task, healing, folder / "healing", stage("healing"), _bands(model, was, target, healing)
+    )
+    report["healed"] = evaluated(model, task)
+    report["control"] = None
+    if untouched is not None:
+        same = replace(healing, gradual=0.0)
+        report["control_curve"] = train_on(untouched, task, same, folder / "control", stage("control"), [])
+        report["control"] = evaluated(untouched, task)
+    return report
+
+
+def train_on(
+    model: Any,
+    task: Language,
+    healing: Healing,
+    folder: Path,
+    update: Callable[[int, int], None],
+    bands: list[Encoding],
+) -> list[dict[str, float]]:
+    """Trains a model further and returns its learning curve; `bands` are attached one after another on the way."""
+    settings = healing.settings()
+    inner = open_host(model).model
+    inner.config.use_cache = False
+    implementation = inner.config._attn_implementation
+    if not torch.cuda.is_available() and healing.train_length <= EAGER_UP_TO and implementation == "sdpa":
+        inner.set_attn_implementation("eager")
+    arguments = training_arguments(settings, healing.seed, folder)
+    arguments.save_strategy = "no"
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=task.training_set(healing.seed, settings.steps * settings.batch_size),
+        callbacks=[_Steps(model, settings.steps, update, bands, healing.gradual)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.accelerator.free_memory()
+    return training_record(trainer.state.log_history, settings, 1.0)["curve"]
+
+
+class _Steps(TrainerCallback):
+    """Tells of progress, and attaches the bands of a gradual change when their time has come."""
+
+    def __init__(
+        self, model: Any, steps: int, update: Callable[[int, int], None], bands: list[Encoding], share: float
+    ) -> None:
+        self.model, self.steps, self.update, self.bands, self.share = model, steps, update, bands, share
+        self.at = -1
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.bands:
+            return
+        done = state.global_step / (self.share * self.steps)
+        at = min(len(self.bands) - 1, int(done * len(self.bands)))
+        if at != self.at:
+            self.at = at
+            attach(self.model, self.bands[at])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.update(state.global_step, self.steps)
+
+
+def _bands(model: Any, was: Encoding, target: Encoding, healing: Healing) -> list[Encoding]:
+    """The encodings of a gradual change, the target last: pairs that the target stills are stilled slowest first."""
+    if not healing.gradual:
+        return []
+    head_dim = open_host(model).shapes[0].head_dim
+    before, after = was.spectrum(head_dim), target.spectrum(head_dim)
+    if before is None or after is None or attached(model) is None or len(before.frequencies) != len(after.frequencies):
+        raise ValueError(f"a gradual change stills pairs of one rotary encoding, and {was} to {target} is not that")
+    stilled = [i for i, (f, g) in enumerate(zip(before.frequencies, after.frequencies, strict=True)) if f and not g]
+    bands: list[Encoding] = []
+    for band in range(1, BANDS):
+        kept = stilled[: len(stilled) - len(stilled) * band // BANDS]
+        values = [
+            f if g or i in kept else 0.0
+            for i, (f, g) in enumerate(zip(before.frequencies, after.frequencies, strict=True))
+        ]
+        bands.append(Frequencies(tuple(values), after.amplitude))
+    return [*bands, target]

@@ -1,0 +1,239 @@
+"""EXTEND: a rotary checkpoint at a longer context, by the methods that need no training, measured before and after."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching import attach, attached, detach
+from whorl.comparison.tasks.language import token_losses
+from whorl.encodings import Encoding, Layers, Sum, get_scaling
+from whorl.encodings.nope import NoPE
+from whorl.encodings.rope import Rotary
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.scalings import Scaling
+from whorl.encodings.window import Window
+from whorl.hosts import open_host
+from whorl.reading import encoding_of
+from whorl.saving import stock_form
+
+log = logging.getLogger(__name__)
+
+SCALINGS = ("linear", "ntk", "ntk-by-parts", "yarn", "llama3")
+METHODS = (*SCALINGS, "window")
+WINDOWS = (0.125, 0.25, 0.5, 1.0)  # of the training length
+TOLERANCE = 0.2  # nats that `auto` lets the loss in range rise by
+BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One method on one text. Losses are nats per token, means over the text's windows.
+
+    by_position  [positions]: of the token after each position
+    in_range     at positions below the training length
+    past         at the last quarter of the target length
+    """
+
+    method: str
+    encoding: Encoding
+    by_position: torch.Tensor
+    in_range: float
+    past: float
+
+
+def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> list[tuple[str, Encoding]]:
+    """(name, encoding) of a method that stretches `encoding` from `train_length` to `to` tokens.
+
+    linear (position interpolation, 2306.15595), ntk (base change by the factor), ntk-by-parts and yarn (2309.00071) and
+    llama3 (2407.21783) scale the spectrum by to / train_length. window hides keys past an eighth, a quarter, a half or
+    all of the training length, so that no distance is new: what lies beyond the window is not read at all (what Mistral
+    has, and LM-Infinite, 2308.16137, is near to). Raises ValueError for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; give auto or one of {', '.join(METHODS)}")
+    if method == "window":
+        sizes = dict.fromkeys(max(1, int(share * train_length)) for share in WINDOWS)
+        return [(f"window of {size}", encoding + Window(size)) for size in sizes]
+    arguments: dict[str, Any] = {"factor": to / train_length}
+    if method in ("ntk-by-parts", "yarn", "llama3"):
+        arguments["original"] = train_length
+    return [(method, rescaled(encoding, get_scaling(method)(**arguments)))]
+
+
+def rescaled(encoding: Encoding, scaling: Scaling) -> Encoding:
+    """The same encoding with the spectrum of every rotary part scaled. Raises ValueError where nothing turns."""
+    if isinstance(encoding, Layers):
+        rules = [_or_same(rule, scaling) for rule in encoding.rules]
+        return Layers(dict(zip(encoding.types, rules, strict=True)) if encoding.types else rules)
+    if isinstance(encoding, Sum):
+        return Sum(tuple(_or_same(part, scaling) for part in encoding.parts))
+    return Scaled(encoding, (scaling,))
+
+
+def _or_same(encoding: Encoding, scaling: Scaling) -> Encoding:
+    turns = isinstance(encoding, Rotary | Sum) and not isinstance(encoding, NoPE)
+    return rescaled(encoding, scaling) if turns else encoding
+
+
+@torch.no_grad()
+def loss_by_position(model: Any, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
+    """Mean loss (nats) of the token after each position, over windows [windows, tokens]: [tokens - 1].
+
+    ignored: a token that is no target (the tokenizer's unknown one, of which no model has learnt anything).
+    """
+    host = open_host(model)
+    total = torch.zeros(windows.shape[1] - 1, dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
+        ids = batch.to(host.model.device)
+        losses = token_losses(host.model(input_ids=ids, use_cache=False).logits, ids).double().cpu()
+        counted = torch.ones_like(losses) if ignored is None else (batch[:, 1:] != ignored).double()
+        total += (losses * counted).sum(0)
+        count += counted.sum(0)
+    return total / count.clamp_min(1)
+
+
+def extend(
+    model: Any,
+    to: int,
+    windows: torch.Tensor,
+    *,
+    train_length: int,
+    method: str = "auto",
+    tolerance: float = TOLERANCE,
+    ignored: int | None = None,
+    advance: Callable[[str], None] = lambda method: None,
+) -> tuple[Tried, list[Tried]]:
+    """Attaches the method that reads `to` tokens best, and returns it and all that were tried, the untouched one first.
+
+    windows [windows, tokens]: text that is `to` tokens long or nearly so. `auto` tries every method without training
+    and keeps the lowest loss at the last quarter of the positions among those that raise the loss in range by at most
+    `tolerance` nats (all of them, where none stays below). Raises ValueError for a target that is not longer than the
+    training length, an unknown method, text that is too short, and a model that does not turn.
+    """
+    encoding = encoding_of(model)
+    if to <= train_length:
+        raise ValueError(f"the model was trained at {train_length:,} tokens already, and {to:,} were asked for")
+    if windows.shape[1] <= train_length + 1:
+        raise ValueError(
+            f"windows of {windows.shape[1]:,} tokens show nothing past the training length, {train_length:,}; "
+            f"give a text of at least {to:,} tokens"
+        )
+    if method not in ("auto", *METHODS):
+        candidates(encoding, method, train_length, to)
+    before = attached(model)
+    learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
+
+    def measured(name: str, encoding: Encoding) -> Tried:
+        losses = loss_by_position(model, windows, ignored)
+        quarter = max(train_length, len(losses) - to // 4)
+        found = Tried(name, encoding, losses, float(losses[: train_length - 1].mean()), float(losses[quarter:].mean()))
+        advance(name)
+        return found
+
+    tried = [measured("none", encoding)]
+    model.eval()
+    try:
+        for one in METHODS if method == "auto" else (method,):
+            for name, candidate in candidates(encoding, one, train_length, to):
+                try:
+                    attach(model, candidate)
+                except ValueError as error:
+                    if method != "auto":
+                        raise
+                    log.warning("%s cannot be had here: %s", name, error)
+                    continue
+                tried.append(measured(name, candidate))
+    finally:
+        detach(model)
+        if before is not None:
+            attach(model, encoding)
+            restored = attached(model)
+            assert restored is not None
+            restored.load_state_dict(learned)
+    if len(tried) == 1:
+        raise ValueError(f"none of the methods can be had on {type(model).__name__} with {encoding}")
+    best = choose(tried, tolerance)
+    attach(model, best.encoding)
+    return best, tried
+
+
+def choose(tried: Sequence[Tried], tolerance: float) -> Tried:
+    """The lowest loss past the training length, among methods that keep the loss in range where there are any."""
+    untouched, *methods = tried
+    kept = [t for t in methods if t.in_range <= untouched.in_range + tolerance] or methods
+    return min(kept, key=lambda t: t.past if math.isfinite(t.past) else math.inf)
+
+
+def save(model: Any, folder: Path, tokenizer: Any, to: int, facts: dict[str, Any], force: bool = False) -> str:
+    """Writes a directory that stock transformers load where they can say the encoding, and says which of the two it is.
+
+    A Llama with a window is written as a Mistral, whose code is the same but for it. An existing folder is replaced
+    with `force` only, and only once the new one is whole.
+    """
+    if folder.exists() and not force:
+        raise ValueError(f"{folder} is there already; give another --out, or --force to replace it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".whorl-") as made:
+        whole = Path(made) / "model"
+        host = open_host(model)
+        was = host.model.config.max_position_embeddings
+        mistral = _as_mistral(host.model)
+        host.model.config.max_position_embeddings = to
+        try:
+            if mistral is not None:
+                mistral.config.max_position_embeddings = to
+                mistral.save_pretrained(whole)
+                how = "stock, as a Mistral (a Llama with a window)"
+            else:
+                form = stock_form(host.model)
+                host.model.save_pretrained(whole)
+                how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
+        finally:
+            host.model.config.max_position_embeddings = was
+        if tokenizer is not None:
+            tokenizer.model_max_length = to
+            tokenizer.save_pretrained(whole)
+        (whole / "extension.json").write_text(json.dumps({**facts, "loads": how}, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        whole.rename(folder)
+    return how
+
+
+def _as_mistral(model: Any) -> Any:
+    """A Llama whose encoding is a stock spectrum and one window, as the Mistral that does the same; None for others."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    attachment = attached(model)
+    encoding = None if attachment is None else attachment.encoding
+    parts = getattr(encoding, "parts", ())
+    windows = [part for part in parts if isinstance(part, Window)]
+    if type(model).__name__ != "LlamaForCausalLM" or len(windows) != 1 or len(parts) != 2:
+        return None
+    (rotary,) = (part for part in parts if not isinstance(part, Window))
+    config = model.config.to_dict()
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        return None
+    form = stock_form(model, rotary)
+    if isinstance(form, str):
+        return None
+    names = set(MistralConfig().to_dict()) - {"model_type", "architectures", "sliding_window", "transformers_version"}
+    kept = {name: value for name, value in config.items() if name in names}
+    kept |= {**form.config, "sliding_window": windows[0].size}
+    twin = MistralForCausalLM(MistralConfig(**kept)).to(model.dtype)
+    state = {n: p for n, p in model.state_dict().items() if not n.startswith("model.whorl.")}
+    twin.load_state_dict(state)
+    if getattr(model, "generation_config", None) is not None:
+        twin.generation_config = model.generation_config
+    return twin.eval()

@@ -1,0 +1,163 @@
+"""From names to folders: what `whorl extend` and `whorl convert` do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.comparison.corpus import read_documents
+from whorl.conversion import extending
+from whorl.conversion.extending import Tried
+from whorl.inspection.sources import Source, source
+from whorl.reports.files import write_atomically
+
+Say = Callable[[str], None]
+STRIDE = 0.5  # of a window, between the starts of two
+
+
+def run_extend(
+    name: str,
+    to: int,
+    *,
+    method: str = "auto",
+    text: str | None = None,
+    windows: int = 16,
+    train_length: int | None = None,
+    tolerance: float = extending.TOLERANCE,
+    out: Path,
+    force: bool = False,
+    say: Say = lambda line: None,
+) -> tuple[Tried, list[Tried], str]:
+    """Extends a checkpoint and writes it: the best method, all that were tried, and how the folder loads.
+
+    Raises ValueError for what does not fit, before anything is written.
+    """
+    refuse_existing(out, force)
+    found = source(name)
+    model, tokenizer = found.model(), found.tokenizer()
+    limit = trained_length(found, model, train_length)
+    ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
+    best, tried = extending.extend(
+        model,
+        to,
+        ids,
+        train_length=limit,
+        method=method,
+        tolerance=tolerance,
+        ignored=tokenizer.unk_token_id,
+        advance=say,
+    )
+    facts = {
+        "from": name,
+        "train_length": limit,
+        "to": to,
+        "text": text or found.text or "stdlib",
+        "windows": list(ids.shape),
+        "method": best.method,
+        "encoding": str(best.encoding),
+        "tried": [
+            {"method": t.method, "encoding": str(t.encoding), "in_range": t.in_range, "past": t.past} for t in tried
+        ],
+    }
+    how = extending.save(model, out, tokenizer, to, facts, force)
+    write_atomically(out / "loss.png", figure(tried, best, limit))
+    return best, tried, how
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise ValueError(f"{out} is there already; give another --out, or --force to replace it")
+
+
+def trained_length(found: Source, model: Any, given: int | None) -> int:
+    """The training length that was given, or that the trial or the config tells of."""
+    declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = given or found.train_length or declared
+    if length is None:
+        raise ValueError(f"{found.name} does not say its training length; give --train-length")
+    return int(length)
+
+
+def overlapping(text: str, tokenizer: Any, length: int, windows: int) -> torch.Tensor:
+    """Windows [windows or fewer, length] of a text, each beginning half a window after the one before.
+
+    Raises ValueError for a text that is shorter than a window.
+    """
+    ids = tokenizer("".join(read_documents(text)), add_special_tokens=False)["input_ids"]
+    if len(ids) < length:
+        raise ValueError(f"{text!r} gives {len(ids):,} tokens, fewer than the {length:,} asked for; give a longer text")
+    starts = range(0, len(ids) - length + 1, max(1, int(STRIDE * length)))
+    taken = starts[:: max(1, -(-len(starts) // windows))]
+    return torch.stack([torch.tensor(ids[start : start + length]) for start in taken])
+
+
+def figure(tried: list[Tried], best: Tried, train_length: int) -> bytes:
+    """Loss by position of every method, smoothed over a thirty-second of the length."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(figsize=(8, 4.5), constrained_layout=True)
+    for one in tried:
+        width = max(1, len(one.by_position) // 32)
+        smooth = torch.nn.functional.avg_pool1d(one.by_position[None], width, stride=max(1, width // 4))[0]
+        at = torch.arange(len(smooth)) * max(1, width // 4) + width / 2
+        strong = one is best or one.method == "none"
+        axes.plot(at, smooth, label=one.method, linewidth=2.2 if strong else 1, alpha=1 if strong else 0.6)
+    axes.axvline(train_length, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel="position", ylabel="loss (nats per token)", title=f"Loss by position: {best.method} was kept")
+    axes.legend(fontsize=8)
+    image = io.BytesIO()
+    drawn.savefig(image, dpi=120, format="png")
+    pyplot.close(drawn)
+    return image.getvalue()
+
+
+def run_convert(
+    name: str,
+    to: str,
+    *,
+    heal: int,
+    text: str | None = None,
+    train_length: int | None = None,
+    reach: int = 4,
+    windows: int = 48,
+    learning_rate: float = 5e-4,
+    batch_size: int = 32,
+    gradual: float = 0.0,
+    control: bool = True,
+    seed: int = 0,
+    out: Path,
+    force: bool = False,
+    stage: Any = None,
+) -> dict[str, Any]:
+    """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights."""
+    from whorl.conversion.converting import Healing, convert, language
+
+    refuse_existing(out, force)
+    found = source(name)
+    model, tokenizer = found.model(), found.tokenizer()
+    limit = trained_length(found, model, train_length)
+    chosen = text or found.text or "stdlib"
+    where = str(found.folder.parents[1] / "tokenizer") if found.folder else name
+    task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
+    work = out.with_name(f".{out.name}.training")
+    healing = Healing(heal, limit, batch_size, learning_rate, gradual, seed)
+    how: dict[str, Any] = {} if stage is None else {"stage": stage}
+    try:
+        report = convert(model, to, task, healing, work, control=control, **how)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report |= {"model": name, "text": chosen, "train_length": limit, "learning_rate": learning_rate, "gradual": gradual}
+    report["loads"] = extending.save(model, out, tokenizer, limit, {}, force)
+    (out / "extension.json").unlink()
+    write_atomically(out / "conversion.json", json.dumps(report, indent=2) + "\n")
+    return report
