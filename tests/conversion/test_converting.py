@@ -1,0 +1,112 @@
+"""convert: the swap, the healing beside a control, the gradual change, and what is written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import whorl
+from whorl.conversion import converting
+from whorl.conversion.converting import Healing, convert, language
+from whorl.conversion.running import run_convert
+from whorl.encodings import parse
+from whorl.testing import tiny_model
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished trial of rope, and the text that it was trained on."""
+    folder = tmp_path_factory.mktemp("trial")
+    text = folder / "text"
+    text.mkdir()
+    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
+        source_file = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
+        (text / f"{name}.txt").write_text(source_file.read_text())
+    how = {"train_length": LENGTH, "lengths": ("1x",), "tokens": 20 * 8 * LENGTH, "batch_size": 8, "tail": 8}
+    whorl.compare(["rope"], out=folder / "run", text=str(text), windows=4, quiet=True, precision="fp32", **how)
+    return next((folder / "run" / "trials").iterdir()), str(text)
+
+
+def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
+    folder, text = trial
+    steps: list[str] = []
+
+    def stage(name: str):
+        return lambda step, of: steps.append(name)
+
+    report = run_convert(
+        str(folder), "hope", heal=25 * 8 * LENGTH, batch_size=8, windows=4, learning_rate=1e-3, out=tmp_path / "out",
+        stage=stage,
+    )  # fmt: skip
+    assert (report["from"], report["to"]) == ("rope", f"hope:train_length={LENGTH}")
+    assert list(report["before"]) == [LENGTH, 4 * LENGTH]
+    assert report["swapped"] != report["before"]
+    for key in ("healed", "control"):
+        assert report[key][LENGTH] < report["before"][LENGTH], "trained on, on the same kind of text"
+    assert steps.count("healing") == steps.count("control") == 25
+    written = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert written["healed"][str(LENGTH)] == report["healed"][LENGTH]
+    again = whorl.load(tmp_path / "out")
+    assert str(whorl.encoding_of(again)) == f"hope:train_length={LENGTH}"
+    task = language(text, str(folder.parents[1] / "tokenizer"), LENGTH, (LENGTH, 4 * LENGTH), 4, LENGTH // 4)
+    assert converting.evaluated(again, task)[LENGTH] == pytest.approx(report["healed"][LENGTH], abs=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], "the Trainer's files are gone"
+
+
+def test_the_control_is_the_untouched_model_trained_alike(trial: tuple[Path, str], tmp_path: Path) -> None:
+    """Training is deterministic: converting rope to a rope that is the same in all but its name gives the control."""
+    folder, text = trial
+    task = language(text, str(folder.parents[1] / "tokenizer"), LENGTH, (LENGTH,), 4, 8)
+    from whorl.inspection.sources import source
+
+    healing = Healing(4 * 8 * LENGTH, LENGTH, batch_size=8, precision="fp32")
+    report = convert(source(str(folder)).model(), "p-rope:p=1", task, healing, tmp_path)
+    assert report["healed"][LENGTH] == pytest.approx(report["control"][LENGTH], abs=1e-6)
+    assert [p["loss"] for p in report["curve"]] == pytest.approx([p["loss"] for p in report["control_curve"]])
+
+
+def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
+    model = whorl.attach(tiny_model("llama"), "rope")
+    target = parse("p-rope:p=0.25")
+    bands = converting._bands(model, parse("rope"), target, Healing(1000, 32, gradual=0.5))
+    width = whorl.hosts.open_host(model).shapes[0].head_dim
+    turning = [band.spectrum(width).turning for band in bands]
+    assert bands[-1] is target
+    for earlier, later in itertools.pairwise(turning):
+        assert set(later) <= set(earlier)
+        assert not earlier or set(earlier) - set(later) == set(earlier[len(later) :]), "the slowest go first"
+    with pytest.raises(ValueError, match="a gradual change stills pairs of one rotary encoding, and rope to alibi"):
+        converting._bands(model, parse("rope"), parse("alibi"), Healing(1000, 32, gradual=0.5))
+
+
+def test_bands_are_attached_in_time() -> None:
+    model = whorl.attach(tiny_model("llama"), "rope")
+    bands = [parse("p-rope:p=0.75"), parse("p-rope:p=0.5"), parse("p-rope:p=0.25")]
+    steps = converting._Steps(model, 12, lambda step, of: None, bands, 0.5)
+    seen = []
+    for step in range(12):
+        steps.on_step_begin(None, type("State", (), {"global_step": step}), None)
+        seen.append(str(whorl.attached(model).encoding))
+    assert seen == ["p-rope"] * 2 + ["p-rope:p=0.5"] * 2 + ["p-rope:p=0.25"] * 8
+
+
+def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = trial
+    with pytest.raises(ValueError, match="the model has rope already; name another"):
+        run_convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="gradual is a share of the training"):
+        Healing(100, 32, gradual=1.5)
+    with pytest.raises(ValueError, match="unknown encoding 'hop'"):
+        run_convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="is there already"):
+        run_convert(str(folder), "hope", heal=100, out=tmp_path / "there")
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert torch.is_grad_enabled()
