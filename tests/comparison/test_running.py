@@ -127,6 +127,19 @@ def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tupl
         load_trial(trial, 9)
 
 
+def test_what_is_trained_in_bfloat16_is_measured_in_float32(text: Path, tmp_path: Path) -> None:
+    """The Trainer wraps the model's forward in autocast; a result must be that of the weights that are kept."""
+    results = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **{**SMALL, "precision": "bf16"})
+    (trial,) = (tmp_path / "out" / "trials").iterdir()
+    from whorl.comparison.tasks import get
+    from whorl.comparison.tasks.base import TaskSettings
+
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
+    measured = task.evaluate(load_trial(trial), 32)["tail"]
+    assert measured == pytest.approx(results["trials"][0]["evaluations"]["perplexity"][0]["tail"], rel=1e-6)
+
+
 def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, dict], text: Path) -> None:
     out, _ = finished
     before = (out / "results.json").read_bytes()

@@ -134,8 +134,14 @@ def train(
         write_json(record_path, record)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.free_memory()
+    release(trainer, model)
     return record
+
+
+def release(trainer: Any, model: Any) -> None:
+    """Takes the Trainer's autocast off the model: what is trained in bfloat16 is measured in float32, here and later."""
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
 
 
 def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingArguments:

@@ -17,7 +17,7 @@ from whorl.comparison.models import for_evaluation
 from whorl.comparison.settings import Settings
 from whorl.comparison.tasks.base import TaskSettings
 from whorl.comparison.tasks.language import Language
-from whorl.comparison.training import training_arguments, training_record
+from whorl.comparison.training import release, training_arguments, training_record
 from whorl.encodings import Encoding, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host
@@ -134,7 +134,7 @@ def train_on(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trainer.accelerator.free_memory()
+    release(trainer, model)
     return training_record(trainer.state.log_history, settings, 1.0)["curve"]
 
 
