@@ -13,7 +13,8 @@ import torch
 import whorl
 from whorl.conversion import converting
 from whorl.conversion.converting import Healing, convert, language
-from whorl.conversion.running import run_convert
+from whorl.conversion.extending import loss_by_position
+from whorl.conversion.running import overlapping, run_convert, run_extend
 from whorl.encodings import parse
 from whorl.testing import tiny_model
 
@@ -95,6 +96,28 @@ def test_bands_are_attached_in_time() -> None:
         steps.on_step_begin(None, type("State", (), {"global_step": step}), None)
         seen.append(str(whorl.attached(model).encoding))
     assert seen == ["p-rope"] * 2 + ["p-rope:p=0.5"] * 2 + ["p-rope:p=0.25"] * 8
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], tmp_path: Path, lora: int) -> None:
+    folder, _ = trial
+    best, tried, how = run_extend(
+        str(folder), 2 * LENGTH, method="base=20000", windows=4, tune=40 * 4 * 2 * LENGTH, lora=lora,
+        learning_rate=1e-2 if lora else 3e-3, batch_size=4, out=tmp_path / "out",
+    )  # fmt: skip
+    assert [t.method for t in tried] == ["none", "base=20000", "base=20000, tuned"]
+    assert best is tried[-1]
+    if lora:  # on a model that has learnt next to nothing, adapters of its attention change little for the better
+        assert abs(best.past - tried[1].past) > 1e-4
+    else:
+        assert best.past < tried[1].past
+    assert how == "stock"
+    again = whorl.load(tmp_path / "out")
+    assert not any("lora" in name for name in again.state_dict())
+    from whorl.comparison.corpus import load_tokenizer
+
+    ids = overlapping(trial[1], load_tokenizer(str(tmp_path / "out")), 2 * LENGTH, 4)
+    torch.testing.assert_close(loss_by_position(again.eval(), ids), best.by_position, atol=1e-4, rtol=1e-4)
 
 
 def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> None:

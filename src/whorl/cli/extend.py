@@ -13,7 +13,8 @@ EPILOG = """
 [bold]Examples[/]
 
  whorl extend path/to/model --to 8192 --text book.txt --out longer          tries every method, keeps the best\n
- whorl extend path/to/model --to 8192 --method yarn --text book.txt --out longer
+ whorl extend path/to/model --to 8192 --method yarn --text book.txt --out longer\n
+ whorl extend path/to/model --to 8192 --method base=1e6 --tune 50000000 --lora 16 --text book.txt --out longer
 
 Methods: linear, ntk, ntk-by-parts, yarn, llama3, window. A window reads no further than it reaches: no position is
 new to the model, and what lies beyond is lost.
@@ -39,11 +40,19 @@ def extend(
     model: Model,
     to: Annotated[int, typer.Option(help="The context to reach, in tokens.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="auto, linear, ntk, ntk-by-parts, yarn, llama3 or window.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="auto, linear, ntk, ntk-by-parts, yarn, llama3, window or base=B.")
+    ] = "auto",
     text: Text = None,
     windows: Annotated[int, typer.Option(help="Windows of the text, each half a window after the one before.")] = 16,
     train_length: TrainLength = None,
     tolerance: Annotated[float, typer.Option(help="Nats by which auto lets the loss in range rise.")] = 0.2,
+    tune: Annotated[int, typer.Option(help="Tokens of training at the new length, afterwards.")] = 0,
+    lora: Annotated[
+        int, typer.Option(help="Tune adapters of this rank (peft), merged at the end; 0 tunes all weights.")
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(help="The tuning's peak learning rate.")] = 2e-4,
+    batch_size: Annotated[int, typer.Option(help="Sequences per step of the tuning.")] = 8,
     force: Force = False,
 ) -> None:
     """Make a rotary checkpoint read a longer context, without training; measured on text before and after.
@@ -54,8 +63,9 @@ def extend(
 
     console = Console(highlight=False, soft_wrap=True)
     best, tried, how = run_extend(
-        model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, out=out,
-        force=force, say=lambda name: console.print(f"measured: {name}"),
+        model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune,
+        lora=lora, learning_rate=learning_rate, batch_size=batch_size, out=out, force=force,
+        say=lambda name: console.print(f"measured: {name}"),
     )  # fmt: skip
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:

@@ -139,7 +139,7 @@ def train(
 
 
 def release(trainer: Any, model: Any) -> None:
-    """Takes the Trainer's autocast off the model: what is trained in bfloat16 is measured in float32, here and later."""
+    """Takes the Trainer's autocast off the model: what is trained in bfloat16 is measured in float32, now and later."""
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
 

@@ -57,8 +57,11 @@ def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> l
     linear (position interpolation, 2306.15595), ntk (base change by the factor), ntk-by-parts and yarn (2309.00071) and
     llama3 (2407.21783) scale the spectrum by to / train_length. window hides keys past an eighth, a quarter, a half or
     all of the training length, so that no distance is new: what lies beyond the window is not read at all (what Mistral
-    has, and LM-Infinite, 2308.16137, is near to). Raises ValueError for an unknown method.
+    has, and LM-Infinite, 2308.16137, is near to). base=B is another base, for tuning (2310.05209). Raises ValueError
+    for other methods.
     """
+    if method.startswith("base="):
+        return [(method, rescaled(encoding, get_scaling("base-change")(base=_base(method))))]
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; give auto or one of {', '.join(METHODS)}")
     if method == "window":
@@ -68,6 +71,13 @@ def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> l
     if method in ("ntk-by-parts", "yarn", "llama3"):
         arguments["original"] = train_length
     return [(method, rescaled(encoding, get_scaling(method)(**arguments)))]
+
+
+def _base(method: str) -> float:
+    try:
+        return float(method.removeprefix("base="))
+    except ValueError:
+        raise ValueError(f"cannot read the base of {method!r}; write base=500 or base=1e6") from None
 
 
 def rescaled(encoding: Encoding, scaling: Scaling) -> Encoding:
@@ -129,15 +139,13 @@ def extend(
             f"windows of {windows.shape[1]:,} tokens show nothing past the training length, {train_length:,}; "
             f"give a text of at least {to:,} tokens"
         )
-    if method not in ("auto", *METHODS):
+    if method != "auto":
         candidates(encoding, method, train_length, to)
     before = attached(model)
     learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
 
     def measured(name: str, encoding: Encoding) -> Tried:
-        losses = loss_by_position(model, windows, ignored)
-        quarter = max(train_length, len(losses) - to // 4)
-        found = Tried(name, encoding, losses, float(losses[: train_length - 1].mean()), float(losses[quarter:].mean()))
+        found = summed(name, encoding, loss_by_position(model, windows, ignored), train_length, to)
         advance(name)
         return found
 
@@ -166,6 +174,12 @@ def extend(
     best = choose(tried, tolerance)
     attach(model, best.encoding)
     return best, tried
+
+
+def summed(name: str, encoding: Encoding, losses: torch.Tensor, train_length: int, to: int) -> Tried:
+    """A method's losses by position, with their means in range and over the last quarter of the target length."""
+    quarter = max(train_length, len(losses) - to // 4)
+    return Tried(name, encoding, losses, float(losses[: train_length - 1].mean()), float(losses[quarter:].mean()))
 
 
 def choose(tried: Sequence[Tried], tolerance: float) -> Tried:

@@ -29,12 +29,18 @@ def run_extend(
     windows: int = 16,
     train_length: int | None = None,
     tolerance: float = extending.TOLERANCE,
+    tune: int = 0,
+    lora: int = 0,
+    learning_rate: float = 2e-4,
+    batch_size: int = 8,
     out: Path,
     force: bool = False,
     say: Say = lambda line: None,
 ) -> tuple[Tried, list[Tried], str]:
     """Extends a checkpoint and writes it: the best method, all that were tried, and how the folder loads.
 
+    tune  tokens of training at the new length, after the method without training; with `lora`, of adapters of that rank
+          (through peft), merged at the end. Its losses are then those of the method "NAME, tuned".
     Raises ValueError for what does not fit, before anything is written.
     """
     refuse_existing(out, force)
@@ -52,6 +58,14 @@ def run_extend(
         ignored=tokenizer.unk_token_id,
         advance=say,
     )
+    if tune:
+        from whorl.conversion.converting import Healing
+
+        healing = Healing(tune, to, batch_size, learning_rate)
+        model = tuned(model, found, text or found.text or "stdlib", healing, lora, out, say)
+        losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
+        best = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
+        tried.append(best)
     facts = {
         "from": name,
         "train_length": limit,
@@ -67,6 +81,29 @@ def run_extend(
     how = extending.save(model, out, tokenizer, to, facts, force)
     write_atomically(out / "loss.png", figure(tried, best, limit))
     return best, tried, how
+
+
+def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, out: Path, say: Say) -> Any:
+    """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
+    from whorl.conversion.converting import language, train_on
+
+    where = str(found.folder.parents[1] / "tokenizer") if found.folder else found.name
+    length = healing.train_length
+    task = language(text, where, length, (length,), 4, max(1, length // 4))
+    trained = model
+    if lora:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ValueError("--lora needs the package peft: pip install peft") from error
+        trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
+    work = out.with_name(f".{out.name}.training")
+    try:
+        train_on(trained, task, healing, work, lambda step, steps: say(f"tuned: step {step:,} of {steps:,}"), [])
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    merged = trained.merge_and_unload() if lora else trained
+    return merged.eval()
 
 
 def refuse_existing(out: Path, force: bool) -> None:
