@@ -19,6 +19,8 @@ _EXPORTS = {
     "attached": "whorl.attaching",
     "detach": "whorl.attaching",
     "compare": "whorl.comparison",
+    "doctor": "whorl.diagnosis",
+    "Diagnosis": "whorl.diagnosis",
     "encoding_of": "whorl.reading",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
+    from whorl.diagnosis import Diagnosis, doctor
     from whorl.inspection import Inspection, inspect
     from whorl.reading import encoding_of
     from whorl.saving import load

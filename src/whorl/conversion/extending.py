@@ -20,7 +20,7 @@ from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.scalings import Scaling
+from whorl.encodings.scalings import BaseChange, Scaling
 from whorl.encodings.window import Window
 from whorl.hosts import open_host
 from whorl.reading import encoding_of
@@ -61,7 +61,7 @@ def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> l
     for other methods.
     """
     if method.startswith("base="):
-        return [(method, rescaled(encoding, get_scaling("base-change")(base=_base(method))))]
+        return [(method, rescaled(encoding, BaseChange(_base(method))))]
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; give auto or one of {', '.join(METHODS)}")
     if method == "window":

@@ -1,0 +1,84 @@
+"""`whorl doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from whorl.diagnosis import Diagnosis
+
+EPILOG = """
+[bold]Examples[/]
+
+ whorl doctor path/to/model\n
+ whorl doctor path/to/model --text book.txt                 loss under both layouts, on a text that it should read\n
+ whorl doctor path/to/model --length 32768                  is it prepared for that many tokens?\n
+ whorl doctor path/to/model --json > findings.json
+
+Exit status 0: no check failed; 1: at least one did; 2: there was nothing to examine. A warning is no failure.
+"""
+COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red", "n/a": "dim"}
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's directory or hub name.")],
+    text: Annotated[
+        str | None,
+        typer.Option(help="A text that the model should read well: a file or a folder.", show_default="a short story"),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens that you mean to run it at.", show_default="what its config declares")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look for what goes wrong with positions without an error.
+
+    Reads JSON and safetensors alone: no pickle is opened, no code of the directory is run. Nothing is written.
+    """
+    from whorl.diagnosis import doctor as examine
+
+    found = examine(model, text_ids=None if text is None else _ids(model, text), length=length)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show(found)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _ids(model: str, text: str) -> object:
+    """The text in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
+    from whorl.comparison.corpus import read_documents
+    from whorl.diagnosis.checks import encoded
+    from whorl.diagnosis.files import read_directory
+    from whorl.diagnosis.texts import ENOUGH
+
+    ids = encoded(read_directory(model), "\n".join(read_documents(text))[:ENOUGH])
+    if ids is None:
+        raise ValueError(f"--text needs the model's own tokenizer, and {model} holds none")
+    return ids
+
+
+def _show(found: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"whorl doctor {escape(found.model)}", title_justify="left")
+    for column in ("", "check", "measured"):
+        table.add_column(column, overflow="fold", no_wrap=column != "measured")
+    for f in found.findings:
+        colour = COLOURS[f.status]
+        table.add_row(f"[{colour}]{f.status}[/]", escape(f.title), escape(f.measured))
+    console = Console(highlight=False)
+    console.print(table)
+    for f in found.findings:
+        if f.status in ("fail", "warn"):
+            console.print(f"\n[{COLOURS[f.status]}]{f.status}[/] [bold]{escape(f.title)}[/]")
+            for name, words in (("measured", f.measured), ("why", f.why), ("try", f.remedy)):
+                console.print(f"  {name}: {escape(words)}")
+    counts = {status: len(found.having(status)) for status in COLOURS}
+    console.print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items() if count))

@@ -1,0 +1,17 @@
+"""whorl doctor: loud answers to silent failures.
+
+meaning.py    the frequencies that a config's rope settings mean, in float64, from the papers' formulas
+reading.py    what a rotary module does, held against what its config means: one cause per difference
+settings.py   checks of settings and modules: nothing runs but the rotary module
+running.py    checks that run the model: cache, batch, padding, packing, shifts, which layers turn
+texts.py      checks by the loss on a text: layout, proportional against partial
+files.py      what a directory holds: JSON and safetensors, never a pickle, never its code
+subject.py    what is examined, and what is worked out once for several checks
+checks.py     the table of checks, and doctor()
+result.py     Finding and Diagnosis
+"""
+
+from whorl.diagnosis.checks import CHECKS, doctor
+from whorl.diagnosis.result import Diagnosis, Finding
+
+__all__ = ["CHECKS", "Diagnosis", "Finding", "doctor"]

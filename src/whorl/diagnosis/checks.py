@@ -1,0 +1,248 @@
+"""The table of checks, and doctor(), which goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.diagnosis import files, running, settings, texts
+from whorl.diagnosis.result import FAIL, NOT_APPLICABLE, Answer, Diagnosis, Finding, NotApplicable, judged
+from whorl.diagnosis.subject import Subject, openable
+from whorl.hosts import open_host, unwrapped
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, why it matters, and what to do when the answer is no."""
+
+    name: str
+    title: str
+    why: str
+    remedy: str
+    ask: Callable[[Subject], Answer]
+
+
+def saved(subject: Subject) -> Answer:
+    """What the directory holds beside the config says the same."""
+    found = subject.files
+    if found is None:
+        raise NotApplicable("not read from a directory")
+    wrong = files.contradictions(found, subject.host, subject.config)
+    left = f"; left alone: {', '.join(found.ignored)}" if found.ignored else ""
+    if wrong:
+        return judged(False, "; ".join(wrong) + left)
+    return judged(True, f"{len(found.frequencies)} rotary buffers among the weights, none against the config{left}")
+
+
+CHECKS = (
+    Check(
+        "runs",
+        "The model gives finite logits",
+        "settings that contradict each other may only show in the first forward",
+        "read the error; with rope settings set after loading, load again with the settings in the config",
+        running.runs,
+    ),
+    Check(
+        "initialised",
+        "Frequencies are initialised",
+        "buffers made on the meta device or by to_empty() hold zeros, ones or noise, and are in no checkpoint: the "
+        "model runs and has no positions",
+        "load with from_pretrained, or build the rotary module anew: type(rotary)(model.config)",
+        settings.initialised,
+    ),
+    Check(
+        "precision",
+        "Frequencies are in full precision",
+        "model.to(bfloat16) rounds the frequencies themselves: angles are off by radians at long distances",
+        "load with from_pretrained(dtype=...), which keeps them in float32, or whorl.attach(model, "
+        "whorl.encoding_of(model))",
+        settings.precision,
+    ),
+    Check(
+        "settings",
+        "The module does what the config says",
+        "the frequencies are made when the model is built; settings that change later are saved and never run",
+        "give the settings to from_pretrained (or set them in the config first), or whorl.attach the encoding",
+        settings.as_configured,
+    ),
+    Check(
+        "ignored",
+        "No rope setting is ignored",
+        "a setting that the rope type or the family's code does not read is dropped without an error",
+        "remove the setting, or choose the rope type that reads it; whorl.attach can carry out what the family cannot",
+        settings.none_ignored,
+    ),
+    Check(
+        "partial",
+        "partial_rotary_factor is honoured",
+        "many families turn whole heads whatever it says",
+        "whorl.attach(model, whorl.PartialRoPE(...)) where the family's code allows it, or remove the setting",
+        settings.partial,
+    ),
+    Check(
+        "layer-types",
+        "Settings per layer type are honoured",
+        "most families have one table for all layers; settings by layer type fall back to the default theta there",
+        "give one flat rope_parameters, or whorl.attach(model, 'full_attention=.../sliding_attention=...')",
+        settings.layer_types,
+    ),
+    Check(
+        "theta",
+        "theta is said once",
+        "theta has moved within the config: a reader that looks elsewhere takes its default without a word",
+        "write rope_parameters = {'rope_theta': ..., 'rope_type': ...}, and no other theta",
+        settings.theta,
+    ),
+    Check(
+        "attention-factor",
+        "The attention factor is applied once",
+        "YaRN and LongRoPE were tuned with cos and sin multiplied by it: without it, or with its square, long-context "
+        "scores fall",
+        "leave it to the settings: rope_parameters['attention_factor'], or none for the formula's own",
+        settings.attention_factor,
+    ),
+    Check(
+        "layout",
+        "The layout is the one trained with",
+        "weights made for pairs in halves also run with neighbours as pairs, and the other way round: at a high loss",
+        "permute the rows of q_proj and k_proj (and their biases) to the other layout when converting",
+        texts.layout,
+    ),
+    Check(
+        "proportional",
+        "Proportional and partial are not mixed up",
+        "one setting, partial_rotary_factor, means an exponent over the whole head (proportional, p-RoPE) or over the "
+        "turned width (partial): near tokens look right, far ones do not",
+        "set rope_type 'proportional' for p-RoPE and 'default' for partial, as the checkpoint was trained",
+        texts.proportional,
+    ),
+    Check(
+        "cache",
+        "Cached decoding equals a full forward",
+        "generation reads keys that were turned under other frequencies or positions",
+        "with rope types dynamic and longrope, attach one fixed encoding for the length you run at (whorl.attach)",
+        running.cached,
+    ),
+    Check(
+        "batch",
+        "Rows of a batch do not change one another",
+        "the same prompt gives another answer beside a longer one",
+        "run rows of one length together, or attach an encoding whose frequencies do not depend on the length",
+        running.rows,
+    ),
+    Check(
+        "padding",
+        "Left padding changes nothing",
+        "batched generation pads on the left; wrong positions or an unmasked padding change every answer",
+        "pass attention_mask, and position_ids that count it: (mask.cumsum(-1) - 1).clamp(min=0)",
+        running.padding,
+    ),
+    Check(
+        "packing",
+        "Packed documents do not see one another",
+        "training on packed rows otherwise mixes documents, or counts positions on",
+        "pass position_ids that start again and no attention_mask, with use_cache=False, or do not pack",
+        running.packing,
+    ),
+    Check(
+        "shift",
+        "Only distances count",
+        "rotary and biased models must not notice a constant added to all positions; low precision in the angles, or a "
+        "second encoding left in, shows here",
+        "compute positions as integers and angles in float32 or better; whorl.attach does",
+        running.shift,
+    ),
+    Check(
+        "pattern",
+        "The layers turn that should",
+        "models with position-free layers were trained so; turning them, or stilling another, is not an error anywhere",
+        "set no_rope_layers (or the layer types) before the model is built",
+        running.pattern,
+    ),
+    Check(
+        "length",
+        "The declared length is prepared for",
+        "past the trained positions a model without an extension breaks, and nothing warns",
+        "extend the model (a rope type with a factor, or whorl.attach), or lower the length",
+        settings.length,
+    ),
+    Check(
+        "base",
+        "The base is large enough for the length",
+        "where B(m) = sum cos(m theta_i) is negative, a key like the query is no likelier than another at that "
+        "distance (2405.14591)",
+        "a necessary condition of theory, no fault: a larger base needs training. whorl.theory.min_base says which",
+        settings.base,
+    ),
+    Check(
+        "saved",
+        "What is saved agrees with itself",
+        "another runtime may read the buffer where this one reads the config",
+        "save the model anew; delete whichever of the two is wrong",
+        saved,
+    ),
+)
+
+
+def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = None) -> Diagnosis:
+    """Looks for what goes wrong with positions without an error, and measures it.
+
+    model_or_path: a model object, which is left as it was; or a directory (or hub name), of which only JSON and
+    safetensors are read, and no code is run.
+    text_ids: token ids [tokens] or [windows, tokens] of a text that the model should read well. Without it, a directory
+    with a tokenizer is tried on a short story, and a model object on none.
+    length: the number of tokens that the model is meant to be run at; default: what its config declares.
+
+    Models in half precision are examined in a float32 copy, and all against one in float64, where memory allows.
+
+    Raises ValueError for a model without a known seam and for a directory without a config or safetensors.
+
+    >>> whorl.doctor(model.to(torch.bfloat16)).failed
+    ('precision',)
+    """
+    found = None
+    if isinstance(model_or_path, (str, Path)):
+        model, found = files.load(files.read_directory(model_or_path))
+        if text_ids is None:
+            text_ids = encoded(found, texts.TEXT)
+    else:
+        model = model_or_path
+    inner = unwrapped(model)
+    with torch.no_grad(), openable(inner):
+        host = open_host(inner)
+    subject = Subject(inner, host, length=length, files=found)
+    if text_ids is not None:
+        subject.text = texts.windows(text_ids, subject.context, subject.config.vocab_size)
+    training = inner.training
+    inner.eval()
+    try:
+        return Diagnosis(subject.name, tuple(_finding(check, subject) for check in CHECKS))
+    finally:
+        inner.train(training)
+
+
+def encoded(found: files.Files, text: str) -> torch.Tensor | None:
+    """A text in the tokens of the directory's own tokenizer; None where there is none."""
+    if not found.tokenizer and not (found.path / "tokenizer.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+    return torch.tensor(tokenizer(text)["input_ids"])
+
+
+def _finding(check: Check, subject: Subject) -> Finding:
+    try:
+        status, measured = check.ask(subject)
+    except NotApplicable as reason:
+        status, measured = NOT_APPLICABLE, str(reason)
+    except Exception as error:  # what the model raises is the finding
+        status, measured = FAIL, f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+    return Finding(check.name, check.title, status, measured, check.why, check.remedy)

@@ -1,0 +1,209 @@
+"""What a model's directory holds: JSON and safetensors. A pickle is never opened, and code in it never run."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.diagnosis.meaning import Sizes, meant
+from whorl.diagnosis.reading import quiet, settings_of
+from whorl.encodings import from_dict
+from whorl.hosts import OpenHost, head_dim_of, open_host
+from whorl.reading import CONFIG_KEY, same_rotations, stock_encoding
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+NO_LIMIT = 10**15  # tokenizers without a limit say 10^30
+WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # of a hub name
+
+
+@dataclass(frozen=True)
+class Files:
+    """A directory as it is, before anything is built from it.
+
+    frequencies     rotary buffers among the weights, by their full name
+    ignored         files that were left alone: pickles, and code that a config asks for
+    contradiction   words, when whorl's record and the stock settings disagree
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    frequencies: dict[str, torch.Tensor] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    contradiction: str = ""
+
+    @property
+    def tokenizer_length(self) -> int | None:
+        """The tokens that the tokenizer lets through, or None where it has no limit."""
+        found = self.tokenizer.get("model_max_length")
+        return int(found) if isinstance(found, int | float) and found < NO_LIMIT else None
+
+    @property
+    def rope_settings(self) -> dict[str, Any]:
+        """What the file itself says of its rotation, under the new name or the old one."""
+        text = _text_config(self.config)
+        return text.get("rope_parameters") or text.get("rope_scaling") or {}
+
+    @property
+    def thetas(self) -> list[float]:
+        """Every theta that the file says."""
+        text, settings = _text_config(self.config), self.rope_settings
+        places = [text, settings, *(v for v in settings.values() if isinstance(v, dict))]
+        names = ("rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq")
+        return sorted({float(p[n]) for p in places for n in names if isinstance(p.get(n), int | float)})
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    return config["text_config"] if isinstance(config.get("text_config"), dict) else config
+
+
+def read_directory(where: str | Path) -> Files:
+    """Reads a model's directory, or the files of a hub name that are JSON or safetensors.
+
+    Raises ValueError for a directory without a config, or whose weights are pickled only.
+    """
+    path = _local(where)
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path} holds no config.json; give the directory of a model (for an adapter, the merged one)")
+    pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        what = f"only pickled weights ({', '.join(pickles)}), which are never opened" if pickles else "no safetensors"
+        raise ValueError(f"{path} holds {what}; save the model with save_pretrained, which writes safetensors")
+    config = _json(path / "config.json")
+    code = sorted(str(v) for v in (config.get("auto_map") or {}).values())
+    tokenizer = path / "tokenizer_config.json"
+    return Files(
+        path=path,
+        config=config,
+        tokenizer=_json(tokenizer) if tokenizer.exists() else {},
+        frequencies=_stored(weights),
+        ignored=(*pickles, *code),
+    )
+
+
+def _local(where: str | Path) -> Path:
+    path = Path(where)
+    if path.is_dir():
+        return path
+    name = str(where)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"there is no directory {name}; give a model's directory or a hub name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"no model at {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return found
+
+
+def _stored(weights: list[Path]) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    found = {}
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    if key.endswith("inv_freq"):
+                        found[key] = file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+    return found
+
+
+def load(files: Files) -> tuple[Any, Files]:
+    """The model of a directory, and what was found on the way. Where whorl's record contradicts the stock settings, the
+    record is left out: the stock settings are what stock transformers runs.
+
+    Raises ValueError for a model type that needs code from the directory.
+    """
+    import transformers
+
+    from whorl.saving import load as load_model
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(files.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{files.path}: {' '.join(str(error).split())}") from error
+    record = config.__dict__.get(CONFIG_KEY)
+    if isinstance(record, dict) and record.get("stock"):
+        files = replace(files, contradiction=_contradiction(config, record))
+        if files.contradiction:
+            del config.__dict__[CONFIG_KEY]
+    # As it was saved: rounding to the config's dtype is part of what is examined.
+    try:
+        model = load_model(files.path, config=config, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    except OSError as error:
+        raise ValueError(f"{files.path}: {str(error).splitlines()[0]}") from error
+    return model, files
+
+
+def _contradiction(config: Any, record: dict[str, Any]) -> str:
+    """Words, when the stock settings turn otherwise than whorl's record of them says."""
+    try:
+        host = _without_weights(config, record)
+        own, recorded = stock_encoding(host, at_any_length=False), from_dict(record["encoding"])
+        agree = own == recorded if host.rotary is None else same_rotations(host, own, recorded)
+    except (ValueError, KeyError, TypeError) as error:
+        return f"the record under {CONFIG_KEY!r} cannot be read: {error}"
+    return "" if agree else f"the stock settings say {own}, and the record under {CONFIG_KEY!r} says {recorded}"
+
+
+def _without_weights(config: Any, record: dict[str, Any]) -> OpenHost:
+    """The host that a config describes: all on the meta device, but for its rotary module."""
+    import transformers
+
+    config = copy.deepcopy(config)
+    config.__dict__.pop(CONFIG_KEY, None)
+    cls = getattr(transformers, str(record.get("architecture")), None)
+    if cls is None:
+        raise ValueError(f"transformers {transformers.__version__} has no model class {record.get('architecture')!r}")
+    with torch.device("meta"), quiet():
+        empty = cls(config)
+    host = open_host(empty)
+    return host if host.rotary is None else replace(host, rotary=type(host.rotary)(config))
+
+
+def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
+    """What in a directory contradicts its config: whorl's record, or rotary buffers among the weights."""
+    found = [files.contradiction] if files.contradiction else []
+    if host.rotary is None or not files.frequencies:
+        return found
+    meanings = []
+    for layer_type, attention in zip(host.layer_types, host.attentions, strict=True):
+        settings = settings_of(config, layer_type, host.typed)[0]
+        sizes = Sizes(head_dim_of(config, attention), getattr(config, "max_position_embeddings", 0) or 0)
+        if settings is not None and (meaning := meant(settings, sizes)) is not None:
+            meanings.append(torch.from_numpy(meaning.frequencies))
+    for key, stored in files.frequencies.items():
+        if meanings and not any(_agree(stored, meaning) for meaning in meanings):
+            values = ", ".join(f"{v:.3g}" for v in stored.double()[:3].tolist())
+            found.append(f"{key} holds {values}, ... ({stored.numel()} of them)")
+            break
+    return found
+
+
+def _agree(stored: torch.Tensor, meaning: torch.Tensor) -> bool:
+    """Whether stored frequencies are these, to the rounding of the dtype that they are stored in."""
+    values = stored.double().flatten()
+    eps = max(torch.finfo(stored.dtype).eps, 32 * torch.finfo(torch.float32).eps) if stored.is_floating_point() else 0.0
+    return values.shape == meaning.shape and bool(
+        ((values - meaning).abs() <= eps * meaning + 2**-24 * (eps > 1e-4)).all()
+    )

@@ -1,0 +1,73 @@
+"""What a diagnosis is made of: a finding per check."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+PASS, WARN, FAIL, NOT_APPLICABLE = "pass", "warn", "fail", "n/a"
+
+
+class Answer(NamedTuple):
+    """What a check function gives: its status, and the number that it measured, in words."""
+
+    status: str
+    measured: str
+
+
+class NotApplicable(Exception):
+    """A check has nothing to ask of this model; the message says why."""
+
+
+def judged(ok: bool, measured: str) -> Answer:
+    """Pass or fail."""
+    return Answer(PASS if ok else FAIL, measured)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's answer. `status`: "pass", "warn", "fail" or "n/a"; a warning is no failure."""
+
+    check: str
+    title: str
+    status: str
+    measured: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings about one model, in the order of `CHECKS`.
+
+    >>> whorl.doctor(model).failed
+    ('precision',)
+    """
+
+    model: str
+    findings: tuple[Finding, ...]
+
+    def __getitem__(self, check: str) -> Finding:
+        return next(f for f in self.findings if f.check == check)
+
+    def having(self, status: str) -> tuple[str, ...]:
+        """The names of the checks with this status."""
+        return tuple(f.check for f in self.findings if f.status == status)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        return self.having(FAIL)
+
+    @property
+    def healthy(self) -> bool:
+        """No check failed. Warnings and checks that do not apply are no failures."""
+        return not self.failed
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"model": self.model, "healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: {'healthy' if self.healthy else 'fails ' + ', '.join(self.failed)}"]
+        lines += [f"  {f.status:4} {f.check:16} {f.measured}" for f in self.findings]
+        return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""Checks that run the model, against itself: two ways to the same logits must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+from whorl.attaching import Turns
+from whorl.diagnosis.reading import undisturbed
+from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
+from whorl.diagnosis.subject import Runs, Subject
+from whorl.hosts import FAMILIES
+from whorl.testing import max_error
+
+PADDING = 5
+NEAR = 7  # a shift with little rounding in it
+FAR = 2048  # a shift past 256, where positions in bfloat16 are no longer whole numbers
+
+
+def _compared(difference: float, allowed: float, what: str = "") -> Answer:
+    """Pass or fail by a difference of logits; a difference that is not a number fails."""
+    shown = f"logits differ by {difference:.2g}, allowed {allowed:.2g}"
+    return judged(difference <= allowed, f"{what}: {shown}" if what else shown)
+
+
+def runs(subject: Subject) -> Answer:
+    """A forward gives finite logits."""
+    if isinstance(subject.first_run, Exception):
+        raise subject.first_run
+    logits = subject.first_run.logits
+    finite, largest = bool(torch.isfinite(logits).all()), float(logits.abs().max())
+    return judged(finite, f"logits up to {largest:.3g}" if finite else "some logits are not finite")
+
+
+def cached(subject: Subject) -> Answer:
+    if subject.bidirectional:
+        raise NotApplicable("an encoder decodes nothing")
+    r = subject.runs
+    ids, positions, half = r.ids[:1], r.positions(), r.length // 2
+    full = r(ids, position_ids=positions)
+    with undisturbed(*r.rotary):
+        out = r.in_one_state(ids[:, :half], position_ids=positions[:, :half], use_cache=True)
+        cache, steps = getattr(out, "past_key_values", None), [out.logits]
+        if cache is None:
+            raise NotApplicable("the model gives no cache")
+        for t in range(half, r.length):
+            step = {"position_ids": positions[:, t : t + 1], "past_key_values": cache, "use_cache": True}
+            steps.append(r.in_one_state(ids[:, t : t + 1], **step).logits)
+    return _compared(max_error(torch.cat(steps, 1), full), r.allowed(int(positions.max())), _crossing(r))
+
+
+def _crossing(r: Runs) -> str:
+    return "" if r.border is None else f"across position {r.border:,}, where the frequencies change"
+
+
+def rows(subject: Subject) -> Answer:
+    """Each row of a batch as if it were alone: rows of one length, a shorter one, and one past the border."""
+    r = subject.runs
+    half = r.length // 2
+    worst = max_error(r(r.ids), r.logits)
+    mask = torch.ones_like(r.ids)
+    mask[1, half:] = 0
+    short = r(r.ids, attention_mask=mask)[1:, :half]
+    worst = max(worst, max_error(short, r(r.ids[1:, :half])))
+    allowed = r.allowed(r.length)
+    if r.border is not None:
+        low = torch.arange(r.length, device=r.ids.device)[None]
+        mixed = r(r.ids, position_ids=torch.cat([low, r.positions()]))
+        worst = max(worst, max_error(mixed[:1], r(r.ids[:1], position_ids=low)))
+        allowed = r.allowed(int(r.positions().max()))
+    return _compared(worst, allowed, _crossing(r))
+
+
+def padding(subject: Subject) -> Answer:
+    """Left padding, as generate gives it: a mask, and positions that count what it shows."""
+    r = subject.runs
+    pad = getattr(subject.config, "pad_token_id", None)
+    row, alone = r.ids[:1], r.logits[:1]
+    filler = torch.full_like(row[:, :PADDING], pad if isinstance(pad, int) and pad >= 0 else 0)
+    ids = torch.cat([filler, row], 1)
+    mask = torch.cat([torch.zeros_like(filler), torch.ones_like(row)], 1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    given = r(ids, attention_mask=mask, position_ids=positions)[:, PADDING:]
+    answer = _compared(max_error(given, alone), r.allowed(r.length))
+    if not subject.absolute or answer.status != PASS:
+        return answer
+    try:
+        without = max_error(r(ids, attention_mask=mask)[:, PADDING:], alone)
+    except (IndexError, RuntimeError):
+        return answer
+    if without <= r.allowed(r.length):
+        return answer
+    return Answer(PASS, f"{answer.measured}; {without:.2g} without position_ids, which this family needs")
+
+
+def packing(subject: Subject) -> Answer:
+    """Two documents in one row, told apart by positions that start again."""
+    r = subject.runs
+    difference = _packed(r)
+    allowed = r.allowed(r.length)
+    if difference <= allowed or _family_packs(subject.host.model.config.model_type):
+        return _compared(difference, allowed)
+    raise NotApplicable(
+        f"stock {subject.host.model.config.model_type} does not tell packed documents apart by position_ids (logits "
+        f"differ by {difference:.2g}): do not pack, or give a mask of blocks"
+    )
+
+
+def _packed(r: Runs) -> float:
+    positions = torch.arange(r.length, device=r.ids.device).repeat(2)[None]
+    packed = r(r.ids.reshape(1, -1), position_ids=positions)
+    return max_error(packed.view(2, r.length, -1), r.logits)
+
+
+@cache
+def _family_packs(model_type: str) -> bool:
+    """Whether a tiny stock model of the family does, in this version of transformers."""
+    from whorl.hosts import open_host
+    from whorl.testing import tiny_model
+
+    if model_type not in FAMILIES:
+        return False
+    with torch.random.fork_rng(devices=[]):
+        model = tiny_model(model_type)
+    r = Runs(Subject(model, open_host(model)))
+    return _packed(r) <= r.budget
+
+
+def shift(subject: Subject) -> Answer:
+    """All positions moved by a constant: only differences of positions count."""
+    if subject.absolute:
+        raise NotApplicable("positions are absolute: they are added to the embedding")
+    r = subject.runs
+    far = FAR
+    if r.border is not None:
+        far = min(FAR, r.border - r.length)
+        if far <= 0:
+            raise NotApplicable("the frequencies depend on the length of the input")
+    row, positions = r.ids[:1], torch.arange(r.length, device=r.ids.device)[None]
+    answer = Answer(PASS, "")
+    for by in sorted({min(NEAR, far), far}):
+        # With a mask: to some hosts, positions alone that start elsewhere look like packed documents.
+        moved = r(row, position_ids=positions + by, attention_mask=torch.ones_like(row))
+        answer = _compared(max_error(moved, r.logits[:1]), r.allowed(by + r.length), f"moved by {by:,}")
+        if answer.status != PASS:
+            break
+    return answer
+
+
+def pattern(subject: Subject) -> Answer:
+    """Which layers turn q and k, tried by giving each layer's attention the tables of other positions."""
+    if subject.host.rotary is None:
+        raise NotApplicable(f"{type(subject.host.model).__name__} has no rotary module")
+    r = subject.runs
+    declared, found = subject.declared_to_turn(), _turning(r)
+    wrong = [i for i, turns in found.items() if turns != declared[i]]
+    if wrong:
+        said = ", ".join(f"layer {i} {'turns' if found[i] else 'does not turn'}" for i in wrong)
+        return judged(False, f"{said}, and the config says otherwise")
+    return judged(True, f"{sum(found.values())} of {len(found)} layers turn, as declared")
+
+
+def _turning(r: Runs) -> dict[int, bool]:
+    """Whether each layer's attention gives something else when its tables are those of positions twice as far."""
+    found: dict[int, bool] = {}
+    with _asking(r, found):
+        r(r.ids[:1])
+    return found
+
+
+@contextmanager
+def _asking(r: Runs, found: dict[int, bool]) -> Iterator[None]:
+    host, handles = r.host, []
+    positions = 2 * torch.arange(r.length, device=r.ids.device)[None]
+
+    def ask(index: int, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        given = kwargs["position_embeddings"]
+        like = torch.zeros(1, r.length, 8, dtype=r.model.dtype, device=r.ids.device)
+        arguments = (host.layer_types[index],) if host.typed else ()
+        other = host.rotary(like, positions, *arguments)
+        if isinstance(given, tuple) and isinstance(given[0], Turns):
+            other = (Turns(given[0].positions, other[0].tables),) * 2  # a bias keeps its positions
+        moved = module.forward(*args, **{**kwargs, "position_embeddings": other})
+        first, second = (out[0] if isinstance(out, tuple) else out for out in (output, moved))
+        found[index] = not torch.equal(first, second)
+
+    for index, attention in enumerate(host.attentions):
+        seam = attention.__dict__.get("whorl_seam")
+        if seam is not None and seam.late:
+            continue  # turned by the attention interface, from positions and not from tables
+
+        def hook(module: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
+            ask(index, module, args, kwargs, output)
+
+        handles.append(attention.register_forward_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,176 @@
+"""Checks of settings and modules. Nothing runs but the rotary module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whorl.diagnosis import reading
+from whorl.diagnosis.meaning import kind, share
+from whorl.diagnosis.result import PASS, WARN, Answer, NotApplicable, judged
+from whorl.diagnosis.subject import Subject
+from whorl.encodings import Spectrum
+from whorl.hosts import head_dim_of
+
+
+def _of_cause(subject: Subject, *causes: str) -> Answer:
+    """Fails where a table differs from its settings for one of these causes, and says what was found."""
+    found = [r for r in subject.readings if r.cause in causes]
+    if found:
+        return judged(False, "; ".join(f"{r.label}: {r.note}" if r.label else r.note for r in found))
+    sound = [r for r in subject.readings if not r.cause]
+    return judged(True, _worst(sound) if sound else "no such difference")
+
+
+def _worst(sound: list[reading.Reading]) -> str:
+    known = [r for r in sound if r.meant is not None]
+    if not known:
+        return sound[0].note
+    return max(known, key=lambda r: reading.off(r.done, r.meant) if r.meant else 0.0).note
+
+
+def precision(subject: Subject) -> Answer:
+    return _of_cause(subject, reading.ROUNDED)
+
+
+def initialised(subject: Subject) -> Answer:
+    return _of_cause(subject, reading.UNINITIALISED)
+
+
+def as_configured(subject: Subject) -> Answer:
+    return _of_cause(subject, reading.CHANGED)
+
+
+def none_ignored(subject: Subject) -> Answer:
+    return _of_cause(subject, reading.IGNORED)
+
+
+def partial(subject: Subject) -> Answer:
+    if all(share(r.settings) >= 1 for r in subject.readings):
+        raise NotApplicable("the settings give no partial_rotary_factor below 1")
+    return _of_cause(subject, reading.PARTIAL_IGNORED)
+
+
+def layer_types(subject: Subject) -> Answer:
+    found = subject.readings
+    if not subject.host.typed and not any(isinstance(v, dict) for v in _rope_parameters(subject).values()):
+        raise NotApplicable("the settings are the same for all layers")
+    answer = _of_cause(subject, reading.TYPES_IGNORED)
+    return answer if answer.status != PASS else judged(True, f"{len(found)} layer types, each with its own frequencies")
+
+
+def theta(subject: Subject) -> Answer:
+    found = subject.readings
+    if any(r.cause == reading.CHANGED for r in found):
+        raise NotApplicable("the settings were changed after the module was built: see that check")
+    for r in found:
+        if r.settings.get("rope_theta") is None:
+            return judged(False, "rope_parameters give no rope_theta, and the module was built without knowing it")
+    in_use = sorted({float(r.settings["rope_theta"]) for r in found})
+    shown = ", ".join(f"{t:g}" for t in in_use)
+    beside = vars(subject.config).get("rope_theta")
+    if beside is not None and float(beside) not in in_use:
+        return judged(False, f"config.rope_theta is {beside:g} and goes unread; the model turns by {shown}")
+    if subject.files is not None:
+        said, settings = subject.files.thetas, subject.files.rope_settings
+        if said and not set(in_use) & set(said):
+            return judged(False, f"config.json says {', '.join(f'{t:g}' for t in said)}; the model turns by {shown}")
+        if len(said) > 1 and len(in_use) == 1:
+            return judged(
+                False, f"config.json says {', '.join(f'{t:g}' for t in said)}; readers differ in which they take"
+            )
+        if settings and not said:
+            return judged(False, f"config.json has rope settings without a theta; this reader's default is {shown}")
+        if not said:
+            return judged(True, f"config.json says none, as files before rope_theta did: {shown} by default")
+    return judged(True, f"theta {shown}")
+
+
+def _rope_parameters(subject: Subject) -> dict[str, Any]:
+    return getattr(subject.config, "rope_parameters", None) or {}
+
+
+def attention_factor(subject: Subject) -> Answer:
+    """cos and sin carry it once, and the logits' scale is the one that the config gives."""
+    answer = _of_cause(subject, reading.AMPLITUDE)
+    if answer.status != PASS:
+        return answer
+    if subject.skeleton is not None:
+        scales = zip(subject.host.attentions, subject.skeleton.attentions, strict=True)
+        for i, (own, fresh) in enumerate(scales):
+            a, b = getattr(own, "scaling", None), getattr(fresh, "scaling", None)
+            if isinstance(a, float) and isinstance(b, float) and abs(a - b) > 1e-6 * abs(b):
+                return judged(False, f"layer {i} scales its logits by {a:.6g}, and the config gives {b:.6g}")
+    if not any(kind(r.settings) in ("yarn", "longrope") for r in subject.readings):
+        raise NotApplicable("no rope type with an attention factor")
+    return judged(True, ", ".join(f"{r.done.amplitude:.6g}" for r in subject.readings))
+
+
+def length(subject: Subject) -> Answer:
+    """Positions that nothing prepares the model for."""
+    table, declared = subject.host.position_table, subject.context
+    if table is not None and subject.encoding is None:
+        rows, name = table.weight.shape[0] - getattr(table, "offset", 0), subject.host.host.table_size
+        says = getattr(subject.config, name, rows)
+        if rows < says:
+            return judged(False, f"the table has {rows:,} positions, and config.{name} says {says:,}")
+    if declared is None:
+        raise NotApplicable("the config declares no length")
+    for r in subject.readings if _has_stock_rotary(subject) else ():
+        original, factor = r.settings.get("original_max_position_embeddings"), r.settings.get("factor")
+        if kind(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
+            reach = f"{kind(r.settings)} x {factor:g} reaches from {original:,} to {original * factor:,.0f}"
+            return judged(False, f"{reach} tokens, and the config declares {declared:,}")
+    if subject.length is not None and subject.length > declared:
+        return judged(False, f"asked for {subject.length:,} tokens, and the config declares {declared:,}")
+    tokens = subject.files.tokenizer_length if subject.files else None
+    if tokens is not None and tokens > declared:
+        return judged(False, f"the tokenizer lets {tokens:,} tokens through, and the config declares {declared:,}")
+    return judged(True, f"{declared:,} tokens declared" + (f", tokenizer {tokens:,}" if tokens else ""))
+
+
+def _has_stock_rotary(subject: Subject) -> bool:
+    return subject.encoding is None and subject.host.rotary is not None
+
+
+def base(subject: Subject) -> Answer:
+    """B(m) = sum cos(m theta_i) over all pairs of a head, still ones included (2405.14591, Eq. 8 to 10)."""
+    from whorl.theory import b_curve, max_context, negatives
+
+    context = subject.length or subject.context
+    if context is None:
+        raise NotApplicable("the config declares no length")
+    worst: tuple[int, int, str] | None = None
+    spectra = _spectra(subject)
+    if not spectra:
+        raise NotApplicable("no layer turns")
+    for spectrum, window in spectra:
+        reach = min(context, window or context)
+        first = max_context(spectrum, reach - 1) if reach > 1 else None
+        if first is not None:
+            count = negatives(spectrum, reach)
+            lowest = float(b_curve(spectrum, reach).min())
+            shown = f"B(m) < 0 from m = {first:,} on, at {count:,} of {reach:,} distances, lowest {lowest:.2f}"
+            worst = max(worst or (0, 0, ""), (count, first, shown))
+    if worst is None:
+        return judged(True, f"B(m) >= 0 at all distances below {context:,}")
+    return Answer(WARN, worst[2])
+
+
+def _spectra(subject: Subject) -> list[tuple[Spectrum, int | None]]:
+    """Each distinct spectrum with the widest window that it is used in."""
+    host = subject.host
+    found: dict[Spectrum, list[int | None]] = {}
+    for i, attention in enumerate(host.attentions):
+        seam = attention.__dict__.get("whorl_seam")
+        if seam is not None:
+            spectrum, pairs = seam.spectrum, seam.spectrum.frequencies
+        else:
+            own = [r for r in subject.readings if r.label in ("", host.layer_types[i])]
+            if not host.turns[i] or not own or own[0].cause == reading.UNINITIALISED:
+                continue
+            pairs = tuple(own[0].done.frequencies.tolist())
+            spectrum = Spectrum(pairs, max(head_dim_of(subject.config, attention), 2 * len(pairs)))
+        if spectrum.turning:
+            windows = found.setdefault(spectrum, [])
+            windows.append(host.windows[i])
+    return [(s, None if None in w else max(x for x in w if x)) for s, w in found.items()]

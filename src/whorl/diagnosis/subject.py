@@ -1,0 +1,264 @@
+"""What is examined: a model with its seams, and what several checks need, worked out once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching import attached, layer_plan
+from whorl.diagnosis.files import Files
+from whorl.diagnosis.meaning import FLOAT32, depends_on_length
+from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, quiet, readings, settings_of, undisturbed, usable
+from whorl.diagnosis.result import NotApplicable
+from whorl.encodings import Encoding
+from whorl.hosts import OpenHost, open_host
+from whorl.testing import max_error
+
+TOKENS = 40  # of the sequences that are run
+ROUNDINGS = 64  # that an output may be off by where no copy in float64 can be run
+
+
+@dataclass
+class Subject:
+    """A model under examination.
+
+    text    token ids [windows, tokens] of a text that the model should read well, or None
+    length  the tokens that the model is meant to be run at, or None for what its config declares
+    files   what the directory holds that it came from, or None
+    """
+
+    model: Any
+    host: OpenHost
+    text: torch.Tensor | None = None
+    length: int | None = None
+    files: Files | None = None
+
+    @cached_property
+    def config(self) -> Any:
+        config = self.host.model.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @cached_property
+    def name(self) -> str:
+        return str(self.files.path) if self.files else type(self.host.model).__name__
+
+    @cached_property
+    def encoding(self) -> Encoding | None:
+        """What whorl has attached."""
+        found = attached(self.model)
+        return None if found is None else found.encoding
+
+    @cached_property
+    def readings(self) -> tuple[Reading, ...]:
+        """The stock rotary module's tables. Raises NotApplicable where there is none, or whorl has attached another."""
+        if self.encoding is not None:
+            raise NotApplicable(f"whorl attached {self.encoding}: its tables are made in float64 for each forward")
+        if self.host.rotary is None:
+            raise NotApplicable(f"{type(self.host.model).__name__} has no rotary module")
+        return readings(self.host, self.config)
+
+    @cached_property
+    def rotary_settings(self) -> list[dict[str, Any]]:
+        """The rope settings of every layer type that has some; empty under an attached encoding."""
+        if self.encoding is not None or self.host.rotary is None:
+            return []
+        found = [settings_of(self.config, t, self.host.typed)[0] for t in dict.fromkeys(self.host.layer_types)]
+        return [f for f in found if f]
+
+    @cached_property
+    def context(self) -> int | None:
+        """The tokens that the config declares."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @cached_property
+    def bidirectional(self) -> bool:
+        return self.host.shapes[0].bidirectional
+
+    @cached_property
+    def absolute(self) -> bool:
+        """Whether vectors of positions are added to the embedding."""
+        if self.encoding is not None:
+            return "add" in self.encoding.kinds
+        return self.host.position_table is not None
+
+    @cached_property
+    def skeleton(self) -> OpenHost | None:
+        """The model that the config describes now, without weights; None where it cannot be built."""
+        config = copy.deepcopy(self.host.model.config)
+        config._attn_implementation = "eager"
+        try:
+            with torch.device("meta"), quiet():
+                empty = type(self.host.model)(config)
+            return open_host(empty)
+        except Exception:  # whatever stock code raises: other checks say why
+            return None
+
+    def declared_to_turn(self) -> list[bool]:
+        """Per layer, whether the config (or the attached encoding) says that q and k turn."""
+        by_code = self.host.turns if self.skeleton is None else self.skeleton.turns
+        listed = getattr(self.config, "no_rope_layers", None)
+        if isinstance(listed, list) and len(listed) == len(by_code):
+            by_code = tuple(map(bool, listed))  # 1: the layer has rotary
+        if self.encoding is not None:
+            plan = layer_plan(replace(self.host, turns=by_code), self.encoding)
+            return [bool(layer.spectrum.turning) for layer in plan.layers]
+        without = {t for t in self.host.layer_types if settings_of(self.config, t, self.host.typed)[0] is None}
+        without |= {r.label for r in self.readings if r.meant is not None and not len(r.meant.turning)}
+        return [
+            t and n not in without and "" not in without for t, n in zip(by_code, self.host.layer_types, strict=True)
+        ]
+
+    @property
+    def runs(self) -> Runs:
+        """The model as it runs. Raises NotApplicable where it does not, which the check "runs" reports."""
+        found = self.first_run
+        if isinstance(found, NotApplicable):
+            raise found
+        if isinstance(found, Exception):
+            raise NotApplicable("the model does not run") from found
+        if not torch.isfinite(found.logits).all():
+            raise NotApplicable("the model's logits are not finite")
+        return found
+
+    @cached_property
+    def first_run(self) -> Runs | Exception:
+        """The model as it runs, or what it raised, or NotApplicable for one that is not ready to run."""
+        if any(p.is_meta for p in self.host.model.parameters()):
+            return NotApplicable("its weights are on the meta device")
+        stock = self.encoding is None and self.host.rotary is not None
+        if stock and any(r.cause == UNINITIALISED for r in self.readings):
+            return NotApplicable("its frequencies are not initialised")
+        try:
+            return Runs(self)
+        except Exception as error:  # of stock code, and the very thing that is asked about
+            return error
+
+
+class Runs:
+    """The model in float32 or better, some tokens, their logits, and how far another way to them may be off.
+
+    Half precision models are copied to float32, so that rounding (and experts that change with it) hides no fault. The
+    allowance is `whorl.testing.logits_and_budget`'s: four times the error against float64, plus a rounding.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        model = subject.host.model
+        half = torch.finfo(model.dtype).bits < 32
+        self.subject = subject
+        _need_memory(model, 12 if half else 8)
+        self.model = copy.deepcopy(model).float() if half else model
+        self.host = open_host(self.model)
+        table = subject.host.position_table
+        rows = TOKENS if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
+        self.length = min(TOKENS, subject.context or TOKENS, rows)
+        self.ids = self._ids()
+        self.logits = torch.cat([self(row) for row in self.ids.split(1)])  # alone, so that rows cannot mix in it
+        self.budget = self._budget()
+
+    @torch.no_grad()
+    def __call__(self, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        """Logits [batch, tokens, vocabulary], without a cache; the rotary module forgets the call."""
+        with undisturbed(*self.rotary):
+            return self._run(self.model, ids, **arguments).logits
+
+    @property
+    def rotary(self) -> list[Any]:
+        return [] if self.host.rotary is None else [self.host.rotary]
+
+    @torch.no_grad()
+    def in_one_state(self, ids: torch.Tensor, **arguments: Any) -> Any:
+        """The model's whole output; the call may leave its mark on the rotary module, as a user's does."""
+        return self._run(self.model, ids, **arguments)
+
+    def _run(self, model: Any, ids: torch.Tensor, **arguments: Any) -> Any:
+        if not self.subject.bidirectional:
+            arguments.setdefault("use_cache", False)
+        if getattr(self.subject.config, "type_vocab_size", 0):
+            arguments["token_type_ids"] = torch.zeros_like(ids)  # BERT looks them up by position otherwise
+        return model(ids, **arguments)
+
+    def _ids(self) -> torch.Tensor:
+        """Two rows of tokens: of the text where there is one, or else drawn at random. Never a special one."""
+        config, text = self.subject.config, self.subject.text
+        device = self.model.get_input_embeddings().weight.device
+        if text is not None and text.shape[0] > 1 and text.shape[1] >= self.length:
+            return text[:2, : self.length].contiguous().to(device)
+        special = {v for k, v in vars(config).items() if k.endswith("_token_id") and isinstance(v, int)}
+        ordinary = torch.tensor([i for i in range(config.vocab_size) if i not in special])
+        drawn = torch.randint(len(ordinary), (2, self.length), generator=torch.Generator().manual_seed(0))
+        return ordinary[drawn].to(device)
+
+    def _budget(self) -> float:
+        largest = float(self.logits.abs().max())
+        rounding = torch.finfo(self.logits.dtype).eps * largest
+        try:
+            twin = copy.deepcopy(self.model).double()
+            with torch.no_grad():
+                truth = torch.cat([self._run(twin, row).logits for row in self.ids.split(1)])
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):  # experts without float64, devices without
+            return ROUNDINGS * rounding
+        if truth.dtype != torch.float64:  # somebody's own forward, which the copy shares
+            return ROUNDINGS * rounding
+        return 4 * max_error(self.logits, truth) + rounding
+
+    def allowed(self, last_position: int) -> float:
+        """The allowance at other positions. Stock tables are float32 angles, off by position x 2^-24 radians, which
+        counts like a rounding of q and k of that size; whorl's own are exact."""
+        if self.subject.encoding is not None or self.subject.host.rotary is None:
+            return self.budget
+        fastest = max(
+            float(inv.max()) for r in self.subject.readings if (inv := inv_freq(self.host.rotary, r.label)) is not None
+        )
+        return self.budget * max(1.0, last_position * fastest * 2**-24 / FLOAT32)
+
+    @cached_property
+    def border(self) -> int | None:
+        """The position past which the stock frequencies are others (rope types dynamic and longrope), or None."""
+        for settings in self.subject.rotary_settings:
+            if depends_on_length(settings):
+                return settings.get("original_max_position_embeddings") or self.subject.context
+        return None
+
+    def positions(self) -> torch.Tensor:
+        """[1, tokens]: from 0 on, or across the border where there is one, so that what changes there is seen."""
+        start = 0 if self.border is None else max(0, self.border - self.length // 2)
+        return start + torch.arange(self.length, device=self.ids.device)[None]
+
+
+def _need_memory(model: Any, bytes_per_parameter: int) -> None:
+    """Raises NotApplicable where the copies would not fit."""
+    needed = bytes_per_parameter * sum(p.numel() for p in model.parameters())
+    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else _available()
+    if needed > 0.9 * free:
+        raise NotApplicable(f"copies in higher precision need {needed / 2**30:.1f} GiB, of {free / 2**30:.1f} free")
+
+
+def _available() -> float:
+    """Bytes of memory that are free or can be freed; infinite where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")
+
+
+@contextmanager
+def openable(model: Any) -> Iterator[None]:
+    """While the seams are looked for, buffers that hold no frequencies hold zeros: a spectrum refuses NaN."""
+    kept = []
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and not buffer.is_meta and not usable(buffer):
+            kept.append((buffer, buffer.clone()))
+            buffer.zero_()
+    try:
+        yield
+    finally:
+        for buffer, values in kept:
+            buffer.copy_(values)
