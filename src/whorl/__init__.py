@@ -48,6 +48,7 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from whorl.attaching import attach, attached, detach
     from whorl.comparison import compare
+    from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
     from whorl.encodings.frequencies import Frequencies
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
-    from whorl.diagnosis import Diagnosis, doctor
     from whorl.inspection import Inspection, inspect
     from whorl.reading import encoding_of
     from whorl.saving import load
