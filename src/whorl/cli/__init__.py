@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from whorl.cli import compare, convert, doctor, extend, inspect_, list_, spectrum
+from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
 
 app = typer.Typer(
     name="whorl",
@@ -24,6 +24,7 @@ app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("inspect", epilog=inspect_.EPILOG)(inspect_.inspect)
 app.command("extend", epilog=extend.EPILOG)(extend.extend)
 app.command("convert", epilog=convert.EPILOG)(convert.convert)
+app.command("export", epilog=export.EPILOG)(export.export)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("spectrum", epilog=spectrum.EPILOG)(spectrum.spectrum)
 app.command("list")(list_.list_encodings)
