@@ -53,6 +53,9 @@ def extend(
     ] = 0,
     learning_rate: Annotated[float, typer.Option(help="The tuning's peak learning rate.")] = 2e-4,
     batch_size: Annotated[int, typer.Option(help="Sequences per step of the tuning.")] = 8,
+    needle: Annotated[
+        bool, typer.Option("--needle", help="Ask for a number stated far back, by depth and length.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Make a rotary checkpoint read a longer context, without training; measured on text before and after.
@@ -64,7 +67,8 @@ def extend(
     console = Console(highlight=False, soft_wrap=True)
     best, tried, how = run_extend(
         model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune,
-        lora=lora, learning_rate=learning_rate, batch_size=batch_size, out=out, force=force,
+        lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
+        force=force,
         say=lambda name: console.print(f"measured: {name}"),
     )  # fmt: skip
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
@@ -75,6 +79,18 @@ def extend(
             f"{one.past - tried[0].past:+.3f}", style=style,
         )  # fmt: skip
     console.print(table)
+    if needle:
+        _say_needle(console, out)
     console.print(f"kept: [bold]{best.method}[/] ({best.encoding}); {out} loads in {how}")
     if best.method.startswith("window"):
         console.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
+
+
+def _say_needle(console: Console, out: Path) -> None:
+    import json
+
+    table = Table("tokens", "depth", "found", "loss", "a guess", "entropy", title="the needle", title_justify="left")
+    for row in json.loads((out / "extension.json").read_text())["needle"]:
+        numbers = (f"{row[key]:.2f}" for key in ("loss", "without", "entropy"))
+        table.add_row(f"{row['length']:,}", f"{row['depth']:.0%}", f"{row['found']:.0%}", *numbers)
+    console.print(table)

@@ -33,6 +33,7 @@ def run_extend(
     lora: int = 0,
     learning_rate: float = 2e-4,
     batch_size: int = 8,
+    needle: bool = False,
     out: Path,
     force: bool = False,
     say: Say = lambda line: None,
@@ -41,6 +42,8 @@ def run_extend(
 
     tune  tokens of training at the new length, after the method without training; with `lora`, of adapters of that rank
           (through peft), merged at the end. Its losses are then those of the method "NAME, tuned".
+    needle  also asks for a number stated far back (see `needle`), at the training length and the new one, in
+          extension.json under "needle".
     Raises ValueError for what does not fit, before anything is written.
     """
     refuse_existing(out, force)
@@ -78,6 +81,11 @@ def run_extend(
             {"method": t.method, "encoding": str(t.encoding), "in_range": t.in_range, "past": t.past} for t in tried
         ],
     }
+    if needle:
+        from whorl.conversion.needle import DEPTHS, retrieval
+
+        say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
+        facts["needle"] = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
     how = extending.save(model, out, tokenizer, to, facts, force)
     write_atomically(out / "loss.png", figure(tried, best, limit))
     return best, tried, how

@@ -1,0 +1,97 @@
+"""Needle retrieval by depth and length, with the entropy of attention beside it (2406.13282, section 4).
+
+A number is stated once in a text, at some depth, and asked for at its end. Perplexity on ordinary text says little
+about whether far context is used; this does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.comparison.tasks.language import token_losses
+from whorl.hosts import open_host
+from whorl.inspection import measures
+from whorl.inspection.watching import Attended, watching
+
+STATED = "\nThe secret number of {name} is {number}.\n"
+ASKED = "\nThe secret number of {name} is"
+NAMES = ("Berlin", "Nairobi", "Lima", "Oslo", "Hanoi", "Quito", "Cairo", "Turin")
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def prompt(
+    tokenizer: Any, filler: Sequence[int], length: int, depth: float, seed: int, stated: bool = True
+) -> tuple[torch.Tensor, int]:
+    """Token ids [length] that end with the number asked for, and how many of them are that number.
+
+    depth: where the number is stated: 0 at the beginning of the filler, 1 just before the question. Without `stated`
+    its place is filled with more text. Raises ValueError for a length that does not hold statement and question.
+    """
+    random = np.random.default_rng(seed)
+    facts = {"name": NAMES[seed % len(NAMES)], "number": int(random.integers(10_000, 100_000))}
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    answer = ids(f" {facts['number']}")
+    question, needle = ids(ASKED.format(**facts)), ids(STATED.format(**facts)) if stated else []
+    first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    room = length - len(first) - len(needle) - len(question) - len(answer)
+    if room < 0 or len(filler) < room:
+        raise ValueError(
+            f"{length} tokens do not hold a statement and a question of {length - room} tokens in {len(filler)} of "
+            "text; give a longer length or text"
+        )
+    start = int(random.integers(len(filler) - room + 1))
+    text = list(filler[start : start + room])
+    at = round(depth * room)
+    return torch.tensor([*first, *text[:at], *needle, *text[at:], *question, *answer]), len(answer)
+
+
+@torch.no_grad()
+def retrieval(
+    model: Any,
+    tokenizer: Any,
+    filler: Sequence[int],
+    lengths: Sequence[int],
+    depths: Sequence[float] = DEPTHS,
+    trials: int = 8,
+    advance: Callable[[], None] = lambda: None,
+) -> list[dict[str, float]]:
+    """One row per length and depth, means over `trials` numbers.
+
+    found    the share whose every token is the model's first choice
+    loss     nats per token of the number
+    without  the same where the number is not stated: what a guess costs; a loss near it means nothing was retrieved
+    entropy  of attention at the tokens of the answer, nats, mean over layers and heads
+    """
+    inner = open_host(model).model
+    inner.eval()
+    rows = []
+    for length in lengths:
+        for depth in depths:
+            sums = {"found": 0.0, "loss": 0.0, "without": 0.0, "entropy": 0.0}
+            for trial in range(trials):
+                ids, answer = prompt(tokenizer, filler, length, depth, trial)
+                entropies: list[float] = []
+
+                def watch(attended: Attended, answer: int = answer, entropies: list[float] = entropies) -> None:
+                    entropy = measures.softmax(attended, 0).entropy[:, -answer - 1 : -1]
+                    entropies.append(float(entropy.mean()))
+
+                with watching(model, watch):
+                    logits = inner(input_ids=ids[None].to(inner.device), use_cache=False).logits.cpu()
+                chosen = logits[0, -answer - 1 : -1].argmax(-1)
+                sums["found"] += float((chosen == ids[-answer:]).all())
+                sums["loss"] += float(token_losses(logits, ids[None])[0, -answer:].mean())
+                sums["entropy"] += float(np.mean(entropies))
+                blank, _ = prompt(tokenizer, filler, length, depth, trial, stated=False)
+                logits = inner(input_ids=blank[None].to(inner.device), use_cache=False).logits.cpu()
+                sums["without"] += float(token_losses(logits, blank[None])[0, -answer:].mean())
+            rows.append({"length": length, "depth": depth} | {k: v / trials for k, v in sums.items()})
+            advance()
+    return rows
