@@ -791,3 +791,10 @@ def test_every_check_is_planted_and_documented() -> None:
     for check in CHECKS:
         assert f"| `{check.name}` |" in page, f"docs/doctor.md lacks {check.name}"
     assert len(PLANTED) >= 15
+
+
+def test_frequencies_that_go_by_each_query_are_healthy() -> None:
+    """whorl's dynamic NTK depends on the query's own position, so that cache and batch pass and shift is not asked."""
+    found = doctor(whorl.attach(tiny_model("llama").eval(), "rope~dynamic-ntk:factor=4,original=16"))
+    assert found["shift"].status == "n/a"
+    assert found["cache"].status == found["batch"].status == "pass"

@@ -98,17 +98,13 @@ def test_a_base_stretched_by_alpha_is_named_by_its_base() -> None:
     assert encoding.base == pytest.approx(1e4 * 1000 ** (16 / 14), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [rope("dynamic", factor=2.0), rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=2.0)],
-    ids=["dynamic", "longrope"],
-)
-def test_a_spectrum_that_depends_on_the_length_is_not_read_as_if_it_did_not(settings: dict) -> None:
-    model = tiny_model("llama", **settings)
-    with pytest.raises(ValueError, match="depends on the length of its input"):
-        whorl.encoding_of(model)
-    whorl.attach(model, "rope")
-    assert str(whorl.encoding_of(model)) == "rope"
+def test_a_spectrum_that_depends_on_the_length_is_read_as_one_that_does() -> None:
+    """What attaching it means is in test_length_dependent.py."""
+    lists = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    assert own("llama", **rope("dynamic", factor=2.0)) == "rope~dynamic-ntk:factor=2,original=64"
+    assert whorl.encoding_of(tiny_model("llama", **rope("longrope", factor=2.0, **lists))) == whorl.parse(
+        "rope~longrope:short_factor=1@1@1@1@1@1@1@1,long_factor=4@4@4@4@4@4@4@4,factor=2,original=64"
+    )
 
 
 def test_rounded_buffers_are_named_by_what_was_meant() -> None:

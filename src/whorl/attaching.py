@@ -7,57 +7,124 @@ attention modules   an instance `forward`: the class's own code, with its rotati
 position table      an instance `forward` that gives the new encoding's vectors, or zeros
 first layer         a forward pre-hook that adds an encoding to the embedding, where the host has no table
 base model          a submodule `whorl` that holds the encoding and its learned parameters
-attention interface "whorl", where logits are biased, or q and k turned in a layer without a rotation of its own
+attention interface "whorl", where logits are biased, or q and k turned late: in a layer without a rotation of its own,
+                    and where a spectrum depends on the length of the context
 model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that says
                     it: PEFT writes that into adapters, so that a stock load of their base fails by that name
 
 Everything that a forward needs is read from its arguments and from `self`, never from a closure, so that
 `copy.deepcopy`, gradient checkpointing and several models in one process are safe.
+
+A spectrum that depends on the length (dynamic NTK, LongRoPE) goes by the query's own position p, whose context is the
+p + 1 tokens up to it. Keys stay unturned in the cache, and are turned for each distinct spectrum among the queries. So
+cached decoding equals a full forward, and a row of a batch does not depend on a longer one. Stock means something else:
+the longest row of a batch sets the spectrum for all, and keys in the cache stay turned by that of the moment they came.
+The two agree where no row is longer than the original length.
 """
 
 from __future__ import annotations
 
 import copy
+import dis
 import inspect
 import sys
 import types
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 
-from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Spectrum, parse
+from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum, parse
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, open_host
 from whorl.ops import Tables, Visible, biased_attention, choose, rotate, rotation_tables
 
 INTERFACE = "whorl"
-KEPT = 1 << 22  # entries of a mask's blocks that are kept for the layers that share it
+KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
 
 
 class Turns:
     """What the rotary module hands to the layers in place of (cos, sin): positions, and tables per distinct spectrum.
 
-    Hosts that move (cos, sin) to a device or slice them along the tokens do the same to this.
+    Hosts that move (cos, sin) to a device or slice them along the tokens do the same to this. `contexts` is for the
+    layers whose spectrum depends on the length.
     """
 
     def __init__(self, positions: torch.Tensor, tables: tuple[Tables, ...]) -> None:
         self.positions = positions
         self.tables = tables
+        self.contexts = Contexts(positions)
 
     def to(self, device: Any, **_: Any) -> Turns:
-        return Turns(self.positions.to(device), tuple(t.to(device) for t in self.tables))
+        moved = Turns(self.positions.to(device), tuple(t.to(device) for t in self.tables))
+        if moved.positions is self.positions:
+            moved.contexts = self.contexts
+        return moved
 
     def __getitem__(self, index: tuple[Any, ...]) -> Turns:
         batch, tokens, *_ = index
         tables = (t._replace(cos=t.cos[batch, tokens], sin=t.sin[batch, tokens]) for t in self.tables)
         return Turns(self.positions[batch, tokens], tuple(tables))
+
+
+class SameSpectrum(NamedTuple):
+    """Queries that are scored under one spectrum; all of them lie in first .. last - 1."""
+
+    spectrum: Spectrum
+    mine: torch.Tensor  # [batch or 1, last - first]: which of these they are
+    first: int
+    last: int
+
+
+class Contexts:
+    """The spectra of one forward's queries, each of which goes by its own position, and what layers share of them."""
+
+    def __init__(self, positions: torch.Tensor) -> None:
+        self.positions = positions
+        self.queries: dict[tuple[Scaled, int], list[SameSpectrum]] = {}
+        self.tables: list[tuple[Spectrum, torch.Tensor, Tables]] = []
+
+    def of(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
+        """The distinct spectra of these queries: those at position p see a context of p + 1 tokens."""
+        if (encoding, head_dim) not in self.queries:
+            scaling = next(scaling for scaling in encoding.settled if scaling.length_dependent)
+            contexts = self.positions.clamp(min=0) + 1  # OPT gives padding the position -1
+            lengths = contexts.unique().tolist()
+            found = []
+            while lengths:
+                shortest, longest = lengths[0], scaling.same_up_to(lengths[0])
+                mine = (contexts >= shortest) & (contexts <= longest)
+                at = mine.any(0).nonzero()
+                first, last = int(at[0]), int(at[-1]) + 1
+                spectrum = encoding.spectrum_at(head_dim, shortest)
+                found.append(SameSpectrum(spectrum, mine[:, first:last].clone(), first, last))
+                lengths = lengths[bisect_right(lengths, longest) :]
+            self.queries[encoding, head_dim] = found
+        return self.queries[encoding, head_dim]
+
+    def tables_of(self, spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype) -> Tables:
+        """`rotation_tables`, kept for the layers that ask for the same; the oldest go first."""
+        made = torch.float64 if dtype == torch.float64 else torch.float32
+        for known, at, tables in self.tables:
+            if known == spectrum and tables.cos.dtype == made and _same(at, positions):
+                return tables
+        tables = rotation_tables(spectrum, positions, dtype)
+        self.tables.append((spectrum, positions, tables))
+        while len(self.tables) > 1 and sum(t.cos.numel() for _, _, t in self.tables) > KEPT:
+            self.tables.pop(0)
+        return tables
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
 
 
 class LayerTables(NamedTuple):
@@ -75,8 +142,10 @@ class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
 
     table: int  # which of the rotary module's tables (of this layer's type, where it goes by type) is this layer's
-    spectrum: Spectrum  # what this layer's q and k are turned by
-    late: bool  # turned inside the attention interface, keys unturned in the cache: the host has no rotation here
+    spectrum: Spectrum  # what this layer's q and k are turned by; where that depends on the length, up to the original
+    scaled: Scaled | None  # the encoding that says the spectrum of each context, where that depends on its length
+    late: bool  # turned inside the attention interface, keys unturned in the cache: so are `scaled` layers, and those
+    # in which the host has no rotation
     layout: str
     call: str  # how the host's code takes the tables: see `whorl.hosts.Rotation`
     biases: tuple[nn.Module, ...]
@@ -124,7 +193,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
 
     Raises ValueError, with the model unchanged, for a model without a known seam, sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, or a module
-    whose `forward` somebody else has replaced.
+    whose `forward` somebody else has replaced; and for a spectrum that depends on the length, on an encoder and where
+    the host cannot be turned late (falcon; hunyuan, which normalises q and k after it has turned them).
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
@@ -142,6 +212,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
         detach(model)
     elif not host.known:
         _prove(host)
+        if any(seam.scaled is not None for seam in plan.layers):
+            _prove(host, late=True)
     _carry_out(host, encoding, plan)
     _forget_compiled()
     return model
@@ -208,6 +280,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
         spectrum = Spectrum((), shape.head_dim)
+        scaled: Scaled | None = None
         biases: list[nn.Module] = []
         for part in getattr(of_layer, "parts", (of_layer,)):
             if isinstance(part, Window) and _window_is_the_hosts(host, index, part):
@@ -223,22 +296,28 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
             for effect in effects:
                 if isinstance(effect, Rotate):
                     spectrum = effect.spectrum
+                    scaled = part if isinstance(part, Scaled) and part.length_dependent else None
                 elif isinstance(effect, Bias):
                     biases.append(effect.module)
                 elif isinstance(effect, Add):
                     add = effect.module
         if not host.turns[index] and host.rotary is not None and not isinstance(encoding, Layers):
-            spectrum = Spectrum((), shape.head_dim)  # the host declares this layer position-free
+            spectrum, scaled = Spectrum((), shape.head_dim), None  # the host declares this layer position-free
+        if scaled is not None:
+            _check_by_length(host, index, scaled)
+        late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
+        early = Spectrum((), shape.head_dim) if late else spectrum  # by the host's own rotation
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
-        if spectrum not in spectra:
-            spectra.append(spectrum)
+        if early not in spectra:
+            spectra.append(early)
         rotation = host.rotation
         attention: Any = type(host.attentions[index])
         seams.append(
             LayerSeam(
-                table=spectra.index(spectrum),
+                table=spectra.index(early),
                 spectrum=spectrum,
-                late=not host.turns[index] and bool(spectrum.turning),
+                scaled=scaled,
+                late=late,
                 layout="half" if rotation is None else rotation.layout,
                 call="pair" if rotation is None else rotation.call,
                 biases=tuple(biases),
@@ -270,17 +349,54 @@ def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:
     return window.size == own
 
 
+def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
+    """Raises ValueError where a layer cannot have a spectrum that depends on the length of the context."""
+    shape, attention, name = host.shapes[index], host.attentions[index], type(host.model).__name__
+    code: Any = type(attention)
+    spectrum = scaled.spectrum_at(shape.head_dim, 1)  # says what is missing
+    fixed = f"try a scaling that is the same at every length, as {scaled.inner}~ntk:factor=4"
+    if shape.bidirectional:
+        raise ValueError(
+            f"{scaled} goes by the tokens up to a query's own, and {name} attends in both directions; {fixed}"
+        )
+    if host.biases == "mask":
+        raise ValueError(
+            f"{scaled} depends on the length, so q and k must be turned in transformers' attention interface, which "
+            f"{name} does not use; {fixed}"
+        )
+    norms = () if host.rotary is None else _normalised_after(code, host.host.rotate)
+    modules = [m for name in norms if isinstance(m := getattr(attention, name, None), nn.Module)]
+    # One without weights keeps its hands off the angles, and takes an amplitude away again.
+    if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in modules):
+        raise ValueError(
+            f"{scaled} depends on the length, so q and k must be turned last of all, and layer {index} of {name} "
+            f"normalises them after its own rotation; {fixed}"
+        )
+
+
+@cache
+def _normalised_after(attention: Any, rotate: str) -> tuple[str, ...]:
+    """The norms (by name, those of values left out) that an attention's code reads after its last call of `rotate`."""
+    names = [i.argval for i in dis.get_instructions(inspect.unwrap(attention.forward)) if isinstance(i.argval, str)]
+    after = names[len(names) - names[::-1].index(rotate) :]
+    return tuple(name for name in after if "norm" in name and not name.startswith("v"))
+
+
 def _check_shared_keys(host: OpenHost, seams: list[LayerSeam]) -> None:
     """A layer that reuses the keys of an earlier one (Gemma 4) must turn its queries as that one turned its keys."""
     keys: dict[str, int] = {}
     for index, (attention, layer_type) in enumerate(zip(host.attentions, host.layer_types, strict=True)):
         if not getattr(attention, "is_kv_shared_layer", False):
             keys[layer_type] = index
-        elif seams[index].spectrum != seams[keys[layer_type]].spectrum:
+        elif _turning(seams[index]) != _turning(seams[keys[layer_type]]):
             raise ValueError(
                 f"layer {index} of {type(host.model).__name__} reuses the keys of layer {keys[layer_type]} "
                 "(num_kv_shared_layers), so both must turn alike; give layers of one type the same rotary encoding"
             )
+
+
+def _turning(seam: LayerSeam) -> tuple[Any, ...]:
+    return seam.spectrum, seam.scaled, seam.late
 
 
 @torch.no_grad()
@@ -386,8 +502,10 @@ def _forget_compiled() -> None:
 
 
 @torch.no_grad()
-def _prove(host: OpenHost) -> None:
+def _prove(host: OpenHost, late: bool = False) -> None:
     """For a family that no test covers: attaching what it has must leave the logits of a few tokens as they were.
+
+    late: turned in the attention interface, as a spectrum that depends on the length must be.
 
     Raises ValueError, with the model unchanged, when the seams that were found do not carry the host's own encoding.
     """
@@ -407,6 +525,8 @@ def _prove(host: OpenHost) -> None:
         plan = layer_plan(host, own)
         for index, seam in enumerate(plan.layers):
             seam.forward = _watched(host, index, turned.add)
+        if late:
+            _turn_late(plan)
         _carry_out(host, own, plan)
         moved = float((model(tokens, use_cache=False)[0].float() - stock).abs().max())
         scale = float(stock.abs().max())
@@ -424,9 +544,18 @@ def _prove(host: OpenHost) -> None:
     if finding is not None:
         raise ValueError(
             f"no known seam in model type {model.config.model_type!r}: {type(model).__name__} looks like a family that "
-            f"whorl knows, but with its own encoding attached {finding}. "
+            f"whorl knows, but with its own encoding attached{' to its attention interface' * late} {finding}. "
             "CONTRIBUTING.md, 'add a host', says how to add a family"
         )
+
+
+def _turn_late(plan: Plan) -> None:
+    """Changes a plan so that what the host's own rotation would turn is turned in the attention interface."""
+    for spectra in plan.spectra.values():
+        spectra[:] = [Spectrum((), spectrum.head_dim) for spectrum in spectra]
+    for seam in plan.layers:
+        seam.late, seam.in_interface = bool(seam.spectrum.turning), True
+    plan.needs_interface = True
 
 
 # The functions below run in a forward. Each is bound to one module and reads its state from there.
@@ -453,6 +582,8 @@ def _attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         )
     elif seam.in_interface:
         kwargs["whorl_positions"] = turns.positions
+        if seam.scaled is not None:
+            kwargs["whorl_contexts"] = turns.contexts
     assert seam.forward is not None
     return seam.forward(self, *args, **kwargs)
 
@@ -567,6 +698,7 @@ class HostMask(Visible, FlexBlockMask):
         kept = {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
         self.make, self.how = make, {**how, **kept}
         self.made: dict[tuple[int, ...], torch.Tensor] = {}
+        self.kinds_of_parts: dict[tuple[int, int, int], dict[tuple[int, ...], str]] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -605,6 +737,12 @@ class HostMask(Visible, FlexBlockMask):
         how = {**self.how, "q_length": stop - start, "q_offset": self.how.get("q_offset", 0) + start}
         return HostMask(self.make, how)
 
+    def part(self, first: int, last: int, keys: int) -> Part:
+        """Of the queries first .. last - 1 and the first `keys` keys."""
+        part = Part(self, first, last, keys)
+        part.kinds = self.kinds_of_parts.setdefault((first, last, keys), part.kinds)
+        return part
+
     def to(self, *_: Any, **__: Any) -> HostMask:
         return self
 
@@ -613,6 +751,21 @@ class HostMask(Visible, FlexBlockMask):
 
     def __repr__(self) -> str:
         return f"HostMask{self.shape}"
+
+
+class Part(Visible):
+    """A mask of some of the queries and the first keys, whose blocks are the whole's."""
+
+    def __init__(self, whole: HostMask, first: int, last: int, keys: int) -> None:
+        super().__init__(last - first, keys)
+        self.whole, self.first = whole, first
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        return self.whole.block(self.first + q0, self.first + q1, k0, k1)
+
+    def mod(self) -> Callable[..., torch.Tensor]:
+        seen, first = self.whole.mod(), self.first
+        return lambda b, h, i, j: seen(b, h, i + first, j)
 
 
 @cache
@@ -648,15 +801,48 @@ def _attention_interface(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
         )
-    arguments = attention_arguments(module, query, key, value, attention_mask, **kwargs)
+    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
     dense = (
         seam.attention == "reference" or output_attentions or any(isinstance(b, _Given) for b in arguments["biases"])
     )
-    output, weights = biased_attention(**arguments, dropout=dropout, impl="reference" if dense else seam.attention)
+    how: dict[str, Any] = {"dropout": dropout, "impl": "reference" if dense else seam.attention}
+    if seam.scaled is not None:
+        output, weights = _by_context(seam, arguments, kwargs.get("whorl_contexts"), how)
+    else:
+        output, weights = biased_attention(**_turned(seam, arguments), **how)
     return output.transpose(1, 2).contiguous(), weights
 
 
 def attention_arguments(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | HostMask | None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """What a host hands to its attention function, as arguments of `biased_attention`, with what is attached to it.
+
+    Raises ValueError where queries have spectra of their own, which no one q and k can show.
+    """
+    seam: LayerSeam | None = module.__dict__.get("whorl_seam")
+    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
+    if seam is None:
+        return arguments
+    if seam.scaled is None:
+        return _turned(seam, arguments)
+    contexts = kwargs.get("whorl_contexts") or Contexts(arguments["query_positions"])
+    first, *others = contexts.of(seam.scaled, seam.spectrum.head_dim)
+    if others:
+        raise ValueError(
+            f"{seam.scaled} turns these keys by {1 + len(others)} spectra, for contexts of different lengths, and here "
+            f"one q and k are read; give windows of at most {first.last} tokens, or attach an encoding that is the "
+            "same at every length"
+        )
+    return _turned(seam, arguments, first.spectrum, contexts)
+
+
+def _unturned(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -669,7 +855,7 @@ def attention_arguments(
     whorl_positions: torch.Tensor | None = None,
     **__: Any,
 ) -> dict[str, Any]:
-    """What a host hands to its attention function, as arguments of `biased_attention`, with what is attached to it."""
+    """The arguments of `biased_attention`, before q and k are turned in a layer that is turned late."""
     seam: LayerSeam | None = module.__dict__.get("whorl_seam")
     if whorl_positions is not None:
         position_ids = whorl_positions
@@ -682,23 +868,96 @@ def attention_arguments(
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         biases.append(_Given(attention_mask))
         mask, visible = None, attention_mask >= 0
-    keys_at = _key_positions(position_ids, visible, key.shape[2])
-    if seam is not None and seam.late:
-        how: Any = {"layout": seam.layout, "impl": seam.impl}
-        query, _ = rotate(query, None, rotation_tables(seam.spectrum, position_ids, query.dtype), **how)
-        key, _ = rotate(key, None, rotation_tables(seam.spectrum, keys_at, key.dtype), **how)
     return {
         "q": query,
         "k": key,
         "v": value,
         "biases": biases,
         "query_positions": position_ids,
-        "key_positions": keys_at,
+        "key_positions": _key_positions(position_ids, visible, key.shape[2]),
         "mask": mask,
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
         "softcap": softcap,
         "sinks": s_aux,
     }
+
+
+def _turned(
+    seam: LayerSeam, arguments: dict[str, Any], spectrum: Spectrum | None = None, contexts: Contexts | None = None
+) -> dict[str, Any]:
+    """The same with q and k turned, where this layer is turned late; by its own spectrum, or another."""
+    if not seam.late:
+        return arguments
+    make = rotation_tables if contexts is None else contexts.tables_of
+    turned = {}
+    for x, positions in (("q", "query_positions"), ("k", "key_positions")):
+        tables = make(spectrum or seam.spectrum, arguments[positions], arguments[x].dtype)
+        turned[x], _ = rotate(arguments[x], None, tables, layout=seam.layout, impl=seam.impl)
+    return {**arguments, **turned}
+
+
+@torch.compiler.disable  # how many spectra there are depends on the positions' values
+def _by_context(
+    seam: LayerSeam, arguments: dict[str, Any], contexts: Contexts | None, how: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention in which every query, and all the keys that it sees, are turned by the spectrum of its own context.
+
+    For each distinct spectrum: the smallest slice of queries that has all of its own, and keys up to the last of them.
+    """
+    assert seam.scaled is not None
+    queries, keys = arguments["q"].shape[2], arguments["k"].shape[2]
+    contexts = contexts or Contexts(arguments["query_positions"])
+    outputs, weights = [], []
+    for same in contexts.of(seam.scaled, seam.spectrum.head_dim):
+        part = arguments if same.last - same.first == queries else _part(arguments, same.first, same.last)
+        output, weight = biased_attention(**_turned(seam, part, same.spectrum, contexts), **how)
+        outputs.append((same, output))
+        if weight is not None:
+            weights.append((same, nn.functional.pad(weight, (0, keys - weight.shape[-1]))))
+    return _joined(outputs), _joined(weights) if weights else None
+
+
+def _part(arguments: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """The arguments for the queries first .. last - 1 alone, and for the keys that a causal host lets them see."""
+    mask, keys = arguments["mask"], arguments["k"].shape[2]
+    if isinstance(mask, HostMask):  # one of the caller's own may do as it likes
+        keys -= arguments["q"].shape[2] - last  # a static cache has empty slots, and then this is more than enough
+        mask = mask.part(first, last, keys)
+    elif mask is not None:
+        mask = _of_queries(mask, first, last)
+    biases = [_Given(_of_queries(b.mask, first, last)) if isinstance(b, _Given) else b for b in arguments["biases"]]
+    return {
+        **arguments,
+        "q": arguments["q"][:, :, first:last],
+        "k": arguments["k"][:, :, :keys],
+        "v": arguments["v"][:, :, :keys],
+        "query_positions": arguments["query_positions"][:, first:last],
+        "key_positions": arguments["key_positions"][:, :keys],
+        "mask": mask,
+        "biases": biases,
+    }
+
+
+def _of_queries(mask: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    return mask[:, :, first:last] if mask.shape[2] > 1 else mask
+
+
+def _joined(parts: list[tuple[SameSpectrum, torch.Tensor]]) -> torch.Tensor:
+    """[batch, heads, queries, ...] from parts that each hold a slice of the queries, of which some are theirs."""
+    if len(parts) == 1:
+        return parts[0][1]
+    borders = sorted({border for same, _ in parts for border in (same.first, same.last)})
+    pieces = []
+    for start, end in pairwise(borders):
+        piece: torch.Tensor | None = None
+        for same, x in parts:
+            if same.first <= start and end <= same.last:
+                at = slice(start - same.first, end - same.first)
+                here, mine = x[:, :, at], same.mine[:, None, at, None]
+                piece = here if piece is None else torch.where(mine, here, piece)
+        assert piece is not None
+        pieces.append(piece)
+    return torch.cat(pieces, 2)
 
 
 class _Given(nn.Module):

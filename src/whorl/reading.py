@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from whorl.attaching import attached, layer_plan
@@ -12,6 +13,8 @@ from whorl.encodings.nope import NoPE
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.scalings import from_stock
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 
@@ -25,8 +28,12 @@ def encoding_of(model: Any) -> Encoding:
     partial width and windows, and the layers that it does not turn, as `Layers` where they differ. A spectrum that no
     named encoding gives (Llama 3's scaling, YaRN) is a plain `Frequencies`.
 
-    Raises ValueError for a model without a known seam, and for a spectrum that depends on the length of the input
-    (rope_type dynamic, or longrope with two lists).
+    Where the spectrum depends on the length (rope_type dynamic, or longrope with two lists) it is a `Scaled` with the
+    config's settings, and attaching that changes what the model does past the original length: whorl goes by each
+    query's own context, stock by the longest row (see `whorl.attaching`).
+
+    Raises ValueError for a model without a known seam, and for length-dependent settings that no scaling says, or that
+    were changed after the model was built.
 
     >>> whorl.encoding_of(AutoModelForCausalLM.from_pretrained("path/to/a/gpt-neox"))
     PartialRoPE(fraction=0.25, base=10000.0)
@@ -41,15 +48,12 @@ def encoding_of(model: Any) -> Encoding:
 def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
     """What the host itself does, whatever is attached to it. Raises as `encoding_of` does.
 
-    Without `at_any_length`, a spectrum that depends on the length is read as it is now.
+    Without `at_any_length`, a spectrum that depends on the length is read as it is now, as if it did not.
     """
     if host.rotary is None:
         rows = host.position_table.weight.shape[0] - getattr(host.position_table, "offset", 0)
         return Learned(max_positions=rows)
-    if at_any_length and host.rotary is not None:
-        for layer_type in set(host.layer_types):
-            _refuse_length_dependent(host, layer_type)
-    rules = [_with_window(_rotary(host, i), host.windows[i]) for i in range(len(host.attentions))]
+    rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]
     if len(set(rules)) == 1:
         return rules[0]
     by_type = dict(zip(host.layer_types, rules, strict=True))
@@ -62,7 +66,10 @@ def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
 def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
     """Whether two encodings turn every layer of a host alike, to the precision of stock float32 tables."""
     layers = zip(layer_plan(host, a).layers, layer_plan(host, b).layers, strict=True)
-    return all(same_spectrum(in_stock_terms(host, x.spectrum), in_stock_terms(host, y.spectrum)) for x, y in layers)
+    return all(
+        x.scaled == y.scaled and same_spectrum(in_stock_terms(host, x.spectrum), in_stock_terms(host, y.spectrum))
+        for x, y in layers
+    )
 
 
 def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
@@ -96,7 +103,7 @@ def _recorded(host: OpenHost) -> Encoding | None:
     return encoding if same_rotations(host, stock_encoding(host), encoding) else None
 
 
-def _rotary(host: OpenHost, index: int) -> Encoding:
+def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     """One layer's own rotary encoding, by the simplest name that gives its frequencies."""
     if not host.turns[index]:
         return NoPE()
@@ -105,13 +112,13 @@ def _rotary(host: OpenHost, index: int) -> Encoding:
     if spectrum is None:
         return NoPE()
     settings = _settings(host, layer_type)
+    if at_any_length and length_dependent(settings):
+        return _scaled(host, index, spectrum)
     width, pairs = spectrum.width, len(spectrum.frequencies)
     turning = len(spectrum.turning)
     if turning == 0:
         return NoPE()
-    # model.to(bfloat16) rounds the buffers; what the host meant is what is named.
-    buffer = next(b for name, b in host.rotary.named_buffers() if name.endswith("inv_freq"))
-    precision = {2: 2**-7}.get(buffer.element_size(), 2e-6)
+    precision = _precision(host)
     bases = [settings.get("rope_theta")]
     if pairs > 1 and turning > 1:
         bases.append(float((spectrum.frequencies[1] / spectrum.frequencies[0]) ** (-width / 2)))
@@ -146,14 +153,34 @@ def _settings(host: OpenHost, layer_type: str) -> dict[str, Any]:
     return (settings.get(layer_type) if layer_type in settings else settings) or {}
 
 
-def _refuse_length_dependent(host: OpenHost, layer_type: str) -> None:
-    settings = _settings(host, layer_type)
+def _precision(host: OpenHost) -> float:
+    """model.to(bfloat16) rounds the buffers; what the host meant is what is named."""
+    buffer = next(b for name, b in host.rotary.named_buffers() if name.endswith("inv_freq"))
+    return {2: 2**-7}.get(buffer.element_size(), 2e-6)
+
+
+def length_dependent(settings: dict[str, Any]) -> bool:
+    """Whether stock's frequencies under these settings (of one layer type) depend on the length of the input."""
     kind = settings.get("rope_type")
-    static = (kind == "dynamic" and bool(settings.get("alpha"))) or (
-        kind == "longrope" and settings.get("short_factor") == settings.get("long_factor")
-    )
-    if kind in ("dynamic", "longrope") and not static:
-        raise ValueError(
-            f"the spectrum of this {type(host.model).__name__} depends on the length of its input (rope_type "
-            f"{kind!r}), and no encoding of whorl says that yet; attach one that says what you want instead"
-        )
+    if kind == "dynamic":
+        return not settings.get("alpha")
+    return kind == "longrope" and settings.get("short_factor") != settings.get("long_factor")
+
+
+def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
+    """One layer's rotary encoding by its settings, which must give the frequencies that it was built with."""
+    layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
+    settings, config = _settings(host, layer_type), host.rotary.config
+    base = float(settings["rope_theta"])
+    inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(spectrum.width / head_dim, base)
+    encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
+    prefix = f"{layer_type}_" if hasattr(host.rotary, f"{layer_type}_inv_freq") else ""
+    built = getattr(host.rotary, f"{prefix}original_inv_freq")
+    if built.device.type != "meta":
+        own = replace(spectrum, frequencies=tuple(built.double().tolist()))
+        if not same_spectrum(encoding.spectrum(head_dim), own, _precision(host)):
+            raise ValueError(
+                f"the config of this {type(host.model).__name__} says {encoding}, and its rotary module was built with "
+                "other frequencies; load the model anew with the settings that you mean"
+            )
+    return encoding

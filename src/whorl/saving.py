@@ -26,7 +26,7 @@ from whorl.attaching import NAMED, attach, attached, layer_plan
 from whorl.encodings import Encoding, Spectrum, from_dict
 from whorl.encodings.learned import Learned
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, same_rotations, same_spectrum
+from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_rotations, same_spectrum
 
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
 GUARD = (
@@ -54,6 +54,12 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
     if host.rotary is None:
         return _as_table(host, encoding)
     plan = layer_plan(host, encoding)
+    scaled = next((seam.scaled for seam in plan.layers if seam.scaled is not None), None)
+    if scaled is not None:
+        return (
+            f"{_name(host)} turns a whole batch by the spectrum of its longest row, and leaves keys in its cache as "
+            f"they came; {scaled} goes by each query's own context, which past the original length is something else"
+        )
     if plan.add is not None:
         return f"{_name(host)} adds nothing to its embedding"
     if any(seam.biases for seam in plan.layers):
@@ -136,7 +142,8 @@ def _candidates(
 
 
 def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, attention: Any, spectrum: Spectrum) -> bool:
-    """Whether the stock rotary module, built from a config with these settings as a load would, has this spectrum."""
+    """Whether the stock rotary module, built from a config with these settings as a load would, has this spectrum, and
+    at every length."""
     try:
         with _quiet():
             config = type(host.rotary.config).from_dict(
@@ -146,6 +153,8 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
     except Exception:  # whatever stock code raises here, it would raise in a load
         return False
     read = config.rope_parameters.get(layer_type) if host.typed else config.rope_parameters
+    if length_dependent(read or {}):
+        return False
     if "rotary_ndims" in inspect.unwrap(type(attention).forward).__code__.co_names:  # slices by the config itself
         share = read.get("partial_rotary_factor", 1.0)
         if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:

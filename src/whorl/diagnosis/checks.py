@@ -124,7 +124,8 @@ CHECKS = (
         "cache",
         "Cached decoding equals a full forward",
         "generation reads keys that were turned under other frequencies or positions",
-        "with rope types dynamic and longrope, attach one fixed encoding for the length you run at (whorl.attach)",
+        "with rope types dynamic and longrope, whorl.attach(model, whorl.encoding_of(model)) goes by each query's own "
+        "position",
         running.cached,
     ),
     Check(

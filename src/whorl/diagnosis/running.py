@@ -134,6 +134,9 @@ def shift(subject: Subject) -> Answer:
     """All positions moved by a constant: only differences of positions count."""
     if subject.absolute:
         raise NotApplicable("positions are absolute: they are added to the embedding")
+    seams = (attention.__dict__.get("whorl_seam") for attention in subject.host.attentions)
+    if any(seam is not None and seam.scaled is not None for seam in seams):
+        raise NotApplicable("the frequencies go by each query's own position")
     r = subject.runs
     far = FAR
     if r.border is not None:

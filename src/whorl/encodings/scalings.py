@@ -47,6 +47,11 @@ class Scaling:
         """Whether `at` gives different spectra at different lengths."""
         return False
 
+    def same_up_to(self, length: int) -> float:
+        """The longest context with the spectrum that one of `length` tokens has; infinite where all longer ones do."""
+        require_positive_int("length", length, " tokens")
+        return math.inf
+
     def with_original(self, original: int) -> Scaling:
         """The same scaling with an unset original length filled in."""
         if getattr(self, "original", 0) is not None:
@@ -112,10 +117,14 @@ class DynamicNTK(Scaling):
     """NTK-aware by the current length l: past L, base b (s l/L - (s-1))^(d/(d-2)) (emozilla; arXiv 2309.00071).
 
     Up to L nothing changes, and `spectrum` gives that. Stock takes L from max_position_embeddings.
+
+    step: past L, l is rounded up to L plus a multiple of this many tokens, by default L / 4 (rounded down, at least 1),
+    so that a long text has few spectra; keys are turned anew for each. 1 is the formula as it stands, and stock's.
     """
 
     factor: float
     original: int | None = None
+    step: int | None = None
 
     name = "dynamic-ntk"
     title = "a base that grows with the current length, past the original one"
@@ -125,6 +134,8 @@ class DynamicNTK(Scaling):
     def __post_init__(self) -> None:
         _check_factor(self.factor)
         _check_original(self.original)
+        if self.step is not None:
+            require_positive_int("step", self.step, " tokens")
 
     @property
     def length_dependent(self) -> bool:
@@ -134,11 +145,16 @@ class DynamicNTK(Scaling):
         return spectrum
 
     def at(self, spectrum: Spectrum, length: int) -> Spectrum:
+        stated, original = self.same_up_to(length), _original(self)
+        if stated <= original:
+            return spectrum
+        return _with_base_grown(spectrum, self.factor * stated / original - (self.factor - 1), self.name)
+
+    def same_up_to(self, length: int) -> float:
         require_positive_int("length", length, " tokens")
         original = _original(self)
-        if length <= original:
-            return spectrum
-        return _with_base_grown(spectrum, self.factor * length / original - (self.factor - 1), self.name)
+        step = max(original // 4, 1) if self.step is None else self.step
+        return original + max(0, -(-(length - original) // step)) * step
 
 
 @dataclass(frozen=True)
@@ -309,6 +325,10 @@ class LongRoPE(Scaling):
     def at(self, spectrum: Spectrum, length: int) -> Spectrum:
         require_positive_int("length", length, " tokens")
         return self._divided(spectrum, "long_factor" if length > _original(self) else "short_factor")
+
+    def same_up_to(self, length: int) -> float:
+        require_positive_int("length", length, " tokens")
+        return _original(self) if self.length_dependent and length <= _original(self) else math.inf
 
     def _divided(self, spectrum: Spectrum, argument: str) -> Spectrum:
         factors = getattr(self, argument)
