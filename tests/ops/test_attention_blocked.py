@@ -206,7 +206,7 @@ def test_what_is_asked_for_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> No
     assert weights(dropout=0.1) is not None, "dropout is the reference's"
     with pytest.raises(ValueError, match="impl='blocked' has no dropout"):
         weights(impl="blocked", dropout=0.1)
-    with pytest.raises(ValueError, match="impl must be one of auto, reference, blocked, got 'flash'"):
+    with pytest.raises(ValueError, match="impl must be one of auto, reference, blocked, flex, got 'flash'"):
         weights(impl="flash")
     monkeypatch.setenv("WHORL_IMPL", "reference")
     assert weights() is not None
