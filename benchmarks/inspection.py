@@ -4,6 +4,7 @@
     frequencies           and pair norms, logits by distance and by pair through an FFT, the U-shape
     attention             and the streamed softmax: attention by distance, entropy, positional heads
     output_attentions     what is done today: eager attention that keeps every [tokens, tokens] matrix
+    TransformerLens       the same through its run_with_cache, where the package is installed
 
 A gate comes first: streamed numbers against those matrices, at 512 tokens. Peaks of memory are of processes of their
 own, above the model and its inputs. Rows go to benchmarks/results/inspection-cpu.csv.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernels import measured, resident, write
+from kernels import installed, measured, resident, write
 from transformers import LlamaConfig, LlamaModel
 
 from whorl.inspection.measures import curves, softmax
@@ -35,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--peak", nargs=2, metavar=("PROVIDER", "TOKENS"), help="(internal) one peak of memory")
     options = parser.parse_args()
     options.device = "cpu"
@@ -44,12 +46,12 @@ def main() -> None:
         return
     gate()
     rows = []
-    for tokens in LENGTHS:
+    for tokens in options.lengths:
         label = f"inspect {tokens}"
         rows += measured(label, providers(tokens), "forward", options.rounds, DEVICE)
     rows += measured("logits by distance 131072", distance(), "8 heads of 64", options.rounds, DEVICE)
     print("\nmemory above model and inputs")
-    for tokens in LENGTHS:
+    for tokens in options.lengths:
         for name in providers(tokens):
             command = [sys.executable, __file__, "--peak", name, str(tokens)]
             mib = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
@@ -91,7 +93,27 @@ def providers(tokens: int) -> dict[str, Callable[[], Any]]:
     }
     if tokens <= REACHABLE:
         found["output_attentions"] = matrices
+        if installed("transformer-lens"):
+            found["TransformerLens, run_with_cache"] = transformer_lens(model, ids)
     return found
+
+
+def transformer_lens(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
+    """Every activation, the matrices among them, as TransformerLens keeps them for a person to look at."""
+    from tempfile import mkdtemp
+
+    from transformer_lens import TransformerBridge
+    from transformers import LlamaForCausalLM
+
+    from whorl.comparison.corpus import train_tokenizer
+
+    folder = mkdtemp()
+    whole = LlamaForCausalLM(model.config).eval()
+    whole.save_pretrained(folder)
+    tokenizer = train_tokenizer(["a tokenizer is asked for"], 300)
+    tokenizer.save_pretrained(folder)
+    bridge = TransformerBridge.boot_transformers(folder, hf_model=whole, device="cpu", tokenizer=tokenizer)
+    return torch.no_grad()(lambda: bridge.run_with_cache(ids))
 
 
 def distance() -> dict[str, Callable[[], Any]]:
