@@ -105,13 +105,13 @@ def transformer_lens(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
     from transformer_lens import TransformerBridge
     from transformers import LlamaForCausalLM
 
-    from whorl.comparison.corpus import train_tokenizer
+    from whorl.comparison.corpus import load_tokenizer, train_tokenizer
 
     folder = mkdtemp()
     whole = LlamaForCausalLM(model.config).eval()
     whole.save_pretrained(folder)
-    tokenizer = train_tokenizer(["a tokenizer is asked for"], 300)
-    tokenizer.save_pretrained(folder)
+    train_tokenizer(["a tokenizer is asked for"], 300).save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     bridge = TransformerBridge.boot_transformers(folder, hf_model=whole, device="cpu", tokenizer=tokenizer)
     return torch.no_grad()(lambda: bridge.run_with_cache(ids))
 
