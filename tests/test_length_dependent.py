@@ -374,6 +374,7 @@ def test_every_family_has_it_or_says_why_not(family: str) -> None:
         assert whorl.attached(model) is None
         assert torch.equal(model(TOKENS).logits, stock)
         return
+    model.set_attn_implementation("eager")  # sdpa drops soft caps in some versions
     plain, budget = logits_and_budget(whorl.attach(model, "rope"), TOKENS)
     in_range = whorl.attach(model, f"rope~dynamic-ntk:factor=4,original={LENGTH}")(TOKENS).logits
     assert difference(in_range, plain) < budget

@@ -53,6 +53,7 @@ def test_streamed_attention_is_the_stock_models_own(family: str) -> None:
 @pytest.mark.parametrize("family", READ)
 def test_being_watched_changes_nothing(family: str) -> None:
     model = peaked(tiny_model(family)).eval()
+    model.set_attn_implementation("eager")  # sdpa drops soft caps in some versions
     expected = open_host(model).base(TOKENS, use_cache=False).last_hidden_state
     before = model.config._attn_implementation
     with watching(model):
