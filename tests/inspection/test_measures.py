@@ -218,3 +218,22 @@ def test_the_rise_is_far_less_middle_by_its_definition() -> None:
     assert shape["stderr"] == pytest.approx(np.std(rises, ddof=1) / math.sqrt(2), abs=1e-6)
     assert sum(p["rise_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)
     assert sum(p["variance_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_window_shows_nothing_past_itself() -> None:
+    found = Pass(None, torch.zeros(2, TOKENS, dtype=torch.long), "raw", regions_over=TOKENS)
+    found._see(attended(window=37))
+    logit = found.mean_logit(found.layers[0])
+    assert np.isfinite(logit[:, :37]).all()
+    assert np.isnan(logit[:, 37:]).all()
+    assert analysis.u_shape(found, TOKENS) is None, "no distance near the training length is ever seen"
+
+
+@pytest.mark.parametrize(("near", "far", "appears"), [(1.0, 1.0, True), (-1.0, 1.0, False), (1.0, -1.0, False)])
+def test_a_u_shape_is_high_at_both_ends(near: float, far: float, appears: bool) -> None:
+    found = Pass(None, torch.zeros(2, TOKENS, dtype=torch.long), "raw", regions_over=TOKENS)
+    found._see(attended())
+    pairs = DIM // 2 + 1
+    noise = np.linspace(-0.01, 0.01, 3)
+    found.layers[0].regions = [np.outer([near, 0, far + e], np.ones(pairs)) for e in noise]
+    assert analysis.u_shape(found, TOKENS)["appears"] == appears
