@@ -9,6 +9,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import whorl
+from whorl.inspection import analysis
+from whorl.inspection.watching import Layer
 
 VOCABULARY, LENGTH, HEADS, DIM, WIDTH = 101, 200, 4, 32, 128
 PREVIOUS, FIRST, CONTENT, IDLE = range(HEADS)
@@ -117,3 +119,18 @@ def test_what_leaves_its_range_is_the_slow_pair() -> None:
     assert (first["layer"], first["pair"], first["multiple"]) == (0, slow, 2)
     departures = found.departure_by_pair[0]
     assert departures[slow, 1] > 5 * departures[0, 1]
+
+
+def test_a_head_must_be_positional_on_random_tokens_too() -> None:
+    model = planted()
+    model.config.bos_token_id = 7  # random windows then begin with a token that the head does not know as the first
+    both = {h["kind"] for h in whorl.inspect(model, text(), random_windows=4).summary["heads"]}
+    alone = {h["kind"] for h in whorl.inspect(model, text(), random_windows=0).summary["heads"]}
+    assert (both, alone) == ({"previous-token"}, {"previous-token", "first-token"})
+
+
+@pytest.mark.parametrize("length", [50, 128, 4096])
+def test_hopes_cut_is_hopes(length: int) -> None:
+    frequencies = tuple(10_000 ** (-2 * i / DIM) for i in range(DIM // 2))
+    layer = Layer(0, frequencies, "half", 1.0, None)
+    assert analysis.hope_cut(layer, length) == len(whorl.HoPE(train_length=length).spectrum(DIM).turning)
