@@ -237,3 +237,11 @@ def test_a_u_shape_is_high_at_both_ends(near: float, far: float, appears: bool) 
     noise = np.linspace(-0.01, 0.01, 3)
     found.layers[0].regions = [np.outer([near, 0, far + e], np.ones(pairs)) for e in noise]
     assert analysis.u_shape(found, TOKENS)["appears"] == appears
+
+
+def test_leaving_a_range_is_measured_against_the_value_in_it() -> None:
+    """A pair whose far half always differs from its near half has not left its range by that."""
+    always, leaves = {"pair": 1, "departure": [0.9, 0.9, 0.9]}, {"pair": 2, "departure": [0.1, 0.2, 0.8]}
+    first = analysis._first([always, leaves], ["1", "2", "4"], noise=0.05)
+    assert first == {"pair": 2, "multiple": 4, "departure": 0.8}
+    assert analysis._first([always], ["1", "2", "4"], noise=0.05) is None

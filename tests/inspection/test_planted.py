@@ -134,3 +134,16 @@ def test_hopes_cut_is_hopes(length: int) -> None:
     frequencies = tuple(10_000 ** (-2 * i / DIM) for i in range(DIM // 2))
     layer = Layer(0, frequencies, "half", 1.0, None)
     assert analysis.hope_cut(layer, length) == len(whorl.HoPE(train_length=length).spectrum(DIM).turning)
+
+
+def test_what_is_alike_at_every_distance_carries_no_head() -> None:
+    """A large logit on the slowest pair, the same everywhere, moves no attention: the head is the fastest pair's."""
+    model = planted()
+    with torch.no_grad():
+        for name in ("q_proj", "k_proj"):
+            getattr(model.model.layers[1].self_attn, name).weight.view(HEADS, DIM, WIDTH)[PREVIOUS, DIM // 2 - 1, 0] = (
+                80.0
+            )
+    (head,) = (h for h in whorl.inspect(model, text(), random_windows=2).summary["heads"] if h["head"] == PREVIOUS)
+    assert (head["kind"], head["pairs"]) == ("previous-token", [0])
+    assert head["fast_share"] > 0.95
