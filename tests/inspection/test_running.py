@@ -225,3 +225,24 @@ def test_the_real_checkpoint(shared: Path) -> None:
     first = summary["out_of_range"]["first_pair"]
     assert first["wavelength"] > 256, "what leaves its range is a pair that never turned fully in it"
     assert first["multiple"] == 2
+
+
+def test_windows_are_cut_whole() -> None:
+    cut = running_module._cut(torch.arange(14).view(2, 7), 3)
+    assert cut.tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9], [10, 11, 12]], "the seventh of each is left out"
+
+
+def test_a_trial_is_read_on_documents_that_it_was_not_trained_on(tmp_path: Path) -> None:
+    from whorl.comparison.corpus import read_documents, split_documents
+
+    class Letters:
+        bos_token_id = None
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": [ord(c) for c in text]}
+
+    for letter in "abcdefghijklmnopqrst":
+        (tmp_path / f"{letter}.txt").write_text(letter * 40)
+    held = {document[0] for document in split_documents(read_documents(str(tmp_path)))[1]}
+    windows = text_windows(str(tmp_path), Letters(), 20, 50, heldout=True)
+    assert {chr(i) for i in windows.flatten().tolist()} == held
