@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from whorl.attaching import attach, attached, detach
-from whorl.comparison.tasks.language import token_losses
+from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
@@ -32,7 +32,6 @@ SCALINGS = ("linear", "ntk", "ntk-by-parts", "yarn", "llama3")
 METHODS = (*SCALINGS, "window")
 WINDOWS = (0.125, 0.25, 0.5, 1.0)  # of the training length
 TOLERANCE = 0.2  # nats that `auto` lets the loss in range rise by
-BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -95,22 +94,15 @@ def _or_same(encoding: Encoding, scaling: Scaling) -> Encoding:
     return rescaled(encoding, scaling) if turns else encoding
 
 
-@torch.no_grad()
 def loss_by_position(model: Any, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
     """Mean loss (nats) of the token after each position, over windows [windows, tokens]: [tokens - 1].
 
     ignored: a token that is no target (the tokenizer's unknown one, of which no model has learnt anything).
     """
-    host = open_host(model)
-    total = torch.zeros(windows.shape[1] - 1, dtype=torch.float64)
-    count = torch.zeros_like(total)
-    for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1])):
-        ids = batch.to(host.model.device)
-        losses = token_losses(host.model(input_ids=ids, use_cache=False).logits, ids).double().cpu()
-        counted = torch.ones_like(losses) if ignored is None else (batch[:, 1:] != ignored).double()
-        total += (losses * counted).sum(0)
-        count += counted.sum(0)
-    return total / count.clamp_min(1)
+    inner = open_host(model).model
+    losses = window_losses(inner, windows, inner.config.get_text_config().vocab_size).double()
+    counted = torch.ones_like(losses) if ignored is None else (windows[:, 1:] != ignored).double()
+    return (losses * counted).sum(0) / counted.sum(0).clamp_min(1)
 
 
 def extend(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from whorl.comparison.tasks.language import token_losses
+from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Spectrum
 from whorl.hosts import open_host
 from whorl.inspection.analysis import hope_cut, wavelength
@@ -42,21 +43,12 @@ def cuts(layer: Layer, train_length: int) -> list[int]:
     return sorted(c for c in found if 0 < c < layer.pairs)
 
 
-@torch.no_grad()
 def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
     """Mean loss (nats per token) over the second half of each window, [windows]; pairs from `cut` on stilled."""
-    host = open_host(model)
-    tokens = windows.shape[1]
-    out = []
-    for batch in windows.split(max(1, 8192 // tokens)):
-        ids = batch.to(host.model.device)
-        if cut is None:
-            logits = host.model(input_ids=ids, use_cache=False).logits
-        else:
-            with watching(model, edit=stilled(cut)):
-                logits = host.model(input_ids=ids, use_cache=False).logits
-        out.append(token_losses(logits, ids)[:, -(tokens // 2) :].double().mean(1).cpu())
-    return torch.cat(out)
+    inner = open_host(model).model
+    with nullcontext() if cut is None else watching(model, edit=stilled(cut)):
+        found = window_losses(inner, windows, inner.config.get_text_config().vocab_size)
+    return found[:, -(windows.shape[1] // 2) :].double().mean(1)
 
 
 def ablate(

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from whorl.attaching import HostMask, attached, attention_arguments
+from whorl.comparison.tasks.base import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 from whorl.ops import Visible, biased_attention
 
@@ -163,7 +164,6 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
         host.model.set_attn_implementation(before)
 
 
-@torch.no_grad()
 def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
     """Runs whole windows of token ids [batch, tokens] through the model's layers, watched.
 
@@ -184,13 +184,8 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
         seen.add(attended.layer.index)
         watcher(attended)
 
-    training = host.model.training
-    host.model.eval()
-    try:
-        with watching(model, noting):
-            host.base(input_ids=ids.to(host.model.device), use_cache=False)
-    finally:
-        host.model.train(training)
+    with evaluating(host.model) as device, watching(model, noting):
+        host.base(input_ids=ids.to(device), use_cache=False)
     missed = sorted({*range(len(host.attentions))} - seen)
     if missed:
         raise ValueError(

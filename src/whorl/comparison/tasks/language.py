@@ -111,14 +111,7 @@ class Language(Task):
                 f"perplexity at {length} tokens cannot be had from windows of {self.windows.shape[1]} with {tail} "
                 f"targets; try one of {list(self.settings.lengths)}"
             )
-        losses = []
-        with evaluating(model) as device:
-            for batch in batches(self.windows[:, -length:], batch_tokens, self.vocab_size):
-                ids = batch.to(device)
-                losses.append(token_losses(model(input_ids=ids, use_cache=False).logits, ids).cpu())
-                if progress is not None:
-                    progress(len(batch))
-        nll = torch.cat(losses).double()
+        nll = window_losses(model, self.windows[:, -length:], self.vocab_size, batch_tokens, progress).double()
         per_window = nll[:, -tail:].mean(1)
         perplexity = _exp(per_window.mean())
         return {
@@ -154,6 +147,27 @@ class _Windows(Dataset[Example]):
         start = self.offsets[i]
         ids = torch.from_numpy(self.tokens[start : start + self.length].astype(np.int64))
         return {"input_ids": ids, "labels": ids.clone()}
+
+
+def window_losses(
+    model: torch.nn.Module,
+    windows: torch.Tensor,
+    vocab_size: int,
+    batch_tokens: int = 16384,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """`token_losses` of windows [windows, length] of token ids, in eval mode, on the CPU: [windows, length - 1].
+
+    At most about `batch_tokens` tokens go through the model at a time, and no more logits than `tasks.base.LOGITS`.
+    """
+    losses = []
+    with evaluating(model) as device:
+        for batch in batches(windows, batch_tokens, vocab_size):
+            ids = batch.to(device)
+            losses.append(token_losses(model(input_ids=ids, use_cache=False).logits, ids).cpu())
+            if progress is not None:
+                progress(len(batch))
+    return torch.cat(losses)
 
 
 def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
