@@ -288,20 +288,61 @@ def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path)
     torch.testing.assert_close(rotate(q, k, table(), impl="cpu")[0], expected[0])
 
 
-@pytest.mark.parametrize("target", [(), ("-march=x86-64-v3",)], ids=["any machine", "AVX2"])
-def test_loops_for_lesser_machines(fresh: pytest.MonkeyPatch, target: tuple[str, ...]) -> None:
-    """What a machine without this one's vector instructions would run."""
+LESSER = {"any machine": (), "AVX2": ("-march=x86-64-v3",), "AVX-512 without bfloat16": ("-march=x86-64-v4",)}
+
+
+@pytest.fixture(params=[None, *LESSER], ids=["this machine", *LESSER])
+def machine(request: pytest.FixtureRequest) -> str | None:
+    """The loops as they are built here, or as a machine without this one's vector instructions would have them."""
+    if request.param is None:
+        return None
+    fresh = request.getfixturevalue("fresh")
+    target = LESSER[request.param]
     if target and platform.machine() != "x86_64":
         pytest.skip("not an x86-64 machine")
+    if request.param.startswith("AVX-512") and "avx512bw" not in native._cpuinfo():
+        pytest.skip("this machine has no AVX-512")
     fresh.setattr(native, "TARGETS", (target,))
-    for dtype, memory, encoding in itertools.product((torch.float32, torch.bfloat16), MEMORY[:2], ENCODINGS):
+    return request.param
+
+
+def test_loops_for_lesser_machines(machine: str | None) -> None:
+    for dtype, memory, encoding, layout in itertools.product(
+        (torch.float32, torch.bfloat16), MEMORY[:2], ENCODINGS, LAYOUTS
+    ):
         q, k = inputs(7, 96, dtype, memory)
         tables = rotation_tables(parse(encoding).spectrum(96), torch.arange(7))
-        expected = rotate(q, k, tables, impl="reference")
-        for x, y in zip(rotate(q, k, tables, impl="cpu"), expected, strict=True):
+        expected = rotate(q, k, tables, layout=layout, impl="reference")
+        for x, y in zip(rotate(q, k, tables, layout=layout, impl="cpu"), expected, strict=True):
             torch.testing.assert_close(x, y)
-    with pytest.raises(ValueError, match="no float16"):
-        rotate(*inputs(7, 16, torch.float16), table(7), impl="cpu")
+    if machine is not None:
+        with pytest.raises(ValueError, match="no float16"):
+            rotate(*inputs(7, 16, torch.float16), table(7), impl="cpu")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_rounded_to_nearest_even(machine: str | None, dtype: torch.dtype, layout: str) -> None:
+    """Scaled by 1 + m / 2**12, numbers of 8 or 11 bits fall on every kind of fraction, and often in the very middle."""
+    if dtype == torch.float16 and machine is not None:
+        pytest.skip("this build has no float16")
+    pairs = 96
+    special = [torch.inf, -torch.inf, torch.nan, 0.0, -0.0, torch.finfo(dtype).max, -torch.finfo(dtype).max]
+    numbers = torch.cat([torch.arange(-400, 400) / 256, torch.tensor(special)]).to(dtype)
+    x = torch.zeros(1, 1, len(numbers), 2 * pairs, dtype=dtype)
+    x[..., :pairs] = numbers[:, None]
+    if layout == "interleaved":
+        x = x.unflatten(-1, (2, pairs)).transpose(-1, -2).flatten(-2).contiguous()
+    scales = (1 + torch.arange(pairs) / 2**12).expand(1, len(numbers), -1)
+    tables = Tables(scales, torch.zeros_like(scales), 0, 2 * pairs)
+    expected = (numbers.float()[:, None] * scales).to(dtype)
+    assert (expected.double() - numbers.double()[:, None] * scales.double()).nan_to_num(0, 0, 0).abs().max() > 0
+    got = rotate(x, None, tables, layout=layout, impl="cpu")[0]
+    got = got[..., :pairs] if layout == "half" else got[..., ::2]
+    torch.testing.assert_close(got[0, 0], expected[0], rtol=0, atol=0, equal_nan=True)
+    poisoned = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # CUDA's NaN: rounded up, minus zero
+    tables = tables._replace(cos=poisoned.expand_as(scales).contiguous())
+    assert rotate(torch.ones_like(x), None, tables, layout=layout, impl="cpu")[0].isnan().any(-1).all()
 
 
 def test_a_compiler_that_fails_is_quoted(fresh: pytest.MonkeyPatch, tmp_path) -> None:

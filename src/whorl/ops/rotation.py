@@ -154,37 +154,40 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
     if heads_dim not in (1, 2):
         raise ValueError(f"heads_dim must be 1 or 2, got {heads_dim}")
     cos, sin, first, width = tables
-    if width % 2 or not 0 <= first <= width // 2 - cos.shape[-1]:
+    table, device, tokens_dim = cos.shape, cos.device, 3 - heads_dim
+    if width % 2 or not 0 <= first <= width // 2 - table[-1]:
         raise ValueError(
-            f"tables must hold pairs within their width: width {width}, first pair {first}, {cos.shape[-1]} pairs"
+            f"tables must hold pairs within their width: width {width}, first pair {first}, {table[-1]} pairs"
         )
-    if cos.shape != sin.shape or cos.dim() not in (3, 4):
+    per_head = len(table) == 4
+    if table != sin.shape or not (per_head or len(table) == 3):
         raise ValueError(
-            f"tables.cos and tables.sin must be [batch or 1, tokens, pairs] alike, got {tuple(cos.shape)} and "
+            f"tables.cos and tables.sin must be [batch or 1, tokens, pairs] alike, got {tuple(table)} and "
             f"{tuple(sin.shape)}"
         )
+    table_tokens = table[tokens_dim if per_head else 1]
     for name, x in (("q", q), ("k", k)):
         if x is None:
             continue
-        if x.dim() != 4:
-            raise ValueError(f"{name} must have four dimensions, got the shape {tuple(x.shape)}")
+        shape = x.shape
+        if len(shape) != 4:
+            raise ValueError(f"{name} must have four dimensions, got the shape {tuple(shape)}")
         if x.dtype not in cpu.DTYPES:
             raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
-        if x.shape[-1] < width:
-            raise ValueError(f"the tables turn {width} channels and {name}'s heads have {x.shape[-1]}")
-        if x.device != cos.device:
-            raise ValueError(f"{name} is on {x.device} and the tables are on {cos.device}; move one of them")
-        tokens, table = x.shape[3 - heads_dim], cos.shape[3 - heads_dim if cos.dim() == 4 else 1]
-        if table != tokens:
+        if shape[3] < width:
+            raise ValueError(f"the tables turn {width} channels and {name}'s heads have {shape[3]}")
+        if x.device != device:
+            raise ValueError(f"{name} is on {x.device} and the tables are on {device}; move one of them")
+        if shape[tokens_dim] != table_tokens:
             raise ValueError(
-                f"the tables hold {table} tokens and {name} has {tokens} (in dimension {3 - heads_dim} of "
-                f"{tuple(x.shape)}; heads_dim={heads_dim})"
+                f"the tables hold {table_tokens} tokens and {name} has {shape[tokens_dim]} (in dimension {tokens_dim} "
+                f"of {tuple(shape)}; heads_dim={heads_dim})"
             )
-        if cos.shape[0] not in (1, x.shape[0]):
-            raise ValueError(f"the tables are for a batch of {cos.shape[0]} and {name} has one of {x.shape[0]}")
-        if cos.dim() == 4 and cos.shape[heads_dim] not in (1, x.shape[heads_dim]):
-            raise ValueError(f"the tables are for {cos.shape[heads_dim]} heads and {name} has {x.shape[heads_dim]}")
-        if inplace and 0 in x.stride() and any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True)):
+        if table[0] not in (1, shape[0]):
+            raise ValueError(f"the tables are for a batch of {table[0]} and {name} has one of {shape[0]}")
+        if per_head and table[heads_dim] not in (1, shape[heads_dim]):
+            raise ValueError(f"the tables are for {table[heads_dim]} heads and {name} has {shape[heads_dim]}")
+        if inplace and 0 in x.stride() and any(s == 0 and n > 1 for s, n in zip(x.stride(), shape, strict=True)):
             raise ValueError(f"{name} is expanded, so that several elements are one: it cannot be turned in place")
     if k is not None and (k.dtype != q.dtype or k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]):
         raise ValueError(

@@ -35,22 +35,24 @@ def rotate(
     """
     cos, sin = cos.contiguous(), sin.contiguous()
     tokens_dim = 3 - heads_dim
-    table = [cos.stride(0) if cos.shape[0] > 1 else 0, 0, cos.stride(1)]
-    if cos.dim() == 4:
-        table[1:] = cos.stride(heads_dim) if cos.shape[heads_dim] > 1 else 0, cos.stride(tokens_dim)
+    table, steps = cos.shape, cos.stride()
+    by_batch = steps[0] if table[0] > 1 else 0
+    if len(table) == 4:
+        by_head, by_token = steps[heads_dim] if table[heads_dim] > 1 else 0, steps[tokens_dim]
+    else:
+        by_head, by_token = 0, steps[1]
     described: list[int] = []
     size = 0
     for x, y in zip(tensors, out, strict=True):
-        shape, strides, out_strides = x.shape, x.stride(), y.stride()
+        shape, strides = x.shape, x.stride()
+        to = strides if y is x else y.stride()
         described += (
             y.data_ptr(), x.data_ptr(), shape[0], shape[heads_dim], shape[tokens_dim],
-            strides[0], strides[heads_dim], strides[tokens_dim],
-            out_strides[0], out_strides[heads_dim], out_strides[tokens_dim], *table,
+            strides[0], strides[heads_dim], strides[tokens_dim], to[0], to[heads_dim], to[tokens_dim],
+            by_batch, by_head, by_token,
         )  # fmt: skip
         size += x.nbytes
     native.call(
-        "whorl_rotate", DTYPES[tensors[0].dtype], len(tensors), cos.data_ptr(), sin.data_ptr(), sign,
-        tensors[0].shape[-1], first, cos.shape[-1], width, layout == "interleaved", BLOCK,
-        torch.get_num_threads() if size > SMALL else 1,
-        *described,
+        "whorl_rotate", DTYPES[x.dtype], len(tensors), cos.data_ptr(), sin.data_ptr(), sign, shape[3], first,
+        table[-1], width, layout == "interleaved", BLOCK, torch.get_num_threads() if size > SMALL else 1, *described,
     )  # fmt: skip
