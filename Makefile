@@ -45,10 +45,16 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/attached.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/training.py
+
+# The peers that are measured: nothing else needs them.
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[bench]'
+	touch $@
 
 # On a machine with a CUDA device and its own PyTorch: no .venv, the machine's Python.
 test-gpu:
@@ -56,6 +62,7 @@ test-gpu:
 
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/kernels.py --device cuda
+	PYTHONPATH=src $(PYTHON) benchmarks/llama.py --device cuda
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info src/*.egg-info

@@ -12,15 +12,12 @@ own, above the model and its inputs. Rows go to benchmarks/results/inspection-cp
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
+import rows
 import torch
-from kernels import installed, measured, resident, write
+from measuring import Provider, measured, peak, peak_row
 from transformers import LlamaConfig, LlamaModel
 
 from whorl.inspection.measures import curves, softmax
@@ -33,31 +30,26 @@ DEVICE = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = rows.parser(__doc__, rounds=3)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--peak", nargs=2, metavar=("PROVIDER", "TOKENS"), help="(internal) one peak of memory")
     options = parser.parse_args()
-    options.device = "cpu"
     torch.set_num_threads(options.threads)
     if options.peak:
-        print(peak(options.peak[0], int(options.peak[1])))
+        print(peak_of(options.peak[0], int(options.peak[1])))
         return
     gate()
-    rows = []
+    found = []
     for tokens in options.lengths:
-        label = f"inspect {tokens}"
-        rows += measured(label, providers(tokens), "forward", options.rounds, DEVICE)
-    rows += measured("logits by distance 131072", distance(), "8 heads of 64", options.rounds, DEVICE)
+        found += measured(f"inspect {tokens}", providers(tokens), "forward", options.rounds, DEVICE)
+    found += measured("logits by distance 131072", distance(), "8 heads of 64", options.rounds, DEVICE)
     print("\nmemory above model and inputs")
     for tokens in options.lengths:
-        for name in providers(tokens):
-            command = [sys.executable, __file__, "--peak", name, str(tokens)]
-            mib = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-            rows.append({"case": f"memory of inspect {tokens}", "provider": name, "peak_mib": round(mib)})
-            print(f"  {tokens:6} {name:44} {mib:10.0f} MiB", flush=True)
-    write(rows, options, "inspection")
+        label, threads = f"memory of inspect {tokens}", ("--threads", str(options.threads))
+        found += [peak_row(label, __file__, name, str(tokens), *threads) for name in providers(tokens)]
+    facts = rows.facts()
+    path = options.results / "inspection-cpu.csv"
+    rows.write(path, [{**facts, **row, "mode": "forward"} for row in found], same=["case"], mode="forward")
 
 
 def model_and_ids(tokens: int) -> tuple[Any, torch.Tensor]:
@@ -69,7 +61,7 @@ def model_and_ids(tokens: int) -> tuple[Any, torch.Tensor]:
     return LlamaModel(config).eval(), torch.randint(1024, (1, tokens))
 
 
-def providers(tokens: int) -> dict[str, Callable[[], Any]]:
+def providers(tokens: int) -> dict[str, Provider]:
     model, ids = model_and_ids(tokens)
 
     @torch.no_grad()
@@ -78,27 +70,27 @@ def providers(tokens: int) -> dict[str, Callable[[], Any]]:
         model(ids, use_cache=False)
 
     @torch.no_grad()
-    def reading(**how: Any) -> Callable[[], Any]:
-        return torch.no_grad()(lambda: Pass(model, ids, regions_over=tokens, norms=True, **how).run())
+    def reading(**how: Any) -> Provider:
+        return Provider(torch.no_grad()(lambda: Pass(model, ids, regions_over=tokens, norms=True, **how).run()))
 
     @torch.no_grad()
     def matrices() -> None:
         model.set_attn_implementation("eager")
         model(ids, use_cache=False, output_attentions=True)
 
-    found: dict[str, Callable[[], Any]] = {
-        "forward": plain,
+    found = {
+        "forward": Provider(plain),
         "frequencies": reading(attention=False),
         "frequencies and attention": reading(attention=True),
     }
     if tokens <= REACHABLE:
-        found["output_attentions"] = matrices
-        if installed("transformer-lens"):
+        found["output_attentions"] = Provider(matrices)
+        if find_spec("transformer_lens"):
             found["TransformerLens, run_with_cache"] = transformer_lens(model, ids)
     return found
 
 
-def transformer_lens(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
+def transformer_lens(model: Any, ids: torch.Tensor) -> Provider:
     """Every activation, the matrices among them, as TransformerLens keeps them for a person to look at."""
     from tempfile import mkdtemp
 
@@ -113,13 +105,13 @@ def transformer_lens(model: Any, ids: torch.Tensor) -> Callable[[], Any]:
     train_tokenizer(["a tokenizer is asked for"], 300).save_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     bridge = TransformerBridge.boot_transformers(folder, hf_model=whole, device="cpu", tokenizer=tokenizer)
-    return torch.no_grad()(lambda: bridge.run_with_cache(ids))
+    return Provider(torch.no_grad()(lambda: bridge.run_with_cache(ids)))
 
 
-def distance() -> dict[str, Callable[[], Any]]:
+def distance() -> dict[str, Provider]:
     q, k = torch.randn(2, 8, 131_072, 64)
     channels = torch.arange(64).view(2, 32).T
-    return {"8 heads of 64": torch.no_grad()(lambda: curves(q, k, channels))}
+    return {"8 heads of 64": Provider(torch.no_grad()(lambda: curves(q, k, channels)))}
 
 
 @torch.no_grad()
@@ -135,13 +127,9 @@ def gate() -> None:
     print("gate: the streamed softmax is right")
 
 
-def peak(name: str, tokens: int) -> float:
+def peak_of(name: str, tokens: int) -> float:
     providers(256)[name]()  # libraries are loaded
-    run = providers(tokens)[name]
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    run()
-    return (resident("VmHWM") - before) / 1024
+    return peak(providers(tokens)[name], DEVICE)
 
 
 if __name__ == "__main__":

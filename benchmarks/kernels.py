@@ -1,122 +1,85 @@
-"""whorl's operations against their peers: rotate() and biased_attention(), forward and backward.
+"""whorl's operations against their peers: rotate() and biased_attention(), forward, backward and both.
 
     make bench        on the CPU
-    make bench-gpu    on a CUDA device (Liger's kernel too, where liger-kernel is installed)
+    make bench-gpu    on a CUDA device (Liger's and flash-attn's kernels too, where they are installed)
 
 Every round runs every provider of a case, one after another, so that what else the machine does hits all of them;
 ratios are taken within a round. A correctness gate comes first, against float64: where it is red, no speed is printed.
-Rows go to benchmarks/results/kernels-<device>.csv. Yardsticks: a copy of the same bytes into memory that is there
-already (it touches twice the memory that a rotation in place does), and causal attention without any bias.
+Rows go to benchmarks/results/kernels-<device>.csv, case by case. Yardsticks: a copy of the same bytes into memory that
+is there already (it touches twice the memory that a rotation in place does), and causal attention without any bias.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from importlib import import_module
+from itertools import chain, product
 from typing import Any
 
+import rows
 import torch
+from measuring import Provider, measured, peak, peak_row
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from whorl.comparison.running import machine
 from whorl.encodings import Shape, parse
 from whorl.ops import biased_attention, rotate, rotation_tables
 from whorl.testing import max_error
 
-RESULTS = Path(__file__).parent / "results"
-HEADS, KEY_HEADS, HEAD_DIM = 32, 8, 128  # of the rotation: an 8-billion Llama's
-Case = tuple[str, dict[str, Callable[[], Any]], str]  # label, providers, the yardstick's name
+PEERS = {  # those after the first need a CUDA device
+    "rotary-embedding-torch": ("rotary_embedding_torch", "RotaryEmbedding"),
+    "liger-kernel": ("liger_kernel.transformers.rope", "liger_rotary_pos_emb"),
+    "flash-attn": ("flash_attn.layers.rotary", "apply_rotary_emb"),
+}
+Case = tuple[str, Callable[[], dict[str, Provider]], str]  # label, what makes its providers, the yardstick's name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = rows.parser(__doc__, rounds=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose label contains this; other rows stay")
-    parser.add_argument(
-        "--peak", nargs=3, metavar=("PROVIDER", "TOKENS", "DEVICE"), help="(internal) one peak of memory"
-    )
+    parser.add_argument("--peak", nargs=4, metavar=("PROVIDER", "KIND", "TOKENS", "DEVICE"), help="(internal) one peak")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        print(peak(options.peak[0], int(options.peak[1]), options.peak[2]))
+        name, kind, tokens, where = options.peak
+        print(PEAKS[kind](name, int(tokens), torch.device(where)))
         return
     device = torch.device(options.device)
     rotation_gate(device)
     attention_gate(device)
-    rows: list[dict[str, Any]] = []
-    for label, providers, yardstick in (*rotations(device), *attentions(device)):
+    names = attention_names(device)
+    for package in PEERS if device.type == "cuda" else list(PEERS)[:1]:
+        peer(package)
+    facts, path = rows.facts(options.device), options.results / f"kernels-{options.device}.csv"
+
+    def write(found: list[dict[str, Any]]) -> None:
+        rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both")
+
+    for label, make, yardstick in chain(rotations(device), attentions(device, names)):
         if options.only in label:
-            rounds = options.rounds if not label.endswith("16384") or device.type == "cuda" else 3
-            rows += measured(label, providers, yardstick, rounds, device)
-    if options.only in "memory":
-        rows += peaks(device)
-    write(rows, options)
+            rounds = options.rounds if not label.endswith("16384") or device.type == "cuda" else min(options.rounds, 3)
+            write(measured(label, make(), yardstick, rounds, device))
+    for label, kind, tokens, providers in memories(device, names):
+        if options.only in label:
+            threads = ("--threads", str(options.threads))
+            write([peak_row(label, __file__, name, kind, str(tokens), device.type, *threads) for name in providers])
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
-
-
-def seconds(call: Callable[[], Any], device: torch.device, budget: float = 0.15) -> list[float]:
-    """Times of single calls, for about `budget` seconds: five or more of them, unless one alone takes a second."""
-    times: list[float] = []
-    while not times or (times[0] < 1 and (len(times) < 5 or (sum(times) < budget and len(times) < 200))):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def measured(
-    label: str, providers: dict[str, Callable[[], Any]], yardstick: str, rounds: int, device: torch.device
-) -> list[dict[str, Any]]:
-    for call in providers.values():
-        call()
-    medians: dict[str, list[float]] = {name: [] for name in providers}
-    everything: dict[str, list[float]] = {name: [] for name in providers}
-    for _ in range(rounds):
-        for name, call in providers.items():
-            times = seconds(call, device)
-            medians[name].append(statistics.median(times))
-            everything[name] += times
-    rows = []
-    print(f"\n{label}", flush=True)
-    for name in providers:
-        ratios = sorted(a / b for a, b in zip(medians[name], medians[yardstick], strict=True))
-        low, middle, high = (statistics.quantiles(everything[name], n=10)[i] * 1e3 for i in (1, 4, 7))
-        rows.append(
-            {
-                "case": label,
-                "provider": name,
-                "ms_50": round(middle, 4),
-                "ms_20": round(low, 4),
-                "ms_80": round(high, 4),
-                "over": yardstick,
-                "ratio_50": round(statistics.median(ratios), 3),
-                "ratio_least": round(ratios[0], 3),
-                "ratio_most": round(ratios[-1], 3),
-            }
-        )
-        print(f"  {name:44} {middle:10.3f} ms   {statistics.median(ratios):6.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    return rows
+@cache
+def peer(package: str) -> Any:
+    """What is measured of a package, or None, with a line on how to get it."""
+    module, name = PEERS[package]
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        print(f"not measured: {package} ({error}); python -m pip install --no-build-isolation {package}")
+        return None
 
 
 # --- rotation --------------------------------------------------------------------------------------------------------
+
+HEADS, KEY_HEADS, HEAD_DIM = 32, 8, 128  # an 8-billion Llama's
 
 
 def queries_and_keys(tokens: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,34 +90,43 @@ def queries_and_keys(tokens: int, dtype: torch.dtype, device: torch.device) -> t
 
 
 def rotation_gate(device: torch.device) -> None:
-    q, k = queries_and_keys(130, torch.float32, device)
+    """q, k and their gradients, in place and out of place, against float64."""
+    inputs, grads = (queries_and_keys(130, torch.float32, device) for _ in range(2))
     positions = torch.arange(130, device=device)
-    for notation in ("rope", "p-rope:p=0.5"):
-        spectrum = parse(notation).spectrum(HEAD_DIM)
-        exact = rotation_tables(spectrum, positions, torch.float64)
-        truth = rotate(q.double(), k.double(), exact, impl="reference")
-        for dtype in (torch.float32, torch.bfloat16):
-            given = (q.to(dtype), k.to(dtype))
-            tables = rotation_tables(spectrum, positions)
-            plain = rotate(*given, tables, impl="reference")
-            turned = rotate(*(x.clone() for x in given), tables, inplace=True)
-            for ours, theirs, exactly in zip(turned, plain, truth, strict=True):
-                rounding = torch.finfo(dtype).eps * float(exactly.abs().max())
-                assert max_error(ours, exactly) <= 2 * max_error(theirs, exactly) + rounding, "red gate: no speed"
+
+    def turned(notation: str, layout: str, dtype: torch.dtype, inplace: bool = False, impl: str = "reference") -> Any:
+        tables = rotation_tables(parse(notation).spectrum(HEAD_DIM), positions, dtype)
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        out = rotate(*(x.clone() for x in leaves), tables, layout=layout, inplace=inplace, impl=impl)
+        back = torch.autograd.grad(out, leaves, [x.to(dtype, copy=True) for x in grads])
+        return *(x.detach() for x in out), *back
+
+    for case in product(("rope", "p-rope:p=0.5"), ("half", "interleaved")):
+        truth = turned(*case, torch.float64)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            plain = turned(*case, dtype)
+            for inplace in (False, True):
+                ours = turned(*case, dtype, inplace, "auto")
+                for mine, theirs, exactly in zip(ours, plain, truth, strict=True):
+                    rounding = torch.finfo(dtype).eps * float(exactly.abs().max())
+                    assert max_error(mine, exactly) <= 2 * max_error(theirs, exactly) + rounding, (
+                        f"red gate, no speed: {case} {dtype} inplace={inplace}"
+                    )
     print("gate: rotate() is right")
 
 
 def rotations(device: torch.device) -> Iterator[Case]:
-    lengths = (512, 2048, 8192) if device.type == "cpu" else (1024, 4096, 16384)
-    for dtype in (torch.float32, torch.bfloat16):
-        for tokens in lengths:
-            yield f"rotate {str(dtype)[6:]} {tokens}", rotation_providers(tokens, dtype, device), "copy, twice"
+    # on a CPU, q, k and their gradients of 128 tokens fit two cores' second-level caches
+    lengths = (128, 512, 2048, 8192) if device.type == "cpu" else (1024, 4096, 16384)
+    for dtype, tokens in product((torch.float32, torch.bfloat16), lengths):
+        yield f"rotate {str(dtype)[6:]} {tokens}", partial(rotation_providers, tokens, dtype, device), "copy"
 
 
-def rotation_providers(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Each call is a forward and a backward pass of q and k together."""
+def rotation_providers(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Provider]:
+    """The forward pass of q and k together, and the backward pass of their gradients."""
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+    torch.compiler.reset()  # or the second length would get a kernel for any length, which is slower
     q, k = queries_and_keys(tokens, dtype, device)
     source = torch.randn(q.numel() + k.numel(), device=device).to(dtype)
     target = torch.empty_like(source)
@@ -165,48 +137,37 @@ def rotation_providers(tokens: int, dtype: torch.dtype, device: torch.device) ->
     leaves = [x.detach().requires_grad_() for x in (q, k)]
     grads = [torch.randn_like(x) for x in (q, k)]
 
-    def copy_twice() -> None:
-        target.copy_(source)
-        target.copy_(source)
+    def in_place(name: str, layout: str = "half") -> Provider:
+        return Provider(
+            lambda: rotate(q, k, tables[name], layout=layout, inplace=True),
+            lambda _: rotate(*grads, back[name], layout=layout, inplace=True),
+        )
 
-    def in_place(name: str) -> Callable[[], Any]:
-        def run() -> None:
-            with torch.no_grad():
-                rotate(q, k, tables[name], inplace=True)
-                rotate(*grads, back[name], inplace=True)
-
-        return run
-
-    def differentiated(function: Callable[..., Any]) -> Callable[[], Any]:
-        return lambda: torch.autograd.grad(function(*leaves), leaves, grads)
+    def differentiated(function: Callable[..., Any]) -> Provider:
+        return Provider(lambda: function(*leaves), lambda out: torch.autograd.grad(out, leaves, grads))
 
     compiled = torch.compile(apply_rotary_pos_emb, fullgraph=True)
-    providers: dict[str, Callable[[], Any]] = {
-        "copy, twice": copy_twice,
+    providers = {
+        "copy": Provider(lambda: target.copy_(source), lambda _: target.copy_(source)),
         "whorl rope, in place": in_place("rope"),
         "whorl half of the pairs, in place": in_place("p-rope:p=0.5"),
+        "whorl rope interleaved, in place": in_place("rope", "interleaved"),
         "whorl rope": differentiated(lambda q, k: rotate(q, k, tables["rope"])),
         "whorl half of the pairs": differentiated(lambda q, k: rotate(q, k, tables["p-rope:p=0.5"])),
         "transformers eager": differentiated(lambda q, k: apply_rotary_pos_emb(q, k, cos, sin)),
         "transformers under torch.compile": differentiated(lambda q, k: compiled(q, k, cos, sin)),
     }
-    if installed("rotary-embedding-torch"):
-        from rotary_embedding_torch import RotaryEmbedding
-
-        theirs = RotaryEmbedding(HEAD_DIM).to(device)
+    if made := peer("rotary-embedding-torch"):
+        theirs = made(HEAD_DIM).to(device)
         providers["rotary-embedding-torch (interleaved)"] = differentiated(
             lambda q, k: (theirs.rotate_queries_or_keys(q), theirs.rotate_queries_or_keys(k))
         )
-    if device.type == "cuda" and installed("liger-kernel"):
-        from liger_kernel.transformers.rope import liger_rotary_pos_emb
-
-        providers["liger, in place"] = differentiated(lambda q, k: liger_rotary_pos_emb(q, k, cos, sin))
-    if device.type == "cuda" and installed("flash-attn"):
-        from flash_attn.layers.rotary import apply_rotary_emb
-
-        tables_ = (tables["rope"].cos[0].to(dtype), tables["rope"].sin[0].to(dtype))
+    if device.type == "cuda" and (liger := peer("liger-kernel")):
+        providers["liger, in place"] = differentiated(lambda q, k: liger(q, k, cos, sin))
+    if device.type == "cuda" and (flash := peer("flash-attn")):
+        halves = (tables["rope"].cos[0].to(dtype), tables["rope"].sin[0].to(dtype))
         providers["flash-attn's Triton rotary"] = differentiated(
-            lambda q, k: tuple(apply_rotary_emb(x.transpose(1, 2), *tables_) for x in (q, k))
+            lambda q, k: tuple(flash(x.transpose(1, 2), *halves).transpose(1, 2) for x in (q, k))
         )
     return providers
 
@@ -229,33 +190,27 @@ def attention_data(tokens: int, device: torch.device, dtype: torch.dtype) -> tup
     )
 
 
-def attention_gate(device: torch.device) -> None:
+def attention_gate(device: torch.device, dtype: torch.dtype = torch.float32, impl: str = "auto") -> None:
+    """Outputs and every gradient, a learned table's too, against float64."""
     (q, k, v), grad = attention_data(300, device, torch.float32)
     positions = torch.arange(300, device=device)[None]
     for notation in ("alibi", "t5", "alibi+window:size=64"):
         results = []
-        for dtype, impl in ((torch.float64, "reference"), (torch.float32, "reference"), (torch.float32, "auto")):
-            given = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        for precision, which in ((torch.float64, "reference"), (dtype, "reference"), (dtype, impl)):
+            given = [x.detach().to(precision).requires_grad_() for x in (q, k, v)]
+            modules = [module.to(torch.promote_types(precision, torch.float32)) for module in biases(notation, device)]
+            learned = [p for module in modules for p in module.parameters()]
+            for table in learned:  # zeros until it is trained, which would show no mistake
+                table.data.copy_(torch.linspace(-1, 1, table.numel(), device=device).view_as(table))
             out, _ = biased_attention(
-                *given, biases(notation, device), query_positions=positions, key_positions=positions, causal=True,
-                scale=0.125, impl=impl,
+                *given, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125,
+                impl=which,
             )  # fmt: skip
-            results.append([out.detach(), *torch.autograd.grad(out, given, grad.to(dtype))])
+            results.append([out.detach(), *torch.autograd.grad(out, [*given, *learned], grad.to(precision))])
         for truth, plain, ours in zip(*results, strict=True):
-            rounding = 4 * torch.finfo(torch.float32).eps * float(truth.abs().max())
-            assert max_error(ours, truth) <= 2 * max_error(plain, truth) + rounding, "red gate: no speed"
-    print("gate: biased_attention() is right")
-
-
-def attentions(device: torch.device) -> Iterator[Case]:
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    for tokens in (1024, 16384) if device.type == "cpu" else (1024, 8192):
-        providers = {
-            name: attention_provider(name, tokens, device, dtype)
-            for name in (*ATTENTION, *(FLEX if device.type == "cuda" else ()))
-            if tokens == 1024 or not name.startswith("dense")
-        }
-        yield f"attention {str(dtype)[6:]} {tokens}", providers, "causal SDPA, no bias"
+            rounding = 4 * torch.finfo(dtype).eps * float(truth.abs().max())
+            assert max_error(ours, truth) <= 2 * max_error(plain, truth) + rounding, f"red gate, no speed: {notation}"
+    print(f"gate: biased_attention(impl={impl!r}) is right")
 
 
 ATTENTION = (
@@ -269,117 +224,94 @@ ATTENTION = (
 FLEX = tuple(f"{name}, FlexAttention" for name in ATTENTION[-3:])
 
 
-def attention_provider(name: str, tokens: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
-    """Each call is a forward and a backward pass."""
+def attention_names(device: torch.device) -> tuple[str, ...]:
+    """FlexAttention's too where it runs and is right: no GPU has shown that yet, and the others do not depend on it."""
+    if device.type == "cpu":
+        return ATTENTION
+    try:
+        attention_gate(device, torch.bfloat16, "flex")
+    except (ValueError, RuntimeError, AssertionError) as error:
+        print(f"FlexAttention is left out: {error}")
+        return ATTENTION
+    return (*ATTENTION, *FLEX)
+
+
+def attentions(device: torch.device, names: tuple[str, ...]) -> Iterator[Case]:
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    for tokens in (1024, 16384) if device.type == "cpu" else (1024, 8192):
+        makers = {
+            name: partial(attention_provider, name, tokens, device, dtype)
+            for name in names
+            if tokens == 1024 or not name.startswith("dense")
+        }
+        label = f"attention {str(dtype)[6:]} {tokens}"
+        yield label, lambda makers=makers: {name: make() for name, make in makers.items()}, "causal SDPA, no bias"
+
+
+def attention_provider(name: str, tokens: int, device: torch.device, dtype: torch.dtype) -> Provider:
     (q, k, v), grad = attention_data(tokens, device, dtype)
     positions = torch.arange(tokens, device=device)[None]
+
+    def differentiated(forward: Callable[[], torch.Tensor], learned: Iterable[torch.Tensor] = ()) -> Provider:
+        leaves = (q, k, v, *learned)
+        return Provider(forward, lambda out: torch.autograd.grad(out, leaves, grad))
+
     if name == "causal SDPA, no bias":
-        return lambda: torch.autograd.grad(sdpa(q, k, v, is_causal=True), (q, k, v), grad)
-    if name.startswith("dense"):
-        (module,) = biases("alibi" if "ALiBi" in name else "t5", device)
-        hidden = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
-        if "ALiBi" in name:
-            bias = module(positions, positions).masked_fill(hidden, -torch.inf).to(dtype)
-            return lambda: torch.autograd.grad(sdpa(q, k, v, bias), (q, k, v), grad)
-
-        def dense() -> None:
-            bias = module(positions, positions).masked_fill(hidden, -torch.inf).to(dtype)
-            torch.autograd.grad(sdpa(q, k, v, bias), (q, k, v, module.weight), grad)
-
-        return dense
-    modules = biases({"whorl A": "alibi", "whorl T": "t5", "whorl w": "window:size=512"}[name[:7]], device)
+        return differentiated(lambda: sdpa(q, k, v, is_causal=True))
+    notation = "t5" if "T5" in name else "alibi" if "ALiBi" in name else "window:size=512"
+    modules = biases(notation, device)
     learned = [p for module in modules for p in module.parameters()]
+    if name.startswith("dense"):
+        hidden = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
 
-    def run() -> None:
-        out, _ = biased_attention(
+        def bias() -> torch.Tensor:
+            return modules[0](positions, positions).masked_fill(hidden, -torch.inf).to(dtype)
+
+        if "prebuilt" not in name:
+            return differentiated(lambda: sdpa(q, k, v, bias()), learned)
+        prebuilt = bias()
+        return differentiated(lambda: sdpa(q, k, v, prebuilt))
+
+    def ours() -> torch.Tensor:
+        return biased_attention(
             q, k, v, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125,
             impl="flex" if name in FLEX else "auto",
-        )  # fmt: skip
-        torch.autograd.grad(out, (q, k, v, *learned), grad)
+        )[0]  # fmt: skip
 
-    return run
+    return differentiated(ours, learned)
 
 
-def peak(name: str, tokens: int, device: str) -> float:
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memories(device: torch.device, names: tuple[str, ...]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    """Labels, kinds, tokens and providers of peaks."""
+    dtype = "float32" if device.type == "cpu" else "bfloat16"
+    tokens = 8192 if device.type == "cpu" else 16384
+    yield f"memory of rotate {dtype} {tokens}", "rotate", tokens, ROTATIONS
+    sparing = tuple(name for name in names if not name.startswith("dense"))
+    yield f"memory of attention {dtype} 16384", "attention", 16384, sparing
+
+
+ROTATIONS = ("whorl rope, in place", "whorl rope", "transformers eager", "transformers under torch.compile")
+
+
+def rotation_peak(name: str, tokens: int, device: torch.device) -> float:
+    """MiB that a forward and backward pass takes above q, k and the gradients that it is given."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    provider = rotation_providers(tokens, dtype, device)[name]
+    provider()  # libraries and kernels are loaded, and this length compiled
+    return peak(provider, device)
+
+
+def attention_peak(name: str, tokens: int, device: torch.device) -> float:
     """MiB that a forward and backward pass takes above its inputs and the gradient that it is given."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    attention_provider(name, 512, torch.device(device), dtype)()  # libraries and kernels are loaded
-    run = attention_provider(name, tokens, torch.device(device), dtype)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = resident("VmRSS")
-    run()
-    return (resident("VmHWM") - before) / 1024
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    attention_provider(name, 512, device, dtype)()  # libraries and kernels are loaded
+    return peak(attention_provider(name, tokens, device, dtype), device)
 
 
-def resident(what: str) -> int:
-    """KiB of this process in memory: VmRSS now, VmHWM at the most. (getrusage's peak is inherited from the parent.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what))
-
-
-def peaks(device: torch.device) -> list[dict[str, Any]]:
-    """Peaks of memory, each in a process of its own."""
-    rows = []
-    print("\nmemory above the inputs, 16384 tokens")
-    for name in ATTENTION:
-        if name.startswith("dense"):
-            continue
-        command = [sys.executable, __file__, "--peak", name, "16384", device.type]
-        mib = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-        rows.append({"case": "memory 16384", "provider": name, "peak_mib": round(mib)})
-        print(f"  {name:44} {mib:10.0f} MiB")
-    return rows
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
-
-
-def write(rows: list[dict[str, Any]], options: argparse.Namespace, name: str = "kernels") -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    info = machine()
-    common = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
-        "cpu": info["cpu"],
-        "device": info["device"] if options.device == "cuda" else "cpu",
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
-    columns = [
-        "case",
-        "provider",
-        "ms_50",
-        "ms_20",
-        "ms_80",
-        "over",
-        "ratio_50",
-        "ratio_least",
-        "ratio_most",
-        "peak_mib",
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{options.device}.csv"
-    measured_now = {row["case"] for row in rows}
-    with path.open(newline="") if path.exists() else nullcontext([]) as file:
-        kept = [row for row in csv.DictReader(file) if row["case"] not in measured_now]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*common, *columns], restval="")
-        writer.writeheader()
-        writer.writerows([*kept, *({**common, **row} for row in rows)])
+PEAKS = {"rotate": rotation_peak, "attention": attention_peak}
 
 
 if __name__ == "__main__":

@@ -11,31 +11,25 @@ Rows go to benchmarks/results/training.csv with device, versions and commit.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import rows
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from whorl.comparison.models import build, build_model
-from whorl.comparison.running import machine
 from whorl.comparison.settings import Settings
 from whorl.comparison.training import training_arguments
 from whorl.encodings import parse
 
-RESULTS = Path(__file__).parent / "results" / "training.csv"
 VOCABULARY = 1024
 
 
@@ -124,10 +118,8 @@ def gate(settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = rows.parser(__doc__, rounds=5)
     parser.add_argument("--steps", type=int, default=30, help="per round and provider, the first ten left out")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     set_verbosity_error()
     disable_progress_bar()
@@ -149,28 +141,19 @@ def write_rows(
     settings: Settings, options: argparse.Namespace, times: dict[str, list[list[float]]], tokens: int
 ) -> None:
     """One row per provider and round, and a printed summary with paired ratios."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    info = machine()
     common = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
-        "cpu": info["cpu"],
-        "device": info["device"],
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+        **rows.facts("cuda" if torch.cuda.is_available() else "cpu"),
         "model": settings.model,
         "precision of whorl": settings.precision,
     }
-    rows = []
+    found = []
     baseline = [statistics.median(r) for r in times["plain float32 loop, stock rope"]]
     for name, rounds in times.items():
         ratios = []
         for index, seconds in enumerate(rounds):
             low, middle, high = (statistics.quantiles(seconds, n=10)[i] for i in (1, 4, 7))
             ratios.append(baseline[index] / middle)
-            rows.append(
+            found.append(
                 {
                     **common,
                     "provider": name,
@@ -184,12 +167,9 @@ def write_rows(
         speed = tokens / statistics.median(statistics.median(r) for r in rounds)
         spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{name:32} {speed:9,.0f} tokens/s   {spread}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"rows: {RESULTS}")
+    path = options.results / "training.csv"
+    rows.write(path, found, same=["model"])
+    print(f"rows: {path}")
 
 
 if __name__ == "__main__":
