@@ -44,7 +44,7 @@ from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectru
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, open_host
-from whorl.ops import Tables, Visible, biased_attention, choose, rotate, rotation_tables
+from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
 
 INTERFACE = "whorl"
 KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
@@ -698,7 +698,7 @@ class HostMask(Visible, FlexBlockMask):
         kept = {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
         self.make, self.how = make, {**how, **kept}
         self.made: dict[tuple[int, ...], torch.Tensor] = {}
-        self.kinds_of_parts: dict[tuple[int, int, int], dict[tuple[int, ...], str]] = {}
+        self.parts: dict[tuple[int, int, int], Part] = {}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -724,6 +724,9 @@ class HostMask(Visible, FlexBlockMask):
         how = self.how
         queries, keys = how.get("q_offset", 0), how.get("kv_offset", 0)
         function, padding = how["mask_function"], how.get("attention_mask")
+        if padding is not None:  # a static cache has slots that nobody has spoken of yet
+            beyond = int(keys) + how["kv_length"] - padding.shape[-1]
+            padding = nn.functional.pad(padding, (0, max(0, beyond)))
 
         def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
             ok = function(b, h, i + queries, j + keys)
@@ -739,9 +742,7 @@ class HostMask(Visible, FlexBlockMask):
 
     def part(self, first: int, last: int, keys: int) -> Part:
         """Of the queries first .. last - 1 and the first `keys` keys."""
-        part = Part(self, first, last, keys)
-        part.kinds = self.kinds_of_parts.setdefault((first, last, keys), part.kinds)
-        return part
+        return self.parts.setdefault((first, last, keys), Part(self, first, last, keys))
 
     def to(self, *_: Any, **__: Any) -> HostMask:
         return self
@@ -762,6 +763,13 @@ class Part(Visible):
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         return self.whole.block(self.first + q0, self.first + q1, k0, k1)
+
+    def runs(self) -> Runs | None:
+        whole = self.whole.runs()
+        if whole is None:
+            return None
+        mine = slice(self.first, self.first + self.queries)
+        return Runs(whole.first[:, mine], whole.end[:, mine].clamp(max=self.keys))
 
     def mod(self) -> Callable[..., torch.Tensor]:
         seen, first = self.whole.mod(), self.first

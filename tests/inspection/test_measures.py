@@ -14,7 +14,7 @@ from whorl.inspection import analysis, measures
 from whorl.inspection.measures import Bins
 from whorl.inspection.passes import Pass, regions
 from whorl.inspection.watching import Attended, Layer
-from whorl.ops.impl.blocked import DenseVisible
+from whorl.ops.visible import DenseVisible
 
 TOKENS, HEADS, KEY_HEADS, DIM = 256, 4, 2, 24
 CASES = {

@@ -13,6 +13,7 @@ from whorl.ops.impl import cpu, reference
 
 LAYOUTS = ("half", "interleaved")
 IMPLS = ("auto", "reference", "cpu", "triton")
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class Tables(NamedTuple):
@@ -89,7 +90,8 @@ def rotate(
             turned = [x.copy_(y) for x, y in zip(tensors, turned, strict=True)]
     else:
         how = _How(tables.first, tables.width, layout, heads_dim, 1, impl)
-        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, tables.cos, tables.sin))
+        learned = tables.cos.requires_grad or tables.sin.requires_grad
+        differentiable = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad) or learned)
         if inplace and differentiable:
             turned = list(_RotateInPlace.apply(tables.cos, tables.sin, how, *tensors))
         elif inplace:
@@ -203,7 +205,7 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
 
 
 def _plain(tensors: list[torch.Tensor]) -> bool:
-    return all(type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_meta for x in tensors)
+    return all(type(x) in PLAIN and not x.is_meta for x in tensors)
 
 
 def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:

@@ -10,69 +10,20 @@ vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from whorl.ops.impl import native
+from whorl.ops.visible import Visible
 
 # Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
 
 BLOCK_BYTES = 2 << 20  # of logits: what fits in the second-level caches of two cores
 KEYS = 512
-KEPT = 16 << 20  # bytes of weights up to which the backward pass finds them kept and need not make them again
 FEWEST = 128  # queries: with fewer, matrix products are slow, whatever fits where
-
-
-class Visible:
-    """Which keys may be seen, asked block by block. What a block is like is remembered, since layers share a mask."""
-
-    def __init__(self, queries: int, keys: int) -> None:
-        self.ahead = keys - queries  # the last query stands at the last key
-        self.kinds: dict[tuple[int, ...], str] = {}
-
-    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
-        """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""
-        raise NotImplementedError
-
-    def mod(self) -> Callable[..., torch.Tensor]:
-        """The same as a function of index tensors (batch, head, query, key), as FlexAttention asks."""
-        raise NotImplementedError
-
-    def kind(self, *block: int) -> str:
-        """ "none" or "all" of the block is seen, what is "causal" (no key after the query's own), or "some"."""
-        kind = self.kinds.get(block)
-        if kind is None:
-            seen = self.block(*block)
-            if bool(seen.all()):
-                kind = "all"
-            elif not bool(seen.any()):
-                kind = "none"
-            else:
-                q0, q1, k0, k1 = block
-                own = torch.arange(q0, q1, device=seen.device)[:, None] + self.ahead
-                causal = torch.arange(k0, k1, device=seen.device) <= own
-                kind = "causal" if bool((seen == causal).all()) else "some"
-            self.kinds[block] = kind
-        return kind
-
-
-class DenseVisible(Visible):
-    """A bool tensor broadcastable to [batch, heads, queries, keys]."""
-
-    def __init__(self, mask: torch.Tensor, queries: int, keys: int) -> None:
-        super().__init__(queries, keys)
-        self.mask = mask.expand(*mask.shape[:2], queries, keys)
-
-    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
-        return self.mask[:, :, q0:q1, k0:k1]
-
-    def mod(self) -> Callable[..., torch.Tensor]:
-        mask = self.mask
-        return lambda b, h, i, j: mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0, i, j]
 
 
 @dataclass
@@ -90,8 +41,6 @@ class Problem:
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     modules: tuple[nn.Module, ...]
-    compiled: bool
-    double: bool
     start: int | None  # query position 0 - key position 0 where all positions are consecutive, and alike in the batch
     batch: int
 
@@ -154,10 +103,30 @@ class Problem:
             return None
         return self._grouped(~self.mask.block(q0, q1, k0, k1).flip(2))
 
-    def loops(self, vector: torch.Tensor | None, dtype: torch.dtype) -> Loops:
-        compiled = self.compiled and dtype != torch.float64
-        # rounded weights would not sum to what the backward pass finds, unless a row is all in one block
-        return Loops(self, vector, compiled, compiled and dtype == torch.bfloat16 and self.keys <= KEYS)
+    def logits(
+        self, vector: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, q0: int, q1: int, k0: int, k1: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[B, G, repeats, rows, keys] with hidden keys at -inf; and their tanh, where there is a cap.
+
+        q [B, G, R, D] scaled already, k [B, G, keys, D].
+        """
+        shape = (*q.shape[:2], -1, q1 - q0, k1 - k0)
+        s = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(shape)
+        tanh = None
+        if self.softcap is not None:
+            tanh = s.div_(self.softcap).tanh_()
+            s = tanh * self.softcap
+        bias = self.bias(vector, q0, q1, k0, k1)
+        if bias is not None:
+            s.add_(bias)
+        hidden = self.hidden(q0, q1, k0, k1)
+        if hidden is not None:
+            s.masked_fill_(hidden, -torch.inf)
+        seen = self.seen(q0, q1, k0, k1)
+        if seen - (q1 - q0) < k1 - k0:
+            limit = seen - torch.arange(q1 - q0, device=s.device)[:, None]
+            s.masked_fill_(torch.arange(k1 - k0, device=s.device) >= limit, -torch.inf)
+        return s, tanh
 
 
 @dataclass
@@ -167,134 +136,21 @@ class Rows:
     top: torch.Tensor
     normal: torch.Tensor
 
+    def weights(self, s: torch.Tensor) -> torch.Tensor:
+        """Logits to weights, in place."""
+        return _exp(s.sub_(self.top.clamp(min=torch.finfo(s.dtype).min))).mul_(self.normal)
 
-def _address(x: torch.Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
-
-@dataclass
-class Loops:
-    """The softmax of a block and its derivative, compiled (softmax.c) where that can run, or in ATen operations."""
-
-    problem: Problem
-    vector: torch.Tensor | None
-    compiled: bool
-    rounded: bool  # weights are bfloat16, as the values that they multiply: compiled only
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The dtype of the weights, and of what they multiply."""
-        if self.rounded:
-            return torch.bfloat16
-        return torch.float64 if self.problem.double else torch.float32
-
-    def logits(
-        self, q: torch.Tensor, k: torch.Tensor, q0: int, q1: int, k0: int, k1: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[B, G, repeats, rows, keys] in q's dtype; and their tanh, where there is a cap.
-
-        q [B, G, R, D] scaled already, k [B, G, keys, D]. Compiled, the vector's bias and causality are left for the
-        loops to put in; else both are in, and hidden keys at -inf.
-        """
-        problem = self.problem
-        shape = (*q.shape[:2], -1, q1 - q0, k1 - k0)
-        s = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(shape)
-        tanh = None
-        if problem.softcap is not None:
-            tanh = s.div_(problem.softcap).tanh_()
-            s = tanh * problem.softcap
-        if self.vector is None or not self.compiled:
-            bias = problem.bias(self.vector, q0, q1, k0, k1)
-            if bias is not None:
-                s.add_(bias)
-        hidden = problem.hidden(q0, q1, k0, k1)
-        if hidden is not None:
-            s.masked_fill_(hidden, -torch.inf)
-        seen = problem.seen(q0, q1, k0, k1)
-        if not self.compiled and seen - (q1 - q0) < k1 - k0:
-            limit = seen - torch.arange(q1 - q0, device=s.device)[:, None]
-            s.masked_fill_(torch.arange(k1 - k0, device=s.device) >= limit, -torch.inf)
-        return s, tanh
-
-    def forward(
-        self, s: torch.Tensor, top: torch.Tensor, total: torch.Tensor, at: tuple[int, int, int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights exp(s - top), and what earlier outputs are to be multiplied by. Updates top and total."""
-        if self.compiled:
-            fade = torch.empty_like(top)
-            p = torch.empty_like(s, dtype=torch.bfloat16) if self.rounded else s
-            self._call("whorl_softmax", s, top, total, fade, at, p.data_ptr() if self.rounded else 0)
-            return p, fade
-        base = torch.maximum(top, s.amax(-1, keepdim=True))
-        finite = base.clamp(min=torch.finfo(s.dtype).min)  # a row that sees nothing: -inf - -inf is no number
-        fade = _exp(top - finite).masked_fill_(top == -torch.inf, 0.0)
-        hidden = base == -torch.inf
-        _exp(s.sub_(finite)).masked_fill_(hidden, 0.0)
-        total.mul_(fade).add_(s.sum(-1, keepdim=True))
-        top.copy_(base)
-        return s, fade
-
-    def backward(
-        self,
-        s: torch.Tensor,
-        dp: torch.Tensor,
-        row: Rows,
-        delta: torch.Tensor | None,
-        to_vector: torch.Tensor | None,
-        at: tuple[int, int, int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights p and the logits' gradient p (dp - delta); the vector's is added to `to_vector`.
-
-        delta is the sum of p dp over all keys of a row, or None where they are all here.
-        """
-        if self.compiled:
-            p = torch.empty_like(s, dtype=torch.bfloat16) if self.rounded else s
-            more = (_address(to_vector), row.normal.data_ptr(), p.data_ptr() if self.rounded else 0)
-            self._call("whorl_softmax_backward", s, row.top, dp, delta, at, *more)
-            return p, dp
-        finite = row.top.clamp(min=torch.finfo(s.dtype).min)
-        _exp(s.sub_(finite)).mul_(row.normal)
-        if delta is None:
-            delta = (s * dp).sum(-1, keepdim=True)
-        dp.sub_(delta).mul_(s)
-        if to_vector is not None:
-            q0, q1, k0, k1 = at
-            offset = self.problem.queries - q1 + k0
-            to_vector[:, offset : offset + q1 - q0 + k1 - k0 - 1] += _antidiagonals(dp, to_vector.shape[0])
-        return s, dp
-
-    def kept_backward(
-        self,
-        p: torch.Tensor,
-        dp: torch.Tensor,
-        row: Rows,
-        to_vector: torch.Tensor | None,
-        at: tuple[int, int, int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same from the weights that `forward` gave: no product, no exp."""
-        out = torch.empty_like(p)
-        more = (_address(to_vector), row.normal.data_ptr(), self.rounded, out.data_ptr())
-        self._call("whorl_kept_backward", p, row.top, dp, row.top, at, *more)
-        return out, dp
-
-    def _call(
-        self,
-        name: str,
-        s: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        c: torch.Tensor | None,
-        at: tuple[int, int, int, int],
-        *more: int,
-    ) -> None:
-        q0, q1, k0, k1 = at
-        vector = self.vector
-        native.call(
-            name, s.data_ptr(), _address(vector), a.data_ptr(), b.data_ptr(), _address(c),
-            s.shape[0] * self.problem.heads, self.problem.heads, q1 - q0, k1 - k0,
-            0 if vector is None or vector.shape[0] == 1 else vector.stride(0), self.problem.queries - q1 + k0,
-            self.problem.seen(*at), torch.get_num_threads(), *more,
-        )  # fmt: skip
+def _softened(s: torch.Tensor, top: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """exp(s - top), and what earlier outputs are to be multiplied by. Updates top and total to all keys so far."""
+    base = torch.maximum(top, s.amax(-1, keepdim=True))
+    finite = base.clamp(min=torch.finfo(s.dtype).min)  # a row that sees nothing: -inf - -inf is no number
+    fade = _exp(top - finite).masked_fill_(top == -torch.inf, 0.0)
+    hidden = base == -torch.inf
+    _exp(s.sub_(finite)).masked_fill_(hidden, 0.0)
+    total.mul_(fade).add_(s.sum(-1, keepdim=True))
+    top.copy_(base)
+    return s, fade
 
 
 def _rows(x: torch.Tensor, q0: int, q1: int, key_heads: int, dtype: torch.dtype) -> torch.Tensor:
@@ -321,11 +177,7 @@ class BlockedAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         G, B = problem.key_heads, q.shape[0]
-        loops = problem.loops(vector, q.dtype)
-        few = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * loops.weights.itemsize <= KEPT
-        keep = loops.compiled and few and k.shape[2] <= KEYS and problem.softcap is None and any(ctx.needs_input_grad)
-        kept: list[torch.Tensor] = []
-        k_m, v_m = k.to(dtype).contiguous(), v.to(loops.weights).contiguous()
+        k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
         # The exact output is kept: its product with the gradient is taken from every logit's gradient.
         out = torch.empty(*q.shape[:3], v.shape[3], dtype=dtype, device=q.device)
         per_row: list[torch.Tensor] = []
@@ -336,8 +188,8 @@ class BlockedAttention(torch.autograd.Function):
             total = torch.zeros_like(top)
             o = q_b.new_zeros(B * G, q_b.shape[2], v.shape[3])
             for first, (k0, k1) in enumerate(spans):
-                s, _ = loops.logits(q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
-                p, fade = loops.forward(s, top, total, (q0, q1, k0, k1))
+                s, _ = problem.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                p, fade = _softened(s, top, total)
                 if first:
                     o.mul_(fade.view(B * G, -1, 1))
                 o += torch.bmm(p.view(B * G, -1, k1 - k0), v_m[:, :, k0:k1].flatten(0, 1))
@@ -346,30 +198,26 @@ class BlockedAttention(torch.autograd.Function):
                 base = torch.maximum(top, sink)
                 total.mul_((top - base).exp_()).add_((sink - base).exp_())
                 o.mul_((top - base).exp_().view(B * G, -1, 1))
-                if keep and spans:
-                    p.mul_((top - base).exp_())
                 top = base
             normal = total.reciprocal().masked_fill_(total == 0, 0.0)
             per_row += (top, normal)
-            kept += (p,) if keep and spans else ()
             o.mul_(normal.view(B * G, -1, 1))
             out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
-        ctx.problem, ctx.kept, ctx.blocks = problem, len(kept), len(per_row) // 2
-        ctx.save_for_backward(q, k, v, out, vector, sinks, *per_row, *kept, *parameters)
+        ctx.problem, ctx.blocks = problem, len(per_row) // 2
+        ctx.save_for_backward(q, k, v, out, vector, sinks, *per_row, *parameters)
         return out.to(q.dtype)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
         q, k, v, out, vector, sinks, *rest = ctx.saved_tensors
-        per_row, rest = rest[: 2 * ctx.blocks], rest[2 * ctx.blocks :]
-        kept, parameters = iter(rest[: ctx.kept]), rest[ctx.kept :]
+        per_row, parameters = rest[: 2 * ctx.blocks], rest[2 * ctx.blocks :]
         problem: Problem = ctx.problem
         dtype, G, B = out.dtype, problem.key_heads, q.shape[0]
-        loops = problem.loops(vector, q.dtype)
         k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
         to_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-        to_k, to_v = torch.zeros_like(k_m), torch.zeros_like(v_m, dtype=dtype)
+        to_k, to_v = torch.zeros_like(k_m), torch.zeros_like(v_m)
         to_vector = torch.zeros_like(vector) if vector is not None and ctx.needs_input_grad[4] else None
         to_sinks = torch.zeros_like(sinks, dtype=dtype) if sinks is not None else None
         learned = [p for p in parameters if p.requires_grad]
@@ -378,27 +226,21 @@ class BlockedAttention(torch.autograd.Function):
             rows, row = q1 - q0, Rows(*per_row[2 * block : 2 * block + 2])
             q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
             g_b = _rows(grad, q0, q1, G, dtype)
-            delta = None
-            if len(spans) > 1 or to_sinks is not None:
-                delta = (g_b * _rows(out, q0, q1, G, dtype)).sum(-1).view_as(row.top)
+            delta = (g_b * _rows(out, q0, q1, G, dtype)).sum(-1).view_as(row.top)
             if to_sinks is not None:
                 weight = (sinks.to(dtype).view(1, G, -1, 1, 1) - row.top).exp_().mul_(row.normal)
                 to_sinks -= (weight * delta).sum((0, 3, 4)).flatten()
-            if len(spans) == 1:
-                delta = None  # found in passing
             q_f, g_f = q_b.flatten(0, 1), g_b.flatten(0, 1)
-            g_w = g_f.to(loops.weights)
             dq = torch.zeros_like(q_f)
             for k0, k1 in spans:
                 k_b, v_b = k_m[:, :, k0:k1].flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1)
-                at = (q0, q1, k0, k1)
-                dp = torch.bmm(g_f, v_b.transpose(1, 2)).view(B, G, -1, rows, k1 - k0)
-                if ctx.kept:
-                    tanh = None
-                    p, ds = loops.kept_backward(next(kept), dp, row, to_vector, at)
-                else:
-                    s, tanh = loops.logits(q_b, k_m[:, :, k0:k1], *at)
-                    p, ds = loops.backward(s, dp, row, delta, to_vector, at)
+                ds = torch.bmm(g_f, v_b.transpose(1, 2)).view(B, G, -1, rows, k1 - k0)
+                s, tanh = problem.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                p = row.weights(s)
+                ds.sub_(delta).mul_(p)
+                if to_vector is not None:
+                    offset = problem.queries - q1 + k0
+                    to_vector[:, offset : offset + rows + k1 - k0 - 1] += _antidiagonals(ds, to_vector.shape[0])
                 if learned:
                     with torch.enable_grad():
                         bias = problem.bias(None, q0, q1, k0, k1)
@@ -409,7 +251,7 @@ class BlockedAttention(torch.autograd.Function):
                 if tanh is not None:
                     ds.mul_(1 - tanh.square_())
                 p_f, ds_f = p.view(B * G, -1, k1 - k0), ds.view(B * G, -1, k1 - k0)
-                _add_product(to_v[:, :, k0:k1], p_f, g_w)
+                _add_product(to_v[:, :, k0:k1], p_f, g_f)
                 _add_product(to_k[:, :, k0:k1], ds_f, q_f)
                 dq.baddbmm_(ds_f, k_b)
             to_q[:, :, q0:q1] = _back(dq.mul_(problem.scale).view_as(q_b), rows)
@@ -479,8 +321,6 @@ def attention(
         query_positions=query_positions,
         key_positions=key_positions,
         modules=tuple(modules),
-        compiled=q.device.type == "cpu" and native.missing() is None,
-        double=q.dtype == torch.float64,
         start=start,
         batch=q.shape[0],
     )

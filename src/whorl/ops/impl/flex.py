@@ -1,36 +1,110 @@
 """Biased attention through PyTorch's FlexAttention, which compiles a fused kernel for a GPU.
 
 Every relative bias is one vector per head, read by distance inside the kernel; its gradient is summed there with
-atomics. Asked for by name (`impl="flex"`): no GPU has run it yet, so "auto" does not choose it. On a CPU FlexAttention
-has no backward pass, and this serves to check the forward one.
+atomics. What changes from call to call is captured as tensors: a number is compiled into the kernel, or fails to be. On
+a CPU FlexAttention has no backward pass, and this serves to check the forward one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import logsigmoid
 
-from whorl.ops.impl.blocked import Visible
+from whorl.ops.visible import Visible
+
+FEW = 128  # queries: one block of FlexAttention's own
+WHOLE = 1 << 30  # the size of a block that holds everything: FlexAttention's own for calls without a block mask
+# Kernels for rows of 512 bytes take 104 to 144 KiB of shared memory, compiled by PyTorch 2.13 for compute capability
+# 7.5, 8.0, 8.6 and 12.0; GeForce cards have 99. Those for smaller rows take no more than there is.
+SMALL_ROW, ROOMY = 256, 144 << 10
+KERNELS = 64  # compiled for one process at most; PyTorch's own limit is 8, and then it goes on without a kernel
 
 
-def missing(modules: Sequence[nn.Module], device: torch.device, grad: bool) -> str | None:
-    """None when FlexAttention can serve, else the reason why not."""
+def missing(
+    modules: Sequence[nn.Module],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | Visible | None,
+    grad: bool,
+) -> str | None:
+    """None when FlexAttention can serve, else the reason why not. Nothing is read from the device."""
     other = [type(m).__name__ for m in modules if not hasattr(m, "of_distance")]
     if other:
         return f"{other[0]} is not a bias of distance alone"
-    if device.type == "cpu" and grad:
-        return "FlexAttention has no backward pass on a CPU"
-    return None
+    if isinstance(mask, Visible) and type(mask).mod is Visible.mod:
+        return f"a {type(mask).__name__} has no `mod`, its mask as a function of indices"
+    if not q.dtype == k.dtype == v.dtype:  # under autocast, where only the norms of q and k are float32
+        return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}"
+    if not q.numel() or not k.numel():
+        return "there are no queries or no keys"
+    device = q.device
+    if device.type == "cpu":
+        return "FlexAttention has no backward pass on a CPU" if grad else None
+    if device.type != "cuda":
+        return f"the inputs are on {device}"
+    if q.dtype == torch.float64:
+        return "its kernels add up in float32, and the inputs are float64"
+    narrow, wide = sorted((q.shape[3], v.shape[3]))
+    if narrow < 16 or wide > 256:
+        return f"its kernels are made for heads of 16 to 256 channels, and these have {narrow} and {wide}"
+    row = q.element_size() << (wide - 1).bit_length()  # a power of 2
+    if row > SMALL_ROW and _shared_memory(device) < ROOMY:
+        return f"its kernels for rows of {row} bytes take more shared memory than {device} has"
+    learned = any(p.requires_grad for m in modules for p in m.parameters())
+    if grad and learned and torch.are_deterministic_algorithms_enabled():
+        return "a learned bias's gradient is summed with atomics, and deterministic algorithms are asked for"
+    return _triton_missing()
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block of threads can have."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", ROOMY)  # said by NVIDIA's alone
+
+
+@cache
+def _triton_missing() -> str | None:
+    from torch.utils._triton import has_triton
+
+    return None if has_triton() else "torch.compile finds no Triton for this device"
+
+
+@cache
+def _in_kernels(device: torch.device) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """FlexAttention, and what lists its blocks; compiled on a GPU, so that no matrix of logits or mask is in memory."""
+    if device.type == "cpu":
+        return flex_attention, create_block_mask
+    return _many_kernels(torch.compile(flex_attention)), _many_kernels(torch.compile(create_block_mask))
+
+
+def _many_kernels(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **how: Any) -> Any:
+        config: Any = torch._dynamo.config
+        with config.patch(recompile_limit=KERNELS):
+            return compiled(*arguments, **how)
+
+    return call
+
+
+class Shared(NamedTuple):
+    """What the layers of one forward share."""
+
+    query_positions: torch.Tensor
+    key_positions: torch.Tensor
+    causal: bool
+    reach: int | None
+    rows: torch.Tensor  # [batch, queries] and
+    columns: torch.Tensor  # [batch, keys]: their difference is the number of a pair's distance
+    distances: torch.Tensor  # these, from the least up
+    blocks: BlockMask
 
 
 def attention(
@@ -47,38 +121,120 @@ def attention(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
-    batch, heads, queries, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-    query_positions, key_positions = (p.expand(batch, -1) for p in (query_positions, key_positions))
-    least = int((query_positions.amin(1) - key_positions.amax(1)).min())
-    most = int((query_positions.amax(1) - key_positions.amin(1)).max())
-    span = torch.arange(least, most + 1, device=q.device)
-    vector = torch.zeros(heads, len(span), device=q.device)
+    batch, heads = q.shape[:2]
+    reach = min((r for m in modules if (r := getattr(m, "reach", None)) is not None), default=None)
+    shared = _shared(mask, query_positions, key_positions, causal, reach, batch)
+    rows, columns = shared.rows, shared.columns
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    vector = torch.zeros(heads, len(shared.distances), dtype=dtype, device=q.device)
     for module in modules:
         one: Any = module
-        vector = vector + one.of_distance(span)
-    reach = min((r for m in modules if (r := getattr(m, "reach", None)) is not None), default=None)
-    seen = mask.mod() if mask is not None else None
-    ahead = keys - queries
+        vector = vector + one.of_distance(shared.distances)
+    vector = vector.contiguous()
+    cap = None if softcap is None else torch.full((), softcap, dtype=vector.dtype, device=q.device)
 
     def score(logit: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
-        if softcap is not None:
-            logit = softcap * torch.tanh(logit / softcap)
-        return logit + vector[h, query_positions[b, i] - key_positions[b, j] - least]
+        if cap is not None:
+            logit = cap * torch.tanh(logit / cap)
+        return logit + vector[h, rows[b, i] - columns[b, j]]
+
+    run = _in_kernels(q.device)[0]
+    how: dict[str, Any] = {"score_mod": score, "block_mask": shared.blocks, "scale": scale}
+    how["enable_gqa"] = heads != k.shape[1]
+    if sinks is None:
+        return run(q, k, v, **how)
+    out, aux = run(q, k, v, return_aux=AuxRequest(lse=True), **how)
+    # of all keys together, beside the sink; a sigmoid's own gradient has lost 1 - weight where that is small
+    weight = logsigmoid(aux.lse - sinks[:, None].to(aux.lse.dtype)).exp()
+    return (out * weight[..., None]).to(out.dtype)
+
+
+def _shared(
+    mask: Visible | None,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    causal: bool,
+    reach: int | None,
+    batch: int,
+) -> Shared:
+    """Kept on the mask, which the layers of a forward share; without one, blocks are kept by what they are made of."""
+    kept: list[Shared] = [] if mask is None else vars(mask).setdefault("flex", [])
+    for known in kept:
+        alike = (known.causal, known.reach, len(known.rows)) == (causal, reach, batch)
+        if alike and _same(known.query_positions, query_positions) and _same(known.key_positions, key_positions):
+            return known
+    queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
+    least, most, even = _extent(query_positions, key_positions)
+    first = key_positions.amin(1, keepdim=True)  # taken off, positions fit into int32, in which a kernel is faster
+    q, k = ((p - first).to(torch.int32).expand(batch, -1) for p in (query_positions, key_positions))
+    if mask is None and (reach is None or even):
+        start = least + keys - 1 if reach is not None else 0  # of the queries, where the keys' is 0
+        blocks = _plain_blocks(queries, keys, causal, reach, start, batch, device)
+    else:
+        rows, heads = (1, 1) if mask is None else mask.block(0, 1, 0, 1).shape[:2]
+        if reach is not None:
+            rows = max(rows, len(query_positions), len(key_positions))
+        blocks = _blocks(q, k, causal, reach, None if mask is None else mask.mod(), rows, heads)
+    distances = torch.arange(least, most + 1, device=device)
+    kept.append(Shared(query_positions, key_positions, causal, reach, q - least, k, distances, blocks))
+    return kept[-1]
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
+
+
+def _extent(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tuple[int, int, bool]:
+    """The least and the greatest distance, and whether positions are consecutive and alike in the batch."""
+    q, k = query_positions, key_positions
+    starts = q[:, 0] - k[:, 0]
+    even = (q.diff(dim=1) == 1).all() & (k.diff(dim=1) == 1).all() & (starts == starts[0]).all()
+    least, most = (q.amin(1) - k.amax(1)).amin(), (q.amax(1) - k.amin(1)).amax()
+    found = torch.stack([least, most, even.to(least.dtype)]).tolist()  # the device is waited for once
+    return found[0], found[1], bool(found[2])
+
+
+@lru_cache(maxsize=32)
+def _plain_blocks(
+    queries: int, keys: int, causal: bool, reach: int | None, start: int, batch: int, device: torch.device
+) -> BlockMask:
+    """Without a mask: of consecutive positions, those of the queries from `start` on and those of the keys from 0."""
+    with torch.inference_mode(False):  # whatever asks first, training may ask next
+        q, k = torch.arange(start, start + queries, device=device), torch.arange(keys, device=device)
+        q, k = (p.to(torch.int32).expand(batch, -1) for p in (q, k))
+        return _blocks(q, k, causal, reach, None, 1, 1)
+
+
+def _blocks(
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    causal: bool,
+    reach: int | None,
+    seen: Callable[..., torch.Tensor] | None,
+    rows: int,
+    heads: int,
+) -> BlockMask:
+    """Which blocks hold keys that are seen; rows, heads: of the batch, that differ in this (1 if none does)."""
+    queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
+    own = torch.arange(keys - queries, keys, device=device, dtype=torch.int32)
+    window = None if reach is None else torch.full((), min(reach, 2**31 - 1), dtype=torch.int32, device=device)
 
     def visible(b: Any, h: Any, i: Any, j: Any) -> Any:
         ok = i >= 0
         if causal:
-            ok = ok & (i + ahead >= j)
-        if reach is not None:
-            ok = ok & ((query_positions[b, i] - key_positions[b, j]).abs() < reach)
+            ok = ok & (own[i] >= j)
+        if window is not None:
+            ok = ok & ((query_positions[b, i] - key_positions[b, j]).abs() < window)
         return ok & seen(b, h, i, j) if seen is not None else ok
 
-    blocks = create_block_mask(visible, batch, None, queries, keys, device=q.device)
-    run: Any = _compiled() if q.device.type == "cuda" else flex_attention
-    grouped = heads != k.shape[1]
-    how: dict[str, Any] = {"score_mod": score, "block_mask": blocks, "scale": scale, "enable_gqa": grouped}
-    if sinks is None:
-        return run(q, k, v, **how)
-    out, aux = run(q, k, v, return_aux=AuxRequest(lse=True), **how)
-    total = aux.lse
-    return out * torch.sigmoid(total - sinks[:, None].to(total.dtype))[..., None].to(out.dtype)
+    if queries >= FEW:
+        return _in_kernels(device)[1](visible, rows, heads, queries, keys, device=device)
+    # Decoding is shared out by the number of keys only where there is a list of full blocks, too, if an empty one. Each
+    # tensor is one of its own: a kernel's code loses the name of one that it is given twice.
+    count, index, full_count, full_index = (
+        torch.full((1,) * dims, value, dtype=torch.int32, device=device)
+        for dims, value in ((3, 1), (4, 0), (3, 0), (4, 0))
+    )
+    return BlockMask.from_kv_blocks(
+        count, index, full_count, full_index, BLOCK_SIZE=WHOLE, mask_mod=visible, seq_lengths=(queries, keys)
+    )

@@ -1,8 +1,8 @@
-"""C loops (rotate.c, softmax.c) that are compiled for this machine the first time that they are needed.
+"""C loops (rotate.c, attention.c) that are compiled for this machine the first time that they are needed.
 
-Half a second, once: the library is kept in the user's cache, under a name that says what it was made from. Where there
-is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its own OpenMP runtime),
-as many as torch.get_num_threads() allows.
+A second or two, once: the library is kept in the user's cache, under a name that says what it was made from. Where
+there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its own OpenMP
+runtime), as many as torch.get_num_threads() allows.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "softmax.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
 TARGETS = (("-march=native", "-DWHORL_HALF"), ("-march=native",), ())  # the first that the compiler takes
+NO_HALF = 2  # what a loop returns for float16 where the compiler has none
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
@@ -68,7 +70,8 @@ def _built(compiler: str) -> Path:
             steps = [
                 [compiler, *FLAGS, *target, "-c", str(source), "-o", f"{build}/{source.stem}.o"] for source in SOURCES
             ]
-            done = [subprocess.run(step, capture_output=True, text=True) for step in steps]
+            with ThreadPoolExecutor() as pool:
+                done = list(pool.map(_run, steps))
             if not any(step.returncode for step in done):
                 break
         else:
@@ -85,6 +88,10 @@ def _built(compiler: str) -> Path:
     return kept
 
 
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text().split("\n\n")[0] if path.exists() else platform.processor()
@@ -96,11 +103,18 @@ def _load(path: Path) -> Any:
     return ctypes.CDLL(str(path))
 
 
-def call(name: str, *numbers: int) -> None:
-    """Calls a loop with one array of numbers, the cheapest call that there is. Raises ValueError without a library."""
+def call(name: str, *numbers: float, kinds: str | None = None) -> None:
+    """Calls a loop with one array of 8-byte numbers, the cheapest call that there is.
+
+    kinds: which of the numbers are doubles, as `struct` says it ("2q1d4q"); None where all are whole.
+
+    Raises ValueError without a library, and MemoryError where the loop found no memory for itself.
+    """
     loaded, why = library()
     if loaded is None:
         raise ValueError(f"the compiled loops cannot run here: {why}")
-    code = getattr(loaded, name)(struct.pack(f"{len(numbers)}q", *numbers))  # a tenth of a ctypes array's time
-    if code:
+    code = getattr(loaded, name)(struct.pack(kinds or f"{len(numbers)}q", *numbers))  # a tenth of a ctypes array's time
+    if code == NO_HALF:
         raise ValueError("the C compiler of this machine has no float16; use impl='reference'")
+    if code:
+        raise MemoryError(f"{name} found no memory to work in")

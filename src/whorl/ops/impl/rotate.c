@@ -285,7 +285,7 @@ ROWS(rows_half, _Float16, float, halves_half, neighbours_half)
  *   double for double and float otherwise)   [4] sign   [5] head dim   [6] first   [7] n   [8] width   [9] interleaved
  *   [10] tokens per unit of work   [11] threads   [12 ..] a `Tensor` for each
  *
- * Returns 0, or 1 for a dtype that this build does not have. */
+ * Returns 0, or 2 for a dtype that this build does not have. */
 int whorl_rotate(const int64_t *call) {
     const int dtype = call[0], count = call[1], interleaved = call[9], threads = call[11];
     const void *cos = (const void *)call[2], *sin = (const void *)call[3];
@@ -293,7 +293,7 @@ int whorl_rotate(const int64_t *call) {
     const int64_t head_dim = call[5], first = call[6], n = call[7], width = call[8], block = call[10];
     const Tensor *tensors = (const Tensor *)(call + 12);
 #ifndef WHORL_HALF
-    if (dtype == 3) return 1;
+    if (dtype == 3) return 2;
 #endif
     const int64_t blocks = (tensors[0].tokens + block - 1) / block;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)

@@ -1,0 +1,497 @@
+/* Softmax attention whose bias depends on the distance between query and key, in tiles that stay in the second-level cache:
+ * Dao et al., FlashAttention-2, arXiv 2307.08691. Built by native.py; no link to torch or Python.
+ *
+ *   logit(i, j) = scale q_i . k_j + bias[head][i - j],   for the keys first(i) <= j < end(i) that query i sees,
+ *
+ * where the product may be capped first, softcap tanh(product / softcap).
+ *
+ * A tile of logits lies transposed, a row of QUERIES lanes for each key. So a softmax is done lane by lane with nothing to be
+ * summed across, the biases of a row are neighbours, and none of the seven products needs keys or values transposed.
+ *
+ * Everything is float inside; q, k, v and the gradient that arrives may be bfloat16. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#define WIDTH 16 /* floats in a vector */
+#define HEIGHT 8 /* rows of a product's block: HEIGHT x 2 vectors of sums, and 2 + 1 more, are the registers that there are */
+#elif defined(__AVX__)
+#define WIDTH 8
+#define HEIGHT 4
+#else
+#define WIDTH 4
+#define HEIGHT 4
+#endif
+
+enum { QUERIES = 64, KEYS = 128, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
+
+typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct {
+    const void *at; /* this and all that follows is 8 bytes each */
+    int64_t batch, head, token; /* strides, in elements; channels are adjacent */
+} Tensor;
+
+typedef struct {
+    int64_t bf16, threads, batches, heads, key_heads, queries, keys, dim, dim_v, bias_stride, ranges_stride, chunks;
+    int64_t dropout, seed; /* weights whose random 32 bits are below `dropout` are dropped */
+    double scale, kept, softcap; /* kept: 1 / (1 - the dropout's probability); no softcap: 0 */
+    const int64_t *first, *end;  /* [batch or 1, queries] */
+    const float *bias, *sinks;   /* [heads or 1, queries + keys - 1], at i - j + keys - 1; [heads]; or none */
+    float *top, *normal;        /* [batch, heads, queries]: a row's largest logit, and 1 / the sum of exp(logit - top) */
+    Tensor q, k, v, out;        /* out is float */
+    /* the backward pass alone; all but grad are float */
+    Tensor grad, to_q;
+    float *to_k, *to_v;  /* [chunks, batch, key heads, keys, dim or dim_v] */
+    float *to_bias;      /* [chunks, batch, heads, queries + keys - 1], zeros, or none */
+    float *delta;        /* [batch, heads, queries]: a row's output times its gradient */
+} Call;
+
+/* --- products ---------------------------------------------------------------------------------------------------------
+ *
+ * c[row][column] (+)= sum over k of a[row][k] b[k][column], with a's two strides free: a tile and its transpose are one. */
+
+INLINE void block(const int across, int64_t depth, const float *a, int64_t a_row, int64_t a_step, const float *b,
+                  int64_t b_step, float *c, int64_t c_row, int add) {
+    vec sum[HEIGHT][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < HEIGHT; r++)
+#pragma GCC unroll 2
+        for (int n = 0; n < across; n++) sum[r][n] = add ? *(vec *)(c + r * c_row + n * WIDTH) : (vec){0};
+    for (int64_t k = 0; k < depth; k++) {
+        vec y[2];
+#pragma GCC unroll 2
+        for (int n = 0; n < across; n++) y[n] = *(const vec *)(b + k * b_step + n * WIDTH);
+#pragma GCC unroll 8
+        for (int r = 0; r < HEIGHT; r++) {
+            const float x = a[r * a_row + k * a_step];
+#pragma GCC unroll 2
+            for (int n = 0; n < across; n++) sum[r][n] += x * y[n];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < HEIGHT; r++)
+#pragma GCC unroll 2
+        for (int n = 0; n < across; n++) *(vec *)(c + r * c_row + n * WIDTH) = sum[r][n];
+}
+
+/* rows: rounded up to HEIGHT here, so that every buffer has that many. columns: a multiple of WIDTH. */
+INLINE void product(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_row, int64_t a_step,
+                    const float *b, int64_t b_step, float *c, int64_t c_row, int add) {
+    int64_t n = 0;
+    for (; n + 2 * WIDTH <= columns; n += 2 * WIDTH)
+        for (int64_t r = 0; r < rows; r += HEIGHT)
+            block(2, depth, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
+    if (n < columns)
+        for (int64_t r = 0; r < rows; r += HEIGHT)
+            block(1, depth, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
+}
+
+/* As functions of their own, so that they are compiled once each. */
+#define PRODUCT(NAME, A_ROW, A_STEP, ADD)                                                                              \
+    static __attribute__((noinline)) void NAME(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_stride, \
+                                               const float *b, int64_t b_step, float *c, int64_t c_row) {              \
+        product(rows, columns, depth, a, A_ROW, A_STEP, b, b_step, c, c_row, ADD);                                     \
+    }
+PRODUCT(rows_times, a_stride, 1, 0)     /* c  = a b */
+PRODUCT(add_rows_times, a_stride, 1, 1) /* c += a b */
+PRODUCT(add_columns_times, 1, a_stride, 1) /* c += a^T b */
+
+/* --- reading and writing ---------------------------------------------------------------------------------------------- */
+
+INLINE int64_t up_to(int64_t multiple, int64_t n) { return (n + multiple - 1) / multiple * multiple; }
+
+static inline float load_bf16(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* Rows first .. first + count - 1 of a head, times `scale`, as to[row][channel]; what is beyond them or the channels is zero. */
+static void read_rows(float *to, int64_t width, int64_t rows, const Tensor *x, int64_t bf16, int64_t b, int64_t h,
+                      int64_t first, int64_t count, int64_t dim, float scale) {
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = to + r * width;
+        const int64_t at = b * x->batch + h * x->head + (first + r) * x->token, n = r < count ? dim : 0;
+        if (bf16)
+            for (int64_t d = 0; d < n; d++) row[d] = load_bf16(((const uint16_t *)x->at)[at + d]) * scale;
+        else
+            for (int64_t d = 0; d < n; d++) row[d] = ((const float *)x->at)[at + d] * scale;
+        for (int64_t d = n; d < width; d++) row[d] = 0;
+    }
+}
+
+static void transpose(float *to, const float *from, int64_t width) { /* to[channel][QUERIES] */
+    for (int64_t d = 0; d < width; d += 4)
+        for (int64_t i = 0; i < QUERIES; i += 8)
+            for (int64_t e = 0; e < 4; e++)
+                for (int64_t j = 0; j < 8; j++) to[(d + e) * QUERIES + i + j] = from[(i + j) * width + d + e];
+}
+
+/* --- weights ---------------------------------------------------------------------------------------------------------- */
+
+typedef int32_t ints __attribute__((vector_size(4 * WIDTH), aligned(4)));
+typedef uint32_t bits __attribute__((vector_size(4 * WIDTH), aligned(4)));
+
+#define AT(TYPE, address) (*(TYPE *)(address)) /* WIDTH numbers from an address on */
+INLINE vec all(float x) { return (vec){0} + x; }
+INLINE vec either(ints mask, vec yes, vec no) { return (vec)((mask & (ints)yes) | (~mask & (ints)no)); }
+
+/* exp to 1 in 10^7 for x <= 0, by 2^k times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose next term is
+ * 1.2e-7 there / 7!). Below -60 it is 0: 1e-26 beside a 1 is nothing to a float, and smaller numbers, and what they are
+ * multiplied to, stop being normal, and take many times as long. */
+INLINE vec exp_not_positive(vec x) {
+    const float magic = 12582912; /* 1.5 * 2^23: a sum with it is rounded to a whole number, in its last bits */
+    const ints low = x < -60.0f;
+    const vec y = either(low, all(-60), x), sum = y * 1.44269504f + magic, k = sum - magic;
+    const vec r = (y - k * 0.693359375f) + k * 2.12194440e-4f;
+    vec p = all(1.0f / 720);
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const vec power = (vec)(((ints)sum - 0x4b400000 + 127) << 23);
+    return either(low, all(0), p * power); /* NaN stays NaN */
+}
+
+/* tanh to 2 in 10^7: a series near 0, where the difference of the other form would lose what it is to tell. */
+INLINE vec tanh_of(vec x) {
+    const vec a = either(x < 0, -x, x), e = exp_not_positive(-2 * a), far = (1 - e) / (1 + e), y = x * x;
+    vec p = all(21844.0f / 6081075);
+    p = p * y - 1382.0f / 155925;
+    p = p * y + 62.0f / 2835;
+    p = p * y - 17.0f / 315;
+    p = p * y + 2.0f / 15;
+    p = p * y - 1.0f / 3;
+    return either(a < 0.4f, x + x * y * p, either(x < 0, -far, far));
+}
+
+/* 32 bits at random for a weight, the same whenever they are asked for (Wellons' lowbias32; the row's from splitmix64). */
+INLINE bits random_bits(bits row, uint32_t key) {
+    bits x = row ^ key * 0x9e3779b9u;
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static uint32_t row_seed(uint64_t seed, uint64_t row) {
+    uint64_t x = seed + (row + 1) * 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)((x ^ x >> 31) >> 16);
+}
+
+/* What is known of a tile of queries while keys pass by. Lanes past the last query see nothing. */
+typedef struct {
+    float top[QUERIES], total[QUERIES], normal[QUERIES], delta[QUERIES];
+    int32_t first[QUERIES], end[QUERIES];
+    uint32_t seed[QUERIES];
+    int64_t sees_first, sees_end, all_first, all_end; /* any lane sees, and all lanes see, the keys from .. to */
+    float *q, *q_t, *grad, *grad_t, *sums; /* [QUERIES][width] or, transposed, [width][QUERIES] */
+} Tile;
+
+static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
+    t->sees_first = t->all_end = INT32_MAX, t->sees_end = t->all_first = 0;
+    for (int64_t i = 0; i < QUERIES; i++) {
+        const int64_t at = b * c->ranges_stride + q0 + i, there = q0 + i < c->queries;
+        t->first[i] = there ? c->first[at] : 0, t->end[i] = there ? c->end[at] : 0;
+        t->top[i] = -INFINITY, t->total[i] = 0;
+        t->seed[i] = c->dropout ? row_seed(c->seed, (b * c->heads + h) * c->queries + q0 + i) : 0;
+        if (t->first[i] < t->sees_first && t->first[i] < t->end[i]) t->sees_first = t->first[i];
+        if (t->end[i] > t->sees_end) t->sees_end = t->end[i];
+        if (t->first[i] > t->all_first) t->all_first = t->first[i];
+        if (t->end[i] < t->all_end) t->all_end = t->end[i];
+    }
+}
+
+/* The biases of a tile by distance, so that those of its row j are QUERIES neighbours from KEYS - 1 - j on. */
+static void read_biases(float *to, const Call *c, int64_t h, int64_t q0, int64_t k0) {
+    const int64_t span = c->queries + c->keys - 1, least = q0 - k0 - (KEYS - 1) + c->keys - 1;
+    for (int64_t at = 0; at < QUERIES + KEYS - 1; at++) {
+        const int64_t from = least + at;
+        to[at] = from < 0 || from >= span ? 0 : c->bias[h * c->bias_stride + from];
+    }
+}
+
+static void add_biases(float *to_bias, const Call *c, const float *add, int64_t q0, int64_t k0) {
+    const int64_t span = c->queries + c->keys - 1, least = q0 - k0 - (KEYS - 1) + c->keys - 1;
+    for (int64_t at = 0; at < QUERIES + KEYS - 1; at++)
+        if (least + at >= 0 && least + at < span) to_bias[least + at] += add[at];
+}
+
+/* What a weight is multiplied by: 0 where it is dropped, else 1 / the share that is kept. */
+INLINE vec keep(const Call *c, const Tile *t, int64_t lane, int64_t key) {
+    const bits random = random_bits(AT(const bits, t->seed + lane), (uint32_t)key);
+    return either((ints)(random >= (uint32_t)c->dropout), all((float)c->kept), all(0));
+}
+
+INLINE ints sees_key(const Tile *t, int64_t lane, int64_t key) {
+    return (AT(const ints, t->first + lane) <= (int32_t)key) & (AT(const ints, t->end + lane) > (int32_t)key);
+}
+
+/* Logits to weights exp(logit - top), which are not yet divided by their sum; the sums of earlier keys are scaled to match. */
+static void soften(float *s, Tile *t, const Call *c, const float *biases, int64_t k0, int64_t keys, int64_t width_v) {
+    const int masked = t->all_first > k0 || t->all_end < k0 + keys;
+    const float cap = (float)c->softcap;
+    float fade[QUERIES];
+    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+        const vec before = AT(vec, t->top + lane);
+        vec top = before, sum = all(0);
+        for (int64_t j = 0; j < keys; j++) {
+            vec x = AT(vec, s + j * QUERIES + lane);
+            if (cap) x = cap * tanh_of(x / cap);
+            if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
+            if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
+            AT(vec, s + j * QUERIES + lane) = x;
+            top = either(x > top, x, top);
+        }
+        const vec base = either(top == -INFINITY, all(0), top);
+        for (int64_t j = 0; j < keys; j++) {
+            const vec p = exp_not_positive(AT(vec, s + j * QUERIES + lane) - base);
+            sum += p;
+            AT(vec, s + j * QUERIES + lane) = c->dropout ? p * keep(c, t, lane, k0 + j) : p;
+        }
+        const vec faded = exp_not_positive(before - base);
+        AT(vec, fade + lane) = faded;
+        AT(vec, t->total + lane) = AT(vec, t->total + lane) * faded + sum;
+        AT(vec, t->top + lane) = top;
+    }
+    for (int64_t i = 0; i < QUERIES; i++)
+        if (fade[i] != 1)
+            for (int64_t d = 0; d < width_v; d += WIDTH) AT(vec, t->sums + i * width_v + d) *= fade[i];
+}
+
+/* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too. */
+static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
+                            int64_t k0, int64_t keys) {
+    const int masked = t->all_first > k0 || t->all_end < k0 + keys;
+    const float cap = (float)c->softcap;
+    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+        const vec normal = AT(const vec, t->normal + lane), delta = AT(const vec, t->delta + lane);
+        const vec top = AT(const vec, t->top + lane), base = either(top == -INFINITY, all(0), top);
+        for (int64_t j = 0; j < keys; j++) {
+            vec x = AT(vec, s + j * QUERIES + lane), d = AT(vec, dp + j * QUERIES + lane), tanh = all(0), p;
+            if (cap) tanh = tanh_of(x / cap), x = cap * tanh;
+            if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
+            if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
+            p = exp_not_positive(x - base) * normal;
+            if (c->dropout) {
+                const vec kept = keep(c, t, lane, k0 + j);
+                d = p * (d * kept - delta), p *= kept;
+            } else {
+                d = p * (d - delta);
+            }
+            if (to_biases) AT(vec, to_biases + KEYS - 1 - j + lane) += d;
+            AT(vec, s + j * QUERIES + lane) = p;
+            AT(vec, dp + j * QUERIES + lane) = cap ? d * (1 - tanh * tanh) : d;
+        }
+    }
+}
+
+/* --- the two passes ---------------------------------------------------------------------------------------------------- */
+
+/* What a thread works in. Tiles of keys have KEYS rows, of queries QUERIES; channels are padded to whole vectors. */
+typedef struct {
+    float *k, *v, *s, *dp, *q, *to_k, *to_v; /* dp, to_k and to_v in the backward pass, q in the forward one */
+    Tile tiles[TILES];
+    float biases[QUERIES + KEYS], to_biases[QUERIES + KEYS];
+    float *all;
+} Space;
+
+static float *take(float **from, int64_t count) {
+    float *part = *from;
+    *from += up_to(16, count);
+    return part;
+}
+
+/* Returns 0, or 1 where there is no memory. */
+static int open_space(Space *w, int64_t width, int64_t width_v, int64_t keys, int backward) {
+    const int64_t q = QUERIES * width, v = QUERIES * width_v, most = q > v ? q : v, s = KEYS * QUERIES;
+    int64_t count = KEYS * (width + width_v) + 2 * s + q + TILES * (q + most);
+    if (backward) count += TILES * (q + 2 * v) + (keys + KEYS) * (width + width_v);
+    w->all = NULL;
+    if (posix_memalign((void **)&w->all, 64, (count + 1024) * sizeof(float))) return 1;
+    float *at = w->all;
+    w->k = take(&at, KEYS * width), w->v = take(&at, KEYS * width_v), w->s = take(&at, s), w->dp = take(&at, s);
+    w->q = take(&at, q);
+    for (Tile *t = w->tiles; t < w->tiles + TILES; t++) {
+        t->q_t = take(&at, q), t->sums = take(&at, most);
+        if (backward) t->q = take(&at, q), t->grad = take(&at, v), t->grad_t = take(&at, v);
+    }
+    if (backward) w->to_k = take(&at, (keys + KEYS) * width), w->to_v = take(&at, (keys + KEYS) * width_v);
+    return 0;
+}
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The tiles of keys that any of some tiles of queries sees: from .. to; the first is a multiple of KEYS, the same for all. */
+static void seen(const Tile *tiles, int64_t count, int64_t *from, int64_t *to) {
+    *from = INT32_MAX, *to = 0;
+    for (int64_t n = 0; n < count; n++) {
+        if (tiles[n].sees_first < *from) *from = tiles[n].sees_first;
+        if (tiles[n].sees_end > *to) *to = tiles[n].sees_end;
+    }
+    *from = *from / KEYS * KEYS;
+}
+
+INLINE int sees(const Tile *t, int64_t k0, int64_t k1) { return t->sees_first < k1 && t->sees_end > k0; }
+
+static void read_keys(Space *w, const Call *c, int64_t b, int64_t g, int64_t k0, int64_t n) {
+    read_rows(w->k, up_to(WIDTH, c->dim), up_to(HEIGHT, n), &c->k, c->bf16, b, g, k0, n, c->dim, 1);
+    read_rows(w->v, up_to(WIDTH, c->dim_v), up_to(HEIGHT, n), &c->v, c->bf16, b, g, k0, n, c->dim_v, 1);
+}
+
+/* The output of `together` tiles of queries from `begin` on, of one head. */
+static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, int64_t together) {
+    const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v);
+    int64_t count = 0, from, to;
+    for (int64_t q0 = begin; count < together && q0 < c->queries; count++, q0 += QUERIES) {
+        Tile *t = w->tiles + count;
+        open_tile(t, c, b, h, q0);
+        read_rows(w->q, width, QUERIES, &c->q, c->bf16, b, h, q0, least(QUERIES, c->queries - q0), c->dim, (float)c->scale);
+        transpose(t->q_t, w->q, width);
+        memset(t->sums, 0, QUERIES * width_v * sizeof(float));
+    }
+    seen(w->tiles, count, &from, &to);
+    for (int64_t k0 = from; k0 < to; k0 += KEYS) {
+        const int64_t n = least(KEYS, to - k0);
+        read_keys(w, c, b, h / (c->heads / c->key_heads), k0, n);
+        for (int64_t at = 0; at < count; at++) {
+            Tile *t = w->tiles + at;
+            if (!sees(t, k0, k0 + n)) continue;
+            rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
+            if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
+            soften(w->s, t, c, c->bias ? w->biases : NULL, k0, n, width_v);
+            add_columns_times(QUERIES, width_v, n, w->s, QUERIES, w->v, width_v, t->sums, width_v);
+        }
+    }
+    for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
+        const Tile *t = w->tiles + (row - begin) / QUERIES;
+        const int64_t i = (row - begin) % QUERIES, where = (b * c->heads + h) * c->queries + row;
+        float top = t->top[i], total = t->total[i], fade = 1;
+        if (c->sinks) { /* one more logit, whose value is zero */
+            top = c->sinks[h] > top ? c->sinks[h] : top;
+            fade = exp_not_positive(all(t->top[i] - top))[0];
+            total = total * fade + exp_not_positive(all(c->sinks[h] - top))[0];
+        }
+        const float normal = total == 0 ? 0 : 1 / total;
+        float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head + row * c->out.token;
+        for (int64_t d = 0; d < c->dim_v; d++) out[d] = t->sums[i * width_v + d] * (fade * normal);
+        c->top[where] = top, c->normal[where] = normal;
+    }
+}
+
+/* Returns 0, or 1 where there was no memory. */
+int whorl_attention(const int64_t *call) {
+    const Call *c = (const Call *)call;
+    const int64_t rows = c->batches * c->heads;
+    int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
+    while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;
+    const int64_t groups = (c->queries - 1) / (QUERIES * together) + 1;
+    int failed = 0;
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+    {
+        Space w;
+        const int without = open_space(&w, up_to(WIDTH, c->dim), up_to(WIDTH, c->dim_v), c->keys, 0);
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < rows * groups; unit++) /* the last queries first: they may see the most keys */
+            if (without)
+                failed = 1;
+            else
+                forward(c, &w, unit % rows / c->heads, unit % c->heads, (groups - 1 - unit / rows) * together * QUERIES, together);
+        free(w.all);
+    }
+    return failed;
+}
+
+/* A tile of queries for the backward pass: as for the forward one, and what came of it. */
+static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
+    const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v), n = least(QUERIES, c->queries - q0);
+    open_tile(t, c, b, h, q0);
+    read_rows(t->q, width, QUERIES, &c->q, c->bf16, b, h, q0, n, c->dim, (float)c->scale);
+    read_rows(t->grad, width_v, QUERIES, &c->grad, c->bf16, b, h, q0, n, c->dim_v, 1);
+    transpose(t->q_t, t->q, width), transpose(t->grad_t, t->grad, width_v);
+    memset(t->sums, 0, QUERIES * width * sizeof(float));
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t where = (b * c->heads + h) * c->queries + q0 + i;
+        const float *out = (const float *)c->out.at + b * c->out.batch + h * c->out.head + (q0 + i) * c->out.token;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t d = 0; d < c->dim_v; d++) sum += out[d] * t->grad[i * width_v + d];
+        c->delta[where] = t->delta[i] = sum;
+        t->top[i] = c->top[where], t->normal[i] = c->normal[where];
+    }
+    for (int64_t i = n; i < QUERIES; i++) t->delta[i] = t->normal[i] = t->top[i] = 0;
+}
+
+/* All the gradients of TILES tiles of queries from `begin` on, of one head; those to keys and values are added up in w. */
+static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, float *to_bias) {
+    const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v);
+    int64_t count = 0, from, to;
+    for (int64_t q0 = begin; count < TILES && q0 < c->queries; count++, q0 += QUERIES)
+        open_tile_again(w->tiles + count, c, b, h, q0);
+    seen(w->tiles, count, &from, &to);
+    for (int64_t k0 = from; k0 < to; k0 += KEYS) {
+        const int64_t n = least(KEYS, to - k0);
+        read_keys(w, c, b, h / (c->heads / c->key_heads), k0, n);
+        for (int64_t at = 0; at < count; at++) {
+            Tile *t = w->tiles + at;
+            if (!sees(t, k0, k0 + n)) continue;
+            rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
+            rows_times(n, QUERIES, c->dim_v, w->v, width_v, t->grad_t, QUERIES, w->dp, QUERIES);
+            if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
+            if (to_bias) memset(w->to_biases, 0, sizeof w->to_biases);
+            soften_backward(w->s, w->dp, t, c, c->bias ? w->biases : NULL, to_bias ? w->to_biases : NULL, k0, n);
+            /* products take whole blocks of rows: those past n are of zeros, as the keys and values there */
+            add_rows_times(n, width_v, QUERIES, w->s, QUERIES, t->grad, width_v, w->to_v + k0 * width_v, width_v);
+            add_rows_times(n, width, QUERIES, w->dp, QUERIES, t->q, width, w->to_k + k0 * width, width);
+            add_columns_times(QUERIES, width, n, w->dp, QUERIES, w->k, width, t->sums, width);
+            if (to_bias) add_biases(to_bias, c, w->to_biases, begin + at * QUERIES, k0);
+        }
+    }
+    for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
+        const float *sums = w->tiles[(row - begin) / QUERIES].sums + (row - begin) % QUERIES * width;
+        float *out = (float *)c->to_q.at + b * c->to_q.batch + h * c->to_q.head + row * c->to_q.token;
+        for (int64_t d = 0; d < c->dim; d++) out[d] = sums[d] * (float)c->scale;
+    }
+}
+
+/* A unit of work is a head of keys with its heads of queries; with several chunks, every so many tiles of their queries. */
+int whorl_attention_backward(const int64_t *call) {
+    const Call *c = (const Call *)call;
+    const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v), repeats = c->heads / c->key_heads;
+    const int64_t rows = c->batches * c->key_heads, span = c->queries + c->keys - 1, step = QUERIES * TILES;
+    int failed = 0;
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+    {
+        Space w;
+        const int without = open_space(&w, width, width_v, c->keys, 1);
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < rows * c->chunks; unit++) {
+            if (without) {
+                failed = 1;
+                continue;
+            }
+            const int64_t b = unit % rows / c->key_heads, g = unit % c->key_heads, chunk = unit / rows;
+            const int64_t head = (chunk * c->batches + b) * c->key_heads + g; /* of key heads, chunk after chunk */
+            memset(w.to_k, 0, (c->keys + KEYS) * width * sizeof(float));
+            memset(w.to_v, 0, (c->keys + KEYS) * width_v * sizeof(float));
+            for (int64_t n = 0; n < repeats; n++)
+                for (int64_t begin = chunk * step; begin < c->queries; begin += c->chunks * step)
+                    backward(c, &w, b, g * repeats + n, begin, c->to_bias ? c->to_bias + (head * repeats + n) * span : NULL);
+            for (int64_t j = 0; j < c->keys; j++) {
+                memcpy(c->to_k + (head * c->keys + j) * c->dim, w.to_k + j * width, c->dim * sizeof(float));
+                memcpy(c->to_v + (head * c->keys + j) * c->dim_v, w.to_v + j * width_v, c->dim_v * sizeof(float));
+            }
+        }
+        free(w.all);
+    }
+    return failed;
+}

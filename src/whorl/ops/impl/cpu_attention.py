@@ -1,0 +1,212 @@
+"""Biased attention on a CPU: the compiled loops of attention.c, in which nothing grows with queries times keys.
+
+They take what attention has nearly always: biases of distance alone, and for each query one run of neighbouring keys
+at positions without gaps (causal, windowed, padded, packed, with a cache). `plan` says whether that is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from whorl.ops.impl import native
+from whorl.ops.visible import Runs, Visible
+
+
+class Plan(NamedTuple):
+    """Query i sees the keys first[i] <= j < end[i], if any; from it to key j it is i + own - j tokens."""
+
+    first: torch.Tensor  # int64 [batch or 1, queries]
+    end: torch.Tensor
+    own: int
+
+
+def missing(q: torch.Tensor, modules: Sequence[nn.Module]) -> str | None:
+    """None when the loops can run, positions and masks aside, else the reason why not."""
+    if q.device.type != "cpu":
+        return f"the inputs are on {q.device}"
+    if q.dtype == torch.float64:
+        return "the loops are float32, and the inputs are float64"
+    other = [type(m).__name__ for m in modules if not hasattr(m, "of_distance")]
+    if other:
+        return f"{other[0]} is not a bias of distance alone"
+    return native.missing()
+
+
+def plan(
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: Visible | None,
+    causal: bool,
+    modules: Sequence[nn.Module],
+) -> Plan | str:
+    """What the loops need to know of positions and masks, or the reason why they cannot take them."""
+    queries, keys = query_positions.shape[1], key_positions.shape[1]
+    if mask is not None:
+        for q_at, k_at, settings, found in mask.plans:
+            if q_at is query_positions and k_at is key_positions and settings == (causal, _reach(modules)):
+                return found
+    runs = Runs(*torch.tensor([[0], [keys]]).expand(2, queries)[:, None]) if mask is None else mask.runs()
+    if runs is None:
+        return "the mask shows a query more than one run of keys, or differs from head to head"
+    index = torch.arange(queries)
+    first, end = runs
+    if causal:
+        end = torch.minimum(end, index + 1 + keys - queries)
+    own = _own(query_positions, key_positions, first, end)
+    if own is None:
+        return "the positions of a run of keys have gaps"
+    reach = _reach(modules)
+    if reach is not None:
+        first = torch.maximum(first, index + own - reach + 1)
+        end = torch.minimum(end, index + own + reach)
+    found = Plan(first.contiguous(), end.contiguous(), own)
+    if mask is not None:
+        mask.plans.append((query_positions, key_positions, (causal, reach), found))
+    return found
+
+
+def _reach(modules: Sequence[nn.Module]) -> int | None:
+    reaches: list[Any] = [getattr(module, "reach", None) for module in modules]
+    return min((r for r in reaches if r is not None), default=None)
+
+
+def _own(
+    query_positions: torch.Tensor, key_positions: torch.Tensor, first: torch.Tensor, end: torch.Tensor
+) -> int | None:
+    """The number for which query i is i + own - j tokens from every key j that it sees, or None where there is none."""
+    if query_positions.numel() == 0 or key_positions.numel() == 0:
+        return 0
+    q_shift = query_positions - torch.arange(query_positions.shape[1])
+    k_shift = key_positions - torch.arange(key_positions.shape[1])
+    if bool((q_shift == q_shift[:1, :1]).all()) and bool((k_shift == k_shift[:1, :1]).all()):
+        return int(q_shift[0, 0] - k_shift[0, 0])  # every token stands one after the one before it
+    batch = max(x.shape[0] for x in (q_shift, k_shift, first))
+    q_shift, k_shift, first, end = (x.expand(batch, -1) for x in (q_shift, k_shift, first, end))
+    same = torch.cat([k_shift.new_zeros(batch, 1), k_shift.diff(dim=1).ne(0).long()], 1).cumsum(1)  # numbers the steps
+    begin, last = first.clamp(max=k_shift.shape[1] - 1), (end - 1).clamp(min=0)
+    own = q_shift - k_shift.gather(1, begin)
+    sees = first < end
+    if not bool(sees.any()):
+        return 0
+    value = own[sees][0]
+    right = (own == value) & (same.gather(1, begin) == same.gather(1, last))
+    return int(value) if bool((right | ~sees).all()) else None
+
+
+def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
+    """Its address, and its strides by batch, head and token."""
+    return x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)
+
+
+def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x with its channels side by side, in a dtype that the loops read."""
+    x = x.to(dtype)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _address(x: torch.Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+class _How(NamedTuple):
+    """What the loops need besides tensors and positions."""
+
+    scale: float
+    softcap: float | None
+    dropout: float
+    seed: int
+
+
+def _call(loop: str, how: _How, plan: Plan, chunks: int, tensors: tuple[Any, ...], *more: int) -> None:
+    """Calls one of the loops of attention.c; the order is that of `Call` there."""
+    q, k, v, vector, sinks, out, top, normal = tensors
+    batch, heads, queries, dim = q.shape
+    numbers = (
+        q.dtype == torch.bfloat16, torch.get_num_threads(), batch, heads, k.shape[1], queries, k.shape[2], dim,
+        v.shape[3], 0 if vector is None or vector.shape[0] == 1 else vector.stride(0),
+        0 if plan.first.shape[0] == 1 else queries, chunks, min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
+        float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), plan.first.data_ptr(), plan.end.data_ptr(),
+        _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
+        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *more,
+    )  # fmt: skip
+    native.call(loop, *numbers, kinds=f"14q3d{len(numbers) - 17}q")
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        how: _How,
+        plan: Plan,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        vector: torch.Tensor | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        ctx.how, ctx.plan, ctx.given = how, plan, [None if x is None else x.dtype for x in (q, k, v, sinks)]
+        dtype = torch.bfloat16 if q.dtype == k.dtype == v.dtype == torch.bfloat16 else torch.float32
+        q, k, v = (_rows_adjacent(x, dtype) for x in (q, k, v))
+        sinks = None if sinks is None else sinks.float().contiguous()
+        batch, heads, queries, _ = q.shape
+        # The exact output is kept: its product with the gradient is taken from every logit's gradient.
+        out = q.new_empty(batch, queries, heads, v.shape[3], dtype=torch.float32).transpose(1, 2)  # as hosts want it
+        top, normal = out.new_empty(2, batch, heads, queries)
+        tensors = (q, k, v, vector, sinks, out, top, normal)
+        if out.numel():
+            _call("whorl_attention", how, plan, 1, tensors)
+        ctx.save_for_backward(*tensors)
+        return out.to(ctx.given[2])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        tensors = ctx.saved_tensors  # under checkpointing these are others than the forward pass saw
+        q, k, v, vector, sinks, out, top, normal = tensors
+        batch, heads, queries, _ = q.shape
+        grad = _rows_adjacent(grads[0], q.dtype)
+        to_q = torch.empty_like(q, dtype=torch.float32)
+        # where heads are too few to keep all threads busy, several share one, and their sums are added afterwards
+        chunks = max(1, min(-(-torch.get_num_threads() // max(1, batch * k.shape[1])), -(-queries // 256)))
+        to_k, to_v = (out.new_empty(chunks, *x.shape) for x in (k, v))
+        to_vector = out.new_zeros(chunks, batch, heads, vector.shape[1]) if ctx.needs_input_grad[5] else None
+        delta = torch.empty_like(top)
+        more = (*_tensor(grad), *_tensor(to_q), *(_address(x) for x in (to_k, to_v, to_vector, delta)))
+        if out.numel():
+            _call("whorl_attention_backward", ctx.how, ctx.plan, chunks, tensors, *more)
+        else:
+            to_k.zero_(), to_v.zero_()
+        if to_vector is not None:
+            to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
+        of_q, of_k, of_v, of_sinks = ctx.given
+        to_sinks = None
+        if sinks is not None:
+            weight = (sinks[:, None] - top).exp_().mul_(normal)
+            to_sinks = (weight * delta).sum((0, 2)).neg_().to(of_sinks)
+        return None, None, to_q.to(of_q), to_k.sum(0).to(of_k), to_v.sum(0).to(of_v), to_vector, to_sinks
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    modules: Sequence[nn.Module],
+    plan: Plan,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    dropout: float,
+) -> torch.Tensor:
+    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
+    vector = None
+    if modules:
+        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
+        of_each: list[Any] = [m for m in modules if hasattr(m, "of_distance")]
+        vector = torch.stack(torch.broadcast_tensors(*[m.of_distance(distances) for m in of_each])).sum(0)
+        vector = vector.float().contiguous()
+    seed = int(torch.randint(2**62, ())) if dropout else 0
+    return _Attention.apply(_How(scale, softcap, dropout, seed), plan, q, k, v, vector, sinks)

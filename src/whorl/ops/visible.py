@@ -1,0 +1,93 @@
+"""Which keys may be seen by which queries, without a matrix of queries by keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+ROWS_AT_ONCE = 1 << 22  # entries of a mask that are looked at together
+
+
+class Runs(NamedTuple):
+    """A mask in which every query sees one run of neighbouring keys, or none: first <= key < end.
+
+    first, end: int64 [batch or 1, queries]; both are 0 where nothing is seen.
+    """
+
+    first: torch.Tensor
+    end: torch.Tensor
+
+
+class Visible:
+    """Which keys may be seen, asked block by block. What was found is remembered, since layers share a mask."""
+
+    def __init__(self, queries: int, keys: int) -> None:
+        self.queries, self.keys = queries, keys
+        self.ahead = keys - queries  # the last query stands at the last key
+        self.kinds: dict[tuple[int, ...], str] = {}
+        self.found_runs: list[Runs | None] = []
+        self.plans: list[tuple[torch.Tensor, torch.Tensor, Any, Any]] = []  # what an implementation makes of it
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""
+        raise NotImplementedError
+
+    def mod(self) -> Callable[..., torch.Tensor]:
+        """The same as a function of index tensors (batch, head, query, key), as FlexAttention asks."""
+        raise NotImplementedError
+
+    def kind(self, *block: int) -> str:
+        """ "none" or "all" of the block is seen, what is "causal" (no key after the query's own), or "some"."""
+        kind = self.kinds.get(block)
+        if kind is None:
+            seen = self.block(*block)
+            if bool(seen.all()):
+                kind = "all"
+            elif not bool(seen.any()):
+                kind = "none"
+            else:
+                q0, q1, k0, k1 = block
+                own = torch.arange(q0, q1, device=seen.device)[:, None] + self.ahead
+                causal = torch.arange(k0, k1, device=seen.device) <= own
+                kind = "causal" if bool((seen == causal).all()) else "some"
+            self.kinds[block] = kind
+        return kind
+
+    def runs(self) -> Runs | None:
+        """The mask as one run of keys for each query, or None where a query sees several, or heads differ."""
+        if not self.found_runs:
+            self.found_runs.append(self._find_runs())
+        return self.found_runs[0]
+
+    def _find_runs(self) -> Runs | None:
+        found = []
+        step = max(1, ROWS_AT_ONCE // max(1, self.keys))
+        for q0 in range(0, self.queries, step):
+            seen = self.block(q0, min(q0 + step, self.queries), 0, self.keys)
+            if seen.shape[1] > 1:
+                return None
+            seen = seen[:, 0]
+            count = seen.sum(-1)
+            first = seen.byte().argmax(-1)  # of several largest, the first
+            end = (self.keys - seen.flip(-1).byte().argmax(-1)).where(count > 0, 0)
+            if bool((count != end - first).any()):
+                return None
+            found.append(torch.stack([first, end]))
+        return Runs(*torch.cat(found, -1)) if found else None
+
+
+class DenseVisible(Visible):
+    """A bool tensor broadcastable to [batch, heads, queries, keys]."""
+
+    def __init__(self, mask: torch.Tensor, queries: int, keys: int) -> None:
+        super().__init__(queries, keys)
+        self.mask = mask.expand(*mask.shape[:2], queries, keys)
+
+    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
+        return self.mask[:, :, q0:q1, k0:k1]
+
+    def mod(self) -> Callable[..., torch.Tensor]:
+        mask = self.mask
+        return lambda b, h, i, j: mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0, i, j]

@@ -1,0 +1,92 @@
+"""Inputs and the error budget that the tests of biased attention share."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from whorl.encodings import Shape, parse
+from whorl.ops import biased_attention
+from whorl.testing import max_error
+
+NOTATIONS = ("alibi", "t5", "kerple", "kerple:form=power", "alibi+window:size=9", "window:size=9")
+HEADS, KEY_HEADS = 4, 2
+
+
+def modules(notation: str, heads: int = HEADS) -> list[torch.nn.Module]:
+    found = [e.module for e in parse(notation).effects(Shape(head_dim=8, heads=heads, width=8 * heads))]
+    for module in found:
+        for parameter in module.parameters():
+            torch.nn.init.uniform_(parameter, 0.2, 1.0)
+    return found
+
+
+def data(queries: int, keys: int, head_dim: int, dtype: torch.dtype, batch: int = 2) -> list[torch.Tensor]:
+    shapes = [(batch, HEADS, queries, head_dim), *[(batch, KEY_HEADS, keys, head_dim)] * 2]
+    return [torch.randn(shape).to(dtype) for shape in shapes]
+
+
+def at(*positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"query_positions": positions[0], "key_positions": positions[-1]}
+
+
+def everything(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torch.dtype, **arguments) -> list:
+    """The output and every gradient; in float64 with the biases' parameters, too."""
+    biases = [copy.deepcopy(module).to(torch.float64) for module in biases] if dtype == torch.float64 else biases
+    leaves = [x.detach().to(dtype).requires_grad_() for x in tensors]
+    learned = [p for module in biases for p in module.parameters()]
+    sinks = arguments.pop("sinks", None)
+    if sinks is not None:
+        sinks = sinks.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
+        learned = [sinks, *learned]
+    out, _ = biased_attention(*leaves, biases, scale=0.4, impl=impl, sinks=sinks, **arguments)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, [*leaves, *learned], weight)]
+
+
+def agree(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torch.dtype, **arguments) -> None:
+    """Each result of `impl` is off from float64 by at most twice what the dense reference is, and a rounding.
+
+    In float64 itself, by the roundings of one row.
+    """
+    truth = everything("reference", biases, tensors, torch.float64, **arguments)
+    same_precision = everything("reference", biases, tensors, dtype, **arguments)
+    results = everything(impl, biases, tensors, dtype, **arguments)
+    q, k, v = (x.double() for x in tensors)
+    for got, exact, reference in zip(results, truth, same_precision, strict=True):
+        roundings = arguments["key_positions"].shape[1] if dtype == torch.float64 else 4  # a product, sum, weight, cast
+        size = float(exact.abs().max())
+        if q.shape[2] == 1:  # gradients of one token cancel to zero: what is cancelled has a rounding
+            size = max(size, float(v.norm(dim=-1).max() * q.shape[-1] ** 0.5 * max(q.abs().max(), k.abs().max())))
+        rounding = torch.finfo(got.dtype).eps * size
+        assert got.shape == exact.shape
+        assert max_error(got, exact) <= 2 * max_error(reference, exact) + roundings * rounding
+
+
+def kinds(kind: str) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Positions [batch or 1, keys], a mask (broadcastable as the op takes it) or None, and the number of queries."""
+    queries, keys = (20, 37) if kind in ("cached", "static cache") else (37, 37)
+    own = torch.arange(keys)
+    positions, mask = own[None], own[:, None] >= own
+    if kind == "packed":
+        positions = torch.cat([own[:20], own[:17]])[None]
+        document = own >= 20
+        mask = mask & (document[:, None] == document)
+    elif kind == "left padded":
+        positions = torch.stack([own, (own - 5).clamp(min=0)])
+        mask = mask & torch.stack([own >= 0, own >= 5])[:, None, None]
+    elif kind == "cached":
+        mask = mask[-queries:]
+    elif kind == "static cache":  # slots beyond the queries are empty
+        positions, mask = own[None], mask[9 : 9 + queries]
+    elif kind == "gaps":
+        positions = (own * own)[None]
+    elif kind == "bidirectional":
+        mask = None
+    elif kind == "any mask":
+        mask = torch.rand(2, HEADS, queries, keys) > 0.5
+        mask[..., 0] = True
+    if mask is not None and mask.dim() == 2:
+        mask = mask[None, None]
+    return positions, mask, queries
