@@ -423,7 +423,7 @@ def test_attaching_needs_no_weights() -> None:
 def test_impl_says_what_runs(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from whorl.ops.impl import native
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the compiled loops")
 
     model = whorl.attach(tiny_model("llama"), encoding)
@@ -438,3 +438,20 @@ def test_impl_says_what_runs(encoding: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert difference(model(TOKENS).logits, logits) < budget
     with pytest.raises(ValueError, match="impl must be one of auto, reference, cpu, triton, got 'fast'"):
         whorl.attach(model, encoding, impl="fast")
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("impl", ["auto", "flex"])
+def test_a_static_cache_has_more_slots_than_the_padding_mask_has_tokens(impl: str) -> None:
+    from transformers import StaticCache
+
+    model = whorl.attach(tiny_model("llama"), "alibi", impl="reference")
+    padded = torch.ones(TOKENS.shape, dtype=torch.long)
+    padded[1, :7] = 0
+    how = {"attention_mask": padded, "position_ids": (padded.cumsum(1) - 1).clamp(min=0)}
+    expected, budget = logits_and_budget(model, TOKENS, **how)
+    whorl.attach(model, "alibi", impl=impl)
+    cache = StaticCache(config=model.config, max_cache_len=TOKENS.shape[1] + 9)
+    logits = model(TOKENS, past_key_values=cache, **how).logits
+    assert difference(logits[padded.bool()], expected[padded.bool()]) < budget
