@@ -37,6 +37,12 @@ def test_forward_and_every_gradient(tokens: int, notation: str, dtype: torch.dty
     )  # fmt: skip
 
 
+def test_a_cap_far_above_the_logits() -> None:
+    """tanh of small numbers must be right in itself: its error comes back times the cap."""
+    tensors = [torch.randn(2, h, 60, 32) for h in (HEADS, 2, 2)]
+    agree("cpu", modules("t5"), tensors, torch.float32, causal=True, softcap=3e3, **at(torch.arange(60)[None]))
+
+
 SIZES = [*itertools.product((1, 63, 200), (2, 80, 96, 256)), (1000, 16)]
 
 
