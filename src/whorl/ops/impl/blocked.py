@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.ops.distances import by_distance, not_relative, reach_of
 from whorl.ops.visible import Visible
 
 # Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
@@ -60,8 +61,7 @@ class Problem:
 
     def _in_reach(self, q0: int, q1: int, k0: int, k1: int) -> bool:
         """False where a window hides every key from every query."""
-        reaches: list[Any] = [getattr(module, "reach", None) for module in self.modules]
-        reach: int | None = min((r for r in reaches if r is not None), default=None)
+        reach = reach_of(self.modules)
         if reach is None:
             return True
         if self.start is not None:
@@ -303,12 +303,10 @@ def attention(
 ) -> torch.Tensor:
     """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
     start = _start(query_positions, key_positions)
-    relative: list[Any] = [m for m in modules if hasattr(m, "of_distance")]
     vector = None
-    if modules and len(relative) == len(modules) and start is not None:
+    if modules and not_relative(modules) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
-        vector = torch.stack(torch.broadcast_tensors(*[m.of_distance(span) for m in relative])).sum(0)
-        vector = vector.to(torch.float64 if q.dtype == torch.float64 else torch.float32).contiguous()
+        vector = by_distance(modules, span, torch.float64 if q.dtype == torch.float64 else torch.float32)
     problem = Problem(
         heads=q.shape[1],
         key_heads=k.shape[1],

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from whorl.ops.distances import by_distance, not_relative, reach_of
 from whorl.ops.impl import native
 from whorl.ops.visible import Runs, Visible
 
@@ -30,10 +31,7 @@ def missing(q: torch.Tensor, modules: Sequence[nn.Module]) -> str | None:
         return f"the inputs are on {q.device}"
     if q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    other = [type(m).__name__ for m in modules if not hasattr(m, "of_distance")]
-    if other:
-        return f"{other[0]} is not a bias of distance alone"
-    return native.missing()
+    return not_relative(modules) or native.missing()
 
 
 def plan(
@@ -45,9 +43,10 @@ def plan(
 ) -> Plan | str:
     """What the loops need to know of positions and masks, or the reason why they cannot take them."""
     queries, keys = query_positions.shape[1], key_positions.shape[1]
+    reach = reach_of(modules)
     if mask is not None:
         for q_at, k_at, settings, found in mask.plans:
-            if q_at is query_positions and k_at is key_positions and settings == (causal, _reach(modules)):
+            if q_at is query_positions and k_at is key_positions and settings == (causal, reach):
                 return found
     runs = Runs(*torch.tensor([[0], [keys]]).expand(2, queries)[:, None]) if mask is None else mask.runs()
     if runs is None:
@@ -59,7 +58,6 @@ def plan(
     own = _own(query_positions, key_positions, first, end)
     if own is None:
         return "the positions of a run of keys have gaps"
-    reach = _reach(modules)
     if reach is not None:
         first = torch.maximum(first, index + own - reach + 1)
         end = torch.minimum(end, index + own + reach)
@@ -67,11 +65,6 @@ def plan(
     if mask is not None:
         mask.plans.append((query_positions, key_positions, (causal, reach), found))
     return found
-
-
-def _reach(modules: Sequence[nn.Module]) -> int | None:
-    reaches: list[Any] = [getattr(module, "reach", None) for module in modules]
-    return min((r for r in reaches if r is not None), default=None)
 
 
 def _own(
@@ -187,7 +180,8 @@ class _Attention(torch.autograd.Function):
         if sinks is not None:
             weight = (sinks[:, None] - top).exp_().mul_(normal)
             to_sinks = (weight * delta).sum((0, 2)).neg_().to(of_sinks)
-        return None, None, to_q.to(of_q), to_k.sum(0).to(of_k), to_v.sum(0).to(of_v), to_vector, to_sinks
+        to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
+        return None, None, to_q.to(of_q), to_k.to(of_k), to_v.to(of_v), to_vector, to_sinks
 
 
 def attention(
@@ -205,8 +199,6 @@ def attention(
     vector = None
     if modules:
         distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
-        of_each: list[Any] = [m for m in modules if hasattr(m, "of_distance")]
-        vector = torch.stack(torch.broadcast_tensors(*[m.of_distance(distances) for m in of_each])).sum(0)
-        vector = vector.float().contiguous()
+        vector = by_distance(modules, distances, torch.float32)
     seed = int(torch.randint(2**62, ())) if dropout else 0
     return _Attention.apply(_How(scale, softcap, dropout, seed), plan, q, k, v, vector, sinks)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
+from whorl.ops.distances import not_relative, reach_of
 from whorl.ops.visible import Visible
 
 FEW = 128  # queries: one block of FlexAttention's own
@@ -35,9 +36,8 @@ def missing(
     grad: bool,
 ) -> str | None:
     """None when FlexAttention can serve, else the reason why not. Nothing is read from the device."""
-    other = [type(m).__name__ for m in modules if not hasattr(m, "of_distance")]
-    if other:
-        return f"{other[0]} is not a bias of distance alone"
+    if (why := not_relative(modules)) is not None:
+        return why
     if isinstance(mask, Visible) and type(mask).mod is Visible.mod:
         return f"a {type(mask).__name__} has no `mod`, its mask as a function of indices"
     if not q.dtype == k.dtype == v.dtype:  # under autocast, where only the norms of q and k are float32
@@ -122,8 +122,7 @@ def attention(
 ) -> torch.Tensor:
     """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
     batch, heads = q.shape[:2]
-    reach = min((r for m in modules if (r := getattr(m, "reach", None)) is not None), default=None)
-    shared = _shared(mask, query_positions, key_positions, causal, reach, batch)
+    shared = _shared(mask, query_positions, key_positions, causal, reach_of(modules), batch)
     rows, columns = shared.rows, shared.columns
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     vector = torch.zeros(heads, len(shared.distances), dtype=dtype, device=q.device)
