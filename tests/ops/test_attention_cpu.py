@@ -304,7 +304,7 @@ def test_no_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(native, "library", lambda: (Library, None))
     with pytest.raises(MemoryError, match="whorl_attention found no memory"):
-        native.call("whorl_attention", 1, 2)
+        native.call("whorl_attention", bytes(16))
 
 
 def test_layers_share_what_is_found_of_a_mask() -> None:

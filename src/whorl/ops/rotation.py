@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -78,28 +79,34 @@ def rotate(
     The arithmetic is float32 (float64 for float64 inputs), cast back once. Gradients reach q, k and, out of place, the
     tables (and so learned frequencies). Raises ValueError for arguments that do not fit one another.
     """
-    _check(q, k, tables, layout, heads_dim, inplace)
+    cos, sin, first, width = tables
     tensors = [q] if k is None else [q, k]
-    if not torch.compiler.is_compiling():  # the operator chooses when it runs
+    compiling = torch.compiler.is_compiling()
+    eager = not compiling and _plain(tensors)
+    seen = (_seen(q), None if k is None else _seen(k), _seen(cos), _seen(sin))
+    (_check_once if eager else _check)(*seen, first, width, layout, heads_dim, inplace)
+    if not compiling:  # the operator chooses when it runs
         impl = choose(impl, q.device)
-    if tables.cos.shape[-1] == 0 or q.numel() == 0:
+    if cos.shape[-1] == 0 or q.numel() == 0:
         return q, k
+    learned = cos.requires_grad or sin.requires_grad
+    differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
+    if inplace and differentiable and learned:
+        raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
     if impl == "reference":
         turned = [reference.rotate_one(x, *tables, layout=layout, heads_dim=heads_dim) for x in tensors]
         if inplace:
             turned = [x.copy_(y) for x, y in zip(tensors, turned, strict=True)]
     else:
-        how = _How(tables.first, tables.width, layout, heads_dim, 1, impl)
-        learned = tables.cos.requires_grad or tables.sin.requires_grad
-        differentiable = torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad) or learned)
+        how = _How(first, width, layout, heads_dim, 1, impl)
         if inplace and differentiable:
-            turned = list(_RotateInPlace.apply(tables.cos, tables.sin, how, *tensors))
+            turned = list(_RotateInPlace.apply(cos, sin, how, *tensors))
         elif inplace:
-            turned = _turn_in_place(tensors, tables.cos, tables.sin, how)
-        elif differentiable and not torch.compiler.is_compiling() and _plain(tensors):
-            turned = list(_Rotate.apply(tables.cos, tables.sin, how, *tensors))
+            turned = _turn_in_place(tensors, cos, sin, how)
+        elif differentiable and eager:
+            turned = list(_Rotate.apply(cos, sin, how, *tensors))
         else:
-            turned = _turn(tensors, tables.cos, tables.sin, how)
+            turned = _turn(tensors, cos, sin, how)
     return turned[0], turned[1] if k is not None else None
 
 
@@ -150,36 +157,55 @@ class _How(NamedTuple):
         return self._replace(sign=-self.sign)
 
 
-def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str, heads_dim: int, inplace: bool) -> None:
+_Seen = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
+
+
+def _seen(x: torch.Tensor) -> _Seen:
+    """All of a tensor that the checks look at."""
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+def _check(
+    q: _Seen,
+    k: _Seen | None,
+    cos: _Seen,
+    sin: _Seen,
+    first: int,
+    width: int,
+    layout: str,
+    heads_dim: int,
+    inplace: bool,
+) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if heads_dim not in (1, 2):
         raise ValueError(f"heads_dim must be 1 or 2, got {heads_dim}")
-    cos, sin, first, width = tables
-    table, device, tokens_dim = cos.shape, cos.device, 3 - heads_dim
+    table, device, tokens_dim = cos[0], cos[3], 3 - heads_dim
     if width % 2 or not 0 <= first <= width // 2 - table[-1]:
         raise ValueError(
             f"tables must hold pairs within their width: width {width}, first pair {first}, {table[-1]} pairs"
         )
     per_head = len(table) == 4
-    if table != sin.shape or not (per_head or len(table) == 3):
+    if table != sin[0] or not (per_head or len(table) == 3):
         raise ValueError(
             f"tables.cos and tables.sin must be [batch or 1, tokens, pairs] alike, got {tuple(table)} and "
-            f"{tuple(sin.shape)}"
+            f"{tuple(sin[0])}"
         )
+    if sin[3] != device:
+        raise ValueError(f"tables.cos is on {device} and tables.sin on {sin[3]}; move one of them")
     table_tokens = table[tokens_dim if per_head else 1]
     for name, x in (("q", q), ("k", k)):
         if x is None:
             continue
-        shape = x.shape
+        shape, strides, dtype, where = x
         if len(shape) != 4:
             raise ValueError(f"{name} must have four dimensions, got the shape {tuple(shape)}")
-        if x.dtype not in cpu.DTYPES:
-            raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+        if dtype not in cpu.DTYPES:
+            raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, got {dtype}")
         if shape[3] < width:
             raise ValueError(f"the tables turn {width} channels and {name}'s heads have {shape[3]}")
-        if x.device != device:
-            raise ValueError(f"{name} is on {x.device} and the tables are on {device}; move one of them")
+        if where != device:
+            raise ValueError(f"{name} is on {where} and the tables are on {device}; move one of them")
         if shape[tokens_dim] != table_tokens:
             raise ValueError(
                 f"the tables hold {table_tokens} tokens and {name} has {shape[tokens_dim]} (in dimension {tokens_dim} "
@@ -189,15 +215,15 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
             raise ValueError(f"the tables are for a batch of {table[0]} and {name} has one of {shape[0]}")
         if per_head and table[heads_dim] not in (1, shape[heads_dim]):
             raise ValueError(f"the tables are for {table[heads_dim]} heads and {name} has {shape[heads_dim]}")
-        if inplace and 0 in x.stride() and any(s == 0 and n > 1 for s, n in zip(x.stride(), shape, strict=True)):
+        if inplace and any(s == 0 and n > 1 for s, n in zip(strides, shape, strict=True)):
             raise ValueError(f"{name} is expanded, so that several elements are one: it cannot be turned in place")
-    if k is not None and (k.dtype != q.dtype or k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]):
+    if k is not None and (k[2] != q[2] or k[0][0] != q[0][0] or k[0][3] != q[0][3]):
         raise ValueError(
-            f"q and k must agree in batch, head dim and dtype, got {tuple(q.shape)} {q.dtype} and {tuple(k.shape)} "
-            f"{k.dtype}"
+            f"q and k must agree in batch, head dim and dtype, got {tuple(q[0])} {q[2]} and {tuple(k[0])} {k[2]}"
         )
-    if inplace and torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad):
-        raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
+
+
+_check_once = lru_cache(maxsize=1024)(_check)  # or checking takes a third of the time of a small rotation
 
 
 # Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
@@ -205,7 +231,12 @@ def _check(q: torch.Tensor, k: torch.Tensor | None, tables: Tables, layout: str,
 
 
 def _plain(tensors: list[torch.Tensor]) -> bool:
-    return all(type(x) in PLAIN and not x.is_meta for x in tensors)
+    return all([type(x) in PLAIN and not x.is_meta for x in tensors])  # noqa: C419 (half of a generator's time)
+
+
+def _adjacent(tensors: list[torch.Tensor]) -> bool:
+    """Whether the channels of all are neighbours in memory."""
+    return all([x.stride()[-1] == 1 for x in tensors])  # noqa: C419
 
 
 def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:
@@ -230,7 +261,8 @@ def _turn(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how
     if torch.compiler.is_compiling() or not _plain(tensors):
         k = tensors[1] if len(tensors) > 1 else None
         return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))
-    tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+    if not _adjacent(tensors):
+        tensors = [x if x.stride()[-1] == 1 else x.contiguous() for x in tensors]
     out = [torch.empty_like(x) for x in tensors]
     _run(tensors, out, cos, sin, how)
     return out
@@ -240,7 +272,7 @@ def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Te
     if torch.compiler.is_compiling() or not _plain(tensors):
         torch.ops.whorl.rotate_(tensors[0], tensors[1] if len(tensors) > 1 else None, cos, sin, *how)
         return tensors
-    if all(x.stride(-1) == 1 for x in tensors):
+    if _adjacent(tensors):
         _run(tensors, tensors, cos, sin, how)
         return tensors
     return [x.copy_(y) for x, y in zip(tensors, _turn(tensors, cos, sin, how), strict=True)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
+from math import prod
+
 import torch
 
 from whorl.ops.impl import native
@@ -34,25 +38,41 @@ def rotate(
     dimensions in the order of the tensors' own.
     """
     cos, sin = cos.contiguous(), sin.contiguous()
-    tokens_dim = 3 - heads_dim
-    table, steps = cos.shape, cos.stride()
-    by_batch = steps[0] if table[0] > 1 else 0
-    if len(table) == 4:
-        by_head, by_token = steps[heads_dim] if table[heads_dim] > 1 else 0, steps[tokens_dim]
-    else:
-        by_head, by_token = 0, steps[1]
-    described: list[int] = []
-    size = 0
+    addresses, seen = [cos.data_ptr(), sin.data_ptr()], []
     for x, y in zip(tensors, out, strict=True):
-        shape, strides = x.shape, x.stride()
-        to = strides if y is x else y.stride()
-        described += (
-            y.data_ptr(), x.data_ptr(), shape[0], shape[heads_dim], shape[tokens_dim],
-            strides[0], strides[heads_dim], strides[tokens_dim], to[0], to[heads_dim], to[tokens_dim],
-            by_batch, by_head, by_token,
-        )  # fmt: skip
-        size += x.nbytes
-    native.call(
-        "whorl_rotate", DTYPES[x.dtype], len(tensors), cos.data_ptr(), sin.data_ptr(), sign, shape[3], first,
-        table[-1], width, layout == "interleaved", BLOCK, torch.get_num_threads() if size > SMALL else 1, *described,
-    )  # fmt: skip
+        addresses += (y.data_ptr(), x.data_ptr())
+        seen.append((x.shape, x.stride(), y.stride()))
+    rest, size = _described(x.dtype, tuple(seen), cos.shape, first, width, layout, heads_dim, sign)
+    if len(tensors) == 1:
+        addresses += (0, 0)
+    threads = torch.get_num_threads() if size > SMALL else 1
+    native.call("whorl_rotate", _ADDRESSES.pack(threads, *addresses) + rest)
+
+
+_ADDRESSES = struct.Struct("7q")
+
+
+@lru_cache(maxsize=1024)
+def _described(
+    dtype: torch.dtype,
+    seen: tuple[tuple[torch.Size, tuple[int, ...], tuple[int, ...]], ...],
+    table: torch.Size,
+    first: int,
+    width: int,
+    layout: str,
+    heads_dim: int,
+    sign: int,
+) -> tuple[bytes, int]:
+    """What rotate.c needs besides addresses; and the size of the tensors in bytes.
+
+    seen   the shape, the strides and the output's strides of each tensor
+    """
+    order = (0, heads_dim, 3 - heads_dim)  # batch, heads, tokens
+    steps = [prod(table[dim + 1 :]) if table[dim] > 1 else 0 for dim in range(len(table))]
+    by = [steps[dim] for dim in order] if len(table) == 4 else [steps[0], 0, steps[1]]
+    numbers = [
+        DTYPES[dtype], len(seen), sign, seen[0][0][3], first, table[-1], width, layout == "interleaved", BLOCK,
+    ]  # fmt: skip
+    for each in seen:
+        numbers += [of[dim] for of in each for dim in order] + by
+    return struct.pack(f"{len(numbers)}q", *numbers), sum(shape.numel() for shape, *_ in seen) * dtype.itemsize

@@ -6,6 +6,7 @@ at positions without gaps (causal, windowed, padded, packed, with a cache). `pla
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ def _call(loop: str, how: _How, plan: Plan, chunks: int, tensors: tuple[Any, ...
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
         *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *more,
     )  # fmt: skip
-    native.call(loop, *numbers, kinds=f"14q3d{len(numbers) - 17}q")
+    native.call(loop, struct.pack(f"14q3d{len(numbers) - 17}q", *numbers))
 
 
 class _Attention(torch.autograd.Function):

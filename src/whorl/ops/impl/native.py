@@ -12,7 +12,6 @@ import hashlib
 import os
 import platform
 import shutil
-import struct
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -103,17 +102,15 @@ def _load(path: Path) -> Any:
     return ctypes.CDLL(str(path))
 
 
-def call(name: str, *numbers: float, kinds: str | None = None) -> None:
-    """Calls a loop with one array of 8-byte numbers, the cheapest call that there is.
-
-    kinds: which of the numbers are doubles, as `struct` says it ("2q1d4q"); None where all are whole.
+def call(name: str, numbers: bytes) -> None:
+    """Calls a loop with one array of 8-byte numbers, packed by `struct`: the cheapest call that there is.
 
     Raises ValueError without a library, and MemoryError where the loop found no memory for itself.
     """
     loaded, why = library()
     if loaded is None:
         raise ValueError(f"the compiled loops cannot run here: {why}")
-    code = getattr(loaded, name)(struct.pack(kinds or f"{len(numbers)}q", *numbers))  # a tenth of a ctypes array's time
+    code = getattr(loaded, name)(numbers)
     if code == NO_HALF:
         raise ValueError("the C compiler of this machine has no float16; use impl='reference'")
     if code:

@@ -8,13 +8,13 @@
 
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512BW__
+#if defined(__AVX512BW__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 typedef struct {
     void *out;
-    const void *in; /* this and all that follows is 8 bytes each */
+    const void *in;
     int64_t batch, heads, tokens;
     int64_t in_stride[3], out_stride[3]; /* elements: batch, head, token; channels are adjacent */
     int64_t table_stride[3];             /* elements of the tables for this tensor: batch, head, token */
@@ -89,33 +89,43 @@ static inline void copy_rows(void *out, const void *in, int64_t rows, int64_t ou
         }                                                                                                              \
     }
 
-#ifdef __AVX512BW__
-/* 32 numbers as floats, in two vectors. Natural order: the first 16, then the rest. Sorted: the even ones, then the odd
- * ones, which is how bfloat16 unpacks (a shift and a mask) and packs again without moving anything across lanes. */
+/* Vectors of LANES floats, with AVX-512 and with AVX2; processors of other kinds have the loops above, as the compiler makes
+ * them. `Two` is 2 LANES numbers as floats. Natural order: the first LANES, then the rest. Sorted: the first channels of
+ * neighbours, then the second ones; for bfloat16 that is how it unpacks (a shift and a mask) and packs again without moving
+ * anything across lanes. `Some` says how many of the numbers there are: `upper` is for those from LANES on. */
+#if defined(__AVX512BW__)
+#define LANES 16
+#define TOGETHER 2 /* whose tables stay in registers while rows pass by */
+typedef __m512 vec;
+typedef __mmask32 Some;
+
+static inline Some some(int64_t count) { return count < 32 ? (1u << count) - 1 : 0xffffffff; }
+static inline Some upper(Some mask) { return mask >> 16; }
+
 typedef struct {
-    __m512 a, b;
+    vec a, b;
 } Two;
 
-static inline Two load_float_32(const float *from, __mmask32 mask) {
+static inline Two load_float(const float *from, Some mask) {
     return (Two){_mm512_maskz_loadu_ps(mask, from), _mm512_maskz_loadu_ps(mask >> 16, from + 16)};
 }
 
-static inline void store_float_32(float *to, __mmask32 mask, Two x) {
+static inline void store_float(float *to, Some mask, Two x) {
     _mm512_mask_storeu_ps(to, mask, x.a), _mm512_mask_storeu_ps(to + 16, mask >> 16, x.b);
 }
 
-static inline Two load_half_32(const void *from, __mmask32 mask) {
+static inline Two load_half(const void *from, Some mask) {
     const __m512i x = _mm512_maskz_loadu_epi16(mask, from);
     return (Two){_mm512_cvtph_ps(_mm512_castsi512_si256(x)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(x, 1))};
 }
 
-static inline void store_half_32(void *to, __mmask32 mask, Two x) {
+static inline void store_half(void *to, Some mask, Two x) {
     const __m256i a = _mm512_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m256i b = _mm512_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm512_mask_storeu_epi16(to, mask, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
 }
 
-static inline Two load_bf16_32(const uint16_t *from, __mmask32 mask) { /* sorted */
+static inline Two load_bf16_sorted(const uint16_t *from, Some mask) {
     const __m512i x = _mm512_maskz_loadu_epi16(mask, from);
     return (Two){_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
                  _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff0000)))};
@@ -123,7 +133,7 @@ static inline Two load_bf16_32(const uint16_t *from, __mmask32 mask) { /* sorted
 
 #ifdef __AVX512BF16__
 /* These machines have an instruction that rounds. (It takes denormals, below 1e-38, for zero.) */
-static inline void store_bf16_32(uint16_t *to, __mmask32 mask, Two x) {
+static inline void store_bf16_sorted(uint16_t *to, Some mask, Two x) {
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i mixed = _mm512_or_si512(lanes, _mm512_slli_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(16)), 16));
     _mm512_mask_storeu_epi16(to, mask, _mm512_permutexvar_epi16(mixed, (__m512i)_mm512_cvtne2ps_pbh(x.b, x.a)));
@@ -132,7 +142,7 @@ static inline void store_bf16_32(uint16_t *to, __mmask32 mask, Two x) {
 /* The upper halves and the lower halves of the floats, and to nearest even: up where the lower half is over 0x8000, or is just
  * that and the upper half is odd. As `store_bf16` without its NaN: every NaN here is a bfloat16's, or made by the arithmetic or
  * by `load_table`, and has a lower half of zeros. */
-static inline void store_bf16_32(uint16_t *to, __mmask32 mask, Two x) {
+static inline void store_bf16_sorted(uint16_t *to, Some mask, Two x) {
     const __m512i even = _mm512_castps_si512(x.a), odd = _mm512_castps_si512(x.b), ones = _mm512_set1_epi16(1);
     const __m512i upper = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even, 16), odd);
     const __m512i lower = _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
@@ -141,8 +151,6 @@ static inline void store_bf16_32(uint16_t *to, __mmask32 mask, Two x) {
     _mm512_mask_storeu_epi16(to, mask, _mm512_mask_add_epi16(upper, up, upper, ones));
 }
 #endif
-
-static inline Two natural(Two x) { return x; }
 
 static inline Two sorted(Two x) { /* natural order to sorted */
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -156,63 +164,164 @@ static inline Two unsorted(Two x) { /* and back */
     return (Two){_mm512_permutex2var_ps(x.a, low, x.b), _mm512_permutex2var_ps(x.a, high, x.b)};
 }
 
-static inline __m512 load_table(const float *from, __mmask16 mask) {
-    const __m512 x = _mm512_maskz_loadu_ps(mask, from);
+static inline vec pairs_sorted(vec x) { return x; }
+static inline Two table_sorted(Two x) { return sorted(x); }
+
+static inline vec load_table(const float *from, Some mask) {
+    const vec x = _mm512_maskz_loadu_ps(mask, from);
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x, _mm512_set1_ps(__builtin_nanf("")));
 }
 
-static inline void turn(__m512 *x, __m512 *y, __m512 c, __m512 s) {
-    const __m512 old = *x;
+static inline vec times(vec x, float y) { return _mm512_mul_ps(_mm512_set1_ps(y), x); }
+
+static inline void turn(vec *x, vec *y, vec c, vec s) {
+    const vec old = *x;
     *x = _mm512_fmsub_ps(old, c, _mm512_mul_ps(*y, s));
     *y = _mm512_fmadd_ps(*y, c, _mm512_mul_ps(old, s));
 }
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define LANES 8
+#define TOGETHER 4
+typedef __m256 vec;
+typedef int64_t Some; /* may be below 0 */
 
-/* The tables of up to 64 pairs (in halves) or 16 (neighbours) stay in registers while the rows pass by. ORDER is how LOAD
- * gives its numbers; SORT and UNSORT go from there to sorted, in which neighbours are first and second channels. */
-#define VECTORS(NAME, TYPE, LOAD, STORE, ORDER, SORT, UNSORT)                                                          \
-    static inline __attribute__((always_inline)) void NAME##_some(                                                     \
-        const int count, const __mmask32 mask, TYPE *out, const TYPE *in, int64_t half, int64_t rows,                  \
-        int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
-        const __m512 signs = _mm512_set1_ps(sign);                                                                     \
-        Two c[2], s[2];                                                                                                \
-        for (int u = 0; u < count; u++) {                                                                              \
-            const float *cu = cos + 32 * u, *su = sin + 32 * u;                                                        \
-            const __mmask16 low = mask, up = mask >> 16;                                                               \
-            c[u] = ORDER(((Two){load_table(cu, low), load_table(cu + 16, up)}));                                       \
-            s[u] = ORDER(((Two){_mm512_mul_ps(signs, load_table(su, low)),                                             \
-                                _mm512_mul_ps(signs, load_table(su + 16, up))}));                                      \
+static inline Some some(int64_t count) { return count < 16 ? count : 16; }
+static inline Some upper(Some count) { return count - 8; }
+
+typedef struct {
+    vec a, b;
+} Two;
+
+/* There are no masks for 16 bits: what is less than a vector goes through memory. */
+#define PARTLY(TYPE, FULL, LOAD, STORE)                                                                                \
+    static inline __attribute__((always_inline)) Two load_##LOAD(const TYPE *from, Some count) {                       \
+        TYPE part[16] = {0};                                                                                           \
+        if (count < 16) memcpy(part, from, count * sizeof(TYPE)), from = part;                                         \
+        return FULL;                                                                                                   \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) void store_##LOAD(TYPE *to, Some count, Two x) {                      \
+        TYPE part[16];                                                                                                 \
+        if (count >= 16) {                                                                                             \
+            STORE(to, x);                                                                                              \
+        } else {                                                                                                       \
+            STORE(part, x);                                                                                            \
+            memcpy(to, part, count * sizeof(TYPE));                                                                    \
         }                                                                                                              \
-        const int64_t bytes = 32 * count * sizeof(TYPE);                                                               \
+    }
+
+static inline void all_float(float *to, Two x) { _mm256_storeu_ps(to, x.a), _mm256_storeu_ps(to + 8, x.b); }
+
+static inline Two split_bf16(__m256i x) {
+    return (Two){_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
+                 _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff0000)))};
+}
+
+/* The upper halves and the lower halves of the floats, and to nearest even: up where the lower half is over 0x8000, or is just
+ * that and the upper half is odd (compared as signed numbers, from 0x8000 on). As `store_bf16` without its NaN: every NaN here
+ * is a bfloat16's, or made by the arithmetic or by `load_table`, and has a lower half of zeros. */
+static inline void all_bf16_sorted(uint16_t *to, Two x) {
+    const __m256i even = _mm256_castps_si256(x.a), odd = _mm256_castps_si256(x.b), ones = _mm256_set1_epi16(1);
+    const __m256i upper = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
+    const __m256i lower = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
+    const __m256i with_parity = _mm256_or_si256(lower, _mm256_and_si256(upper, ones));
+    const __m256i up = _mm256_cmpgt_epi16(_mm256_xor_si256(with_parity, _mm256_set1_epi16((short)0x8000)), _mm256_setzero_si256());
+    _mm256_storeu_si256((__m256i *)to, _mm256_sub_epi16(upper, up));
+}
+
+#define HALF_AT(from) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define TO_HALF(x) _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+static inline void all_half(void *to, Two x) {
+    _mm256_storeu_si256(to, _mm256_set_m128i(TO_HALF(x.b), TO_HALF(x.a)));
+}
+
+PARTLY(float, ((Two){_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}), float, all_float)
+PARTLY(uint16_t, split_bf16(_mm256_loadu_si256((const __m256i *)from)), bf16_sorted, all_bf16_sorted)
+#ifdef WHORL_HALF
+PARTLY(_Float16, ((Two){HALF_AT(from), HALF_AT(from + 8)}), half, all_half)
+#endif
+
+/* Natural order to sorted but for the order of the pairs, 0 1 4 5 2 3 6 7, which takes no step across halves of a vector. */
+static inline Two sorted(Two x) {
+    return (Two){_mm256_shuffle_ps(x.a, x.b, 0x88), _mm256_shuffle_ps(x.a, x.b, 0xdd)};
+}
+
+static inline Two unsorted(Two x) { /* and back */
+    return (Two){_mm256_unpacklo_ps(x.a, x.b), _mm256_unpackhi_ps(x.a, x.b)};
+}
+
+static inline vec pairs_sorted(vec x) { return (vec)_mm256_permute4x64_pd((__m256d)x, 0xd8); } /* into that order, and back */
+static inline Two table_sorted(Two x) {
+    x = sorted(x);
+    return (Two){pairs_sorted(x.a), pairs_sorted(x.b)};
+}
+
+static inline vec load_table(const float *from, Some count) {
+    float part[8] = {0};
+    if (count < 8) memcpy(part, from, count > 0 ? count * sizeof(float) : 0), from = part;
+    const vec x = _mm256_loadu_ps(from);
+    return _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+static inline vec times(vec x, float y) { return _mm256_mul_ps(_mm256_set1_ps(y), x); }
+
+static inline void turn(vec *x, vec *y, vec c, vec s) {
+    const vec old = *x;
+    *x = _mm256_fmsub_ps(old, c, _mm256_mul_ps(*y, s));
+    *y = _mm256_fmadd_ps(*y, c, _mm256_mul_ps(old, s));
+}
+#endif
+
+#ifdef LANES
+static inline Two natural(Two x) { return x; }
+static inline vec in_order(vec x) { return x; }
+
+/* The tables of up to TOGETHER times 2 LANES pairs (in halves) or LANES (neighbours) are read once for all rows. ORDER is how
+ * LOAD gives its numbers; SORT and UNSORT go from there to sorted, in which neighbours are first and second channels. */
+#define VECTORS(NAME, TYPE, LOAD, STORE, ORDER, SORT, UNSORT, PAIRS)                                                   \
+    static inline __attribute__((always_inline)) void NAME##_some(                                                     \
+        const int count, const Some mask, TYPE *out, const TYPE *in, int64_t half, int64_t rows,                       \
+        int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
+        Two c[TOGETHER], s[TOGETHER];                                                                                  \
+        for (int u = 0; u < count; u++) {                                                                              \
+            const float *cu = cos + 2 * LANES * u, *su = sin + 2 * LANES * u;                                          \
+            c[u] = ORDER(((Two){load_table(cu, mask), load_table(cu + LANES, upper(mask))}));                          \
+            s[u] = ORDER(((Two){times(load_table(su, mask), sign), times(load_table(su + LANES, upper(mask)), sign)}));\
+        }                                                                                                              \
+        const int64_t bytes = 2 * LANES * count * sizeof(TYPE);                                                        \
         for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
             ahead(in + AHEAD * in_stride, bytes), ahead(in + half + AHEAD * in_stride, bytes);                         \
             for (int u = 0; u < count; u++) {                                                                          \
-                Two x = LOAD(in + 32 * u, mask), y = LOAD(in + half + 32 * u, mask);                                   \
+                const TYPE *from = in + 2 * LANES * u;                                                                 \
+                TYPE *to = out + 2 * LANES * u;                                                                        \
+                Two x = LOAD(from, mask), y = LOAD(from + half, mask);                                                 \
                 turn(&x.a, &y.a, c[u].a, s[u].a), turn(&x.b, &y.b, c[u].b, s[u].b);                                    \
-                STORE(out + 32 * u, mask, x), STORE(out + half + 32 * u, mask, y);                                     \
+                STORE(to, mask, x), STORE(to + half, mask, y);                                                         \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
     static inline void halves_##NAME(TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,        \
                                      int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
         int64_t i = 0;                                                                                                 \
-        for (; i + 64 <= n; i += 64)                                                                                   \
-            NAME##_some(2, 0xffffffff, out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);    \
-        for (; i + 32 <= n; i += 32)                                                                                   \
-            NAME##_some(1, 0xffffffff, out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);    \
-        if (i < n)                                                                                                     \
-            NAME##_some(1, (1u << (n - i)) - 1, out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,  \
+        for (; i + 2 * LANES * TOGETHER <= n; i += 2 * LANES * TOGETHER)                                               \
+            NAME##_some(TOGETHER, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i,        \
+                        sin + i, sign);                                                                                \
+        for (; TOGETHER > 2 && i + 4 * LANES <= n; i += 4 * LANES)                                                     \
+            NAME##_some(2, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,      \
                         sign);                                                                                         \
+        for (; i + 2 * LANES <= n; i += 2 * LANES)                                                                     \
+            NAME##_some(1, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,      \
+                        sign);                                                                                         \
+        if (i < n)                                                                                                     \
+            NAME##_some(1, some(n - i), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);   \
     }                                                                                                                  \
     static inline void neighbours_##NAME(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                  \
                                          int64_t in_stride, const float *cos, const float *sin, float sign,            \
                                          int64_t n) {                                                                  \
-        for (int64_t i = 0; i < n; i += 16, in += 32, out += 32) {                                                     \
-            const __mmask32 mask = n - i < 16 ? (1u << 2 * (n - i)) - 1 : 0xffffffff;                                  \
-            const __mmask16 pairs = n - i < 16 ? (1u << (n - i)) - 1 : 0xffff;                                         \
-            const __m512 c = load_table(cos + i, pairs);                                                               \
-            const __m512 s = _mm512_mul_ps(_mm512_set1_ps(sign), load_table(sin + i, pairs));                          \
+        for (int64_t i = 0; i < n; i += LANES, in += 2 * LANES, out += 2 * LANES) {                                    \
+            const Some mask = some(2 * (n - i)), pairs = n - i < LANES ? some(n - i) : some(LANES);                    \
+            const vec c = PAIRS(load_table(cos + i, pairs)), s = PAIRS(times(load_table(sin + i, pairs), sign));       \
             for (int64_t row = 0; row < rows; row++) {                                                                 \
-                ahead(in + (row + AHEAD) * in_stride, 32 * sizeof(TYPE));                                              \
+                ahead(in + (row + AHEAD) * in_stride, 2 * LANES * sizeof(TYPE));                                       \
                 Two x = SORT(LOAD(in + row * in_stride, mask));                                                        \
                 turn(&x.a, &x.b, c, s);                                                                                \
                 STORE(out + row * out_stride, mask, UNSORT(x));                                                        \
@@ -220,10 +329,10 @@ static inline void turn(__m512 *x, __m512 *y, __m512 c, __m512 s) {
         }                                                                                                              \
     }
 
-VECTORS(float, float, load_float_32, store_float_32, natural, sorted, unsorted)
-VECTORS(bf16, uint16_t, load_bf16_32, store_bf16_32, sorted, natural, natural)
+VECTORS(float, float, load_float, store_float, natural, sorted, unsorted, pairs_sorted)
+VECTORS(bf16, uint16_t, load_bf16_sorted, store_bf16_sorted, table_sorted, natural, natural, in_order)
 #ifdef WHORL_HALF
-VECTORS(half, _Float16, load_half_32, store_half_32, natural, sorted, unsorted)
+VECTORS(half, _Float16, load_half, store_half, natural, sorted, unsorted, pairs_sorted)
 #endif
 #else
 HALVES(halves_float, float, float, SAME, SAME)
@@ -279,19 +388,23 @@ ROWS(rows_bf16, uint16_t, float, halves_bf16, neighbours_bf16)
 ROWS(rows_half, _Float16, float, halves_half, neighbours_half)
 #endif
 
-/* One array of numbers, since that is the cheapest call to make from Python:
+/* One array of numbers, since that is the cheapest call to make from Python; what changes from call to call comes first:
  *
- *   [0] dtype: 0 float, 1 double, 2 bfloat16, 3 half   [1] tensors: 1 or 2   [2] cos   [3] sin (addresses; tables are
- *   double for double and float otherwise)   [4] sign   [5] head dim   [6] first   [7] n   [8] width   [9] interleaved
- *   [10] tokens per unit of work   [11] threads   [12 ..] a `Tensor` for each
+ *   [0] threads   [1] cos   [2] sin   [3] out   [4] in   [5], [6] a second out and in (addresses; tables are double for double
+ *   and float otherwise)   [7] dtype: 0 float, 1 double, 2 bfloat16, 3 half   [8] tensors: 1 or 2   [9] sign   [10] head dim
+ *   [11] first   [12] n   [13] width   [14] interleaved   [15] tokens per unit of work   [16 ..] `batch` and on of each Tensor
  *
  * Returns 0, or 2 for a dtype that this build does not have. */
 int whorl_rotate(const int64_t *call) {
-    const int dtype = call[0], count = call[1], interleaved = call[9], threads = call[11];
-    const void *cos = (const void *)call[2], *sin = (const void *)call[3];
-    const double sign = call[4];
-    const int64_t head_dim = call[5], first = call[6], n = call[7], width = call[8], block = call[10];
-    const Tensor *tensors = (const Tensor *)(call + 12);
+    const int dtype = call[7], count = call[8], interleaved = call[14], threads = call[0];
+    const void *cos = (const void *)call[1], *sin = (const void *)call[2];
+    const double sign = call[9];
+    const int64_t head_dim = call[10], first = call[11], n = call[12], width = call[13], block = call[15];
+    Tensor tensors[2];
+    for (int i = 0; i < count; i++) {
+        tensors[i].out = (void *)call[3 + 2 * i], tensors[i].in = (const void *)call[4 + 2 * i];
+        memcpy(&tensors[i].batch, call + 16 + 12 * i, 12 * sizeof(int64_t));
+    }
 #ifndef WHORL_HALF
     if (dtype == 3) return 2;
 #endif
