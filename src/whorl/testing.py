@@ -40,7 +40,7 @@ def logits_and_budget(model: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tens
 
 def max_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     """The largest absolute difference, taken in float64."""
-    return float((value.double() - truth.double()).abs().max())
+    return float((value.detach().double() - truth.detach().double()).abs().max())
 
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")

@@ -31,8 +31,13 @@ def at(*positions: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"query_positions": positions[0], "key_positions": positions[-1]}
 
 
+def arriving(out: torch.Tensor) -> torch.Tensor:
+    """Several gradients: the largest error of four sinks' alone, say, tells little of how they are made."""
+    return torch.randn(4, *out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
+
+
 def everything(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torch.dtype, **arguments) -> list:
-    """The output and every gradient; in float64 with the biases' parameters, too."""
+    """The output, and every gradient for each that arrives; in float64 with the biases' parameters, too."""
     biases = [copy.deepcopy(module).to(torch.float64) for module in biases] if dtype == torch.float64 else biases
     leaves = [x.detach().to(dtype).requires_grad_() for x in tensors]
     learned = [p for module in biases for p in module.parameters()]
@@ -41,8 +46,8 @@ def everything(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torc
         sinks = sinks.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
         learned = [sinks, *learned]
     out, _ = biased_attention(*leaves, biases, scale=0.4, impl=impl, sinks=sinks, **arguments)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(dtype)
-    return [out.detach(), *torch.autograd.grad(out, [*leaves, *learned], weight)]
+    each = [torch.autograd.grad(out, [*leaves, *learned], grad, retain_graph=True) for grad in arriving(out)]
+    return [out.detach(), *(torch.stack(gradients) for gradients in zip(*each, strict=True))]
 
 
 def agree(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torch.dtype, **arguments) -> None:

@@ -26,7 +26,7 @@
 #define HEIGHT 4
 #endif
 
-enum { QUERIES = 64, KEYS = 128, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
+enum { QUERIES = 64, KEYS = 128, DEPTH = 64, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
@@ -61,7 +61,7 @@ INLINE void block(const int across, int64_t depth, const float *a, int64_t a_row
 #pragma GCC unroll 8
     for (int r = 0; r < HEIGHT; r++)
 #pragma GCC unroll 2
-        for (int n = 0; n < across; n++) sum[r][n] = add ? *(vec *)(c + r * c_row + n * WIDTH) : (vec){0};
+        for (int n = 0; n < across; n++) sum[r][n] = (vec){0};
     for (int64_t k = 0; k < depth; k++) {
         vec y[2];
 #pragma GCC unroll 2
@@ -76,19 +76,26 @@ INLINE void block(const int across, int64_t depth, const float *a, int64_t a_row
 #pragma GCC unroll 8
     for (int r = 0; r < HEIGHT; r++)
 #pragma GCC unroll 2
-        for (int n = 0; n < across; n++) *(vec *)(c + r * c_row + n * WIDTH) = sum[r][n];
+        for (int n = 0; n < across; n++) {
+            vec *to = (vec *)(c + r * c_row + n * WIDTH);
+            *to = add ? *to + sum[r][n] : sum[r][n];
+        }
 }
 
-/* rows: rounded up to HEIGHT here, so that every buffer has that many. columns: a multiple of WIDTH. */
+/* rows: rounded up to HEIGHT here, so that every buffer has that many. columns: a multiple of WIDTH. Sums of DEPTH terms start
+ * at zero and are added up: a sum of all terms, one by one, would be off by the square root of how many there are. */
 INLINE void product(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_row, int64_t a_step,
                     const float *b, int64_t b_step, float *c, int64_t c_row, int add) {
-    int64_t n = 0;
-    for (; n + 2 * WIDTH <= columns; n += 2 * WIDTH)
-        for (int64_t r = 0; r < rows; r += HEIGHT)
-            block(2, depth, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
-    if (n < columns)
-        for (int64_t r = 0; r < rows; r += HEIGHT)
-            block(1, depth, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
+    for (int64_t k = 0; k < depth; k += DEPTH, a += DEPTH * a_step, b += DEPTH * b_step, add = 1) {
+        const int64_t terms = depth - k < DEPTH ? depth - k : DEPTH;
+        int64_t n = 0;
+        for (; n + 2 * WIDTH <= columns; n += 2 * WIDTH)
+            for (int64_t r = 0; r < rows; r += HEIGHT)
+                block(2, terms, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
+        if (n < columns)
+            for (int64_t r = 0; r < rows; r += HEIGHT)
+                block(1, terms, a + r * a_row, a_row, a_step, b + n, b_step, c + r * c_row + n, c_row, add);
+    }
 }
 
 /* As functions of their own, so that they are compiled once each. */
