@@ -20,13 +20,19 @@
 #define HEIGHT 8 /* rows of a product's block: HEIGHT x 2 vectors of sums, and 2 + 1 more, are the registers that there are */
 #elif defined(__AVX__)
 #define WIDTH 8
-#define HEIGHT 4
+#define HEIGHT 6
 #else
 #define WIDTH 4
 #define HEIGHT 4
 #endif
 
-enum { QUERIES = 64, KEYS = 128, DEPTH = 64, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
+#if HEIGHT == 6
+enum { QUERIES = 48, KEYS = 144 };
+#else
+enum { QUERIES = 64, KEYS = 128 };
+#endif
+_Static_assert(QUERIES % HEIGHT == 0 && KEYS % HEIGHT == 0 && QUERIES % WIDTH == 0 && QUERIES % 8 == 0, "a tile is whole blocks");
+enum { DEPTH = KEYS / 2, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
