@@ -314,18 +314,34 @@ static inline vec in_order(vec x) { return x; }
         if (i < n)                                                                                                     \
             NAME##_some(1, some(n - i), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);   \
     }                                                                                                                  \
+    static inline __attribute__((always_inline)) void NAME##_some_neighbours(                                          \
+        const int count, const Some mask, const Some pairs, TYPE *out, const TYPE *in, int64_t rows,                   \
+        int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
+        vec c[TOGETHER], s[TOGETHER];                                                                                  \
+        for (int u = 0; u < count; u++) {                                                                              \
+            c[u] = PAIRS(load_table(cos + LANES * u, pairs));                                                          \
+            s[u] = PAIRS(times(load_table(sin + LANES * u, pairs), sign));                                             \
+        }                                                                                                              \
+        for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
+            ahead(in + AHEAD * in_stride, 2 * LANES * count * sizeof(TYPE));                                           \
+            for (int u = 0; u < count; u++) {                                                                          \
+                Two x = SORT(LOAD(in + 2 * LANES * u, mask));                                                          \
+                turn(&x.a, &x.b, c[u], s[u]);                                                                          \
+                STORE(out + 2 * LANES * u, mask, UNSORT(x));                                                           \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
     static inline void neighbours_##NAME(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                  \
                                          int64_t in_stride, const float *cos, const float *sin, float sign,            \
                                          int64_t n) {                                                                  \
-        for (int64_t i = 0; i < n; i += LANES, in += 2 * LANES, out += 2 * LANES) {                                    \
-            const Some mask = some(2 * (n - i)), pairs = n - i < LANES ? some(n - i) : some(LANES);                    \
-            const vec c = PAIRS(load_table(cos + i, pairs)), s = PAIRS(times(load_table(sin + i, pairs), sign));       \
-            for (int64_t row = 0; row < rows; row++) {                                                                 \
-                ahead(in + (row + AHEAD) * in_stride, 2 * LANES * sizeof(TYPE));                                       \
-                Two x = SORT(LOAD(in + row * in_stride, mask));                                                        \
-                turn(&x.a, &x.b, c, s);                                                                                \
-                STORE(out + row * out_stride, mask, UNSORT(x));                                                        \
-            }                                                                                                          \
+        int64_t i = 0;                                                                                                 \
+        for (; i + LANES * TOGETHER <= n; i += LANES * TOGETHER)                                                       \
+            NAME##_some_neighbours(TOGETHER, some(2 * LANES), some(LANES), out + 2 * i, in + 2 * i, rows, out_stride,  \
+                                   in_stride, cos + i, sin + i, sign);                                                 \
+        for (; i < n; i += LANES) {                                                                                    \
+            const int64_t left = n - i < LANES ? n - i : LANES;                                                        \
+            NAME##_some_neighbours(1, some(2 * left), some(left), out + 2 * i, in + 2 * i, rows, out_stride, in_stride,\
+                                   cos + i, sin + i, sign);                                                            \
         }                                                                                                              \
     }
 
