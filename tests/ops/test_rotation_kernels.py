@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -308,26 +309,23 @@ def machine(request: pytest.FixtureRequest) -> str | None:
 
 def test_loops_for_lesser_machines(machine: str | None) -> None:
     for dtype, memory, encoding, layout in itertools.product(
-        (torch.float32, torch.bfloat16), MEMORY[:2], ENCODINGS, LAYOUTS
+        (torch.float32, torch.bfloat16, torch.float16), MEMORY[:2], ENCODINGS, LAYOUTS
     ):
         q, k = inputs(7, 92, dtype, memory)
         tables = rotation_tables(parse(encoding).spectrum(92), torch.arange(7))
         expected = rotate(q, k, tables, layout=layout, impl="reference")
         for x, y in zip(rotate(q, k, tables, layout=layout, impl="cpu"), expected, strict=True):
             torch.testing.assert_close(x, y)
-    if machine is not None:
-        with pytest.raises(ValueError, match="no float16"):
-            rotate(*inputs(7, 16, torch.float16), table(7), impl="cpu")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_rounded_to_nearest_even(machine: str | None, dtype: torch.dtype, layout: str) -> None:
     """Scaled by 1 + m / 2**12, numbers of 8 or 11 bits fall on every kind of fraction, and often in the very middle."""
-    if dtype == torch.float16 and machine is not None:
-        pytest.skip("this build has no float16")
     pairs = 96
     special = [torch.inf, -torch.inf, torch.nan, 0.0, -0.0, torch.finfo(dtype).max, -torch.finfo(dtype).max]
+    if dtype == torch.float16:  # what is below 2**-14 is not normal
+        special += [m * 2.0**-24 for m in (*range(1, 40), *range(1000, 1050))]
     numbers = torch.cat([torch.arange(-400, 400) / 256, torch.tensor(special)]).to(dtype)
     x = torch.zeros(1, 1, len(numbers), 2 * pairs, dtype=dtype)
     x[..., :pairs] = numbers[:, None]
@@ -343,6 +341,16 @@ def test_halves_are_rounded_to_nearest_even(machine: str | None, dtype: torch.dt
     poisoned = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # CUDA's NaN: rounded up, minus zero
     tables = tables._replace(cos=poisoned.expand_as(scales).contiguous())
     assert rotate(torch.ones_like(x), None, tables, layout=layout, impl="cpu")[0].isnan().any(-1).all()
+
+
+def test_a_compiler_without_openmp_makes_loops_of_one_thread(fresh: pytest.MonkeyPatch, tmp_path) -> None:
+    without = tmp_path / "cc"
+    without.write_text(f'#!/bin/sh\nfor x; do [ "$x" = -fopenmp ] && exit 1; done\nexec {shutil.which("cc")} "$@"\n')
+    without.chmod(0o755)
+    fresh.setenv("CC", str(without))
+    q, k = inputs(300, 64, torch.float32)
+    for got, expected in zip(*(rotate(q, k, table(300, 64), impl=impl) for impl in ("cpu", "reference")), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_a_compiler_that_fails_is_quoted(fresh: pytest.MonkeyPatch, tmp_path) -> None:

@@ -13,18 +13,23 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
-TARGETS = (("-march=native", "-DWHORL_HALF"), ("-march=native",), ())  # the first that the compiler takes
-NO_HALF = 2  # what a loop returns for float16 where the compiler has none
-FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
+TARGETS = (("-march=native",), ())  # the first that the compiler takes,
+THREADS = (
+    ("-fopenmp",),
+    (),
+)  # with threads where its OpenMP is that of PyTorch (on Linux gcc's is, and clang's is not)
+FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
 def missing() -> str | None:
@@ -41,54 +46,65 @@ def library() -> tuple[Any, str | None]:
     if not compiler:
         return None, "no C compiler (cc, gcc or clang) is on the PATH"
     try:
-        return _load(_built(compiler)), None
+        return _built(compiler), None
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None)
         return None, f"{compiler} could not build whorl's loops: {(said or str(error)).strip()[-500:]}"
 
 
-def _built(compiler: str) -> Path:
-    """The shared library, from the cache or made now and put there in one step."""
+def _built(compiler: str) -> Any:
+    """The library, loaded: from the cache, or made now and put there in one step."""
     cpu = platform.machine() + "".join(
         line for line in _cpuinfo().splitlines() if line.startswith(("model name", "flags", "Features"))
     )
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = [source.read_text() for source in SOURCES]
-    made_from = "\0".join([*sources, compiler, version, cpu.split("processor")[0][:4000], *FLAGS, str(TARGETS)])
+    made_from = "\0".join(
+        [*sources, compiler, version, cpu.split("processor")[0][:4000], *FLAGS, str((TARGETS, THREADS))]
+    )
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     kept = root / "whorl" / f"loops-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
     if kept.exists():
-        return kept
+        return _load(kept)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         folder: str | None = str(kept.parent)
     except OSError:
         folder = None  # no home to write to: for this process alone
+    failed: OSError | subprocess.CalledProcessError | None = None
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as build:
-        for target in TARGETS:
-            steps = [
-                [compiler, *FLAGS, *target, "-c", str(source), "-o", f"{build}/{source.stem}.o"] for source in SOURCES
-            ]
-            with ThreadPoolExecutor() as pool:
-                done = list(pool.map(_run, steps))
-            if not any(step.returncode for step in done):
-                break
-        else:
-            next(step for step in done if step.returncode).check_returncode()
-        # Linked without -fopenmp: the names of its runtime are found in the one that torch has loaded.
-        objects = [f"{build}/{source.stem}.o" for source in SOURCES]
-        link = [compiler, "-shared", *objects, "-lm", "-o", f"{build}/loops.so"]
-        subprocess.run(link, capture_output=True, text=True, check=True)
-        if folder is None:
-            kept = Path(tempfile.mkdtemp()) / kept.name
-            shutil.copy(f"{build}/loops.so", kept)
-        else:
-            os.replace(f"{build}/loops.so", kept)
-    return kept
+        for flags in product(THREADS, TARGETS):
+            made = Path(build, "loops.so")
+            try:
+                _make(compiler, made, *chain(*flags))
+                loaded = _load(made)
+            except (OSError, subprocess.CalledProcessError) as error:
+                failed = error
+                continue
+            if folder is not None:
+                os.replace(made, kept)
+            return loaded
+    assert failed is not None
+    raise failed
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True)
+def _make(compiler: str, library: Path, *flags: str) -> None:
+    """Compiles the sources, at the same time, and links them."""
+    objects = [str(library.with_name(f"{source.stem}.o")) for source in SOURCES]
+    with ThreadPoolExecutor() as pool:
+        steps = [
+            pool.submit(_run, compiler, *FLAGS, *flags, "-c", str(source), "-o", made)
+            for source, made in zip(SOURCES, objects, strict=True)
+        ]
+    for step in steps:
+        step.result()
+    # Linked without -fopenmp: the names of its runtime are found in the one that torch has loaded.
+    undefined = ("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()
+    _run(compiler, "-shared", *undefined, *objects, "-lm", "-o", str(library))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def _cpuinfo() -> str:
@@ -110,8 +126,5 @@ def call(name: str, numbers: bytes) -> None:
     loaded, why = library()
     if loaded is None:
         raise ValueError(f"the compiled loops cannot run here: {why}")
-    code = getattr(loaded, name)(numbers)
-    if code == NO_HALF:
-        raise ValueError("the C compiler of this machine has no float16; use impl='reference'")
-    if code:
+    if getattr(loaded, name)(numbers):
         raise MemoryError(f"{name} found no memory to work in")

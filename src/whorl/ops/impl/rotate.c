@@ -34,9 +34,35 @@ static inline uint16_t store_bf16(float value) {
     return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (uint16_t)rounded; /* NaN stays NaN */
 }
 
+/* float16 by hand, since compilers have it or not: its exponents are 112 lower than a float's. */
+static inline float load_float16(uint16_t x) {
+    uint32_t bits = (uint32_t)(x & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, 4);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, 4);
+    bits |= (x & 0x7c00) == 0x7c00 ? 0x7f800000 : 0; /* infinity or NaN */
+    bits |= (uint32_t)(x & 0x8000) << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline uint16_t store_float16(float value) {
+    uint32_t bits, small;
+    memcpy(&bits, &value, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    float sum;
+    memcpy(&sum, &size, 4);
+    sum += 0.5f; /* whose last bit is a float16's least number, 2^-24 */
+    memcpy(&small, &sum, 4);
+    uint32_t rounded = (size + 0xfff + (size >> 13 & 1) - (112u << 23)) >> 13;
+    rounded = size < 113u << 23 ? small - 0x3f000000 : rounded;
+    rounded = size >= 0x477ff000 ? 0x7c00 : rounded; /* 65520 and more */
+    rounded = size > 0x7f800000 ? 0x7e00 : rounded;  /* NaN stays NaN */
+    return sign | rounded;
+}
+
 #define SAME(x) (x)
-#define LOAD_HALF(x) ((float)(x))
-#define STORE_HALF(x) ((_Float16)(x))
 
 /* Rows with gaps between what is touched defeat the hardware's own prefetching: asked for a few rows ahead, lines come in
  * time. For reading: asked for as one's own (prefetchw), all pairs took a tenth longer and half of them a third. A
@@ -236,9 +262,7 @@ static inline void all_half(void *to, Two x) {
 
 PARTLY(float, ((Two){_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}), float, all_float)
 PARTLY(uint16_t, split_bf16(_mm256_loadu_si256((const __m256i *)from)), bf16_sorted, all_bf16_sorted)
-#ifdef WHORL_HALF
-PARTLY(_Float16, ((Two){HALF_AT(from), HALF_AT(from + 8)}), half, all_half)
-#endif
+PARTLY(uint16_t, ((Two){HALF_AT(from), HALF_AT(from + 8)}), half, all_half)
 
 /* Natural order to sorted but for the order of the pairs, 0 1 4 5 2 3 6 7, which takes no step across halves of a vector. */
 static inline Two sorted(Two x) {
@@ -347,18 +371,14 @@ static inline vec in_order(vec x) { return x; }
 
 VECTORS(float, float, load_float, store_float, natural, sorted, unsorted, pairs_sorted)
 VECTORS(bf16, uint16_t, load_bf16_sorted, store_bf16_sorted, table_sorted, natural, natural, in_order)
-#ifdef WHORL_HALF
-VECTORS(half, _Float16, load_half, store_half, natural, sorted, unsorted, pairs_sorted)
-#endif
+VECTORS(half, uint16_t, load_half, store_half, natural, sorted, unsorted, pairs_sorted)
 #else
 HALVES(halves_float, float, float, SAME, SAME)
 HALVES(halves_bf16, uint16_t, float, load_bf16, store_bf16)
 NEIGHBOURS(neighbours_float, float, float, SAME, SAME)
 NEIGHBOURS(neighbours_bf16, uint16_t, float, load_bf16, store_bf16)
-#ifdef WHORL_HALF
-HALVES(halves_half, _Float16, float, LOAD_HALF, STORE_HALF)
-NEIGHBOURS(neighbours_half, _Float16, float, LOAD_HALF, STORE_HALF)
-#endif
+HALVES(halves_half, uint16_t, float, load_float16, store_float16)
+NEIGHBOURS(neighbours_half, uint16_t, float, load_float16, store_float16)
 #endif
 
 HALVES(halves_double, double, double, SAME, SAME)
@@ -400,9 +420,7 @@ NEIGHBOURS(neighbours_double, double, double, SAME, SAME)
 ROWS(rows_float, float, float, halves_float, neighbours_float)
 ROWS(rows_double, double, double, halves_double, neighbours_double)
 ROWS(rows_bf16, uint16_t, float, halves_bf16, neighbours_bf16)
-#ifdef WHORL_HALF
-ROWS(rows_half, _Float16, float, halves_half, neighbours_half)
-#endif
+ROWS(rows_half, uint16_t, float, halves_half, neighbours_half)
 
 /* One array of numbers, since that is the cheapest call to make from Python; what changes from call to call comes first:
  *
@@ -410,7 +428,7 @@ ROWS(rows_half, _Float16, float, halves_half, neighbours_half)
  *   and float otherwise)   [7] dtype: 0 float, 1 double, 2 bfloat16, 3 half   [8] tensors: 1 or 2   [9] sign   [10] head dim
  *   [11] first   [12] n   [13] width   [14] interleaved   [15] tokens per unit of work   [16 ..] `batch` and on of each Tensor
  *
- * Returns 0, or 2 for a dtype that this build does not have. */
+ * Returns 0. */
 int whorl_rotate(const int64_t *call) {
     const int dtype = call[7], count = call[8], interleaved = call[14], threads = call[0];
     const void *cos = (const void *)call[1], *sin = (const void *)call[2];
@@ -421,9 +439,6 @@ int whorl_rotate(const int64_t *call) {
         tensors[i].out = (void *)call[3 + 2 * i], tensors[i].in = (const void *)call[4 + 2 * i];
         memcpy(&tensors[i].batch, call + 16 + 12 * i, 12 * sizeof(int64_t));
     }
-#ifndef WHORL_HALF
-    if (dtype == 3) return 2;
-#endif
     const int64_t blocks = (tensors[0].tokens + block - 1) / block;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t unit = 0; unit < tensors[0].batch * blocks; unit++) {
@@ -437,10 +452,8 @@ int whorl_rotate(const int64_t *call) {
                 rows_double(t, cos, sin, sign, head_dim, first, n, width, interleaved, batch, begin, end);
             else if (dtype == 2)
                 rows_bf16(t, cos, sin, (float)sign, head_dim, first, n, width, interleaved, batch, begin, end);
-#ifdef WHORL_HALF
             else
                 rows_half(t, cos, sin, (float)sign, head_dim, first, n, width, interleaved, batch, begin, end);
-#endif
         }
     }
     return 0;
