@@ -219,6 +219,7 @@ BAD = {
     "q must be float64, float32, bfloat16 or float16, got torch.int64": {"q": torch.ones(2, 4, 5, 16).long()},
     "q and k must agree in batch, head dim and dtype": {"k": torch.randn(2, 2, 5, 16).half()},
     "k is on meta and the tables are on cpu": {"k": torch.randn(2, 2, 5, 16, device="meta")},
+    "tables.cos is on cpu and tables.sin on meta": {"tables": table()._replace(sin=torch.ones(1, 5, 8, device="meta"))},
     "q is expanded": {"q": torch.randn(2, 1, 5, 16).expand(2, 4, 5, 16), "inplace": True},
     "tables.cos and tables.sin must be": {"tables": Tables(torch.ones(5, 8), torch.ones(5, 8), 0, 16)},
     "tables must hold pairs within their width": {"tables": table()._replace(first=3)},

@@ -24,11 +24,9 @@ from typing import Any
 import torch
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
-TARGETS = (("-march=native",), ())  # the first that the compiler takes,
-THREADS = (
-    ("-fopenmp",),
-    (),
-)  # with threads where its OpenMP is that of PyTorch (on Linux gcc's is, and clang's is not)
+# The first that works: for this very machine, and in threads where the compiler's OpenMP is PyTorch's (gcc's is).
+TARGETS = (("-march=native",), ())
+THREADS = (("-fopenmp",), ())
 FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
