@@ -119,7 +119,16 @@ def rotations(device: torch.device) -> Iterator[Case]:
     # on a CPU, q, k and their gradients of 128 tokens fit two cores' second-level caches
     lengths = (128, 512, 2048, 8192) if device.type == "cpu" else (1024, 4096, 16384)
     for dtype, tokens in product((torch.float32, torch.bfloat16), lengths):
-        yield f"rotate {str(dtype)[6:]} {tokens}", partial(rotation_providers, tokens, dtype, device), "copy"
+        name = f"{str(dtype)[6:]} {tokens}"
+        yield f"rotate {name}", partial(rotation_providers, tokens, dtype, device), "copy"
+        if tokens in lengths[:2] and device.type == "cpu":
+            yield f"rotate in cache {name}", partial(rotation_in_cache, tokens, dtype, device), "copy"
+
+
+def rotation_in_cache(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Provider]:
+    """The forward pass again and again: the same q and k, and nothing else."""
+    every = rotation_providers(tokens, dtype, device)
+    return {name: Provider(every[name].forward) for name in every if name == "copy" or name.endswith("in place")}
 
 
 def rotation_providers(tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Provider]:
