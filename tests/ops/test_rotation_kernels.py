@@ -238,6 +238,18 @@ def test_bad_calls_name_the_argument(message: str) -> None:
         rotate(**arguments)
 
 
+@pytest.mark.parametrize("grads", [True, False])
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_autograd_notices_what_is_turned_in_place(impl: str, grads: bool) -> None:
+    q, _ = inputs(5, 16, torch.float32)
+    weight = torch.ones_like(q, requires_grad=True)
+    kept = weight * q
+    with torch.set_grad_enabled(grads):
+        rotate(q, None, table(), inplace=True, impl=impl)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
+
+
 def test_a_backend_asked_for_by_name_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = inputs(5, 16, torch.float32)
     here, there = torch.device("cpu"), SimpleNamespace(type="mps")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.graph import increment_version
 
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
@@ -84,16 +86,25 @@ def rotate(
     compiling = torch.compiler.is_compiling()
     eager = not compiling and _plain(tensors)
     seen = (_seen(q), None if k is None else _seen(k), _seen(cos), _seen(sin))
-    (_check_once if eager else _check)(*seen, first, width, layout, heads_dim, inplace)
+    if eager:
+        empty, loops = _known(*seen, first, width, layout, heads_dim, inplace)
+    else:
+        _check(*seen, first, width, layout, heads_dim, inplace)
+        empty, loops = cos.shape[-1] == 0 or q.numel() == 0, None
     if not compiling:  # the operator chooses when it runs
         impl = choose(impl, q.device)
-    if cos.shape[-1] == 0 or q.numel() == 0:
+    if empty:
         return q, k
     learned = cos.requires_grad or sin.requires_grad
     differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
     if inplace and differentiable and learned:
         raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
-    if impl == "reference":
+    if loops is not None and impl == "cpu" and not differentiable:
+        turned = tensors if inplace else [torch.empty_like(x) for x in tensors]
+        cpu.run(loops, tensors, turned, cos, sin)
+        if inplace:
+            increment_version(tensors)
+    elif impl == "reference":
         turned = [reference.rotate_one(x, *tables, layout=layout, heads_dim=heads_dim) for x in tensors]
         if inplace:
             turned = [x.copy_(y) for x, y in zip(tensors, turned, strict=True)]
@@ -223,7 +234,37 @@ def _check(
         )
 
 
-_check_once = lru_cache(maxsize=1024)(_check)  # or checking takes a third of the time of a small rotation
+@lru_cache(maxsize=1024)
+def _known(
+    q: _Seen,
+    k: _Seen | None,
+    cos: _Seen,
+    sin: _Seen,
+    first: int,
+    width: int,
+    layout: str,
+    heads_dim: int,
+    inplace: bool,
+) -> tuple[bool, cpu.Call | None]:
+    """What can be said of a call once it is checked: whether nothing turns, and how the loops on a CPU would be called.
+
+    Remembered, since a small rotation takes less time than this. None for the loops where tensors must be copied first.
+    """
+    _check(q, k, cos, sin, first, width, layout, heads_dim, inplace)
+    table, dtype = cos[0], q[2]
+    if table[-1] == 0 or 0 in q[0]:
+        return True, None
+    tensors = [x for x in (q, k) if x is not None]
+    math = torch.float64 if dtype == torch.float64 else torch.float32
+    contiguous = tuple(prod(table[dim + 1 :]) for dim in range(len(table)))
+    ready = all(t[1] == contiguous and t[2] == math for t in (cos, sin)) and all(x[1][-1] == 1 for x in tensors)
+    if not ready or q[3].type != "cpu":
+        return False, None
+    described = []
+    for shape, strides, *_ in tensors:
+        like = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+        described.append((shape, strides, strides if inplace else torch.empty_like(like).stride()))
+    return False, cpu.described(dtype, tuple(described), table, first, width, layout, heads_dim, 1)
 
 
 # Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
@@ -274,6 +315,7 @@ def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Te
         return tensors
     if _adjacent(tensors):
         _run(tensors, tensors, cos, sin, how)
+        increment_version(tensors)  # or a backward pass that has kept what was there would not notice
         return tensors
     return [x.copy_(y) for x, y in zip(tensors, _turn(tensors, cos, sin, how), strict=True)]
 

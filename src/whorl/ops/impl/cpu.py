@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 
@@ -13,6 +14,13 @@ from whorl.ops.impl import native
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 BLOCK = 16  # tokens per unit of work: a few of their heads fit in the second-level cache
 SMALL = 1 << 16  # bytes below which waking a second thread costs more than it gains
+
+
+class Call(NamedTuple):
+    """What rotate.c needs besides threads and addresses; and the size of the tensors in bytes."""
+
+    numbers: bytes
+    size: int
 
 
 def available() -> str | None:
@@ -38,22 +46,25 @@ def rotate(
     dimensions in the order of the tensors' own.
     """
     cos, sin = cos.contiguous(), sin.contiguous()
-    addresses, seen = [cos.data_ptr(), sin.data_ptr()], []
-    for x, y in zip(tensors, out, strict=True):
-        addresses += (y.data_ptr(), x.data_ptr())
-        seen.append((x.shape, x.stride(), y.stride()))
-    rest, size = _described(x.dtype, tuple(seen), cos.shape, first, width, layout, heads_dim, sign)
-    if len(tensors) == 1:
-        addresses += (0, 0)
+    seen = tuple([(x.shape, x.stride(), y.stride()) for x, y in zip(tensors, out, strict=True)])
+    call = described(tensors[0].dtype, seen, cos.shape, first, width, layout, heads_dim, sign)
+    run(call, tensors, out, cos, sin)
+
+
+def run(call: Call, tensors: list[torch.Tensor], out: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Calls the loop for tensors that are as `described`."""
+    rest, size = call
     threads = torch.get_num_threads() if size > SMALL else 1
-    native.call("whorl_rotate", _ADDRESSES.pack(threads, *addresses) + rest)
+    x, y = tensors[-1], out[-1]  # of one tensor, the second time is not read
+    addresses = (cos.data_ptr(), sin.data_ptr(), out[0].data_ptr(), tensors[0].data_ptr(), y.data_ptr(), x.data_ptr())
+    native.call("whorl_rotate", _FIRST.pack(threads, *addresses) + rest)
 
 
-_ADDRESSES = struct.Struct("7q")
+_FIRST = struct.Struct("7q")
 
 
 @lru_cache(maxsize=1024)
-def _described(
+def described(
     dtype: torch.dtype,
     seen: tuple[tuple[torch.Size, tuple[int, ...], tuple[int, ...]], ...],
     table: torch.Size,
@@ -62,8 +73,8 @@ def _described(
     layout: str,
     heads_dim: int,
     sign: int,
-) -> tuple[bytes, int]:
-    """What rotate.c needs besides addresses; and the size of the tensors in bytes.
+) -> Call:
+    """How rotate.c is called for tensors that lie like these.
 
     seen   the shape, the strides and the output's strides of each tensor
     """
@@ -75,4 +86,5 @@ def _described(
     ]  # fmt: skip
     for each in seen:
         numbers += [of[dim] for of in each for dim in order] + by
-    return struct.pack(f"{len(numbers)}q", *numbers), sum(shape.numel() for shape, *_ in seen) * dtype.itemsize
+    size = sum(shape.numel() for shape, *_ in seen) * dtype.itemsize
+    return Call(struct.pack(f"{len(numbers)}q", *numbers), size)
