@@ -64,6 +64,24 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("lying", ["as they are made", "in the other precision", "with gaps"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory", MEMORY)
+def test_calls_without_autograd(memory: str, dtype: torch.dtype, lying: str, inplace: bool) -> None:
+    """They go to the loops on a shorter way, for which tensors and tables must lie as it takes them."""
+    q, k = inputs(7, 24, dtype, memory)
+    tables = rotation_tables(parse("p-rope:p=0.5").spectrum(24), torch.arange(7), dtype)
+    if lying == "in the other precision":
+        other = torch.float32 if dtype == torch.float64 else torch.float64
+        tables = tables._replace(cos=tables.cos.to(other), sin=tables.sin.to(other))
+    elif lying == "with gaps":
+        tables = tables._replace(**{n: getattr(tables, n).repeat_interleave(2, -1)[..., ::2] for n in ("cos", "sin")})
+    expected = rotate(q, k, tables, impl="reference")
+    for x, y in zip(rotate(q, k, tables, impl="cpu", inplace=inplace), expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("tokens", "head_dim", "dtype", "memory", "encoding"), CASES)
