@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from whorl.comparison.running import machine
+from whorl.ops.impl import native
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,7 +38,7 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
-        "cpu": ", ".join((info["cpu"], *vectors())),
+        "cpu": info["cpu"] + vectors(),
         "device": info["device"] if device == "cuda" else "cpu",
         "threads": info["threads"],
         "python": platform.python_version(),
@@ -46,12 +47,11 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def vectors() -> list[str]:
+def vectors() -> str:
     """The widest vectors of this CPU: machines of one name ("AMD EPYC") may differ in nothing more than in these."""
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text().split() if info.exists() else []
+    flags = native._cpuinfo().split()
     known = {"avx512_bf16": "AVX512-BF16", "avx512bw": "AVX-512", "avx2": "AVX2"}
-    return [name for flag, name in known.items() if flag in flags][:1]
+    return next((f", {name}" for flag, name in known.items() if flag in flags), "")
 
 
 def ratios(ours: Iterable[float], theirs: Iterable[float]) -> dict[str, float]:

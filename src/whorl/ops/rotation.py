@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -49,12 +48,15 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
     first, last = (turning[0], turning[-1] + 1) if turning else (0, 0)
     if spectrum.amplitude != 1.0:
         first, last = 0, len(spectrum.frequencies)
-    cos, sin = cos_sin(
-        positions, spectrum.frequencies[first:last], torch.float64 if dtype == torch.float64 else torch.float32
-    )
+    cos, sin = cos_sin(positions, spectrum.frequencies[first:last], _math(dtype))
     if spectrum.amplitude != 1.0:
         cos, sin = cos * spectrum.amplitude, sin * spectrum.amplitude
     return Tables(cos, sin, first, spectrum.width)
+
+
+def _math(dtype: torch.dtype) -> torch.dtype:
+    """What tables and arithmetic are in, for tensors of a dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def rotate(
@@ -86,14 +88,15 @@ def rotate(
     compiling = torch.compiler.is_compiling()
     eager = not compiling and _plain(tensors)
     seen = (_seen(q), None if k is None else _seen(k), _seen(cos), _seen(sin))
+    asked = _Asked(*seen, first, width, layout, heads_dim, inplace)
     if eager:
-        empty, loops = _known(*seen, first, width, layout, heads_dim, inplace)
+        loops = _checked(asked)
     else:
-        _check(*seen, first, width, layout, heads_dim, inplace)
-        empty, loops = cos.shape[-1] == 0 or q.numel() == 0, None
+        _check(asked)
+        loops = None
     if not compiling:  # the operator chooses when it runs
         impl = choose(impl, q.device)
-    if empty:
+    if cos.shape[-1] == 0 or q.numel() == 0:
         return q, k
     learned = cos.requires_grad or sin.requires_grad
     differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
@@ -172,21 +175,26 @@ _Seen = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
 
 
 def _seen(x: torch.Tensor) -> _Seen:
-    """All of a tensor that the checks look at."""
+    """What there is to know of a tensor before its numbers: a plain tuple, since it is made at every call."""
     return x.shape, x.stride(), x.dtype, x.device
 
 
-def _check(
-    q: _Seen,
-    k: _Seen | None,
-    cos: _Seen,
-    sin: _Seen,
-    first: int,
-    width: int,
-    layout: str,
-    heads_dim: int,
-    inplace: bool,
-) -> None:
+class _Asked(NamedTuple):
+    """All of a call that the checks look at."""
+
+    q: _Seen
+    k: _Seen | None
+    cos: _Seen
+    sin: _Seen
+    first: int
+    width: int
+    layout: str
+    heads_dim: int
+    inplace: bool
+
+
+def _check(asked: _Asked) -> None:
+    q, k, cos, sin, first, width, layout, heads_dim, inplace = asked
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if heads_dim not in (1, 2):
@@ -235,36 +243,25 @@ def _check(
 
 
 @lru_cache(maxsize=1024)
-def _known(
-    q: _Seen,
-    k: _Seen | None,
-    cos: _Seen,
-    sin: _Seen,
-    first: int,
-    width: int,
-    layout: str,
-    heads_dim: int,
-    inplace: bool,
-) -> tuple[bool, cpu.Call | None]:
-    """What can be said of a call once it is checked: whether nothing turns, and how the loops on a CPU would be called.
+def _checked(asked: _Asked) -> cpu.Call | None:
+    """Checks a call, and says how the loops on a CPU would be called; None where tensors must be copied or cast first.
 
-    Remembered, since a small rotation takes less time than this. None for the loops where tensors must be copied first.
+    Remembered, since a small rotation takes less time than this.
     """
-    _check(q, k, cos, sin, first, width, layout, heads_dim, inplace)
-    table, dtype = cos[0], q[2]
-    if table[-1] == 0 or 0 in q[0]:
-        return True, None
+    _check(asked)
+    q, k, cos, sin, first, width, layout, heads_dim, inplace = asked
+    dtype, device = q[2:]
+    tables_fit = all(_laid_out(t).is_contiguous() and t[2] == _math(dtype) for t in (cos, sin))
     tensors = [x for x in (q, k) if x is not None]
-    math = torch.float64 if dtype == torch.float64 else torch.float32
-    contiguous = tuple(prod(table[dim + 1 :]) for dim in range(len(table)))
-    ready = all(t[1] == contiguous and t[2] == math for t in (cos, sin)) and all(x[1][-1] == 1 for x in tensors)
-    if not ready or q[3].type != "cpu":
-        return False, None
-    described = []
-    for shape, strides, *_ in tensors:
-        like = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-        described.append((shape, strides, strides if inplace else torch.empty_like(like).stride()))
-    return False, cpu.described(dtype, tuple(described), table, first, width, layout, heads_dim, 1)
+    if device.type != "cpu" or not tables_fit or any(x[1][-1] != 1 for x in tensors):
+        return None
+    seen = tuple((x[0], x[1], x[1] if inplace else torch.empty_like(_laid_out(x)).stride()) for x in tensors)
+    return cpu.described(dtype, seen, cos[0], first, width, layout, heads_dim, 1)
+
+
+def _laid_out(x: _Seen) -> torch.Tensor:
+    """A tensor without memory that lies as x does."""
+    return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
 
 
 # Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
@@ -275,13 +272,8 @@ def _plain(tensors: list[torch.Tensor]) -> bool:
     return all([type(x) in PLAIN and not x.is_meta for x in tensors])  # noqa: C419 (half of a generator's time)
 
 
-def _adjacent(tensors: list[torch.Tensor]) -> bool:
-    """Whether the channels of all are neighbours in memory."""
-    return all([x.stride()[-1] == 1 for x in tensors])  # noqa: C419
-
-
 def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:
-    math = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    math = _math(tensors[0].dtype)
     if cos.dtype != math:
         cos, sin = cos.to(math), sin.to(math)
     impl = choose(how.impl, tensors[0].device) if how.impl == "auto" else how.impl
@@ -302,8 +294,7 @@ def _turn(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how
     if torch.compiler.is_compiling() or not _plain(tensors):
         k = tensors[1] if len(tensors) > 1 else None
         return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))
-    if not _adjacent(tensors):
-        tensors = [x if x.stride()[-1] == 1 else x.contiguous() for x in tensors]
+    tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
     out = [torch.empty_like(x) for x in tensors]
     _run(tensors, out, cos, sin, how)
     return out
@@ -313,7 +304,7 @@ def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Te
     if torch.compiler.is_compiling() or not _plain(tensors):
         torch.ops.whorl.rotate_(tensors[0], tensors[1] if len(tensors) > 1 else None, cos, sin, *how)
         return tensors
-    if _adjacent(tensors):
+    if all(x.stride(-1) == 1 for x in tensors):
         _run(tensors, tensors, cos, sin, how)
         increment_version(tensors)  # or a backward pass that has kept what was there would not notice
         return tensors

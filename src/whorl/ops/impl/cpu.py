@@ -46,7 +46,7 @@ def rotate(
     dimensions in the order of the tensors' own.
     """
     cos, sin = cos.contiguous(), sin.contiguous()
-    seen = tuple([(x.shape, x.stride(), y.stride()) for x, y in zip(tensors, out, strict=True)])
+    seen = tuple((x.shape, x.stride(), y.stride()) for x, y in zip(tensors, out, strict=True))
     call = described(tensors[0].dtype, seen, cos.shape, first, width, layout, heads_dim, sign)
     run(call, tensors, out, cos, sin)
 
@@ -55,7 +55,7 @@ def run(call: Call, tensors: list[torch.Tensor], out: list[torch.Tensor], cos: t
     """Calls the loop for tensors that are as `described`."""
     rest, size = call
     threads = torch.get_num_threads() if size > SMALL else 1
-    x, y = tensors[-1], out[-1]  # of one tensor, the second time is not read
+    x, y = tensors[-1], out[-1]  # with one tensor they are the same again, and not read
     addresses = (cos.data_ptr(), sin.data_ptr(), out[0].data_ptr(), tensors[0].data_ptr(), y.data_ptr(), x.data_ptr())
     native.call("whorl_rotate", _FIRST.pack(threads, *addresses) + rest)
 

@@ -1,4 +1,4 @@
-/* Turns pairs of channels of up to two tensors in one parallel region. Built by cpu.py; no link to torch or Python.
+/* Turns pairs of channels of up to two tensors in one parallel region. Built by native.py; no link to torch or Python.
  *
  *   (a, b) -> (a cos - b sin, b cos + a sin),   pairs first .. first + n - 1
  *
@@ -123,14 +123,13 @@ static inline void copy_rows(void *out, const void *in, int64_t rows, int64_t ou
 #define LANES 16
 #define TOGETHER 2 /* whose tables stay in registers while rows pass by */
 typedef __m512 vec;
+typedef struct {
+    vec a, b;
+} Two;
 typedef __mmask32 Some;
 
 static inline Some some(int64_t count) { return count < 32 ? (1u << count) - 1 : 0xffffffff; }
 static inline Some upper(Some mask) { return mask >> 16; }
-
-typedef struct {
-    vec a, b;
-} Two;
 
 static inline Two load_float(const float *from, Some mask) {
     return (Two){_mm512_maskz_loadu_ps(mask, from), _mm512_maskz_loadu_ps(mask >> 16, from + 16)};
@@ -198,8 +197,6 @@ static inline vec load_table(const float *from, Some mask) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x, _mm512_set1_ps(__builtin_nanf("")));
 }
 
-static inline vec times(vec x, float y) { return _mm512_mul_ps(_mm512_set1_ps(y), x); }
-
 static inline void turn(vec *x, vec *y, vec c, vec s) {
     const vec old = *x;
     *x = _mm512_fmsub_ps(old, c, _mm512_mul_ps(*y, s));
@@ -209,14 +206,13 @@ static inline void turn(vec *x, vec *y, vec c, vec s) {
 #define LANES 8
 #define TOGETHER 4
 typedef __m256 vec;
+typedef struct {
+    vec a, b;
+} Two;
 typedef int64_t Some; /* may be below 0 */
 
 static inline Some some(int64_t count) { return count < 16 ? count : 16; }
 static inline Some upper(Some count) { return count - 8; }
-
-typedef struct {
-    vec a, b;
-} Two;
 
 /* There are no masks for 16 bits: what is less than a vector goes through memory. */
 #define PARTLY(TYPE, FULL, LOAD, STORE)                                                                                \
@@ -242,9 +238,7 @@ static inline Two split_bf16(__m256i x) {
                  _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff0000)))};
 }
 
-/* The upper halves and the lower halves of the floats, and to nearest even: up where the lower half is over 0x8000, or is just
- * that and the upper half is odd (compared as signed numbers, from 0x8000 on). As `store_bf16` without its NaN: every NaN here
- * is a bfloat16's, or made by the arithmetic or by `load_table`, and has a lower half of zeros. */
+/* As with AVX-512; numbers are compared as signed ones, from 0x8000 on. */
 static inline void all_bf16_sorted(uint16_t *to, Two x) {
     const __m256i even = _mm256_castps_si256(x.a), odd = _mm256_castps_si256(x.b), ones = _mm256_set1_epi16(1);
     const __m256i upper = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
@@ -286,8 +280,6 @@ static inline vec load_table(const float *from, Some count) {
     return _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
-static inline vec times(vec x, float y) { return _mm256_mul_ps(_mm256_set1_ps(y), x); }
-
 static inline void turn(vec *x, vec *y, vec c, vec s) {
     const vec old = *x;
     *x = _mm256_fmsub_ps(old, c, _mm256_mul_ps(*y, s));
@@ -296,6 +288,7 @@ static inline void turn(vec *x, vec *y, vec c, vec s) {
 #endif
 
 #ifdef LANES
+static inline vec times(vec x, float y) { return x * y; }
 static inline Two natural(Two x) { return x; }
 static inline vec in_order(vec x) { return x; }
 
