@@ -1,14 +1,15 @@
 """C loops (rotate.c, attention.c) that are compiled for this machine the first time that they are needed.
 
-A second or two, once: the library is kept in the user's cache, under a name that says what it was made from. Where
-there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its own OpenMP
-runtime), as many as torch.get_num_threads() allows.
+A second or two, once: the library is kept in the user's cache (see `keeping`), under a name that says what it was made
+from. Where there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its own
+OpenMP runtime), as many as torch.get_num_threads() allows.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -23,11 +24,16 @@ from typing import Any
 
 import torch
 
+from whorl.ops.impl import keeping
+
+log = logging.getLogger(__name__)
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
 # The first that works: for this very machine, and in threads where the compiler's OpenMP is PyTorch's (gcc's is).
 TARGETS = (("-march=native",), ())
 THREADS = (("-fopenmp",), ())
 FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # what compilers print, in whatever language
 
 
 def missing() -> str | None:
@@ -37,10 +43,17 @@ def missing() -> str | None:
 
 @cache
 def library() -> tuple[Any, str | None]:
-    """The loaded library, or the reason why there is none."""
-    compiler = next(
-        (c for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name and (c := shutil.which(name))), ""
-    )
+    """The loaded library, or the reason why there is none, which is also logged: without it whorl is slower."""
+    loaded, why = _library()
+    if why is not None:
+        log.warning("whorl's compiled loops cannot be had, and slower code runs in their place: %s", why)
+    return loaded, why
+
+
+def _library() -> tuple[Any, str | None]:
+    if os.name != "posix":
+        return None, f"whorl compiles its loops on Linux and macOS, and this is {platform.system()}"
+    compiler = next((c for name in _compilers() if (c := shutil.which(name))), "")
     if not compiler:
         return None, "no C compiler (cc, gcc or clang) is on the PATH"
     try:
@@ -50,38 +63,73 @@ def library() -> tuple[Any, str | None]:
         return None, f"{compiler} could not build whorl's loops: {(said or str(error)).strip()[-500:]}"
 
 
+def _compilers() -> list[str]:
+    return [name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name]
+
+
 def _built(compiler: str) -> Any:
-    """The library, loaded: from the cache, or made now and put there in one step."""
+    """The library, loaded: from the first place that keeps it, or made now and kept in the first that can.
+
+    Where that is not the user's cache, or for this process alone, one warning says why.
+    """
+    name = f"loops-{_made_from(compiler)}.so"
+    good, against = [], []
+    for folder in keeping.folders():
+        why = keeping.refused(folder)
+        if why is not None:
+            against.append(f"{folder} is not used: {why}")
+            continue
+        good.append(folder)
+        kept = folder / name
+        if keeping.whole(kept):
+            try:
+                return _load(kept)
+            except OSError as error:
+                against.append(f"{kept} does not load: {error}")
+        elif kept.exists():
+            against.append(f"{kept} is not what whorl put there")
+    place: Path | None = None
+    for folder in good:
+        why = keeping.no_room(folder)
+        if why is None:
+            place = folder
+            break
+        against.append(f"{folder} cannot be written to: {why}")
+    else:
+        against.append("they are compiled again in every process; XDG_CACHE_HOME names another place")
+    if against:
+        log.warning("whorl's compiled loops: %s", "; ".join(against))
+    with tempfile.TemporaryDirectory(dir=place, prefix=keeping.BUILD) as build:
+        made = Path(build, "loops.so")
+        loaded = _make_what_loads(compiler, made)
+        if place is not None:
+            try:
+                keeping.keep(made, place / name)
+            except OSError as error:
+                log.warning("whorl's compiled loops could not be kept in %s: %s", place, error)
+        return loaded
+
+
+def _made_from(compiler: str) -> str:
+    """A digest of all that a library depends on: the sources, the compiler, its flags and the CPU that it is for."""
     cpu = platform.machine() + "".join(
         line for line in _cpuinfo().splitlines() if line.startswith(("model name", "flags", "Features"))
     )
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, **TEXT).stdout
     sources = [source.read_text() for source in SOURCES]
-    made_from = "\0".join(
-        [*sources, compiler, version, cpu.split("processor")[0][:4000], *FLAGS, str((TARGETS, THREADS))]
-    )
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kept = root / "whorl" / f"loops-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
-    if kept.exists():
-        return _load(kept)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        folder: str | None = str(kept.parent)
-    except OSError:
-        folder = None  # no home to write to: for this process alone
+    made_from = "\0".join([*sources, compiler, version, cpu[:4000], *FLAGS, str((TARGETS, THREADS))])
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]
+
+
+def _make_what_loads(compiler: str, made: Path) -> Any:
+    """Builds with the first flags that this compiler takes and whose result loads, and returns it loaded."""
     failed: OSError | subprocess.CalledProcessError | None = None
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as build:
-        for flags in product(THREADS, TARGETS):
-            made = Path(build, "loops.so")
-            try:
-                _make(compiler, made, *chain(*flags))
-                loaded = _load(made)
-            except (OSError, subprocess.CalledProcessError) as error:
-                failed = error
-                continue
-            if folder is not None:
-                os.replace(made, kept)
-            return loaded
+    for flags in product(THREADS, TARGETS):
+        try:
+            _make(compiler, made, *chain(*flags))
+            return _load(made)
+        except (OSError, subprocess.CalledProcessError) as error:
+            failed = error
     assert failed is not None
     raise failed
 
@@ -102,7 +150,7 @@ def _make(compiler: str, library: Path, *flags: str) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    subprocess.run(command, capture_output=True, check=True, **TEXT)
 
 
 def _cpuinfo() -> str:
