@@ -1,0 +1,53 @@
+"""`whorl doctor`: its words, its JSON and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.testing import tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_model("llama").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Any:
+    import typer
+    from typer.testing import CliRunner
+
+    from whorl.cli.doctor import doctor as command
+
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_command(folder: Path) -> None:
+    done = run(str(folder))
+    assert done.exit_code == 0, done.output
+    assert "Cached decoding equals a full forward" in done.output
+    done = run(str(folder), "--length", "100")
+    assert done.exit_code == 1
+    assert "asked for 100 tokens, and the config declares 64" in " ".join(done.output.split())
+    assert "why:" in done.output
+    done = run(str(folder), "--length", "100", "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert [f["check"] for f in found["findings"] if f["status"] == "fail"] == ["length"]
+    assert not found["healthy"]
+
+
+def test_the_command_with_a_text(shared: Path, folder: Path) -> None:
+    text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
+    done = run(str(shared / "fixtures" / "babyllama-tok105"), "--text", text, "--json")
+    assert done.exit_code == 0
+    layout = next(f for f in json.loads(done.stdout)["findings"] if f["check"] == "layout")
+    assert layout["status"] == "pass"
+    with pytest.raises(ValueError, match="needs the model's own tokenizer"):
+        raise run(str(folder), "--text", text).exception

@@ -1,0 +1,148 @@
+"""Directories: what they hold beside the model, and what is never opened or run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import whorl
+from whorl.diagnosis import doctor
+from whorl.testing import tiny_model
+
+from . import changed
+
+
+def test_a_directory_is_healthy(folder: Path) -> None:
+    found = doctor(folder)
+    assert found.healthy
+    assert found["saved"].status == found["theta"].status == "pass"
+
+
+def test_a_directory_in_half_precision_is_healthy(tmp_path: Path) -> None:
+    tiny_model("phi").bfloat16().save_pretrained(tmp_path)
+    found = doctor(tmp_path)
+    assert found.healthy, str(found)
+    assert found["precision"].status == "pass"
+
+
+DIRECTORIES = [
+    ("theta", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope settings without a theta"),
+    ("theta", {"rope_theta": 5e5}, "config.json says 10000, 500000"),
+]
+
+
+@pytest.mark.parametrize(("check", "entries", "measured_is"), DIRECTORIES)
+def test_a_config_with_a_fault(check: str, entries: dict[str, Any], measured_is: str, folder: Path) -> None:
+    found = doctor(changed(folder, **entries))
+    assert found.failed == (check,), str(found)
+    assert measured_is in found[check].measured
+
+
+def test_a_config_from_before_theta_passes_and_says_the_default(folder: Path) -> None:
+    found = doctor(changed(folder, rope_parameters="gone"))
+    assert found.healthy, str(found)
+    assert "10000 by default" in found["theta"].measured
+
+
+def test_a_tokenizer_that_lets_more_through(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4096}))
+    found = doctor(folder)
+    assert found.failed == ("length",)
+    assert "4,096 tokens through" in found["length"].measured
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1e30}))
+    assert doctor(folder).healthy
+
+
+@pytest.mark.parametrize(
+    ("base", "dtype", "ok"), [(1e4, torch.float32, True), (1e4, torch.float16, True), (500.0, torch.float32, False)]
+)
+def test_rotary_buffers_among_the_weights(base: float, dtype: torch.dtype, ok: bool, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = (base ** -(torch.arange(0, 16, 2) / 16)).to(dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    found = doctor(folder)
+    assert found.failed == (() if ok else ("saved",)), str(found)
+
+
+def test_a_record_that_contradicts_the_stock_settings(tmp_path: Path) -> None:
+    whorl.attach(tiny_model("llama"), "hope:train_length=16").save_pretrained(tmp_path)
+    assert doctor(tmp_path).healthy
+    settings = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
+    found = doctor(changed(tmp_path, rope_parameters={**settings, "partial_rotary_factor": 0.9}))
+    assert found.failed == ("saved",), str(found)
+    assert "hope:train_length=16" in found["saved"].measured
+
+
+def test_an_encoding_that_only_whorl_knows(tmp_path: Path) -> None:
+    whorl.attach(tiny_model("llama"), "alibi").save_pretrained(tmp_path)
+    found = doctor(tmp_path)
+    assert found.healthy
+    assert "whorl attached alibi" in found["settings"].measured
+
+
+class Boom:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.where,)
+
+
+def test_a_pickle_is_never_opened(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    import pickle
+
+    ran = tmp_path_factory.mktemp("elsewhere") / "ran"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Boom(ran)))
+    found = doctor(folder)
+    assert found.healthy
+    assert "left alone: pytorch_model.bin" in found["saved"].measured
+    (folder / "model.safetensors").rename(folder / "of_something_else.safetensors")
+    with pytest.raises(ValueError, match="no file named model.safetensors"):
+        doctor(folder)
+    (folder / "of_something_else.safetensors").unlink()
+    with pytest.raises(ValueError, match="only pickled weights \\(pytorch_model.bin\\), which are never opened"):
+        doctor(folder)
+    assert not ran.exists()
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())
+    assert ran.exists(), "the pickle would have run"
+
+
+def test_code_in_the_directory_is_never_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    ran = tmp_path_factory.mktemp("elsewhere") / "ran"
+    (folder / "modeling_mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    code = {"AutoConfig": "modeling_mine.C", "AutoModelForCausalLM": "modeling_mine.M"}
+    found = doctor(changed(folder, auto_map=code))
+    assert found.healthy, "a known model type needs none of it"
+    assert "modeling_mine.M" in found["saved"].measured
+    with pytest.raises(ValueError, match="model type|custom code|trust_remote_code"):
+        doctor(changed(folder, model_type="mine"))
+    assert not ran.exists()
+
+
+def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no directory"):
+        doctor(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        doctor(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(ValueError, match="no safetensors"):
+        doctor(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot read"):
+        doctor(tmp_path)
+    with pytest.raises(ValueError, match="two tokens or more"):
+        doctor(tiny_model("llama"), text_ids=torch.tensor([3]))
+    with pytest.raises(ValueError, match="from 3 to 97, and the model has 97 tokens"):
+        doctor(tiny_model("llama"), text_ids=torch.tensor([3, 97]))
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(hidden_size=8, num_hidden_layers=1))
+    with pytest.raises(ValueError, match="no known seam"):
+        doctor(mamba)

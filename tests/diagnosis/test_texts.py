@@ -1,0 +1,65 @@
+"""Checks by the loss on a text, with a real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import whorl
+from whorl.diagnosis import Diagnosis, doctor
+from whorl.testing import tiny_model
+
+
+def test_the_real_checkpoint_is_healthy(babyllama: Path, story: torch.Tensor) -> None:
+    for found in (doctor(babyllama), doctor(babyllama, text_ids=story)):
+        assert found.healthy, str(found)
+        assert found["layout"].status == "pass"
+        assert found.having("warn") == ("base",), "one distance of 256"
+        assert "at 1 of 256 distances" in found["base"].measured
+
+
+def loaded(babyllama: Path) -> Any:
+    return whorl.load(babyllama).eval()
+
+
+@torch.no_grad()
+def rearranged(model: Any, order: torch.Tensor) -> Any:
+    """The rows of q and k, head by head, in another order."""
+    for layer in model.model.layers:
+        for name in ("q_proj", "k_proj"):
+            weight = getattr(layer.self_attn, name).weight
+            weight.copy_(weight.view(-1, 16, weight.shape[1])[:, order].reshape(weight.shape))
+    return model
+
+
+def test_rows_in_the_other_layout(babyllama: Path, story: torch.Tensor) -> None:
+    """What a conversion without its permutation gives."""
+    interleaved = torch.arange(16).view(2, 8).T.flatten()
+    found = doctor(rearranged(loaded(babyllama), interleaved), text_ids=story)
+    assert found.failed == ("layout",), str(found)
+
+
+def test_a_share_of_the_head_by_the_loss(babyllama: Path, story: torch.Tensor) -> None:
+    """Seven of eight pairs as p-RoPE are healthy, and as partial rotary (rows in its order) are found out."""
+
+    def declared(theta: float, order: torch.Tensor | None) -> Diagnosis:
+        config = loaded(babyllama).config
+        config.rope_parameters = {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": 0.875}
+        model = transformers.LlamaForCausalLM.from_pretrained(babyllama, config=config).eval()
+        return doctor(model if order is None else rearranged(model, order), text_ids=story)
+
+    healthy = declared(1e4, None)
+    assert healthy.healthy, str(healthy)
+    assert "under the other reading" in healthy["proportional"].measured
+    # Frequencies base^(-2i/14) are those of 1e4^(-2i/16) at this base, on channels i and i + 7.
+    partial = torch.tensor([*range(7), *range(8, 15), 7, 15])
+    assert declared(1e4 ** (14 / 16), partial).failed == ("proportional",)
+
+
+def test_a_model_that_cannot_read_says_nothing(babyllama: Path, story: torch.Tensor) -> None:
+    found = doctor(tiny_model("llama", vocab_size=105), text_ids=story)
+    assert found["layout"].status == "n/a"
+    assert "does not read this text" in found["layout"].measured
