@@ -78,8 +78,8 @@ def packs(family: str) -> bool:
 def drawn(model: Any) -> Any:
     """Draws the encoding's learned parameters at random: at their zeros they would hide faults.
 
-    Drawn positive: KERPLE clamps its parameters at 0.01, and has no gradient below. A table of positions is moved a
-    little from where it starts.
+    Drawn positive: below 0.01 KERPLE's parameters count as 0.01, and have no gradient that would lower them. A table of
+    positions is moved a little from where it starts.
     """
     import whorl
     from whorl.encodings.learned import PositionTable

@@ -7,14 +7,43 @@ with r1 and r2 learned per head and layer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, choices, in_full
 
-SMALLEST = 0.01  # the official code clamps both parameters here, away from the edge of the valid range
+SMALLEST = 0.01  # the official code keeps both parameters at this or above, away from the edge of the valid range
+STEEPEST = 2.0  # and the power form's exponent at this or below
+
+
+class _Within(torch.autograd.Function):
+    """x clamped to lowest .. highest; past a bound, a gradient passes if following it leads back.
+
+    A plain clamp gives no gradient there, and what has once left the range stays outside. The official code clamps the
+    parameters' data in each forward instead, and so always learns on; this writes to nothing, which sharded parameters
+    and recomputed forwards need.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
+        return x.clamp(lowest, highest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        x, ctx.lowest, ctx.highest = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        outwards = ((x < ctx.lowest) & (grad > 0)) | ((x > ctx.highest) & (grad < 0))  # a step goes against grad
+        return torch.where(outwards, 0.0, grad), None, None
 
 
 class KernelBias(RelativeBias):
@@ -25,19 +54,19 @@ class KernelBias(RelativeBias):
         self.form = form
         generator = torch.Generator().manual_seed(0)
         uniform = torch.rand(2, heads, generator=generator)
-        # Uniform over (0, 2), and over (0, 1) for the log form's r2; not checked against the official code's draw.
-        self.r1 = nn.Parameter(uniform[0] * 2)
+        # As the official code draws them: what multiplies the logarithm, and the exponent, from U(0, 2), else U(0, 1).
+        self.r1 = nn.Parameter(uniform[0] * (2 if form == "log" else 1))
         self.r2 = nn.Parameter(uniform[1] * (1 if form == "log" else 2))
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
         distance = distance.abs().float()
         heads_first = (-1, *[1] * distance.dim())
-        r1 = in_full(self.r1).clamp(min=SMALLEST).view(heads_first)
-        r2 = in_full(self.r2).view(heads_first)
+        r1 = _Within.apply(in_full(self.r1), SMALLEST, math.inf).view(heads_first)
+        r2 = _Within.apply(in_full(self.r2), SMALLEST, math.inf if self.form == "log" else STEEPEST).view(heads_first)
         if self.form == "log":
-            return -r1 * torch.log1p(r2.clamp(min=SMALLEST) * distance)
+            return -r1 * torch.log1p(r2 * distance)
         # d^r2 at distance 0 has an infinite slope in r2's gradient; its value there is 0 whatever r2 is.
-        power = distance.clamp(min=1) ** r2.clamp(SMALLEST, 2)
+        power = distance.clamp(min=1) ** r2
         return -r1 * torch.where(distance > 0, power, 0.0)
 
 
