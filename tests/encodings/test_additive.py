@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import whorl
 from whorl.encodings import Add, Bias, Shape, parse
 from whorl.encodings.alibi import slopes
-from whorl.encodings.t5 import buckets
+from whorl.encodings.t5 import T5Bias, buckets
+from whorl.testing import tiny_model
 
 
 def bias_of(notation: str, heads: int, queries: torch.Tensor, keys: torch.Tensor, bidirectional: bool = False):
@@ -86,6 +88,39 @@ def test_t5_buckets_equal_transformers(bidirectional: bool, num_buckets: int, ma
     assert torch.equal(buckets(distance, num_buckets, max_distance, bidirectional), theirs)
 
 
+@pytest.mark.parametrize(
+    ("num_buckets", "max_distance"), [(64, 50), (36, 392), (48, 81), (16, 1461), (32, 128), (16, 64), (8, 32), (4, 3)]
+)
+def test_t5_buckets_are_those_of_whole_numbers(num_buckets: int, max_distance: int) -> None:
+    """log(d / e) / log(D / e) n >= k is d^n >= D^k e^(n - k), and whole numbers know no rounding."""
+    e = num_buckets // 2
+    n = num_buckets - e
+    distance = torch.arange(2 * max_distance)
+    wanted = [
+        d if d < e else e + sum(d**n >= max_distance**k * e ** (n - k) for k in range(1, n)) for d in distance.tolist()
+    ]
+    assert buckets(distance, num_buckets, max_distance, False).tolist() == wanted
+    assert buckets(-distance, 2 * num_buckets, max_distance, True).tolist() == [0] + [
+        num_buckets + b for b in wanted[1:]
+    ]
+
+
+def test_where_float32_puts_a_distance_beside_a_border_of_t5() -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    for distance, num_buckets, max_distance, off in ((84, 36, 392, -1), (762, 16, 1461, 1)):
+        theirs = T5Attention._relative_position_bucket(torch.tensor(-distance), False, num_buckets, max_distance)
+        assert int(theirs - buckets(torch.tensor(distance), num_buckets, max_distance, False)) == off
+
+
+def test_t5_needs_room_for_logarithmic_buckets_on_the_side_that_is_seen() -> None:
+    """Half of an encoder's buckets are for later keys: 8 distances of 32 buckets have one of their own, not 16."""
+    model = whorl.attach(tiny_model("bert"), T5Bias(32, 16))
+    assert torch.isfinite(model(torch.arange(3, 40)[None]).logits).all()
+    with pytest.raises(ValueError, match=r"max_distance must exceed num_buckets / 2 = 16 .* of a causal host.*got 16"):
+        whorl.attach(tiny_model("llama"), T5Bias(32, 16))
+
+
 def test_t5_looks_its_table_up_and_learns_it() -> None:
     positions = torch.arange(40)[None]
     module, _ = bias_of("t5", 3, positions, positions)
@@ -111,6 +146,55 @@ def test_kerple_equals_its_formula(form: str) -> None:
     for parameter in (module.r1, module.r2):
         assert torch.isfinite(parameter.grad).all()
         assert (parameter.grad != 0).all()
+
+
+@pytest.mark.parametrize("form", ["log", "power"])
+def test_kerple_is_drawn_as_in_the_official_code(form: str) -> None:
+    """U(0, 2) for what multiplies the logarithm and for the exponent, U(0, 1) for the other two."""
+    module, _ = bias_of(f"kerple:form={form}", 1000, torch.tensor([[0]]), torch.tensor([[0]]))
+    upper = {"log": (2, 1), "power": (1, 2)}[form]
+    for parameter, highest in zip((module.r1, module.r2), upper, strict=True):
+        assert 0 <= parameter.min() < 0.01 * highest
+        assert 0.99 * highest < parameter.max() < highest
+
+
+@pytest.mark.parametrize(
+    ("form", "starts", "wanted"),
+    [("log", (-0.2, -0.1), (0.5, 0.8)), ("power", (-0.2, -0.1), (0.5, 0.8)), ("power", (0.5, 2.3), (0.5, 1.6))],
+    ids=["log", "power", "past 2"],
+)
+def test_kerple_learns_from_outside_its_range_too(form: str, starts: tuple, wanted: tuple) -> None:
+    """From where a clamp in the graph gives no gradient; and what would lead further out is not followed."""
+    keys = torch.arange(31)[None]
+    module, _ = bias_of(f"kerple:form={form}", 1, keys[:, -1:], keys)
+    parameters = (module.r1, module.r2)
+
+    def put(values: tuple) -> torch.Tensor:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.fill_(value)
+            return module(keys[:, -1:], keys)
+
+    target = put(wanted)
+    put(starts)
+    optimizer = torch.optim.Adam(parameters, lr=0.02)
+
+    def loss() -> torch.Tensor:
+        return ((module(keys[:, -1:], keys) - target) ** 2).mean()
+
+    first = loss().item()
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 1e-3 * first
+    for sign in (1, -1):  # the loss that wants the smallest bias, and the one that wants the largest
+        optimizer.zero_grad()
+        put(starts)
+        (sign * module(keys[:, -1:], keys).sum()).backward()
+        for parameter, highest in zip(parameters, (math.inf, math.inf if form == "log" else 2), strict=True):
+            outside = (parameter < 0.01 and sign < 0) or (parameter > highest and sign > 0)
+            assert (parameter.grad == 0) == outside
 
 
 def test_a_window_keeps_distances_below_its_size() -> None:

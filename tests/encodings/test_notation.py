@@ -106,7 +106,7 @@ REFUSED = [
     ("learned:max_positions=-1", "at least 1, got -1"),
     ("window", "window needs size"),
     ("t5:num_buckets=6", "multiple of 4, got 6"),
-    ("t5:max_distance=16", "must exceed num_buckets / 2 = 16"),
+    ("t5:max_distance=8", "must exceed num_buckets / 4 = 8 .* got 8"),
     ("kerple:form=linear", "'log', 'power', got 'linear'"),
     ("rope+hope", "rope and hope both turn q and k"),
     ("sinusoidal+learned", "both add to the embedding"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -16,17 +17,51 @@ from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, in
 
 
 def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirectional: bool) -> torch.Tensor:
-    """The bucket (0 .. num_buckets - 1) of each signed distance, query position - key position, in tokens."""
+    """The bucket (0 .. num_buckets - 1) of each signed distance, query position - key position, in tokens.
+
+    Borders are exact: a distance on one belongs to the bucket that begins there. The reference code takes logarithms in
+    float32, and may put a distance beside the border into its neighbour: in transformers 84 tokens of 36 buckets to 392
+    are one too low, and 762 of 16 to 1,461 one too high. At T5's own settings (32 to 128) all distances agree.
+    """
     first = torch.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2
         first = (distance < 0).long() * num_buckets
         distance = distance.abs()
     distance = distance.clamp(min=0)
+    if torch.compiler.is_compiling():  # which makes a constant of it
+        table = torch.tensor(borders(num_buckets, max_distance), dtype=torch.long, device=distance.device)
+    else:
+        table = _borders_on(distance.device, num_buckets, max_distance)
+    return first + torch.bucketize(distance, table, right=True)
+
+
+@cache
+def _borders_on(device: torch.device, num_buckets: int, max_distance: int) -> torch.Tensor:
+    """Kept on the device: to copy numbers there in every layer would make the host wait."""
+    return torch.tensor(borders(num_buckets, max_distance), dtype=torch.long, device=device)
+
+
+def borders(num_buckets: int, max_distance: int) -> tuple[int, ...]:
+    """The least distance of each bucket but the first: e = num_buckets // 2 of them one apart, then logarithmic.
+
+    Of n = num_buckets - e logarithmic ones the k-th begins at the least d with n log(d / e) >= k log(max_distance / e),
+    that is d^n >= max_distance^k e^(n - k). Where float64 lies near a whole number, whole numbers decide.
+    """
     exact = num_buckets // 2
-    scale = (num_buckets - exact) / math.log(max_distance / exact)
-    logarithmic = exact + ((distance.clamp(min=1) / exact).log() * scale).long()
-    return first + torch.where(distance < exact, distance, logarithmic.clamp(max=num_buckets - 1))
+    logarithmic = num_buckets - exact
+    found = list(range(1, exact + 1))
+    for k in range(1, logarithmic):
+        divisor = math.gcd(k, logarithmic)
+        n, m = logarithmic // divisor, k // divisor
+        border = exact * (max_distance / exact) ** (m / n)
+        least = round(border)
+        if abs(border - least) > 1e-9 * border:
+            least = math.ceil(border)
+        elif least**n < max_distance**m * exact ** (n - m):
+            least += 1
+        found.append(least)
+    return tuple(found)
 
 
 class BucketBias(RelativeBias):
@@ -62,12 +97,17 @@ class T5Bias(Encoding):
         require_positive_int("max_distance", self.max_distance)
         if self.num_buckets < 4 or self.num_buckets % 4:
             raise ValueError(f"num_buckets must be a multiple of 4, got {self.num_buckets}; T5's is 32")
-        if self.max_distance <= self.num_buckets // 2:
-            raise ValueError(
-                f"max_distance must exceed num_buckets / 2 = {self.num_buckets // 2} (the distances that have a bucket "
-                f"of their own), got {self.max_distance}; T5 has 32 buckets and 128"
-            )
+        self._check_distance(self.num_buckets // 4, "num_buckets / 4", "of a host that sees both ways")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        if not shape.bidirectional:
+            self._check_distance(self.num_buckets // 2, "num_buckets / 2", "of a causal host")
         module = BucketBias(shape.heads, self.num_buckets, self.max_distance, shape.bidirectional)
         return (Bias(module, shared=True),)
+
+    def _check_distance(self, exact: int, how: str, host: str) -> None:
+        if self.max_distance <= exact:
+            raise ValueError(
+                f"max_distance must exceed {how} = {exact} (the distances {host} that have a bucket of their own), got "
+                f"{self.max_distance}; T5 has 32 buckets and 128"
+            )
