@@ -13,34 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import BATCH, LENGTH, SMALL, STEPS
 
 import whorl
+from whorl.comparison.checkpoints import MARKER
 from whorl.comparison.models import build
-from whorl.comparison.running import load_trial, snapshots_of
+from whorl.comparison.running import load_trial, read_result, snapshots_of
 from whorl.comparison.settings import Settings
-from whorl.comparison.training import MARKER, discard_incomplete, resume_point, snapshot_steps
-
-STEPS, BATCH, LENGTH = 12, 4, 32
-SMALL = {
-    "train_length": LENGTH,
-    "lengths": ("1x", "2x"),
-    "tokens": STEPS * BATCH * LENGTH,
-    "batch_size": BATCH,
-    "tail": 8,
-    "windows": 4,
-    "precision": "fp32",
-    "quiet": True,
-}
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small folder of real source files, from the standard library."""
-    folder = tmp_path_factory.mktemp("text")
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (folder / f"{name}.txt").write_text(source.read_text())
-    return folder
+from whorl.comparison.training import snapshot_steps
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +128,23 @@ def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, 
     assert (out / "results.json").read_bytes() == before
 
 
+def test_a_damaged_result_is_named(finished: tuple[Path, dict], text: Path, tmp_path: Path, caplog) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    rope, hope, *others = (out / "trials" / t["id"] for t in finished[1]["trials"])
+    for broken in ('{"id": "rope', "{}", "5", (hope / "result.json").read_text()):
+        (rope / "result.json").write_text(broken)
+        with pytest.raises(ValueError, match=f"{rope.name}/result.json is"):
+            read_result(rope / "result.json")
+    with pytest.raises(ValueError, match=f"{rope.name}/result.json is"):
+        whorl.compare(["rope"], out=out, text=str(text), **SMALL)
+    (hope / "training.json").write_text("half")
+    found = whorl.compare(["hope"], out=out, text=str(text), **SMALL)
+    assert f"left out of the report: {rope}/result.json is" in caplog.text
+    assert f"the learning curve of {hope.name} is left out" in caplog.text
+    assert {t["id"] for t in found["trials"]} == {p.name for p in (hope, *others)}
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, text: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="is not empty and holds no whorl results"):
@@ -186,19 +183,6 @@ def test_a_models_directory_is_trained_further(shared: Path, tmp_path: Path) -> 
     results = whorl.compare(["rope"], out=tmp_path / "out", model=folder, tokenizer=folder, text=sample, **settings)
     assert results["trials"][0]["train"]["loss"] < 3, "random weights would give log 105 = 4.65"
     assert results["config"]["model"] == "babyllama-tok105"
-
-
-def test_a_half_written_checkpoint_is_discarded(tmp_path: Path) -> None:
-    for step, complete in ((100, True), (200, True), (300, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"")
-        if complete:
-            (folder / MARKER).write_text(json.dumps({"step": step, "seconds": step / 10}))
-    discard_incomplete(tmp_path)
-    assert resume_point(tmp_path) == (tmp_path / "checkpoint-200", 20.0)
-    assert not (tmp_path / "checkpoint-300").exists()
-    assert resume_point(tmp_path / "none") == (None, 0.0)
 
 
 KILLED = """

@@ -109,9 +109,9 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     from safetensors.torch import load_model
 
     folder = Path(folder)
-    result = _read(folder / "result.json")
-    if result is None:
+    if not (folder / "result.json").exists():
         raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
+    result = read_result(folder / "result.json")
     settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
     encoding = from_dict(result["config"])
     model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
@@ -180,8 +180,16 @@ class _Run:
         """results.json and the report: the finished trials of this run, then those of earlier runs on the same data."""
         done = [{**r, "notation": t.label} for t in trials if (r := _result(self.folder, t)) is not None]
         asked = {t.id for t in trials}
-        earlier = [read_json(path) for path in sorted((self.folder / "trials").glob("*/result.json"))]
-        done += [r for r in earlier if r["id"] not in asked and r.get("data") == self.data]
+        for path in sorted((self.folder / "trials").glob("*/result.json")):
+            if path.parent.name in asked:
+                continue
+            try:
+                earlier = read_result(path)
+            except ValueError as error:
+                log.warning("left out of the report: %s", error)
+                continue
+            if earlier["data"] == self.data:
+                done.append(earlier)
         inner = ("config", "settings", "data", "vocab_size", "eos_token_id", "machine", "versions")
         results = {
             "whorl": whorl.__version__,
@@ -190,7 +198,7 @@ class _Run:
             "config": {**self.facts["config"], "seeds": sorted({r["seed"] for r in done})},
             "trials": [{k: v for k, v in r.items() if k not in inner} for r in done],
         }
-        curves = {r["id"]: read_json(self.folder / "trials" / r["id"] / "training.json")["curve"] for r in done}
+        curves = {r["id"]: _curve(self.folder / "trials" / r["id"] / "training.json") for r in done}
         write_json(self.folder / "results.json", results)
         report.write(results, self.folder, curves)
 
@@ -306,8 +314,35 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
         raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A trial's result.json. Raises ValueError, naming the file, where it is not what the trial of its folder wrote."""
+    result = read_json(path)
+    if not isinstance(result, dict) or not result.keys() >= {
+        "id",
+        "train",
+        "evaluations",
+        "config",
+        "settings",
+        "data",
+    }:
+        raise ValueError(f"{path} is damaged, it is no trial's result; delete it, and the trial is evaluated again")
+    if result["id"] != path.absolute().parent.name:
+        raise ValueError(f"{path} is the result of {result['id']!r}, another trial; delete it, or move it back")
+    return result
+
+
 def _result(folder: Path, trial: Trial) -> dict[str, Any] | None:
-    return _read(folder / "trials" / trial.id / "result.json")
+    path = folder / "trials" / trial.id / "result.json"
+    return read_result(path) if path.exists() else None
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    """A finished trial's learning curve; none, and a warning, where its file is gone or damaged."""
+    try:
+        return list(read_json(path)["curve"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("the learning curve of %s is left out of the report: %s", path.parent.name, error)
+        return []
 
 
 def _read(path: Path) -> Any:

@@ -1,12 +1,10 @@
 """Trains one trial with transformers' Trainer, so that a kill at any moment loses minutes and no results.
 
-    trials/ID/checkpoints/checkpoint-N/   the Trainer's own checkpoint, and last of all `complete.json`
-    trials/ID/model.safetensors           the trained weights, once training is over
-    trials/ID/snapshots/step-N.safetensors   the weights after N steps, where snapshots were asked for
-    trials/ID/training.json               the learning curve, tokens and seconds
-    trials/ID/result.json                 the evaluations: written last; a trial that has it is never run again
-
-A checkpoint without its marker was being written when the process died: it is discarded.
+trials/ID/checkpoints/                the Trainer's own checkpoints: see `checkpoints`
+trials/ID/model.safetensors           the trained weights, once training is over
+trials/ID/snapshots/step-N.safetensors   the weights after N steps, where snapshots were asked for
+trials/ID/training.json               the learning curve, tokens and seconds, and what model.safetensors holds
+trials/ID/result.json                 the evaluations: written last; a trial that has it is never run again
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ from accelerate import PartialState
 from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from whorl.comparison.checkpoints import complete, contents, discard_damaged, resume_point
 from whorl.comparison.files import read_json, write_json
 from whorl.comparison.settings import Settings, Trial
 
 log = logging.getLogger(__name__)
 
-MARKER = "complete.json"
 CHECKPOINTS = 10  # per trial, so that a kill costs at most a tenth of its training
 MIN_STEPS = 25  # between checkpoints
 CURVE_POINTS = 100
@@ -60,9 +58,9 @@ class _Watch(TrainerCallback):
         self.loss = (logs or {}).get("loss", self.loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process writes files of its own
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_json(folder / MARKER, {"step": state.global_step, "seconds": self.seconds})
+            complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step, self.seconds)
 
 
 class _Snapshots(TrainerCallback):
@@ -108,13 +106,14 @@ def train(
     """
     record_path, weights = folder / "training.json", folder / "model.safetensors"
     state = PartialState(cpu=not torch.cuda.is_available())
-    if record_path.exists() and weights.exists():
+    record = _finished(record_path, weights)
+    if record is not None:
         if state.is_main_process:  # a kill may have come between the record and their removal
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         load_model(model, weights)
-        return read_json(record_path)
+        return record
     if state.is_main_process:
-        discard_incomplete(folder / "checkpoints")
+        discard_damaged(folder / "checkpoints")
     state.wait_for_everyone()
     checkpoint, seconds = resume_point(folder / "checkpoints")
     watch = _Watch(seconds, update)
@@ -131,10 +130,22 @@ def train(
     record = training_record(trainer.state.log_history, settings, watch.seconds)
     if trainer.is_world_process_zero():
         save_whole(model, weights)
-        write_json(record_path, record)
+        write_json(record_path, {**record, "weights": contents(weights)})
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     release(trainer, model)
+    return record
+
+
+def _finished(record_path: Path, weights: Path) -> dict[str, Any] | None:
+    """The record of a training that is over and whose weights are whole; None where there is none."""
+    if not (record_path.exists() and weights.exists()):
+        return None
+    record = read_json(record_path)
+    written = record.pop("weights", None)  # earlier versions did not say
+    if written is not None and written != contents(weights):
+        log.warning("%s is not what was written there; the trial is trained anew", weights)
+        return None
     return record
 
 
@@ -171,7 +182,6 @@ def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingA
         use_cpu=cpu,
         save_strategy="steps",
         save_steps=max(MIN_STEPS, settings.steps // CHECKPOINTS),
-        save_total_limit=2,
         logging_steps=max(1, settings.steps // CURVE_POINTS),
         logging_nan_inf_filter=False,
         dataloader_pin_memory=not cpu,
@@ -183,23 +193,6 @@ def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingA
         log.warning("using one of %d GPUs; torchrun --nproc_per_node %d uses all", arguments.n_gpu, arguments.n_gpu)
         arguments._n_gpu = 1
     return arguments
-
-
-def discard_incomplete(checkpoints: Path) -> None:
-    """Deletes the checkpoints that were being written, or deleted, when a run was killed: those without a marker."""
-    for folder in checkpoints.glob("checkpoint-*"):
-        if not (folder / MARKER).exists():
-            log.info("discarding the half-written %s", folder.name)
-            shutil.rmtree(folder)
-
-
-def resume_point(checkpoints: Path) -> tuple[Path | None, float]:
-    """The newest complete checkpoint and the training seconds up to it; (None, 0) without one."""
-    markers = [(read_json(marker), marker.parent) for marker in checkpoints.glob(f"checkpoint-*/{MARKER}")]
-    if not markers:
-        return None, 0.0
-    facts, newest = max(markers, key=lambda item: item[0]["step"])
-    return newest, facts["seconds"]
 
 
 def training_record(history: list[dict[str, float]], settings: Settings, seconds: float) -> dict[str, Any]:
