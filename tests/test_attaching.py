@@ -135,6 +135,37 @@ def test_an_additive_mask_of_the_callers_own_is_honoured(family: str, encoding: 
     assert difference(given, logits) < budget
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("inner_family", ["llama", "qwen3"])
+def test_a_model_inside_another_is_not_the_other(inner_family: str) -> None:
+    """A stock model that holds another as a part (a draft model, a tower): each has its own encoding, or none."""
+    outer, inner = tiny_model("llama"), tiny_model(inner_family, seed=1)
+    outer.draft = inner
+    stock, part = outer(TOKENS).logits, inner(TOKENS).logits
+    how = inner.config._attn_implementation
+    whorl.attach(outer, "alibi")
+    assert whorl.attached(inner) is None
+    assert inner.config._attn_implementation == how
+    assert torch.equal(inner(TOKENS).logits, part)
+    whorl.detach(outer)
+
+    alone = whorl.attach(tiny_model("llama"), "hope:train_length=16")(TOKENS).logits
+    whorl.attach(inner, "alibi")
+    biased = inner(TOKENS).logits
+    assert str(whorl.encoding_of(outer)) == "rope", "the inner's is not its own"
+    assert whorl.attached(outer) is None
+    with pytest.raises(ValueError, match="nothing is attached"):
+        whorl.detach(outer)
+    for encoding in ("hope:train_length=16", "t5"):
+        whorl.attach(outer, encoding)
+        assert torch.equal(inner(TOKENS).logits, biased)
+        assert str(whorl.encoding_of(inner)) == "alibi"
+        if encoding != "t5":
+            assert torch.equal(outer(TOKENS).logits, alone)
+    assert torch.equal(whorl.detach(outer)(TOKENS).logits, stock)
+    assert torch.equal(inner(TOKENS).logits, biased)
+
+
 def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
     model = tiny_model("llama")
     count = {"t5": 32 * 4, "kerple": 3 * 4 * 2, "t5/nope": 32 * 4, "rope+t5/t5": 32 * 4}

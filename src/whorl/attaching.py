@@ -43,7 +43,7 @@ from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum, parse
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
-from whorl.hosts import OpenHost, Rotation, open_host
+from whorl.hosts import OpenHost, Rotation, bases_of, open_host
 from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
 
 INTERFACE = "whorl"
@@ -241,7 +241,7 @@ def detach(model: Any) -> Any:
         first._forward_pre_hooks_with_kwargs.pop(key, None)
     first.__dict__.pop("whorl_add", None)
     if attachment.attention_was is not None:
-        host.model.set_attn_implementation(attachment.attention_was)
+        _set_attention(host, attachment.attention_was)
     for saved in _saved(host):
         if getattr(saved.__dict__.get("save_pretrained"), "__func__", None) is _save_pretrained:
             del saved.save_pretrained
@@ -253,10 +253,12 @@ def detach(model: Any) -> Any:
 
 
 def attached(model: Any) -> Attachment | None:
-    """What `attach` has put on this model, wrapped or not, or None."""
-    if not isinstance(model, nn.Module):
-        return None
-    return next((module for module in model.modules() if isinstance(module, Attachment)), None)
+    """What `attach` has put on this model, wrapped or not, or None. One that is on a model inside it is not its own."""
+    for base in bases_of(model):
+        found = base._modules.get("whorl")
+        if isinstance(found, Attachment):
+            return found
+    return None
 
 
 @dataclass
@@ -414,7 +416,7 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     if plan.needs_interface:
         _register_interface()
         attention_was = model.config._attn_implementation
-        model.set_attn_implementation(INTERFACE)
+        _set_attention(host, INTERFACE)
         if model.config._attn_implementation != INTERFACE:
             raise ValueError(f"{type(model).__name__} does not let its attention be set, which {encoding} needs")
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
@@ -438,6 +440,17 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
         saved.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, saved)
     if getattr(model, "name_or_path", ""):
         model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
+
+
+def _set_attention(host: OpenHost, implementation: str) -> None:
+    """Sets how this host attends. The models that it holds as parts (a vision tower, a draft model) keep theirs, which
+    transformers would set along with it."""
+    own = {id(getattr(module, "config", None)) for module in (host.model, host.base, *host.attentions)}
+    models = [m for m in host.model.modules() if hasattr(m, "set_attn_implementation")]
+    kept = [(m.config, m.config._attn_implementation) for m in models if id(m.config) not in own]
+    host.model.set_attn_implementation(implementation)
+    for config, was in kept:
+        config._attn_implementation_internal = was
 
 
 def _saved(host: OpenHost) -> list[Any]:

@@ -152,6 +152,17 @@ def _open(model: Any, host: Host, known: bool) -> OpenHost:
     )
 
 
+def bases_of(model: Any) -> list[Any]:
+    """Where an encoding of this model's own may be: the modules that hold its layers by what its family says, or by
+    each guess; not those of a model that it holds as a part. Empty for what is no transformers model."""
+    model = unwrapped(model)
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type is None or not hasattr(model, "base_model"):
+        return []
+    hosts = (FAMILIES[model_type],) if model_type in FAMILIES else GUESSES
+    return list({id(base): base for host in hosts if (base := _base(model, host)) is not None}.values())
+
+
 def _base(model: Any, host: Host) -> Any:
     """The module that holds the layers: the base model, or (where its prefix is another's) one of its children."""
     base = model.base_model
