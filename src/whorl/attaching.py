@@ -211,9 +211,9 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     if before is not None:
         detach(model)
     elif not host.known:
-        _prove(host)
+        prove(host)
         if any(seam.scaled is not None for seam in plan.layers):
-            _prove(host, late=True)
+            prove(host, late=True)
     _carry_out(host, encoding, plan)
     _forget_compiled()
     return model
@@ -515,7 +515,7 @@ def _forget_compiled() -> None:
 
 
 @torch.no_grad()
-def _prove(host: OpenHost, late: bool = False) -> None:
+def prove(host: OpenHost, late: bool = False) -> None:
     """For a family that no test covers: attaching what it has must leave the logits of a few tokens as they were.
 
     late: turned in the attention interface, as a spectrum that depends on the length must be.
@@ -544,7 +544,7 @@ def _prove(host: OpenHost, late: bool = False) -> None:
         moved = float((model(tokens, use_cache=False)[0].float() - stock).abs().max())
         scale = float(stock.abs().max())
         allowed = max(1e-3, 16 * torch.finfo(model.dtype).eps) * scale  # stock tables are rounded to the model's dtype
-        finding = f"its logits moved by {moved:.2g}, of {scale:.2g}" if moved > allowed else None
+        finding = None if moved <= allowed else f"its logits moved by {moved:.2g}, of {scale:.2g}"  # nan is no proof
         still = sorted(set(range(len(plan.layers))) - turned)
         if still:
             finding = f"its layers {still} turned out to have no rotation, which whorl has to be told"

@@ -3,6 +3,7 @@
 meaning.py    the frequencies that a config's rope settings mean, in float64, from the papers' formulas
 reading.py    what a rotary module does, held against what its config means: one cause per difference
 settings.py   checks of settings and modules: nothing runs but the rotary module
+knowing.py    whether the seams that were found are the model's own, and its weights numbers
 running.py    checks that run the model: cache, batch, padding, packing, shifts, which layers turn
 texts.py      checks by the loss on a text: layout, proportional against partial
 files.py      what a directory holds: JSON and safetensors, never a pickle, never its code

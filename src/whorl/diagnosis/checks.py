@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from whorl.diagnosis import files, running, settings, texts
+from whorl.diagnosis.knowing import require_known
 from whorl.diagnosis.result import FAIL, NOT_APPLICABLE, Answer, Diagnosis, Finding, NotApplicable, judged
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import open_host, unwrapped
@@ -200,7 +201,8 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
 
     Models in half precision are examined in a float32 copy, and all against one in float64, where memory allows.
 
-    Raises ValueError for a model without a known seam and for a directory without a config or safetensors.
+    Raises ValueError for a model without a known seam, or whose seams are a guess that a forward does not bear out; and
+    for a directory without a config or safetensors, or that no model can be made of.
 
     >>> whorl.doctor(model.to(torch.bfloat16)).failed
     ('precision',)
@@ -215,6 +217,7 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     inner = unwrapped(model)
     with torch.no_grad(), openable(inner):
         host = open_host(inner)
+        require_known(host)
     subject = Subject(inner, host, length=length, files=found)
     if text_ids is not None:
         subject.text = texts.windows(text_ids, subject.context, subject.config.vocab_size)

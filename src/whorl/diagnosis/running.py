@@ -17,23 +17,29 @@ from whorl.hosts import FAMILIES
 from whorl.testing import max_error
 
 PADDING = 5
+SHOWN = 3  # names of tensors in one line
 NEAR = 7  # a shift with little rounding in it
 FAR = 2048  # a shift past 256, where positions in bfloat16 are no longer whole numbers
 
 
-def _compared(difference: float, allowed: float, what: str = "") -> Answer:
-    """Pass or fail by a difference of logits; a difference that is not a number fails."""
-    shown = f"logits differ by {difference:.2g}, allowed {allowed:.2g}"
-    return judged(difference <= allowed, f"{what}: {shown}" if what else shown)
+def _compared(r: Runs, difference: float, allowed: float, where: str = "") -> Answer:
+    """Pass or fail by a difference of outputs; a difference that is not a number fails."""
+    shown = f"{r.what} differ by {difference:.2g}, allowed {allowed:.2g}"
+    return judged(difference <= allowed, f"{where}: {shown}" if where else shown)
 
 
 def runs(subject: Subject) -> Answer:
-    """A forward gives finite logits."""
+    """Every weight is finite, and so is what a forward gives."""
+    broken = subject.not_finite
+    if broken:
+        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        return judged(False, f"the weights hold values that are not finite: {', '.join(broken[:SHOWN])}{more}")
     if isinstance(subject.first_run, Exception):
         raise subject.first_run
-    logits = subject.first_run.logits
-    finite, largest = bool(torch.isfinite(logits).all()), float(logits.abs().max())
-    return judged(finite, f"logits up to {largest:.3g}" if finite else "some logits are not finite")
+    r = subject.first_run
+    if torch.isfinite(r.outputs).all():
+        return judged(True, f"{r.what} up to {float(r.outputs.abs().max()):.3g}")
+    return judged(False, f"some {r.what} are not finite")
 
 
 def cached(subject: Subject) -> Answer:
@@ -44,13 +50,13 @@ def cached(subject: Subject) -> Answer:
     full = r(ids, position_ids=positions)
     with undisturbed(*r.rotary):
         out = r.in_one_state(ids[:, :half], position_ids=positions[:, :half], use_cache=True)
-        cache, steps = getattr(out, "past_key_values", None), [out.logits]
+        cache, steps = getattr(out, "past_key_values", None), [r.outputs_of(out)]
         if cache is None:
             raise NotApplicable("the model gives no cache")
         for t in range(half, r.length):
             step = {"position_ids": positions[:, t : t + 1], "past_key_values": cache, "use_cache": True}
-            steps.append(r.in_one_state(ids[:, t : t + 1], **step).logits)
-    return _compared(max_error(torch.cat(steps, 1), full), r.allowed(int(positions.max())), _crossing(r))
+            steps.append(r.outputs_of(r.in_one_state(ids[:, t : t + 1], **step)))
+    return _compared(r, max_error(torch.cat(steps, 1), full), r.allowed(int(positions.max())), _crossing(r))
 
 
 def _crossing(r: Runs) -> str:
@@ -61,7 +67,7 @@ def rows(subject: Subject) -> Answer:
     """Each row of a batch as if it were alone: rows of one length, a shorter one, and one past the border."""
     r = subject.runs
     half = r.length // 2
-    worst = max_error(r(r.ids), r.logits)
+    worst = max_error(r(r.ids), r.outputs)
     mask = torch.ones_like(r.ids)
     mask[1, half:] = 0
     short = r(r.ids, attention_mask=mask)[1:, :half]
@@ -72,20 +78,20 @@ def rows(subject: Subject) -> Answer:
         mixed = r(r.ids, position_ids=torch.cat([low, r.positions()]))
         worst = max(worst, max_error(mixed[:1], r(r.ids[:1], position_ids=low)))
         allowed = r.allowed(int(r.positions().max()))
-    return _compared(worst, allowed, _crossing(r))
+    return _compared(r, worst, allowed, _crossing(r))
 
 
 def padding(subject: Subject) -> Answer:
     """Left padding, as generate gives it: a mask, and positions that count what it shows."""
     r = subject.runs
     pad = getattr(subject.config, "pad_token_id", None)
-    row, alone = r.ids[:1], r.logits[:1]
+    row, alone = r.ids[:1], r.outputs[:1]
     filler = torch.full_like(row[:, :PADDING], pad if isinstance(pad, int) and pad >= 0 else 0)
     ids = torch.cat([filler, row], 1)
     mask = torch.cat([torch.zeros_like(filler), torch.ones_like(row)], 1)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     given = r(ids, attention_mask=mask, position_ids=positions)[:, PADDING:]
-    answer = _compared(max_error(given, alone), r.allowed(r.length))
+    answer = _compared(r, max_error(given, alone), r.allowed(r.length))
     if not subject.absolute or answer.status != PASS:
         return answer
     try:
@@ -103,9 +109,9 @@ def packing(subject: Subject) -> Answer:
     difference = _packed(r)
     allowed = r.allowed(r.length)
     if difference <= allowed or _family_packs(subject.host.model.config.model_type):
-        return _compared(difference, allowed)
+        return _compared(r, difference, allowed)
     raise NotApplicable(
-        f"stock {subject.host.model.config.model_type} does not tell packed documents apart by position_ids (logits "
+        f"stock {subject.host.model.config.model_type} does not tell packed documents apart by position_ids ({r.what} "
         f"differ by {difference:.2g}): do not pack, or give a mask of blocks"
     )
 
@@ -113,7 +119,7 @@ def packing(subject: Subject) -> Answer:
 def _packed(r: Runs) -> float:
     positions = torch.arange(r.length, device=r.ids.device).repeat(2)[None]
     packed = r(r.ids.reshape(1, -1), position_ids=positions)
-    return max_error(packed.view(2, r.length, -1), r.logits)
+    return max_error(packed.view(2, r.length, -1), r.outputs)
 
 
 @cache
@@ -148,7 +154,7 @@ def shift(subject: Subject) -> Answer:
     for by in sorted({min(NEAR, far), far}):
         # With a mask: to some hosts, positions alone that start elsewhere look like packed documents.
         moved = r(row, position_ids=positions + by, attention_mask=torch.ones_like(row))
-        answer = _compared(max_error(moved, r.logits[:1]), r.allowed(by + r.length), f"moved by {by:,}")
+        answer = _compared(r, max_error(moved, r.outputs[:1]), r.allowed(by + r.length), f"moved by {by:,}")
         if answer.status != PASS:
             break
     return answer

@@ -14,8 +14,9 @@ import torch
 
 from whorl.attaching import attached, layer_plan
 from whorl.diagnosis.files import Files
+from whorl.diagnosis.knowing import not_finite, skeleton
 from whorl.diagnosis.meaning import FLOAT32, depends_on_length
-from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, quiet, readings, settings_of, undisturbed, usable
+from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.hosts import OpenHost, open_host
@@ -82,6 +83,11 @@ class Subject:
         return self.host.shapes[0].bidirectional
 
     @cached_property
+    def headless(self) -> bool:
+        """Whether there are no logits of tokens: a base model, or another head on one."""
+        return self.host.model.get_output_embeddings() is None
+
+    @cached_property
     def absolute(self) -> bool:
         """Whether vectors of positions are added to the embedding."""
         if self.encoding is not None:
@@ -91,14 +97,7 @@ class Subject:
     @cached_property
     def skeleton(self) -> OpenHost | None:
         """The model that the config describes now, without weights; None where it cannot be built."""
-        config = copy.deepcopy(self.host.model.config)
-        config._attn_implementation = "eager"
-        try:
-            with torch.device("meta"), quiet():
-                empty = type(self.host.model)(config)
-            return open_host(empty)
-        except Exception:  # whatever stock code raises: other checks say why
-            return None
+        return skeleton(self.host)
 
     def declared_to_turn(self) -> list[bool]:
         """Per layer, whether the config (or the attached encoding) says that q and k turn."""
@@ -115,16 +114,23 @@ class Subject:
             t and n not in without and "" not in without for t, n in zip(by_code, self.host.layer_types, strict=True)
         ]
 
+    @cached_property
+    def not_finite(self) -> list[str]:
+        """Every weight with a value that is not a number, or infinite: its name and how many."""
+        return not_finite(self.host.model)
+
     @property
     def runs(self) -> Runs:
         """The model as it runs. Raises NotApplicable where it does not, which the check "runs" reports."""
+        if self.not_finite:
+            raise NotApplicable("some weights are not finite")
         found = self.first_run
         if isinstance(found, NotApplicable):
             raise found
         if isinstance(found, Exception):
             raise NotApplicable("the model does not run") from found
-        if not torch.isfinite(found.logits).all():
-            raise NotApplicable("the model's logits are not finite")
+        if not torch.isfinite(found.outputs).all():
+            raise NotApplicable(f"the model's {found.what} are not finite")
         return found
 
     @cached_property
@@ -142,7 +148,10 @@ class Subject:
 
 
 class Runs:
-    """The model in float32 or better, some tokens, their logits, and how far another way to them may be off.
+    """The model in float32 or better, some tokens, what it makes of them, and how far another way there may be off.
+
+    outputs   logits [rows, tokens, vocabulary]; or where the model has no language head (a base model, a classifier)
+              the hidden states that its base model gives
 
     Half precision models are copied to float32, so that rounding (and experts that change with it) hides no fault. The
     allowance is `whorl.testing.logits_and_budget`'s: four times the error against float64, plus a rounding.
@@ -159,14 +168,21 @@ class Runs:
         rows = TOKENS if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
         self.length = min(TOKENS, subject.context or TOKENS, rows)
         self.ids = self._ids()
-        self.logits = torch.cat([self(row) for row in self.ids.split(1)])  # alone, so that rows cannot mix in it
+        self.outputs = torch.cat([self(row) for row in self.ids.split(1)])  # alone, so that rows cannot mix in it
         self.budget = self._budget()
 
     @torch.no_grad()
     def __call__(self, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        """Logits [batch, tokens, vocabulary], without a cache; the rotary module forgets the call."""
+        """Outputs [batch, tokens, ...], without a cache; the rotary module forgets the call."""
         with undisturbed(*self.rotary):
-            return self._run(self.model, ids, **arguments).logits
+            return self.outputs_of(self._run(self.model, ids, **arguments))
+
+    @property
+    def what(self) -> str:
+        return "hidden states" if self.subject.headless else "logits"
+
+    def outputs_of(self, whole: Any) -> torch.Tensor:
+        return whole.last_hidden_state if self.subject.headless else whole.logits
 
     @property
     def rotary(self) -> list[Any]:
@@ -180,9 +196,10 @@ class Runs:
     def _run(self, model: Any, ids: torch.Tensor, **arguments: Any) -> Any:
         if not self.subject.bidirectional:
             arguments.setdefault("use_cache", False)
+        arguments.setdefault("return_dict", True)
         if getattr(self.subject.config, "type_vocab_size", 0):
             arguments["token_type_ids"] = torch.zeros_like(ids)  # BERT looks them up by position otherwise
-        return model(ids, **arguments)
+        return (open_host(model).base if self.subject.headless else model)(ids, **arguments)
 
     def _ids(self) -> torch.Tensor:
         """Two rows of tokens: of the text where there is one, or else drawn at random. Never a special one."""
@@ -196,17 +213,17 @@ class Runs:
         return ordinary[drawn].to(device)
 
     def _budget(self) -> float:
-        largest = float(self.logits.abs().max())
-        rounding = torch.finfo(self.logits.dtype).eps * largest
+        largest = float(self.outputs.abs().max())
+        rounding = torch.finfo(self.outputs.dtype).eps * largest
         try:
             twin = copy.deepcopy(self.model).double()
             with torch.no_grad():
-                truth = torch.cat([self._run(twin, row).logits for row in self.ids.split(1)])
+                truth = torch.cat([self.outputs_of(self._run(twin, row)) for row in self.ids.split(1)])
         except (RuntimeError, TypeError, ValueError, NotImplementedError):  # experts without float64, devices without
             return ROUNDINGS * rounding
         if truth.dtype != torch.float64:  # somebody's own forward, which the copy shares
             return ROUNDINGS * rounding
-        return 4 * max_error(self.logits, truth) + rounding
+        return 4 * max_error(self.outputs, truth) + rounding
 
     def allowed(self, last_position: int) -> float:
         """The allowance at other positions. Stock tables are float32 angles, off by position x 2^-24 radians, which

@@ -104,6 +104,8 @@ def _judged_by_loss(subject: Subject, what: str, other: Other) -> Answer:
     text = subject.text
     if text is None:
         raise NotApplicable("needs a text (--text, or a tokenizer beside the model)")
+    if subject.headless:
+        raise NotApplicable(f"{type(subject.host.model).__name__} has no language head, and gives no loss")
     try:
         if not any(layer.turns for layer in layers_of(subject.runs.model)):
             raise NotApplicable("no layer turns")

@@ -1,0 +1,106 @@
+"""Whether the seams that were found are the model's own: what is said about a model must be about that model.
+
+A family that is not in `FAMILIES` is opened by a guess, and a guess can find a rotary module that the layers do not
+use, or layers that do not turn. So it is proved first, as `whorl.attach` proves it: by a forward in which the model's
+own encoding, attached to these seams, changes nothing.
+
+A patient fails that proof too, by the very fault that is looked for. So the proof is tried again with its rotary module
+built anew, by the family's class from the config; and only where that fails as well is the family not known.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from whorl.attaching import attached, prove
+from whorl.diagnosis.reading import quiet
+from whorl.hosts import OpenHost, open_host
+
+
+def require_known(host: OpenHost) -> None:
+    """Returns for a family of `FAMILIES`, one with an encoding attached, and one that a forward has proved.
+
+    Raises ValueError for any other, naming what was tried: it is examined by nobody.
+    """
+    if host.known or attached(host.model) is not None:
+        return
+    if any(p.is_meta for p in host.model.parameters()):
+        raise ValueError(
+            f"model type {host.model.config.model_type!r} is not among the families that whorl knows, and its seams "
+            "can be proved by a forward only: load its weights first"
+        )
+    broken = not_finite(host.model)
+    if broken:
+        raise ValueError(
+            f"model type {host.model.config.model_type!r} is not among the families that whorl knows, and its seams "
+            f"cannot be proved while weights are not finite: {', '.join(broken[:3])}"
+        )
+    try:
+        prove(host)
+    except ValueError as as_it_is:
+        with _rotary_anew(host) as sound:
+            if sound is None:
+                raise
+            try:
+                prove(sound)
+            except ValueError:
+                raise as_it_is from None
+
+
+def skeleton(host: OpenHost) -> OpenHost | None:
+    """The model that the config describes now, without weights; None where it cannot be built."""
+    config = copy.deepcopy(host.model.config)
+    config._attn_implementation = "eager"
+    try:
+        with torch.device("meta"), quiet():
+            empty = type(host.model)(config)
+        return open_host(empty)
+    except Exception:  # whatever stock code raises: other checks say why
+        return None
+
+
+def not_finite(model: Any) -> list[str]:
+    """Every weight with a value that is not a number, or infinite: its name and how many. None on the meta device."""
+    found = []
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        values = weight.detach().float() if weight.element_size() == 1 else weight.detach()
+        finite = values.isfinite()
+        if not finite.all():
+            found.append(f"{name} ({int((~finite).sum()):,} of {weight.numel():,})")
+    return found
+
+
+@contextmanager
+def _rotary_anew(host: OpenHost) -> Iterator[OpenHost | None]:
+    """While open, the host has the rotary module that its family makes of its config; None where none can be made."""
+    empty = skeleton(host)
+    fresh = None if empty is None else _built(type(empty.rotary), empty.rotary.config, host.model.device)
+    if fresh is None:
+        yield None
+        return
+    parent, _, name = f"base.{host.host.rotary}".rpartition(".")
+    holder: Any = host
+    for part in parent.split("."):
+        holder = getattr(holder, part)
+    own = getattr(holder, name)
+    setattr(holder, name, fresh)
+    try:
+        yield replace(host, rotary=fresh)
+    finally:
+        setattr(holder, name, own)
+
+
+def _built(rotary: Any, config: Any, device: torch.device) -> Any:
+    try:
+        with torch.device("cpu"), quiet():
+            return rotary(config).to(device)
+    except Exception:  # whatever stock code raises: the proof as it is says what is missing
+        return None
