@@ -43,7 +43,7 @@ REFUSED = [
     (["--task", "langage"], "did you mean 'language'?"),
     (["--lengths", "1x,long"], "cannot read the length 'long'"),
     (["--seeds", "zero"], "--seeds takes whole numbers with commas between, got 'zero'"),
-    (["--out", "short.txt"], "--out short.txt is a file"),
+    (["--out", "short.txt"], "short.txt is a file"),
     (["rope", "rope"], "rope is asked for twice"),
 ]
 

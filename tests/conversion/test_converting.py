@@ -128,8 +128,5 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
         Healing(100, 32, gradual=1.5)
     with pytest.raises(ValueError, match="unknown encoding 'hop'"):
         run_convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
-    (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match="is there already"):
-        run_convert(str(folder), "hope", heal=100, out=tmp_path / "there")
-    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert list(tmp_path.iterdir()) == []
     assert torch.is_grad_enabled()

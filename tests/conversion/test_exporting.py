@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import whorl
 from whorl.attaching import attached
 from whorl.conversion import exporting
 from whorl.conversion.exporting import GGUF_FILE, STILL, export, permute_layout, read_gguf_llama
+from whorl.outputs import MARKER
 from whorl.testing import logits_and_budget, max_error, tiny_model
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is an optional extra of whorl")
@@ -149,7 +151,7 @@ def test_permutation_refuses_what_does_not_fit(rows: int, heads: int, width: int
 def test_a_gguf_has_the_models_frequencies_weights_and_logits(name: str, tmp_path: Path) -> None:
     model = llama(ENCODINGS[name])
     done = export(model, tmp_path / "out", format="gguf")
-    assert names(tmp_path) == ["out", f"out/{GGUF_FILE}"]
+    assert names(tmp_path) == ["out", f"out/{MARKER}", f"out/{GGUF_FILE}"]
     path = done.path / GGUF_FILE
     config, frequencies, weights = read_gguf_llama(path)
 
@@ -582,7 +584,7 @@ def test_an_existing_place_is_not_overwritten(tmp_path: Path, monkeypatch: pytes
     model, out = llama(), tmp_path / "out"
     export(model, out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(ValueError, match="exists; give another directory, or force"):
+    with pytest.raises(ValueError, match="is there already; give another folder, or force"):
         export(model, out, format="gguf")
     with pytest.raises(ValueError, match="cannot say alibi"):
         export(llama("alibi"), out, force=True)
@@ -600,14 +602,15 @@ def test_an_existing_place_is_not_overwritten(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", failing)
-        with pytest.raises(OSError, match="no"):
+        with pytest.raises(ValueError, match="no. What was made is whole"):
             export(model, out, force=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    shutil.rmtree(next(tmp_path.glob(".out.*")))
     export(model, out, format="gguf", force=True)
-    assert names(tmp_path) == ["out", f"out/{GGUF_FILE}"]
+    assert names(tmp_path) == ["out", f"out/{MARKER}", f"out/{GGUF_FILE}"]
     (tmp_path / "empty").mkdir()
     export(model, tmp_path / "empty", format="gguf")
-    assert names(tmp_path / "empty") == [GGUF_FILE]
+    assert names(tmp_path / "empty") == [MARKER, GGUF_FILE]
 
 
 def test_force_replaces_nothing_but_exports(tmp_path: Path) -> None:
@@ -622,10 +625,10 @@ def test_force_replaces_nothing_but_exports(tmp_path: Path) -> None:
     before = names(tmp_path)
     for name, what, why in (
         ("file", model, "is a file"),
-        ("thesis", model, "neither config.json nor model.gguf: it is not an export"),
-        ("training", model, "holds the folder checkpoint-100: it is not an export"),
-        ("source", read, "the model was read from .*source, which replacing"),
-        ("source", whorl.attach(read, "hope:train_length=40"), "the model was read from .*source, which replacing"),
+        ("thesis", model, "not known to be whorl's"),
+        ("training", model, "not known to be whorl's"),
+        ("source", read, "source is read from, which lies there"),
+        ("source", whorl.attach(read, "hope:train_length=40"), "source is read from, which lies there"),
     ):
         with pytest.raises(ValueError, match=why):
             export(what, tmp_path / name, force=True)
@@ -660,10 +663,10 @@ def test_the_command_exports_a_directory_in_both_formats(tmp_path: Path) -> None
         assert done.exit_code == 0, done.output
         assert "positional encoding hope:train_length=40" in done.output
         assert "without a tokenizer" not in done.output
-    assert names(tmp_path / "out") == [GGUF_FILE]
+    assert names(tmp_path / "out") == [MARKER, GGUF_FILE]
     again = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"))
     assert isinstance(again.exception, ValueError)
-    assert "exists" in str(again.exception)
+    assert "is there already" in str(again.exception)
 
 
 def test_a_trial_of_a_comparison_is_exported(tmp_path: Path, shared: Path) -> None:

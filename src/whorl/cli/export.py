@@ -28,13 +28,17 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(metavar="f32|f16|bf16", help="Of a GGUF's matrices.", show_default="f32")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export at DIR.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace DIR if whorl wrote it and nothing was added.")
+    ] = False,
 ) -> None:
     """Write a model with its encoding for runtimes that do not know whorl: stock transformers, llama.cpp."""
+    from whorl import outputs
     from whorl.conversion.exporting import export as write
     from whorl.inspection.sources import source
 
     found = source(model)
+    outputs.check_replaces(out, force, found.reads)
     try:
         tokenizer = found.tokenizer()
     except ValueError as error:

@@ -32,8 +32,8 @@ Text = Annotated[
 TrainLength = Annotated[
     int | None, typer.Option(help="The length that the model was trained at.", show_default="its config's or trial's")
 ]
-Out = Annotated[Path, typer.Option(help="The folder to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the folder if it is there.")]
+Out = Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the folder if whorl wrote it and nothing was added.")]
 
 
 def extend(

@@ -24,6 +24,7 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 import whorl
+from whorl import outputs
 from whorl.attaching import attach
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.files import read_json, write_json
@@ -79,6 +80,7 @@ def compare(
     facts = _facts(resolved, task, trials, seeds)
     run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
     if state.is_main_process:
+        outputs.mark(folder, by="compare")
         write_json(folder / "config.json", resolved.to_dict())
         task.save_tokenizer(folder / "tokenizer")
     display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
@@ -300,12 +302,9 @@ def machine() -> dict[str, Any]:
 
 def _refuse_other_settings(folder: Path, settings: Settings) -> None:
     """Results of other settings are not mixed with these, and not overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file; give a folder")
+    outputs.check_goes_on(folder, by="compare")
     there = _read(folder / "config.json")
     if there is None:
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"--out {folder} is not empty and holds no whorl results; give a new folder")
         return
     asked = settings.to_dict()
     differ = [k for k in sorted({*asked, *there}) if asked.get(k) != there.get(k)]

@@ -17,11 +17,8 @@ import copy
 import json
 import logging
 import math
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from whorl import outputs
 from whorl.attaching import NAMED, attached, layer_plan
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
@@ -74,7 +72,7 @@ def export(
 ) -> Exported:
     """Writes the model with its encoding, stock or attached, for a runtime that does not know whorl.
 
-    out: a directory that is not there yet, or is empty. With `force`, one that holds an earlier export is replaced.
+    out: a directory that is not there yet, or is empty. With `force`, one that whorl wrote is replaced (see `outputs`).
     "hf": config, safetensors and tokenizer; loaded by stock transformers and compared before it gets its name.
     "gguf": `model.gguf`, read back and compared; a tokenizer that llama.cpp cannot run is left out, with the reason.
     dtype: of a GGUF's matrices, "f32" (the default), "f16" or "bf16"; vectors are float32.
@@ -93,8 +91,10 @@ def export(
     if hasattr(model, "peft_config"):
         raise ValueError("this model has PEFT adapters; export what model.merge_and_unload() returns")
     model = unwrapped(model)
+    reads = [str(getattr(model, "name_or_path", "") or "").partition(NAMED)[0]]
+    outputs.check_replaces(out, force, reads)
     write = _hf_writer(model, tokenizer) if format == "hf" else _gguf_writer(model, tokenizer, dtype or "f32")
-    with _new_folder(Path(out), force, model) as folder:
+    with outputs.replacing(out, "export", force, reads) as folder:
         encoding, checked, tokens = write(folder)
     return Exported(Path(out), encoding, checked, tokens)
 
@@ -123,51 +123,6 @@ def permute_layout(weight: torch.Tensor, heads: int, width: int, to: str) -> tor
     rows = weight.unflatten(0, (heads, -1))
     pairs = rows[:, :width].unflatten(1, (2, width // 2) if to == "interleaved" else (width // 2, 2))
     return torch.cat([pairs.transpose(1, 2).flatten(1, 2), rows[:, width:]], dim=1).flatten(0, 1)
-
-
-# The place. A folder beside it is filled and checked, and then gets its name.
-
-
-@contextmanager
-def _new_folder(out: Path, force: bool, model: Any) -> Iterator[Path]:
-    _check_place(out, force, model)
-    place = out.resolve()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-    except OSError as error:
-        raise ValueError(f"cannot write at {out}: {error}") from error
-    old = folder.with_name(f"{folder.name}.old")
-    try:
-        yield folder
-        if place.exists():
-            place.rename(old)
-        folder.rename(place)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if old.exists():
-            old.rename(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_place(out: Path, force: bool, model: Any) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise ValueError(f"{out} is a file; give the name of a directory")
-    if not force:
-        raise ValueError(f"{out} exists; give another directory, or force to replace it")
-    source = Path(str(getattr(model, "name_or_path", "") or "").partition(NAMED)[0])
-    if source.parts and source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise ValueError(
-            f"the model was read from {source}, which replacing {out} would remove; give another directory"
-        )
-    beside = sorted(p.name for p in out.iterdir() if p.is_dir())
-    if beside or not any((out / name).exists() for name in ("config.json", GGUF_FILE)):
-        what = f"the folder {beside[0]}" if beside else f"neither config.json nor {GGUF_FILE}"
-        raise ValueError(f"{out} holds {what}: it is not an export, and is not replaced; give another directory")
 
 
 # Hugging Face.

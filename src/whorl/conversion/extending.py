@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,39 +178,28 @@ def choose(tried: Sequence[Tried], tolerance: float) -> Tried:
     return min(kept, key=lambda t: t.past if math.isfinite(t.past) else math.inf)
 
 
-def save(model: Any, folder: Path, tokenizer: Any, to: int, facts: dict[str, Any], force: bool = False) -> str:
-    """Writes a directory that stock transformers load where they can say the encoding, and says which of the two it is.
-
-    A Llama with a window is written as a Mistral, whose code is the same but for it. An existing folder is replaced
-    with `force` only, and only once the new one is whole.
+def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
+    """Writes the model and its tokenizer so that stock transformers load them where they can say the encoding, and says
+    which of the two it is. A Llama with a window is written as a Mistral, whose code is the same but for it.
     """
-    if folder.exists() and not force:
-        raise ValueError(f"{folder} is there already; give another --out, or --force to replace it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".whorl-") as made:
-        whole = Path(made) / "model"
-        host = open_host(model)
-        was = host.model.config.max_position_embeddings
-        mistral = _as_mistral(host.model)
-        host.model.config.max_position_embeddings = to
-        try:
-            if mistral is not None:
-                mistral.config.max_position_embeddings = to
-                mistral.save_pretrained(whole)
-                how = "stock, as a Mistral (a Llama with a window)"
-            else:
-                form = stock_form(host.model)
-                host.model.save_pretrained(whole)
-                how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
-        finally:
-            host.model.config.max_position_embeddings = was
-        if tokenizer is not None:
-            tokenizer.model_max_length = to
-            tokenizer.save_pretrained(whole)
-        (whole / "extension.json").write_text(json.dumps({**facts, "loads": how}, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.rename(folder)
+    host = open_host(model)
+    was = host.model.config.max_position_embeddings
+    mistral = _as_mistral(host.model)
+    host.model.config.max_position_embeddings = to
+    try:
+        if mistral is not None:
+            mistral.config.max_position_embeddings = to
+            mistral.save_pretrained(folder)
+            how = "stock, as a Mistral (a Llama with a window)"
+        else:
+            form = stock_form(host.model)
+            host.model.save_pretrained(folder)
+            how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
+    finally:
+        host.model.config.max_position_embeddings = was
+    if tokenizer is not None:
+        tokenizer.model_max_length = to
+        tokenizer.save_pretrained(folder)
     return how
 
 

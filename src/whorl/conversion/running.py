@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whorl import outputs
 from whorl.comparison.corpus import read_documents
+from whorl.comparison.files import write_json
 from whorl.conversion import extending
 from whorl.conversion.extending import Tried
 from whorl.inspection.sources import Source, source
@@ -46,8 +47,9 @@ def run_extend(
           extension.json under "needle".
     Raises ValueError for what does not fit, before anything is written.
     """
-    refuse_existing(out, force)
     found = source(name)
+    reads = [*found.reads, text or found.text]
+    outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
@@ -65,7 +67,7 @@ def run_extend(
         from whorl.conversion.converting import Healing
 
         healing = Healing(tune, to, batch_size, learning_rate)
-        model = tuned(model, found, text or found.text or "stdlib", healing, lora, out, say)
+        model = tuned(model, found, text or found.text or "stdlib", healing, lora, say)
         losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
         best = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
         tried.append(best)
@@ -86,12 +88,14 @@ def run_extend(
 
         say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
         facts["needle"] = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
-    how = extending.save(model, out, tokenizer, to, facts, force)
-    write_atomically(out / "loss.png", figure(tried, best, limit))
+    with outputs.replacing(out, "extend", force, reads) as folder:
+        how = extending.save(model, folder, tokenizer, to)
+        write_json(folder / "extension.json", {**facts, "loads": how})
+        write_atomically(folder / "loss.png", figure(tried, best, limit))
     return best, tried, how
 
 
-def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, out: Path, say: Say) -> Any:
+def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, say: Say) -> Any:
     """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
     from whorl.conversion.converting import language, train_on
 
@@ -105,18 +109,10 @@ def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, out: Pa
         except ImportError as error:
             raise ValueError("--lora needs the package peft: pip install peft") from error
         trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
-    work = out.with_name(f".{out.name}.training")
-    try:
-        train_on(trained, task, healing, work, lambda step, steps: say(f"tuned: step {step:,} of {steps:,}"), [])
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="whorl-") as work:
+        train_on(trained, task, healing, Path(work), lambda step, steps: say(f"tuned: step {step:,} of {steps:,}"), [])
     merged = trained.merge_and_unload() if lora else trained
     return merged.eval()
-
-
-def refuse_existing(out: Path, force: bool) -> None:
-    if out.exists() and not force:
-        raise ValueError(f"{out} is there already; give another --out, or --force to replace it")
 
 
 def trained_length(found: Source, model: Any, given: int | None) -> int:
@@ -187,22 +183,20 @@ def run_convert(
     """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights."""
     from whorl.conversion.converting import Healing, convert, language
 
-    refuse_existing(out, force)
     found = source(name)
+    reads = [*found.reads, text or found.text]
+    outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
     chosen = text or found.text or "stdlib"
     where = str(found.folder.parents[1] / "tokenizer") if found.folder else name
     task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
-    work = out.with_name(f".{out.name}.training")
     healing = Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
-    try:
-        report = convert(model, to, task, healing, work, control=control, **how)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="whorl-") as work:
+        report = convert(model, to, task, healing, Path(work), control=control, **how)
     report |= {"model": name, "text": chosen, "train_length": limit, "learning_rate": learning_rate, "gradual": gradual}
-    report["loads"] = extending.save(model, out, tokenizer, limit, {}, force)
-    (out / "extension.json").unlink()
-    write_atomically(out / "conversion.json", json.dumps(report, indent=2) + "\n")
+    with outputs.replacing(out, "convert", force, reads) as folder:
+        report["loads"] = extending.save(model, folder, tokenizer, limit)
+        write_json(folder / "conversion.json", report)
     return report

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from whorl import outputs
 from whorl.inspection.passes import Pass
 from whorl.inspection.result import Inspection
 from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
@@ -35,9 +36,11 @@ def run(
     """Inspects one model, or two side by side, and writes the report; the arguments are those of the command line.
 
     What is finished is written after every stage, so that an interrupted run leaves it. A second model's numbers go to
-    `out/other`. Raises ValueError for names, texts and lengths that do not fit, before anything is measured.
+    `out/other`. Raises ValueError for names, texts and lengths that do not fit, before anything is measured, and for
+    an `out` that holds something else than an earlier inspection, before a model is loaded.
     """
     out = Path(out)
+    outputs.check_goes_on(out, by="inspect")
     sources = [source(name) for name in models]
     results: list[Inspection] = []
     for at, found in enumerate(sources):
@@ -50,6 +53,7 @@ def run(
         ids = text_windows(from_text, found.tokenizer(), tokens, windows, heldout, seed)
 
         def keep(inspection: Inspection, folder: Path = folder) -> None:
+            outputs.mark(folder, by="inspect")
             inspection.save(folder)
 
         inspection = inspect(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl.attaching import NAMED
 from whorl.comparison import corpus
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,15 @@ PER_DOCUMENT = 4  # windows, so that one long document is not all that is read
 
 @dataclass
 class Source:
-    """A model by name, and what goes with it. `steps` are the training steps of a trial's snapshots."""
+    """A model by name, and what goes with it. `steps` are the training steps of a trial's snapshots, `reads` the
+    folders that its weights and its tokenizer are read from (or hub names)."""
 
     name: str
     train_length: int | None
     text: str | None  # the text that it was trained on
     steps: tuple[int, ...] = ()
     folder: Path | None = None  # of a trial
+    reads: tuple[str, ...] = ()
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
         """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed."""
@@ -55,7 +58,8 @@ def source(name: str) -> Source:
         facts = json.loads(result.read_text())
         settings = facts["settings"]
         label = f"{facts['notation']}, seed {facts['seed']}"
-        return Source(label, settings["train_length"], settings["text"], tuple(snapshots_of(path)), path)
+        reads = (str(path), str(path.parents[1] / "tokenizer"), settings["model"])
+        return Source(label, settings["train_length"], settings["text"], tuple(snapshots_of(path)), path, reads)
     if (path / "trials").is_dir():
         trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
         raise ValueError(
@@ -66,7 +70,14 @@ def source(name: str) -> Source:
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
     if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
         raise ValueError(f"there is nothing at {name}; give a model's directory, a hub name, or a trial's folder")
-    return Source(name, None, None)
+    return Source(name, None, None, reads=(name, *_base_of_adapter(path)))
+
+
+def _base_of_adapter(path: Path) -> tuple[str, ...]:
+    """The model that an adapter's directory is put on."""
+    config = path / "adapter_config.json"
+    base = json.loads(config.read_text()).get("base_model_name_or_path") if config.exists() else None
+    return (str(base).partition(NAMED)[0],) if base else ()
 
 
 def _loaded(name: str, **how: Any) -> Any:
