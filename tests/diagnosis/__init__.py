@@ -32,6 +32,7 @@ SCALED = [
     {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7},
     {**YARN, "attention_factor": 1.3, "beta_fast": 8.0},
     LLAMA3,
+    {**LLAMA3, "low_freq_factor": 4.0},
     {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0},
     {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     {**LONGROPE, "long_factor": [1.0] * 8},

@@ -10,7 +10,7 @@ import torch
 
 from whorl.testing import tiny_model
 
-from . import LONGROPE, YARN, rope, rotary
+from . import LLAMA3, LONGROPE, YARN, rope, rotary
 
 Plant = Callable[[], Any]
 PLANTED: list[tuple[str, str, Plant]] = []
@@ -104,6 +104,13 @@ def _() -> Any:
 def _() -> Any:
     settings = {**YARN, "truncate": False, "beta_fast": 1.0, "beta_slow": 0.1, "original_max_position_embeddings": 32}
     return tiny_model("gemma3_text", **rope(dict.fromkeys(("full_attention", "sliding_attention"), settings)))
+
+
+@planted("settings", "frequencies of a step by wavelength, one and a half times as fast")
+def _() -> Any:
+    model = tiny_model("llama", **rope({**LLAMA3, "low_freq_factor": 4.0}))
+    rotary(model).inv_freq[1:].mul_(1.5)
+    return model
 
 
 @planted("partial", "a family that turns whole heads")

@@ -143,7 +143,9 @@ def drawn(kind: str, draw: int) -> tuple[Any, Scaled, int | None]:
         length = r.choice([None, 1, original - 1, original, original + 1, 2 * original, r.randrange(1, 40 * original)])
         wanted = DynamicNTK(factor, original)
     elif kind == "llama3":
-        low, high = r.choice([(1.0, 4.0), (1, 4), (0.5, 2), (2.0, 32.0), (r.uniform(0.1, 2), r.uniform(2.5, 40))])
+        low, high = r.choice(
+            [(1.0, 4.0), (1, 4), (0.5, 2), (3.0, 3.0), (2.0, 32.0), (r.uniform(0.1, 2), r.uniform(2.5, 40))]
+        )
         settings.update(factor=factor, low_freq_factor=low, high_freq_factor=high)
         wanted = Llama3(factor, original, low, high)
     elif kind == "yarn":
@@ -271,20 +273,47 @@ def test_stock_ignores_one_mscale_without_the_other_and_deepseek_does_not() -> N
     assert deepseek(40, 0.707) < plain - 0.1
 
 
-def test_stock_turns_the_ramp_around_where_no_pair_lies_on_it() -> None:
+@pytest.mark.parametrize(
+    ("settings", "stock_gives"),
+    [
+        ({"original_max_position_embeddings": 24, "beta_slow": 8}, "kept"),
+        ({"original_max_position_embeddings": 6}, "divided but for the first"),  # its index rounds up to 0
+        ({"original_max_position_embeddings": 6, "truncate": False}, "kept"),
+        ({"original_max_position_embeddings": 10**6, "rope_theta": 20.0}, "divided"),
+    ],
+)
+def test_stock_turns_the_ramp_around_where_no_pair_lies_on_it(settings: dict, stock_gives: str) -> None:
     """All pairs too slow for beta_slow must be divided, all fast enough for beta_fast kept, as in the paper."""
-    slow = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24, "beta_slow": 8}
-    fast = {**slow, "original_max_position_embeddings": 10**6, "beta_slow": 1, "rope_theta": 20.0}
-    for settings, base, stock_divides in ((slow, 1e4, False), (fast, 20.0, True)):
-        spectrum = RoPE(base).spectrum(128)
-        turns = [settings["original_max_position_embeddings"] / w for w in spectrum.wavelengths]
-        assert max(turns) < 8 if not stock_divides else min(turns) > 32
-        divided = np.array(spectrum.frequencies) / 4
-        theirs = stock(llama(**settings))[0]
-        (yarn,) = from_stock(settings)
-        assert np.allclose(theirs, divided, rtol=1e-5) == stock_divides
-        wanted = spectrum.frequencies if stock_divides else divided
-        np.testing.assert_allclose(yarn(spectrum).frequencies, wanted, rtol=1e-14)
+    settings = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, **settings}
+    spectrum = RoPE(settings["rope_theta"]).spectrum(128)
+    turns = [settings["original_max_position_embeddings"] / w for w in spectrum.wavelengths]
+    kept, divided = np.array(spectrum.frequencies), np.array(spectrum.frequencies) / 4
+    if min(turns) > 32:
+        wanted = kept
+    else:
+        assert max(turns) < settings.get("beta_slow", 1)
+        wanted = divided
+    (yarn,) = from_stock(settings)
+    np.testing.assert_allclose(yarn(spectrum).frequencies, wanted, rtol=1e-14)
+    first_kept = np.concatenate([kept[:1], divided[1:]])
+    theirs = {"kept": kept, "divided": divided, "divided but for the first": first_kept}[stock_gives]
+    np.testing.assert_allclose(stock(llama(**settings))[0], theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("turns", [1.0, 4.0])
+def test_llama3_without_a_band_is_a_step(turns: float) -> None:
+    """Llama 4 Scout ships so. A pair right at the step is kept; stock divides 0 by 0 for it."""
+    settings = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": turns, "high_freq_factor": turns}
+    settings["original_max_position_embeddings"] = 512
+    (llama3,) = from_stock(settings)
+    wanted = [f if 512 / w > turns else f / 8 for f, w in zip(ROPE.frequencies, ROPE.wavelengths, strict=True)]
+    np.testing.assert_allclose(llama3(ROPE).frequencies, wanted, rtol=1e-14)
+    np.testing.assert_allclose(stock(llama(**settings))[0], wanted, rtol=1e-5)
+    at = 2 * math.pi * turns / 512
+    assert llama3(Spectrum((at, at * (1 - 1e-9)), 4)).frequencies == pytest.approx((at, at / 8))
+    wavelength = float(np.float32(2 * math.pi))  # of the first pair, in stock's float32
+    edge = {**settings, "original_max_position_embeddings": wavelength * turns}
+    assert np.isnan(stock(llama(**edge))[0]).tolist() == [True] + [False] * 63
 
 
 # --- the papers' formulas, and composition ----------------------------------------------------------------------------
@@ -504,7 +533,7 @@ REFUSED = [
     ("rope~longrope:short_factor=1,long_factor=1", "needs factor .* or attention_factor"),
     ("rope~longrope:short_factor=1,long_factor=1,factor=2,attention_factor=2", "one of them"),
     ("rope~longrope:short_factor=1,long_factor=1,factor=2,original=1", "at least 2 tokens"),
-    ("rope~llama3:factor=8,low_freq_factor=4", "high_freq_factor must exceed low_freq_factor, got 4 and 4"),
+    ("rope~llama3:factor=8,low_freq_factor=5", "high_freq_factor must not be below low_freq_factor, got 4 and 5"),
     ("rope~base-change:base=1", "above 1, got 1"),
     ("rope~clip:wavelength=0", "wavelength must be finite and above 0"),
     ("rope~soft-clip:wavelength=inf", "wavelength must be finite and above 0"),

@@ -18,15 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from whorl.encodings.scalings import kept_share, ramp
+
 FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
 class Turning:
-    """Frequencies (radians per token) as found, valid or not, and what cos and sin are multiplied by."""
+    """Frequencies (radians per token) as found, valid or not, and what cos and sin are multiplied by.
+
+    rounding    how many times more than elsewhere float32 code may be off, where it blends two frequencies
+    """
 
     frequencies: np.ndarray
     amplitude: float
+    rounding: float = 1.0
 
     @property
     def turning(self) -> np.ndarray:
@@ -59,14 +65,11 @@ def meant(settings: Mapping[str, Any], sizes: Sizes) -> Turning | None:
     return None if formula is None else formula(settings, sizes)
 
 
-def precision(settings: Mapping[str, Any]) -> float:
-    """The relative error that float32 code may have: rounding of base^x grows with ln(base), and a blend divides by
-    what is left of a pair's frequency, at least 1 / factor of it."""
+def precision(settings: Mapping[str, Any], meaning: Turning | None) -> float:
+    """The relative error that float32 code may have: rounding of base^x grows with ln(base), and by what a blend of two
+    frequencies makes of it."""
     slack = 8 + math.log(float(settings.get("rope_theta") or 1e4))
-    if kind(settings) in ("yarn", "llama3"):
-        high, low = settings.get("high_freq_factor", 4.0), settings.get("low_freq_factor", 1.0)
-        slack *= max(1.0, float(settings.get("factor") or 1.0)) * high / max(high - low, 1e-6)
-    return slack * FLOAT32
+    return slack * FLOAT32 * (1.0 if meaning is None else meaning.rounding)
 
 
 def _width(settings: Mapping[str, Any], sizes: Sizes) -> int:
@@ -105,17 +108,12 @@ def _yarn(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
     original = settings.get("original_max_position_embeddings") or sizes.max_position
     factor = settings.get("factor") or sizes.max_position / original
 
-    def pair_that_turns(times: float) -> float:
-        return width * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
-
-    low = pair_that_turns(settings.get("beta_fast") or 32)
-    high = pair_that_turns(settings.get("beta_slow") or 1)
-    if settings.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, width - 1)
-    ramp = np.clip((np.arange((width + 1) // 2) - low) / (high - low if high != low else 0.001), 0, 1)
+    fast, slow = settings.get("beta_fast") or 32, settings.get("beta_slow") or 1
+    step = 2 * math.log(base) / width
+    divided = np.array(ramp(width, 1.0, step, original, fast, slow, settings.get("truncate", True)))
     plain = _frequencies(base, width)
-    return Turning(plain / factor * ramp + plain * (1 - ramp), _yarn_amplitude(settings, factor))
+    blend = max(1.0, float(factor)) if ((divided > 0) & (divided < 1)).any() else 1.0  # the kept part may be small
+    return Turning(plain / factor * divided + plain * (1 - divided), _yarn_amplitude(settings, factor), blend)
 
 
 def _yarn_amplitude(settings: Mapping[str, Any], factor: float) -> float:
@@ -142,8 +140,11 @@ def _llama3(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
     plain, factor = partial(settings, sizes).frequencies, float(settings["factor"])
     low, high = settings["low_freq_factor"], settings["high_freq_factor"]
     turns = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
-    return Turning(plain * ((1 - smooth) / factor + smooth), 1.0)
+    if high < low:
+        raise ValueError(f"high_freq_factor {high} is below low_freq_factor {low}")
+    kept = np.array([kept_share(t, low, high) for t in turns])
+    blend = factor * high / (high - low) if ((kept > 0) & (kept < 1)).any() else 1.0
+    return Turning(plain * ((1 - kept) / factor + kept), 1.0, max(1.0, blend))
 
 
 FORMULAS: dict[str, Callable[[Mapping[str, Any], Sizes], Turning]] = {

@@ -33,6 +33,7 @@ MIXED = "mixed"
 CHANGED = "changed"
 PARTIAL_IGNORED = "partial ignored"
 TYPES_IGNORED = "types ignored"
+RAMP = "ramp"
 IGNORED = "ignored"
 
 
@@ -163,7 +164,7 @@ def _explained(
     nested: bool,
     error: str,
 ) -> tuple[str, str]:
-    allowed = precision(settings)
+    allowed = precision(settings, meaning)
     if _not_frequencies(done, stored, meaning):
         return UNINITIALISED, _shown(done)
     if meaning is None:
@@ -192,12 +193,24 @@ def _explained(
     whole = {k: v for k, v in settings.items() if k != "partial_rotary_factor"}
     if nested:
         return TYPES_IGNORED, _difference(done, meaning)
+    if kind(settings) == "yarn" and (side := _side(settings, sizes, meaning)):
+        why = f"no pair lies on YaRN's ramp: its paper has all pairs {side}, and stock code turns the ramp around"
+        return RAMP, f"{why}; {_difference(done, meaning)}"
     if share(settings) < 1 and (plain := meant(whole, sizes)) is not None and same(done, plain, allowed):
         return PARTIAL_IGNORED, (
             f"{len(done.turning)} pairs turn, and partial_rotary_factor={share(settings):g} means "
             f"{len(meaning.turning)}"
         )
     return IGNORED, _difference(done, meaning)
+
+
+def _side(settings: dict[str, Any], sizes: Sizes, meaning: Turning) -> str:
+    """What YaRN's settings do to all pairs alike, or nothing where they do not."""
+    plain = partial(settings, sizes)
+    if same(plain, meaning, 4 * FLOAT32):
+        return "kept"
+    divided = np.allclose(plain.frequencies / meaning.frequencies, plain.frequencies[0] / meaning.frequencies[0])
+    return "divided" if divided else ""
 
 
 def _not_frequencies(done: Turning, stored: torch.Tensor | None, meaning: Turning | None) -> bool:

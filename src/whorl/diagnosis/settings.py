@@ -41,7 +41,9 @@ def as_configured(subject: Subject) -> Answer:
 
 
 def none_ignored(subject: Subject) -> Answer:
-    return _of_cause(subject, reading.IGNORED)
+    answer = _of_cause(subject, reading.IGNORED)
+    unlike = [r.note for r in subject.readings if r.cause == reading.RAMP]
+    return Answer(WARN, "; ".join(unlike)) if unlike and answer.status == PASS else answer
 
 
 def partial(subject: Subject) -> Answer:

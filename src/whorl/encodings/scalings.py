@@ -162,11 +162,7 @@ class NTKByParts(Scaling):
     """Pairs that turn at least beta_fast times in L keep theta_i, those below beta_slow times get theta_i / s.
 
     Between them a ramp, linear in the pair's index, as YaRN's code and stock have it (the paper's text ramps in the
-    number of turns). It runs from the index with beta_fast turns to that with beta_slow turns, clamped
-    to 0 .. d-1; `truncate` rounds these outwards to whole indices. (bloc97; arXiv 2309.00071.)
-
-    Where all pairs lie on one side of the ramp, clamping turns it around in stock (every pair too slow: all are kept;
-    every pair fast enough: all are divided). Here they are divided, and kept, as in the paper.
+    number of turns): see `ramp`. (bloc97; arXiv 2309.00071.)
     """
 
     factor: float
@@ -200,26 +196,44 @@ class NTKByParts(Scaling):
         if not spectrum.turning:
             return spectrum
         first, step = _geometry(spectrum, self.name)
-
-        def index(turns: float) -> float:
-            """The index, whole or not, of the pair that makes this many turns in the original length."""
-            return math.log(original * first / (turns * 2 * math.pi)) / step
-
-        low, high = index(self.beta_fast), index(self.beta_slow)
-        if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        if high < 0 or low > spectrum.width - 1:
-            ramp = [float(high < 0)] * len(spectrum.frequencies)
-        else:
-            low, high = max(low, 0), min(high, spectrum.width - 1)
-            span = high - low or 0.001  # stock's own
-            ramp = [min(max((i - low) / span, 0.0), 1.0) for i in range(len(spectrum.frequencies))]
+        slow = ramp(spectrum.width, first, step, original, self.beta_fast, self.beta_slow, self.truncate)
         return replace(
             spectrum,
             frequencies=tuple(
-                f / self.factor * r + f * (1 - r) for f, r in zip(spectrum.frequencies, ramp, strict=True)
+                f / self.factor * r + f * (1 - r) for f, r in zip(spectrum.frequencies, slow, strict=True)
             ),
         )
+
+
+def ramp(
+    width: int, first: float, step: float, original: float, beta_fast: float, beta_slow: float, truncate: bool
+) -> list[float]:
+    """The share of each pair's frequency first x exp(-step i) that NTK-by-parts divides: 0 is kept, 1 divided.
+
+    Linear in the pair's index i, from that with beta_fast turns in `original` tokens to that with beta_slow, clamped to
+    0 .. width - 1 as in YaRN's code; `truncate` rounds them outwards to whole indices first.
+
+    Where no pair lies between them, the paper decides: pairs that all turn less than beta_slow times are divided, and
+    pairs that all turn more than beta_fast times are kept. YaRN's code and stock clamp without asking, and there do
+    something else: too slow, all pairs are kept (or the first alone, where the index rounds up to 0); fast enough, all
+    are divided where they lie below the clamped end. Only lengths of a few tokens, or tiny bases, come to that.
+    """
+
+    def index(turns: float) -> float:
+        """The index, whole or not, of the pair that makes this many turns in the original length."""
+        return math.log(original * first / (turns * 2 * math.pi)) / step
+
+    low, high = index(beta_fast), index(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    start, end = max(low, 0), min(high, width - 1)
+
+    def share(i: int) -> float:
+        if i <= low:
+            return 0.0
+        return 1.0 if i >= high else min(max((i - start) / (end - start), 0.0), 1.0)
+
+    return [share(i) for i in range(width // 2)]
 
 
 @dataclass(frozen=True)
@@ -351,7 +365,8 @@ class Llama3(Scaling):
     """Llama 3.1's: theta_i where lambda_i < L/high, theta_i / s where lambda_i > L/low (arXiv 2407.21783; Meta's code).
 
     Between them (1-a) theta_i / s + a theta_i with a = (L/lambda_i - low) / (high - low). Llama 3.1 has s 8, low 1,
-    high 4, L 8192 (3.2: s 32).
+    high 4, L 8192 (3.2: s 32). Where low is high (Llama 4 Scout), there is nothing between: a step, and a pair right at
+    it is kept (Meta's code refuses such numbers, and stock gives NaN for that one pair).
     """
 
     factor: float
@@ -369,9 +384,9 @@ class Llama3(Scaling):
         _check_original(self.original)
         _check_positive("low_freq_factor", self.low_freq_factor, "turns within the original length")
         _check_positive("high_freq_factor", self.high_freq_factor, "turns within the original length")
-        if self.high_freq_factor <= self.low_freq_factor:
+        if self.high_freq_factor < self.low_freq_factor:
             raise ValueError(
-                f"high_freq_factor must exceed low_freq_factor, got {self.high_freq_factor} and "
+                f"high_freq_factor must not be below low_freq_factor, got {self.high_freq_factor} and "
                 f"{self.low_freq_factor}; Llama 3.1's are 4 and 1"
             )
 
@@ -379,11 +394,18 @@ class Llama3(Scaling):
         original, low, high = _original(self), self.low_freq_factor, self.high_freq_factor
 
         def scaled(frequency: float) -> float:
-            turns = original * frequency / (2 * math.pi)
-            smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
-            return (1 - smooth) * frequency / self.factor + smooth * frequency
+            kept = kept_share(original * frequency / (2 * math.pi), low, high)
+            return (1 - kept) * frequency / self.factor + kept * frequency
 
         return replace(spectrum, frequencies=tuple(map(scaled, spectrum.frequencies)))
+
+
+def kept_share(turns: float, low: float, high: float) -> float:
+    """The share of a frequency that Llama 3's scaling keeps, of a pair that makes so many turns in the original length:
+    0 below `low`, 1 from `high` on, linear between."""
+    if turns >= high:
+        return 1.0
+    return 0.0 if turns <= low else (turns - low) / (high - low)
 
 
 @dataclass(frozen=True)
