@@ -21,6 +21,7 @@ from whorl.comparison.models import build
 from whorl.comparison.running import load_trial, read_result, snapshots_of
 from whorl.comparison.settings import Settings
 from whorl.comparison.training import snapshot_steps
+from whorl.inspection.sources import source
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,6 @@ def test_the_report_is_written(finished: tuple[Path, dict]) -> None:
         for trial in results["trials"]:
             assert trial["notation"] in (out / report).read_text()
     assert (out / "figures" / "perplexity.png").stat().st_size > 1000
-    assert (out / "tokenizer" / "tokenizer.json").exists()
 
 
 def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, dict], text: Path) -> None:
@@ -143,6 +143,25 @@ def test_a_damaged_result_is_named(finished: tuple[Path, dict], text: Path, tmp_
     assert f"left out of the report: {rope}/result.json is" in caplog.text
     assert f"the learning curve of {hope.name} is left out" in caplog.text
     assert {t["id"] for t in found["trials"]} == {p.name for p in (hope, *others)}
+
+
+def test_a_trial_keeps_the_tokenizer_and_the_digest_of_its_text(text: Path, tmp_path: Path, caplog) -> None:
+    mine, out = tmp_path / "text", tmp_path / "out"
+    shutil.copytree(text, mine)
+    first = whorl.compare(["rope"], out=out, text=str(mine), **SMALL)["trials"][0]
+    before = source(str(out / "trials" / first["id"]))
+    assert before.holds_out(before.text)
+    words = before.tokenizer().get_vocab()
+    (mine / "more.txt").write_text("zzzz yyyy xxxx " * 9000)
+    second = whorl.compare(["rope"], out=out, text=str(mine), **SMALL)["trials"][0]
+    after = source(str(out / "trials" / second["id"]))
+    assert first["id"] != second["id"]
+    assert after.tokenizer().get_vocab() != words
+    assert before.tokenizer().get_vocab() == words, "the first trial's is its own"
+    assert after.holds_out(after.text)
+    assert not before.holds_out(before.text)
+    assert "is not the text any more" in caplog.text
+    assert Path(before.text).is_absolute()
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, text: Path) -> None:

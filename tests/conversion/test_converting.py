@@ -56,7 +56,7 @@ def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
     assert written["healed"][str(LENGTH)] == report["healed"][LENGTH]
     again = whorl.load(tmp_path / "out")
     assert str(whorl.encoding_of(again)) == f"hope:train_length={LENGTH}"
-    task = language(text, str(folder.parents[1] / "tokenizer"), LENGTH, (LENGTH, 4 * LENGTH), 4, LENGTH // 4)
+    task = language(text, str(folder / "tokenizer"), LENGTH, (LENGTH, 4 * LENGTH), 4, LENGTH // 4)
     assert converting.evaluated(again, task)[LENGTH] == pytest.approx(report["healed"][LENGTH], abs=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "the Trainer's files are gone"
 
@@ -64,7 +64,7 @@ def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
 def test_the_control_is_the_untouched_model_trained_alike(trial: tuple[Path, str], tmp_path: Path) -> None:
     """Training is deterministic: converting rope to a rope that is the same in all but its name gives the control."""
     folder, text = trial
-    task = language(text, str(folder.parents[1] / "tokenizer"), LENGTH, (LENGTH,), 4, 8)
+    task = language(text, str(folder / "tokenizer"), LENGTH, (LENGTH,), 4, 8)
     from whorl.inspection.sources import source
 
     healing = Healing(4 * 8 * LENGTH, LENGTH, batch_size=8, precision="fp32")

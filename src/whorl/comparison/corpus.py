@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -58,6 +59,15 @@ def read_documents(source: str) -> list[str]:
     if not documents:
         raise ValueError(f"no text in {source!r}: all that was found is empty; try another text ({SOURCES})")
     return documents if len(documents) > 1 else _cut(documents[0])
+
+
+def digest(documents: Iterable[str]) -> str:
+    """sha256, hex, of documents in their order: whether a text is still the one that a model was trained on."""
+    found = hashlib.sha256()
+    for text in documents:
+        encoded = text.encode("utf-8", "surrogatepass")
+        found.update(len(encoded).to_bytes(8, "little") + encoded)
+    return found.hexdigest()
 
 
 def split_documents(documents: Sequence[str], holdout: float = 0.1, seed: int = 0) -> tuple[list[str], list[str]]:

@@ -82,7 +82,6 @@ def compare(
     if state.is_main_process:
         outputs.mark(folder, by="compare")
         write_json(folder / "config.json", resolved.to_dict())
-        task.save_tokenizer(folder / "tokenizer")
     display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
     for trial in trials:
         finished = _result(folder, trial) is not None
@@ -143,6 +142,8 @@ class _Run:
         settings, task = self.settings, self.task
         folder = self.folder / "trials" / trial.id
         folder.mkdir(parents=True, exist_ok=True)
+        if PartialState().is_main_process:
+            task.save_tokenizer(folder / "tokenizer")
         model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
         dataset = task.training_set(trial.seed, settings.steps * settings.batch_size)
         with display.training(trial.id, settings.steps) as update:
@@ -171,6 +172,7 @@ class _Run:
                 "config": trial.encoding.to_dict(),
                 "settings": settings.to_dict(),
                 "data": self.data,
+                "text": task.text(),
                 "vocab_size": task.vocab_size,
                 "eos_token_id": task.eos_token_id,
                 "machine": self.facts["machine"],
@@ -192,7 +194,7 @@ class _Run:
                 continue
             if earlier["data"] == self.data:
                 done.append(earlier)
-        inner = ("config", "settings", "data", "vocab_size", "eos_token_id", "machine", "versions")
+        inner = ("config", "settings", "data", "text", "vocab_size", "eos_token_id", "machine", "versions")
         results = {
             "whorl": whorl.__version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -99,7 +99,7 @@ def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, say: Sa
     """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
     from whorl.conversion.converting import language, train_on
 
-    where = str(found.folder.parents[1] / "tokenizer") if found.folder else found.name
+    where = found.tokenizer_name
     length = healing.train_length
     task = language(text, where, length, (length,), 4, max(1, length // 4))
     trained = model
@@ -189,7 +189,7 @@ def run_convert(
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
     chosen = text or found.text or "stdlib"
-    where = str(found.folder.parents[1] / "tokenizer") if found.folder else name
+    where = found.tokenizer_name
     task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
     healing = Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}

@@ -49,7 +49,7 @@ def run(
         limit = train_length or found.train_length or _declared(model)
         tokens = length or REACH * limit
         from_text = text or found.text or "stdlib"
-        heldout = found.folder is not None and from_text == found.text
+        heldout = found.holds_out(from_text)
         ids = text_windows(from_text, found.tokenizer(), tokens, windows, heldout, seed)
 
         def keep(inspection: Inspection, folder: Path = folder) -> None:

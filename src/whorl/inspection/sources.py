@@ -33,6 +33,7 @@ class Source:
     steps: tuple[int, ...] = ()
     folder: Path | None = None  # of a trial
     reads: tuple[str, ...] = ()
+    text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
         """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed."""
@@ -45,7 +46,26 @@ class Source:
         return _streamed(self.name) if stream_layers else _loaded(self.name)
 
     def tokenizer(self) -> Any:
-        return corpus.load_tokenizer(str(self.folder.parents[1] / "tokenizer") if self.folder else self.name)
+        return corpus.load_tokenizer(self.tokenizer_name)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Where its tokenizer lies: a trial has its own, and had the comparison's in earlier versions."""
+        if self.folder is None:
+            return self.name
+        own = self.folder / "tokenizer"
+        return str(own if own.exists() else self.folder.parents[1] / "tokenizer")
+
+    def holds_out(self, text: str) -> bool:
+        """Whether this is the text that a trial was trained on, of which a part was held out; not if it has changed."""
+        if self.folder is None or self.text not in (text, str(Path(text).absolute())):
+            return False
+        if self.text_digest in (None, corpus.digest(corpus.read_documents(text))):
+            return True
+        log.warning(
+            "%s is not the text any more that %s was trained on: nothing of it counts as held out", text, self.name
+        )
+        return False
 
 
 def source(name: str) -> Source:
@@ -53,13 +73,16 @@ def source(name: str) -> Source:
     path = Path(name)
     result = path / "result.json"
     if result.exists():
-        from whorl.comparison import snapshots_of
+        from whorl.comparison.running import read_result, snapshots_of
 
-        facts = json.loads(result.read_text())
-        settings = facts["settings"]
+        facts = read_result(result)
+        settings, text = facts["settings"], facts.get("text") or {}
         label = f"{facts['notation']}, seed {facts['seed']}"
         reads = (str(path), str(path.parents[1] / "tokenizer"), settings["model"])
-        return Source(label, settings["train_length"], settings["text"], tuple(snapshots_of(path)), path, reads)
+        return Source(
+            label, settings["train_length"], text.get("source", settings["text"]), tuple(snapshots_of(path)), path,
+            reads, text.get("sha256"),
+        )  # fmt: skip
     if (path / "trials").is_dir():
         trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
         raise ValueError(

@@ -100,6 +100,10 @@ class Task(ABC):
         """Writes the tokenizer beside a model, where the task has one."""
         return None
 
+    def text(self) -> dict[str, str] | None:
+        """Where the text lies ("source": an absolute path, or its name) and its "sha256"; None for a task without."""
+        return None
+
     def fingerprint(self) -> str:
         """sha256, hex, of all that determines the data: equal fingerprints, equal examples and evaluation sets."""
         s = self.settings

@@ -41,7 +41,9 @@ class Language(Task):
                 f"the shortest length, {min(settings.lengths)} tokens, must exceed the {settings.tail} target tokens "
                 "at the end of each window; try a longer length or a smaller tail"
             )
-        train, heldout = corpus.split_documents(corpus.read_documents(settings.text), seed=settings.data_seed)
+        documents = corpus.read_documents(settings.text)
+        self.digest = corpus.digest(documents)
+        train, heldout = corpus.split_documents(documents, seed=settings.data_seed)
         if settings.tokenizer is None:
             self.tokenizer = corpus.train_tokenizer(train, settings.vocab_size)
         else:
@@ -122,6 +124,10 @@ class Language(Task):
             "tokens": len(nll) * tail,
             "stderr": perplexity * float(per_window.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
         }
+
+    def text(self) -> dict[str, str]:
+        path = Path(self.settings.text)
+        return {"source": str(path.absolute()) if path.exists() else self.settings.text, "sha256": self.digest}
 
     def save_tokenizer(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(folder)
