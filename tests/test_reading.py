@@ -101,7 +101,7 @@ def test_a_base_stretched_by_alpha_is_named_by_its_base() -> None:
 def test_a_spectrum_that_depends_on_the_length_is_read_as_one_that_does() -> None:
     """What attaching it means is in test_length_dependent.py."""
     lists = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
-    assert own("llama", **rope("dynamic", factor=2.0)) == "rope~dynamic-ntk:factor=2,original=64"
+    assert own("llama", **rope("dynamic", factor=2.0)) == "rope~dynamic-ntk:factor=2,original=64,step=1"
     assert whorl.encoding_of(tiny_model("llama", **rope("longrope", factor=2.0, **lists))) == whorl.parse(
         "rope~longrope:short_factor=1@1@1@1@1@1@1@1,long_factor=4@4@4@4@4@4@4@4,factor=2,original=64"
     )

@@ -90,7 +90,8 @@ class Contexts:
     def __init__(self, positions: torch.Tensor) -> None:
         self.positions = positions
         self.queries: dict[tuple[Scaled, int], list[SameSpectrum]] = {}
-        self.tables: list[tuple[Spectrum, torch.Tensor, Tables]] = []
+        self.tables: dict[tuple[Spectrum, torch.dtype], list[tuple[torch.Tensor, Tables]]] = {}
+        self.entries = 0  # of all these tables
 
     def of(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
         """The distinct spectra of these queries: those at position p see a context of p + 1 tokens."""
@@ -112,14 +113,15 @@ class Contexts:
 
     def tables_of(self, spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype) -> Tables:
         """`rotation_tables`, kept for the layers that ask for the same; the oldest go first."""
-        made = torch.float64 if dtype == torch.float64 else torch.float32
-        for known, at, tables in self.tables:
-            if known == spectrum and tables.cos.dtype == made and _same(at, positions):
+        key = spectrum, torch.float64 if dtype == torch.float64 else torch.float32
+        for at, tables in self.tables.get(key, ()):
+            if _same(at, positions):
                 return tables
         tables = rotation_tables(spectrum, positions, dtype)
-        self.tables.append((spectrum, positions, tables))
-        while len(self.tables) > 1 and sum(t.cos.numel() for _, _, t in self.tables) > KEPT:
-            self.tables.pop(0)
+        self.tables.setdefault(key, []).append((positions, tables))
+        self.entries += tables.cos.numel()
+        while self.entries > KEPT and (oldest := next(iter(self.tables))) != key:
+            self.entries -= sum(t.cos.numel() for _, t in self.tables.pop(oldest))
         return tables
 
 

@@ -119,7 +119,8 @@ class DynamicNTK(Scaling):
     Up to L nothing changes, and `spectrum` gives that. Stock takes L from max_position_embeddings.
 
     step: past L, l is rounded up to L plus a multiple of this many tokens, by default L / 4 (rounded down, at least 1),
-    so that a long text has few spectra; keys are turned anew for each. 1 is the formula as it stands, and stock's.
+    so that a long text has few spectra; keys are turned anew for each. 1 is the formula as it stands, and stock's, so
+    that is what `from_stock` gives: docs/extend.md says what it costs.
     """
 
     factor: float
@@ -547,7 +548,7 @@ def from_stock(rope_parameters: Mapping[str, Any], max_position_embeddings: int 
     if kind == "dynamic":
         if alpha := arguments.get("alpha"):
             return (NTK(alpha),)
-        return (DynamicNTK(needed("factor"), longest("for its original length")),)
+        return (DynamicNTK(needed("factor"), longest("for its original length"), step=1),)
 
     original = arguments.pop("original_max_position_embeddings", None)
     if original is None:
