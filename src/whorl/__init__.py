@@ -24,7 +24,7 @@ _EXPORTS = {
     "encoding_of": "whorl.reading",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
-    "load": "whorl.saving",
+    "load": "whorl.loading",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
     "Spectrum": "whorl.encodings",
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
     from whorl.inspection import Inspection, inspect
+    from whorl.loading import load
     from whorl.reading import encoding_of
-    from whorl.saving import load
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""KEEP: `model.save_pretrained(dir)` of a model with an encoding, and `whorl.load(dir)`.
+"""KEEP: `model.save_pretrained(dir)` of a model with an encoding. `whorl.loading` reads it again.
 
 What stock transformers can express is written natively: the saved config says it in stock terms, and
 `from_pretrained(dir)` gives the same logits where whorl is not installed. Anything else is written under its own key,
@@ -12,27 +12,24 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.attaching import NAMED, attach, attached, layer_plan
-from whorl.encodings import Encoding, Spectrum, from_dict
+from whorl.attaching import attached, layer_plan
+from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_rotations, same_spectrum
+from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_spectrum
 
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
 GUARD = (
     "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding.safetensors"
 )
-HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
 
 
@@ -145,7 +142,7 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
     """Whether the stock rotary module, built from a config with these settings as a load would, has this spectrum, and
     at every length."""
     try:
-        with _quiet():
+        with quiet():
             config = type(host.rotary.config).from_dict(
                 {**host.rotary.config.to_dict(), "rope_parameters": copy.deepcopy(settings)}
             )
@@ -211,127 +208,17 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
     own = open_host(model).position_table
     offset = getattr(own, "offset", 0)
     name = next(n for n, m in model.named_modules() if m is own) + ".weight"
-    learned = next((v for k, v in state.items() if _is_ours(k)), table)
+    learned = next((v for k, v in state.items() if is_ours(k)), table)
     rows = torch.cat([own.weight[:offset].to(learned), learned.detach()])
-    return {k: rows if k == name else v for k, v in state.items() if not _is_ours(k)}
+    return {k: rows if k == name else v for k, v in state.items() if not is_ours(k)}
 
 
-def _is_ours(key: str) -> bool:
+def is_ours(key: str) -> bool:
     return "whorl" in key.split(".")
 
 
-def load(name_or_path: Any, **kwargs: Any) -> Any:
-    """Loads a model that was saved with an encoding, and attaches it; any other checkpoint loads as stock does.
-
-    name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
-    arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
-
-    Raises ValueError when the config and the recorded encoding contradict each other, or weights are missing.
-
-    >>> model = whorl.load("path/to/dir")
-    >>> whorl.encoding_of(model)
-    ALiBi()
-    """
-    import transformers
-
-    hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
-    if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
-        return _load_adapter(name_or_path, hub, kwargs)
-    config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(name_or_path, **hub)
-    record = config.__dict__.pop(CONFIG_KEY, None)
-    if record is None:
-        cls = _class(config.architectures, transformers.AutoModelForCausalLM)
-        return cls.from_pretrained(name_or_path, config=config, **kwargs)
-    encoding = from_dict(record["encoding"])
-    config.__dict__.pop("transformers_weights", None)
-    config.architectures = [record["architecture"]]
-    cls = _class(config.architectures, None)
-    with _quiet():  # whorl's own entries are no surprise; the others are looked at here
-        model, found = cls.from_pretrained(name_or_path, config=config, output_loading_info=True, **kwargs)
-    missing = sorted(found["missing_keys"])
-    unexpected = sorted(k for k in found["unexpected_keys"] if not _is_ours(k))
-    if missing or unexpected:
-        raise ValueError(
-            f"{name_or_path} does not hold the weights of a {cls.__name__}: missing {missing or 'none'}, "
-            f"not known to it {unexpected or 'none'}"
-        )
-    if record["stock"]:
-        _check_record(model, encoding, name_or_path)
-    name = model.name_or_path
-    attach(model, encoding)
-    model.name_or_path = name  # this directory says it all
-    _load_learned(model, name_or_path, hub)
-    return model
-
-
-def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
-    """The stock settings and whorl's record of them are in one file, and somebody may have changed one of the two."""
-    host, own = open_host(model), encoding_of(model)
-    agree = own == encoding if host.rotary is None else same_rotations(host, own, encoding)
-    if not agree:
-        raise ValueError(
-            f"the config in {where} says {own} in stock terms and {encoding} under {CONFIG_KEY!r}; somebody changed "
-            f"one of them. Delete the {CONFIG_KEY!r} entry to keep the stock one"
-        )
-
-
-def _class(architectures: list[str] | None, default: Any) -> Any:
-    import transformers
-
-    for name in architectures or []:
-        if hasattr(transformers, name):
-            return getattr(transformers, name)
-    if default is None:
-        raise ValueError(f"transformers {transformers.__version__} has no model class {architectures}")
-    return default
-
-
-def _load_learned(model: Any, where: Any, hub: dict[str, Any]) -> None:
-    """The encoding's own parameters, from the same safetensors as the rest."""
-    from safetensors import safe_open
-
-    wanted = dict(attached(model).named_parameters())  # type: ignore[union-attr]
-    if not wanted or isinstance(stock_form(model), StockForm):
-        return
-    index = _file(where, "model.safetensors.index.json", hub)
-    names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
-    for name in sorted(names):
-        with safe_open(_file(where, name, hub), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                short = key.rpartition("whorl.")[2]
-                if _is_ours(key) and short in wanted:
-                    with torch.no_grad():
-                        wanted.pop(short).copy_(file.get_tensor(key))
-    if wanted:
-        raise ValueError(f"{where} lacks the learned parameters {sorted(wanted)} of {encoding_of(model)}")
-
-
-def _load_adapter(where: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-    from peft import PeftConfig, PeftModel
-
-    base = PeftConfig.from_pretrained(where, **hub).base_model_name_or_path
-    if not base:
-        raise ValueError(f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path)")
-    path, attached_in_memory, notation = base.partition(NAMED)
-    model = load(path, **kwargs)
-    if attached_in_memory:
-        encoding = encoding_of(attach(model, notation))
-        if any(True for _ in attached(model).parameters()):  # type: ignore[union-attr]
-            raise ValueError(
-                f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
-                "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
-            )
-    return PeftModel.from_pretrained(model, where, **hub)
-
-
-def _file(where: Any, name: str, hub: dict[str, Any]) -> str | None:
-    from transformers.utils import cached_file
-
-    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **hub)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -10,6 +10,7 @@ import torch
 from whorl.attaching import attach
 from whorl.comparison.settings import MODELS, Settings
 from whorl.encodings import Encoding
+from whorl.loading import from_pretrained
 
 # Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
 # SDPA, whose backward is slow: 1.4, 1.2 and 1.3 times the speed at 128, 256 and 512 (experiments/0001-language/LOG.md).
@@ -48,7 +49,7 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     has_weights = not path.is_file() and (not path.exists() or any(path.glob("*.safetensors*")))
     try:
         if has_weights and weights:
-            model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32, use_safetensors=True)
+            model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32, use_safetensors=True)
         else:
             config = AutoConfig.from_pretrained(settings.model)
             if not has_weights:

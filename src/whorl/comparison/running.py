@@ -34,6 +34,7 @@ from whorl.comparison.tasks import get
 from whorl.comparison.tasks.base import Task, TaskSettings
 from whorl.encodings import Encoding, from_dict
 from whorl.hosts import OpenHost, open_host
+from whorl.loading import load_weights
 from whorl.reports import comparison as report
 
 log = logging.getLogger(__name__)
@@ -107,8 +108,6 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
 
     step: the training step of a snapshot; None for the end of the training.
     """
-    from safetensors.torch import load_model
-
     folder = Path(folder)
     if not (folder / "result.json").exists():
         raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
@@ -119,7 +118,7 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     kept = snapshots_of(folder)
     if step is not None and step not in kept:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
-    load_model(model, folder / "model.safetensors" if step is None else kept[step])
+    load_weights(model, folder / "model.safetensors" if step is None else kept[step])
     return for_evaluation(model)
 
 

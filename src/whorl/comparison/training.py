@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from whorl.comparison.checkpoints import complete, contents, discard_damaged, resume_point
 from whorl.comparison.files import read_json, write_json
 from whorl.comparison.settings import Settings, Trial
+from whorl.loading import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def train(
     if record is not None:
         if state.is_main_process:  # a kill may have come between the record and their removal
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        load_model(model, weights)
+        load_weights(model, weights)
         return record
     if state.is_main_process:
         discard_damaged(folder / "checkpoints")

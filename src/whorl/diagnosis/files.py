@@ -136,7 +136,7 @@ def load(files: Files) -> tuple[Any, Files]:
     """
     import transformers
 
-    from whorl.saving import load as load_model
+    from whorl.loading import load as load_model
 
     try:
         config = transformers.AutoConfig.from_pretrained(files.path, trust_remote_code=False)

@@ -104,7 +104,7 @@ def _base_of_adapter(path: Path) -> tuple[str, ...]:
 
 
 def _loaded(name: str, **how: Any) -> Any:
-    from whorl.saving import load
+    from whorl.loading import load
 
     try:
         return load(name, dtype="auto", **how).eval()
