@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from whorl.encodings import parse
@@ -203,13 +204,128 @@ def test_a_recomputed_rotation_does_not_turn_twice(impl: str, inplace: bool) -> 
 
 
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
-def test_in_place_turns_an_expanded_gradient_out_of_place(impl: str) -> None:
-    """sum() hands back one number for all: turning it in place would turn it once for every element."""
+@pytest.mark.parametrize("compiled", [False, True])
+def test_in_place_leaves_gradients_to_the_branches_that_share_them(impl: str, compiled: bool) -> None:
+    """A sum hands one gradient to both of its terms, and sum() one number for all elements."""
+    torch.use_deterministic_algorithms(False)
+    if compiled and impl == "triton":
+        pytest.skip("its interpreter does not run in a compiled graph")
     tables = rotation_tables(parse("rope").spectrum(16), torch.arange(5))
-    x = torch.randn(2, 3, 5, 16, requires_grad=True)
-    in_place = torch.autograd.grad(rotate(x * 1, None, tables, inplace=True, impl=impl)[0].sum(), x)[0]
-    out_of_place = torch.autograd.grad(rotate(x, None, tables, impl=impl)[0].sum(), x)[0]
-    torch.testing.assert_close(in_place, out_of_place)
+    x, weight = torch.randn(2, 3, 5, 16, requires_grad=True), torch.randn(2, 3, 5, 16)
+
+    def shared(x: torch.Tensor, inplace: bool, impl: str) -> torch.Tensor:
+        before = x * 3
+        turned, _ = rotate(before * 1, None, tables, inplace=inplace, impl=impl)
+        return ((turned + before) * weight).sum()
+
+    def expanded(x: torch.Tensor, inplace: bool, impl: str) -> torch.Tensor:
+        return rotate(x * 1, None, tables, inplace=inplace, impl=impl)[0].sum()
+
+    for loss in (shared, expanded):
+        made = torch.compile(loss, backend="aot_eager") if compiled else loss
+        expected = torch.autograd.grad(loss(x, False, "reference"), x)[0]
+        torch.testing.assert_close(torch.autograd.grad(made(x, True, impl), x)[0], expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_what_shares_memory_is_not_turned_in_place(impl: str) -> None:
+    memory = torch.randn(1, 4, 5, 16)
+    before, shared = memory.clone(), "q and k share memory, which would turn twice in place; use inplace=False"
+    for q, k in ((memory, memory), (memory, memory.view(1, 4, 5, 16)), (memory[:, :3], memory[:, 1:])):
+        with pytest.raises(ValueError, match=shared):
+            rotate(q, k, table(), inplace=True, impl=impl)
+        expected = rotate(q.clone(), k.clone(), table(), impl="reference")
+        torch.testing.assert_close(rotate(q, k, table(), impl=impl), expected)
+    windows = memory.flatten().as_strided((1, 2, 5, 16), (0, 8, 16, 1))
+    with pytest.raises(ValueError, match=r"q overlaps itself \(its shape is \(1, 2, 5, 16\) and its strides are"):
+        rotate(windows, None, table(), inplace=True, impl=impl)
+    assert torch.equal(memory, before), "refused before anything is turned"
+    expected, _ = rotate(windows.clone(), None, table(), impl="reference")
+    torch.testing.assert_close(rotate(windows, None, table(), impl=impl)[0], expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_parts_of_one_projection_are_turned_in_place(impl: str) -> None:
+    """They lie between one another and share nothing."""
+    projected = torch.randn(2, 5, 8 * 16)
+    q, k, v = (x.unflatten(2, (-1, 16)).transpose(1, 2) for x in projected.split([64, 32, 32], 2))
+    expected, values = rotate(q.clone(), k.clone(), table(), impl="reference"), v.clone()
+    rotate(q, k, table(), inplace=True, impl=impl)
+    for x, y in zip((q, k, v), (*expected, values), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_overlap_is_noticed_while_a_graph_is_compiled() -> None:
+    def turned(x: torch.Tensor, first: int) -> list[torch.Tensor]:
+        x = x * 1
+        return [y.clone() for y in rotate(x[:, :2], x[:, first:], table(), inplace=True, impl="cpu")]
+
+    x, compiled = torch.randn(2, 4, 5, 16), torch.compile(turned, backend="aot_eager")
+    with pytest.raises(Exception, match="q and k share memory"):  # which torch.compile wraps
+        compiled(x, 1)
+    torch.testing.assert_close(compiled(x, 2), turned(x, 2))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+@pytest.mark.parametrize("which", ["q", "k", "cos", "sin", "gradient", "the imaginary part of a conjugate"])
+def test_views_that_say_minus(which: str, impl: str, inplace: bool) -> None:
+    """A lazy conjugate's imaginary part has the opposite numbers in memory, and a bit that says so."""
+    names = dict(zip(("q", "k"), inputs(5, 16, torch.float32), strict=True), **table()._asdict())
+    names["gradient"] = torch.randn(2, 4, 5, 16)
+    expected_names = dict(names)
+    if which in names:
+        names[which] = torch._neg_view(-names[which])
+    else:
+        names["q"] = torch.randn(2, 4, 5, 16, dtype=torch.complex64).conj().imag
+        expected_names["q"] = names["q"].resolve_neg()
+    assert any(isinstance(x, torch.Tensor) and x.is_neg() for x in names.values())
+
+    def run(given: dict, impl: str, inplace: bool) -> list[torch.Tensor]:
+        tables = Tables(given["cos"], given["sin"], 0, 16)
+        leaf = given["q"].detach().clone().requires_grad_()
+        turned, _ = rotate(leaf * 1, None, tables, impl=impl, inplace=inplace)
+        q, k = rotate(given["q"], given["k"], tables, impl=impl, inplace=inplace)
+        return [q, k, torch.autograd.grad(turned, leaf, given["gradient"])[0]]
+
+    expected = [x.clone() for x in run(expected_names, "reference", False)]
+    for got, wanted in zip(run(names, impl, inplace), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+class Named(torch.Tensor):
+    """A subclass that holds its own numbers, as torchvision's are."""
+
+
+class Wrapped(torch.Tensor):
+    """A subclass that wraps a tensor, as DTensor does, and has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Wrapped:
+        how = {"strides": inner.stride(), "dtype": inner.dtype, "device": inner.device}
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args, kwargs=None):
+        args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
+        return tree_map_only(torch.Tensor, Wrapped, function(*args, **kwargs))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("impl", ["auto", "reference", *IMPLS])
+def test_tensor_subclasses(impl: str, inplace: bool) -> None:
+    x = torch.randn(2, 3, 5, 16)
+    expected = rotate(x.clone(), None, table(), impl="reference")[0]
+    named, inner = x.clone().as_subclass(Named), x.clone()
+    got = rotate(named, None, table(), impl=impl, inplace=inplace)[0]
+    assert type(got) is Named
+    torch.testing.assert_close(got.as_subclass(torch.Tensor), expected)
+    got = rotate(Wrapped(inner), None, table(), impl=impl, inplace=inplace)[0]
+    assert type(got) is Wrapped
+    torch.testing.assert_close(got.inner, expected)
+    torch.testing.assert_close(inner, expected if inplace else x)
 
 
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
@@ -220,6 +336,22 @@ def test_nothing_to_turn(impl: str) -> None:
     empty = torch.empty(2, 4, 0, 16)
     turned, _ = rotate(empty, None, rotation_tables(parse("rope").spectrum(16), torch.arange(0)), impl=impl)
     assert turned.shape == empty.shape
+    no_channels = torch.empty(2, 4, 5, 0)
+    assert (
+        rotate(no_channels, None, Tables(torch.ones(1, 5, 0), torch.ones(1, 5, 0), 0, 0), impl=impl)[0] is no_channels
+    )
+    no_batch = rotate(torch.empty(0, 4, 5, 16), torch.empty(0, 2, 5, 16), table(), impl=impl)
+    assert [x.shape for x in no_batch] == [(0, 4, 5, 16), (0, 2, 5, 16)]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_one_of_two_has_no_heads(impl: str, inplace: bool) -> None:
+    """The other turns all the same."""
+    x, none = torch.randn(2, 3, 5, 16), torch.empty(2, 0, 5, 16)
+    expected = rotate(x, None, table(), impl="reference")[0]
+    torch.testing.assert_close(rotate(none, x.clone(), table(), impl=impl, inplace=inplace)[1], expected)
+    torch.testing.assert_close(rotate(x.clone(), none, table(), impl=impl, inplace=inplace)[0], expected)
 
 
 def table(tokens: int = 5, head_dim: int = 16, batch: int = 1) -> Tables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,11 +12,13 @@ from torch.autograd.graph import increment_version
 
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
+from whorl.ops.derivatives import batch_of_gradients, plain, transformed
 from whorl.ops.impl import cpu, reference
+from whorl.ops.overlap import overlap, overlaps_itself, reach
 
 LAYOUTS = ("half", "interleaved")
 IMPLS = ("auto", "reference", "cpu", "triton")
-PLAIN = (torch.Tensor, torch.nn.Parameter)
+SHARED = "q and k share memory, which would turn twice in place; use inplace=False"
 
 
 class Tables(NamedTuple):
@@ -75,34 +78,39 @@ def rotate(
                strides; float64, float32, bfloat16 or float16; k may have its own head count, or be None
     layout     "half": pair i is channels (i, i + width/2), as in Llama and GPT-NeoX;
                "interleaved": channels (2i, 2i + 1), as in RoFormer and GPT-J
-    inplace    q and k themselves are turned and returned; the pairs that stand still are neither read nor written. In
-               the backward pass, the gradients that arrive are turned in place too.
+    inplace    q and k themselves are turned and returned; the pairs that stand still are neither read nor written. They
+               may share no memory, or it would turn twice. The backward pass is out of place: gradients may be shared.
     impl       "reference", "cpu" (a C loop) or "triton"; one asked for by name runs or raises. "auto" takes the
-               environment's WHORL_IMPL, or else the fastest that the inputs' device has.
+               environment's WHORL_IMPL, or else the fastest that the inputs' device has; "reference" under torch.func
+               and where a forward-mode derivative is taken, which the others cannot follow.
 
-    The arithmetic is float32 (float64 for float64 inputs), cast back once. Gradients reach q, k and, out of place, the
-    tables (and so learned frequencies). Raises ValueError for arguments that do not fit one another.
+    The arithmetic is float32 (float64 for float64 inputs), cast back once. Gradients of any order reach q, k and, out
+    of place, the tables (and so learned frequencies). Raises ValueError for arguments that do not fit one another.
     """
     cos, sin, first, width = tables
     tensors = [q] if k is None else [q, k]
     compiling = torch.compiler.is_compiling()
-    eager = not compiling and _plain(tensors)
+    eager = not compiling and plain((*tensors, cos, sin))
     seen = (_seen(q), None if k is None else _seen(k), _seen(cos), _seen(sin))
     asked = _Asked(*seen, first, width, layout, heads_dim, inplace)
+    loops = spans = None
     if eager:
-        loops = _checked(asked)
+        loops, spans = _checked(asked)
     else:
         _check(asked)
-        loops = None
-    if not compiling:  # the operator chooses when it runs
+    if not compiling or transformed() is not None:  # else the operator chooses when it runs
         impl = choose(impl, q.device)
+    if inplace and k is not None and (k is q or (spans is not None and transformed() is None and _share(q, k, spans))):
+        raise ValueError(SHARED)
     if cos.shape[-1] == 0 or q.numel() == 0:
+        if k is not None and cos.shape[-1] and k.numel():
+            k = rotate(k, None, tables, layout=layout, heads_dim=heads_dim, inplace=inplace, impl=impl)[0]
         return q, k
     learned = cos.requires_grad or sin.requires_grad
     differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
     if inplace and differentiable and learned:
         raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
-    if loops is not None and impl == "cpu" and not differentiable:
+    if loops is not None and impl == "cpu" and not differentiable and not _any_negative((q, k, cos, sin)):
         turned = tensors if inplace else [torch.empty_like(x) for x in tensors]
         cpu.run(loops, tensors, turned, cos, sin)
         if inplace:
@@ -132,12 +140,17 @@ def choose(impl: str, device: torch.device) -> str:
     if asked not in IMPLS:
         where = "" if impl != "auto" else " (from the environment's WHORL_IMPL)"
         raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {asked!r}{where}")
+    following = transformed()
+    if asked == "auto" and following is not None:
+        return "reference"
     if asked == "auto":
         if device.type == "cpu":
             return "reference" if cpu.available() else "cpu"
         return "triton" if device.type == "cuda" and _triton_missing(device) is None else "reference"
-    why = None
-    if asked == "cpu":
+    why = None if asked == "reference" else following
+    if why is not None:
+        pass
+    elif asked == "cpu":
         why = cpu.available() if device.type == "cpu" else f"the inputs are on {device}"
     elif asked == "triton":
         why = _triton_missing(device)
@@ -242,13 +255,29 @@ def _check(asked: _Asked) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
-def _checked(asked: _Asked) -> cpu.Call | None:
-    """Checks a call, and says how the loops on a CPU would be called; None where tensors must be copied or cast first.
+class _Known(NamedTuple):
+    """What is remembered of calls that look alike."""
 
-    Remembered, since a small rotation takes less time than this.
-    """
+    loops: cpu.Call | None  # how those on a CPU are called; None where tensors must be copied or cast first
+    spans: tuple[int, int] | None  # bytes from the first to the last element of q and of k; None with one tensor
+
+
+@lru_cache(maxsize=1024)
+def _checked(asked: _Asked) -> _Known:
+    """Checks a call, and works out what it needs. Remembered, since a small rotation takes less time than this."""
     _check(asked)
+    q, k = asked.q, asked.k
+    for name, x in (("q", q), ("k", k)):
+        if asked.inplace and x is not None and overlaps_itself(*x[:2]):
+            raise ValueError(
+                f"{name} overlaps itself (its shape is {tuple(x[0])} and its strides are {x[1]}), so that several "
+                "elements are one: it cannot be turned in place"
+            )
+    spans = None if k is None or q[3].type == "meta" else (reach(*q[:2]) * q[2].itemsize, reach(*k[:2]) * k[2].itemsize)
+    return _Known(_described(asked), spans)
+
+
+def _described(asked: _Asked) -> cpu.Call | None:
     q, k, cos, sin, first, width, layout, heads_dim, inplace = asked
     dtype, device = q[2:]
     tables_fit = all(_laid_out(t).is_contiguous() and t[2] == _math(dtype) for t in (cos, sin))
@@ -264,23 +293,33 @@ def _laid_out(x: _Seen) -> torch.Tensor:
     return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
 
 
+def _share(q: torch.Tensor, k: torch.Tensor, spans: tuple[int, int]) -> bool:
+    """Whether an element of q is one of k's. Parts of one projection lie between one another, and share none."""
+    apart = k.data_ptr() - q.data_ptr()
+    if not -spans[1] < apart < spans[0]:
+        return False
+    size = q.element_size()
+    return bool(apart % size) or overlap(tuple(q.shape), q.stride(), tuple(k.shape), k.stride(), apart // size)
+
+
+def _any_negative(tensors: Iterable[torch.Tensor | None]) -> bool:
+    """Whether one is a view that says minus: what lies in memory is not its numbers."""
+    return any([x is not None and x.is_neg() for x in tensors])  # noqa: C419 (half of a generator's time)
+
+
 # Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
 # under torch.compile, and for fake and wrapped tensors, through an operator that torch knows.
-
-
-def _plain(tensors: list[torch.Tensor]) -> bool:
-    return all([type(x) in PLAIN and not x.is_meta for x in tensors])  # noqa: C419 (half of a generator's time)
 
 
 def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: Any, how: _How) -> None:
     math = _math(tensors[0].dtype)
     if cos.dtype != math:
         cos, sin = cos.to(math), sin.to(math)
+    cos, sin = cos.resolve_neg(), sin.resolve_neg()
     impl = choose(how.impl, tensors[0].device) if how.impl == "auto" else how.impl
     if impl == "reference":
         for x, y in zip(tensors, out, strict=True):
-            tables = (cos, how.sign * sin, how.first, how.width)
-            y.copy_(reference.rotate_one(x, *tables, layout=how.layout, heads_dim=how.heads_dim))
+            y.copy_(_by_reference(x, cos, sin, how))
         return
     backend: Any = cpu
     if impl == "triton":
@@ -290,25 +329,43 @@ def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: An
     )
 
 
+def _by_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, how: _How) -> torch.Tensor:
+    tables = (cos, how.sign * sin, how.first, how.width)
+    return reference.rotate_one(x, *tables, layout=how.layout, heads_dim=how.heads_dim)
+
+
 def _turn(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
-    if torch.compiler.is_compiling() or not _plain(tensors):
+    through_torch = torch.compiler.is_compiling() or not plain((*tensors, cos, sin))
+    if through_torch or any(map(batch_of_gradients, tensors)):
         k = tensors[1] if len(tensors) > 1 else None
-        return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))
-    tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+        return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))[: len(tensors)]
+    return _turn_now(tensors, cos, sin, how)
+
+
+def _turn_now(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
+    if transformed() is not None:  # of a derivative or gradients, which the forward pass did not know of
+        return [_by_reference(x, cos, sin, how) for x in tensors]
+    tensors = [(x if x.stride(-1) == 1 else x.contiguous()).resolve_neg() for x in tensors]
     out = [torch.empty_like(x) for x in tensors]
     _run(tensors, out, cos, sin, how)
     return out
 
 
 def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
-    if torch.compiler.is_compiling() or not _plain(tensors):
+    if torch.compiler.is_compiling() or not plain((*tensors, cos, sin)):
         torch.ops.whorl.rotate_(tensors[0], tensors[1] if len(tensors) > 1 else None, cos, sin, *how)
         return tensors
-    if all(x.stride(-1) == 1 for x in tensors):
+    return _turn_in_place_now(tensors, cos, sin, how)
+
+
+def _turn_in_place_now(
+    tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How
+) -> list[torch.Tensor]:
+    if all(x.stride(-1) == 1 for x in tensors) and not _any_negative(tensors):
         _run(tensors, tensors, cos, sin, how)
         increment_version(tensors)  # or a backward pass that has kept what was there would not notice
         return tensors
-    return [x.copy_(y) for x, y in zip(tensors, _turn(tensors, cos, sin, how), strict=True)]
+    return [x.copy_(y) for x, y in zip(tensors, _turn_now(tensors, cos, sin, how), strict=True)]
 
 
 def _table_gradients(
@@ -350,7 +407,7 @@ class _Rotate(torch.autograd.Function):
 
 
 class _RotateInPlace(torch.autograd.Function):
-    """In place, forward and backward."""
+    """In place. The backward pass is not: autograd hands one gradient to every branch that adds up to it."""
 
     @staticmethod
     def forward(ctx: Any, cos: torch.Tensor, sin: torch.Tensor, how: _How, *tensors: torch.Tensor) -> Any:
@@ -362,19 +419,15 @@ class _RotateInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         cos, sin = ctx.saved_tensors
-        own = all(0 not in g.stride() for g in grads)  # an expanded gradient is several elements in one
-        turned = rotate_back(list(grads), cos, sin, ctx.how, inplace=own)
-        return None, None, None, *turned
+        return None, None, None, *rotate_back(list(grads), cos, sin, ctx.how)
 
 
-def rotate_back(
-    grads: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How, inplace: bool = False
-) -> list[torch.Tensor]:
+def rotate_back(grads: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
     """Gradients turned by the opposite angle, differentiably where another derivative is asked for."""
     back = how.back()
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*grads, cos, sin)):
         return list(_Rotate.apply(cos, sin, back, *grads))
-    return (_turn_in_place if inplace else _turn)(grads, cos, sin, back)
+    return _turn(grads, cos, sin, back)
 
 
 _SIGNATURE = "Tensor cos, Tensor sin, int first, int width, str layout, int heads_dim, int sign, str impl"
@@ -385,13 +438,13 @@ _LIBRARY.define(f"rotate_(Tensor(a!) q, Tensor(b!)? k, {_SIGNATURE}) -> ()")
 
 @torch.library.impl(_LIBRARY, "rotate", "CompositeExplicitAutograd")
 def _rotate_op(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> Any:
-    turned = _turn([q] if k is None else [q, k], cos, sin, _How(*how))
+    turned = _turn_now([q] if k is None else [q, k], cos, sin, _How(*how))
     return turned[0], turned[1] if k is not None else q.new_empty(0)
 
 
 @torch.library.impl(_LIBRARY, "rotate_", "CompositeExplicitAutograd")
 def _rotate_in_place_op(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> None:
-    _turn_in_place([q] if k is None else [q, k], cos, sin, _How(*how))
+    _turn_in_place_now([q] if k is None else [q, k], cos, sin, _How(*how))
 
 
 @torch.library.register_fake("whorl::rotate", lib=_LIBRARY)
@@ -404,7 +457,10 @@ def _rotate_fake(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> Any:
 
 @torch.library.register_fake("whorl::rotate_", lib=_LIBRARY)
 def _rotate_in_place_fake(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> None:
-    return None
+    if k is not None and q.untyped_storage()._cdata == k.untyped_storage()._cdata:
+        lying = [tuple(map(int, of)) for x in (q, k) for of in (x.shape, x.stride())]
+        if overlap(*lying, int(k.storage_offset()) - int(q.storage_offset())):
+            raise ValueError(SHARED)
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
