@@ -334,8 +334,115 @@ def _() -> Any:
     return tiny_model("llama", **rope(settings))
 
 
+@planted("runs", "float16 that overflows, where float32 does not")
+def _() -> Any:
+    model = tiny_model("gpt2").half()
+    model.transformer.h[1].mlp.c_proj.bias.data[:] = 65000.0
+    model.transformer.h[2].mlp.c_proj.bias.data[:] = 65000.0
+    return model
+
+
 @planted("runs", "a weight that is not a number")
 def _() -> Any:
     model = tiny_model("llama")
     model.model.norm.weight.data[0] = float("nan")
     return model
+
+
+def _computing(model: Any, forward: Callable[..., Any]) -> Any:
+    """The model with another forward in its rotary module, as somebody's own class would have."""
+    module = rotary(model)
+    module.__class__ = type("OwnRotaryEmbedding", (type(module),), {"forward": forward})
+    return model
+
+
+def _tables(angles: torch.Tensor, x: torch.Tensor, amplitude: float = 1.0) -> Any:
+    both = torch.cat([angles, angles], -1)
+    return (amplitude * both.cos()).to(x.dtype), (amplitude * both.sin()).to(x.dtype)
+
+
+def _in_the_dtype_of_x(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+    return _tables(position_ids[..., None].to(x.dtype) * self.inv_freq.to(x.dtype), x)
+
+
+def _by_matmul(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+    """Autocast takes a product of matrices down to its own dtype."""
+    return _tables((self.inv_freq[None, :, None] @ position_ids[:, None].float()).mT, x)
+
+
+def _always_short(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+    return _tables(position_ids[..., None] * self.original_inv_freq, x, self.attention_scaling)
+
+
+def _switching_at(tokens: int) -> Callable[..., Any]:
+    def forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        long = int(position_ids.max()) + 1 > tokens
+        factors = torch.tensor(self.config.rope_parameters["long_factor" if long else "short_factor"])
+        plain = 1e4 ** -(torch.arange(0, 16, 2) / 16)
+        return _tables(position_ids[..., None] * plain / factors, x, self.attention_scaling)
+
+    return forward
+
+
+def _no_further(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+    return _tables(position_ids[..., None].clamp(max=62) * self.inv_freq, x)
+
+
+@planted("angles", "angles in the dtype of a model in bfloat16")
+def _() -> Any:
+    return _computing(_in_bfloat16(tiny_model("llama")), _in_the_dtype_of_x)
+
+
+@planted("angles", "angles in float16, at a length where it counts by halves")
+def _() -> Any:
+    model = tiny_model(
+        "llama", max_position_embeddings=2048, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
+    )
+    frequencies = rotary(model).inv_freq.clone()
+    model.half()
+    rotary(model).inv_freq = frequencies
+    return _computing(model, _in_the_dtype_of_x)
+
+
+@planted("angles", "angles by a product of matrices under the model's own autocast")
+def _() -> Any:
+    model = _computing(tiny_model("llama"), _by_matmul)
+    own = model.forward
+    model.forward = lambda *args, **kwargs: torch.autocast("cpu", torch.bfloat16)(own)(*args, **kwargs)
+    return model
+
+
+@planted("angles", "longrope that never takes its long list")
+def _() -> Any:
+    return _computing(tiny_model("llama", **rope(LONGROPE)), _always_short)
+
+
+@planted("angles batch", "longrope that switches one token early")
+def _() -> Any:
+    return _computing(tiny_model("llama", **rope(LONGROPE)), _switching_at(31))
+
+
+@planted("angles cache batch", "longrope that switches one token late")
+def _() -> Any:
+    return _computing(tiny_model("llama", **rope(LONGROPE)), _switching_at(33))
+
+
+@planted("angles", "dynamic NTK that never grows")
+def _() -> Any:
+    settings = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    return _computing(tiny_model("llama", **rope(settings)), _always_short)
+
+
+@planted("angles cache batch", "dynamic NTK that grows as if the length were another")
+def _() -> Any:
+    def forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        grown = max(1.0, 4.0 * (int(position_ids.max()) + 1) / 64 - 3.0 + 0.5 * (int(position_ids.max()) >= 64))
+        plain = (1e4 * grown ** (16 / 14)) ** -(torch.arange(0, 16, 2) / 16)
+        return _tables(position_ids[..., None] * plain, x)
+
+    return _computing(tiny_model("llama", **rope({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})), forward)
+
+
+@planted("angles shift", "positions that stop before the declared length")
+def _() -> Any:
+    return _computing(tiny_model("llama"), _no_further)

@@ -2,6 +2,7 @@
 
 meaning.py    the frequencies that a config's rope settings mean, in float64, from the papers' formulas
 reading.py    what a rotary module does, held against what its config means: one cause per difference
+angles.py     what reaches the layers, as the model runs it, on both sides of every border
 settings.py   checks of settings and modules: nothing runs but the rotary module
 knowing.py    whether the seams that were found are the model's own, and its weights numbers
 running.py    checks that run the model: cache, batch, padding, packing, shifts, which layers turn

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from whorl.diagnosis import files, running, settings, texts
+from whorl.diagnosis import angles, files, running, settings, texts
 from whorl.diagnosis.knowing import require_known
 from whorl.diagnosis.result import FAIL, NOT_APPLICABLE, Answer, Diagnosis, Finding, NotApplicable, judged
 from whorl.diagnosis.subject import Subject, openable
@@ -62,6 +62,15 @@ CHECKS = (
         "load with from_pretrained(dtype=...), which keeps them in float32, or whorl.attach(model, "
         "whorl.encoding_of(model))",
         settings.precision,
+    ),
+    Check(
+        "angles",
+        "cos and sin are right as the model runs",
+        "positions or frequencies cast to half precision within a forward, or by autocast, are radians off at far "
+        "positions; and frequencies must change at the length that the settings say, and nowhere else",
+        "compute angles in float32 whatever the model's dtype (autocast disabled); whorl.attach(model, "
+        "whorl.encoding_of(model)) computes them in float64",
+        angles.angles,
     ),
     Check(
         "settings",
@@ -199,7 +208,9 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
 
-    Models in half precision are examined in a float32 copy, and all against one in float64, where memory allows.
+    cos and sin are taken from the model as it runs, in its own dtype and autocast. Where two ways to the same outputs
+    are compared, models in half precision are run in a float32 copy, and all against one in float64, where memory
+    allows.
 
     Raises ValueError for a model without a known seam, or whose seams are a guess that a forward does not bear out; and
     for a directory without a config or safetensors, or that no model can be made of.

@@ -191,3 +191,21 @@ def depends_on_length(settings: Mapping[str, Any]) -> bool:
     if kind(settings) == "longrope":
         return settings.get("short_factor") != settings.get("long_factor")
     return kind(settings) == "dynamic" and not settings.get("alpha")
+
+
+def border(settings: Mapping[str, Any], sizes: Sizes) -> int:
+    """The tokens up to which the frequencies are the trained ones. (Stock `dynamic` goes by the declared length.)"""
+    original = settings.get("original_max_position_embeddings")
+    return sizes.max_position if kind(settings) == "dynamic" or not original else int(original)
+
+
+def meant_at(settings: Mapping[str, Any], sizes: Sizes, tokens: int) -> Turning | None:
+    """What these settings mean in an input of so many tokens: past the border, `dynamic` grows the base with each token
+    (Eq. of bloc97's dynamic NTK, as transformers has it), and `longrope` takes its long list (2402.13753)."""
+    if not depends_on_length(settings) or tokens <= border(settings, sizes):
+        return meant(settings, sizes)
+    if kind(settings) == "longrope":
+        return meant({**settings, "short_factor": settings["long_factor"]}, sizes)
+    width, factor = _width(settings, sizes), float(settings["factor"])
+    grown = factor * tokens / sizes.max_position - (factor - 1)
+    return meant({**settings, "rope_theta": float(settings["rope_theta"]) * grown ** (width / (width - 2))}, sizes)

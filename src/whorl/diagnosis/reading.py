@@ -48,6 +48,7 @@ class Reading:
 
     label: str
     settings: dict[str, Any]
+    sizes: Sizes
     done: Turning
     rebuilt: Turning | None
     meant: Turning | None
@@ -74,7 +75,7 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             meaning = None
         cause, note = _explained(settings, sizes, done, stored, again, meaning, nested, error)
-        found.append(Reading(label, settings, done, again, meaning, cause, note))
+        found.append(Reading(label, settings, sizes, done, again, meaning, cause, note))
     return tuple(found)
 
 

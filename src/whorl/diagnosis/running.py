@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from whorl.attaching import Turns
-from whorl.diagnosis.reading import undisturbed
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.hosts import FAMILIES
@@ -37,6 +36,10 @@ def runs(subject: Subject) -> Answer:
     if isinstance(subject.first_run, Exception):
         raise subject.first_run
     r = subject.first_run
+    own = r.as_it_is()
+    if torch.isfinite(r.outputs).all() and not torch.isfinite(own).all():
+        dtype = str(subject.host.model.dtype).removeprefix("torch.")
+        return judged(False, f"some {r.what} are not finite in the model's own {dtype}, and all are in float32")
     if torch.isfinite(r.outputs).all():
         return judged(True, f"{r.what} up to {float(r.outputs.abs().max()):.3g}")
     return judged(False, f"some {r.what} are not finite")
@@ -48,7 +51,7 @@ def cached(subject: Subject) -> Answer:
     r = subject.runs
     ids, positions, half = r.ids[:1], r.positions(), r.length // 2
     full = r(ids, position_ids=positions)
-    with undisturbed(*r.rotary):
+    with r.undisturbed():
         out = r.in_one_state(ids[:, :half], position_ids=positions[:, :half], use_cache=True)
         cache, steps = getattr(out, "past_key_values", None), [r.outputs_of(out)]
         if cache is None:

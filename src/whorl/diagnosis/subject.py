@@ -15,7 +15,7 @@ import torch
 from whorl.attaching import attached, layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import not_finite, skeleton
-from whorl.diagnosis.meaning import FLOAT32, depends_on_length
+from whorl.diagnosis.meaning import FLOAT32, Sizes, border, depends_on_length
 from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
@@ -115,6 +115,21 @@ class Subject:
         ]
 
     @cached_property
+    def ordinary_tokens(self) -> torch.Tensor:
+        """Every token id but the special ones."""
+        special = {v for k, v in vars(self.config).items() if k.endswith("_token_id") and isinstance(v, int)}
+        return torch.tensor([i for i in range(self.config.vocab_size) if i not in special])
+
+    def forward(self, model: Any, ids: torch.Tensor, **arguments: Any) -> Any:
+        """This model's (or a copy's) whole output, with what its kind needs besides token ids."""
+        if not self.bidirectional:
+            arguments.setdefault("use_cache", False)
+        arguments.setdefault("return_dict", True)
+        if getattr(self.config, "type_vocab_size", 0):
+            arguments["token_type_ids"] = torch.zeros_like(ids)  # BERT looks them up by position otherwise
+        return (open_host(model).base if self.headless else model)(ids, **arguments)
+
+    @cached_property
     def not_finite(self) -> list[str]:
         """Every weight with a value that is not a number, or infinite: its name and how many."""
         return not_finite(self.host.model)
@@ -163,6 +178,7 @@ class Runs:
         self.subject = subject
         _need_memory(model, 12 if half else 8)
         self.model = copy.deepcopy(model).float() if half else model
+        self.autocasts = _autocasts(subject)
         self.host = open_host(self.model)
         table = subject.host.position_table
         rows = TOKENS if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
@@ -174,8 +190,12 @@ class Runs:
     @torch.no_grad()
     def __call__(self, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
         """Outputs [batch, tokens, ...], without a cache; the rotary module forgets the call."""
-        with undisturbed(*self.rotary):
+        with self.undisturbed():
             return self.outputs_of(self._run(self.model, ids, **arguments))
+
+    def undisturbed(self) -> Any:
+        """A context after which the rotary module is as it was."""
+        return undisturbed(*_rotary(self.host))
 
     @property
     def what(self) -> str:
@@ -184,9 +204,12 @@ class Runs:
     def outputs_of(self, whole: Any) -> torch.Tensor:
         return whole.last_hidden_state if self.subject.headless else whole.logits
 
-    @property
-    def rotary(self) -> list[Any]:
-        return [] if self.host.rotary is None else [self.host.rotary]
+    @torch.no_grad()
+    def as_it_is(self) -> torch.Tensor:
+        """Outputs of the model itself, in its own dtype and autocast, for the first row."""
+        model = self.subject.host.model
+        with undisturbed(*_rotary(self.subject.host)):
+            return self.outputs_of(self.subject.forward(model, self.ids[:1]))
 
     @torch.no_grad()
     def in_one_state(self, ids: torch.Tensor, **arguments: Any) -> Any:
@@ -194,21 +217,15 @@ class Runs:
         return self._run(self.model, ids, **arguments)
 
     def _run(self, model: Any, ids: torch.Tensor, **arguments: Any) -> Any:
-        if not self.subject.bidirectional:
-            arguments.setdefault("use_cache", False)
-        arguments.setdefault("return_dict", True)
-        if getattr(self.subject.config, "type_vocab_size", 0):
-            arguments["token_type_ids"] = torch.zeros_like(ids)  # BERT looks them up by position otherwise
-        return (open_host(model).base if self.subject.headless else model)(ids, **arguments)
+        with _without_autocast(model, self.autocasts):
+            return self.subject.forward(model, ids, **arguments)
 
     def _ids(self) -> torch.Tensor:
         """Two rows of tokens: of the text where there is one, or else drawn at random. Never a special one."""
-        config, text = self.subject.config, self.subject.text
+        text, ordinary = self.subject.text, self.subject.ordinary_tokens
         device = self.model.get_input_embeddings().weight.device
         if text is not None and text.shape[0] > 1 and text.shape[1] >= self.length:
             return text[:2, : self.length].contiguous().to(device)
-        special = {v for k, v in vars(config).items() if k.endswith("_token_id") and isinstance(v, int)}
-        ordinary = torch.tensor([i for i in range(config.vocab_size) if i not in special])
         drawn = torch.randint(len(ordinary), (2, self.length), generator=torch.Generator().manual_seed(0))
         return ordinary[drawn].to(device)
 
@@ -240,13 +257,47 @@ class Runs:
         """The position past which the stock frequencies are others (rope types dynamic and longrope), or None."""
         for settings in self.subject.rotary_settings:
             if depends_on_length(settings):
-                return settings.get("original_max_position_embeddings") or self.subject.context
+                return border(settings, Sizes(0, self.subject.context or 0)) or None
         return None
 
     def positions(self) -> torch.Tensor:
         """[1, tokens]: from 0 on, or across the border where there is one, so that what changes there is seen."""
         start = 0 if self.border is None else max(0, self.border - self.length // 2)
         return start + torch.arange(self.length, device=self.ids.device)[None]
+
+
+def _rotary(host: OpenHost) -> list[Any]:
+    return [] if host.rotary is None else [host.rotary]
+
+
+@torch.no_grad()
+def _autocasts(subject: Subject) -> bool:
+    """Whether the model's own forward enters autocast, as accelerate's mixed precision makes it."""
+    model = subject.host.model
+    device = model.device.type
+    inside: list[bool] = []
+    handle = subject.host.first_layer.register_forward_pre_hook(
+        lambda *_: inside.append(torch.is_autocast_enabled(device))
+    )
+    try:
+        with torch.autocast(device, enabled=False), undisturbed(*_rotary(subject.host)):
+            subject.forward(model, subject.ordinary_tokens[None, :1].to(model.device))
+    finally:
+        handle.remove()
+    return any(inside)
+
+
+@contextmanager
+def _without_autocast(model: Any, own: bool) -> Iterator[None]:
+    """While open, forwards keep their precision: rounding would hide a difference. `own`: the model's instance forward
+    enters autocast itself, and its class's runs in its place."""
+    kept = model.__dict__.pop("forward", None) if own else None
+    try:
+        with torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        if kept is not None:
+            model.forward = kept
 
 
 def _need_memory(model: Any, bytes_per_parameter: int) -> None:
