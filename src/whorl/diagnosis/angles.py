@@ -104,7 +104,7 @@ def _off(r: Reading, handed: Handed, positions: list[int], tokens: int) -> Off:
         wanted = meant_at(r.settings, r.sizes, tokens) or r.done
     angle = np.outer(positions, wanted.frequencies)
     allowed = wanted.amplitude * (
-        np.minimum(2.0, np.abs(angle) * precision(r.settings)) + torch.finfo(handed.dtype).eps
+        np.minimum(2.0, np.abs(angle) * precision(r.settings, r.meant)) + torch.finfo(handed.dtype).eps
     )
     error = np.maximum(
         _error(handed.cos.numpy(), wanted.amplitude * np.cos(angle)),
