@@ -118,7 +118,8 @@ def test_a_trial_reads_its_folder_its_tokenizer_and_the_model_that_it_began_with
     trial = tmp_path / "run" / "trials" / "rope"
     trial.mkdir(parents=True)
     settings = {"train_length": 32, "text": "stdlib", "model": "path/to/model"}
-    (trial / "result.json").write_text(json.dumps({"notation": "rope", "seed": 0, "settings": settings}))
+    rest = {"id": "rope", "train": {}, "evaluations": {}, "config": {}}
+    (trial / "result.json").write_text(json.dumps({"notation": "rope", "seed": 0, "settings": settings, **rest}))
     assert source(str(trial)).reads == (str(trial), str(tmp_path / "run" / "tokenizer"), "path/to/model")
 
 

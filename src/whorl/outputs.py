@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from whorl.locking import LOCK
 from whorl.reports.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def _check_writable(out: Path, folder: Path) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    return not folder.exists() or not any(folder.iterdir())
+    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
 
 
 def _write_marker(folder: Path, facts: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,9 +36,12 @@ from whorl.comparison.tasks.base import Task, TaskSettings
 from whorl.encodings import Encoding, from_dict
 from whorl.hosts import OpenHost, open_host
 from whorl.loading import load_weights
+from whorl.locking import alone
 from whorl.reports import comparison as report
 
 log = logging.getLogger(__name__)
+
+RESULT = {"id", "train", "evaluations", "config", "settings"}  # what every trial's result.json has
 
 
 def compare(
@@ -80,21 +84,32 @@ def compare(
     trials = plan_trials(encodings, seeds, resolved, fingerprint)
     facts = _facts(resolved, task, trials, seeds)
     run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
-    if state.is_main_process:
-        outputs.mark(folder, by="compare")
-        write_json(folder / "config.json", resolved.to_dict())
-    display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
-    for trial in trials:
-        finished = _result(folder, trial) is not None
-        if not finished:
-            run.trial(trial, display)
-        display.trial_done(trial.id, _result(folder, trial) or {}, again=finished)
-        if state.is_main_process and (not finished or trial is trials[-1]):
-            run.write_results(trials)
-        state.wait_for_everyone()
-    results = read_json(folder / "results.json")
+    with _alone(folder, resolved):
+        display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
+        for trial in trials:
+            finished = _result(folder, trial) is not None
+            if not finished:
+                run.trial(trial, display)
+            display.trial_done(trial.id, _result(folder, trial) or {}, again=finished)
+            if state.is_main_process and (not finished or trial is trials[-1]):
+                run.write_results(trials)
+            state.wait_for_everyone()
+        results = read_json(folder / "results.json")
     display.finish(results, folder)
     return results
+
+
+@contextmanager
+def _alone(folder: Path, settings: Settings) -> Iterator[None]:
+    """The folder is this run's, and says so. Raises ValueError while another run is at work there."""
+    if not PartialState().is_main_process:
+        yield
+        return
+    with alone(folder, "compare"):
+        _refuse_other_settings(folder, settings)  # again: another run may have come and gone
+        outputs.mark(folder, by="compare")
+        write_json(folder / "config.json", settings.to_dict())
+        yield
 
 
 def snapshots_of(folder: str | Path) -> dict[int, Path]:
@@ -191,7 +206,7 @@ class _Run:
             except ValueError as error:
                 log.warning("left out of the report: %s", error)
                 continue
-            if earlier["data"] == self.data:
+            if earlier.get("data") == self.data:
                 done.append(earlier)
         inner = ("config", "settings", "data", "text", "vocab_size", "eos_token_id", "machine", "versions")
         results = {
@@ -317,14 +332,7 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
 def read_result(path: Path) -> dict[str, Any]:
     """A trial's result.json. Raises ValueError, naming the file, where it is not what the trial of its folder wrote."""
     result = read_json(path)
-    if not isinstance(result, dict) or not result.keys() >= {
-        "id",
-        "train",
-        "evaluations",
-        "config",
-        "settings",
-        "data",
-    }:
+    if not isinstance(result, dict) or not result.keys() >= RESULT:
         raise ValueError(f"{path} is damaged, it is no trial's result; delete it, and the trial is evaluated again")
     if result["id"] != path.absolute().parent.name:
         raise ValueError(f"{path} is the result of {result['id']!r}, another trial; delete it, or move it back")

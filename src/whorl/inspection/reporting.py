@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from whorl.inspection.passes import Pass
 from whorl.inspection.result import Inspection
 from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
 from whorl.inspection.sources import Source, source, text_windows
+from whorl.locking import alone
 
 log = logging.getLogger(__name__)
 
@@ -42,35 +44,47 @@ def run(
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     sources = [source(name) for name in models]
+    tokenizers = [found.tokenizer() for found in sources]
     results: list[Inspection] = []
-    for at, found in enumerate(sources):
-        folder = out if at == 0 else out / "other"
-        model = found.model(stream_layers)
-        limit = train_length or found.train_length or _declared(model)
-        tokens = length or REACH * limit
-        from_text = text or found.text or "stdlib"
-        heldout = found.holds_out(from_text)
-        ids = text_windows(from_text, found.tokenizer(), tokens, windows, heldout, seed)
+    with ExitStack() as while_measuring:
+        for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
+            folder = out if at == 0 else out / "other"
+            model = found.model(stream_layers)
+            limit = train_length or found.train_length or _declared(model)
+            tokens = length or REACH * limit
+            from_text = text or found.text or "stdlib"
+            heldout = found.holds_out(from_text)
+            ids = text_windows(from_text, tokenizer, tokens, windows, heldout, seed)
+            if at == 0:
+                while_measuring.enter_context(alone(out, "inspect"))
+                outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
 
-        def keep(inspection: Inspection, folder: Path = folder) -> None:
-            outputs.mark(folder, by="inspect")
+            def keep(inspection: Inspection, folder: Path = folder) -> None:
+                if not results:
+                    _remove_report(out)  # an earlier one's, which would stand beside these numbers
+                outputs.mark(folder, by="inspect")
+                inspection.save(folder)
+
+            inspection = inspect(
+                model, ids, train_length=limit, random_windows=random_windows, ablate=ablate, seed=seed, stage=stage,
+                finished=keep,
+            )  # fmt: skip
+            inspection.summary["model"]["name"] = found.name
+            inspection.summary["settings"]["text"] = from_text + (" (held out)" if heldout else "")
+            if snapshots and found.steps:
+                inspection.summary["training"] = _training(found, ids[:, :limit], random_windows, limit, seed, stage)
+            results.append(inspection)
             inspection.save(folder)
-
-        inspection = inspect(
-            model, ids, train_length=limit, random_windows=random_windows, ablate=ablate, seed=seed, stage=stage,
-            finished=keep,
-        )  # fmt: skip
-        inspection.summary["model"]["name"] = found.name
-        inspection.summary["settings"]["text"] = from_text + (" (held out)" if heldout else "")
-        if snapshots and found.steps:
-            inspection.summary["training"] = _training(found, ids[:, :limit], random_windows, limit, seed, stage)
-        results.append(inspection)
-        inspection.save(folder)
-    if len(results) == 2:
-        compare_models(*results)
-        results[0].save(out)
-    _report(results, out)
+        if len(results) == 2:
+            compare_models(*results)
+            results[0].save(out)
+        _report(results, out)
     return results
+
+
+def _remove_report(out: Path) -> None:
+    for name in ("report.html", "report.md", "other/inspection.json", "other/inspection.npz"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _declared(model: Any) -> int:

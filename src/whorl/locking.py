@@ -1,0 +1,68 @@
+"""One process at a time writes a folder of results.
+
+The lock is `flock` on DIR/.whorl.lock: the kernel takes it off a process that dies, however it dies, so none is ever
+stale. The file says who holds it, and goes when the work is done.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".whorl.lock"
+
+
+@contextmanager
+def alone(folder: str | Path, by: str) -> Iterator[None]:
+    """No other process of whorl's writes this folder while the block runs.
+
+    The folder is made where it is not there, and taken away again if nothing was written.
+
+    by: the command, for others to name. Raises ValueError, saying who it is, where another process is at work here.
+    (Where the system or its file system has no locks, the block runs without one.)
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    held = _take(folder / LOCK, folder)
+    try:
+        if held is not None:
+            who = f"whorl {by}, process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            os.ftruncate(held, 0)
+            os.pwrite(held, who.encode(), 0)
+        yield
+    finally:
+        if held is not None:
+            (folder / LOCK).unlink(missing_ok=True)
+            os.close(held)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _take(path: Path, folder: Path) -> int | None:
+    """The open lock file, locked."""
+    if fcntl is None:
+        return None
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.pread(file, 500, 0).decode("utf-8", "replace") or "another process"
+            os.close(file)
+            raise ValueError(f"{folder} is being written by {who}; wait until it is done, or give another") from None
+        except OSError:  # a file system without locks
+            os.close(file)
+            return None
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            return file
+        os.close(file)  # its last holder has just finished, and taken this file away
