@@ -330,16 +330,6 @@ def test_peft_on_top() -> None:
     whorl.detach(merged)
 
 
-def test_a_data_parallel_wrapper_is_refused_for_attaching_and_read_for_encoding_of() -> None:
-    model = whorl.attach(tiny_model("llama"), "alibi")
-    wrapped = torch.nn.DataParallel(model)
-    assert whorl.encoding_of(wrapped) == whorl.ALiBi()
-    with pytest.raises(ValueError, match=r"wrapped in DataParallel.*attach to the model before wrapping it.*\.module"):
-        whorl.attach(wrapped, "rope")
-    with pytest.raises(ValueError, match="wrapped in DataParallel"):
-        whorl.attach(torch.compile(wrapped), "rope")
-
-
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_quantised_model_takes_an_encoding() -> None:

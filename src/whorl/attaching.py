@@ -45,6 +45,7 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, bases_of, open_host
 from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
+from whorl.parallel import refuse_sharded, refuse_wrapped
 
 INTERFACE = "whorl"
 KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
@@ -194,20 +195,23 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     and "flex" takes the biases (only) through PyTorch's FlexAttention.
 
     Raises ValueError, with the model unchanged, for a model without a known seam, sizes that cannot carry the
-    encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, or a module
-    whose `forward` somebody else has replaced; and for a spectrum that depends on the length, on an encoder and where
-    the host cannot be turned late (falcon; hunyuan, which normalises q and k after it has turned them).
+    encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, learned
+    parameters on a model that is sharded already (see `whorl.parallel`), or a module whose `forward` somebody else has
+    replaced; and for a spectrum that depends on the length, on an encoder and where the host cannot be turned late
+    (falcon; hunyuan, which normalises q and k after it has turned them).
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
     encoding = parse(encoding)
-    _refuse_parallel(model)
+    refuse_wrapped(model)
     host = open_host(model)
     rotation = "auto" if impl == "flex" else impl
     choose(rotation, next(host.model.parameters()).device)
     plan = layer_plan(host, encoding)
     for seam in plan.layers:
         seam.impl, seam.attention = rotation, impl if impl in ("reference", "flex") else "auto"
+    if any(True for module in plan.modules for _ in module.parameters()):
+        refuse_sharded(host.model, encoding)
     before = attached(model)
     _refuse_foreign_forwards(host)
     if before is not None:
@@ -499,15 +503,6 @@ def _refuse_foreign_forwards(host: OpenHost) -> None:
                 f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "
                 "first, attach or detach the encoding, and put it on again"
             )
-
-
-def _refuse_parallel(model: Any) -> None:
-    model = getattr(model, "_orig_mod", model)
-    if isinstance(getattr(model, "module", None), nn.Module) and not hasattr(model, "config"):
-        raise ValueError(
-            f"this model is wrapped in {type(model).__name__}, which would not see an encoding's learned parameters; "
-            "attach to the model before wrapping it (the wrapped one is at .module)"
-        )
 
 
 def _forget_compiled() -> None:
