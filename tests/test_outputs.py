@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,47 @@ def test_what_earlier_versions_wrote_is_known(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds the results of whorl compare"):
         check_replaces(comparison, True)
     assert outputs.written_by(tmp_path / "nowhere") is None
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from whorl import outputs
+out, moment = Path(sys.argv[1]), sys.argv[2]
+die = lambda *_, **__: os._exit(9)  # as kill -9: nothing is cleared up
+if moment == "between the two renames":
+    first = Path.rename
+    Path.rename = lambda path, to: first(path, to) if path == out else die()
+if moment == "before the old one is removed":
+    outputs.shutil.rmtree = die
+with outputs.replacing(out, "extend", force=True) as made:
+    (made / "config.json").write_text("new")
+    if moment == "in its work":
+        die()
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "found"),
+    [("in its work", "old"), ("between the two renames", "old"), ("before the old one is removed", "new")],
+)
+def test_what_a_killed_run_left_is_cleared_up_by_the_next(moment: str, found: str, tmp_path: Path) -> None:
+    out, bystander = made(tmp_path / "out", config="old"), tmp_path / ".out.hidden"
+    bystander.mkdir()
+    assert subprocess.run([sys.executable, "-c", KILLED, str(out), moment]).returncode == 9
+    assert len(list(tmp_path.iterdir())) > 2
+    with pytest.raises(ValueError, match="is there already"), replacing(out, "extend"):
+        pass
+    assert (out / "config.json").read_text() == found
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.hidden"}
+    with replacing(out, "extend", force=True) as mine:
+        with pytest.raises(ValueError, match="is there already"), replacing(out, "extend"):
+            pass
+        assert mine.exists(), "its maker is alive"
+
+
+def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    for check in (lambda out: check_goes_on(out, "compare"), lambda out: check_replaces(out, False)):
+        with pytest.raises(ValueError, match="out is a link that leads nowhere"):
+            check(tmp_path / "out")

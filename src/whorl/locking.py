@@ -21,6 +21,20 @@ except ImportError:  # Windows
 LOCK = ".whorl.lock"
 
 
+def abandoned(folder: Path) -> bool:
+    """Whether the process that worked in this folder is dead: it has a lock file, and nobody holds it."""
+    if fcntl is None or not (folder / LOCK).exists():
+        return False
+    try:
+        held = _take(folder / LOCK, folder)
+    except ValueError:
+        return False
+    if held is None:
+        return False
+    os.close(held)
+    return True
+
+
 @contextmanager
 def alone(folder: str | Path, by: str) -> Iterator[None]:
     """No other process of whorl's writes this folder while the block runs.

@@ -11,6 +11,7 @@ replaced       extend, convert, export: with `force`, a folder that one of these
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from whorl.locking import LOCK
+from whorl.locking import LOCK, abandoned, alone
 from whorl.reports.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -90,24 +91,42 @@ def replacing(out: str | Path, by: str, force: bool = False, reads: Iterable[Any
     where the finished folder cannot have its name; it is kept then, and the message says where.
     """
     out, reads = Path(out), list(reads)
-    check_replaces(out, force, reads)
     place = out.resolve()
+    _clear_up(place)
+    check_replaces(out, force, reads)
     made = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
     try:
         made.mkdir(parents=True)
     except OSError as error:
         raise ValueError(f"cannot write at {out}: {error}") from error
-    try:
-        yield made
-        _write_marker(made, {"written_by": by, "files": _files(made)})
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    try:
-        check_replaces(out, force, reads)
-        _rename(made, place)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{out} cannot be written: {error}. What was made is whole, and kept at {made}") from error
+    with alone(made, by):
+        try:
+            yield made
+            _write_marker(made, {"written_by": by, "files": _files(made)})
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        try:
+            check_replaces(out, force, reads)
+            _rename(made, place)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{out} cannot be written: {error}. What was made is whole, and kept at {made}") from error
+        (place / LOCK).unlink(missing_ok=True)  # now: until here it tells others that its maker is alive
+
+
+def _clear_up(place: Path) -> None:
+    """Takes away what killed runs have left beside `place`, and brings back what one had just moved aside."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
+        if not re.fullmatch(r"\.[0-9a-f]{8}(\.old)?", left.name.removeprefix(f".{place.name}")) or not left.is_dir():
+            continue
+        if left.suffix == ".old":
+            maker = left.with_suffix("")
+            if place.exists():
+                shutil.rmtree(left, ignore_errors=True)
+            elif abandoned(maker) or not maker.exists():
+                left.rename(place)
+        elif abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _rename(made: Path, place: Path) -> None:
@@ -167,7 +186,7 @@ def _files(folder: Path) -> list[str]:
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(root) / name).is_symlink()]
         found += [(Path(root) / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return sorted(found)
+    return sorted(name for name in found if name != LOCK)
 
 
 def _refuse_read_from(out: Path, reads: Iterable[Any]) -> None:
@@ -188,6 +207,8 @@ def _check_writable(out: Path, folder: Path) -> None:
     """`folder` is where files will be made on behalf of `out`; or what there is of the path to it."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give the name of a folder")
+    if out.is_symlink() and not out.exists():
+        raise ValueError(f"{out} is a link that leads nowhere ({os.readlink(out)}); remove it, or give another folder")
     nearest = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"{out} cannot be written: {nearest} is not a folder that this user may write in")
