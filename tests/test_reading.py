@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import whorl
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host, stock_spectrum
+from whorl.reading import stock_encoding
 from whorl.testing import logits_and_budget, tiny_model
 
 TOKENS = torch.randint(3, 97, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -51,12 +54,59 @@ def test_layers_without_rotary_are_said_by_the_shortest_cycle() -> None:
 
 
 def test_a_fraction_is_named_so_that_it_keeps_as_many_pairs(tmp_path) -> None:
-    """int(15 / 22 * 44 // 2) is 14: the floor in p-RoPE's formula needs a little more than 15 / 22."""
+    """int(15 / 22 * 44 // 2) is 14: the floor in p-RoPE's formula needs the next number above 15 / 22."""
     model = whorl.attach(tiny_model("llama", head_dim=44), "hope:train_length=3000")
     assert len(model.model.layers[0].self_attn.whorl_seam.spectrum.turning) == 15
     model.save_pretrained(tmp_path)
     stock = whorl.detach(whorl.load(tmp_path))
-    assert str(whorl.encoding_of(stock)) == f"p-rope:p={15.5 / 22}"
+    assert str(whorl.encoding_of(stock)) == f"p-rope:p={math.nextafter(15 / 22, 1)}"
+
+
+ODD = {
+    "slowest": "p-rope:p=0.5,keep=slowest",
+    "the slowest alone": "p-rope:p=0.125,keep=slowest",
+    "the fastest alone": "p-rope:p=0.125",
+    "none": "p-rope:p=0",
+    "the first still": "frequencies:values=0@1@0.5@0@0.1@0@0@0",
+    "one, in the middle": "frequencies:values=0@0@0@0.3@0@0@0@0",
+    "rising": "frequencies:values=0.01@0.1@0.2@0.3@0.4@0.5@0.6@0.7",
+    "past pi": "frequencies:values=4@3@2@1@0.5@0.2@0.1@0",
+    "far apart": "frequencies:values=1@1e-30@0@0@0@0@0@1e-38",
+    "an amplitude, and none turns": "frequencies:values=0@0@0@0@0@0@0@0,amplitude=1.5",
+    "an amplitude on still pairs": "p-rope:p=0.5~yarn:factor=4,original=16,attention_factor=2",
+    "an amplitude of 0": "frequencies:values=1@0.5@0.3@0.2@0.1@0.05@0.02@0.01,amplitude=0",
+    "a negative amplitude": "frequencies:values=1@0.5@0.3@0.2@0.1@0.05@0.02@0.01,amplitude=-1.5",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("notation", ODD.values(), ids=ODD)
+def test_whatever_pairs_turn_a_native_save_is_read_back(notation: str, tmp_path) -> None:
+    """By its record; and without one, from the stock module alone."""
+    model = whorl.attach(tiny_model("llama"), notation)
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    stock = type(model).from_pretrained(tmp_path).eval()
+    assert float((stock(TOKENS).logits - logits).abs().max()) < budget
+    assert whorl.encoding_of(stock) == whorl.parse(notation)
+    whorl.attach(stock, stock_encoding(open_host(stock)))
+    assert float((stock(TOKENS).logits - logits).abs().max()) < budget
+    whorl.attach(stock, "rope:base=100")
+    moved = float((stock(TOKENS).logits - logits).abs().max())
+    assert moved > 100 * budget
+
+
+@pytest.mark.parametrize("keep", ["fastest", "slowest"])
+def test_the_pairs_that_turn_are_named_by_the_simplest_name(keep: str, tmp_path) -> None:
+    notation = f"p-rope:p=0.5,base=5000,keep={keep}"
+    whorl.attach(tiny_model("llama"), notation).save_pretrained(tmp_path)
+    read = whorl.encoding_of(whorl.detach(whorl.load(tmp_path)))
+    assert read == whorl.parse(notation)
+
+
+def test_an_amplitude_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="amplitude must be finite .* got nan"):
+        whorl.parse("frequencies:values=1,amplitude=nan")
 
 
 def test_where_the_host_fixes_the_width_its_head_dim_is_that_width() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -76,11 +77,11 @@ def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
     """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
 
     Only where that changes no pair: where none turns, or pairs are neighbours. In halves, a pair's channels depend on
-    the width.
+    the width. And only without an amplitude, which multiplies the channels of still pairs too.
     """
-    neighbours = host.rotation is not None and host.rotation.layout == "interleaved" and spectrum.amplitude == 1
+    neighbours = host.rotation is not None and host.rotation.layout == "interleaved"
     missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
-    if spectrum.turning and not neighbours:
+    if spectrum.amplitude != 1 or (spectrum.turning and not neighbours):
         return spectrum
     return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
 
@@ -89,7 +90,7 @@ def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
     """Whether two spectra turn the same pairs by the same frequencies, to the precision of stock float32 tables."""
     return (
         a.width == b.width
-        and abs(a.amplitude - b.amplitude) <= precision * b.amplitude
+        and abs(a.amplitude - b.amplitude) <= precision * abs(b.amplitude)
         and all(abs(x - y) <= precision * y for x, y in zip(a.frequencies, b.frequencies, strict=True))
     )
 
@@ -114,31 +115,50 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     settings = _settings(host, layer_type)
     if at_any_length and length_dependent(settings):
         return _scaled(host, index, spectrum)
-    width, pairs = spectrum.width, len(spectrum.frequencies)
-    turning = len(spectrum.turning)
-    if turning == 0:
+    width, pairs, turning = spectrum.width, len(spectrum.frequencies), len(spectrum.turning)
+    if turning == 0 and (spectrum.amplitude == 1 or pairs == 0):
         return NoPE()
     precision = _precision(host)
-    bases = [settings.get("rope_theta")]
-    if pairs > 1 and turning > 1:
-        bases.append(float((spectrum.frequencies[1] / spectrum.frequencies[0]) ** (-width / 2)))
-    for base in bases:
+    for base in (settings.get("rope_theta"), base_of(spectrum)):
         if base is None or not base > 1:
             continue
+        share = share_of(turning, pairs)
         for named in (
             RoPE(base=float(base)),
             PartialRoPE(fraction=width / shape.head_dim, base=float(base)),
-            PRoPE(p=_fraction(turning, pairs), base=float(base)),
+            PRoPE(p=share, base=float(base)),
+            PRoPE(p=share, base=float(base), keep="slowest"),
         ):
             if same_spectrum(named.spectrum(shape.head_dim), spectrum, precision):
                 return named
     return Frequencies(spectrum.frequencies, spectrum.amplitude)
 
 
-def _fraction(turning: int, pairs: int) -> float:
-    """The p of p-RoPE that keeps exactly `turning` of the pairs, past the floor in its formula."""
+def share_of(turning: int, pairs: int) -> float:
+    """The p with which int(p x 2 pairs // 2), p-RoPE's and stock's own, keeps exactly `turning` of the pairs: the
+    quotient, or the next number above it, since the product may be rounded to just below a whole number."""
     p = turning / pairs
-    return p if int(p * 2 * pairs // 2) == turning else (turning + 0.5) / pairs
+    while int(p * 2 * pairs // 2) < turning:
+        p = math.nextafter(p, math.inf)
+    return p
+
+
+def base_of(spectrum: Spectrum) -> float | None:
+    """The base b whose b^(-2i/width) fall as the turning pairs do, from the first to the last of them, as a round
+    number where that is the same; None with fewer than two, and where they do not fall."""
+    turning, frequencies = spectrum.turning, spectrum.frequencies
+    if len(turning) < 2:
+        return None
+    i, j = turning[0], turning[-1]
+    logarithm = (math.log(frequencies[i]) - math.log(frequencies[j])) * spectrum.width / (2 * (j - i))
+    if not 0 < logarithm < 700:  # exp's range
+        return None
+    base = math.exp(logarithm)
+    for digits in range(1, 13):
+        rounded = float(f"{base:.{digits - 1}e}")
+        if abs(rounded / base - 1) <= (4e-7 if digits <= 3 else 1e-9):  # float32 tables say no more than the former
+            return rounded
+    return base
 
 
 def _with_window(encoding: Encoding, size: int | None) -> Encoding:

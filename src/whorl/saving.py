@@ -24,7 +24,7 @@ from whorl.attaching import attached, layer_plan
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_spectrum
+from whorl.reading import CONFIG_KEY, base_of, encoding_of, in_stock_terms, length_dependent, same_spectrum
 
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
 GUARD = (
@@ -112,8 +112,8 @@ def _candidates(
 ) -> Iterator[dict[str, Any]]:
     frequencies, width, turning = spectrum.frequencies, spectrum.width, len(spectrum.turning)
     bases = [base] if base else []
-    if turning > 1 and frequencies[0] == 1.0 and frequencies[1] > 0:
-        bases.append(frequencies[1] ** (-width / 2))
+    if turning and frequencies[0] == 1.0 and (own_base := base_of(spectrum)) is not None:
+        bases.append(own_base)
     bases = bases or [10000.0]
     partial: dict[str, Any] = {}
     if "partial_rotary_factor" in own:
@@ -124,7 +124,7 @@ def _candidates(
         # The stock floor is int(p * head_dim // 2): half a pair more keeps rounding from dropping one.
         kept = (turning + 0.5) / (head_dim / 2)
         yield {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": min(kept, 1.0)}
-    theta = bases[0]
+    theta = bases[0] if bases[0] < 1e30 else 10000.0  # stock's powers are float32
     factors = [theta ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(frequencies)]
     yield {
         "rope_type": "longrope",
@@ -156,7 +156,10 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
         share = read.get("partial_rotary_factor", 1.0)
         if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:
             return False
-    stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
+    try:
+        stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
+    except ValueError:  # its float32 made something of them that is no frequency
+        return False
     return stock is not None and same_spectrum(stock, spectrum)
 
 

@@ -36,6 +36,7 @@ SCALED = [
     {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0},
     {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     {**LONGROPE, "long_factor": [1.0] * 8},
+    {**LONGROPE, "short_factor": [0.25] * 8, "long_factor": [0.25] * 8},  # 4 radians per token
 ]
 
 

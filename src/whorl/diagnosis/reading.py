@@ -166,14 +166,15 @@ def _explained(
     error: str,
 ) -> tuple[str, str]:
     allowed = precision(settings, meaning)
-    if _not_frequencies(done, stored, meaning):
+    meant_so = meaning is not None and same(done, meaning, allowed)
+    if not meant_so and _not_frequencies(done, stored, meaning):
         return UNINITIALISED, _shown(done)
     if meaning is None:
         if again is None:
             return CHANGED, f"no module can be built from the config as it stands ({error})"
         moved = off(done, again)
         return (CHANGED, _difference(done, again)) if moved > allowed else ("", f"rope type {kind(settings)!r}")
-    if same(done, meaning, allowed):
+    if meant_so:
         if abs(done.amplitude - meaning.amplitude) > 4 * FLOAT32 * meaning.amplitude:
             return AMPLITUDE, f"cos and sin carry {done.amplitude:.6g}, and the settings give {meaning.amplitude:.6g}"
         if again is not None and unused(settings):

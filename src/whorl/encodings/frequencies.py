@@ -41,6 +41,8 @@ class Frequencies(Rotary):
         if not values or not all(math.isfinite(v) and v >= 0 for v in values):
             raise ValueError(f"values must be finite, not negative and at least one (radians per token), got {values}")
         require_number("amplitude", self.amplitude)
+        if not math.isfinite(self.amplitude):
+            raise ValueError(f"amplitude must be finite (cos and sin are multiplied by it), got {self.amplitude}")
         object.__setattr__(self, "values", values)
 
     def spectrum(self, head_dim: int) -> Spectrum:

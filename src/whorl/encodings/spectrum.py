@@ -28,6 +28,8 @@ class Spectrum:
             raise ValueError(f"{len(self.frequencies)} pairs do not fit in a head of {self.head_dim} channels")
         if not all(math.isfinite(f) and f >= 0 for f in self.frequencies):
             raise ValueError("frequencies must be finite and not negative (radians per token)")
+        if not math.isfinite(self.amplitude):
+            raise ValueError(f"amplitude must be finite (cos and sin are multiplied by it), got {self.amplitude}")
 
     @property
     def width(self) -> int:
