@@ -1,5 +1,18 @@
-"""`python -m whorl`."""
+"""`python -m whorl`, and the command `whorl`."""
 
-from whorl.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Runs the command line. (Its imports stand inside, so that an interrupt while they run is no traceback.)"""
+    try:
+        from whorl.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("whorl: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -107,3 +107,45 @@ def test_the_readmes_notation_is_read() -> None:
     names = {name: getattr(whorl, name) for name in ("RoPE", "NoPE", "Window", "Layers")}
     for notation, python in rows:
         assert parse(notation) == eval(python, names)
+
+
+def test_version() -> None:
+    import whorl
+
+    assert whorl_command("--version").stdout == f"whorl {whorl.__version__}\n"
+
+
+GOES_ON = """
+import sys, time
+import whorl.cli
+from whorl.console import console
+
+@whorl.cli.app.command("work")
+def work() -> None:
+    sys.stdin.readline()
+    for i in range(3):
+        console().print("line", i)
+        print("more", flush=True)
+    print("done", file=sys.stderr)
+
+whorl.cli.main()
+"""
+
+
+def test_work_goes_on_when_nobody_reads() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", GOES_ON, "work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    assert process.communicate(b"\n")[1] == b"done\n"
+    assert process.returncode == 0
+
+
+def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
+    code = "import builtins, whorl.__main__ as m\n" + (
+        "def interrupted(*_, **__): raise KeyboardInterrupt\nbuiltins.__import__ = interrupted\nm.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "whorl: interrupted\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from whorl import __version__
 from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
 
 app = typer.Typer(
@@ -30,9 +32,51 @@ app.command("spectrum", epilog=spectrum.EPILOG)(spectrum.spectrum)
 app.command("list")(list_.list_encodings)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"whorl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whorl(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+class _Unread:
+    """Standard output that goes on when its reader has gone (`whorl compare | head`): the work is not for him alone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            return self._drop(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop("")
+
+    def _drop(self, text: str) -> int:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Runs the command line."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.stdout, sys.stderr = _Unread(sys.stdout), _Unread(sys.stderr)
     try:
         app()
     except ValueError as error:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from whorl.cli.extend import Force, Model, Out, Text, TrainLength
+from whorl.console import console, said
 
 EPILOG = """
 [bold]Examples[/]
@@ -39,11 +39,11 @@ def convert(
     """Swap the encoding of a trained model and heal it by training on, beside the untouched model trained alike."""
     from whorl.conversion.running import run_convert
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = console()
     report = run_convert(
         model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate, batch_size=batch_size,
         gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
-        stage=lambda name: _progress(console, name),
+        stage=lambda name: _progress(terminal, name),
     )  # fmt: skip
     lengths = list(report["before"])
     table = Table("", *(f"{n:,} tokens" for n in lengths), title="loss, nats per token", title_justify="left")
@@ -51,15 +51,15 @@ def convert(
     for key, label in rows.items():
         if report[key] is not None:
             table.add_row(label, *(f"{report[key][n]:.3f}" for n in lengths))
-    console.print(table)
-    console.print(f"{report['from']} is now [bold]{report['to']}[/]; {out} loads in {report['loads']}")
+    terminal.print(table)
+    terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))
 
 
-def _progress(console: Any, name: str) -> Callable[[int, int], None]:
+def _progress(terminal: Any, name: str) -> Callable[[int, int], None]:
     """A line for every tenth of a training."""
 
     def update(step: int, steps: int) -> None:
         if step == 1 or step * 10 // steps != (step - 1) * 10 // steps:
-            console.print(f"{name}: step {step:,} of {steps:,}")
+            terminal.print(f"{name}: step {step:,} of {steps:,}")
 
     return update

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whorl.console import console, said
+
 if TYPE_CHECKING:
     from whorl.diagnosis import Diagnosis
 
@@ -63,22 +65,20 @@ def _ids(model: str, text: str) -> object:
 
 
 def _show(found: Diagnosis) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"whorl doctor {escape(found.model)}", title_justify="left")
+    table = Table(title=f"whorl doctor {found.model}", title_justify="left")
     for column in ("", "check", "measured"):
         table.add_column(column, overflow="fold", no_wrap=column != "measured")
     for f in found.findings:
-        colour = COLOURS[f.status]
-        table.add_row(f"[{colour}]{f.status}[/]", escape(f.title), escape(f.measured))
-    console = Console(highlight=False)
-    console.print(table)
+        table.add_row(Text(f.status, COLOURS[f.status]), f.title, f.measured)
+    terminal = console(soft_wrap=False)
+    terminal.print(table)
     for f in found.findings:
         if f.status in ("fail", "warn"):
-            console.print(f"\n[{COLOURS[f.status]}]{f.status}[/] [bold]{escape(f.title)}[/]")
+            terminal.print(said("\n", (f.status, COLOURS[f.status]), " ", (f.title, "bold")))
             for name, words in (("measured", f.measured), ("why", f.why), ("try", f.remedy)):
-                console.print(f"  {name}: {escape(words)}")
+                terminal.print(f"  {name}: {words}")
     counts = {status: len(found.having(status)) for status in COLOURS}
-    console.print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    terminal.print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items() if count))

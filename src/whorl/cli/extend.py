@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from whorl.console import console, said
+
 EPILOG = """
 [bold]Examples[/]
 
@@ -64,12 +66,12 @@ def extend(
     """
     from whorl.conversion.running import run_extend
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = console()
     best, tried, how = run_extend(
         model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune,
         lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
         force=force,
-        say=lambda name: console.print(f"measured: {name}"),
+        say=lambda name: terminal.print(f"measured: {name}"),
     )  # fmt: skip
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:
@@ -78,19 +80,19 @@ def extend(
             one.method, f"{one.in_range:.3f}", f"{one.in_range - tried[0].in_range:+.3f}", f"{one.past:.3f}",
             f"{one.past - tried[0].past:+.3f}", style=style,
         )  # fmt: skip
-    console.print(table)
+    terminal.print(table)
     if needle:
-        _say_needle(console, out)
-    console.print(f"kept: [bold]{best.method}[/] ({best.encoding}); {out} loads in {how}")
+        _say_needle(terminal, out)
+    terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {how}"))
     if best.method.startswith("window"):
-        console.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
+        terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
 
 
-def _say_needle(console: Console, out: Path) -> None:
+def _say_needle(terminal: Console, out: Path) -> None:
     import json
 
     table = Table("tokens", "depth", "found", "loss", "a guess", "entropy", title="the needle", title_justify="left")
     for row in json.loads((out / "extension.json").read_text())["needle"]:
         numbers = (f"{row[key]:.2f}" for key in ("loss", "without", "entropy"))
         table.add_row(f"{row['length']:,}", f"{row['depth']:.0%}", f"{row['found']:.0%}", *numbers)
-    console.print(table)
+    terminal.print(table)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from whorl.console import console, said
+
 EPILOG = """
 [bold]Examples[/]
 
@@ -56,7 +58,7 @@ def inspect(
     """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
 
     Draws the figures of HoPE (2410.21216) and p-RoPE (2410.06205) for any decoder, at any length, without ever holding
-    a [tokens, tokens] matrix. It reads q and k where they reach attention, and never changes the model.
+    a matrix of tokens x tokens. It reads q and k where they reach attention, and never changes the model.
     """
     if len(models) > 2:
         raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")
@@ -76,17 +78,14 @@ def inspect(
 
 def _say(results: list[Any], out: Path) -> None:
     """The findings, as the report opens with them."""
-    from rich.console import Console
-    from rich.markup import escape
-
     from whorl.reports.inspection_words import findings
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = console()
     for result in results:
-        console.print(f"\n[bold]{escape(result.summary['model']['name'])}[/]")
+        terminal.print(said("\n", (result.summary["model"]["name"], "bold")))
         first, *others = (str(finding) for finding in findings(result.summary, result.arrays))
-        console.print(escape(first), *(f"  - {escape(other)}" for other in others), sep="\n")
-    console.print(f"\nthe figures: {out / 'report.html'}")
+        terminal.print(first, *(f"  - {other}" for other in others), sep="\n")
+    terminal.print(f"\nthe figures: {out / 'report.html'}")
 
 
 class _Stages:
@@ -94,20 +93,19 @@ class _Stages:
 
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[Callable[[int], None]]:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(highlight=False, soft_wrap=True)
-        if not console.is_terminal:
-            console.print(f"{name} ({steps})")
+        terminal = console()
+        if not terminal.is_terminal:
+            terminal.print(f"{name} ({steps})")
             yield lambda done: None
             return
         columns: list[Any] = [
-            TextColumn("{task.description:32}"),
+            TextColumn("{task.description:32}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         ]
-        with Progress(*columns, console=console) as bars:
+        with Progress(*columns, console=terminal) as bars:
             task = bars.add_task(name, total=steps)
             yield lambda done: bars.advance(task, done)

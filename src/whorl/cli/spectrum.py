@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whorl.console import console
+
 if TYPE_CHECKING:
     from whorl.encodings import Encoding, Spectrum
 
@@ -38,22 +40,20 @@ def spectrum(
     figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")] = None,
 ) -> None:
     """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
-    from rich.console import Console
-
     if figure is not None and figure.suffix != ".png":
         raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
     chosen, turning = _rotary(encoding, base, train_length)
     found = turning.spectrum(head_dim)
     assert found is not None
-    console = Console(highlight=False)
+    terminal = console(soft_wrap=False)
     table = _table(f"{chosen}, head dim {head_dim}, L = {train_length:,} tokens", found, train_length)
     list_of_facts = _facts(found, getattr(turning, "base", None), train_length)
     if figure is not None:
         _draw(figure, f"{chosen}, head dim {head_dim}", found, train_length)
-    console.print(table)
-    console.print(list_of_facts)
+    terminal.print(table)
+    terminal.print(list_of_facts)
     if figure is not None:
-        console.print(f"drawn: {figure}")
+        terminal.print(f"drawn: {figure}")
 
 
 def _rotary(notation: str, base: float | None, train_length: int) -> tuple[Encoding, Encoding]:

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from whorl.console import console as plain
+from whorl.console import said
+
 Update = Callable[[int, float | None], None]
 
 
@@ -37,7 +40,7 @@ class Display(Silent):
     """Bars on a terminal; elsewhere (a log file, CI) a line every tenth of a trial."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or plain()
         self.trials: list[str] = []
 
     def waiting(self, what: str) -> AbstractContextManager[Any]:
@@ -49,10 +52,13 @@ class Display(Silent):
     def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None:
         self.trials = trials
         self.console.print(
-            f"[bold]{len(trials)} trials[/] of {config['tokens']:,} tokens ({config['steps']:,} steps of "
-            f"{config['batch_size']} x {config['train_length']}), task {config['task']}, model {config['model']} "
-            f"({config['parameters'] / 1e6:.2f} M parameters), {config['precision']}, on {machine['device']} "
-            f"({machine['cpu']}, {machine['cores']} cores)"
+            said(
+                (f"{len(trials)} trials", "bold"),
+                f" of {config['tokens']:,} tokens ({config['steps']:,} steps of {config['batch_size']} x "
+                f"{config['train_length']}), task {config['task']}, model {config['model']} "
+                f"({config['parameters'] / 1e6:.2f} M parameters), {config['precision']}, on {machine['device']} "
+                f"({machine['cpu']}, {machine['cores']} cores)",
+            )
         )
 
     @contextmanager
@@ -85,10 +91,10 @@ class Display(Silent):
             yield line
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -100,8 +106,8 @@ class Display(Silent):
     def trial_done(self, trial: str, result: dict[str, Any], again: bool) -> None:
         train = result.get("train", {})
         facts = f"loss {_number(train.get('loss'))}, {train.get('tokens_per_second', 0):,.0f} tokens/s"
-        verb = "[dim]was done already[/]" if again else "[green]done[/] "
-        self.console.print(f"{verb} {trial}: {facts}; {_evaluations(result)}")
+        verb = ("was done already", "dim") if again else ("done ", "green")
+        self.console.print(said(verb, f" {trial}: {facts}; {_evaluations(result)}"))
 
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         self.console.print(results_table(results))

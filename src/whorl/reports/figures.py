@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -196,6 +197,8 @@ def _title(axes: Any, title: str) -> None:
 
 
 def image(figure: Figure, dpi: int) -> bytes:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two dollars is no formula
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
     return buffer.getvalue()

@@ -1,0 +1,46 @@
+"""Names are printed and drawn as they are, whatever brackets and dollars they hold."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.table import Table
+
+from whorl.comparison.display import Display
+from whorl.console import console, said
+from whorl.reports.figures import figure_of, image
+
+NAME = "a[/b][bold]:smile: $\\frac{$"
+
+
+def test_markup_in_names_is_text() -> None:
+    shown = io.StringIO()
+    terminal = console(file=shown, width=200)
+    table = Table("x", title=NAME)
+    table.add_row(NAME)
+    terminal.print(said(NAME, (NAME, "bold")), table)
+    assert shown.getvalue().count(NAME) == 4
+
+
+def test_a_comparison_of_a_model_with_a_strange_name() -> None:
+    for terminal in (False, True):
+        shown = io.StringIO()
+        display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
+        config = {"tokens": 64, "steps": 2, "batch_size": 4, "train_length": 8, "task": "language", "model": NAME}
+        machine = {"device": "cpu", "cpu": NAME, "cores": 2}
+        display.start({**config, "parameters": 1, "precision": "fp32"}, machine, [NAME])
+        with display.training(NAME, 2) as update:
+            update(2, 1.0)
+        display.trial_done(NAME, {}, again=True)
+        results = {"config": {**config, "lengths": [8]}, "trials": [{"notation": NAME, "seed": 0, "evaluations": {}}]}
+        display.finish(results, Path(NAME))
+        assert shown.getvalue().count(NAME) >= 6
+
+
+def test_dollars_in_a_figure_are_text() -> None:
+    figure, axes = figure_of(3, 2)
+    axes[0, 0].set_title(NAME)
+    axes[0, 0].plot([1, 2], label=NAME)
+    axes[0, 0].legend()
+    assert image(figure, 60).startswith(b"\x89PNG")
