@@ -16,13 +16,13 @@ EPILOG = """
 [bold]Examples[/]
 
  whorl doctor path/to/model\n
- whorl doctor path/to/model --text book.txt                 loss under both layouts, on a text that it should read\n
+ whorl doctor path/to/model --text book.txt                 which base, layout and scaling reads this text best?\n
  whorl doctor path/to/model --length 32768                  is it prepared for that many tokens?\n
  whorl doctor path/to/model --json > findings.json
 
 Exit status 0: no check failed; 1: at least one did; 2: there was nothing to examine. A warning is no failure.
 """
-COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red", "n/a": "dim"}
+COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red", "n/a": "dim", "not asked": "yellow"}
 
 
 def doctor(
@@ -80,5 +80,8 @@ def _show(found: Diagnosis) -> None:
             terminal.print(said("\n", (f.status, COLOURS[f.status]), " ", (f.title, "bold")))
             for name, words in (("measured", f.measured), ("why", f.why), ("try", f.remedy)):
                 terminal.print(f"  {name}: {words}")
+    for f in found.findings:
+        if f.status == "not asked":
+            terminal.print(said("\n", (f.status, COLOURS[f.status]), f": {f.title}: {f.measured}"))
     counts = {status: len(found.having(status)) for status in COLOURS}
     terminal.print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items() if count))

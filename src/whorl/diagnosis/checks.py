@@ -9,9 +9,19 @@ from typing import Any
 
 import torch
 
-from whorl.diagnosis import angles, files, running, settings, texts
+from whorl.diagnosis import angles, files, fits, running, settings, texts
 from whorl.diagnosis.knowing import require_known
-from whorl.diagnosis.result import FAIL, NOT_APPLICABLE, Answer, Diagnosis, Finding, NotApplicable, judged
+from whorl.diagnosis.result import (
+    FAIL,
+    NOT_APPLICABLE,
+    NOT_ASKED,
+    Answer,
+    Diagnosis,
+    Finding,
+    NotApplicable,
+    NotAsked,
+    judged,
+)
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import open_host, unwrapped
 
@@ -116,6 +126,13 @@ CHECKS = (
         settings.attention_factor,
     ),
     Check(
+        "fit",
+        "The settings are those of the training",
+        "weights run under any base, layout and scaling; only a text tells which they were trained with",
+        "set the rope settings that fit, or load the checkpoint's own config",
+        fits.fit,
+    ),
+    Check(
         "layout",
         "The layout is the one trained with",
         "weights made for pairs in halves also run with neighbours as pairs, and the other way round: at a high loss",
@@ -218,7 +235,7 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     >>> whorl.doctor(model.to(torch.bfloat16)).failed
     ('precision',)
     """
-    found = None
+    found, given = None, text_ids is not None
     if isinstance(model_or_path, (str, Path)):
         model, found = files.load(files.read_directory(model_or_path))
         if text_ids is None:
@@ -229,7 +246,7 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     with torch.no_grad(), openable(inner):
         host = open_host(inner)
         require_known(host)
-    subject = Subject(inner, host, length=length, files=found)
+    subject = Subject(inner, host, text_given=given, length=length, files=found)
     if text_ids is not None:
         subject.text = texts.windows(text_ids, subject.context, subject.config.vocab_size)
     training = inner.training
@@ -258,6 +275,8 @@ def _finding(check: Check, subject: Subject) -> Finding:
         status, measured = check.ask(subject)
     except NotApplicable as reason:
         status, measured = NOT_APPLICABLE, str(reason)
+    except NotAsked as missing:
+        status, measured = NOT_ASKED, str(missing)
     except Exception as error:  # what the model raises is the finding
         status, measured = FAIL, f"raised {type(error).__name__}: {' '.join(str(error).split())}"
     return Finding(check.name, check.title, status, measured, check.why, check.remedy)

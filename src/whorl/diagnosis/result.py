@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-PASS, WARN, FAIL, NOT_APPLICABLE = "pass", "warn", "fail", "n/a"
+PASS, WARN, FAIL, NOT_APPLICABLE, NOT_ASKED = "pass", "warn", "fail", "n/a", "not asked"
 
 
 class Answer(NamedTuple):
@@ -19,6 +19,10 @@ class NotApplicable(Exception):
     """A check has nothing to ask of this model; the message says why."""
 
 
+class NotAsked(Exception):
+    """A check could not ask this model for want of something that a user may give; the message says what."""
+
+
 def judged(ok: bool, measured: str) -> Answer:
     """Pass or fail."""
     return Answer(PASS if ok else FAIL, measured)
@@ -26,7 +30,11 @@ def judged(ok: bool, measured: str) -> Answer:
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's answer. `status`: "pass", "warn", "fail" or "n/a"; a warning is no failure."""
+    """One check's answer. `status`: "pass", "warn", "fail", "n/a" or "not asked"; a warning is no failure.
+
+    n/a         there is nothing to ask of this model
+    not asked   there is, and something is missing that a user may give (a text)
+    """
 
     check: str
     title: str
@@ -60,7 +68,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """No check failed. Warnings and checks that do not apply are no failures."""
+        """No check failed. Warnings and checks that do not apply or were not asked are no failures."""
         return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,5 +77,5 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [f"{self.model}: {'healthy' if self.healthy else 'fails ' + ', '.join(self.failed)}"]
-        lines += [f"  {f.status:4} {f.check:16} {f.measured}" for f in self.findings]
+        lines += [f"  {f.status:9} {f.check:16} {f.measured}" for f in self.findings]
         return "\n".join(lines)

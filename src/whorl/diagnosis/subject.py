@@ -31,6 +31,7 @@ class Subject:
     """A model under examination.
 
     text    token ids [windows, tokens] of a text that the model should read well, or None
+    text_given  whether a user gave it
     length  the tokens that the model is meant to be run at, or None for what its config declares
     files   what the directory holds that it came from, or None
     """
@@ -38,6 +39,7 @@ class Subject:
     model: Any
     host: OpenHost
     text: torch.Tensor | None = None
+    text_given: bool = False
     length: int | None = None
     files: Files | None = None
 
