@@ -52,6 +52,8 @@ def convert(
         if report[key] is not None:
             table.add_row(label, *(f"{report[key][n]:.3f}" for n in lengths))
     terminal.print(table)
+    if "control_diverged" in report:
+        terminal.print(f"the untouched model, trained alike: {report['control_diverged']}")
     terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))
 
 

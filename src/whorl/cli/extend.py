@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -76,16 +77,21 @@ def extend(
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:
         style = "bold" if one is best else None
-        table.add_row(
-            one.method, f"{one.in_range:.3f}", f"{one.in_range - tried[0].in_range:+.3f}", f"{one.past:.3f}",
-            f"{one.past - tried[0].past:+.3f}", style=style,
-        )  # fmt: skip
+        inside, past = _loss(one.in_range, tried[0].in_range), _loss(one.past, tried[0].past)
+        table.add_row(one.method, *inside, *past, style=style)
     terminal.print(table)
     if needle:
         _say_needle(terminal, out)
     terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {how}"))
     if best.method.startswith("window"):
         terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
+
+
+def _loss(loss: float, untouched: float) -> tuple[str, str]:
+    """The loss, and how much more it is than the untouched model's."""
+    if not math.isfinite(loss):
+        return "not finite", ""
+    return f"{loss:.3f}", f"{loss - untouched:+.3f}" if math.isfinite(untouched) else ""
 
 
 def _say_needle(terminal: Console, out: Path) -> None:

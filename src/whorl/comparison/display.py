@@ -144,7 +144,9 @@ def _cell(row: dict[str, Any] | None) -> str:
         return ""
     if "unreachable" in row:
         return "out of reach"
-    return _number(row["tail"]) if "tail" in row else f"{row['token_accuracy']:.1%}"
+    if "tail" in row:
+        return _number(row["tail"])
+    return "diverged" if row["token_accuracy"] is None else f"{row['token_accuracy']:.1%}"
 
 
 def _number(value: float | None) -> str:

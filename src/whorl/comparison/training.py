@@ -10,6 +10,7 @@ trials/ID/result.json                 the evaluations: written last; a trial tha
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class _Watch(TrainerCallback):
         self.seconds_before, self.update = seconds_before, update
         self.started = time.perf_counter()
         self.loss: float | None = None
+        self.diverged: int | None = None  # the step at which the loss was seen not to be finite
 
     @property
     def seconds(self) -> float:
@@ -57,6 +59,9 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         self.loss = (logs or {}).get("loss", self.loss)
+        if self.loss is not None and not math.isfinite(self.loss):  # no later step changes that
+            self.diverged = state.global_step
+            control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         PartialState().wait_for_everyone()  # every process writes files of its own
@@ -103,7 +108,8 @@ def train(
     """Trains `model` in place, resuming what an interrupted run left in `folder`, and returns its training record.
 
     The record: {"tokens", "seconds", "tokens_per_second", "loss", "curve": [{"step", "tokens", "loss",
-    "learning_rate"}]}; loss is in nats per token, the mean over the last twentieth of the steps.
+    "learning_rate"}]}; loss is in nats per token, the mean over the last twentieth of the steps. A training whose loss
+    is not finite any more stops there, and its record has "diverged", the step.
     """
     record_path, weights = folder / "training.json", folder / "model.safetensors"
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -128,7 +134,9 @@ def train(
     if checkpoint is not None:
         log.info("%s: resuming from step %s", trial.id, checkpoint.name.removeprefix("checkpoint-"))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    record = training_record(trainer.state.log_history, settings, watch.seconds)
+    record = training_record(trainer.state.log_history, settings, watch.seconds, watch.diverged)
+    if watch.diverged is not None:
+        log.warning("%s diverged: its loss is %s at step %d", trial.id, watch.loss, watch.diverged)
     if trainer.is_world_process_zero():
         save_whole(model, weights)
         write_json(record_path, {**record, "weights": contents(weights)})
@@ -196,7 +204,9 @@ def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingA
     return arguments
 
 
-def training_record(history: list[dict[str, float]], settings: Settings, seconds: float) -> dict[str, Any]:
+def training_record(
+    history: list[dict[str, float]], settings: Settings, seconds: float, diverged: int | None = None
+) -> dict[str, Any]:
     """The learning curve and its summary, from the Trainer's log history (which survives a resume)."""
     per_step = settings.batch_size * settings.train_length
     curve = [
@@ -204,14 +214,16 @@ def training_record(history: list[dict[str, float]], settings: Settings, seconds
         for e in history
         if "loss" in e
     ]
-    last = [p["loss"] for p in curve if p["step"] > 0.95 * settings.steps] or [float("nan")]
-    tokens = settings.steps * per_step
+    steps = settings.steps if diverged is None else diverged
+    last = [p["loss"] for p in curve if p["step"] > 0.95 * steps] or [float("nan")]
+    tokens = steps * per_step
     return {
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / seconds, 1),
         "loss": sum(last) / len(last),
         "curve": curve,
+        **({} if diverged is None else {"diverged": diverged}),
     }
 
 

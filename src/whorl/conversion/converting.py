@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from whorl import finite
 from whorl.attaching import attach, attached
 from whorl.comparison.models import for_evaluation
 from whorl.comparison.settings import Settings
@@ -59,6 +61,10 @@ class Healing:
         return settings.resolve()
 
 
+class Diverged(ValueError):
+    """A training whose loss is not finite any more."""
+
+
 def language(
     text: str, tokenizer: str, train_length: int, lengths: tuple[int, ...], windows: int, tail: int
 ) -> Language:
@@ -67,9 +73,14 @@ def language(
 
 
 def evaluated(model: Any, task: Language) -> dict[int, float]:
-    """Loss (nats per token) of the same target tokens at every length of the task."""
+    """Loss (nats per token) of the same target tokens at every length of the task. Raises ValueError for NaN."""
     for_evaluation(open_host(model).model)
-    return {n: float(torch.tensor(task.evaluate(model, n)["tail"]).log()) for n in task.settings.lengths}
+    losses = {n: float(torch.tensor(task.evaluate(model, n)["tail"]).log()) for n in task.settings.lengths}
+    for n, loss in losses.items():
+        if not math.isfinite(loss):
+            where = finite.first_not_finite(model, task.windows[:, -n:])
+            raise ValueError(f"the loss at {n:,} tokens is not finite; {where}")
+    return losses
 
 
 def convert(
@@ -85,13 +96,16 @@ def convert(
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 
     {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", ...}. The
-    control is the untouched model given the same training: same batches in the same order, same schedule.
-    folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained.
+    control is the untouched model given the same training: same batches in the same order, same schedule. It is None,
+    and "control_diverged" says why, where that training diverged.
+    folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained,
+    for weights and losses that are not finite, and (`Diverged`) when the healing diverges.
     """
     was = encoding_of(model)
     target = parse(to).with_train_length(healing.train_length)
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    finite.check_weights(model)
     report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
     untouched = copy.deepcopy(model) if control else None
     report["before"] = evaluated(model, task)
@@ -104,8 +118,12 @@ def convert(
     report["control"] = None
     if untouched is not None:
         same = replace(healing, gradual=0.0)
-        report["control_curve"] = train_on(untouched, task, same, folder / "control", stage("control"), [])
-        report["control"] = evaluated(untouched, task)
+        try:
+            report["control_curve"] = train_on(untouched, task, same, folder / "control", stage("control"), [])
+            report["control"] = evaluated(untouched, task)
+        except Diverged as error:  # which is no reason to lose the healed model
+            report["control_diverged"] = str(error)
+            log.warning("the untouched model, trained alike: %s", error)
     return report
 
 
@@ -158,6 +176,14 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.update(state.global_step, self.steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the training diverged: its loss is {loss} at step {state.global_step:,} of {self.steps:,}; try a "
+                f"lower learning rate than {args.learning_rate:g}"
+            )
 
 
 def _bands(model: Any, was: Encoding, target: Encoding, healing: Healing) -> list[Encoding]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from whorl import outputs
+from whorl import finite, outputs
 from whorl.attaching import NAMED, attached, layer_plan
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
@@ -93,6 +93,7 @@ def export(
     model = unwrapped(model)
     reads = [str(getattr(model, "name_or_path", "") or "").partition(NAMED)[0]]
     outputs.check_replaces(out, force, reads)
+    finite.check_weights(model)
     write = _hf_writer(model, tokenizer) if format == "hf" else _gguf_writer(model, tokenizer, dtype or "f32")
     with outputs.replacing(out, "export", force, reads) as folder:
         encoding, checked, tokens = write(folder)
@@ -175,6 +176,7 @@ def _compare_with_stock(model: Any, folder: Path) -> str:
         error = max_error(stock.to(model.device).eval()(ids).logits, logits)
     finally:
         model.train(training)
+    finite.check_values(logits, "the model's own logits are not finite", model, ids)
     if not error <= allowed:
         raise ValueError(
             f"stock transformers reads what was written as another model: on {ids.numel()} tokens its logits differ by "

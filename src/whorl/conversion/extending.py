@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from whorl import finite
 from whorl.attaching import attach, attached, detach
 from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
@@ -45,6 +46,11 @@ class Tried:
     by_position: torch.Tensor
     in_range: float
     past: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss is finite at every position."""
+        return bool(self.by_position.isfinite().all())
 
 
 def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> list[tuple[str, Encoding]]:
@@ -118,7 +124,8 @@ def extend(
     windows [windows, tokens]: text that is `to` tokens long or nearly so. `auto` tries every method without training
     and keeps the lowest loss at the last quarter of the positions among those that raise the loss in range by at most
     `tolerance` nats (all of them, where none stays below). Raises ValueError for a target that is not longer than the
-    training length, an unknown method, text that is too short, and a model that does not turn.
+    training length, an unknown method, text that is too short, a model that does not turn, and one whose weights or
+    losses are not finite.
     """
     encoding = encoding_of(model)
     if to <= train_length:
@@ -130,15 +137,21 @@ def extend(
         )
     if method != "auto":
         candidates(encoding, method, train_length, to)
+    finite.check_weights(model)
     before = attached(model)
     learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
 
     def measured(name: str, encoding: Encoding) -> Tried:
         found = summed(name, encoding, loss_by_position(model, windows, ignored), train_length, to)
+        if not found.finite:
+            reasons.append(f"{name}: {finite.first_not_finite(model, windows)}")
         advance(name)
         return found
 
+    reasons: list[str] = []
     tried = [measured("none", encoding)]
+    if not math.isfinite(tried[0].in_range):
+        raise ValueError(f"the losses of the untouched model are not finite in range; {reasons[0]}")
     model.eval()
     try:
         for one in METHODS if method == "auto" else (method,):
@@ -160,6 +173,10 @@ def extend(
             restored.load_state_dict(learned)
     if len(tried) == 1:
         raise ValueError(f"none of the methods can be had on {type(model).__name__} with {encoding}")
+    for reason in reasons:
+        log.warning("losses that are not finite with the method %s", reason)
+    if not any(t.finite for t in tried[1:]):
+        raise ValueError(f"no method gives finite losses; {'; '.join(reasons)}")
     best = choose(tried, tolerance)
     attach(model, best.encoding)
     return best, tried
@@ -172,10 +189,13 @@ def summed(name: str, encoding: Encoding, losses: torch.Tensor, train_length: in
 
 
 def choose(tried: Sequence[Tried], tolerance: float) -> Tried:
-    """The lowest loss past the training length, among methods that keep the loss in range where there are any."""
+    """The lowest loss past the training length, among methods that keep the loss in range where there are any.
+
+    Of methods whose losses are all finite, of which there must be one."""
     untouched, *methods = tried
+    methods = [t for t in methods if t.finite]
     kept = [t for t in methods if t.in_range <= untouched.in_range + tolerance] or methods
-    return min(kept, key=lambda t: t.past if math.isfinite(t.past) else math.inf)
+    return min(kept, key=lambda t: t.past)
 
 
 def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:

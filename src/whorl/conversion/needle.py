@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl import finite
 from whorl.comparison.tasks.language import token_losses
 from whorl.hosts import open_host
 from whorl.inspection import measures
@@ -68,6 +69,8 @@ def retrieval(
     loss     nats per token of the number
     without  the same where the number is not stated: what a guess costs; a loss near it means nothing was retrieved
     entropy  of attention at the tokens of the answer, nats, mean over layers and heads
+
+    Raises ValueError for logits that are not finite: none of them is the first choice.
     """
     inner = open_host(model).model
     inner.eval()
@@ -85,6 +88,9 @@ def retrieval(
 
                 with watching(model, watch):
                     logits = inner(input_ids=ids[None].to(inner.device), use_cache=False).logits.cpu()
+                finite.check_values(
+                    logits[0, -answer - 1 :], f"the logits at {length:,} tokens are not finite", model, ids[None]
+                )
                 chosen = logits[0, -answer - 1 : -1].argmax(-1)
                 sums["found"] += float((chosen == ids[-answer:]).all())
                 sums["loss"] += float(token_losses(logits, ids[None])[0, -answer:].mean())

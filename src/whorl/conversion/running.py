@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from whorl import outputs
+from whorl import finite, outputs
 from whorl.comparison.corpus import read_documents
 from whorl.comparison.files import write_json
 from whorl.conversion import extending
@@ -69,6 +69,7 @@ def run_extend(
         healing = Healing(tune, to, batch_size, learning_rate)
         model = tuned(model, found, text or found.text or "stdlib", healing, lora, say)
         losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
+        finite.check_values(losses, "losses are not finite after the tuning", model, ids)
         best = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
         tried.append(best)
     facts = {

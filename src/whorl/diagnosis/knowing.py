@@ -20,6 +20,7 @@ import torch
 
 from whorl.attaching import attached, prove
 from whorl.diagnosis.reading import quiet
+from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 
 
@@ -63,19 +64,6 @@ def skeleton(host: OpenHost) -> OpenHost | None:
         return open_host(empty)
     except Exception:  # whatever stock code raises: other checks say why
         return None
-
-
-def not_finite(model: Any) -> list[str]:
-    """Every weight with a value that is not a number, or infinite: its name and how many. None on the meta device."""
-    found = []
-    for name, weight in model.named_parameters():
-        if weight.is_meta or not weight.is_floating_point():
-            continue
-        values = weight.detach().float() if weight.element_size() == 1 else weight.detach()
-        finite = values.isfinite()
-        if not finite.all():
-            found.append(f"{name} ({int((~finite).sum()):,} of {weight.numel():,})")
-    return found
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from whorl.attaching import Turns
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
+from whorl.finite import first_not_finite
 from whorl.hosts import FAMILIES
 from whorl.testing import max_error
 
@@ -42,7 +43,7 @@ def runs(subject: Subject) -> Answer:
         return judged(False, f"some {r.what} are not finite in the model's own {dtype}, and all are in float32")
     if torch.isfinite(r.outputs).all():
         return judged(True, f"{r.what} up to {float(r.outputs.abs().max()):.3g}")
-    return judged(False, f"some {r.what} are not finite")
+    return judged(False, f"some {r.what} are not finite; {first_not_finite(subject.host.model, r.ids)}")
 
 
 def cached(subject: Subject) -> Answer:

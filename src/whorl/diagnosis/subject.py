@@ -14,11 +14,12 @@ import torch
 
 from whorl.attaching import attached, layer_plan
 from whorl.diagnosis.files import Files
-from whorl.diagnosis.knowing import not_finite, skeleton
+from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.meaning import FLOAT32, Sizes, border, depends_on_length
 from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
+from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 from whorl.testing import max_error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from whorl import finite
 from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Spectrum
 from whorl.hosts import open_host
@@ -48,6 +49,8 @@ def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
     inner = open_host(model).model
     with nullcontext() if cut is None else watching(model, edit=stilled(cut)):
         found = window_losses(inner, windows, inner.config.get_text_config().vocab_size)
+        what = "losses are not finite" + ("" if cut is None else f" with pairs from {cut} on stilled")
+        finite.check_values(found, what, model, windows)
     return found[:, -(windows.shape[1] // 2) :].double().mean(1)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import whorl
+from whorl import finite
 from whorl.comparison.running import machine
 from whorl.hosts import open_host
 from whorl.inspection import analysis
@@ -62,7 +63,7 @@ def inspect(
 
     Everything by distance is measured in range, on windows cut to L tokens; where the windows are longer, the curves
     are those of the whole windows. Raises ValueError for a model that cannot be read (see `layers_of`) and for inputs
-    that do not fit.
+    that do not fit. A model whose weights or outputs are not finite is refused too, naming the first of them.
     """
     host = open_host(model)
     if inputs.dim() != 2 or inputs.dtype not in (torch.int32, torch.int64):
@@ -73,6 +74,7 @@ def inspect(
     if inputs.shape[1] < SHORTEST:
         raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
     facts = layers_of(model)
+    finite.check_weights(model)
     result = Inspection(_about(host, facts, inputs, limit, random_windows, seed))
     running = _Running(model, facts, inputs.long(), limit, attention, seed, stage, result)
     running.spectrum()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from whorl import finite
 from whorl.attaching import HostMask, attached, attention_arguments
 from whorl.comparison.tasks.base import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
@@ -167,8 +168,8 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
 def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
     """Runs whole windows of token ids [batch, tokens] through the model's layers, watched.
 
-    Raises ValueError for windows that are longer than the model's table of positions, and when a layer did not attend
-    through the interface, and so was not seen.
+    Raises ValueError for windows that are longer than the model's table of positions, when a layer did not attend
+    through the interface, and so was not seen, and for hidden states that are not finite.
     """
     host = open_host(model)
     table, tokens = host.position_table, ids.shape[1]
@@ -185,13 +186,14 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
         watcher(attended)
 
     with evaluating(host.model) as device, watching(model, noting):
-        host.base(input_ids=ids.to(device), use_cache=False)
+        hidden = host.base(input_ids=ids.to(device), use_cache=False).last_hidden_state
     missed = sorted({*range(len(host.attentions))} - seen)
     if missed:
         raise ValueError(
             f"{type(host.model).__name__} takes an attention interface and its layers {missed} never call it, so "
             "that there is nothing to read"
         )
+    finite.check_values(hidden, f"the hidden states of {type(host.model).__name__} are not finite", host.model, ids)
 
 
 @cache

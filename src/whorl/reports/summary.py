@@ -106,7 +106,7 @@ class Encoding:
         first = next(iter(rows.values()))
         return Cell(
             length,
-            {seed: _float(row.get(metric.key)) for seed, row in rows.items()},
+            {seed: _measured(row, metric.key) for seed, row in rows.items()},
             stderr=float(np.mean(errors)) if errors else None,
             samples=first.get("windows", first.get("sequences")),
         )
@@ -256,6 +256,11 @@ def _pad(layer: Iterable[float | None] | None, turning: int, pairs: int) -> list
     given = [math.nan] * turning if layer is None else list(layer)
     padded = [*given, *[None] * (pairs - len(given))]
     return [None if wavelength is None or math.isinf(wavelength) else wavelength for wavelength in padded]
+
+
+def _measured(row: Mapping[str, Any], key: str) -> float | None:
+    """JSON has no NaN: a value that is there and null was measured and was not finite."""
+    return _float(row[key] if row[key] is not None else math.nan) if key in row else None
 
 
 def _float(value: Any) -> float | None:

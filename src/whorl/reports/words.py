@@ -114,7 +114,7 @@ def _perplexity_bullet(c: Comparison, e: Encoding) -> str:
     reference = c.reference("perplexity")
     base = e.cell(TAIL, reference) if reference is not None else None
     far = [cell for n in c.far("perplexity") if (cell := e.cell(TAIL, n)) is not None]
-    notes = _unreachable(far) + _diverged(far if base is None else [base, *far])
+    notes = _stopped(e) + _unreachable(far) + _diverged(far if base is None else [base, *far])
     if base is None or reference is None:
         return " ".join(["was not evaluated within its training length.", *notes])
     if not base.finite:
@@ -196,7 +196,7 @@ def _accuracy_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, 
         if n <= c.train_length and (cell := e.cell(metric, n)) is not None and not cell.unreachable
     ]
     far = [cell for n in c.far(metric.kind) if (cell := e.cell(metric, n)) is not None]
-    notes = _unreachable(far) + _diverged(in_range + far)
+    notes = _stopped(e) + _unreachable(far) + _diverged(in_range + far)
     if not in_range:
         return " ".join(["was not evaluated within its training length.", *notes])
     worst = min(in_range, key=lambda cell: cell.mean if cell.finite and cell.mean is not None else -1.0)
@@ -311,6 +311,14 @@ def _diverged(cells: Sequence[Cell]) -> list[str]:
     seeds = sorted({seed for cell in cells for seed in cell.diverged})
     whose = f" for seed {listing(list(map(str, seeds)))}" if any(len(cell.values) > 1 for cell in cells) else ""
     return [f"Diverged at {listing(lengths)} tokens{whose}: those values are not finite and are left out."]
+
+
+def _stopped(e: Encoding) -> list[str]:
+    """A sentence on the trainings that diverged, and so ended before their time."""
+    steps = [
+        f"at step {step:,} (seed {t['seed']})" for t in e.trials if (step := (t.get("train") or {}).get("diverged"))
+    ]
+    return [f"Its training diverged and was stopped {listing(steps)}."] if steps else []
 
 
 def _turning(e: Encoding) -> str:

@@ -140,14 +140,15 @@ def test_scores_of_a_model_that_knows_and_of_one_that_errs(cls, targets):
 
 
 @pytest.mark.parametrize("cls", [Copy, Recall])
-def test_a_model_of_nan_scores_nothing(cls):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_whose_logits_are_not_numbers_has_no_accuracy(cls, value):
     task = build(cls)
     model = torch.nn.Module()
     model.forward = lambda input_ids, use_cache: type(
-        "Output", (), {"logits": torch.full((*input_ids.shape, task.vocab_size), math.nan)}
+        "Output", (), {"logits": torch.full((*input_ids.shape, task.vocab_size), value)}
     )
     row = task.evaluate(model, 64)
-    assert (row["token_accuracy"], row["exact_match"]) == (0, 0)
+    assert all(math.isnan(row[key]) for key in ("token_accuracy", "exact_match", "stderr"))
 
 
 def test_refuses_lengths_that_hold_nothing():

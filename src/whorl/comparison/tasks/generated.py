@@ -68,23 +68,27 @@ class Generated(Task):
 
         A token counts when it has the highest logit, given all true tokens before it; a sequence when all its targets
         do, which is so exactly when greedy generation would get them all right (up to its first error it is given the
-        same tokens). `stderr` is the standard error of `token_accuracy` over sequences, nan for one sequence.
+        same tokens). `stderr` is the standard error of `token_accuracy` over sequences, nan for one sequence. All are
+        nan where a logit is not finite: none of them is the highest.
         """
         ids, labels = self.evaluation_set(length)
-        predicted = []
+        predicted, finite = [], True
         with evaluating(model) as device:
             for batch in batches(ids, batch_tokens, self.vocab_size):
-                logits = model(input_ids=batch.to(device), use_cache=False).logits
-                predicted.append(logits[:, :-1].argmax(-1).cpu())
+                logits = model(input_ids=batch.to(device), use_cache=False).logits[:, :-1]
+                finite = finite and bool(logits.isfinite().all())
+                predicted.append(logits.argmax(-1).cpu())
                 if progress is not None:
                     progress(len(batch))
         asked = labels[:, 1:] != IGNORED
         right = (torch.cat(predicted) == labels[:, 1:]) & asked
         accuracy = right.sum(1).double() / asked.sum(1)
+        if not finite:
+            accuracy = torch.full_like(accuracy, math.nan)
         return {
             "length": length,
             "token_accuracy": float(accuracy.mean()),
-            "exact_match": float((accuracy == 1).double().mean()),
+            "exact_match": float((accuracy == 1).double().mean()) if finite else math.nan,
             "sequences": len(accuracy),
             "stderr": float(accuracy.std()) / math.sqrt(len(accuracy)) if len(accuracy) > 1 else math.nan,
         }
