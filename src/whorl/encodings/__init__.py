@@ -143,26 +143,38 @@ def parse(notation: str | Encoding) -> Encoding:
 
 
 def from_dict(config: Mapping[str, Any]) -> Encoding:
-    """Builds an encoding from its JSON form (`Encoding.to_dict`). Raises ValueError for an unknown key."""
-    if "name" not in config:
-        raise ValueError(f"an encoding's JSON form needs a 'name', got the keys {sorted(config)}")
-    arguments = {k: v for k, v in config.items() if k != "name"}
-    if config["name"] == "sum":
-        return Sum(tuple(from_dict(p) for p in arguments["parts"]))
-    if config["name"] == "scaled":
-        return Scaled(from_dict(arguments["inner"]), [_scaling_from_dict(s) for s in arguments["scalings"]])
-    if config["name"] == "layers":
-        rules = arguments["rules"]
+    """Builds an encoding from its JSON form (`Encoding.to_dict`). Raises ValueError for what is none."""
+    name, arguments = _record("an encoding", config)
+    if name == "sum":
+        return Sum(tuple(from_dict(p) for p in _only(name, arguments, parts=list)["parts"]))
+    if name == "scaled":
+        given = _only(name, arguments, inner=Mapping, scalings=list)
+        return Scaled(from_dict(given["inner"]), [_scaling_from_dict(s) for s in given["scalings"]])
+    if name == "layers":
+        rules = _only(name, arguments, rules=(list, Mapping))["rules"]
         if isinstance(rules, Mapping):
             return Layers({t: from_dict(r) for t, r in rules.items()})
         return Layers([from_dict(r) for r in rules])
-    return build(config["name"], arguments)
+    return build(name, arguments)
 
 
 def _scaling_from_dict(config: Mapping[str, Any]) -> Scaling:
-    if "name" not in config:
-        raise ValueError(f"a scaling's JSON form needs a 'name', got the keys {sorted(config)}")
-    return _build(get_scaling(config["name"]), {k: v for k, v in config.items() if k != "name"})
+    name, arguments = _record("a scaling", config)
+    return _build(get_scaling(name), arguments)
+
+
+def _record(what: str, config: Any) -> tuple[str, dict[str, Any]]:
+    """The name in a JSON form, and the rest of it."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise ValueError(f"{what}'s JSON form is an object with a 'name', got {config!r}")
+    return config["name"], {k: v for k, v in config.items() if k != "name"}
+
+
+def _only(name: str, arguments: dict[str, Any], **kinds: Any) -> dict[str, Any]:
+    """The arguments, if they are these and of these kinds."""
+    if arguments.keys() != kinds.keys() or not all(isinstance(arguments[k], kinds[k]) for k in kinds):
+        raise ValueError(f"the JSON form of {name!r} holds {' and '.join(kinds)}, got {arguments!r}")
+    return arguments
 
 
 def _layer_type(rule: str) -> tuple[str, str] | None:
