@@ -85,7 +85,7 @@ def test_hope_is_proportional_and_longrope_where_the_width_is_fixed() -> None:
     longrope = dict.fromkeys(("phi", "stablelm", "persimmon", "phi3"), "longrope")
     assert said == dict.fromkeys(("llama", "gpt_neox", "gemma3_text"), "proportional") | longrope
     llama = stock_form(tiny_model("llama"), whorl.parse("hope:train_length=40")).config["rope_parameters"]
-    assert llama == {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 2.5 / 8}
+    assert llama == {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 2 / 8}
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,10 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     for base in (settings.get("rope_theta"), base_of(spectrum)):
         if base is None or not base > 1:
             continue
-        share = share_of(turning, pairs)
+        share = share_of(2 * turning, 2 * pairs)
         for named in (
             RoPE(base=float(base)),
-            PartialRoPE(fraction=width / shape.head_dim, base=float(base)),
+            PartialRoPE(fraction=share_of(width, shape.head_dim), base=float(base)),
             PRoPE(p=share, base=float(base)),
             PRoPE(p=share, base=float(base), keep="slowest"),
         ):
@@ -134,11 +134,11 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     return Frequencies(spectrum.frequencies, spectrum.amplitude)
 
 
-def share_of(turning: int, pairs: int) -> float:
-    """The p with which int(p x 2 pairs // 2), p-RoPE's and stock's own, keeps exactly `turning` of the pairs: the
-    quotient, or the next number above it, since the product may be rounded to just below a whole number."""
-    p = turning / pairs
-    while int(p * 2 * pairs // 2) < turning:
+def share_of(part: int, whole: int) -> float:
+    """The p with which int(p x whole) is `part`: the quotient, or the next number above it, since the product may be
+    rounded to just below. Stock's and p-RoPE's int(p x head_dim // 2) is then half of it."""
+    p = part / whole
+    while int(p * whole) < part:
         p = math.nextafter(p, math.inf)
     return p
 
@@ -192,7 +192,7 @@ def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
     layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
     settings, config = _settings(host, layer_type), host.rotary.config
     base = float(settings["rope_theta"])
-    inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(spectrum.width / head_dim, base)
+    inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
     encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
     prefix = f"{layer_type}_" if hasattr(host.rotary, f"{layer_type}_inv_freq") else ""
     built = getattr(host.rotary, f"{prefix}original_inv_freq")

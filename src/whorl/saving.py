@@ -15,7 +15,7 @@ import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,22 +23,28 @@ import torch
 from whorl.attaching import attached, layer_plan
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
-from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, base_of, encoding_of, in_stock_terms, length_dependent, same_spectrum
+from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host, stock_spectrum
+from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_spectrum
+from whorl.stock_terms import candidates, for_older_readers
 
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
 GUARD = (
     "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding.safetensors"
 )
-NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
 
 
 @dataclass(frozen=True)
 class StockForm:
-    """How stock transformers says an encoding: changes to the config, and rows for the host's table of positions."""
+    """How stock transformers says an encoding.
+
+    config  changes to the config
+    table   rows for the host's table of positions
+    older   what the file says besides, for readers that do not know rope_parameters
+    """
 
     config: dict[str, Any]
     table: torch.Tensor | None = None
+    older: dict[str, Any] = field(default_factory=dict)
 
 
 def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
@@ -89,13 +95,14 @@ def _as_table(host: OpenHost, encoding: Encoding) -> StockForm | str:
 def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Spectrum]) -> StockForm | str:
     """Tries ways of saying each spectrum, and takes the first that the host's own rotary module understands."""
     settings = copy.deepcopy(host.rotary.config.rope_parameters)
-    base = getattr(encoding, "base", None)
     for label, spectrum in wanted.items():
         own = settings[label] if label else settings
         index = host.layer_types.index(label) if label else host.turns.index(True)
         attention = host.attentions[index]
         width = head_dim_of(host.model.config, attention)
-        for candidate in (own, *_candidates(spectrum, width, base, own, host)):
+        of_layer = encoding.for_layer(index, host.layer_types[index])
+        longest = host.model.config.max_position_embeddings
+        for candidate in (own, *candidates(of_layer, spectrum, width, own, longest)):
             trial = {**settings, label: candidate} if label else candidate
             if _understood(host, trial, host.layer_types[index], attention, spectrum):
                 settings = trial
@@ -104,38 +111,12 @@ def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Sp
             return f"no rope_type of {_name(host)} gives these frequencies on {spectrum.width} of {width} channels" + (
                 "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
             )
-    return StockForm({"rope_parameters": settings})
+    return StockForm({"rope_parameters": settings}, older=_older(host.model, host.rotary.config, settings))
 
 
-def _candidates(
-    spectrum: Spectrum, head_dim: int, base: float | None, own: dict[str, Any], host: OpenHost
-) -> Iterator[dict[str, Any]]:
-    frequencies, width, turning = spectrum.frequencies, spectrum.width, len(spectrum.turning)
-    bases = [base] if base else []
-    if turning and frequencies[0] == 1.0 and (own_base := base_of(spectrum)) is not None:
-        bases.append(own_base)
-    bases = bases or [10000.0]
-    partial: dict[str, Any] = {}
-    if "partial_rotary_factor" in own:
-        share = width / head_dim
-        partial = {"partial_rotary_factor": share if int(head_dim * share) == width else (width + 0.5) / head_dim}
-    for theta in bases:
-        yield {"rope_type": "default", "rope_theta": theta, **partial}
-        # The stock floor is int(p * head_dim // 2): half a pair more keeps rounding from dropping one.
-        kept = (turning + 0.5) / (head_dim / 2)
-        yield {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": min(kept, 1.0)}
-    theta = bases[0] if bases[0] < 1e30 else 10000.0  # stock's powers are float32
-    factors = [theta ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(frequencies)]
-    yield {
-        "rope_type": "longrope",
-        "rope_theta": theta,
-        "short_factor": factors,
-        "long_factor": factors,
-        "factor": 1.0,
-        "attention_factor": spectrum.amplitude,
-        "original_max_position_embeddings": host.model.config.max_position_embeddings,
-        **partial,
-    }
+def _older(model: Any, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Nothing for a model whose rope settings are in a part of its config, which older readers do not find."""
+    return for_older_readers(config.model_type, settings) if type(model.config) is type(config) else {}
 
 
 def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, attention: Any, spectrum: Spectrum) -> bool:
@@ -172,7 +153,7 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
     form = stock_form(model, encoding)
     config = copy.deepcopy(model.config)
     if isinstance(form, StockForm):
-        stamp: dict[str, Any] = {CONFIG_KEY: {**record, "stock": True}}
+        stamp: dict[str, Any] = {CONFIG_KEY: {**record, "stock": True}, **form.older}
         for key, value in form.config.items():
             setattr(config, key, value)
         if form.table is not None:
@@ -187,10 +168,33 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
             "architectures": [f"{cls.__name__}WithWhorl"],
         }
     _stamp(config, stamp)
+    with _in_place(model, config):
+        return cls.save_pretrained(*call.args, **call.kwargs)
+
+
+def save_for_all(model: Any, folder: Any) -> None:
+    """`model.save_pretrained(folder)`, of a stock model with the entries that older readers look for."""
+    older: dict[str, Any] = {}
+    if attached(model) is None:
+        settings = getattr(model.config, "rope_parameters", None)
+        known = model.config.model_type in FAMILIES
+        older = _older(model, model.config, settings) if settings and known else {}
+    if not older:
+        model.save_pretrained(folder)
+        return
+    config = copy.deepcopy(model.config)
+    _stamp(config, older)
+    with _in_place(model, config):
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _in_place(model: Any, config: Any) -> Iterator[None]:
+    """With this config in the place of the model's own."""
     own = model.config
     model.config = config
     try:
-        return cls.save_pretrained(*call.args, **call.kwargs)
+        yield
     finally:
         model.config = own
 

@@ -365,7 +365,7 @@ def test_longrope_takes_the_short_list_up_to_the_original_length_and_the_long_on
     assert short == encoding.spectrum(4)
     assert short.amplitude == long.amplitude == math.sqrt(1 + math.log(4) / math.log(1000))
     assert not parse("rope~longrope:short_factor=4@8,long_factor=4@8,factor=4,original=1000").length_dependent
-    # how whorl saves a still pair in stock terms (saving.NEVER): past float32, so still in stock and still here
+    # how whorl saves a still pair in stock terms (stock_terms.NEVER): past float32, so still in stock and still here
     assert LongRoPE((1.0, 1e39), (1.0, 1e39), attention_factor=1)(RoPE().spectrum(4)).turning == (0,)
 
 

@@ -34,7 +34,7 @@ from whorl.hosts import head_dim_of, open_host
 from whorl.hosts.opening import unwrapped
 from whorl.ops.rotation import LAYOUTS
 from whorl.reading import encoding_of
-from whorl.saving import stock_form
+from whorl.saving import save_for_all, stock_form
 from whorl.testing import logits_and_budget, max_error
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _hf_writer(model: Any, tokenizer: Any) -> Callable[[Path], tuple[str, str, s
             )
 
     def write(folder: Path) -> tuple[str, str, str]:
-        model.save_pretrained(folder)
+        save_for_all(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         checked = _compare_with_stock(model, folder)

@@ -22,7 +22,7 @@ from whorl.encodings.scalings import BaseChange, Scaling
 from whorl.encodings.window import Window
 from whorl.hosts import open_host
 from whorl.reading import encoding_of
-from whorl.saving import stock_form
+from whorl.saving import save_for_all, stock_form
 
 log = logging.getLogger(__name__)
 
@@ -209,11 +209,11 @@ def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
     try:
         if mistral is not None:
             mistral.config.max_position_embeddings = to
-            mistral.save_pretrained(folder)
+            save_for_all(mistral, folder)
             how = "stock, as a Mistral (a Llama with a window)"
         else:
             form = stock_form(host.model)
-            host.model.save_pretrained(folder)
+            save_for_all(host.model, folder)
             how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
     finally:
         host.model.config.max_position_embeddings = was

@@ -1,0 +1,163 @@
+"""How stock transformers may say a spectrum, and where readers older than `rope_parameters` look for it.
+
+`candidates` proposes rope settings; `whorl.saving` asks the host's own rotary module which of them it understands. A
+rope type by name comes first wherever the encoding has one (`yarn`, `llama3`, `linear`), with its own arguments and
+base: readers know what to do with those, and several drop the attention factor of a `longrope` (vLLM, mlx-lm).
+
+`for_older_readers`: transformers 4 and mlx-lm read `rope_theta` and `rope_scaling` at the top of a config, SGLang
+`partial_rotary_factor`, and all take a default in silence where there is none. Transformers 5 reads them too, and
+prefers `rope_scaling` to `rope_parameters`, so what is written there says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from whorl.encodings import Encoding, Scaled, Spectrum
+from whorl.encodings.rope import Rotary
+from whorl.encodings.scalings import NTK, BaseChange, Linear, Llama3, LongRoPE, Scaling, YaRN
+from whorl.reading import base_of, share_of
+
+NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
+FAR = 1e30  # a base whose powers stock's float32 may not hold
+
+# Where older readers look for a setting, in families that call it by another name.
+NAMES: dict[str, dict[str, str]] = {
+    "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+}
+# Families with settings by layer type that were there before: the names of the bases of full and of sliding layers. A
+# `rope_scaling` means their full layers (and in ModernBERT all).
+BASES_BY_TYPE: dict[str, tuple[str, str]] = {
+    "gemma3_text": ("rope_theta", "rope_local_base_freq"),
+    "olmo3": ("rope_theta", "rope_theta"),
+    "modernbert": ("global_rope_theta", "local_rope_theta"),
+    "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
+}
+
+
+def candidates(
+    encoding: Encoding, spectrum: Spectrum, head_dim: int, own: Mapping[str, Any], longest: int
+) -> Iterator[dict[str, Any]]:
+    """Rope settings that may have this spectrum, the most readable first.
+
+    encoding: what one layer has; head_dim: the head's full width; own: the host's settings of this layer type; longest:
+    the config's max_position_embeddings.
+    """
+    turning, width = spectrum.turning, spectrum.width
+    theta, scaling = _base_and_scaling(encoding, width)
+    inferred = base_of(spectrum) if turning and spectrum.frequencies[0] == 1.0 else None
+    bases = list(dict.fromkeys(float(b) for b in (theta, own.get("rope_theta"), inferred) if b)) or [10000.0]
+    partial = {"partial_rotary_factor": share_of(width, head_dim)} if "partial_rotary_factor" in own else {}
+    share = share_of(2 * len(turning), head_dim)
+    for base in bases:
+        for named in () if scaling is None else _by_name(scaling, spectrum.amplitude):
+            yield {**named, "rope_theta": base, **partial}
+        yield {"rope_type": "default", "rope_theta": base, **partial}
+        yield {"rope_type": "proportional", "rope_theta": base, "partial_rotary_factor": share}
+    base = bases[0] if bases[0] < FAR else 10000.0
+    factors = [base ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(spectrum.frequencies)]
+    yield {
+        "rope_type": "longrope",
+        "rope_theta": base,
+        "short_factor": factors,
+        "long_factor": factors,
+        "factor": 1.0,
+        "attention_factor": spectrum.amplitude,
+        "original_max_position_embeddings": longest,
+        **partial,
+    }
+
+
+def _base_and_scaling(encoding: Encoding, width: int) -> tuple[float | None, Scaling | None]:
+    """The base of a layer's rotary encoding after the scalings that only change it, and the one scaling that is left.
+
+    None for a base that has no name, and where more than one is left.
+    """
+    rotary = next((part for part in getattr(encoding, "parts", (encoding,)) if isinstance(part, Rotary)), None)
+    inner = rotary.inner if isinstance(rotary, Scaled) else rotary
+    base = getattr(inner, "base", None)
+    rest: list[Scaling] = []
+    for scaling in rotary.settled if isinstance(rotary, Scaled) else ():
+        if isinstance(scaling, BaseChange):
+            base = scaling.base
+        elif isinstance(scaling, NTK) and base is not None and width > 2:
+            base *= scaling.factor ** (width / (width - 2))
+        else:
+            rest.append(scaling)
+    return base, rest[0] if len(rest) == 1 else None
+
+
+def _by_name(scaling: Scaling, amplitude: float) -> Iterator[dict[str, Any]]:
+    """A scaling as the rope type of its name, without base and share. Numbers are floats: transformers 4 asks for them.
+
+    None for YaRN with an attention factor of 1: of a `longrope` that is what readers that drop the factor take.
+    """
+    if isinstance(scaling, Linear):
+        yield {"rope_type": "linear", "factor": float(scaling.factor)}
+    elif isinstance(scaling, Llama3):
+        yield {
+            "rope_type": "llama3",
+            "factor": float(scaling.factor),
+            "low_freq_factor": float(scaling.low_freq_factor),
+            "high_freq_factor": float(scaling.high_freq_factor),
+            "original_max_position_embeddings": scaling.original,
+        }
+    elif isinstance(scaling, LongRoPE):
+        yield {
+            "rope_type": "longrope",
+            "short_factor": list(scaling.short_factor),
+            "long_factor": list(scaling.long_factor),
+            "factor": float(scaling.factor or 1.0),
+            "original_max_position_embeddings": scaling.original,
+            **({"attention_factor": float(amplitude)} if scaling.factor is None else {}),
+        }
+    elif isinstance(scaling, YaRN) and (amplitude != 1 or scaling.factor == 1):
+        ramp = {
+            "beta_fast": float(scaling.beta_fast),
+            "beta_slow": float(scaling.beta_slow),
+            "truncate": scaling.truncate,
+        }
+        yarn = {
+            "rope_type": "yarn",
+            "factor": float(scaling.factor),
+            "original_max_position_embeddings": scaling.original,
+            **{k: v for k, v in ramp.items() if v != getattr(YaRN, k)},
+        }
+        if scaling.attention_factor is None:
+            scales = {"mscale": scaling.mscale, "mscale_all_dim": scaling.mscale_all_dim}
+            yield {**yarn, **{k: float(v) for k, v in scales.items() if v is not None}}
+        yield {**yarn, "attention_factor": float(amplitude)}
+
+
+def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries for the top of a config that say the same as its `rope_parameters`, for readers that look there alone.
+
+    None where settings by layer type cannot be said so (a family that older readers do not know by type; sliding layers
+    that are scaled): half of the truth would mislead.
+    """
+    by_type = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    if not by_type:
+        return _flat(settings, NAMES.get(model_type, {}))
+    full, sliding = by_type.get("full_attention"), by_type.get("sliding_attention")
+    names = BASES_BY_TYPE.get(model_type)
+    if names is None or full is None or sliding is None or sliding.get("rope_type", "default") != "default":
+        return {}
+    if names[0] == names[1] and full["rope_theta"] != sliding["rope_theta"]:
+        return {}
+    older = _flat(full, {"rope_theta": names[0]})
+    if "rope_scaling" in older and model_type.startswith("modernbert"):
+        return {}
+    return {**older, names[1]: sliding["rope_theta"]}
+
+
+def _flat(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    top = {k: settings[k] for k in ("rope_theta", "partial_rotary_factor") if settings.get(k) is not None}
+    if settings.get("rope_type", "default") == "default":
+        return {names.get(k, k): v for k, v in top.items()}
+    inner = {k: v for k, v in settings.items() if k not in top}
+    if settings["rope_type"] == "proportional":
+        inner |= {k: v for k, v in top.items() if k == "partial_rotary_factor"}  # where mlx-lm looks
+    if "partial_rotary_factor" in names:  # a reader by these names knows no scaling, and must not find them
+        return {"rope_scaling": {**inner, **top}}
+    return {**{names.get(k, k): v for k, v in top.items()}, "rope_scaling": inner}
