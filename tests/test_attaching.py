@@ -136,6 +136,22 @@ def test_an_additive_mask_of_the_callers_own_is_honoured(family: str, encoding: 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "cohere"])
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -torch.inf])
+def test_a_query_that_an_additive_mask_shows_nothing(family: str, lowest: float) -> None:
+    """Its attention gives 0 and is passed over, as with a mask of True and False."""
+    model = whorl.attach(tiny_model(family), "alibi")
+    _, budget = logits_and_budget(model, TOKENS)
+    seen = torch.ones(40, 40).tril().bool()
+    seen[:7] = False
+    additive = torch.zeros(40, 40).masked_fill(~seen, lowest)
+    given, expected = (
+        model(TOKENS, attention_mask=mask.expand(2, 1, 40, 40), use_cache=False).logits for mask in (additive, seen)
+    )
+    assert difference(given, expected) < budget
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("inner_family", ["llama", "qwen3"])
 def test_a_model_inside_another_is_not_the_other(inner_family: str) -> None:
     """A stock model that holds another as a part (a draft model, a tower): each has its own encoding, or none."""

@@ -430,6 +430,8 @@ def test_what_is_missing_is_said() -> None:
         whorl.attach(model, "rope~dynamic-ntk:factor=4")
     with pytest.raises(ValueError, match="has 2 numbers, and this spectrum has 8 pairs"):
         whorl.attach(model, "rope~longrope:short_factor=1@1,long_factor=2@2,factor=2,original=16")
+    with pytest.raises(ValueError, match="dynamic-ntk .* needs at least 2 pairs; this spectrum has 1"):
+        whorl.attach(tiny_model("llama", head_dim=2), DYNAMIC)  # and not at the first token past the original length
     with pytest.raises(ValueError, match="reuses the keys of layer"):
         whorl.attach(tiny_model("gemma4_text"), f"rope/{DYNAMIC}")
     assert whorl.attached(model) is None

@@ -979,14 +979,14 @@ def _joined(parts: list[tuple[SameSpectrum, torch.Tensor]]) -> torch.Tensor:
 
 
 class _Given(nn.Module):
-    """An additive mask that the caller made, as one more bias."""
+    """An additive mask that the caller made, as one more bias. Its dtype's lowest number hides a key, as -inf does."""
 
     def __init__(self, mask: torch.Tensor) -> None:
         super().__init__()
         self.mask = mask
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        return self.mask
+        return self.mask.masked_fill(self.mask <= torch.finfo(self.mask.dtype).min, -torch.inf)
 
 
 def _key_positions(query_positions: torch.Tensor, visible: torch.Tensor | HostMask | None, keys: int) -> torch.Tensor:

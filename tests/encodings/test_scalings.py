@@ -556,6 +556,10 @@ NOT_OF_THIS_SPECTRUM = [
     ("frequencies:values=1@1@1~base-change:base=5e5", "have no one base"),
     ("p-rope:p=0.04~yarn:factor=2,original=512", "yarn reads the base off two turning pairs, and this spectrum has 1"),
     ("frequencies:values=0.5~ntk:factor=2", "ntk .* needs at least 2 pairs; this spectrum has 1"),
+    (
+        "frequencies:values=0.5~dynamic-ntk:factor=2,original=512",
+        "dynamic-ntk .* needs at least 2 pairs; this spectrum",
+    ),
     ("rope~longrope:short_factor=1@2,long_factor=1@2,factor=2,original=512", "has 2 numbers, and .* has 32 pairs"),
     ("hope~linear:factor=2", "hope needs the length that the model is trained at"),
 ]

@@ -1,10 +1,11 @@
-"""Inputs and the error budget that the tests of biased attention share."""
+"""Inputs and the error budget that the tests of biased attention share (and of rotations, a subclass of tensors)."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from whorl.encodings import Shape, parse
 from whorl.ops import biased_attention
@@ -12,6 +13,22 @@ from whorl.testing import max_error
 
 NOTATIONS = ("alibi", "t5", "kerple", "kerple:form=power", "alibi+window:size=9", "window:size=9")
 HEADS, KEY_HEADS = 4, 2
+
+
+class Wrapped(torch.Tensor):
+    """A subclass that wraps a tensor, as DTensor does, and has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Wrapped:
+        how = {"strides": inner.stride(), "dtype": inner.dtype, "device": inner.device}
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args, kwargs=None):
+        args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
+        return tree_map_only(torch.Tensor, Wrapped, function(*args, **kwargs))
 
 
 def modules(notation: str, heads: int = HEADS) -> list[torch.nn.Module]:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from attention_cases import data, modules
 
+from whorl.encodings.base import RelativeBias
 from whorl.ops import biased_attention
+from whorl.ops.visible import DenseVisible
 
 MASK = torch.ones(2, 1, 5, 5, dtype=torch.bool)
 POSITIONS = torch.arange(5)[None]
@@ -46,6 +48,10 @@ BAD = {
     "softcap must be positive or None, got nan": {"softcap": float("nan")},
     "dropout must be at least 0 and below 1, got 1.0": {"dropout": 1.0},
     "dropout must be at least 0 and below 1, got -0.1": {"dropout": -0.1},
+    "q's 4 heads must be a multiple of k's 0": {"k": torch.ones(2, 0, 5, 8), "v": torch.ones(2, 0, 5, 8)},
+    "mask must be of 5 queries and 5 keys, got a DenseVisible of 5 and 6": {
+        "mask": DenseVisible(torch.ones(1, 1, 5, 6, dtype=torch.bool), 5, 6)
+    },
 }  # fmt: skip
 
 
@@ -78,3 +84,51 @@ def test_autocast_may_leave_q_and_k_wider_than_v() -> None:
         assert call(v=v).dtype == torch.bfloat16
         with pytest.raises(ValueError, match=f"v must be {FLOATS}, got int32"):
             call(v=v.int())
+
+
+IMPLS = ["auto", "reference", "cpu", "blocked", "flex"]
+
+
+def fixed() -> dict[str, torch.Tensor]:
+    return dict(zip("qkv", data(5, 5, 8, torch.float32), strict=True))
+
+
+@pytest.mark.parametrize("positions", ["consecutive", "with gaps"])
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("heads", [2, 3, 5, 8])
+@pytest.mark.parametrize("notation", ["alibi", "t5", "kerple"])
+def test_a_bias_has_one_head_or_as_many_as_the_queries(notation: str, heads: int, impl: str, positions: str) -> None:
+    """A loop would read past the numbers of too few heads, and take other heads' of too many."""
+    at = POSITIONS if positions == "consecutive" else POSITIONS * POSITIONS
+    if impl == "cpu" and positions == "with gaps":
+        pytest.skip("positions with gaps are not for the loops")
+    how = {**fixed(), "query_positions": at, "key_positions": at, "causal": True, "impl": impl}
+    biases = modules("window:size=3") + modules(notation, heads)
+    for parameter in biases[1].parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match=f"is a bias of {heads} heads and q has 4; give one for each head of q, or a"):
+        call(biases=biases, **how)
+    alone, for_each = modules("alibi", 1), modules("alibi", 4)
+    for_each[0].slopes = alone[0].slopes * 4
+    assert torch.equal(call(biases=alone, **how), call(biases=for_each, **how))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_bias_that_answers_for_other_distances_is_refused(impl: str) -> None:
+    class Short(RelativeBias):
+        def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+            return -distance[..., 1:].float()[None]
+
+    with pytest.raises(ValueError, match=r"Short must give a bias \[.*heads.*\] = .*, where each may be 1, got"):
+        call(biases=[Short()], impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_bias_that_is_the_same_at_every_distance(impl: str) -> None:
+    class Constant(RelativeBias):
+        def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+            return torch.full((1,) * (1 + distance.dim()), 0.7)
+
+    given = fixed()
+    expected = call(**given, biases=[], impl="reference")
+    torch.testing.assert_close(call(**given, biases=[Constant()], impl=impl), expected)

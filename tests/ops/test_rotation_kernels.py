@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._pytree import tree_map_only
+from attention_cases import Wrapped
 from torch.utils.checkpoint import checkpoint
 
 from whorl.encodings import parse
@@ -295,22 +295,6 @@ def test_views_that_say_minus(which: str, impl: str, inplace: bool) -> None:
 
 class Named(torch.Tensor):
     """A subclass that holds its own numbers, as torchvision's are."""
-
-
-class Wrapped(torch.Tensor):
-    """A subclass that wraps a tensor, as DTensor does, and has no memory of its own."""
-
-    @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> Wrapped:
-        how = {"strides": inner.stride(), "dtype": inner.dtype, "device": inner.device}
-        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **how)
-        made.inner = inner
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args, kwargs=None):
-        args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
-        return tree_map_only(torch.Tensor, Wrapped, function(*args, **kwargs))
 
 
 @pytest.mark.parametrize("inplace", [False, True])

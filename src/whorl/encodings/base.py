@@ -70,7 +70,8 @@ class RelativeBias(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """[batch, heads or 1, queries, keys] for positions [batch, queries] and [batch, keys]."""
-        return self.of_distance(query_positions[:, :, None] - key_positions[:, None, :]).movedim(0, 1)
+        distance = query_positions.long()[:, :, None] - key_positions.long()[:, None, :]  # of int32, it may not be one
+        return self.of_distance(distance).movedim(0, 1)
 
 
 @dataclass(frozen=True)

@@ -143,12 +143,12 @@ class DynamicNTK(Scaling):
         return True
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
-        return spectrum
+        return _with_base_grown(spectrum, 1.0, self.name)  # as it is; one that cannot grow later is refused now
 
     def at(self, spectrum: Spectrum, length: int) -> Spectrum:
         stated, original = self.same_up_to(length), _original(self)
         if stated <= original:
-            return spectrum
+            return self(spectrum)
         return _with_base_grown(spectrum, self.factor * stated / original - (self.factor - 1), self.name)
 
     def same_up_to(self, length: int) -> float:

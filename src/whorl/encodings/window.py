@@ -17,6 +17,8 @@ class WindowBias(RelativeBias):
         self.size = self.reach = size
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+        if self.size > torch.iinfo(distance.dtype).max:  # a number that these cannot hold is compared as another one
+            return torch.zeros(distance.shape, device=distance.device)[None]
         far = distance.abs() >= self.size
         return torch.zeros(distance.shape, device=distance.device).masked_fill(far, -torch.inf)[None]
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from whorl.ops.derivatives import plain, transformed
+from whorl.ops.distances import fitting
 from whorl.ops.impl import blocked, cpu_attention, flex, reference
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -45,15 +47,20 @@ def biased_attention(
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
                      FlexAttention, for the same on a GPU; "blocked", PyTorch's operations block by block, for any bias,
                      mask and positions. One asked for by name runs or raises. "auto" is the first of "cpu", "flex" and
-                     "blocked" that can run; "reference" under torch.compile, with dropout where "cpu" cannot run, and
-                     where the environment says WHORL_IMPL=reference.
+                     "blocked" that can run; "reference" under torch.compile and torch.func, where a forward-mode
+                     derivative is taken, with dropout where "cpu" cannot run, and where the environment says
+                     WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
-    made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. Gradients reach q, k, v, the
-    sinks and the biases' parameters. Raises ValueError for arguments that do not fit one another.
+    made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has
+    the output 0 and weights of 0, with sinks and without, and no gradient goes from it to anything. Gradients reach q,
+    k, v, the sinks and the biases' parameters; second derivatives are the reference's alone, the others refuse them.
+    Raises ValueError for arguments that do not fit one another.
     """
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout)
     asked, impl = impl, _choose(impl, dropout, biases, q, k, v, mask)
+    if impl in ("cpu", "blocked") and not (q.numel() and k.numel() and v.numel()):
+        impl = "reference"  # there is next to nothing to do
     queries, keys = q.shape[2], k.shape[2]
     with torch.autocast(q.device.type, enabled=False):
         visible = DenseVisible(mask, queries, keys) if isinstance(mask, torch.Tensor) else mask
@@ -72,7 +79,8 @@ def biased_attention(
         if causal:
             below = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
             seen = below if seen is None else seen & below
-        bias = [module(query_positions, key_positions) for module in biases]
+        sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
+        bias = [fitting(module, module(query_positions, key_positions), sizes) for module in biases]
         return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout)
 
 
@@ -91,9 +99,16 @@ def _choose(
         raise ValueError(
             f"impl={impl!r} has no dropout on its weights, and dropout is {dropout}; take impl='reference'"
         )
+    following = transformed()
+    if following is None and not plain((q, k, v)):
+        following = "q, k or v is a tensor with a dispatch of its own"
+    if following is not None:
+        if impl in ("auto", "reference"):
+            return "reference"
+        raise ValueError(f"impl={impl!r} cannot run here: {following}; take impl='reference'")
     if impl == "auto":
         asked = os.environ.get("WHORL_IMPL")
-        if asked == "reference" or torch.compiler.is_compiling():
+        if asked == "reference" or torch.compiler.is_compiling() or q.device.type == "meta":
             return "reference"
         if cpu_attention.missing(q, biases) is None:
             return "cpu"
@@ -137,7 +152,7 @@ def _check(
     keys = k_shape[2]
     if batch != k_shape[0] or head_dim != k_shape[3]:
         raise ValueError(f"q and k must agree in batch and head dim, got {tuple(q_shape)} and {tuple(k_shape)}")
-    if heads % k_shape[1]:
+    if heads % k_shape[1] if k_shape[1] else heads:
         raise ValueError(f"q's {heads} heads must be a multiple of k's {k_shape[1]}")
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dtype not in FLOATS:
@@ -166,6 +181,11 @@ def _check(
             raise ValueError(
                 f"mask must be [batch, heads, queries, keys] = {list(full)}, where each may be 1, got {list(got)}"
             )
+    elif mask is not None and (mask.queries, mask.keys) != (queries, keys):
+        raise ValueError(
+            f"mask must be of {queries} queries and {keys} keys, got a {type(mask).__name__} of {mask.queries} and "
+            f"{mask.keys}"
+        )
     if sinks is not None:
         given.append(("sinks", sinks))
         if sinks.shape != q_shape[1:2] or not sinks.is_floating_point():

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 _C: Any = torch._C
 _NO_DISPATCH = torch.Tensor.__torch_dispatch__
+_INSTEAD = "take impl='reference' (for a model: whorl.attach(model, encoding, impl='reference'))"
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -51,6 +52,16 @@ def first_only(
     return tuple(None if x is None else next(marked) for x in gradients)
 
 
+def refuse_batches(impl: str, *gradients: torch.Tensor) -> None:
+    """Raises ValueError for gradients that carry more than the numbers that a loop reads."""
+    tangents = [x for x in gradients if forward_ad.unpack_dual(x).tangent is not None]
+    if tangents or _C._are_functorch_transforms_active() or any(map(batch_of_gradients, gradients)):
+        raise ValueError(
+            f"impl={impl!r} of biased_attention takes gradients one at a time, without tangents, and these came as a "
+            f"batch or with a forward-mode derivative; {_INSTEAD}"
+        )
+
+
 class _FirstOnly(torch.autograd.Function):
     """A node between gradients and all that they depend on, so that no derivative goes around it."""
 
@@ -62,6 +73,6 @@ class _FirstOnly(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise ValueError(
-            f"impl={ctx.impl!r} of biased_attention has first derivatives alone, and a second one was asked for; take "
-            "impl='reference' (for a model: whorl.attach(model, encoding, impl='reference'))"
+            f"impl={ctx.impl!r} of biased_attention has first derivatives alone, and a second one was asked for; "
+            f"{_INSTEAD}"
         )

@@ -21,8 +21,32 @@ def reach_of(modules: Sequence[nn.Module]) -> int | None:
     return min((reach for reach in reaches if reach is not None), default=None)
 
 
-def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
     """Their sum at each of some integer distances [n], query position - key position: [heads or 1, n], contiguous."""
     found: list[Any] = list(modules)
-    each = torch.broadcast_tensors(*[module.of_distance(distances) for module in found])
-    return torch.stack(each).sum(0).to(dtype).contiguous()
+    sizes = {"heads": heads, "distances": len(distances)}
+    each = torch.broadcast_tensors(
+        *[fitting(module, module.of_distance(distances), sizes) for module in found],
+        distances.new_zeros(1, len(distances)),
+    )
+    return torch.stack(each[:-1]).sum(0).to(dtype).contiguous()
+
+
+def fitting(module: nn.Module, bias: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:
+    """`bias`, which a module gave, where each of its dimensions is 1 or of the size named here.
+
+    Raises ValueError for another: a loop would read past what there is, or the numbers of other heads.
+    """
+    shape = tuple(bias.shape)
+    if len(shape) != len(sizes) or any(n not in (1, size) for n, size in zip(shape, sizes.values(), strict=True)):
+        name, at = type(module).__name__, list(sizes).index("heads")
+        if len(shape) == len(sizes) and shape[at] not in (1, sizes["heads"]):
+            raise ValueError(
+                f"{name} is a bias of {shape[at]} heads and q has {sizes['heads']}; give one for each head of q, or a "
+                "single one for all"
+            )
+        raise ValueError(
+            f"{name} must give a bias [{', '.join(sizes)}] = {list(sizes.values())}, where each may be 1, got "
+            f"{list(shape)}"
+        )
+    return bias

@@ -62,6 +62,8 @@ class Visible:
         return self.found_runs[0]
 
     def _find_runs(self) -> Runs | None:
+        if self.queries == 0 or self.keys == 0:
+            return Runs(*torch.zeros(2, 1, self.queries, dtype=torch.int64))
         found = []
         step = max(1, ROWS_AT_ONCE // max(1, self.keys))
         for q0 in range(0, self.queries, step):
@@ -75,7 +77,7 @@ class Visible:
             if bool((count != end - first).any()):
                 return None
             found.append(torch.stack([first, end]))
-        return Runs(*torch.cat(found, -1)) if found else None
+        return Runs(*torch.cat(found, -1))
 
 
 class DenseVisible(Visible):

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.ops.distances import by_distance, not_relative, reach_of
+from whorl.ops.derivatives import first_only, refuse_batches
+from whorl.ops.distances import by_distance, fitting, not_relative, reach_of
 from whorl.ops.visible import Visible
 
 # Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
@@ -82,8 +83,9 @@ class Problem:
             )
             return self._grouped(view[None])
         total: torch.Tensor | None = None
+        sizes = {"batch": self.batch, "heads": self.heads, "queries": q1 - q0, "keys": k1 - k0}
         for module in self.modules:
-            one = module(self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1])
+            one = fitting(module, module(self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1]), sizes)
             total = one if total is None else total + one
         return None if total is None else self._grouped(total)
 
@@ -198,6 +200,7 @@ class BlockedAttention(torch.autograd.Function):
                 base = torch.maximum(top, sink)
                 total.mul_((top - base).exp_()).add_((sink - base).exp_())
                 o.mul_((top - base).exp_().view(B * G, -1, 1))
+                total.masked_fill_(top == -torch.inf, 0.0)  # nothing is seen: all is 0, with a sink and without
                 top = base
             normal = total.reciprocal().masked_fill_(total == 0, 0.0)
             per_row += (top, normal)
@@ -208,10 +211,18 @@ class BlockedAttention(torch.autograd.Function):
         return out.to(q.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (grad,) = grads
-        q, k, v, out, vector, sinks, *rest = ctx.saved_tensors
+        refuse_batches("blocked", *grads)
+        saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
+        with torch.no_grad():
+            made = BlockedAttention.gradients(ctx, saved, *grads)
+        q, k, v, _, vector, sinks, *rest = saved
+        return None, *first_only("blocked", made, [q, k, v, vector, sinks, *rest[2 * ctx.blocks :], *grads])
+
+    @staticmethod
+    def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """To q, k, v, the vector, the sinks and the parameters."""
+        q, k, v, out, vector, sinks, *rest = saved
         per_row, parameters = rest[: 2 * ctx.blocks], rest[2 * ctx.blocks :]
         problem: Problem = ctx.problem
         dtype, G, B = out.dtype, problem.key_heads, q.shape[0]
@@ -258,7 +269,7 @@ class BlockedAttention(torch.autograd.Function):
         found = iter(to_parameters)
         for_parameters = [next(found).to(p.dtype) if p.requires_grad else None for p in parameters]
         return (
-            None, to_q, to_k.to(k.dtype), to_v.to(v.dtype), to_vector,
+            to_q, to_k.to(k.dtype), to_v.to(v.dtype), to_vector,
             None if to_sinks is None else to_sinks.to(sinks.dtype), *for_parameters,
         )  # fmt: skip
 
@@ -301,12 +312,13 @@ def attention(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
+    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]. There are queries and keys."""
+    query_positions, key_positions = query_positions.long(), key_positions.long()  # int32 ends where distances may not
     start = _start(query_positions, key_positions)
     vector = None
     if modules and not_relative(modules) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
-        vector = by_distance(modules, span, torch.float64 if q.dtype == torch.float64 else torch.float32)
+        vector = by_distance(modules, span, q.shape[1], torch.float64 if q.dtype == torch.float64 else torch.float32)
     problem = Problem(
         heads=q.shape[1],
         key_heads=k.shape[1],

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, not_relative, reach_of
 from whorl.ops.impl import native
 from whorl.ops.visible import Runs, Visible
@@ -60,8 +61,9 @@ def plan(
     if own is None:
         return "the positions of a run of keys have gaps"
     if reach is not None:
-        first = torch.maximum(first, index + own - reach + 1)
-        end = torch.minimum(end, index + own + reach)
+        nearest, farthest = (max(-queries, min(shift, keys)) for shift in (own - reach + 1, own + reach))
+        first = torch.maximum(first, index + nearest)  # of a window wider than int64 is, these are where all is seen
+        end = torch.minimum(end, index + farthest)
     found = Plan(first.contiguous(), end.contiguous(), own)
     if mask is not None:
         mask.plans.append((query_positions, key_positions, (causal, reach), found))
@@ -97,9 +99,17 @@ def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x with its channels side by side, in a dtype that the loops read."""
+    """x with its channels side by side, in a dtype that the loops read, and its own numbers if the view says minus."""
     x = x.to(dtype)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
+
+
+def _as_the_loops_read(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, vector: torch.Tensor | None, sinks: torch.Tensor | None
+) -> tuple[Any, ...]:
+    dtype = torch.bfloat16 if q.dtype == k.dtype == v.dtype == torch.bfloat16 else torch.float32
+    q, k, v = (_rows_adjacent(x, dtype) for x in (q, k, v))
+    return q, k, v, vector, None if sinks is None else sinks.float().contiguous().resolve_neg()
 
 
 def _address(x: torch.Tensor | None) -> int:
@@ -142,10 +152,8 @@ class _Attention(torch.autograd.Function):
         vector: torch.Tensor | None,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.how, ctx.plan, ctx.given = how, plan, [None if x is None else x.dtype for x in (q, k, v, sinks)]
-        dtype = torch.bfloat16 if q.dtype == k.dtype == v.dtype == torch.bfloat16 else torch.float32
-        q, k, v = (_rows_adjacent(x, dtype) for x in (q, k, v))
-        sinks = None if sinks is None else sinks.float().contiguous()
+        ctx.how, ctx.plan, given = how, plan, (q, k, v, vector, sinks)
+        q, k, v, vector, sinks = _as_the_loops_read(*given)
         batch, heads, queries, _ = q.shape
         # The exact output is kept: its product with the gradient is taken from every logit's gradient.
         out = q.new_empty(batch, queries, heads, v.shape[3], dtype=torch.float32).transpose(1, 2)  # as hosts want it
@@ -153,16 +161,27 @@ class _Attention(torch.autograd.Function):
         tensors = (q, k, v, vector, sinks, out, top, normal)
         if out.numel():
             _call("whorl_attention", how, plan, 1, tensors)
-        ctx.save_for_backward(*tensors)
-        return out.to(ctx.given[2])
+        ctx.save_for_backward(*given, out, top, normal)
+        return out.to(given[2].dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        tensors = ctx.saved_tensors  # under checkpointing these are others than the forward pass saw
-        q, k, v, vector, sinks, out, top, normal = tensors
+        refuse_batches("cpu", *grads)
+        saved = (
+            ctx.saved_tensors
+        )  # once: under checkpointing the forward pass runs again, and these are others than it saw
+        with torch.no_grad():
+            made = _Attention.gradients(ctx, saved, *grads)
+        return None, None, *first_only("cpu", made, [*saved[:5], *grads])
+
+    @staticmethod
+    def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """To q, k, v, the vector and the sinks."""
+        *given, out, top, normal = saved
+        q, k, v, vector, sinks = _as_the_loops_read(*given)
+        tensors = (q, k, v, vector, sinks, out, top, normal)
         batch, heads, queries, _ = q.shape
-        grad = _rows_adjacent(grads[0], q.dtype)
+        grad = _rows_adjacent(grad, q.dtype)
         to_q = torch.empty_like(q, dtype=torch.float32)
         # where heads are too few to keep all threads busy, several share one, and their sums are added afterwards
         chunks = max(1, min(-(-torch.get_num_threads() // max(1, batch * k.shape[1])), -(-queries // 256)))
@@ -176,13 +195,13 @@ class _Attention(torch.autograd.Function):
             to_k.zero_(), to_v.zero_()
         if to_vector is not None:
             to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
-        of_q, of_k, of_v, of_sinks = ctx.given
         to_sinks = None
         if sinks is not None:
             weight = (sinks[:, None] - top).exp_().mul_(normal)
-            to_sinks = (weight * delta).sum((0, 2)).neg_().to(of_sinks)
+            to_sinks = (weight * delta).sum((0, 2)).neg_()
         to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
-        return None, None, to_q.to(of_q), to_k.to(of_k), to_v.to(of_v), to_vector, to_sinks
+        made = (to_q, to_k, to_v, to_vector, to_sinks)
+        return tuple(None if x is None else x.to(of.dtype) for x, of in zip(made, given, strict=True))
 
 
 def attention(
@@ -200,6 +219,6 @@ def attention(
     vector = None
     if modules:
         distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
-        vector = by_distance(modules, distances, torch.float32)
+        vector = by_distance(modules, distances, q.shape[1], torch.float32)
     seed = int(torch.randint(2**62, ())) if dropout else 0
     return _Attention.apply(_How(scale, softcap, dropout, seed), plan, q, k, v, vector, sinks)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
-from whorl.ops.distances import not_relative, reach_of
+from whorl.ops.distances import fitting, not_relative, reach_of
 from whorl.ops.visible import Visible
 
 FEW = 128  # queries: one block of FlexAttention's own
@@ -122,13 +122,15 @@ def attention(
 ) -> torch.Tensor:
     """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
     batch, heads = q.shape[:2]
+    q, k, v = (x.resolve_neg() for x in (q, k, v))  # a kernel is made for memory that holds its numbers
     shared = _shared(mask, query_positions, key_positions, causal, reach_of(modules), batch)
     rows, columns = shared.rows, shared.columns
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     vector = torch.zeros(heads, len(shared.distances), dtype=dtype, device=q.device)
+    sizes = {"heads": heads, "distances": len(shared.distances)}
     for module in modules:
         one: Any = module
-        vector = vector + one.of_distance(shared.distances)
+        vector = vector + fitting(module, one.of_distance(shared.distances), sizes)
     vector = vector.contiguous()
     cap = None if softcap is None else torch.full((), softcap, dtype=vector.dtype, device=q.device)
 
@@ -163,9 +165,17 @@ def _shared(
         if alike and _same(known.query_positions, query_positions) and _same(known.key_positions, key_positions):
             return known
     queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
-    least, most, even = _extent(query_positions, key_positions)
-    first = key_positions.amin(1, keepdim=True)  # taken off, positions fit into int32, in which a kernel is faster
-    q, k = ((p - first).to(torch.int32).expand(batch, -1) for p in (query_positions, key_positions))
+    q, k = query_positions.long(), key_positions.long()  # int32 ends where distances may not
+    least, most, even = _extent(q, k)
+    if most - least >= 2**31:
+        raise ValueError(
+            f"impl='flex' reads biases from a vector by distance, and these distances go from {least} to {most}; take "
+            "impl='blocked', which has none where positions have gaps"
+        )
+    if reach is not None and reach >= 2**31:
+        reach = None  # wider than all of these
+    first = k.amin(1, keepdim=True)  # taken off, positions fit into int32, in which a kernel is faster
+    q, k = ((p - first).to(torch.int32).expand(batch, -1) for p in (q, k))
     if mask is None and (reach is None or even):
         start = least + keys - 1 if reach is not None else 0  # of the queries, where the keys' is 0
         blocks = _plain_blocks(queries, keys, causal, reach, start, batch, device)
@@ -216,7 +226,7 @@ def _blocks(
     """Which blocks hold keys that are seen; rows, heads: of the batch, that differ in this (1 if none does)."""
     queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
     own = torch.arange(keys - queries, keys, device=device, dtype=torch.int32)
-    window = None if reach is None else torch.full((), min(reach, 2**31 - 1), dtype=torch.int32, device=device)
+    window = None if reach is None else torch.full((), reach, dtype=torch.int32, device=device)
 
     def visible(b: Any, h: Any, i: Any, j: Any) -> Any:
         ok = i >= 0

@@ -63,25 +63,28 @@ def attention(
     sinks: torch.Tensor | None,
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dense softmax attention in float32 (float64 for float64 inputs); see `whorl.ops.biased_attention`."""
+    """Dense softmax attention in float32 (float64 for float64 inputs); see `whorl.ops.biased_attention`.
+
+    A query that sees no key has no softmax: its weights and its output are 0, and no gradient comes of them.
+    """
     dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
-    groups = q_BHQD.shape[1] // k.shape[1]
-    k_BHKD = k.repeat_interleave(groups, dim=1) if groups > 1 else k
-    v_BHKD = v.repeat_interleave(groups, dim=1) if groups > 1 else v
+    groups = q_BHQD.shape[1] // max(1, k.shape[1])
+    k_BHKD = k.repeat_interleave(groups, dim=1) if groups != 1 else k
+    v_BHKD = v.repeat_interleave(groups, dim=1) if groups != 1 else v
     logits_BHQK = q_BHQD.to(dtype) @ k_BHKD.to(dtype).transpose(-1, -2) * scale
     if softcap is not None:
         logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
     for bias in biases:
         logits_BHQK = logits_BHQK + bias.to(dtype)
-    lowest = torch.finfo(dtype).min  # not -inf: a row that sees no key (left padding) must not become NaN
     if mask is not None:
-        logits_BHQK = logits_BHQK.masked_fill(~mask, lowest)
-    logits_BHQK = logits_BHQK.clamp(min=lowest)
+        logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
+    blind_BHQ1 = (logits_BHQK == -torch.inf).all(-1, keepdim=True)
+    logits_BHQK = logits_BHQK.masked_fill(blind_BHQ1, 0)  # a softmax of nothing but -inf would be NaN
     if sinks is not None:
         sink = sinks.to(dtype)[:, None, None].expand(*logits_BHQK.shape[:-1], 1)
         weights = torch.cat([logits_BHQK, sink], -1).softmax(-1)[..., :-1]
     else:
         weights = logits_BHQK.softmax(-1)
-    weights = weights.to(v.dtype)
+    weights = weights.masked_fill(blind_BHQ1, 0).to(v.dtype)
     weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
     return weights @ v_BHKD, weights
