@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from whorl.encodings.scalings import YaRN
 from whorl.hosts import FAMILIES
 from whorl.reading import share_of
 from whorl.saving import StockForm, save_for_all, stock_form
-from whorl.stock_terms import for_older_readers
+from whorl.stock_terms import SEE, for_older_readers
 from whorl.testing import logits_and_budget, tiny_model
 
 from .contract import TOKENS, difference
@@ -157,13 +158,29 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
     local = {"rope_theta": 1e4, "rope_local_base_freq": 2e4}
     assert top("gemma3_text", f"full_attention=rope{sliding}") == local
     assert top("gemma3_text", f"full_attention={yarn}{sliding}") == {**local, "rope_scaling": YARN}
-    assert top("gemma3_text", "hope:train_length=40") == {}, "their sliding layers know no scaling"
+    assert top("gemma3_text", "hope:train_length=40") == {"rope_local_base_freq": SEE}, "no scaling of sliding layers"
     assert top("modernbert-decoder", f"full_attention=rope{sliding}") == {
         "global_rope_theta": 1e4,
         "local_rope_theta": 2e4,
     }
-    assert top("olmo3", f"full_attention=rope{sliding}") == {}, "one base there"
+    assert top("olmo3", f"full_attention=rope{sliding}") == {"rope_theta": SEE}, "one base there"
+    assert top("modernbert-decoder", "hope:train_length=40") == {"local_rope_theta": SEE}
     assert top("gemma4_text", f"full_attention=rope{sliding}") == {}, "younger than rope_parameters"
+
+
+@pytest.mark.parametrize("amplitude", [1.05, 1.1386, 1.5])
+def test_the_lengths_of_a_longrope_give_its_amplitude_by_its_formula(amplitude: float) -> None:
+    """To what whole tokens allow: vLLM and mlx-lm go by the lengths, and drop attention_factor."""
+    values = "@".join(map(str, (1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0)))
+    model = tiny_model("llama", max_position_embeddings=8192)
+    form = stock_form(model, whorl.parse(f"frequencies:values={values},amplitude={amplitude}"))
+    said = form.config["rope_parameters"]
+    original = said["original_max_position_embeddings"]
+    by_lengths = [math.sqrt(1 + math.log(8192 / n) / math.log(n)) for n in (original + 1, original, original - 1)]
+    assert said["attention_factor"] == amplitude
+    assert by_lengths[0] < amplitude < by_lengths[2]
+    assert abs(by_lengths[1] - amplitude) <= by_lengths[2] - by_lengths[0]
+    assert original * said["factor"] == pytest.approx(8192)
 
 
 def test_what_stock_cannot_say_is_not_said_to_older_readers_either(tmp_path) -> None:

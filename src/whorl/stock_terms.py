@@ -20,6 +20,7 @@ from whorl.encodings.scalings import NTK, BaseChange, Linear, Llama3, LongRoPE, 
 from whorl.reading import base_of, share_of
 
 NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
+SEE = "see rope_parameters, by layer type"  # a base that is no number, at which a reader of bases stops
 FAR = 1e30  # a base whose powers stock's float32 may not hold
 
 # Where older readers look for a setting, in families that call it by another name.
@@ -56,17 +57,27 @@ def candidates(
         yield {"rope_type": "default", "rope_theta": base, **partial}
         yield {"rope_type": "proportional", "rope_theta": base, "partial_rotary_factor": share}
     base = bases[0] if bases[0] < FAR else 10000.0
+    original = _length_before(spectrum.amplitude, longest)
     factors = [base ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(spectrum.frequencies)]
     yield {
         "rope_type": "longrope",
         "rope_theta": base,
         "short_factor": factors,
         "long_factor": factors,
-        "factor": 1.0,
+        "factor": longest / original if original < longest else 1.0,
         "attention_factor": spectrum.amplitude,
-        "original_max_position_embeddings": longest,
+        "original_max_position_embeddings": original,
         **partial,
     }
+
+
+def _length_before(amplitude: float, longest: int) -> int:
+    """The original length from which LongRoPE's formula, sqrt(1 + ln(longest / original) / ln(original)), gives this
+    amplitude, as nearly as whole tokens allow: for readers that go by it and not by attention_factor (vLLM, mlx-lm).
+    Both lists are the same, so that nothing else depends on it. `longest` itself for an amplitude of 1 or less."""
+    if amplitude <= 1 or longest < 4:
+        return longest
+    return min(max(round(longest ** (1 / amplitude**2)), 2), longest)
 
 
 def _base_and_scaling(encoding: Encoding, width: int) -> tuple[float | None, Scaling | None]:
@@ -133,22 +144,22 @@ def _by_name(scaling: Scaling, amplitude: float) -> Iterator[dict[str, Any]]:
 def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Entries for the top of a config that say the same as its `rope_parameters`, for readers that look there alone.
 
-    None where settings by layer type cannot be said so (a family that older readers do not know by type; sliding layers
-    that are scaled): half of the truth would mislead.
+    Half of the truth would mislead. A family that older readers do not know by layer type gets no entry; and where they
+    know one and cannot say its settings (no reader scales sliding layers), words stand in the place of a base, so that
+    they stop there.
     """
     by_type = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     if not by_type:
         return _flat(settings, NAMES.get(model_type, {}))
     full, sliding = by_type.get("full_attention"), by_type.get("sliding_attention")
     names = BASES_BY_TYPE.get(model_type)
-    if names is None or full is None or sliding is None or sliding.get("rope_type", "default") != "default":
-        return {}
-    if names[0] == names[1] and full["rope_theta"] != sliding["rope_theta"]:
+    if names is None or full is None or sliding is None:
         return {}
     older = _flat(full, {"rope_theta": names[0]})
-    if "rope_scaling" in older and model_type.startswith("modernbert"):
-        return {}
-    return {**older, names[1]: sliding["rope_theta"]}
+    unsaid = sliding.get("rope_type", "default") != "default"
+    unsaid |= "rope_scaling" in older and model_type.startswith("modernbert")
+    unsaid |= names[0] == names[1] and full["rope_theta"] != sliding["rope_theta"]
+    return {names[1]: SEE} if unsaid else {**older, names[1]: sliding["rope_theta"]}
 
 
 def _flat(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

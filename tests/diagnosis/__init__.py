@@ -37,6 +37,11 @@ SCALED = [
     {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     {**LONGROPE, "long_factor": [1.0] * 8},
     {**LONGROPE, "short_factor": [0.25] * 8, "long_factor": [0.25] * 8},  # 4 radians per token
+    {
+        **LONGROPE,
+        "short_factor": [1.0] * 4 + [1e39] * 4,
+        "long_factor": [1.0] * 4 + [1e39] * 4,
+    },  # still, as whorl says it
 ]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from whorl.encodings.scalings import kept_share, ramp
+from whorl.encodings.scalings import FLOAT32_MAX, kept_share, ramp
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 
@@ -133,6 +133,7 @@ def _longrope(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
     if amplitude is None:
         amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     factors = np.asarray(settings["short_factor"], dtype=np.float64)
+    factors = np.where(factors > FLOAT32_MAX, np.inf, factors)  # such a pair stands still in stock's float32
     return Turning(partial(settings, sizes).frequencies / factors, float(amplitude))
 
 
