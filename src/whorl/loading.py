@@ -7,7 +7,8 @@ dropped. Both are refused here, by name: of recorded and of other models, trials
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from whorl.saving import StockForm, is_ours, quiet, stock_form
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
 SHOWN = 8  # names in a message
+LONG = 400  # characters of what stock code says
 
 
 def load(name_or_path: Any, **kwargs: Any) -> Any:
@@ -29,6 +31,8 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
 
     name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
     arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
+
+    Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
 
     Raises ValueError when the config and the recorded encoding contradict each other, and as `from_pretrained` does.
 
@@ -41,7 +45,8 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
         return _load_adapter(name_or_path, hub, kwargs)
-    config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(name_or_path, **hub)
+    trusted = kwargs.get("trust_remote_code", False)
+    config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
     record = config.__dict__.pop(CONFIG_KEY, None)
     if record is None:
         cls = _class(config.architectures, transformers.AutoModelForCausalLM)
@@ -60,21 +65,62 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
     return model
 
 
+def configuration(where: Any, **kwargs: Any) -> Any:
+    """The config of a checkpoint. Raises ValueError where it cannot be read, or needs code of its own."""
+    from transformers import AutoConfig
+
+    with _explained(where), quiet():
+        return AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
+
+
+def from_config(config: Any, where: Any) -> Any:
+    """A causal language model with random float32 weights. Raises ValueError where the config is none of one."""
+    from transformers import AutoModelForCausalLM
+
+    with _explained(where):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
 def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
     """`cls.from_pretrained(where, **kwargs)`, of a checkpoint that holds exactly the weights of the model.
 
+    Weights are read from safetensors alone: nothing is unpickled.
+
     What is no loss passes: tied weights, what the class declares as optional, buffers that models compute by now, and
     the second head of a family that is pretrained with two (BERT). Raises ValueError with the names for anything that
-    is missing or not known to the model.
+    is missing or not known to the model, and with the reason for a checkpoint that cannot be read.
     """
-    with quiet():  # what the report would say is looked at here
-        model, found = cls.from_pretrained(where, output_loading_info=True, **kwargs)
+    how = {"trust_remote_code": False, "use_safetensors": True, **kwargs}
+    with _explained(where), quiet():  # what the report would say is looked at here
+        model, found = cls.from_pretrained(where, output_loading_info=True, **how)
     unknown = [k for k in found["unexpected_keys"] if not is_ours(k) and k.rpartition(".")[2] not in COMPUTED]
     if unknown:
         known = _known_in_pretraining(model)
         unknown = [k for k in unknown if k not in known]
     refuse_incomplete(where, model, found["missing_keys"], unknown)
     return model
+
+
+@contextmanager
+def _explained(where: Any) -> Iterator[None]:
+    """Turns what stock code raises on a checkpoint that it cannot read into one ValueError with the reason."""
+    try:
+        yield
+    except Exception as error:  # of any kind: the files are a stranger's, and stock code does not check them
+        raise ValueError(f"cannot load {str(where)!r}: {_reason(Path(str(where)), error)}") from error
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return (
+            "it needs code that comes with it, which whorl does not run by itself; read that code, and if you trust it "
+            f"load the model in Python, with whorl.load({str(folder)!r}, trust_remote_code=True)"
+        )
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return "its weights are pickled (*.bin), and whorl reads safetensors alone; save it anew as safetensors"
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return kind + (said if len(said) <= LONG else f"{said[:LONG]}...")
 
 
 def load_weights(model: Any, path: str | Path) -> None:

@@ -10,11 +10,12 @@ import torch
 from whorl.attaching import attach
 from whorl.comparison.settings import MODELS, Settings
 from whorl.encodings import Encoding
-from whorl.loading import from_pretrained
+from whorl.loading import configuration, from_config, from_pretrained
 
 # Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
 # SDPA, whose backward is slow: 1.4, 1.2 and 1.3 times the speed at 128, 256 and 512 (experiments/0001-language/LOG.md).
 EAGER_ATTENTION_UP_TO = 512
+WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere config; pickled ones are then refused
 
 
 def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True) -> Any:
@@ -24,8 +25,7 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model that cannot be
     loaded, and for a checkpoint whose vocabulary is smaller than the task's.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     if settings.preset is not None:
         size = settings.preset
@@ -46,19 +46,15 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
         )
         return LlamaForCausalLM(config)
     path = Path(settings.model)
-    has_weights = not path.is_file() and (not path.exists() or any(path.glob("*.safetensors*")))
-    try:
-        if has_weights and weights:
-            model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32, use_safetensors=True)
-        else:
-            config = AutoConfig.from_pretrained(settings.model)
-            if not has_weights:
-                config.vocab_size = vocab_size
-                config.bos_token_id = config.eos_token_id = eos_token_id
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, KeyError, ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot load the model {settings.model!r}: {reason}") from error
+    has_weights = not path.is_file() and (not path.exists() or any(any(path.glob(w)) for w in WEIGHTS))
+    if has_weights and weights:
+        model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+    else:
+        config = configuration(settings.model)
+        if not has_weights:
+            config.vocab_size = vocab_size
+            config.bos_token_id = config.eos_token_id = eos_token_id
+        model = from_config(config, settings.model)
     if model.config.vocab_size < vocab_size:
         raise ValueError(
             f"the task has {vocab_size} tokens and the model {settings.model!r} only {model.config.vocab_size}; "

@@ -106,20 +106,16 @@ def _base_of_adapter(path: Path) -> tuple[str, ...]:
 def _loaded(name: str, **how: Any) -> Any:
     from whorl.loading import load
 
-    try:
-        return load(name, dtype="auto", **how).eval()
-    except OSError as error:  # what transformers says of a name that leads nowhere
-        raise ValueError(f"no model at {name!r}: {str(error).splitlines()[0]}") from error
+    return load(name, dtype="auto", **how).eval()
 
 
 def _streamed(name: str) -> Any:
     """Layers on disk, each read when its turn comes (accelerate's disk offload), and the rest in memory."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from whorl.hosts import open_host
+    from whorl.loading import configuration, from_config
 
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        empty = from_config(configuration(name), name)
     host = open_host(empty)
     names = {module: name for name, module in empty.named_modules()}
     prefix = names[host.first_layer].rpartition(".")[0]
