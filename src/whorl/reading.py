@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,11 @@ def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
         rows = host.position_table.weight.shape[0] - getattr(host.position_table, "offset", 0)
         return Learned(max_positions=rows)
     rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]
+    return layered(host, rules)
+
+
+def layered(host: OpenHost, rules: Sequence[Encoding]) -> Encoding:
+    """One encoding of these, one per layer that attends: by the host's layer types where they tell the layers apart."""
     if len(set(rules)) == 1:
         return rules[0]
     by_type = dict(zip(host.layer_types, rules, strict=True))

@@ -130,3 +130,18 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
         run_convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     assert torch.is_grad_enabled()
+
+
+def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> None:
+    model = tiny_model("gemma3_text")
+    was = whorl.encoding_of(model)
+    found = converting._within(model, was, parse("hope:train_length=24"), 24)
+    assert found == {
+        "layers": [0, 2],
+        "leave": "full_attention=hope:train_length=24/sliding_attention=rope+window:size=24",
+    }
+    assert converting._within(model, was, parse(found["leave"]), 24) is None, "what it says is taken"
+    assert converting._within(model, was, parse("hope:train_length=23"), 23) is None
+    assert converting._within(tiny_model("llama"), parse("rope"), parse("hope:train_length=24"), 24) is None
+    everywhere = converting._within(tiny_model("mistral"), parse("rope+window:size=24"), parse("nope"), 24)
+    assert everywhere == {"layers": [0, 1, 2], "leave": None}

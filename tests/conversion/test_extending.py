@@ -13,23 +13,94 @@ from transformers import AutoModelForCausalLM
 
 import whorl
 from whorl.conversion import extending
-from whorl.conversion.extending import METHODS, candidates, choose, extend, loss_by_position
+from whorl.conversion.extending import METHODS, changes, choose, extend, extended, loss_by_position, see_new_distances
 from whorl.conversion.running import overlapping, run_extend
 from whorl.encodings import parse
+from whorl.hosts import open_host
 from whorl.testing import peaked, tiny_model
 
 IDS = torch.randint(3, 97, (2, 60), generator=torch.Generator().manual_seed(0))
 
 
+def candidates(notation: str, method: str, train_length: int, to: int, family: str = "llama") -> list[str]:
+    host = open_host(tiny_model(family))
+    encoding = parse(notation)
+    return [str(extended(host, encoding, change, train_length)) for _, change in changes(method, train_length, to)]
+
+
 def test_what_each_method_is() -> None:
-    named = {m: [str(e) for _, e in candidates(parse("hope:train_length=64"), m, 64, 256)] for m in METHODS}
+    named = {m: candidates("hope:train_length=64", m, 64, 256) for m in METHODS}
     assert named["linear"] == ["hope:train_length=64~linear:factor=4"]
     assert named["yarn"] == ["hope:train_length=64~yarn:factor=4,original=64"]
     assert named["window"] == [f"hope:train_length=64+window:size={n}" for n in (8, 16, 32, 64)]
-    (_, layered), *_ = candidates(parse("rope+window:size=32/nope"), "ntk", 64, 128)
-    assert str(layered) == "rope~ntk:factor=2+window:size=32/nope"
+    assert candidates("rope+window:size=80/nope", "ntk", 64, 128) == ["rope~ntk:factor=2+window:size=80/nope"]
+    assert candidates("rope+window:size=80", "window", 64, 128)[0] == "rope+window:size=8", (
+        "in the place of a wider one"
+    )
     with pytest.raises(ValueError, match="unknown method 'yarm'; give auto or one of linear, ntk"):
-        candidates(parse("rope"), "yarm", 64, 128)
+        changes("yarm", 64, 128)
+
+
+def test_only_layers_that_see_new_distances_are_changed() -> None:
+    """The tiny llama has three layers, the gemma3 two types of them, with a window of 24 in one."""
+    assert candidates("rope+window:size=64/rope", "linear", 64, 128) == ["rope+window:size=64/rope~linear:factor=2"]
+    assert candidates("rope+window:size=65/rope", "linear", 64, 128) == [
+        "rope~linear:factor=2+window:size=65/rope~linear:factor=2"
+    ]
+    assert candidates("rope+window:size=32/nope", "window", 64, 128)[0] == "rope+window:size=32/nope+window:size=8"
+    model = tiny_model("gemma3_text")
+    host = open_host(model)
+    assert set(zip(host.layer_types, host.windows, strict=True)) == {
+        ("full_attention", None),
+        ("sliding_attention", 24),
+    }
+    own = str(whorl.encoding_of(model))
+    assert own == "full_attention=rope:base=1000000/sliding_attention=rope+window:size=24"
+    for method in ("yarn", "base=5e5", "window"):
+        for found in candidates(own, method, 24, 96, "gemma3_text"):
+            full, sliding = found.split("/")
+            assert sliding == "sliding_attention=rope+window:size=24"
+            assert full != own.split("/")[0]
+    assert candidates("rope", "linear", 24, 96, "gemma3_text") == [
+        "full_attention=rope~linear:factor=4/sliding_attention=rope"
+    ], "an encoding of one for all is split by the host's own windows"
+    for notation, why in (("rope+window:size=64", "no distance is new to it"), ("rope+window:size=8/nope", "not turn")):
+        with pytest.raises(ValueError, match=why):
+            candidates(notation, "yarn", 64, 128)
+
+
+def test_chunks_within_the_training_length_show_nothing_new() -> None:
+    model = tiny_model("llama4_text")
+    host, chunk = open_host(model), model.config.attention_chunk_size
+    assert "chunked_attention" in host.layer_types
+    encoding = whorl.encoding_of(model)
+    for length, seen in ((chunk, False), (chunk - 1, True)):
+        found = see_new_distances(host, encoding, length)
+        assert dict(zip(host.layer_types, found, strict=True))["chunked_attention"] is seen
+
+
+def test_a_gemma_is_extended_where_distances_are_new_and_saved_in_stock_terms(tmp_path: Path) -> None:
+    model = peaked(tiny_model("gemma3_text"), 3.0).eval()
+    local = str(whorl.encoding_of(model)).split("/")[1]
+    best, tried = extend(model, 60, IDS, train_length=24, method="yarn")
+    assert str(best.encoding).endswith(f"/{local}")
+    assert "yarn" in str(best.encoding).split("/")[0]
+    assert extending.save(model, tmp_path / "out", None, 60) == "stock"
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(loss_by_position(stock, IDS), best.by_position, atol=1e-5, rtol=1e-5)
+    everywhere = whorl.attach(peaked(tiny_model("gemma3_text"), 3.0), str(best.encoding).split("/")[0].split("=", 1)[1])
+    assert float((loss_by_position(everywhere, IDS) - best.by_position).abs().max()) > 1e-3, "it is another model"
+    _, tried = extend(peaked(tiny_model("gemma3_text"), 3.0).eval(), 60, IDS, train_length=24)
+    assert [t.method for t in tried][-1] == "window of 24"
+    assert all(str(t.encoding).endswith(f"/{local}") for t in tried)
+
+
+def test_a_model_that_sees_no_new_distance_is_not_extended() -> None:
+    model = tiny_model("mistral")
+    assert set(open_host(model).windows) == {24}
+    with pytest.raises(ValueError, match="every layer of this MistralForCausalLM sees no further than the training le"):
+        extend(model, 60, IDS, train_length=24)
+    assert whorl.attached(model) is None
 
 
 def test_loss_by_position_is_the_models_own() -> None:
@@ -95,9 +166,7 @@ def test_bad_input_says_what_to_try(tmp_path: Path) -> None:
         extend(model, 64, IDS, train_length=64)
     with pytest.raises(ValueError, match="windows of 60 tokens show nothing past the training length, 64; give a text"):
         extend(model, 128, IDS, train_length=64)
-    with pytest.raises(
-        ValueError, match="scales the frequencies of one rotary encoding, and nope is none|none of the meth"
-    ):
+    with pytest.raises(ValueError, match="nope does not turn the layers that see further than the training length"):
         extend(whorl.attach(tiny_model("llama"), "nope"), 60, IDS, train_length=20, method="yarn")
     text = tmp_path / "short.txt"
     text.write_text("a b c\n\nd e f\n")

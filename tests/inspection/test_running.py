@@ -91,6 +91,26 @@ def test_without_pairs_the_rest_is_there_and_says_so(encoding: str, tmp_path: Pa
     assert "turns pairs of channels" in (tmp_path / "report.md").read_text()
 
 
+def test_distances_that_a_window_hides_leave_no_range(tmp_path: Path) -> None:
+    mixed = whorl.attach(peaked(tiny_model("llama"), 3.0), "rope+window:size=8/rope/rope+window:size=24")
+    found = whorl.inspect(mixed, IDS, train_length=16, random_windows=0)
+    seen = np.isfinite(found.departure).tolist()  # [layers, multiples 1, 2, 4], from (8, 16], (16, 32] and (32, 64]
+    assert seen == [[False, False, False], [True, True, True], [True, True, False]]
+    assert found.summary["out_of_range"]["pairs"][0]["layer"] in (1, 2)
+    found.save(tmp_path)
+    assert (
+        json.loads((tmp_path / "inspection.json").read_text())["out_of_range"]["layers"][0]["departure"] == [None] * 3
+    )
+    from whorl.reports import inspection as report
+
+    report.write([(found.summary, found.arrays)], tmp_path)
+    within = whorl.attach(peaked(tiny_model("llama"), 3.0), "rope+window:size=16")
+    found = whorl.inspect(within, IDS, train_length=16, random_windows=0)
+    assert found.summary["absent"]["out_of_range"].startswith(
+        "every layer's window lies within the training length, 16"
+    )
+
+
 def test_stilling_pairs_is_attaching_fewer() -> None:
     """Pairs turned back at inference give what an attached encoding without their frequencies gives."""
     model = peaked(tiny_model("llama"), 3.0).eval()

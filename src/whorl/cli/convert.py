@@ -52,6 +52,11 @@ def convert(
         if report[key] is not None:
             table.add_row(label, *(f"{report[key][n]:.3f}" for n in lengths))
     terminal.print(table)
+    if (within := report["within"]) is not None:
+        terminal.print(
+            f"layers {', '.join(map(str, within['layers']))} were converted too, which see no further than the "
+            "training length" + (f"; --to {within['leave']} leaves them" if within["leave"] else "")
+        )
     if "control_diverged" in report:
         terminal.print(f"the untouched model, trained alike: {report['control_diverged']}")
     terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated
@@ -80,8 +81,14 @@ def extend(
         inside, past = _loss(one.in_range, tried[0].in_range), _loss(one.past, tried[0].past)
         table.add_row(one.method, *inside, *past, style=style)
     terminal.print(table)
+    facts = json.loads((out / "extension.json").read_text())
     if needle:
-        _say_needle(terminal, out)
+        _say_needle(terminal, facts["needle"])
+    if kept := facts["layers_as_they_were"]:
+        terminal.print(
+            f"layers {', '.join(map(str, kept))} see no further than {facts['train_length']:,} tokens and stay as they "
+            "were: no distance is new to them"
+        )
     terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {how}"))
     if best.method.startswith("window"):
         terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
@@ -94,11 +101,9 @@ def _loss(loss: float, untouched: float) -> tuple[str, str]:
     return f"{loss:.3f}", f"{loss - untouched:+.3f}" if math.isfinite(untouched) else ""
 
 
-def _say_needle(terminal: Console, out: Path) -> None:
-    import json
-
+def _say_needle(terminal: Console, rows: list[dict[str, float]]) -> None:
     table = Table("tokens", "depth", "found", "loss", "a guess", "entropy", title="the needle", title_justify="left")
-    for row in json.loads((out / "extension.json").read_text())["needle"]:
+    for row in rows:
         numbers = (f"{row[key]:.2f}" for key in ("loss", "without", "entropy"))
         table.add_row(f"{row['length']:,}", f"{row['depth']:.0%}", f"{row['found']:.0%}", *numbers)
     terminal.print(table)

@@ -20,10 +20,11 @@ from whorl.comparison.settings import Settings
 from whorl.comparison.tasks.base import TaskSettings
 from whorl.comparison.tasks.language import Language
 from whorl.comparison.training import release, training_arguments, training_record
+from whorl.conversion.extending import see_new_distances
 from whorl.encodings import Encoding, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host
-from whorl.reading import encoding_of
+from whorl.reading import encoding_of, layered
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ def convert(
 
     {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", ...}. The
     control is the untouched model given the same training: same batches in the same order, same schedule. It is None,
-    and "control_diverged" says why, where that training diverged.
+    and "control_diverged" says why, where that training diverged. "within" has the layers that are converted although
+    no distance past the training length reaches them, and the notation that leaves them as they are.
     folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained,
     for weights and losses that are not finite, and (`Diverged`) when the healing diverges.
     """
@@ -107,6 +109,7 @@ def convert(
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
     finite.check_weights(model)
     report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
+    report["within"] = _within(model, was, target, healing.train_length)
     untouched = copy.deepcopy(model) if control else None
     report["before"] = evaluated(model, task)
     attach(model, target)
@@ -154,6 +157,18 @@ def train_on(
     trainer.train()
     release(trainer, model)
     return training_record(trainer.state.log_history, settings, 1.0)["curve"]
+
+
+def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> dict[str, Any] | None:
+    """Layers that change although they see no further than the training length, and the notation that leaves them."""
+    host = open_host(model)
+    rules = [(was.for_layer(i, t), target.for_layer(i, t)) for i, t in enumerate(host.layer_types)]
+    new = see_new_distances(host, was, train_length)
+    layers = [i for i, ((a, b), far) in enumerate(zip(rules, new, strict=True)) if a != b and not far]
+    if not layers:
+        return None
+    kept = [b if far else a for (a, b), far in zip(rules, new, strict=True)]
+    return {"layers": layers, "leave": str(layered(host, kept)) if any(new) else None}
 
 
 class _Steps(TrainerCallback):

@@ -20,8 +20,8 @@ from whorl.encodings.rope import Rotary
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import BaseChange, Scaling
 from whorl.encodings.window import Window
-from whorl.hosts import open_host
-from whorl.reading import encoding_of
+from whorl.hosts import OpenHost, open_host
+from whorl.reading import encoding_of, layered
 from whorl.saving import save_for_all, stock_form
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,11 @@ class Tried:
         return bool(self.by_position.isfinite().all())
 
 
-def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> list[tuple[str, Encoding]]:
-    """(name, encoding) of a method that stretches `encoding` from `train_length` to `to` tokens.
+Change = Callable[[Encoding], Encoding]  # of one layer's encoding
+
+
+def changes(method: str, train_length: int, to: int) -> list[tuple[str, Change]]:
+    """(name, change of a layer's encoding) of a method that stretches it from `train_length` to `to` tokens.
 
     linear (position interpolation, 2306.15595), ntk (base change by the factor), ntk-by-parts and yarn (2309.00071) and
     llama3 (2407.21783) scale the spectrum by to / train_length. window hides keys past an eighth, a quarter, a half or
@@ -63,16 +66,16 @@ def candidates(encoding: Encoding, method: str, train_length: int, to: int) -> l
     for other methods.
     """
     if method.startswith("base="):
-        return [(method, rescaled(encoding, BaseChange(_base(method))))]
+        return [(method, _rescaling(BaseChange(_base(method))))]
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; give auto or one of {', '.join(METHODS)}")
     if method == "window":
         sizes = dict.fromkeys(max(1, int(share * train_length)) for share in WINDOWS)
-        return [(f"window of {size}", encoding + Window(size)) for size in sizes]
+        return [(f"window of {size}", _windowing(size)) for size in sizes]
     arguments: dict[str, Any] = {"factor": to / train_length}
     if method in ("ntk-by-parts", "yarn", "llama3"):
         arguments["original"] = train_length
-    return [(method, rescaled(encoding, get_scaling(method)(**arguments)))]
+    return [(method, _rescaling(get_scaling(method)(**arguments)))]
 
 
 def _base(method: str) -> float:
@@ -82,19 +85,67 @@ def _base(method: str) -> float:
         raise ValueError(f"cannot read the base of {method!r}; write base=500 or base=1e6") from None
 
 
-def rescaled(encoding: Encoding, scaling: Scaling) -> Encoding:
-    """The same encoding with the spectrum of every rotary part scaled. Raises ValueError where nothing turns."""
-    if isinstance(encoding, Layers):
-        rules = [_or_same(rule, scaling) for rule in encoding.rules]
-        return Layers(dict(zip(encoding.types, rules, strict=True)) if encoding.types else rules)
-    if isinstance(encoding, Sum):
-        return Sum(tuple(_or_same(part, scaling) for part in encoding.parts))
-    return Scaled(encoding, (scaling,))
+def _rescaling(scaling: Scaling) -> Change:
+    """The same encoding with the spectrum of its rotary part scaled; unchanged where nothing turns."""
+
+    def change(encoding: Encoding) -> Encoding:
+        if isinstance(encoding, Sum):
+            return Sum(tuple(change(part) for part in encoding.parts))
+        turns = isinstance(encoding, Rotary) and not isinstance(encoding, NoPE)
+        return Scaled(encoding, (scaling,)) if turns else encoding
+
+    return change
 
 
-def _or_same(encoding: Encoding, scaling: Scaling) -> Encoding:
-    turns = isinstance(encoding, Rotary | Sum) and not isinstance(encoding, NoPE)
-    return rescaled(encoding, scaling) if turns else encoding
+def _windowing(size: int) -> Change:
+    """The same encoding with this window, in the place of a wider one."""
+
+    def change(encoding: Encoding) -> Encoding:
+        parts = encoding.parts if isinstance(encoding, Sum) else (encoding,)
+        kept = [part for part in parts if not isinstance(part, Window)]
+        return Sum((*kept, Window(size))) if kept else Window(size)
+
+    return change
+
+
+def see_new_distances(host: OpenHost, encoding: Encoding, train_length: int) -> list[bool]:
+    """Of each layer, whether it sees keys at distances that training at `train_length` tokens never showed.
+
+    It does not where a window, the host's own or the encoding's, or the chunks that it attends in, lie within that.
+    """
+    found = []
+    for i, layer_type in enumerate(host.layer_types):
+        rule = encoding.for_layer(i, layer_type)
+        parts = rule.parts if isinstance(rule, Sum) else (rule,)
+        chunk = getattr(host.model.config.get_text_config(), "attention_chunk_size", None)
+        reaches = [host.windows[i], chunk if layer_type == "chunked_attention" else None]
+        reaches += [part.size for part in parts if isinstance(part, Window)]
+        found.append(all(reach is None or reach > train_length for reach in reaches))
+    return found
+
+
+def extended(host: OpenHost, encoding: Encoding, change: Change, train_length: int) -> Encoding:
+    """The encoding with the change made in the layers that see new distances, and the others as they are.
+
+    Raises ValueError where no layer sees any, or none of those is changed (position-free ones, say).
+    """
+    rules = [encoding.for_layer(i, layer_type) for i, layer_type in enumerate(host.layer_types)]
+    new = see_new_distances(host, encoding, train_length)
+    if not any(new):
+        raise ValueError(
+            f"every layer of this {type(host.model).__name__} sees no further than the training length, "
+            f"{train_length:,} tokens ({encoding}), so that no distance is new to it and there is nothing to stretch"
+        )
+    changed = [change(rule) if reaches else rule for rule, reaches in zip(rules, new, strict=True)]
+    if changed == rules:
+        raise ValueError(
+            f"{encoding} does not turn the layers that see further than the training length, {train_length:,} tokens, "
+            "so that there is nothing to stretch"
+        )
+    if all(new) and isinstance(encoding, Layers):
+        every = [change(rule) for rule in encoding.rules]
+        return Layers(dict(zip(encoding.types, every, strict=True)) if encoding.types else every)
+    return layered(host, changed)
 
 
 def loss_by_position(model: Any, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
@@ -124,8 +175,10 @@ def extend(
     windows [windows, tokens]: text that is `to` tokens long or nearly so. `auto` tries every method without training
     and keeps the lowest loss at the last quarter of the positions among those that raise the loss in range by at most
     `tolerance` nats (all of them, where none stays below). Raises ValueError for a target that is not longer than the
-    training length, an unknown method, text that is too short, a model that does not turn, and one whose weights or
-    losses are not finite.
+    training length, an unknown method, text that is too short, a model that does not turn or sees no new distance, and
+    one whose weights or losses are not finite.
+
+    Layers that see no further than the training length stay as they are: nothing that they meet is new.
     """
     encoding = encoding_of(model)
     if to <= train_length:
@@ -135,8 +188,10 @@ def extend(
             f"windows of {windows.shape[1]:,} tokens show nothing past the training length, {train_length:,}; "
             f"give a text of at least {to:,} tokens"
         )
-    if method != "auto":
-        candidates(encoding, method, train_length, to)
+    methods = {name: changes(name, train_length, to) for name in (METHODS if method == "auto" else (method,))}
+    host = open_host(model)
+    if not any(see_new_distances(host, encoding, train_length)):
+        extended(host, encoding, lambda rule: rule, train_length)  # raises, and says why
     finite.check_weights(model)
     before = attached(model)
     learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
@@ -154,9 +209,10 @@ def extend(
         raise ValueError(f"the losses of the untouched model are not finite in range; {reasons[0]}")
     model.eval()
     try:
-        for one in METHODS if method == "auto" else (method,):
-            for name, candidate in candidates(encoding, one, train_length, to):
+        for one in methods.values():
+            for name, change in one:
                 try:
+                    candidate = extended(host, encoding, change, train_length)
                     attach(model, candidate)
                 except ValueError as error:
                     if method != "auto":

@@ -14,7 +14,9 @@ from whorl.comparison.corpus import read_documents
 from whorl.comparison.files import write_json
 from whorl.conversion import extending
 from whorl.conversion.extending import Tried
+from whorl.hosts import open_host
 from whorl.inspection.sources import Source, source
+from whorl.reading import encoding_of
 from whorl.reports.files import write_atomically
 
 Say = Callable[[str], None]
@@ -53,6 +55,7 @@ def run_extend(
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
+    new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     best, tried = extending.extend(
         model,
         to,
@@ -80,6 +83,7 @@ def run_extend(
         "windows": list(ids.shape),
         "method": best.method,
         "encoding": str(best.encoding),
+        "layers_as_they_were": [i for i, reaches in enumerate(new) if not reaches],
         "tried": [
             {"method": t.method, "encoding": str(t.encoding), "in_range": t.in_range, "past": t.past} for t in tried
         ],

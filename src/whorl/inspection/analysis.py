@@ -232,7 +232,7 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array
     The measure is the 1-Wasserstein distance between the logits of a head (of one of its pairs) at distances
     (m/2 L, m L] and those at all distances below L, in standard deviations of the latter; the mean over heads. A pair
     or layer has left its range at the first m past 1 at which it exceeds its value at m = 1 by three times what two
-    samples of the same distribution differ by.
+    samples of the same distribution differ by. Distances that a layer's window hides are NaN, and new to nobody.
     """
     names = list(beyond.sampled)
     whole: list[Array | None] = []
@@ -241,7 +241,10 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array
     for index, sums in sorted(beyond.layers.items()):
         reference, again = (torch.cat(inside.layers[index].samples[n], 1) for n in ("reference", "again"))
         noises.append(_departures(again, reference))
-        rows = np.stack([_departures(torch.cat(sums.samples[n], 1), reference) for n in names], -1)
+        hidden = np.full(reference.shape[-1], np.nan)
+        rows = np.stack(
+            [_departures(torch.cat(sums.samples[n], 1), reference) if n in sums.samples else hidden for n in names], -1
+        )
         whole.append(rows[-1])
         by_pair.append(rows[:-1] if sums.layer.pairs else None)
     noise = float(np.mean([n.mean() for n in noises]))
@@ -257,7 +260,7 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array
         "multiples": [int(n) for n in names],
         "noise": noise,
         "layers": layers,
-        "pairs": sorted(pairs, key=lambda p: -p["departure"][at])[:10],
+        "pairs": sorted(pairs, key=lambda p: -np.nan_to_num(p["departure"][at], nan=-math.inf))[:10],
         "first_pair": _first(pairs, names, noise),
         "first_layer": _first(layers, names, noise),
     }

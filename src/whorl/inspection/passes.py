@@ -96,7 +96,10 @@ class Pass:
                 self._logits(sums, attended, window)
             if self.attention:
                 self._attention(sums, attended, window)
-            for name, (low, high) in self.sampled.items():
+            for name, (low, far) in self.sampled.items():
+                high = far if sums.layer.window is None else min(far, sums.layer.window)
+                if low >= high:  # hidden by the layer's window
+                    continue
                 count = -(-self.samples // len(self.windows))
                 drawn = measures.sampled_parts(attended, window, low, high, count, self.generator)
                 sums.samples.setdefault(name, []).append(drawn.cpu())

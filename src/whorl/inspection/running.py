@@ -33,6 +33,8 @@ SHORTEST = 16  # tokens of a window
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by pair"
 NOT_SO_LONG = "windows of {length:,} tokens show nothing past the training length, {train_length:,}"
 
+WITHIN = "every layer's window lies within the training length, {train_length:,}, and no distance is new to it"
+
 
 @contextmanager
 def silent(name: str, steps: int) -> Iterator[Callable[[int], None]]:
@@ -174,7 +176,9 @@ class _Running:
             found = self._pass(self.inputs, "raw", seed, advance, sampled=ranges, samples=self.count)
         self._curves(found)
         self._widen()
-        if ranges:
+        if all(layer.window is not None and layer.window <= self.inside_length for layer in self.facts):
+            self.absent["out_of_range"] = WITHIN.format(train_length=self.limit)
+        elif ranges:
             self.summary["out_of_range"], whole, by_pair = analysis.out_of_range(self.text, found)
             self._put("departure", whole)
             self._put("departure_by_pair", by_pair)
