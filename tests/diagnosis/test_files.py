@@ -74,10 +74,40 @@ def test_rotary_buffers_among_the_weights(base: float, dtype: torch.dtype, ok: b
 def test_a_record_that_contradicts_the_stock_settings(tmp_path: Path) -> None:
     whorl.attach(tiny_model("llama"), "hope:train_length=16").save_pretrained(tmp_path)
     assert doctor(tmp_path).healthy
-    settings = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
-    found = doctor(changed(tmp_path, rope_parameters={**settings, "partial_rotary_factor": 0.9}))
+    said = json.loads((tmp_path / "config.json").read_text())
+    other = {k: {**said[k], "partial_rotary_factor": 0.9} for k in ("rope_parameters", "rope_scaling")}
+    found = doctor(changed(tmp_path, **other, partial_rotary_factor=0.9))
     assert found.failed == ("saved",), str(found)
     assert "hope:train_length=16" in found["saved"].measured
+
+
+@pytest.mark.parametrize(
+    ("family", "notation"),
+    [
+        ("llama", "hope:train_length=16"),
+        ("llama", "rope~yarn:factor=4,original=16"),
+        ("gpt_neox", "rope:base=500"),
+        ("gemma3_text", "full_attention=rope~linear:factor=4/sliding_attention=rope"),
+    ],
+)
+def test_what_whorl_writes_for_older_readers_must_agree(family: str, notation: str, tmp_path: Path) -> None:
+    whorl.attach(tiny_model(family), notation).save_pretrained(tmp_path)
+    assert doctor(tmp_path).healthy, str(doctor(tmp_path))
+    said = json.loads((tmp_path / "config.json").read_text())
+    names = [k for k in ("rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct") if k in said]
+    assert names or "rope_scaling" in said
+    for name in names:
+        found = doctor(changed(tmp_path, **{name: said[name] / 3}))
+        assert not found.healthy, name
+        changed(tmp_path, **{name: said[name]})
+    if "rope_scaling" in said:
+        settings = said["rope_parameters"].get("full_attention", said["rope_parameters"])
+        key = "factor" if "factor" in settings else "partial_rotary_factor"
+        other = {**settings, key: settings[key] / 2}
+        whole = {**said["rope_parameters"], "full_attention": other} if family == "gemma3_text" else other
+        found = doctor(changed(tmp_path, rope_parameters=whole))
+        assert found.failed[-1:] == ("saved",), str(found)
+        assert "rope_parameters and rope_scaling say" in found["saved"].measured
 
 
 def test_an_encoding_that_only_whorl_knows(tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ from typing import Any
 
 import torch
 
-from whorl.diagnosis.meaning import Sizes, meant
+from whorl.attaching import attached
+from whorl.diagnosis.meaning import Sizes, kind, meant
 from whorl.diagnosis.reading import quiet, settings_of
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
 from whorl.reading import CONFIG_KEY, same_rotations, stock_encoding
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+TOP = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
 NO_LIMIT = 10**15  # tokenizers without a limit say 10^30
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # of a hub name
 
@@ -44,22 +49,27 @@ class Files:
         return int(found) if isinstance(found, int | float) and found < NO_LIMIT else None
 
     @property
+    def text_config(self) -> dict[str, Any]:
+        """The part of the file that describes the language model."""
+        inner = self.config.get("text_config")
+        return inner if isinstance(inner, dict) else self.config
+
+    @property
     def rope_settings(self) -> dict[str, Any]:
         """What the file itself says of its rotation, under the new name or the old one."""
-        text = _text_config(self.config)
-        return text.get("rope_parameters") or text.get("rope_scaling") or {}
+        found = self.text_config.get("rope_parameters") or self.text_config.get("rope_scaling")
+        return found if isinstance(found, dict) else {}
 
     @property
     def thetas(self) -> list[float]:
         """Every theta that the file says."""
-        text, settings = _text_config(self.config), self.rope_settings
+        text, settings = self.text_config, self.rope_settings
         places = [text, settings, *(v for v in settings.values() if isinstance(v, dict))]
-        names = ("rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq")
+        names = [
+            "rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq",
+            "rope_base", "rotary_base",  # of other people's configs, which transformers does not read
+        ]  # fmt: skip
         return sorted({float(p[n]) for p in places for n in names if isinstance(p.get(n), int | float)})
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
 def read_directory(where: str | Path) -> Files:
@@ -182,8 +192,10 @@ def _without_weights(config: Any, record: dict[str, Any]) -> OpenHost:
 
 
 def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
-    """What in a directory contradicts its config: whorl's record, or rotary buffers among the weights."""
+    """What in a directory contradicts its config: whorl's record, entries for older readers, or rotary buffers among
+    the weights."""
     found = [files.contradiction] if files.contradiction else []
+    found += _told_apart(files.text_config, attached(host.model) is not None)
     if host.rotary is None or not files.frequencies:
         return found
     meanings = []
@@ -198,6 +210,39 @@ def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
             found.append(f"{key} holds {values}, ... ({stored.numel()} of them)")
             break
     return found
+
+
+def _told_apart(config: dict[str, Any], everything: bool) -> list[str]:
+    """Rope settings that older readers take from the top of a config, and that say something else than its
+    `rope_parameters`. `everything`: theta and share too, which are otherwise the matter of the checks of settings."""
+    new = _of_full_layers(config.get("rope_parameters"))
+    if not new:
+        return []
+    found = []
+    old = _of_full_layers(config.get("rope_scaling"))
+    if old:
+        keys = sorted({"rope_type", *new} & {"rope_type", *old})
+        differ = [k for k in keys if _value(new, k) != _value(old, k)]
+        said = ", ".join(f"{k} {_value(new, k)!r} and {_value(old, k)!r}" for k in differ)
+        found += [f"rope_parameters and rope_scaling say {said}"] if differ else []
+    for key, names in TOP.items() if everything else ():
+        for name in names:
+            value = config.get(name)
+            if isinstance(value, int | float) and key in new and value != new[key]:
+                found.append(f"rope_parameters say {key} {new[key]!r}, and {name} beside them is {value!r}")
+    return found
+
+
+def _of_full_layers(settings: Any) -> dict[str, Any]:
+    """Flat settings; those of the full layers where they go by layer type, since an old `rope_scaling` means these."""
+    if not isinstance(settings, dict):
+        return {}
+    inner = settings.get("full_attention")
+    return inner if isinstance(inner, dict) else settings
+
+
+def _value(settings: dict[str, Any], key: str) -> Any:
+    return kind(settings) if key == "rope_type" else settings[key]
 
 
 def _agree(stored: torch.Tensor, meaning: torch.Tensor) -> bool:

@@ -6,8 +6,10 @@ from typing import Any
 
 from whorl.diagnosis import reading
 from whorl.diagnosis.meaning import kind, share
-from whorl.diagnosis.result import PASS, WARN, Answer, NotApplicable, judged
+from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
+from whorl.diagnosis.unread import contradicted, originals
+from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
 
@@ -41,6 +43,18 @@ def as_configured(subject: Subject) -> Answer:
 
 
 def none_ignored(subject: Subject) -> Answer:
+    """No setting is dropped: among the rope settings, or at the top of the config."""
+    answer, wrong, unread = _ignored_by_type(subject), contradicted(subject), unread_keys(subject)
+    if wrong:
+        return judged(False, "; ".join([answer.measured] * (answer.status == FAIL) + wrong))
+    if unread and answer.status == PASS:
+        return Answer(WARN, f"{', '.join(unread)}: nothing in this family's code reads it")
+    return answer
+
+
+def _ignored_by_type(subject: Subject) -> Answer:
+    if subject.host.rotary is None and subject.encoding is None:
+        return judged(True, "no setting of positions goes unread")
     answer = _of_cause(subject, reading.IGNORED)
     unlike = [r.note for r in subject.readings if r.cause == reading.RAMP]
     return Answer(WARN, "; ".join(unlike)) if unlike and answer.status == PASS else answer
@@ -69,9 +83,10 @@ def theta(subject: Subject) -> Answer:
             return judged(False, "rope_parameters give no rope_theta, and the module was built without knowing it")
     in_use = sorted({float(r.settings["rope_theta"]) for r in found})
     shown = ", ".join(f"{t:g}" for t in in_use)
-    beside = vars(subject.config).get("rope_theta")
-    if beside is not None and float(beside) not in in_use:
-        return judged(False, f"config.rope_theta is {beside:g} and goes unread; the model turns by {shown}")
+    for name in ("rope_theta", "rope_base", "rotary_base"):
+        beside = vars(subject.config).get(name)
+        if isinstance(beside, int | float) and float(beside) not in in_use:
+            return judged(False, f"config.{name} is {beside:g} and goes unread; the model turns by {shown}")
     if subject.files is not None:
         said, settings = subject.files.thetas, subject.files.rope_settings
         if said and not set(in_use) & set(said):
@@ -83,7 +98,7 @@ def theta(subject: Subject) -> Answer:
         if settings and not said:
             return judged(False, f"config.json has rope settings without a theta; this reader's default is {shown}")
         if not said:
-            return judged(True, f"config.json says none, as files before rope_theta did: {shown} by default")
+            return Answer(WARN, f"config.json says none, as files before rope_theta did: {shown} by default")
     return judged(True, f"theta {shown}")
 
 
@@ -117,17 +132,49 @@ def length(subject: Subject) -> Answer:
             return judged(False, f"the table has {rows:,} positions, and config.{name} says {says:,}")
     if declared is None:
         raise NotApplicable("the config declares no length")
+    said = originals(subject) if _has_stock_rotary(subject) else []
+    if len(said) > 1:
+        return judged(False, f"the original length is said to be {' and '.join(f'{n:,}' for n in said)}")
+    unsaid = subject.files is not None and _unsaid(subject.files.text_config, subject.files.rope_settings)
+    if _has_stock_rotary(subject) and unsaid:
+        return judged(
+            False,
+            f"{unsaid} without original_max_position_embeddings: this reader takes the declared {declared:,}, others "
+            "a default or none",
+        )
+    short = ""
     for r in subject.readings if _has_stock_rotary(subject) else ():
-        original, factor = r.settings.get("original_max_position_embeddings"), r.settings.get("factor")
+        original = r.settings.get("original_max_position_embeddings") or 0
+        factor = r.settings.get("factor") or 0
         if kind(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
             reach = f"{kind(r.settings)} x {factor:g} reaches from {original:,} to {original * factor:,.0f}"
             return judged(False, f"{reach} tokens, and the config declares {declared:,}")
+        extended = kind(r.settings) in ("yarn", "longrope") and original and factor
+        if extended and original <= declared < original * factor * 0.99:
+            reach = f"{kind(r.settings)} x {factor:g} reaches {original * factor:,.0f} tokens"
+            short = (
+                f"{reach} from {original:,}, and the config declares {declared:,}: readers differ in which they take"
+            )
     if subject.length is not None and subject.length > declared:
         return judged(False, f"asked for {subject.length:,} tokens, and the config declares {declared:,}")
     tokens = subject.files.tokenizer_length if subject.files else None
     if tokens is not None and tokens > declared:
         return judged(False, f"the tokenizer lets {tokens:,} tokens through, and the config declares {declared:,}")
+    if short:
+        return Answer(WARN, short)
+    if tokens is not None and tokens < declared:
+        return Answer(WARN, f"the tokenizer cuts at {tokens:,} tokens, and the config declares {declared:,}")
     return judged(True, f"{declared:,} tokens declared" + (f", tokenizer {tokens:,}" if tokens else ""))
+
+
+def _unsaid(config: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The rope type of settings that need an original length, in a file that gives none; or nothing."""
+    for inner in [v for v in settings.values() if isinstance(v, dict)] or [settings]:
+        if kind(inner) in ("yarn", "longrope", "llama3") and not any(
+            place.get("original_max_position_embeddings") for place in (inner, config)
+        ):
+            return kind(inner)
+    return ""
 
 
 def _has_stock_rotary(subject: Subject) -> bool:

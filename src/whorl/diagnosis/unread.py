@@ -1,0 +1,190 @@
+"""Settings of positions that are written and that nobody reads, or that say two things.
+
+At the top of a config    transformers keeps a key that the config class does not declare, and no code looks at it. Some
+                          say what another setting says as well (whorl writes such for older readers): those must agree.
+Among the rope settings   each rope type reads its own keys and drops the others, with a log line at most.
+The original length       is written in up to three places, and frequencies and reach depend on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from whorl.diagnosis.meaning import SETTINGS, USES, kind, share
+from whorl.diagnosis.reading import Reading
+from whorl.diagnosis.subject import Subject
+from whorl.hosts import head_dim_of
+
+POSITIONAL = re.compile(r"(^|_)(rope|rotary|alibi|ntk|yarn|nope|logn)(_|$)|pos(ition)?_(emb|enc)|no_rope")
+COMMON = {"rope_theta", "rope_type", "type", "partial_rotary_factor", "original_max_position_embeddings"}
+ALIASES = {("su", "longrope"), ("mrope", "default"), ("rope", "default")}  # old names of types, beside the new ones
+SHARES = ("rotary_pct", "rope_pct", "rotary_percentage", "rotary_emb_fraction", "partial_rotary_factor")
+WIDTHS = ("rotary_dim", "rotary_ndims", "rope_dim")
+OF_OTHER_CHECKS = {"rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq"} | {
+    "rope_base", "rotary_base", "no_rope_layers", "rope_parameters", "rope_scaling",
+}  # fmt: skip
+
+
+def contradicted(subject: Subject) -> list[str]:
+    """Keys that say something that the model does not do, and rope settings that say two things; in words."""
+    found = [f"{key} is {value!r}: {why}" for key, value, why in _top(subject) if why != UNKNOWN]
+    for r in subject.readings if subject.encoding is None and subject.host.rotary is not None else ():
+        label = f"{r.label}: " if r.label else ""
+        found += [f"{label}{words}" for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r))]
+    return [*found, *_beside_types(subject)]
+
+
+def unread(subject: Subject) -> list[str]:
+    """Keys that look positional, that the class does not declare and that its code does not name."""
+    return [f"{key} is {value!r}" for key, value, why in _top(subject) if why == UNKNOWN]
+
+
+UNKNOWN = "nothing reads it"
+
+
+def _top(subject: Subject) -> list[tuple[str, Any, str]]:
+    """(key, value, why it is a fault) of the config's own keys, as the model has it and as the file says it."""
+    if subject.encoding is not None:
+        return []
+    said = dict(vars(subject.config))
+    if subject.files is not None:
+        said = {**said, **subject.files.text_config}
+    found = []
+    for key, value in said.items():
+        if key in OF_OTHER_CHECKS or key.startswith("_") or not POSITIONAL.search(key) or not value:
+            continue
+        claim = _claim(subject, key, value)
+        if claim is None:
+            if not _declared(subject.config, key) and not _named(subject, key):
+                found.append((key, value, UNKNOWN))
+        elif claim and not (_declared(subject.config, key) and _named(subject, key)):
+            found.append((key, value, claim))
+    return found
+
+
+def _claim(subject: Subject, key: str, value: Any) -> str | None:
+    """What is wrong with what a known key says; "" where the model does that; None for a key of unknown meaning."""
+    does = _does(subject)
+    if key in SHARES or key in WIDTHS:
+        if subject.host.rotary is None or not isinstance(value, int | float):
+            return "the model turns nothing"
+        width = head_dim_of(subject.config, subject.host.attentions[0])
+        wanted = value if key in SHARES else value / width
+        shares = {r for reading in subject.readings for r in _shares(reading)}
+        if any(abs(wanted - s) < 1e-9 or int(wanted * width) == int(s * width) for s in shares):
+            return ""
+        return f"{', '.join(f'{s:g}' for s in sorted(shares))} of each head turns"
+    if key == "rope_ratio":
+        bases = {float(r.settings.get("rope_theta") or 0) for r in subject.readings} if does == "rotary" else set()
+        return "" if value == 1 or any(abs(b / (1e4 * value) - 1) < 1e-6 for b in bases) else "the base is not scaled"
+    if key in ("position_embedding_type", "position_encoding_type", "pos_emb", "positional_encoding", "pos_embd"):
+        names = {"rotary": ("rope", "rotary", "default"), "learned": ("absolute", "learned"), "none": ("nope", "none")}
+        return "" if any(n in str(value).lower() for n in names[does]) else f"the model's positions are {does}"
+    if key in ("use_rope", "use_rotary", "rotary", "use_rotary_embeddings"):
+        return "" if does == "rotary" else f"the model's positions are {does}"
+    if key in ("use_dynamic_ntk", "use_ntk"):
+        dynamic = does == "rotary" and any(kind(r.settings) == "dynamic" for r in subject.readings)
+        return "" if dynamic else "no frequency depends on the length"
+    if key in ("alibi", "use_alibi", "use_logn_attn"):
+        return "nothing in this family does that"
+    if key in ("no_rope_layer_interval", "nope_layer_interval"):
+        turns = subject.host.turns
+        return "" if turns == tuple((i + 1) % value != 0 for i in range(len(turns))) else "other layers turn"
+    if key == "rope_type":
+        kinds = {kind(r.settings) for r in subject.readings} if does == "rotary" else set()
+        return "" if value in kinds else f"the settings say {', '.join(sorted(kinds)) or 'nothing'}"
+    return None
+
+
+def _does(subject: Subject) -> str:
+    if subject.host.rotary is not None:
+        return "rotary"
+    return "none" if subject.host.position_table is None else "learned"
+
+
+def _shares(r: Reading) -> set[float]:
+    """The share of a head that turns, as the settings say it and as the module does it."""
+    turning = 2 * len(r.done.turning) / r.sizes.head_dim
+    return {turning} | ({share(r.settings)} if not r.cause else set())
+
+
+def _declared(config: Any, key: str) -> bool:
+    cls = type(config)
+    return key in getattr(cls, "__dataclass_fields__", {}) or hasattr(cls, key) or key in cls.attribute_map
+
+
+def _named(subject: Subject, key: str) -> bool:
+    """Whether the family's own code has this name as a word."""
+    classes = {type(subject.host.model), type(subject.host.base), type(subject.config)}
+    return any(key in _words(cls.__module__) for cls in classes)
+
+
+@cache
+def _words(module: str) -> frozenset[str]:
+    try:
+        return frozenset(re.findall(r"\w+", inspect.getsource(sys.modules[module])))
+    except (OSError, TypeError):  # no source at hand
+        return frozenset()
+
+
+def _unknown(subject: Subject, settings: Mapping[str, Any]) -> list[str]:
+    """Keys among the rope settings that no rope type has."""
+    if kind(settings) not in USES:
+        return []
+    known = COMMON | SETTINGS  # those of another type are `meaning.unused`'s matter
+    given = {k: v for k, v in settings.items() if k not in known and v is not None and not isinstance(v, dict)}
+    shown = ", ".join(f"{k}={v!r}" for k, v in given.items() if not _named(subject, k))
+    return [f"{shown} among the rope settings is read by nothing"] if shown else []
+
+
+def _twice(r: Reading) -> list[str]:
+    old, new = r.settings.get("type"), r.settings.get("rope_type")
+    if old is None or new is None or old == new or (old, new) in ALIASES:
+        return []
+    return [f"rope_type is {new!r} and type is {old!r}; {new!r} is read"]
+
+
+def _alone(subject: Subject, r: Reading) -> list[str]:
+    """YaRN's mscale and mscale_all_dim count together only; one of them alone is dropped."""
+    if kind(r.settings) != "yarn" or r.settings.get("attention_factor") is not None:
+        return []
+    pair = {k: r.settings.get(k) for k in ("mscale", "mscale_all_dim")}
+    given = [k for k, v in pair.items() if v]
+    if len(given) != 1 or (given == ["mscale"] and pair["mscale"] == 1):  # 1 is what the formula has without it
+        return []
+    model = sys.modules[type(subject.host.base).__module__]
+    if given[0] in _words(model.__name__):  # DeepSeek's attention reads mscale_all_dim itself
+        return []
+    return [f"{given[0]}={pair[given[0]]:g} counts only beside {next(k for k in pair if k not in given)}"]
+
+
+def _beside_types(subject: Subject) -> list[str]:
+    """Flat settings beside those by layer type, where they say something else."""
+    if subject.encoding is not None or not subject.host.typed:
+        return []
+    whole = getattr(subject.config, "rope_parameters", None) or {}
+    inner = [v for v in whole.values() if isinstance(v, dict)]
+    flat = {k: v for k, v in whole.items() if not isinstance(v, dict) and v is not None}
+    if not inner:
+        return []
+    other = [k for k, v in flat.items() if k not in subject.host.layer_types and any(i.get(k) != v for i in inner)]
+    if not other:
+        return []
+    return [f"{', '.join(f'{k}={flat[k]!r}' for k in other)} beside the settings by layer type is read by nothing"]
+
+
+def originals(subject: Subject) -> list[int]:
+    """Every original length that the config says, at its top and in its flat rope settings."""
+    said: list[Any] = []
+    configs: list[Mapping[str, Any]] = [vars(subject.config)]
+    if subject.files is not None:
+        configs.append(subject.files.text_config)
+    for config in configs:
+        places = [config, config.get("rope_parameters"), config.get("rope_scaling")]
+        said += [p.get("original_max_position_embeddings") for p in places if isinstance(p, Mapping)]
+    return sorted({int(n) for n in said if isinstance(n, int | float) and n})
