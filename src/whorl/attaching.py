@@ -45,7 +45,7 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, bases_of, open_host
 from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
-from whorl.parallel import refuse_sharded, refuse_wrapped
+from whorl.parallel import heads_here, heads_share, refuse_sharded, refuse_wrapped
 
 INTERFACE = "whorl"
 KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
@@ -339,6 +339,10 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     if isinstance(add, PositionTable) and host.position_table is not None:
         _start_from_the_hosts_table(add, host.position_table)
     _check_shared_keys(host, seams)
+    share = heads_share(host.model)
+    for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
+        if share is not None and seam.biases:
+            seam.biases = heads_here(seam.biases, attention, shape.heads, share, encoding)
     needs_interface = any((s.biases and not s.in_mask) or s.late for s in seams)
     for seam in seams:
         seam.in_interface = needs_interface

@@ -1,18 +1,25 @@
-"""Wrappers and shardings that would not see parameters that an encoding adds later: attaching comes before them.
+"""Models that are split over processes: what may be attached to them, and what each process has of it.
+
+Wrappers and shardings would not see parameters that an encoding adds later: attaching comes before them.
 
 wrappers   a data-parallel module, FSDP's first version, a DeepSpeed engine: they listed, flattened or hooked the
            parameters when they were made. Nothing is attached to a model in one of them.
 shardings  FSDP's second version (`fully_shard`) and tensor parallelism change the model in place: its parameters are
            then DTensors, and the plain ones of an encoding would be synchronised by nobody. An encoding without
-           parameters has nothing to synchronise, and may still be attached.
+           parameters has nothing to synchronise, and may still be attached. Under tensor parallelism each process has
+           some heads of a layer, and gets the biases of these.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+
+from whorl.encodings.base import RelativeBias
 
 
 def refuse_wrapped(model: Any) -> None:
@@ -70,3 +77,62 @@ def _sharded_by(model: Any) -> str | None:
 def _class(module: str, name: str) -> Any:
     """A class of a module that somebody else must have imported, if there is one in use; None otherwise."""
     return getattr(sys.modules.get(module), name, None)
+
+
+class Share(NamedTuple):
+    """Which part of every layer that is split by tensor parallelism this process has: the rank-th of `size`."""
+
+    rank: int
+    size: int
+
+
+def heads_share(model: Any) -> Share | None:
+    """This process's part under transformers' tensor parallelism, or None without it."""
+    mesh = getattr(model, "_device_mesh", None)
+    if mesh is None or (getattr(model, "_tp_size", None) or 1) == 1:
+        return None
+    mesh = mesh["tp"] if mesh.ndim > 1 else mesh
+    return Share(mesh.get_local_rank(), mesh.size())
+
+
+def heads_here(
+    biases: Sequence[nn.Module], attention: nn.Module, heads: int, share: Share, encoding: Any
+) -> tuple[nn.Module, ...]:
+    """The biases of a layer, of the heads that this process has of it.
+
+    heads   of all processes together. Raises ValueError where they cannot be shared out alike.
+    """
+    dtensor = _class("torch.distributed.tensor", "DTensor")
+    split = dtensor is not None and any(
+        isinstance(p, dtensor) and any(placement.is_shard() for placement in p.placements)
+        for p in attention.parameters()
+    )
+    if not split:
+        return tuple(biases)
+    for bias in biases:
+        if not hasattr(bias, "of_distance"):
+            raise ValueError(
+                f"{encoding} has a {type(bias).__name__}, which is not a bias of distance alone, and which of its "
+                f"heads are those of this process, one of {share.size}, is not known; load the model without a tp_plan"
+            )
+    if heads % share.size:
+        raise ValueError(
+            f"{encoding} has a number for each of {heads} heads, which {share.size} processes cannot share out alike; "
+            "choose a tp_size that divides them"
+        )
+    return tuple(HeadsHere(bias, share) for bias in biases)
+
+
+class HeadsHere(RelativeBias):
+    """A bias of distance alone, of the heads that this process has; one for all heads stays one."""
+
+    def __init__(self, bias: nn.Module, share: Share) -> None:
+        super().__init__()
+        self.bias, self.share = bias, share
+        self.reach = getattr(bias, "reach", None)
+
+    def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
+        every: Any = self.bias
+        bias = every.of_distance(distance)
+        heads = len(bias) // self.share.size
+        return bias if len(bias) == 1 else bias[self.share.rank * heads :][:heads]

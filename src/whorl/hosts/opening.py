@@ -178,6 +178,22 @@ def head_dim_of(config: Any, attention: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def heads_of(config: Any, attention: Any) -> int:
+    """Heads of queries, as the attention module says (layers may differ: Laguna), or else the config.
+
+    Under tensor parallelism, of all ranks together.
+    """
+    for name in ("num_heads", "num_attention_heads"):
+        if isinstance(getattr(attention, name, None), int):
+            return getattr(attention, name)
+    # a projection of queries may hold a gate, too; that of keys holds keys
+    keys, groups = getattr(attention, "k_proj", None), getattr(attention, "num_key_value_groups", None)
+    width, head_dim = getattr(keys, "out_features", None), head_dim_of(config, attention)
+    if isinstance(width, int) and isinstance(groups, int) and width % head_dim == 0:
+        return width // head_dim * groups
+    return config.num_attention_heads
+
+
 def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
     width = head_dim_of(config, attention)
     if rotation is not None and not rotation.free:
@@ -185,7 +201,7 @@ def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, 
         width = width if stock is None else stock.width
     return Shape(
         head_dim=width,
-        heads=config.num_attention_heads,
+        heads=heads_of(config, attention),
         width=config.hidden_size,
         bidirectional=not getattr(attention, "is_causal", True),
     )
