@@ -44,6 +44,15 @@ from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectru
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, Rotation, bases_of, open_host
+from whorl.keeping import (
+    ENTRY,
+    as_tensor,
+    before_state_dict,
+    before_state_dict_of_model,
+    from_tensor,
+    in_accelerates_sharding,
+    unmark_adapters,
+)
 from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
 from whorl.parallel import heads_here, heads_share, refuse_sharded, refuse_wrapped
 
@@ -176,6 +185,32 @@ class Attachment(nn.Module):
         self.encoding = encoding
         self.effects = nn.ModuleList(effects)
         self.attention_was = attention_was
+        self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
+        self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
+        self.register_state_dict_pre_hook(before_state_dict)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The encoding, which so goes wherever the weights go: see `whorl.keeping`."""
+        return as_tensor(self.encoding)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Raises ValueError for weights that were trained with another encoding."""
+        theirs = from_tensor(state)
+        if theirs != self.encoding:
+            raise ValueError(
+                f"these weights were trained with {theirs}, and the model has {self.encoding} attached; attach theirs "
+                "before loading them (their own directory loads with whorl.load)"
+            )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.in_save == "stock" or in_accelerates_sharding():
+            del destination[prefix + ENTRY]
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, strict: Any, missing: Any, *a: Any) -> None:
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, *a)
+        if prefix + ENTRY in missing:  # a stock model's weights, or older than this entry
+            missing.remove(prefix + ENTRY)
 
     def extra_repr(self) -> str:
         return str(self.encoding)
@@ -251,6 +286,10 @@ def detach(model: Any) -> Any:
     for saved in _saved(host):
         if getattr(saved.__dict__.get("save_pretrained"), "__func__", None) is _save_pretrained:
             del saved.save_pretrained
+    hooks = host.model._state_dict_pre_hooks
+    for key in [key for key, hook in hooks.items() if getattr(hook, "__wrapped__", hook) is before_state_dict_of_model]:
+        del hooks[key]
+    unmark_adapters(host.model)
     if getattr(host.model, "name_or_path", ""):
         host.model.name_or_path = host.model.name_or_path.partition(NAMED)[0]
     del host.base.whorl
@@ -446,6 +485,7 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     elif plan.add is not None:
         host.first_layer.__dict__["whorl_add"] = plan.add
         host.first_layer.register_forward_pre_hook(_add_to_embedding, with_kwargs=True)
+    model.register_state_dict_pre_hook(before_state_dict_of_model)
     for saved in _saved(host):
         saved.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, saved)
     if getattr(model, "name_or_path", ""):

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import NAMED, attach, attached
-from whorl.encodings import Encoding, from_dict
+from whorl.attaching import NAMED, Attachment, attach, attached, detach
+from whorl.encodings import Encoding, from_dict, parse
 from whorl.hosts import open_host
-from whorl.reading import CONFIG_KEY, encoding_of, same_rotations
-from whorl.saving import StockForm, is_ours, quiet, stock_form
+from whorl.keeping import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
+from whorl.reading import encoding_of, same_rotations
+from whorl.saving import is_ours, quiet
 
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
@@ -26,7 +27,7 @@ SHOWN = 8  # names in a message
 LONG = 400  # characters of what stock code says
 
 
-def load(name_or_path: Any, **kwargs: Any) -> Any:
+def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     """Loads a model that was saved with an encoding, and attaches it; any other checkpoint loads as stock does.
 
     name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
@@ -34,7 +35,11 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
 
     Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
 
-    Raises ValueError when the config and the recorded encoding contradict each other, and as `from_pretrained` does.
+    base: the model to put an adapter on, with the encoding or without; the one that the adapter names is loaded where
+    none is given. (Plain PEFT refuses such an adapter, since it would not see a base without the encoding.)
+
+    Raises ValueError when the config and the recorded encoding contradict each other, when a base has another encoding
+    than its adapter was trained with, and as `from_pretrained` does.
 
     >>> model = whorl.load("path/to/dir")
     >>> whorl.encoding_of(model)
@@ -44,33 +49,54 @@ def load(name_or_path: Any, **kwargs: Any) -> Any:
 
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
-        return _load_adapter(name_or_path, hub, kwargs)
+        return _load_adapter(name_or_path, base, hub, kwargs)
+    if base is not None:
+        raise ValueError(f"{name_or_path} is a model and no adapter, so there is nothing to put on a base")
     trusted = kwargs.get("trust_remote_code", False)
     config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
-    record = config.__dict__.pop(CONFIG_KEY, None)
+    record = _unguarded(config)
+    if record is not None and record.get("unfinished"):
+        raise ValueError(f"{UNFINISHED}: the weights in {name_or_path} may be those of an earlier one; save again")
+    cls = _class(config.architectures, transformers.AutoModelForCausalLM if record is None else None)
+    model, entries = _loaded(cls, name_or_path, config=config, **kwargs)
+    parts: dict[str | None, Encoding]
     if record is None:
-        cls = _class(config.architectures, transformers.AutoModelForCausalLM)
-        return from_pretrained(cls, name_or_path, config=config, **kwargs)
-    encoding = from_dict(record["encoding"])
-    config.__dict__.pop("transformers_weights", None)
-    config.architectures = [record["architecture"]]
-    cls = _class(config.architectures, None)
-    model = from_pretrained(cls, name_or_path, config=config, **kwargs)
-    if record["stock"]:
-        _check_record(model, encoding, name_or_path)
-    name = model.name_or_path
-    attach(model, encoding)
-    model.name_or_path = name  # this directory says it all
-    _load_learned(model, name_or_path, hub)
+        parts = {at: _recorded_in_weights(name_or_path, at, len(entries), hub) for at in entries}
+    elif "parts" in record:
+        parts = {part["at"]: from_dict(part["encoding"]) for part in record["parts"]}
+    else:
+        own = from_dict(record["encoding"])
+        parts = {None: own}
+        if record["stock"]:
+            _check_record(model, own, name_or_path)
+    if record is not None and record.get("in_weights"):
+        _check_weights(name_or_path, parts, entries, hub)
+    for at, encoding in parts.items():
+        part = model if at is None else model.get_submodule(at)
+        name = part.name_or_path
+        attachment = attached(attach(part, encoding))
+        assert attachment is not None
+        part.name_or_path = name  # this directory says it all
+        attachment.stock_directory = record is not None and record["stock"]
+        if not attachment.stock_directory:
+            _load_learned(attachment, at, len(parts), name_or_path, hub)
     return model
 
 
 def configuration(where: Any, **kwargs: Any) -> Any:
-    """The config of a checkpoint. Raises ValueError where it cannot be read, or needs code of its own."""
+    """The config of a checkpoint, as it would be without the entries that keep stock code from building its model.
+
+    What whorl has recorded stays in it, under "whorl". Raises ValueError where it cannot be read, or needs code of its
+    own.
+    """
     from transformers import AutoConfig
 
     with _explained(where), quiet():
-        return AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
+        config = AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
+    record = _unguarded(config)
+    if record is not None:
+        setattr(config, CONFIG_KEY, record)
+    return config
 
 
 def from_config(config: Any, where: Any) -> Any:
@@ -81,6 +107,29 @@ def from_config(config: Any, where: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
+def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], hub: dict[str, Any]) -> None:
+    """The weights say the encoding too; where they say another, a save broke off between the config and the weights."""
+    held = {at: _recorded_in_weights(where, at, len(entries), hub) for at in entries}
+    agree = list(held.values()) == list(parts.values()) if None in parts else held == parts
+    if not agree:
+        said, found = (", ".join(str(e) for e in encodings.values()) or "none" for encodings in (parts, held))
+        raise ValueError(
+            f"the config in {where} says {said}, and its weights were trained with {found}: {UNFINISHED}, or somebody "
+            "exchanged its files; save again"
+        )
+
+
+def _unguarded(config: Any) -> dict[str, Any] | None:
+    """Takes whorl's entries out of a config. Returns its record."""
+    record: dict[str, Any] | None = config.__dict__.pop(CONFIG_KEY, None)
+    if record is not None:
+        config.__dict__.pop("transformers_weights", None)
+        if config._attn_implementation == GUARD:
+            config._attn_implementation = None
+        config.architectures = [record["architecture"]]
+    return record
+
+
 def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
     """`cls.from_pretrained(where, **kwargs)`, of a checkpoint that holds exactly the weights of the model.
 
@@ -88,8 +137,17 @@ def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
 
     What is no loss passes: tied weights, what the class declares as optional, buffers that models compute by now, and
     the second head of a family that is pretrained with two (BERT). Raises ValueError with the names for anything that
-    is missing or not known to the model, and with the reason for a checkpoint that cannot be read.
+    is missing or not known to the model, with the reason for a checkpoint that cannot be read, and where the weights say
+    an encoding, for which `load` is.
     """
+    model, entries = _loaded(cls, where, **kwargs)
+    if entries:
+        raise ValueError(f"the weights in {where} were trained with an encoding attached; whorl.load({str(where)!r})")
+    return model
+
+
+def _loaded(cls: Any, where: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+    """The model, and the names of its modules whose encoding is recorded among the weights."""
     how = {"trust_remote_code": False, "use_safetensors": True, **kwargs}
     with _explained(where), quiet():  # what the report would say is looked at here
         model, found = cls.from_pretrained(where, output_loading_info=True, **how)
@@ -98,7 +156,8 @@ def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
         known = _known_in_pretraining(model)
         unknown = [k for k in unknown if k not in known]
     refuse_incomplete(where, model, found["missing_keys"], unknown)
-    return model
+    mark = f"whorl.{ENTRY}"
+    return model, [k.removesuffix(mark).removesuffix(".") for k in found["unexpected_keys"] if k.endswith(mark)]
 
 
 @contextmanager
@@ -186,44 +245,95 @@ def _class(architectures: list[str] | None, default: Any) -> Any:
     return default
 
 
-def _load_learned(model: Any, where: Any, hub: dict[str, Any]) -> None:
-    """The encoding's own parameters, from the same safetensors as the rest."""
+def _ours(where: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What whorl has put among a checkpoint's weights."""
     from safetensors import safe_open
 
-    wanted = dict(attached(model).named_parameters())  # type: ignore[union-attr]
-    if not wanted or isinstance(stock_form(model), StockForm):
-        return
     index = _file(where, "model.safetensors.index.json", hub)
     names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
+    found: dict[str, torch.Tensor] = {}
     for name in sorted(names):
         with safe_open(_file(where, name, hub), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                short = key.rpartition("whorl.")[2]
-                if is_ours(key) and short in wanted:
-                    with torch.no_grad():
-                        wanted.pop(short).copy_(file.get_tensor(key))
-    if wanted:
-        raise ValueError(f"{where} lacks the learned parameters {sorted(wanted)} of {encoding_of(model)}")
+            found |= {key: file.get_tensor(key) for key in file.keys() if is_ours(key)}  # noqa: SIM118
+    return found
 
 
-def _load_adapter(where: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-    from peft import PeftConfig, PeftModel
+def _of_part(ours: dict[str, torch.Tensor], at: str | None, parts: int) -> dict[str, torch.Tensor]:
+    """Those of one part, by their names in its attachment. transformers may save modules under older names than they
+    have, so that of a single part all are its own."""
+    mine = ours if parts == 1 else {k: v for k, v in ours.items() if k.startswith(f"{at}.whorl.")}
+    return {k.rpartition("whorl.")[2]: v for k, v in mine.items()}
 
-    base = PeftConfig.from_pretrained(where, **hub).base_model_name_or_path
-    if not base:
-        raise ValueError(f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path)")
-    path, attached_in_memory, notation = base.partition(NAMED)
-    model = load(path, **kwargs)
-    if attached_in_memory:
-        encoding = encoding_of(attach(model, notation))
-        if any(True for _ in attached(model).parameters()):  # type: ignore[union-attr]
+
+def _recorded_in_weights(where: Any, at: str, parts: int, hub: dict[str, Any]) -> Encoding:
+    return from_tensor(_of_part(_ours(where, hub), at, parts)[ENTRY])
+
+
+@torch.no_grad()
+def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: dict[str, Any]) -> None:
+    """The encoding's own parameters, from the same safetensors as the rest."""
+    wanted = dict(attachment.named_parameters())
+    if not wanted:
+        return
+    held = _of_part(_ours(where, hub), at, parts)
+    lacking = sorted(wanted.keys() - held.keys())
+    if lacking:
+        raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
+    for name, parameter in wanted.items():
+        parameter.copy_(held[name])
+
+
+def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
+    """A PEFT adapter's config, and the encoding that it was trained with where it says one."""
+    from peft import PeftConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    said = json.loads(Path(str(_file(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
+    record = said.pop(CONFIG_KEY, None)
+    if record is None:
+        config = PeftConfig.from_pretrained(where, **hub)
+        _, named, notation = (config.base_model_name_or_path or "").partition(NAMED)
+        return config, parse(notation) if named else None
+    said["task_type"] = record["task_type"]
+    cls = PEFT_TYPE_TO_CONFIG_MAPPING[said["peft_type"]]
+    return cls.from_peft_type(**cls.check_kwargs(**said)), from_dict(record["encoding"])
+
+
+def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    from peft import PeftModel
+
+    config, encoding = adapter_config(where, **hub)
+    if base is None:
+        path = (config.base_model_name_or_path or "").partition(NAMED)[0]
+        if not path:
             raise ValueError(
-                f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
-                "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
+                f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path); give it "
+                "as base="
             )
-    adapted = PeftModel.from_pretrained(model, where, **hub)
+        base = load(path, **kwargs)
+    elif set(kwargs) - set(hub):
+        raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
+    if encoding is not None:
+        _with_encoding(base, encoding, where)
+    adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
     _check_adapter(adapted, where, hub)
     return adapted
+
+
+def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
+    """Attaches the encoding that an adapter was trained with, unless its base, or a part of that, has it already."""
+    found = [m.encoding for m in base.modules() if isinstance(m, Attachment)]
+    if encoding in found:
+        return
+    if found:
+        raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
+    attachment = attached(attach(base, encoding))
+    if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
+        detach(base)
+        raise ValueError(
+            f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
+            "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
+        )
 
 
 def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:

@@ -19,8 +19,7 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import from_stock
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host, stock_spectrum
-
-CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
+from whorl.keeping import CONFIG_KEY
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -104,7 +103,7 @@ def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
 def _recorded(host: OpenHost) -> Encoding | None:
     """The encoding that a native save wrote beside the stock settings, if it is still what the model does."""
     record = getattr(host.model.config, CONFIG_KEY, None)
-    if not isinstance(record, dict) or host.rotary is None:
+    if not isinstance(record, dict) or "encoding" not in record or host.rotary is None:
         return None
     encoding = from_dict(record["encoding"])
     return encoding if same_rotations(host, stock_encoding(host), encoding) else None

@@ -2,7 +2,8 @@
 
 What stock transformers can express is written natively: the saved config says it in stock terms, and
 `from_pretrained(dir)` gives the same logits where whorl is not installed. Anything else is written under its own key,
-and every stock load of it fails: the config names a weights file that is not there, by a name that says what to do.
+and every stock load of it fails: the config names a weights file that is not there and an attention implementation that
+there is not, by names that say what to do.
 
 Stock terms are not believed but asked: a candidate is written only if the host's own rotary module, built from the
 candidate config, has the wanted frequencies.
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +27,9 @@ from whorl.attaching import attached, layer_plan
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
 from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.reading import CONFIG_KEY, encoding_of, in_stock_terms, length_dependent, same_spectrum
+from whorl.keeping import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
+from whorl.reading import encoding_of, in_stock_terms, length_dependent, same_spectrum
 from whorl.stock_terms import candidates, for_older_readers
-
-# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so.
-GUARD = (
-    "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding.safetensors"
-)
 
 
 @dataclass(frozen=True)
@@ -145,31 +144,49 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
 
 
 def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-    """In place of the class's own on a model with an encoding attached: same arguments, and the encoding is kept."""
-    encoding = attached(model).encoding  # type: ignore[union-attr]
-    cls = type(model)
-    record = {"encoding": encoding.to_dict(), "notation": str(encoding), "architecture": cls.__name__}
+    """In place of the class's own on a model with an encoding attached: same arguments, and the encoding is kept.
+
+    A save that breaks off over an earlier one leaves no config beside weights that are not its own: in stock terms it
+    says until the end that it is unfinished; else the weights hold the encoding too, and `whorl.load` compares.
+    """
+    attachment = attached(model)
+    assert attachment is not None
+    encoding, cls = attachment.encoding, type(model)
+    record = {**record_of(encoding), "architecture": architecture_of(model)}
     call = inspect.signature(cls.save_pretrained).bind(model, save_directory, *args, **kwargs)
+    given = call.arguments.get("state_dict")
     form = stock_form(model, encoding)
     config = copy.deepcopy(model.config)
+    over = False
     if isinstance(form, StockForm):
-        stamp: dict[str, Any] = {CONFIG_KEY: {**record, "stock": True}, **form.older}
+        record |= {"stock": True}
         for key, value in form.config.items():
             setattr(config, key, value)
         if form.table is not None:
-            given = call.arguments.get("state_dict")
             call.arguments["state_dict"] = _with_table(
                 model, form.table, model.state_dict() if given is None else given
             )
+        elif given is not None:
+            call.arguments["state_dict"] = {k: v for k, v in given.items() if not is_ours(k)}
+        # What is pushed from inside the save is read by nobody before it is whole.
+        over = _holds_weights(save_directory) and not call.arguments.get("push_to_hub")
+        over = over and not getattr(model, "_hf_peft_config_loaded", False)  # adapters alone are written, and no config
+        stamp = {**form.older, **({"transformers_weights": f"{UNFINISHED}.safetensors"} if over else {})}
+        record |= {"unfinished": True} if over else {}
     else:
-        stamp = {
-            CONFIG_KEY: {**record, "stock": False, "why": form},
-            "transformers_weights": GUARD,
-            "architectures": [f"{cls.__name__}WithWhorl"],
-        }
-    _stamp(config, stamp)
-    with _in_place(model, config):
-        return cls.save_pretrained(*call.args, **call.kwargs)
+        in_weights = given is None or any(k.endswith(ENTRY) for k in given)
+        record |= {"stock": False, "in_weights": in_weights, "why": form}
+        stamp = guards(architecture_of(model))
+    _stamp(config, {**stamp, CONFIG_KEY: record})
+    attachment.in_save = "stock" if isinstance(form, StockForm) else "whorl"
+    try:
+        with _in_place(model, config):
+            saved = cls.save_pretrained(*call.args, **call.kwargs)
+    finally:
+        attachment.in_save = ""
+    if over and call.arguments.get("is_main_process", True) and _first_process():
+        _finish(Path(save_directory) / "config.json")
+    return saved
 
 
 def save_for_all(model: Any, folder: Any) -> None:
@@ -199,6 +216,21 @@ def _in_place(model: Any, config: Any) -> Iterator[None]:
         model.config = own
 
 
+def _holds_weights(directory: Any) -> bool:
+    return any(Path(directory).glob("*.safetensors*")) or any(Path(directory).glob("*.bin*"))
+
+
+def _first_process() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def _finish(path: Path) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["transformers_weights"], config[CONFIG_KEY]["unfinished"]
+    replace_json(path, config)
+
+
 def _stamp(config: Any, stamp: dict[str, Any]) -> None:
     """Adds entries to what this one config writes. Set as attributes, stock code would drop or check some of them."""
 
@@ -215,7 +247,7 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
     own = open_host(model).position_table
     offset = getattr(own, "offset", 0)
     name = next(n for n, m in model.named_modules() if m is own) + ".weight"
-    learned = next((v for k, v in state.items() if is_ours(k)), table)
+    learned = next((v for k, v in state.items() if is_ours(k) and not k.endswith(ENTRY)), table)
     rows = torch.cat([own.weight[:offset].to(learned), learned.detach()])
     return {k: rows if k == name else v for k, v in state.items() if not is_ours(k)}
 

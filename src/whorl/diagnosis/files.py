@@ -15,7 +15,8 @@ from whorl.diagnosis.meaning import Sizes, kind, meant
 from whorl.diagnosis.reading import quiet, settings_of
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
-from whorl.reading import CONFIG_KEY, same_rotations, stock_encoding
+from whorl.keeping import CONFIG_KEY
+from whorl.reading import same_rotations, stock_encoding
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
