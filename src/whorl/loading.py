@@ -137,8 +137,8 @@ def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
 
     What is no loss passes: tied weights, what the class declares as optional, buffers that models compute by now, and
     the second head of a family that is pretrained with two (BERT). Raises ValueError with the names for anything that
-    is missing or not known to the model, with the reason for a checkpoint that cannot be read, and where the weights say
-    an encoding, for which `load` is.
+    is missing or not known to the model, with the reason for a checkpoint that cannot be read, and where the weights
+    say an encoding, for which `load` is.
     """
     model, entries = _loaded(cls, where, **kwargs)
     if entries:
