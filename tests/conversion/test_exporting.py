@@ -325,6 +325,15 @@ def test_what_llama_cpps_llama_cannot_say_is_refused(family: str, encoding: str 
     assert names(tmp_path) == []
 
 
+def test_what_stock_makes_of_a_blend_in_float32_is_no_other_model(tmp_path) -> None:
+    """Llama 3's band over 24 tokens: stock's frequencies are right to float32, and the logits further off than matrix
+    products in float32 explain."""
+    model = whorl.attach(tiny_model("qwen3"), "rope~llama3:factor=32,original=24")
+    assert "loaded by stock transformers" in export(model, tmp_path / "a", format="hf").checked
+    settings = json.loads((tmp_path / "a" / "config.json").read_text())["rope_parameters"]
+    assert settings["rope_type"] == "llama3"
+
+
 def test_other_settings_that_are_refused(tmp_path: Path) -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     with pytest.raises(ValueError, match="depend on the length of the context, and llama.cpp"):
