@@ -112,10 +112,12 @@ def test_what_stock_cannot_say_has_a_reason(family: str, encoding: str, why: str
     assert config["architectures"] != [type(model).__name__], "other runtimes go by this name"
     with pytest.raises(ValueError, match="use whorl.load"):
         type(model).from_pretrained(tmp_path)
+    for given in ({}, {"attn_implementation": "sdpa"}):
+        with pytest.raises(ValueError, match="use whorl.load"):
+            type(model)._from_config(type(model.config).from_pretrained(tmp_path), **given)
+    given = {"attn_implementation": "eager", "experts_implementation": "eager"}
     with pytest.raises(OSError, match="use whorl.load"):
-        type(model).from_pretrained(tmp_path, attn_implementation="sdpa")
-    with pytest.raises(ValueError, match="use whorl.load"):
-        type(model)._from_config(type(model.config).from_pretrained(tmp_path))
+        type(model).from_pretrained(tmp_path, **given)
     assert whorl.encoding_of(whorl.load(tmp_path)) == whorl.parse(encoding)
 
 

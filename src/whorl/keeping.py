@@ -27,7 +27,7 @@ from whorl.encodings import Encoding, from_dict
 CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
 ENTRY = "_extra_state"  # torch's name for it in a state dict
 # The stock loader looks for the file that `transformers_weights` names, does not find it, and says so; a model built
-# from the config alone asks for the attention implementation, and says that there is none of this name.
+# from the config alone asks for its implementations of attention and experts, and says that this is none.
 GUARD = "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding"
 UNFINISHED = "this save was not finished"
 ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would drop the positional encoding"
@@ -48,6 +48,7 @@ def guards(architecture: str) -> dict[str, Any]:
     return {
         "transformers_weights": f"{GUARD}.safetensors",
         "attn_implementation": GUARD,
+        "experts_implementation": GUARD,  # asked for by every model, also where the caller gives the other one
         "architectures": [f"{architecture}WithWhorl"],
     }
 

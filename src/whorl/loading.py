@@ -124,8 +124,9 @@ def _unguarded(config: Any) -> dict[str, Any] | None:
     record: dict[str, Any] | None = config.__dict__.pop(CONFIG_KEY, None)
     if record is not None:
         config.__dict__.pop("transformers_weights", None)
-        if config._attn_implementation == GUARD:
-            config._attn_implementation = None
+        for name in ("_attn_implementation", "_experts_implementation"):
+            if getattr(config, name) == GUARD:
+                setattr(config, name, None)
         config.architectures = [record["architecture"]]
     return record
 
