@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
+from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import blocked, cpu_attention, flex, reference
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -107,7 +107,7 @@ def _choose(
             return "reference"
         raise ValueError(f"impl={impl!r} cannot run here: {following}; take impl='reference'")
     if impl == "auto":
-        asked = os.environ.get("WHORL_IMPL")
+        asked = asked_by_environment()
         if asked == "reference" or torch.compiler.is_compiling() or q.device.type == "meta":
             return "reference"
         if cpu_attention.missing(q, biases) is None:

@@ -13,16 +13,17 @@ import torch
 from torch.autograd import forward_ad
 
 _C: Any = torch._C
+_func_at_work = _C._are_functorch_transforms_active
 _NO_DISPATCH = torch.Tensor.__torch_dispatch__
 _INSTEAD = "take impl='reference' (for a model: whorl.attach(model, encoding, impl='reference'))"
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def transformed() -> str | None:
     """None, or what PyTorch is doing with tensors that only its own operations can follow."""
     if forward_ad._current_level >= 0:
         return "a forward-mode derivative is taken"
-    if _C._are_functorch_transforms_active():
+    if _func_at_work():
         return "a transform of torch.func is at work"
     return None
 
@@ -34,7 +35,7 @@ def batch_of_gradients(x: torch.Tensor) -> bool:
 
 def plain(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether all of them hold numbers of their own. (A subclass that brings its own dispatch may hold anything.)"""
-    return all([type(x) in _PLAIN or type(x).__torch_dispatch__ is _NO_DISPATCH for x in tensors])  # noqa: C419 (speed)
+    return all([type(x) in PLAIN or type(x).__torch_dispatch__ is _NO_DISPATCH for x in tensors])  # noqa: C419 (speed)
 
 
 def first_only(
@@ -55,7 +56,7 @@ def first_only(
 def refuse_batches(impl: str, *gradients: torch.Tensor) -> None:
     """Raises ValueError for gradients that carry more than the numbers that a loop reads."""
     tangents = [x for x in gradients if forward_ad.unpack_dual(x).tangent is not None]
-    if tangents or _C._are_functorch_transforms_active() or any(map(batch_of_gradients, gradients)):
+    if tangents or _func_at_work() or any(map(batch_of_gradients, gradients)):
         raise ValueError(
             f"impl={impl!r} of biased_attention takes gradients one at a time, without tangents, and these came as a "
             f"batch or with a forward-mode derivative; {_INSTEAD}"

@@ -25,11 +25,8 @@ def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, heads: in
     """Their sum at each of some integer distances [n], query position - key position: [heads or 1, n], contiguous."""
     found: list[Any] = list(modules)
     sizes = {"heads": heads, "distances": len(distances)}
-    each = torch.broadcast_tensors(
-        *[fitting(module, module.of_distance(distances), sizes) for module in found],
-        distances.new_zeros(1, len(distances)),
-    )
-    return torch.stack(each[:-1]).sum(0).to(dtype).contiguous()
+    each = torch.broadcast_tensors(*[fitting(module, module.of_distance(distances), sizes) for module in found])
+    return torch.stack(each).sum(0).to(dtype).expand(-1, len(distances)).contiguous()
 
 
 def fitting(module: nn.Module, bias: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ from torch.autograd.graph import increment_version
 
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
-from whorl.ops.derivatives import batch_of_gradients, plain, transformed
+from whorl.ops.derivatives import PLAIN, batch_of_gradients, plain, transformed
+from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import cpu, reference
 from whorl.ops.overlap import overlap, overlaps_itself, reach
 
@@ -90,7 +90,11 @@ def rotate(
     cos, sin, first, width = tables
     tensors = [q] if k is None else [q, k]
     compiling = torch.compiler.is_compiling()
-    eager = not compiling and plain((*tensors, cos, sin))
+    eager = not compiling and (
+        # what `plain` says, in a third of the time for tensors as they are made
+        (type(q) in PLAIN and (k is None or type(k) in PLAIN) and type(cos) in PLAIN and type(sin) in PLAIN)
+        or plain((*tensors, cos, sin))
+    )
     seen = (_seen(q), None if k is None else _seen(k), _seen(cos), _seen(sin))
     asked = _Asked(*seen, first, width, layout, heads_dim, inplace)
     loops = spans = None
@@ -100,8 +104,10 @@ def rotate(
         _check(asked)
     if not compiling or transformed() is not None:  # else the operator chooses when it runs
         impl = choose(impl, q.device)
-    if inplace and k is not None and (k is q or (spans is not None and transformed() is None and _share(q, k, spans))):
-        raise ValueError(SHARED)
+    if inplace and k is not None:
+        followed = impl == "reference" and transformed() is not None  # such tensors may have no memory
+        if k is q or (spans is not None and not followed and _share(q, k, spans)):
+            raise ValueError(SHARED)
     if cos.shape[-1] == 0 or q.numel() == 0:
         if k is not None and cos.shape[-1] and k.numel():
             k = rotate(k, None, tables, layout=layout, heads_dim=heads_dim, inplace=inplace, impl=impl)[0]
@@ -110,7 +116,8 @@ def rotate(
     differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
     if inplace and differentiable and learned:
         raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
-    if loops is not None and impl == "cpu" and not differentiable and not _any_negative((q, k, cos, sin)):
+    negative = q.is_neg() or cos.is_neg() or sin.is_neg() or (k is not None and k.is_neg())
+    if loops is not None and impl == "cpu" and not differentiable and not negative:
         turned = tensors if inplace else [torch.empty_like(x) for x in tensors]
         cpu.run(loops, tensors, turned, cos, sin)
         if inplace:
@@ -136,7 +143,7 @@ def choose(impl: str, device: torch.device) -> str:
     """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
     asked = impl
     if impl == "auto":
-        asked = os.environ.get("WHORL_IMPL", "auto")
+        asked = asked_by_environment() or "auto"
     if asked not in IMPLS:
         where = "" if impl != "auto" else " (from the environment's WHORL_IMPL)"
         raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {asked!r}{where}")
@@ -302,11 +309,6 @@ def _share(q: torch.Tensor, k: torch.Tensor, spans: tuple[int, int]) -> bool:
     return bool(apart % size) or overlap(tuple(q.shape), q.stride(), tuple(k.shape), k.stride(), apart // size)
 
 
-def _any_negative(tensors: Iterable[torch.Tensor | None]) -> bool:
-    """Whether one is a view that says minus: what lies in memory is not its numbers."""
-    return any([x is not None and x.is_neg() for x in tensors])  # noqa: C419 (half of a generator's time)
-
-
 # Each implementation writes into `out`, which may be the inputs. In eager mode on plain tensors it is called at once;
 # under torch.compile, and for fake and wrapped tensors, through an operator that torch knows.
 
@@ -315,7 +317,8 @@ def _run(tensors: list[torch.Tensor], out: list[torch.Tensor], cos: Any, sin: An
     math = _math(tensors[0].dtype)
     if cos.dtype != math:
         cos, sin = cos.to(math), sin.to(math)
-    cos, sin = cos.resolve_neg(), sin.resolve_neg()
+    if cos.is_neg() or sin.is_neg():
+        cos, sin = cos.resolve_neg(), sin.resolve_neg()
     impl = choose(how.impl, tensors[0].device) if how.impl == "auto" else how.impl
     if impl == "reference":
         for x, y in zip(tensors, out, strict=True):
@@ -335,17 +338,21 @@ def _by_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, how: _H
 
 
 def _turn(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
-    through_torch = torch.compiler.is_compiling() or not plain((*tensors, cos, sin))
-    if through_torch or any(map(batch_of_gradients, tensors)):
-        k = tensors[1] if len(tensors) > 1 else None
-        return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))[: len(tensors)]
+    if torch.compiler.is_compiling() or not plain((*tensors, cos, sin)):
+        return _through_torch(tensors, cos, sin, how)
     return _turn_now(tensors, cos, sin, how)
+
+
+def _through_torch(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
+    """By the operator, which torch takes apart for whatever the tensors are."""
+    k = tensors[1] if len(tensors) > 1 else None
+    return list(torch.ops.whorl.rotate(tensors[0], k, cos, sin, *how))[: len(tensors)]
 
 
 def _turn_now(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How) -> list[torch.Tensor]:
     if transformed() is not None:  # of a derivative or gradients, which the forward pass did not know of
         return [_by_reference(x, cos, sin, how) for x in tensors]
-    tensors = [(x if x.stride(-1) == 1 else x.contiguous()).resolve_neg() for x in tensors]
+    tensors = [x if x.stride(-1) == 1 and not x.is_neg() else x.resolve_neg().contiguous() for x in tensors]
     out = [torch.empty_like(x) for x in tensors]
     _run(tensors, out, cos, sin, how)
     return out
@@ -361,7 +368,7 @@ def _turn_in_place(tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Te
 def _turn_in_place_now(
     tensors: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, how: _How
 ) -> list[torch.Tensor]:
-    if all(x.stride(-1) == 1 for x in tensors) and not _any_negative(tensors):
+    if all(x.stride(-1) == 1 and not x.is_neg() for x in tensors):
         _run(tensors, tensors, cos, sin, how)
         increment_version(tensors)  # or a backward pass that has kept what was there would not notice
         return tensors
@@ -427,6 +434,8 @@ def rotate_back(grads: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor,
     back = how.back()
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*grads, cos, sin)):
         return list(_Rotate.apply(cos, sin, back, *grads))
+    if any(map(batch_of_gradients, grads)):
+        return _through_torch(grads, cos, sin, back)
     return _turn(grads, cos, sin, back)
 
 
