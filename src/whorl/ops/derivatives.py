@@ -35,7 +35,10 @@ def batch_of_gradients(x: torch.Tensor) -> bool:
 
 def plain(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether all of them hold numbers of their own. (A subclass that brings its own dispatch may hold anything.)"""
-    return all([type(x) in PLAIN or type(x).__torch_dispatch__ is _NO_DISPATCH for x in tensors])  # noqa: C419 (speed)
+    for x in tensors:  # noqa: SIM110 (half of the time of all() and a generator)
+        if type(x) not in PLAIN and type(x).__torch_dispatch__ is not _NO_DISPATCH:
+            return False
+    return True
 
 
 def first_only(

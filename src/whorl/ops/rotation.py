@@ -116,8 +116,10 @@ def rotate(
     differentiable = torch.is_grad_enabled() and (learned or q.requires_grad or (k is not None and k.requires_grad))
     if inplace and differentiable and learned:
         raise ValueError("learned tables need what was turned in their backward pass; use inplace=False")
-    negative = q.is_neg() or cos.is_neg() or sin.is_neg() or (k is not None and k.is_neg())
-    if loops is not None and impl == "cpu" and not differentiable and not negative:
+    if impl != "cpu" or differentiable:
+        loops = None
+    # a view may say minus: what lies in memory is not its numbers
+    if loops and not (q.is_neg() or cos.is_neg() or sin.is_neg() or (k is not None and k.is_neg())):
         turned = tensors if inplace else [torch.empty_like(x) for x in tensors]
         cpu.run(loops, tensors, turned, cos, sin)
         if inplace:
@@ -434,7 +436,7 @@ def rotate_back(grads: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor,
     back = how.back()
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*grads, cos, sin)):
         return list(_Rotate.apply(cos, sin, back, *grads))
-    if any(map(batch_of_gradients, grads)):
+    if not torch.compiler.is_compiling() and any(map(batch_of_gradients, grads)):
         return _through_torch(grads, cos, sin, back)
     return _turn(grads, cos, sin, back)
 
