@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -406,6 +407,7 @@ def test_a_backend_asked_for_by_name_runs_or_raises(monkeypatch: pytest.MonkeyPa
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
     """As if nothing had been compiled yet, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the other place where libraries are kept
     native.library.cache_clear()
     yield monkeypatch
     native.library.cache_clear()
