@@ -8,9 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/compare
 COMPARE ?=
+SOAK ?= --minutes 30
 COMPAT := .venv-compat
 
-.PHONY: setup compare test test-compat check format bench bench-gpu test-gpu clean
+.PHONY: setup compare test test-compat check format bench soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +56,10 @@ bench: $(VENV)/.bench
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[bench]'
 	touch $@
+
+# kill -9, races, damaged checkpoints, full disks and fuzz, for half an hour: see benchmarks/soak.py.
+soak: setup
+	$(BIN)/python benchmarks/soak.py $(SOAK)
 
 # On a machine with a CUDA device and its own PyTorch: no .venv, the machine's Python.
 test-gpu:

@@ -46,6 +46,9 @@ def test_another_process_is_named_and_a_killed_one_holds_nothing(tmp_path: Path)
     with alone(folder, "inspect"):
         assert f"whorl inspect, process {os.getpid()}" in (folder / LOCK).read_text()
         (folder / "result").write_text("kept")
+    (folder / ".result.123.tmp").write_text("half of what a killed run was writing")
+    with alone(folder, "inspect"):
+        pass
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -51,6 +52,9 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
     try:
         if held is not None:
             who = f"whorl {by}, process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            for left in folder.rglob(".*.tmp"):
+                if re.fullmatch(r"\..+\.\d+\.tmp", left.name):  # what a killed run was writing
+                    left.unlink(missing_ok=True)
             os.ftruncate(held, 0)
             os.pwrite(held, who.encode(), 0)
         yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def snapshot_steps(steps: int, count: int) -> set[int]:
 
 def save_whole(model: Any, path: Path) -> None:
     """Weights as safetensors, whole or not there."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_model(model, str(temporary))
     temporary.replace(path)
 
