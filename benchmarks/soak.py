@@ -84,7 +84,7 @@ class Soak:
                 "--out", str(out), "--force",
             ),
             "convert": lambda out: self._whorl(
-                "convert", str(model), "--to", "hope:train_length=32", "--train-length", "32", "--heal", "1024",
+                "convert", str(model), "--to", "p-rope:p=0.25", "--train-length", "32", "--heal", "1024",
                 "--batch-size", "4", "--windows", "2", "--text", str(self.text), "--out", str(out), "--force",
             ),
             "export": lambda out: self._whorl("export", str(model), "--format", "gguf", "--out", str(out), "--force"),
