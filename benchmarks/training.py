@@ -26,9 +26,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from whorl.comparison.models import build, build_model
-from whorl.comparison.settings import Settings
+from whorl.comparison.settings import Settings, from_scratch
 from whorl.comparison.training import training_arguments
-from whorl.encodings import parse
 
 VOCABULARY = 1024
 
@@ -59,7 +58,7 @@ class StepTimes(TrainerCallback):
 
 def whorl_round(settings: Settings, encoding: str, data: Batches) -> tuple[list[float], list[float]]:
     """Seconds per step and losses of whorl's own training path (Trainer, callbacks and data loader included)."""
-    model = build(settings, parse(encoding).with_train_length(settings.train_length), 0, VOCABULARY, 0)
+    model = build(settings, from_scratch(encoding, settings), 0, VOCABULARY, 0)
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(settings, 0, Path(folder))

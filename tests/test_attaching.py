@@ -168,7 +168,7 @@ def test_a_model_inside_another_is_not_the_other(inner_family: str) -> None:
     alone = whorl.attach(tiny_model("llama"), "hope:train_length=16")(TOKENS).logits
     whorl.attach(inner, "alibi")
     biased = inner(TOKENS).logits
-    assert str(whorl.encoding_of(outer)) == "rope", "the inner's is not its own"
+    assert str(whorl.encoding_of(outer)) == "rope:base=10000", "the inner's is not its own"
     assert whorl.attached(outer) is None
     with pytest.raises(ValueError, match="nothing is attached"):
         whorl.detach(outer)
@@ -337,7 +337,7 @@ def test_peft_on_top() -> None:
     trained = [n for n, p in lora.named_parameters() if p.grad is not None]
     assert len(trained) == 3 * 2 * 2
     assert all("lora" in n for n in trained)
-    assert whorl.encoding_of(lora) == whorl.HoPE(train_length=16)
+    assert whorl.encoding_of(lora) == whorl.HoPE(train_length=16, base=10000.0)
     whorl.attach(lora, "alibi")
     assert torch.equal(lora(TOKENS).logits, whorl.attach(tiny_model("llama"), "alibi")(TOKENS).logits)
     whorl.attach(lora, "hope:train_length=16")

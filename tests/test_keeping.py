@@ -22,7 +22,7 @@ from whorl.testing import logits_and_budget, tiny_model
 
 from .contract import TOKENS, difference, drawn
 
-ALIBI, HOPE = "alibi", "hope:train_length=16"
+ALIBI, HOPE = "alibi", "hope:train_length=16,base=10000"
 
 
 # --- a state dict ----------------------------------------------------------------------------------------------------
@@ -41,8 +41,10 @@ def test_a_state_dict_holds_the_encoding(encoding: str, tmp_path) -> None:
         assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
         with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: .*whorl._extra_state"):
             tiny_model("llama").load_state_dict(state)
-        other = whorl.attach(tiny_model("llama"), "rope+window:size=8")
-        with pytest.raises(ValueError, match=rf"trained with {encoding}, and the model has rope\+window:size=8"):
+        other = whorl.attach(tiny_model("llama"), "rope:base=20+window:size=8")
+        with pytest.raises(
+            ValueError, match=rf"trained with {encoding}, and the model has rope:base=20\+window:size=8"
+        ):
             other.load_state_dict(state, strict=False)
 
 

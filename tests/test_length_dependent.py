@@ -26,9 +26,9 @@ LENGTH, ORIGINAL = 40, 16
 TOKENS = torch.randint(3, 97, (2, LENGTH), generator=torch.Generator().manual_seed(0))
 SHORT, LONG = "1@1@1.05@1.1@1.2@1.3@1.4@1.5", "1.1@1.5@2@2.5@3@4@5@6"
 
-DYNAMIC = f"rope~dynamic-ntk:factor=4,original={ORIGINAL}"  # in steps of 4 tokens: 7 spectra within 40
+DYNAMIC = f"rope:base=10000~dynamic-ntk:factor=4,original={ORIGINAL}"  # in steps of 4 tokens: 7 spectra within 40
 EXACT = f"{DYNAMIC},step=1"  # as stock has it
-LONGROPE = f"rope~longrope:short_factor={SHORT},long_factor={LONG},factor=4,original={ORIGINAL}"
+LONGROPE = f"rope:base=10000~longrope:short_factor={SHORT},long_factor={LONG},factor=4,original={ORIGINAL}"
 COMPOSED = (
     f"hope:train_length={ORIGINAL}~dynamic-ntk:factor=8",
     f"p-rope:p=0.5~longrope:short_factor={SHORT},long_factor={LONG},attention_factor=1.25,original={ORIGINAL}",
@@ -52,11 +52,12 @@ def four_layers(family: str, **overrides: Any) -> Any:
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> Any:
     family, encoding = request.param
-    return whorl.attach(four_layers(family), encoding)
+    whole = "rope:fraction=1,base" if family == "gpt_neox" else "rope:base"  # its own encoding turns a quarter
+    return whorl.attach(four_layers(family), encoding.replace("rope:base", whole))
 
 
 def pairs(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("model", which, ids=[f"{f}-{e[:24]}" for f, e in which], indirect=True)
+    return pytest.mark.parametrize("model", which, ids=[f"{f}-{e[:28]}" for f, e in which], indirect=True)
 
 
 # --- a direct computation ---------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_within_the_original_length_it_is_the_first_spectrum(model) -> None:
     assert difference(past[:, :ORIGINAL], longer[:, :ORIGINAL]) < budget
     assert difference(past[:, ORIGINAL:], longer[:, ORIGINAL:]) > 100 * budget, "and one token on it is not"
     if "dynamic" in str(encoding):
-        whorl.attach(model, "rope")
+        whorl.attach(model, "rope:fraction=1")
         assert difference(model(TOKENS[:, :ORIGINAL]).logits, found) < budget
 
 
@@ -249,8 +250,7 @@ def test_far_away_one_spectrum_serves_all_and_distances_alone_count(model) -> No
     """These positions are past the original length, and for the dynamic one between two steps."""
     encoding = whorl.encoding_of(model)
     if "dynamic" in str(encoding):
-        encoding = whorl.parse(f"{DYNAMIC},step=1000")
-        whorl.attach(model, encoding)
+        encoding = whorl.encoding_of(whorl.attach(model, f"{DYNAMIC},step=1000"))
     far, farther = (torch.arange(LENGTH)[None] + start for start in (10_050, 10_950))
     logits, budget = logits_and_budget(model, TOKENS, position_ids=far)
     assert difference(model(TOKENS, position_ids=farther).logits, logits) < budget
@@ -426,8 +426,6 @@ def test_a_family_that_is_not_listed_is_proved_to_turn_late() -> None:
 
 def test_what_is_missing_is_said() -> None:
     model = tiny_model("llama")
-    with pytest.raises(ValueError, match="dynamic-ntk needs original"):
-        whorl.attach(model, "rope~dynamic-ntk:factor=4")
     with pytest.raises(ValueError, match="has 2 numbers, and this spectrum has 8 pairs"):
         whorl.attach(model, "rope~longrope:short_factor=1@1,long_factor=2@2,factor=2,original=16")
     with pytest.raises(ValueError, match="dynamic-ntk .* needs at least 2 pairs; this spectrum has 1"):
@@ -589,7 +587,8 @@ def test_rounded_buffers_and_types_of_layers() -> None:
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
     model = tiny_model("gemma3_text", rope_parameters=settings)
-    read = "full_attention=rope~dynamic-ntk:factor=2,original=64,step=1/sliding_attention=rope+window:size=24"
+    read = "full_attention=rope:base=10000~dynamic-ntk:factor=2,original=64,step=1"
+    read += "/sliding_attention=rope:base=10000+window:size=24"
     assert str(whorl.encoding_of(model)) == read
     whorl.attach(model, read)
     scaled = [m.whorl_seam.scaled is not None for m in model.modules() if "whorl_seam" in m.__dict__]
@@ -619,7 +618,7 @@ def test_a_record_is_not_believed_when_the_settings_depend_on_the_length(tmp_pat
     config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert str(whorl.encoding_of(model)) == "rope~dynamic-ntk:factor=4,original=64,step=1"
+    assert str(whorl.encoding_of(model)) == "rope:base=10000~dynamic-ntk:factor=4,original=64,step=1"
     with pytest.raises(ValueError, match="somebody changed one of them"):
         whorl.load(tmp_path)
 

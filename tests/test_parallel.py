@@ -84,7 +84,7 @@ def test_learned_parameters_come_before_fully_shard(one_process) -> None:
 
     stock = sharded(tiny_model("llama"))
     before = stock(TOKENS).logits
-    for encoding in ("t5", "learned:max_positions=64", "rope+kerple"):
+    for encoding in ("t5", "learned:max_positions=64", "rope:base=20+kerple"):
         with pytest.raises(ValueError, match=rf"{encoding.split(':')[0].replace('+', '.')}.*fully_shard.*Attach first"):
             whorl.attach(stock, encoding)
         with pytest.raises(ValueError, match="sharded already"):

@@ -25,20 +25,20 @@ def rope(kind: str, **settings) -> dict:
 
 
 def test_each_family_says_what_it_has() -> None:
-    sliding = "/sliding_attention=rope+window:size=24"
+    sliding = "/sliding_attention=rope:base=10000+window:size=24"
     assert {f: own(f) for f in ("llama", "mistral", "gemma2", "gemma3_text", "gemma4_text", "gpt_neox", "glm")} == {
-        "llama": "rope",
-        "mistral": "rope+window:size=24",
-        "gemma2": "full_attention=rope" + sliding,
+        "llama": "rope:base=10000",
+        "mistral": "rope:base=10000+window:size=24",
+        "gemma2": "full_attention=rope:base=10000" + sliding,
         "gemma3_text": "full_attention=rope:base=1000000" + sliding,
         "gemma4_text": "full_attention=p-rope:p=0.25,base=1000000" + sliding,
-        "gpt_neox": "partial-rope",
-        "glm": "partial-rope:fraction=0.5",
+        "gpt_neox": "partial-rope:fraction=0.25,base=10000",
+        "glm": "partial-rope:fraction=0.5,base=10000",
     }
     assert {f: own(f) for f in ("smollm3", "exaone4", "modernbert", "helium", "gpt2", "opt", "lfm2")} == {
         "smollm3": "rope:base=2000000/nope",
         "exaone4": "full_attention=nope" + sliding,
-        "modernbert": "full_attention=rope:base=160000/sliding_attention=rope+window:size=25",
+        "modernbert": "full_attention=rope:base=160000/sliding_attention=rope:base=10000+window:size=25",
         "helium": "rope:base=100000",
         "gpt2": "learned:max_positions=64",
         "opt": "learned:max_positions=64",
@@ -59,21 +59,21 @@ def test_a_fraction_is_named_so_that_it_keeps_as_many_pairs(tmp_path) -> None:
     assert len(model.model.layers[0].self_attn.whorl_seam.spectrum.turning) == 15
     model.save_pretrained(tmp_path)
     stock = whorl.detach(whorl.load(tmp_path))
-    assert str(whorl.encoding_of(stock)) == f"p-rope:p={math.nextafter(15 / 22, 1)}"
+    assert str(whorl.encoding_of(stock)) == f"p-rope:p={math.nextafter(15 / 22, 1)},base=10000"
 
 
 ODD = {
-    "slowest": "p-rope:p=0.5,keep=slowest",
-    "the slowest alone": "p-rope:p=0.125,keep=slowest",
-    "the fastest alone": "p-rope:p=0.125",
-    "none": "p-rope:p=0",
+    "slowest": "p-rope:p=0.5,base=10000,keep=slowest",
+    "the slowest alone": "p-rope:p=0.125,base=10000,keep=slowest",
+    "the fastest alone": "p-rope:p=0.125,base=10000",
+    "none": "p-rope:p=0,base=10000",
     "the first still": "frequencies:values=0@1@0.5@0@0.1@0@0@0",
     "one, in the middle": "frequencies:values=0@0@0@0.3@0@0@0@0",
     "rising": "frequencies:values=0.01@0.1@0.2@0.3@0.4@0.5@0.6@0.7",
     "past pi": "frequencies:values=4@3@2@1@0.5@0.2@0.1@0",
     "far apart": "frequencies:values=1@1e-30@0@0@0@0@0@1e-38",
     "an amplitude, and none turns": "frequencies:values=0@0@0@0@0@0@0@0,amplitude=1.5",
-    "an amplitude on still pairs": "p-rope:p=0.5~yarn:factor=4,original=16,attention_factor=2",
+    "an amplitude on still pairs": "p-rope:p=0.5,base=10000~yarn:factor=4,original=16,attention_factor=2",
     "an amplitude of 0": "frequencies:values=1@0.5@0.3@0.2@0.1@0.05@0.02@0.01,amplitude=0",
     "a negative amplitude": "frequencies:values=1@0.5@0.3@0.2@0.1@0.05@0.02@0.01,amplitude=-1.5",
 }
@@ -112,7 +112,7 @@ def test_an_amplitude_that_is_no_number_is_refused() -> None:
 def test_where_the_host_fixes_the_width_its_head_dim_is_that_width() -> None:
     """Phi hands its rotation half of each head: all of what it lets turn turns."""
     model = tiny_model("phi")
-    assert str(whorl.encoding_of(model)) == "rope"
+    assert str(whorl.encoding_of(model)) == "rope:base=10000"
     assert [shape.head_dim for shape in open_host(model).shapes] == [8, 8, 8]
 
 
@@ -151,15 +151,15 @@ def test_a_base_stretched_by_alpha_is_named_by_its_base() -> None:
 def test_a_spectrum_that_depends_on_the_length_is_read_as_one_that_does() -> None:
     """What attaching it means is in test_length_dependent.py."""
     lists = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
-    assert own("llama", **rope("dynamic", factor=2.0)) == "rope~dynamic-ntk:factor=2,original=64,step=1"
+    assert own("llama", **rope("dynamic", factor=2.0)) == "rope:base=10000~dynamic-ntk:factor=2,original=64,step=1"
     assert whorl.encoding_of(tiny_model("llama", **rope("longrope", factor=2.0, **lists))) == whorl.parse(
-        "rope~longrope:short_factor=1@1@1@1@1@1@1@1,long_factor=4@4@4@4@4@4@4@4,factor=2,original=64"
+        "rope:base=10000~longrope:short_factor=1@1@1@1@1@1@1@1,long_factor=4@4@4@4@4@4@4@4,factor=2,original=64"
     )
 
 
 def test_rounded_buffers_are_named_by_what_was_meant() -> None:
     """model.to(bfloat16) rounds stock frequencies by up to 0.4 %; attaching what was meant mends them."""
-    assert str(whorl.encoding_of(tiny_model("llama").to(torch.bfloat16))) == "rope"
+    assert str(whorl.encoding_of(tiny_model("llama").to(torch.bfloat16))) == "rope:base=10000"
     other = tiny_model("llama", **rope("default") | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
     assert str(whorl.encoding_of(other.to(torch.bfloat16))) == "rope:base=500000"
 

@@ -76,14 +76,16 @@ def test_stock_transformers_load_what_it_can_say_and_refuse_the_rest(tmp_path) -
         assert "whorl.load(directory)" in error
 
 
-def test_hope_is_proportional_and_longrope_where_the_width_is_fixed() -> None:
+def test_hope_is_proportional_and_longrope_where_a_part_of_the_head_turns() -> None:
     said = {}
     for family in ("llama", "gpt_neox", "gemma3_text", "phi", "stablelm", "persimmon", "phi3"):
         form = stock_form(tiny_model(family), whorl.parse("hope:train_length=40"))
         settings = form.config["rope_parameters"]
         said[family] = settings.get("full_attention", settings)["rope_type"]
-    longrope = dict.fromkeys(("phi", "stablelm", "persimmon", "phi3"), "longrope")
-    assert said == dict.fromkeys(("llama", "gpt_neox", "gemma3_text"), "proportional") | longrope
+    longrope = dict.fromkeys(("phi", "stablelm", "persimmon", "phi3", "gpt_neox"), "longrope")
+    assert said == dict.fromkeys(("llama", "gemma3_text"), "proportional") | longrope
+    whole = stock_form(tiny_model("gpt_neox"), whorl.parse("hope:train_length=40,fraction=1")).config
+    assert whole["rope_parameters"]["rope_type"] == "proportional"
     llama = stock_form(tiny_model("llama"), whorl.parse("hope:train_length=40")).config["rope_parameters"]
     assert llama == {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 2 / 8}
 
@@ -92,13 +94,13 @@ def test_hope_is_proportional_and_longrope_where_the_width_is_fixed() -> None:
     ("family", "encoding", "why"),
     [
         ("llama", "alibi", "no place for a bias"),
-        ("llama", "rope+window:size=8", "no place for a bias"),
+        ("llama", "rope:base=500+window:size=8", "no place for a bias"),
         ("llama", "sinusoidal", "adds nothing to its embedding"),
-        ("llama", "partial-rope:fraction=0.5", "its code turns whole heads"),
-        ("llama", "rope/nope", "one spectrum for all its layers"),
-        ("gemma3_text", "rope/nope/nope", "one spectrum for layers of a type"),
-        ("smollm3", "rope/", "does not turn some of the layers"),
-        ("gpt2", "rope", "a learned table of positions and nothing else"),
+        ("llama", "partial-rope:fraction=0.5,base=500", "its code turns whole heads"),
+        ("llama", "rope:base=500/nope", "one spectrum for all its layers"),
+        ("gemma3_text", "rope:base=500/nope/nope", "one spectrum for layers of a type"),
+        ("smollm3", "rope:base=500/", "does not turn some of the layers"),
+        ("gpt2", "rope:base=500", "a learned table of positions and nothing else"),
         ("gpt2", "nope", "a learned table of positions and nothing else"),
     ],
 )
@@ -124,7 +126,7 @@ def test_what_stock_cannot_say_has_a_reason(family: str, encoding: str, why: str
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["gemma3_text", "gemma4_text", "olmo3", "modernbert-decoder"])
 def test_layer_types_are_said_natively_where_the_host_has_them(family: str, tmp_path) -> None:
-    encoding = "full_attention=nope/sliding_attention=hope:train_length=16+window:size=24"
+    encoding = "full_attention=nope/sliding_attention=hope:train_length=16,base=500+window:size=24"
     model = whorl.attach(tiny_model(family), encoding)
     logits, budget = logits_and_budget(model, TOKENS)
     model.save_pretrained(tmp_path)
@@ -172,21 +174,23 @@ def test_a_natively_saved_model_goes_on_being_stock(tmp_path) -> None:
     model.save_pretrained(tmp_path / "a")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
     assert whorl.attached(stock) is None
-    assert whorl.encoding_of(stock) == whorl.HoPE(train_length=16)
+    assert whorl.encoding_of(stock) == whorl.HoPE(train_length=16, base=10000.0)
     stock.save_pretrained(tmp_path / "b")
     again = whorl.load(tmp_path / "b")
-    assert whorl.attached(again).encoding == whorl.HoPE(train_length=16)
+    assert whorl.attached(again).encoding == whorl.HoPE(train_length=16, base=10000.0)
     assert difference(again(TOKENS).logits, logits) < budget
     detached = whorl.detach(again)
     assert difference(detached(TOKENS).logits, logits) < budget, "it is HoPE in stock terms below"
-    assert str(whorl.encoding_of(detached)) == "p-rope:p=0.125"
+    assert str(whorl.encoding_of(detached)) == "p-rope:p=0.125,base=10000"
 
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 777.0
     config["rope_parameters"]["partial_rotary_factor"] = 1.0
     (tmp_path / "b" / "config.json").write_text(json.dumps(config))
     assert str(whorl.encoding_of(AutoModelForCausalLM.from_pretrained(tmp_path / "b"))) == "rope:base=777"
-    with pytest.raises(ValueError, match=r"says rope:base=777 in stock terms and hope:train_length=16 under 'whorl'"):
+    with pytest.raises(
+        ValueError, match=r"says rope:base=777 in stock terms and hope:train_length=16,base=10000 under 'whorl'"
+    ):
         whorl.load(tmp_path / "b")
 
 
@@ -243,7 +247,7 @@ def test_detach_gives_the_stock_save_back(tmp_path) -> None:
 # --- through other libraries -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["hope:train_length=16", "t5"])
+@pytest.mark.parametrize("encoding", ["hope:train_length=16,base=500", "t5"])
 def test_the_trainer_saves_and_resumes(encoding: str, tmp_path) -> None:
     from transformers import Trainer, TrainingArguments
 
@@ -312,10 +316,10 @@ def test_peft_adapters_keep_the_encoding_of_their_base(tmp_path) -> None:
     lora = adapter(whorl.attach(whorl.load(tmp_path / "stock"), "hope:train_length=16"))
     logits = lora(TOKENS).logits.detach()
     lora.save_pretrained(tmp_path / "adapter")
-    with unknown(), pytest.raises(ValueError, match=r"use whorl.load\(directory\).*encoding hope:train_length=16"):
+    with unknown(), pytest.raises(ValueError, match=r"use whorl.load\(directory\).*encoding hope:train_length=16,base"):
         AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     again = whorl.load(tmp_path / "adapter").eval()
-    assert str(whorl.encoding_of(again)) == "hope:train_length=16"
+    assert str(whorl.encoding_of(again)) == "hope:train_length=16,base=10000"
     assert torch.equal(again(TOKENS).logits, logits)
 
     # loaded from its own directory: the adapter names that directory, which says all
@@ -343,7 +347,7 @@ def test_the_name_is_put_back(tmp_path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     model = whorl.load(tmp_path)
     assert model.name_or_path == os.fspath(tmp_path)
-    for encoding in ("alibi", "rope"):
+    for encoding in ("alibi", "rope:base=500"):
         whorl.attach(model, encoding)
         assert model.name_or_path == f"{tmp_path} with the positional encoding whorl:{encoding}"
     assert whorl.detach(model).name_or_path == os.fspath(tmp_path)

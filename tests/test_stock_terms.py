@@ -13,8 +13,8 @@ from transformers import AutoConfig
 
 import whorl
 from whorl.encodings.scalings import YaRN
+from whorl.encodings.spectrum import share_of
 from whorl.hosts import FAMILIES
-from whorl.reading import share_of
 from whorl.saving import StockForm, save_for_all, stock_form
 from whorl.stock_terms import SEE, for_older_readers
 from whorl.testing import logits_and_budget, tiny_model
@@ -143,7 +143,7 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
         return {name: config[name] for name in names if name in config}
 
     hope = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
-    yarn = "rope~yarn:factor=4,original=16"
+    yarn = "rope:base=10000~yarn:factor=4,original=16"
     assert top("llama", "rope:base=50000") == {"rope_theta": 5e4}
     assert top("llama", yarn) == {"rope_theta": 1e4, "rope_scaling": YARN}
     assert top("llama", "hope:train_length=40") == {
@@ -153,19 +153,19 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
     }
     # mlx-lm's GPT-NeoX needs its own names and knows no scaling: it must not find them where there is one
     assert top("gpt_neox", "partial-rope:fraction=0.5") == {"rotary_pct": 0.5, "rotary_emb_base": 1e4}
-    assert top("gpt_neox", "hope:train_length=40") == {"rope_scaling": {**hope, "rope_theta": 1e4}}
+    assert top("gpt_neox", "hope:train_length=40,fraction=1") == {"rope_scaling": {**hope, "rope_theta": 1e4}}
     sliding = "/sliding_attention=rope:base=20000+window:size=24"
     local = {"rope_theta": 1e4, "rope_local_base_freq": 2e4}
-    assert top("gemma3_text", f"full_attention=rope{sliding}") == local
+    assert top("gemma3_text", f"full_attention=rope:base=10000{sliding}") == local
     assert top("gemma3_text", f"full_attention={yarn}{sliding}") == {**local, "rope_scaling": YARN}
     assert top("gemma3_text", "hope:train_length=40") == {"rope_local_base_freq": SEE}, "no scaling of sliding layers"
-    assert top("modernbert-decoder", f"full_attention=rope{sliding}") == {
+    assert top("modernbert-decoder", f"full_attention=rope:base=10000{sliding}") == {
         "global_rope_theta": 1e4,
         "local_rope_theta": 2e4,
     }
-    assert top("olmo3", f"full_attention=rope{sliding}") == {"rope_theta": SEE}, "one base there"
+    assert top("olmo3", f"full_attention=rope:base=10000{sliding}") == {"rope_theta": SEE}, "one base there"
     assert top("modernbert-decoder", "hope:train_length=40") == {"local_rope_theta": SEE}
-    assert top("gemma4_text", f"full_attention=rope{sliding}") == {}, "younger than rope_parameters"
+    assert top("gemma4_text", f"full_attention=rope:base=10000{sliding}") == {}, "younger than rope_parameters"
 
 
 @pytest.mark.parametrize("amplitude", [1.05, 1.1386, 1.5])

@@ -284,7 +284,10 @@ def test_memory_is_bounded(work: Callable[[], object]) -> None:
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: theory.b_curve(rope(), 0), "length must be a whole number of at least 1 tokens, got 0; try 4096"),
-    (lambda: theory.b_curve(RoPE(), 8), r"a Spectrum is needed, got RoPE\(base=10000.0\); an encoding gives one"),
+    (
+        lambda: theory.b_curve(RoPE(), 8),
+        r"a Spectrum is needed, got RoPE\(base=None, fraction=None\); an encoding gives one",
+    ),
     (lambda: theory.max_context(rope(), 1e6), "limit must be a whole number of at least 1 tokens, got 1000000.0"),
     (lambda: theory.negatives(rope(), True), "length must be a whole number .* got True"),
     (lambda: theory.min_base(64, 7), "even head dim of at least 2, got 7"),

@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import dis
 import inspect
+import logging
 import sys
 import types
 from bisect import bisect_right
@@ -43,6 +44,7 @@ from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum, parse
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
+from whorl.filling import filled, what_was_filled
 from whorl.hosts import OpenHost, Rotation, bases_of, open_host
 from whorl.keeping import (
     ENTRY,
@@ -55,6 +57,8 @@ from whorl.keeping import (
 )
 from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
 from whorl.parallel import heads_here, heads_share, refuse_sharded, refuse_wrapped
+
+log = logging.getLogger(__name__)
 
 INTERFACE = "whorl"
 KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
@@ -219,7 +223,9 @@ class Attachment(nn.Module):
 def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     """Gives `model` this positional encoding in place of the one that it has, and returns the model.
 
-    encoding: an `Encoding`, or its notation ("p-rope:p=0.5"). The model's weights are left as they are; learned
+    encoding: an `Encoding`, or its notation ("p-rope:p=0.5"). Arguments that it leaves unset are the model's own: base,
+    training length and turning share of its config (see `whorl.filling`), or the registry's defaults where that says
+    nothing; `encoding_of` then says them. The model's weights are left as they are; learned
     parameters of the encoding (T5's table, say) join `model.parameters()`, and a learned table of positions starts
     from the host's own where it has one. Attaching again replaces; one `detach` gives the stock model back.
 
@@ -237,9 +243,10 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
-    encoding = parse(encoding)
+    asked = parse(encoding)
     refuse_wrapped(model)
     host = open_host(model)
+    encoding = filled(host, asked)
     rotation = "auto" if impl == "flex" else impl
     choose(rotation, next(host.model.parameters()).device)
     plan = layer_plan(host, encoding)
@@ -257,6 +264,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
             prove(host, late=True)
     _carry_out(host, encoding, plan)
     _forget_compiled()
+    if words := what_was_filled(host, asked, encoding):
+        log.info("%s", words)
     return model
 
 

@@ -16,6 +16,7 @@ import torch
 
 from whorl.attaching import NAMED, Attachment, attach, attached, detach
 from whorl.encodings import Encoding, from_dict, parse
+from whorl.filling import completed
 from whorl.hosts import open_host
 from whorl.keeping import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
 from whorl.reading import encoding_of, same_rotations
@@ -68,13 +69,13 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         own = from_dict(record["encoding"])
         parts = {None: own}
         if record["stock"]:
-            _check_record(model, own, name_or_path)
+            _check_record(model, completed(open_host(model), own), name_or_path)
     if record is not None and record.get("in_weights"):
         _check_weights(name_or_path, parts, entries, hub)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
         name = part.name_or_path
-        attachment = attached(attach(part, encoding))
+        attachment = attached(attach(part, completed(open_host(part), encoding)))
         assert attachment is not None
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
@@ -324,11 +325,11 @@ def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, 
 def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
     """Attaches the encoding that an adapter was trained with, unless its base, or a part of that, has it already."""
     found = [m.encoding for m in base.modules() if isinstance(m, Attachment)]
-    if encoding in found:
+    if encoding in found or encoding in [e.without_defaults() for e in found]:  # as earlier versions recorded it
         return
     if found:
         raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
-    attachment = attached(attach(base, encoding))
+    attachment = attached(attach(base, completed(open_host(base), encoding)))
     if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
         detach(base)
         raise ValueError(

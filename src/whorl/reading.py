@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from whorl.attaching import attached, layer_plan
-from whorl.encodings import Encoding, Layers, Spectrum, from_dict
+from whorl.encodings import Encoding, Spectrum, from_dict
+from whorl.encodings.composition import by_layer
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.learned import Learned
 from whorl.encodings.nope import NoPE
@@ -17,8 +17,10 @@ from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import from_stock
+from whorl.encodings.spectrum import base_of, share_of
 from whorl.encodings.window import Window
-from whorl.hosts import OpenHost, open_host, stock_spectrum
+from whorl.filling import completed
+from whorl.hosts import OpenHost, open_host, rope_settings, stock_spectrum
 from whorl.keeping import CONFIG_KEY
 
 
@@ -60,13 +62,7 @@ def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
 
 def layered(host: OpenHost, rules: Sequence[Encoding]) -> Encoding:
     """One encoding of these, one per layer that attends: by the host's layer types where they tell the layers apart."""
-    if len(set(rules)) == 1:
-        return rules[0]
-    by_type = dict(zip(host.layer_types, rules, strict=True))
-    if len(by_type) > 1 and all(by_type[t] == rule for t, rule in zip(host.layer_types, rules, strict=True)):
-        return Layers(by_type)
-    period = next(p for p in range(1, len(rules) + 1) if all(r == rules[i % p] for i, r in enumerate(rules)))
-    return Layers(rules[:period])
+    return by_layer(rules, host.layer_types)
 
 
 def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
@@ -105,7 +101,7 @@ def _recorded(host: OpenHost) -> Encoding | None:
     record = getattr(host.model.config, CONFIG_KEY, None)
     if not isinstance(record, dict) or "encoding" not in record or host.rotary is None:
         return None
-    encoding = from_dict(record["encoding"])
+    encoding = completed(host, from_dict(record["encoding"]))
     return encoding if same_rotations(host, stock_encoding(host), encoding) else None
 
 
@@ -117,7 +113,7 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     spectrum = stock_spectrum(host.rotary, layer_type, shape.head_dim)
     if spectrum is None:
         return NoPE()
-    settings = _settings(host, layer_type)
+    settings = rope_settings(host, layer_type)
     if at_any_length and length_dependent(settings):
         return _scaled(host, index, spectrum)
     width, pairs, turning = spectrum.width, len(spectrum.frequencies), len(spectrum.turning)
@@ -128,54 +124,22 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
         if base is None or not base > 1:
             continue
         share = share_of(2 * turning, 2 * pairs)
+        part = None if width == shape.head_dim else share_of(width, shape.head_dim)
         for named in (
             RoPE(base=float(base)),
             PartialRoPE(fraction=share_of(width, shape.head_dim), base=float(base)),
-            PRoPE(p=share, base=float(base)),
-            PRoPE(p=share, base=float(base), keep="slowest"),
+            PRoPE(p=share, base=float(base), fraction=part),
+            PRoPE(p=share, base=float(base), keep="slowest", fraction=part),
         ):
             if same_spectrum(named.spectrum(shape.head_dim), spectrum, precision):
                 return named
     return Frequencies(spectrum.frequencies, spectrum.amplitude)
 
 
-def share_of(part: int, whole: int) -> float:
-    """The p with which int(p x whole) is `part`: the quotient, or the next number above it, since the product may be
-    rounded to just below. Stock's and p-RoPE's int(p x head_dim // 2) is then half of it."""
-    p = part / whole
-    while int(p * whole) < part:
-        p = math.nextafter(p, math.inf)
-    return p
-
-
-def base_of(spectrum: Spectrum) -> float | None:
-    """The base b whose b^(-2i/width) fall as the turning pairs do, from the first to the last of them, as a round
-    number where that is the same; None with fewer than two, and where they do not fall."""
-    turning, frequencies = spectrum.turning, spectrum.frequencies
-    if len(turning) < 2:
-        return None
-    i, j = turning[0], turning[-1]
-    logarithm = (math.log(frequencies[i]) - math.log(frequencies[j])) * spectrum.width / (2 * (j - i))
-    if not 0 < logarithm < 700:  # exp's range
-        return None
-    base = math.exp(logarithm)
-    for digits in range(1, 13):
-        rounded = float(f"{base:.{digits - 1}e}")
-        if abs(rounded / base - 1) <= (4e-7 if digits <= 3 else 1e-9):  # float32 tables say no more than the former
-            return rounded
-    return base
-
-
 def _with_window(encoding: Encoding, size: int | None) -> Encoding:
     if size is None:
         return encoding
     return Window(size) if encoding == NoPE() else encoding + Window(size)
-
-
-def _settings(host: OpenHost, layer_type: str) -> dict[str, Any]:
-    config = host.rotary.config if hasattr(host.rotary, "config") else host.model.config
-    settings = getattr(config, "rope_parameters", None) or {}
-    return (settings.get(layer_type) if layer_type in settings else settings) or {}
 
 
 def _precision(host: OpenHost) -> float:
@@ -195,7 +159,7 @@ def length_dependent(settings: dict[str, Any]) -> bool:
 def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
     """One layer's rotary encoding by its settings, which must give the frequencies that it was built with."""
     layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
-    settings, config = _settings(host, layer_type), host.rotary.config
+    settings, config = rope_settings(host, layer_type), host.rotary.config
     base = float(settings["rope_theta"])
     inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
     encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))

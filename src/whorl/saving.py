@@ -26,6 +26,7 @@ import torch
 from whorl.attaching import attached, layer_plan
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
+from whorl.filling import filled
 from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host, stock_spectrum
 from whorl.keeping import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
 from whorl.reading import encoding_of, in_stock_terms, length_dependent, same_spectrum
@@ -52,7 +53,7 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
     Raises ValueError for a model without a known seam.
     """
     host = open_host(model)
-    encoding = encoding or encoding_of(model)
+    encoding = encoding_of(model) if encoding is None else filled(host, encoding)
     if host.rotary is None:
         return _as_table(host, encoding)
     plan = layer_plan(host, encoding)

@@ -17,7 +17,7 @@ from typing import Any
 from whorl.encodings import Encoding, Scaled, Spectrum
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scalings import NTK, BaseChange, Linear, Llama3, LongRoPE, Scaling, YaRN
-from whorl.reading import base_of, share_of
+from whorl.encodings.spectrum import base_of, share_of
 
 NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
 SEE = "see rope_parameters, by layer type"  # a base that is no number, at which a reader of bases stops

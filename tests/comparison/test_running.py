@@ -18,10 +18,12 @@ from small_runs import BATCH, LENGTH, SMALL, STEPS
 import whorl
 from whorl.comparison.checkpoints import MARKER
 from whorl.comparison.models import build
-from whorl.comparison.running import load_trial, read_result, snapshots_of
-from whorl.comparison.settings import Settings
+from whorl.comparison.running import _filled, load_trial, read_result, snapshots_of
+from whorl.comparison.settings import Settings, plan_trials
 from whorl.comparison.training import snapshot_steps
+from whorl.hosts import open_host
 from whorl.inspection.sources import source
+from whorl.testing import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +83,7 @@ def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
     out, results = finished
     trial = results["trials"][4]
     model = load_trial(out / "trials" / trial["id"])
-    assert str(whorl.attached(model).encoding) == "rope+window:size=8/nope"
+    assert str(whorl.attached(model).encoding) == "rope:base=10000+window:size=8/nope"
     from whorl.comparison.tasks import get
     from whorl.comparison.tasks.base import TaskSettings
 
@@ -202,6 +204,70 @@ def test_a_models_directory_is_trained_further(shared: Path, tmp_path: Path) -> 
     results = whorl.compare(["rope"], out=tmp_path / "out", model=folder, tokenizer=folder, text=sample, **settings)
     assert results["trials"][0]["train"]["loss"] < 3, "random weights would give log 105 = 4.65"
     assert results["config"]["model"] == "babyllama-tok105"
+
+
+def test_a_pretrained_models_config_fills_what_is_not_given(
+    finished: tuple[Path, dict], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: base and training length are the model's own, said and recorded; what is given stays."""
+    from whorl.cli import app
+
+    settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "vocab_size": 1024}
+    (tokenizer, *_) = (finished[0] / "trials").glob("*/tokenizer")
+    tiny_model("llama", **settings).save_pretrained(tmp_path / "model")
+    options = {
+        "model": tmp_path / "model", "tokenizer": tokenizer, "text": text, "out": tmp_path / "out",
+        "train-length": LENGTH, "lengths": "1x", "tokens": BATCH * LENGTH, "batch-size": BATCH, "tail": 8,
+        "windows": 4, "precision": "fp32",
+    }  # fmt: skip
+    asked = ["rope", "hope", "hope:train_length=16,base=20"]
+    app(["compare", *asked, *(f"--{k}={v}" for k, v in options.items())], standalone_mode=False)
+    said = capsys.readouterr().out.splitlines()
+    assert "rope: base 500,000 from the model's config" in said
+    assert "hope: train length 64 and base 500,000 from the model's config" in said
+    trials = json.loads((tmp_path / "out" / "results.json").read_text())["trials"]
+    assert [t["notation"] for t in trials] == asked
+    assert [t["parameters"] for t in trials] == [
+        {"base": 5e5},
+        {"train_length": 64, "base": 5e5},
+        {"train_length": 16, "base": 20},
+    ]
+    again = load_trial(tmp_path / "out" / "trials" / trials[1]["id"])
+    assert str(whorl.encoding_of(again)) == "hope:train_length=64,base=500000"
+    longer = Settings(model=str(tmp_path / "model"), train_length=100)
+    assert str(_filled(["hope"], longer)[0][0]) == "hope:train_length=100,base=500000", "it is trained at both"
+    assert _filled(["hope"], longer)[1] == ["hope: train length 100 of this run, base 500,000 from the model's config"]
+
+
+def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
+    """A config without weights states what nobody has been trained with."""
+    config = tiny_model("gpt_neox", rope_parameters={"rope_type": "default", "rope_theta": 5e5}).config
+    config.save_pretrained(tmp_path)
+    settings = Settings(model=str(tmp_path), precision="fp32").resolve()
+    assert _filled(["rope"], settings) == ([whorl.RoPE()], [])
+    (trial,) = plan_trials(["hope"], (0,), settings, "data")
+    assert str(trial.encoding) == "hope:train_length=128,base=10000"
+    model = build(settings, trial.encoding, 0, 97, 0)
+    assert open_host(model).attentions[0].whorl_seam.spectrum == trial.encoding.spectrum(16), "whole heads turn"
+
+
+# Named before arguments could be unset; a finished trial is found by its name.
+IDS = {
+    "rope": "rope-s0-c6b2a5b594",
+    "hope": "hope-train-length-128-s0-553e012008",
+    "p-rope:p=0.5,base=500": "p-rope-p-0.5-base-500-s0-fdd216cf6e",
+    "partial-rope": "partial-rope-s0-8debaa7735",
+    "learned": "learned-max-positions-128-s0-ccd54c5e0d",
+    "rope+window:size=64/nope": "rope-window-size-64-nope-s0-26eb359f2b",
+    "hope~linear:factor=2+alibi": "hope-train-length-128-linear-factor-2-alibi-s0-71d147d0ef",
+}
+
+
+@pytest.mark.parametrize("encoding", IDS)
+def test_trials_from_scratch_keep_their_names(encoding: str) -> None:
+    settings = Settings(precision="fp32").resolve()
+    (trial,) = plan_trials([encoding], (0,), settings, "data")
+    assert trial.id == IDS[encoding]
 
 
 KILLED = """

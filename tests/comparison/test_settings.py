@@ -56,12 +56,13 @@ def test_a_trials_id_depends_on_everything_that_determines_it() -> None:
         plan_trials(["rope:base=500", "hope:train_length=64"], (0, 1), settings, "data"),
     ):
         assert not ids & {t.id for t in other}
-    assert str(trials[1].encoding) == "hope:train_length=128", "HoPE's training length is the run's"
+    assert str(trials[1].encoding) == "hope:train_length=128,base=10000", "HoPE's training length is the run's"
 
 
 def test_the_same_trial_twice_is_refused() -> None:
     settings = Settings(precision="fp32").resolve()
-    assert [str(e) for e in check_asked(["hope", "rope"], (0,), settings)] == ["hope:train_length=128", "rope"]
+    asked = ["hope:train_length=128,base=10000", "rope:base=10000"]
+    assert [str(e) for e in check_asked(["hope", "rope"], (0,), settings)] == asked
     with pytest.raises(ValueError, match="encoding hope:train_length=128 is asked for twice"):
         check_asked(["hope", "hope:train_length=128"], (0,), settings)
     with pytest.raises(ValueError, match="seed 3 is asked for twice"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
         str(folder), "hope", heal=25 * 8 * LENGTH, batch_size=8, windows=4, learning_rate=1e-3, out=tmp_path / "out",
         stage=stage,
     )  # fmt: skip
-    assert (report["from"], report["to"]) == ("rope", f"hope:train_length={LENGTH}")
+    assert (report["from"], report["to"]) == ("rope:base=10000", f"hope:train_length={LENGTH},base=10000")
     assert list(report["before"]) == [LENGTH, 4 * LENGTH]
     assert report["swapped"] != report["before"]
     for key in ("healed", "control"):
@@ -55,7 +56,7 @@ def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert written["healed"][str(LENGTH)] == report["healed"][LENGTH]
     again = whorl.load(tmp_path / "out")
-    assert str(whorl.encoding_of(again)) == f"hope:train_length={LENGTH}"
+    assert str(whorl.encoding_of(again)) == f"hope:train_length={LENGTH},base=10000"
     task = language(text, str(folder / "tokenizer"), LENGTH, (LENGTH, 4 * LENGTH), 4, LENGTH // 4)
     assert converting.evaluated(again, task)[LENGTH] == pytest.approx(report["healed"][LENGTH], abs=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "the Trainer's files are gone"
@@ -71,6 +72,26 @@ def test_the_control_is_the_untouched_model_trained_alike(trial: tuple[Path, str
     report = convert(source(str(folder)).model(), "p-rope:p=1", task, healing, tmp_path)
     assert report["healed"][LENGTH] == pytest.approx(report["control"][LENGTH], abs=1e-6)
     assert [p["loss"] for p in report["curve"]] == pytest.approx([p["loss"] for p in report["control_curve"]])
+
+
+def test_the_swap_keeps_the_models_own_base(
+    trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: a model trained at another base, whose pairs must not move; the length is what is trained at."""
+    from whorl.cli import app
+
+    settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "vocab_size": 1024}
+    tiny_model("llama", **settings).save_pretrained(tmp_path / "model")
+    shutil.copytree(trial[0] / "tokenizer", tmp_path / "model", dirs_exist_ok=True)
+    options = {"heal": 8 * 64, "batch-size": 8, "windows": 4, "text": trial[1], "out": tmp_path / "out"}
+    arguments = [*(f"--{k}={v}" for k, v in options.items()), "--no-control"]
+    app(["convert", str(tmp_path / "model"), "--to=hope", *arguments], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "hope: train length 64 and base 500,000 from the model's config\n" in said
+    assert "rope:base=500000 is now hope:train_length=64,base=500000;" in said
+    assert str(whorl.encoding_of(whorl.load(tmp_path / "out"))) == "hope:train_length=64,base=500000"
+    written = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert written["filled"] == "hope: train length 64 and base 500,000 from the model's config"
 
 
 def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
@@ -89,13 +110,13 @@ def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
 
 def test_bands_are_attached_in_time() -> None:
     model = whorl.attach(tiny_model("llama"), "rope")
-    bands = [parse("p-rope:p=0.75"), parse("p-rope:p=0.5"), parse("p-rope:p=0.25")]
+    bands = [parse(f"p-rope:p={p},base=500") for p in (0.75, 0.5, 0.25)]
     steps = converting._Steps(model, 12, lambda step, of: None, bands, 0.5)
     seen = []
     for step in range(12):
         steps.on_step_begin(None, type("State", (), {"global_step": step}), None)
         seen.append(str(whorl.attached(model).encoding))
-    assert seen == ["p-rope"] * 2 + ["p-rope:p=0.5"] * 2 + ["p-rope:p=0.25"] * 8
+    assert seen == [str(bands[0]).replace("p=0.75,", "")] * 2 + [str(bands[1])] * 2 + [str(bands[2])] * 8
 
 
 @pytest.mark.parametrize("lora", [0, 4])
@@ -122,7 +143,7 @@ def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], t
 
 def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trial
-    with pytest.raises(ValueError, match="the model has rope already; name another"):
+    with pytest.raises(ValueError, match="the model has rope:base=10000 already; name another"):
         run_convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
     with pytest.raises(ValueError, match="gradual is a share of the training"):
         Healing(100, 32, gradual=1.5)
@@ -138,7 +159,7 @@ def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> No
     found = converting._within(model, was, parse("hope:train_length=24"), 24)
     assert found == {
         "layers": [0, 2],
-        "leave": "full_attention=hope:train_length=24/sliding_attention=rope+window:size=24",
+        "leave": "full_attention=hope:train_length=24/sliding_attention=rope:base=10000+window:size=24",
     }
     assert converting._within(model, was, parse(found["leave"]), 24) is None, "what it says is taken"
     assert converting._within(model, was, parse("hope:train_length=23"), 23) is None

@@ -241,7 +241,7 @@ def test_metadata_and_names_are_llama_cpps(tmp_path: Path) -> None:
         "llama.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "none",
         "whorl.no_tokenizer": "none given",
-        "whorl.encoding": "hope:train_length=40",
+        "whorl.encoding": "hope:train_length=40,base=10000",
     }
     shapes = {t.name: tuple(int(n) for n in reversed(t.shape)) for t in reader.tensors}
     layer = {
@@ -572,8 +572,8 @@ def test_what_stock_reads_otherwise_is_not_kept(half: bool, room: bool, tmp_path
     ("family", "encoding", "why"),
     [
         ("llama", "alibi", "no place for a bias"),
-        ("gpt2", "rope", "a learned table"),
-        ("llama", "rope/nope", "one spectrum"),
+        ("gpt2", "rope:base=500", "a learned table"),
+        ("llama", "rope:base=500/nope", "one spectrum"),
     ],
 )
 def test_what_stock_cannot_say_is_refused_and_whorl_load_named(family: str, encoding: str, why: str, tmp_path) -> None:
@@ -690,4 +690,4 @@ def test_a_trial_of_a_comparison_is_exported(tmp_path: Path, shared: Path) -> No
     assert (tmp_path / "hf" / "tokenizer.json").exists()
     said = read_gguf_llama(tmp_path / "gguf" / GGUF_FILE).config
     assert said["tokenizer"] == "gpt2"
-    assert said["encoding"] == "hope:train_length=32"
+    assert said["encoding"] == "hope:train_length=32,base=10000"

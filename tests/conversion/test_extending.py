@@ -55,11 +55,11 @@ def test_only_layers_that_see_new_distances_are_changed() -> None:
         ("sliding_attention", 24),
     }
     own = str(whorl.encoding_of(model))
-    assert own == "full_attention=rope:base=1000000/sliding_attention=rope+window:size=24"
+    assert own == "full_attention=rope:base=1000000/sliding_attention=rope:base=10000+window:size=24"
     for method in ("yarn", "base=5e5", "window"):
         for found in candidates(own, method, 24, 96, "gemma3_text"):
             full, sliding = found.split("/")
-            assert sliding == "sliding_attention=rope+window:size=24"
+            assert sliding == "sliding_attention=rope:base=10000+window:size=24"
             assert full != own.split("/")[0]
     assert candidates("rope", "linear", 24, 96, "gemma3_text") == [
         "full_attention=rope~linear:factor=4/sliding_attention=rope"

@@ -11,7 +11,7 @@ import pytest
 
 import whorl
 import whorl.encodings
-from whorl.encodings import REGISTRY, Layers, Sum, from_dict, get, parse
+from whorl.encodings import REGISTRY, Known, Layers, Sum, from_dict, get, parse
 from whorl.encodings.base import Encoding
 
 NOTATIONS = [
@@ -81,7 +81,7 @@ def test_rules_by_type_are_equal_in_any_order() -> None:
 
 
 def test_a_run_length_reaches_into_compositions() -> None:
-    assert str(parse("hope+window:size=8/hope:train_length=64").with_train_length(128)) == (
+    assert str(parse("hope+window:size=8/hope:train_length=64").filled(Known(train_length=128))) == (
         "hope:train_length=128+window:size=8/hope:train_length=64"
     )
 

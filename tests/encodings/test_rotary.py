@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from whorl.encodings import Spectrum, parse
+from whorl.encodings import Known, Spectrum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.hope import HoPE
 from whorl.encodings.p_rope import PRoPE
@@ -112,8 +112,8 @@ def test_a_fraction_that_leaves_half_a_pair_is_refused() -> None:
 
 
 def test_hope_without_a_length_asks_for_one() -> None:
-    assert HoPE().with_train_length(128) == HoPE(128)
-    assert HoPE(64).with_train_length(128) == HoPE(64)
+    assert HoPE().filled(Known(train_length=128)) == HoPE(128)
+    assert HoPE(64).filled(Known(train_length=128)) == HoPE(64)
     with pytest.raises(ValueError, match="train_length=4096"):
         HoPE().spectrum(64)
 

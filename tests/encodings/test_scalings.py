@@ -15,7 +15,7 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from whorl.encodings import SCALINGS, Layers, Scaled, Spectrum, Sum, from_dict, get_scaling, parse
+from whorl.encodings import SCALINGS, Known, Layers, Scaled, Spectrum, Sum, from_dict, get_scaling, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.hope import HoPE
 from whorl.encodings.p_rope import PRoPE
@@ -426,11 +426,12 @@ def test_the_base_is_read_off_float32_tables_too() -> None:
 def test_an_unset_original_length_is_the_training_length() -> None:
     hope = parse("hope:train_length=4096~yarn:factor=4")
     assert hope.spectrum(128) == parse("hope:train_length=4096~yarn:factor=4,original=4096").spectrum(128)
-    assert str(hope.with_train_length(128)) == "hope:train_length=4096~yarn:factor=4,original=4096"
-    assert str(parse("hope~linear:factor=2").with_train_length(128)) == "hope:train_length=128~linear:factor=2"
-    assert str(parse("hope~yarn:factor=2").with_train_length(64)) == "hope:train_length=64~yarn:factor=2,original=64"
+    assert str(hope.filled(Known(train_length=128))) == "hope:train_length=4096~yarn:factor=4,original=4096"
+    assert str(parse("hope~linear:factor=2").filled(Known(train_length=128))) == "hope:train_length=128~linear:factor=2"
+    hope = parse("hope~yarn:factor=2").filled(Known(train_length=64))
+    assert str(hope) == "hope:train_length=64~yarn:factor=2,original=64"
     rope = parse("rope~yarn:factor=4~llama3:factor=8,original=512")
-    assert str(rope.with_train_length(64)) == "rope~yarn:factor=4,original=64~llama3:factor=8,original=512"
+    assert str(rope.filled(Known(train_length=64))) == "rope~yarn:factor=4,original=64~llama3:factor=8,original=512"
     with pytest.raises(ValueError, match="yarn needs original.*try yarn:factor=4,original=2048"):
         rope.spectrum(64)
     with pytest.raises(ValueError, match="dynamic-ntk needs original"):
@@ -471,7 +472,7 @@ def test_python_and_notation_say_the_same() -> None:
     assert parse("hope:train_length=64~linear:factor=2~clip:wavelength=512") == chain
     assert chain.to_dict() == {
         "name": "scaled",
-        "inner": {"name": "hope", "train_length": 64, "base": 10000.0},
+        "inner": {"name": "hope", "train_length": 64},
         "scalings": [{"name": "linear", "factor": 2}, {"name": "clip", "wavelength": 512}],
     }
     assert isinstance(parse("rope~linear:factor=2+alibi"), Sum)

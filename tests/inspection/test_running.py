@@ -55,7 +55,7 @@ def test_what_an_inspection_holds() -> None:
     for name, array in found.arrays.items():
         assert array.shape == tuple(sizes[axis] for axis in found.axes(name)), name
     json.dumps(found.summary, allow_nan=False)
-    assert found.summary["model"]["encoding"] == "rope"
+    assert found.summary["model"]["encoding"] == "rope:base=10000"
     assert found.summary["out_of_range"]["multiples"] == [1, 2, 4]
     assert found.summary["spectrum"]["layers"][0]["pairs"] == pairs
     assert np.isfinite(found.attention[..., :-1]).all()

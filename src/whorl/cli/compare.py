@@ -74,6 +74,9 @@ def compare(
 
     Every encoding starts from the same weights and sees the same batches in the same order.
 
+    Arguments that are not given (a base, hope's train_length) are the model's own where it has weights, or else the
+    defaults and the run's train length.
+
     Perplexity is taken on the same target tokens with more and more context: one that rises is hurt by that context.
     """
     lengths_asked = tuple(part.strip() for part in lengths.split(",") if part.strip())

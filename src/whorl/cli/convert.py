@@ -21,7 +21,10 @@ EPILOG = """
 
 def convert(
     model: Model,
-    to: Annotated[str, typer.Option(help="The encoding, in whorl's notation (hope, p-rope:p=0.5, nope, ...).")],
+    to: Annotated[
+        str,
+        typer.Option(help="The encoding (hope, p-rope:p=0.5, nope, ...). A base that is not given is the model's own."),
+    ],
     heal: Annotated[int, typer.Option(help="Tokens of training after the swap.")],
     out: Out,
     text: Text = None,
@@ -59,6 +62,10 @@ def convert(
         )
     if "control_diverged" in report:
         terminal.print(f"the untouched model, trained alike: {report['control_diverged']}")
+    if train_length is None:
+        terminal.print(report["train_length_from"])
+    if report["filled"]:
+        terminal.print(report["filled"])
     terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))
 
 

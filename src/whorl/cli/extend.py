@@ -73,7 +73,7 @@ def extend(
         model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune,
         lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
         force=force,
-        say=lambda name: terminal.print(f"measured: {name}"),
+        say=terminal.print,
     )  # fmt: skip
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:

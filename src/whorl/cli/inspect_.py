@@ -73,16 +73,19 @@ def inspect(
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was finished is in {out}", err=True)
         raise typer.Exit(130) from None
-    _say(results, out)
+    _say(results, out, guessed=train_length is None)
 
 
-def _say(results: list[Any], out: Path) -> None:
+def _say(results: list[Any], out: Path, guessed: bool) -> None:
     """The findings, as the report opens with them."""
     from whorl.reports.inspection_words import findings
 
     terminal = console()
     for result in results:
         terminal.print(said("\n", (result.summary["model"]["name"], "bold")))
+        if guessed:
+            limit = result.summary["settings"]["train_length"]
+            terminal.print(f"trained at {limit:,} tokens, its config or trial says (--train-length)")
         first, *others = (str(finding) for finding in findings(result.summary, result.arrays))
         terminal.print(first, *(f"  - {other}" for other in others), sep="\n")
     terminal.print(f"\nthe figures: {out / 'report.html'}")

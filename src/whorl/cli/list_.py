@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
+from whorl.encodings.base import format_value
 
 VERBS = {"rotate": "turns q and k", "add": "adds to the embedding", "bias": "biases the logits", "window": "hides keys"}
 
@@ -30,10 +31,18 @@ def scaling_rows() -> list[tuple[str, str, str, str]]:
 
 
 def arguments(cls: Any) -> str:
-    """`base=10000.0, keep`: an encoding's or a scaling's arguments, with the defaults that they have."""
-    return ", ".join(
-        f.name if f.default in (dataclasses.MISSING, None) else f"{f.name}={f.default}" for f in dataclasses.fields(cls)
-    )
+    """`size, keep=fastest, base=10000*`: an encoding's or a scaling's arguments, with their defaults.
+
+    A star: the argument is the model's own where it is not given.
+    """
+
+    def told(field: dataclasses.Field[Any]) -> str:
+        if "of_host" in field.metadata:
+            default = field.metadata["default"]
+            return f"{field.name}{'' if default is None else f'={format_value(default)}'}*"
+        return field.name if field.default in (dataclasses.MISSING, None) else f"{field.name}={field.default}"
+
+    return ", ".join(map(told, dataclasses.fields(cls)))
 
 
 def list_encodings() -> None:
@@ -44,6 +53,8 @@ def list_encodings() -> None:
     Over the layers in turn: A/B (rope+window:size=64/nope); by layer type: TYPE=A/TYPE=B.
 
     A rotary encoding, scaled: A~SCALING (rope~yarn:factor=4,original=2048).
+
+    An argument with a * is the model's own where it is not given; its default is of comparisons from scratch.
     """
     console = Console()
     console.print(filled("whorl's encodings", ("name", "arguments", "effect", "what it does", "paper"), rows()))
@@ -53,6 +64,8 @@ def list_encodings() -> None:
         "compose: [bold]rope+window:size=64[/] both effects; [bold]rope+window:size=64/nope[/] cycled over the layers; "
         "[bold]full_attention=nope/sliding_attention=rope[/] by layer type; "
         "[bold]rope~yarn:factor=4,original=2048[/] scaled",
+        "*: the model's own where it is not given",
+        sep="\n",
         highlight=False,
     )
 

@@ -47,7 +47,8 @@ def spectrum(
     assert found is not None
     terminal = console(soft_wrap=False)
     table = _table(f"{chosen}, head dim {head_dim}, L = {train_length:,} tokens", found, train_length)
-    list_of_facts = _facts(found, getattr(turning, "base", None), train_length)
+    own = turning.argument("base") if hasattr(turning, "base") else None
+    list_of_facts = _facts(found, own, train_length)
     if figure is not None:
         _draw(figure, f"{chosen}, head dim {head_dim}", found, train_length)
     terminal.print(table)
@@ -58,12 +59,12 @@ def spectrum(
 
 def _rotary(notation: str, base: float | None, train_length: int) -> tuple[Encoding, Encoding]:
     """The encoding with the base and length that were given, and that part of it which turns."""
-    from whorl.encodings import Layers, Sum, parse
+    from whorl.encodings import Known, Layers, Sum, parse
 
     encoding = parse(notation)
     if isinstance(encoding, Layers):
         raise ValueError(f"{encoding} differs by layer; ask for one of its encodings: {encoding.rules[0]}")
-    encoding = encoding.with_train_length(train_length)
+    encoding = encoding.filled(Known(train_length=train_length))
     parts = list(encoding.parts if isinstance(encoding, Sum) else (encoding,))
     at = next((i for i, part in enumerate(parts) if "rotate" in part.kinds), None)
     if at is None:

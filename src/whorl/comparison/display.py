@@ -25,6 +25,8 @@ class Silent:
 
     def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None: ...
 
+    def filled(self, words: list[str]) -> None: ...
+
     def training(self, trial: str, steps: int) -> AbstractContextManager[Update]:
         return nullcontext(lambda step, loss: None)
 
@@ -60,6 +62,11 @@ class Display(Silent):
                 f"({machine['cpu']}, {machine['cores']} cores)",
             )
         )
+
+    def filled(self, words: list[str]) -> None:
+        """Says which arguments of the encodings the model's config filled."""
+        for line in words:
+            self.console.print(line)
 
     @contextmanager
     def training(self, trial: str, steps: int) -> Iterator[Update]:

@@ -10,6 +10,8 @@ import torch
 from whorl.attaching import attach
 from whorl.comparison.settings import MODELS, Settings
 from whorl.encodings import Encoding
+from whorl.filling import completed
+from whorl.hosts import open_host
 from whorl.loading import configuration, from_config, from_pretrained
 
 # Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
@@ -45,13 +47,12 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
             eos_token_id=eos_token_id,
         )
         return LlamaForCausalLM(config)
-    path = Path(settings.model)
-    has_weights = not path.is_file() and (not path.exists() or any(any(path.glob(w)) for w in WEIGHTS))
-    if has_weights and weights:
+    pretrained = has_weights(settings)
+    if pretrained and weights:
         model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
     else:
         config = configuration(settings.model)
-        if not has_weights:
+        if not pretrained:
             config.vocab_size = vocab_size
             config.bos_token_id = config.eos_token_id = eos_token_id
         model = from_config(config, settings.model)
@@ -63,14 +64,24 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     return model
 
 
+def has_weights(settings: Settings) -> bool:
+    """Whether the model comes with weights: a directory that holds some, or a hub name; not a preset or a config."""
+    path = Path(settings.model)
+    there = not path.exists() or any(any(path.glob(weights)) for weights in WEIGHTS)
+    return settings.preset is None and not path.is_file() and there
+
+
 def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
-    """The model of one trial. The same seed gives the same initial weights whatever the encoding."""
+    """The model of one trial. The same seed gives the same initial weights whatever the encoding.
+
+    encoding: a trial's, which leaves nothing to the host.
+    """
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
     model.config.use_cache = False
     if not torch.cuda.is_available() and settings.train_length <= EAGER_ATTENTION_UP_TO:
         model.set_attn_implementation("eager")
-    attach(model, encoding)
+    attach(model, completed(open_host(model), encoding))
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
     torch.manual_seed(seed)
     return model

@@ -29,12 +29,13 @@ from whorl import outputs
 from whorl.attaching import attach
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.files import read_json, write_json
-from whorl.comparison.models import build, build_model, for_evaluation, model_label, parameter_count
+from whorl.comparison.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
 from whorl.comparison.settings import DEFAULT_ENCODINGS, Settings, Trial, check_asked, check_model, plan_trials
 from whorl.comparison.tasks import get
 from whorl.comparison.tasks.base import Task, TaskSettings
-from whorl.encodings import Encoding, from_dict
-from whorl.hosts import OpenHost, open_host
+from whorl.encodings import Encoding, from_dict, parse
+from whorl.filling import completed, filled, what_was_filled
+from whorl.hosts import OpenHost, open_host, trained_length
 from whorl.loading import load_weights
 from whorl.locking import alone
 from whorl.reports import comparison as report
@@ -55,7 +56,9 @@ def compare(
 ) -> dict[str, Any]:
     """Trains the encodings from the same initial weights on the same batches, evaluates them, and writes the report.
 
-    encodings  configs or their notation; HoPE's train_length and Learned's table default to the run's train_length
+    encodings  configs or their notation. Arguments that they leave unset (a base, HoPE's train_length, Learned's table)
+               are the model's own where it comes with weights; from scratch they are the registry's defaults and the
+               run's train_length
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
@@ -68,8 +71,10 @@ def compare(
     """
     chosen = Settings(**settings)
     resolved = chosen.resolve()
-    asked = check_asked(encodings, seeds, resolved)
+    labels = [str(parse(e)) for e in encodings]
     check_model(resolved.model)
+    of_model, words = _filled(encodings, resolved)
+    asked = check_asked(of_model, seeds, resolved)
     get(resolved.task)
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
@@ -81,11 +86,12 @@ def compare(
     with display.waiting(f"preparing the {resolved.task} task"):
         task = _task(resolved)
     fingerprint = task.fingerprint()
-    trials = plan_trials(encodings, seeds, resolved, fingerprint)
+    trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
     facts = _facts(resolved, task, trials, seeds)
     run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
     with _alone(folder, resolved):
         display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
+        display.filled(words)
         for trial in trials:
             finished = _result(folder, trial) is not None
             if not finished:
@@ -235,13 +241,29 @@ def _task(settings: Settings) -> Task:
     )
 
 
+def _filled(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:
+    """The encodings with what a model with weights says of their unset arguments, and that in words.
+
+    The training length is the model's own, or the run's where it is longer: the model is trained at both.
+    """
+    parsed = [parse(e) for e in encodings]
+    if not has_weights(settings):
+        return parsed, []
+    with torch.device("meta"):
+        host = open_host(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
+    length = max(settings.train_length, trained_length(host) or 0)
+    given = [filled(host, encoding, length) for encoding in parsed]
+    words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
+    return given, [line for line in words if line]
+
+
 def _check_encodings(encodings: list[Encoding], settings: Settings) -> dict[Encoding, OpenHost]:
     """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
     hosts = {}
     for encoding in encodings:
         with torch.device("meta"):
             model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
-        hosts[encoding] = open_host(attach(model, encoding))
+        hosts[encoding] = open_host(attach(model, completed(open_host(model), encoding)))
     return hosts
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whorl.encodings import Encoding, parse
+from whorl.encodings import Encoding, Known, parse
 from whorl.encodings.base import choices, require_positive_int
 
 DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
@@ -143,7 +143,7 @@ class Settings:
 class Trial:
     """One encoding trained from one seed. `id` is a readable name and a digest of everything that determines it.
 
-    `label` is the notation that was asked for ("hope"), `encoding` has the run's training length filled in.
+    `label` is the notation that was asked for ("hope"), `encoding` has its unset arguments filled in.
     """
 
     encoding: Encoding
@@ -153,26 +153,40 @@ class Trial:
 
 
 def check_asked(encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings) -> list[Encoding]:
-    """The encodings of a run, its training length filled in. Raises ValueError when none or one twice is asked for."""
-    parsed = [parse(e).with_train_length(settings.train_length) for e in encodings]
+    """The encodings of a run, with what they leave unset: its training length, and the registry's defaults.
+
+    Raises ValueError when none or one twice is asked for.
+    """
+    parsed = [from_scratch(e, settings) for e in encodings]
     for name, items in (("encoding", parsed), ("seed", list(seeds))):
         twice = next((i for n, i in enumerate(items) if i in items[:n]), None)
         if twice is not None:
-            raise ValueError(f"the {name} {twice} is asked for twice; give it once")
+            shown = twice.without_defaults() if isinstance(twice, Encoding) else twice
+            raise ValueError(f"the {name} {shown} is asked for twice; give it once")
         if not items:
             raise ValueError(f"no {name} was given; try {'rope hope' if name == 'encoding' else '--seeds 0'}")
     return parsed
 
 
+def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
+    """The encoding with what it leaves unset, where no host says it."""
+    return parse(encoding).filled(Known(train_length=settings.train_length)).with_defaults()
+
+
 def plan_trials(
-    encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings, data_fingerprint: str
+    encodings: Sequence[str | Encoding],
+    seeds: Sequence[int],
+    settings: Settings,
+    data_fingerprint: str,
+    labels: Sequence[str] | None = None,
 ) -> list[Trial]:
     """The trials in the order in which they run: all encodings of the first seed, then of the next.
 
-    settings must be resolved, encodings and seeds checked.
+    settings must be resolved, encodings and seeds checked. labels: the notations that were asked for, where the
+    encodings have been filled since.
     """
-    labels = [str(parse(e)) for e in encodings]
-    parsed = [parse(e).with_train_length(settings.train_length) for e in encodings]
+    labels = labels or [str(parse(e)) for e in encodings]
+    parsed = [from_scratch(e, settings) for e in encodings]
     trials = []
     for seed in seeds:
         for encoding, label in zip(parsed, labels, strict=True):
@@ -183,7 +197,7 @@ def plan_trials(
                 "data": data_fingerprint,
             }
             digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
-            slug = re.sub(r"[^a-z0-9.]+", "-", str(encoding))[:48].strip("-")
+            slug = re.sub(r"[^a-z0-9.]+", "-", str(encoding.without_defaults()))[:48].strip("-")
             trials.append(Trial(encoding, seed, f"{slug}-s{seed}-{digest}", label))
     return trials
 

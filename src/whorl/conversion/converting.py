@@ -23,6 +23,7 @@ from whorl.comparison.training import release, training_arguments, training_reco
 from whorl.conversion.extending import see_new_distances
 from whorl.encodings import Encoding, parse
 from whorl.encodings.frequencies import Frequencies
+from whorl.filling import filled, what_was_filled
 from whorl.hosts import open_host
 from whorl.reading import encoding_of, layered
 
@@ -96,20 +97,23 @@ def convert(
 ) -> dict[str, Any]:
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 
-    {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", ...}. The
-    control is the untouched model given the same training: same batches in the same order, same schedule. It is None,
-    and "control_diverged" says why, where that training diverged. "within" has the layers that are converted although
-    no distance past the training length reaches them, and the notation that leaves them as they are.
+    {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", "filled":
+    which unset arguments of `to` the model's config filled, in words, ...}. HoPE's training length is the healing's.
+    The control is the untouched model given the same training: same batches in the same order, same schedule. It is
+    None, and "control_diverged" says why, where that training diverged. "within" has the layers that are converted
+    although no distance past the training length reaches them, and the notation that leaves them as they are.
     folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained,
     for weights and losses that are not finite, and (`Diverged`) when the healing diverges.
     """
     was = encoding_of(model)
-    target = parse(to).with_train_length(healing.train_length)
+    host, asked = open_host(model), parse(to)
+    target = filled(host, asked, healing.train_length)
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
     finite.check_weights(model)
     report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
     report["within"] = _within(model, was, target, healing.train_length)
+    report["filled"] = what_was_filled(host, asked, target, healing.train_length)
     untouched = copy.deepcopy(model) if control else None
     report["before"] = evaluated(model, task)
     attach(model, target)

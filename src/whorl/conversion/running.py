@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from whorl import finite, outputs
+from whorl import finite, hosts, outputs
 from whorl.comparison.corpus import read_documents
 from whorl.comparison.files import write_json
 from whorl.conversion import extending
@@ -54,6 +54,8 @@ def run_extend(
     outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
+    if train_length is None:
+        say(told_length(found, limit))
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     best, tried = extending.extend(
@@ -64,7 +66,7 @@ def run_extend(
         method=method,
         tolerance=tolerance,
         ignored=tokenizer.unk_token_id,
-        advance=say,
+        advance=lambda name: say(f"measured: {name}"),
     )
     if tune:
         from whorl.conversion.converting import Healing
@@ -120,13 +122,21 @@ def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, say: Sa
     return merged.eval()
 
 
-def trained_length(found: Source, model: Any, given: int | None) -> int:
-    """The training length that was given, or that the trial or the config tells of."""
+def trained_length(found: Source, model: Any, given: int | None, scaled: bool = True) -> int:
+    """The training length that was given, or that the trial or the config tells of.
+
+    scaled: with the config's own scaling of its positions; without it, the model was trained at the length before.
+    """
     declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    length = given or found.train_length or declared
+    length = given or found.train_length or (declared if scaled else hosts.trained_length(hosts.open_host(model)))
     if length is None:
         raise ValueError(f"{found.name} does not say its training length; give --train-length")
     return int(length)
+
+
+def told_length(found: Source, limit: int) -> str:
+    """Where a training length that was not given comes from."""
+    return f"trained at {limit:,} tokens, {'its trial' if found.train_length else 'its config'} says"
 
 
 def overlapping(text: str, tokenizer: Any, length: int, windows: int) -> torch.Tensor:
@@ -192,7 +202,7 @@ def run_convert(
     reads = [*found.reads, text or found.text]
     outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
-    limit = trained_length(found, model, train_length)
+    limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     chosen = text or found.text or "stdlib"
     where = found.tokenizer_name
     task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
@@ -201,6 +211,7 @@ def run_convert(
     with tempfile.TemporaryDirectory(prefix="whorl-") as work:
         report = convert(model, to, task, healing, Path(work), control=control, **how)
     report |= {"model": name, "text": chosen, "train_length": limit, "learning_rate": learning_rate, "gradual": gradual}
+    report["train_length_from"] = "--train-length" if train_length else told_length(found, limit)
     with outputs.replacing(out, "convert", force, reads) as folder:
         report["loads"] = extending.save(model, folder, tokenizer, limit)
         write_json(folder / "conversion.json", report)

@@ -2,7 +2,7 @@
 
 The notation (on the command line, in results and reports) is what `str(encoding)` prints:
 
-    rope                                  an encoding with its defaults
+    rope                                  an encoding; its base is the model's own
     p-rope:p=0.5,base=5e5                 with arguments
     rope+window:size=32                   the effects of both
     rope+window:size=32/nope              cycled over the layers: local rotary, global position-free, ...
@@ -10,6 +10,9 @@ The notation (on the command line, in results and reports) is what `str(encoding
     rope~yarn:factor=4,original=2048      scaled: yarn of rope's spectrum; more may follow, each after a ~
 
 `~` binds tighter than `+`, and `+` tighter than `/`.
+
+Arguments that a host can fill (`base`, `train_length`, `fraction`, ...) are unset until they are given: on a model,
+they are the model's own (`whorl.filling`); outside of any, or in a comparison from scratch, the registry's defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape
+from whorl.encodings.base import Add, Bias, Effect, Encoding, Known, Rotate, Shape
 from whorl.encodings.composition import Layers, Sum
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import Scaling
@@ -63,6 +66,7 @@ __all__ = [
     "Bias",
     "Effect",
     "Encoding",
+    "Known",
     "Layers",
     "Rotate",
     "Scaled",
@@ -121,7 +125,7 @@ def parse(notation: str | Encoding) -> Encoding:
     """Reads the notation. Raises ValueError saying what was asked, what was found and what to try.
 
     >>> parse("p-rope:p=0.5")
-    PRoPE(p=0.5, base=10000.0, keep='fastest')
+    PRoPE(p=0.5, base=None, keep='fastest', fraction=None)
     """
     if isinstance(notation, Encoding):
         return notation
@@ -143,7 +147,11 @@ def parse(notation: str | Encoding) -> Encoding:
 
 
 def from_dict(config: Mapping[str, Any]) -> Encoding:
-    """Builds an encoding from its JSON form (`Encoding.to_dict`). Raises ValueError for what is none."""
+    """Builds an encoding from its JSON form (`Encoding.to_dict`). Raises ValueError for what is none.
+
+    An argument that is not there is unset. Files written before arguments could be so have all of them but `fraction`,
+    and where it lacks, the whole head turned: `whorl.filling.completed` says so on a model.
+    """
     name, arguments = _record("an encoding", config)
     if name == "sum":
         return Sum(tuple(from_dict(p) for p in _only(name, arguments, parts=list)["parts"]))

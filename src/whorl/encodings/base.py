@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from whorl.encodings.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,29 @@ class Shape:
     heads: int
     width: int
     bidirectional: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a host, or a run, says of the arguments that an encoding leaves unset; None where it says nothing.
+
+    base          the rotary base of the host's own encoding, before any scaling
+    train_length  tokens that the model is trained at
+    fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
+    """
+
+    base: float | None = None
+    train_length: int | None = None
+    fraction: float | None = None
+
+
+def of_host(default: float | None = None, known: str | None = None) -> Any:
+    """The field of an argument that a host can fill: unset (None) until it is given.
+
+    default: the registry's, where nothing fills it; None where there is none. known: which of `Known` fills it, by
+    default the one of the field's own name.
+    """
+    return dataclasses.field(default=None, metadata={"of_host": known, "default": default})
 
 
 @dataclass(frozen=True)
@@ -116,9 +139,40 @@ class Encoding:
         """The rotary spectrum at this head dim, or None where the encoding does not turn anything."""
         return None
 
-    def with_train_length(self, train_length: int) -> Encoding:
-        """The same encoding with an unset training length filled in (HoPE's cut depends on it)."""
-        return self
+    def filled(self, known: Known) -> Encoding:
+        """The same encoding with the arguments that are unset taken from `known`, where it says them."""
+        return self.rebuilt(lambda part: part._with({f.name: known_as(f, known) for f in part._unset()}))
+
+    def with_defaults(self) -> Encoding:
+        """The same encoding with the arguments that are unset at the registry's defaults, where there are any."""
+        return self.rebuilt(lambda part: part._with({f.name: f.metadata["default"] for f in part._unset()}))
+
+    def without_defaults(self) -> Encoding:
+        """The same encoding with the arguments that are at the registry's defaults unset."""
+
+        def opened(part: Encoding) -> Encoding:
+            fields = [f for f in dataclasses.fields(part) if "of_host" in f.metadata]
+            usual = [f for f in fields if getattr(part, f.name) == f.metadata["default"]]
+            return replace(part, **{f.name: None for f in usual})
+
+        return self.rebuilt(opened)
+
+    def argument(self, name: str) -> Any:
+        """An argument's value, or the registry's default where it is unset (outside of any model)."""
+        value = getattr(self, name)
+        field = next(f for f in dataclasses.fields(self) if f.name == name)
+        return field.metadata.get("default") if value is None else value
+
+    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Encoding:
+        """The same composition of changed parts; of an encoding that is no composition, `change(self)`."""
+        return change(self)
+
+    def _unset(self) -> list[dataclasses.Field[Any]]:
+        return [f for f in dataclasses.fields(self) if "of_host" in f.metadata and getattr(self, f.name) is None]
+
+    def _with(self, values: dict[str, Any]) -> Encoding:
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **given) if given else self
 
     def __add__(self, other: Encoding) -> Encoding:
         from whorl.encodings.composition import Sum
@@ -137,8 +191,20 @@ class Encoding:
         return self.name + (":" + ",".join(given) if given else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: {"name": ..., argument: value, ...}; `whorl.encodings.from_dict` reads it back."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}
+        """The JSON form: {"name": ..., argument: value, ...}; `whorl.encodings.from_dict` reads it back.
+
+        An argument that is unset is left out.
+        """
+        unset = self._unset()
+        return {
+            "name": self.name,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f not in unset},
+        }
+
+
+def known_as(field: dataclasses.Field[Any], known: Known) -> Any:
+    """What fills the argument of this field (see `of_host`), or None."""
+    return getattr(known, field.metadata["of_host"] or field.name)
 
 
 def format_value(value: object) -> str:

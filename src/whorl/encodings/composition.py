@@ -7,11 +7,11 @@ layers: RNoPE-SWA, arXiv 2501.18795); `Layers({"full_attention": ..., "sliding_a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.encodings.base import Effect, Encoding, Shape
+from whorl.encodings.base import Effect, Encoding, Known, Shape
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -56,14 +56,28 @@ class Sum(Encoding):
     def spectrum(self, head_dim: int) -> Spectrum | None:
         return next((s for p in self.parts if (s := p.spectrum(head_dim)) is not None), None)
 
-    def with_train_length(self, train_length: int) -> Sum:
-        return Sum(tuple(p.with_train_length(train_length) for p in self.parts))
+    def filled(self, known: Known) -> Sum:
+        return Sum(tuple(p.filled(known) for p in self.parts))
+
+    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Sum:
+        return Sum(tuple(p.rebuilt(change) for p in self.parts))
 
     def __str__(self) -> str:
         return "+".join(map(str, self.parts))
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "parts": [p.to_dict() for p in self.parts]}
+
+
+def by_layer(rules: Sequence[Encoding], layer_types: Sequence[str]) -> Encoding:
+    """The shortest encoding that gives layer i `rules[i]`: one for all, by layer type, or by the shortest cycle."""
+    if len(set(rules)) == 1:
+        return rules[0]
+    by_type = dict(zip(layer_types, rules, strict=True))
+    if len(by_type) > 1 and all(by_type[t] == rule for t, rule in zip(layer_types, rules, strict=True)):
+        return Layers(by_type)
+    period = next(p for p in range(1, len(rules) + 1) if all(r == rules[i % p] for i, r in enumerate(rules)))
+    return Layers(rules[:period])
 
 
 @dataclass(frozen=True, init=False)
@@ -111,8 +125,14 @@ class Layers(Encoding):
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         raise ValueError(f"{self} differs by layer; ask for_layer(index, layer_type).effects(shape)")
 
-    def with_train_length(self, train_length: int) -> Layers:
-        rules = [r.with_train_length(train_length) for r in self.rules]
+    def filled(self, known: Known) -> Layers:
+        return self.with_rules([r.filled(known) for r in self.rules])
+
+    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Layers:
+        return self.with_rules([r.rebuilt(change) for r in self.rules])
+
+    def with_rules(self, rules: Sequence[Encoding]) -> Layers:
+        """The same choice of layers with other encodings, in the order of `rules`."""
         return Layers(rules if self.types is None else dict(zip(self.types, rules, strict=True)))
 
     def __str__(self) -> str:

@@ -8,43 +8,44 @@ channels as position-independent ones: score = sum_{i<K} q_i R((n-m) theta_i) k_
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from whorl.encodings.base import check_base, require_positive_int
-from whorl.encodings.rope import Rotary
-from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
+from whorl.encodings.base import check_base, of_host, require_positive_int
+from whorl.encodings.rope import Rotary, check_fraction
+from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
 
 @dataclass(frozen=True)
 class HoPE(Rotary):
     """Pairs whose wavelength is at most `train_length` tokens turn; the rest are position-independent.
 
-    `train_length` (tokens) is the length that the model is trained at, not the length of a run. It may be
-    left out where a comparison fills it in; a spectrum cannot be had without it. (arXiv 2410.21216)
+    `train_length` (tokens) is the length that the model is trained at, not the length of a run; a spectrum cannot be
+    had without it. `base` and `fraction` as in `RoPE`: the cut is made in the pairs that turn. What is unset is the
+    model's own, or in a comparison from scratch the run's training length. (arXiv 2410.21216)
     """
 
-    train_length: int | None = None
-    base: float = 10000.0
+    train_length: int | None = of_host()
+    base: float | None = of_host(10000.0)
+    fraction: float | None = of_host()
 
     name = "hope"
     title = "high-frequency RoPE: a pair turns if its full turn fits in the training length"
     paper = "2410.21216"
 
     def __post_init__(self) -> None:
-        check_base(self.base)
+        if self.base is not None:
+            check_base(self.base)
+        check_fraction(self.fraction)
         if self.train_length is not None:
             require_positive_int("train_length", self.train_length, " tokens")
 
-    def with_train_length(self, train_length: int) -> HoPE:
-        return self if self.train_length is not None else replace(self, train_length=train_length)
-
     def spectrum(self, head_dim: int) -> Spectrum:
-        check_head_dim(head_dim, self.name)
+        width = self.width(head_dim)
         if self.train_length is None:
             raise ValueError(
                 "hope needs the length that the model is trained at, and none was given; "
                 "try HoPE(train_length=4096), or hope:train_length=4096 on the command line"
             )
         slowest = 2 * math.pi / self.train_length
-        frequencies = rope_frequencies(self.base, head_dim)
+        frequencies = rope_frequencies(self.argument("base"), width)
         return Spectrum(tuple(f if f >= slowest else 0.0 for f in frequencies), head_dim)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Add, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.base import Add, Effect, Encoding, Shape, of_host, require_positive_int
 
 
 class PositionTable(nn.Module):
@@ -33,10 +33,10 @@ class PositionTable(nn.Module):
 class Learned(Encoding):
     """A trainable vector per position is added to the embedding; positions past the table raise (arXiv 1705.03122).
 
-    `max_positions` may be left out where a comparison fills in its training length.
+    `max_positions` is the model's own training length where it is unset, or in a comparison from scratch the run's.
     """
 
-    max_positions: int | None = None
+    max_positions: int | None = of_host(known="train_length")
 
     name = "learned"
     title = "a learned vector per position, added to the embedding"
@@ -46,9 +46,6 @@ class Learned(Encoding):
     def __post_init__(self) -> None:
         if self.max_positions is not None:
             require_positive_int("max_positions", self.max_positions)
-
-    def with_train_length(self, train_length: int) -> Learned:
-        return self if self.max_positions is not None else Learned(train_length)
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         if self.max_positions is None:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import check_base, choices, require_number
-from whorl.encodings.rope import Rotary
-from whorl.encodings.spectrum import Spectrum, check_head_dim, keep, rope_frequencies
+from whorl.encodings.base import check_base, choices, of_host, require_number
+from whorl.encodings.rope import Rotary, check_fraction
+from whorl.encodings.spectrum import Spectrum, keep, rope_frequencies
 
 
 @dataclass(frozen=True)
 class PRoPE(Rotary):
-    """The fraction `p` of the pairs turns: the fastest, or with `keep="slowest"` the slowest (arXiv 2410.06205)."""
+    """The fraction `p` of the pairs turns: the fastest, or with `keep="slowest"` the slowest (arXiv 2410.06205).
+
+    `base` and `fraction` as in `RoPE`: p is taken of the pairs in that share of the head.
+    """
 
     p: float = 0.75
-    base: float = 10000.0
+    base: float | None = of_host(10000.0)
     keep: str = "fastest"
+    fraction: float | None = of_host()
 
     name = "p-rope"
     title = "the fastest fraction p of the pairs turns"
@@ -29,12 +33,14 @@ class PRoPE(Rotary):
         require_number("p", self.p)
         if not 0 <= self.p <= 1:
             raise ValueError(f"p is the fraction of pairs that turn and must be in [0, 1], got {self.p}; try p=0.75")
-        check_base(self.base)
+        if self.base is not None:
+            check_base(self.base)
+        check_fraction(self.fraction)
         choices("keep", self.keep, ("fastest", "slowest"))
 
     def spectrum(self, head_dim: int) -> Spectrum:
-        check_head_dim(head_dim, self.name)
-        pairs = head_dim // 2
-        count = int(self.p * head_dim // 2)
+        width = self.width(head_dim)
+        pairs = width // 2
+        count = int(self.p * width // 2)
         kept = range(count) if self.keep == "fastest" else range(pairs - count, pairs)
-        return Spectrum(keep(rope_frequencies(self.base, head_dim), kept), head_dim)
+        return Spectrum(keep(rope_frequencies(self.argument("base"), width), kept), head_dim)

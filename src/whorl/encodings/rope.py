@@ -1,13 +1,14 @@
 """RoPE, rotary position embedding. Su et al., RoFormer, arXiv 2104.09864, Eq. 14-16.
 
-Pair i of q and k turns by position x base^(-2i/d), so q.k depends on the distance alone.
+Pair i of q and k turns by position x base^(-2i/d), so q.k depends on the distance alone. d is the head dim, or the
+width of that share of it which turns (partial rotary, as in `partial_rope`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import Effect, Encoding, Rotate, Shape, check_base
+from whorl.encodings.base import Effect, Encoding, Rotate, Shape, check_base, of_host, require_number
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
 
 
@@ -24,20 +25,52 @@ class Rotary(Encoding):
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return (Rotate(self.spectrum(shape.head_dim)),)
 
+    def width(self, head_dim: int) -> int:
+        """The channels that are in pairs: all of the head, or its first `fraction` where that argument is set.
+
+        Raises ValueError where they cannot be paired.
+        """
+        check_head_dim(head_dim, self.name)
+        fraction = self.argument("fraction")
+        if fraction is None:
+            return head_dim
+        width = int(head_dim * fraction)
+        if width % 2:
+            raise ValueError(
+                f"{self.name} with fraction={fraction} turns {width} of {head_dim} channels, an odd number "
+                f"that cannot be paired; try fraction={(width - 1) / head_dim:g} or {(width + 1) / head_dim:g}"
+            )
+        return width
+
+
+def check_fraction(fraction: float | None) -> None:
+    """Refuses what is no share of a head's channels; None is one that is unset."""
+    if fraction is None:
+        return
+    require_number("fraction", fraction)
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is the share of channels that turn and must be in [0, 1], got {fraction}")
+
 
 @dataclass(frozen=True)
 class RoPE(Rotary):
-    """Every pair turns, at base^(-2i/d) radians per token (arXiv 2104.09864)."""
+    """Every pair turns, at base^(-2i/d) radians per token (arXiv 2104.09864).
 
-    base: float = 10000.0
+    fraction: the share of a head's channels that are in pairs, the first ones; by themselves, all of them.
+    Both arguments are the model's own where they are unset.
+    """
+
+    base: float | None = of_host(10000.0)
+    fraction: float | None = of_host()
 
     name = "rope"
     title = "rotary position embedding: every pair turns"
     paper = "2104.09864"
 
     def __post_init__(self) -> None:
-        check_base(self.base)
+        if self.base is not None:
+            check_base(self.base)
+        check_fraction(self.fraction)
 
     def spectrum(self, head_dim: int) -> Spectrum:
-        check_head_dim(head_dim, self.name)
-        return Spectrum(rope_frequencies(self.base, head_dim), head_dim)
+        return Spectrum(rope_frequencies(self.argument("base"), self.width(head_dim)), head_dim)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.encodings.base import Encoding
+from whorl.encodings.base import Encoding, Known
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scalings import Scaling
 from whorl.encodings.spectrum import Spectrum
@@ -75,10 +75,15 @@ class Scaled(Rotary):
             spectrum = scaling.at(spectrum, length)
         return spectrum
 
-    def with_train_length(self, train_length: int) -> Scaled:
-        inner = self.inner.with_train_length(train_length)
-        trained = getattr(inner, "train_length", None) or train_length
+    def filled(self, known: Known) -> Scaled:
+        inner = self.inner.filled(known)
+        trained = getattr(inner, "train_length", None) or known.train_length
+        if trained is None:
+            return Scaled(inner, self.scalings)
         return Scaled(inner, tuple(scaling.with_original(trained) for scaling in self.scalings))
+
+    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Scaled:
+        return Scaled(self.inner.rebuilt(change), self.scalings)
 
     def __str__(self) -> str:
         return "~".join(map(str, (self.inner, *self.scalings)))

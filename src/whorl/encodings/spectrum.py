@@ -52,6 +52,33 @@ def rope_frequencies(base: float, width: int) -> tuple[float, ...]:
     return tuple(base ** (-2.0 * i / width) for i in range(width // 2))
 
 
+def share_of(part: int, whole: int) -> float:
+    """The p with which int(p x whole) is `part`: the quotient, or the next number above it, since the product may be
+    rounded to just below. Stock's and p-RoPE's int(p x head_dim // 2) is then half of it."""
+    p = part / whole
+    while int(p * whole) < part:
+        p = math.nextafter(p, math.inf)
+    return p
+
+
+def base_of(spectrum: Spectrum) -> float | None:
+    """The base b whose b^(-2i/width) fall as the turning pairs do, from the first to the last of them, as a round
+    number where that is the same; None with fewer than two, and where they do not fall."""
+    turning, frequencies = spectrum.turning, spectrum.frequencies
+    if len(turning) < 2:
+        return None
+    i, j = turning[0], turning[-1]
+    logarithm = (math.log(frequencies[i]) - math.log(frequencies[j])) * spectrum.width / (2 * (j - i))
+    if not 0 < logarithm < 700:  # exp's range
+        return None
+    base = math.exp(logarithm)
+    for digits in range(1, 13):
+        rounded = float(f"{base:.{digits - 1}e}")
+        if abs(rounded / base - 1) <= (4e-7 if digits <= 3 else 1e-9):  # float32 tables say no more than the former
+            return rounded
+    return base
+
+
 def check_head_dim(head_dim: int, encoding: str) -> None:
     """Refuses a head dim whose channels cannot be paired."""
     if head_dim < 2 or head_dim % 2:

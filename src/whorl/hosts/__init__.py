@@ -1,7 +1,9 @@
-"""WHERE: how a model family is opened. `families` says where its seams are, as data; `opening` finds and reads them."""
+"""WHERE: how a model family is opened. `families` says where its seams are, as data; `opening` finds and reads them;
+`stating` reads what its config says of its own encoding."""
 
 from whorl.hosts.families import ENCODERS, FAMILIES, Host
 from whorl.hosts.opening import OpenHost, Rotation, bases_of, head_dim_of, open_host, stock_spectrum, unwrapped
+from whorl.hosts.stating import known_of, rope_settings, scaling_of, trained_length
 
 __all__ = [
     "ENCODERS",
@@ -11,7 +13,11 @@ __all__ = [
     "Rotation",
     "bases_of",
     "head_dim_of",
+    "known_of",
     "open_host",
+    "rope_settings",
+    "scaling_of",
     "stock_spectrum",
+    "trained_length",
     "unwrapped",
 ]
