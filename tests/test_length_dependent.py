@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.olmo.modeling_olmo import ALL_ATTENTION_FUNCTIONS, apply_rotary_pos_emb
 
 import whorl
+from whorl.attaching import CARRIERS
 from whorl.encodings import Scaled
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import ENCODERS, FAMILIES
@@ -98,6 +99,7 @@ def directly(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **k
 
 def oracle(model: Any) -> Any:
     """A copy of a model with something attached, in float64, that attends directly."""
+    CARRIERS.add("directly")
     AttentionInterface.register("directly", directly)
     AttentionMaskInterface.register(
         "directly",

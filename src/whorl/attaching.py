@@ -3,12 +3,14 @@
 Nothing process-wide is patched. What is put in place, and taken away again:
 
 rotary module       an instance `forward` that gives `Turns`, which travel to the layers as arguments
-attention modules   an instance `forward`: the class's own code, with its rotation function rebound
+attention modules   an instance `forward`: the class's own code, with its rotation function rebound where it has one;
+                    raises where somebody has taken the attention interface away since
 position table      an instance `forward` that gives the new encoding's vectors, or zeros
 first layer         a forward pre-hook that adds an encoding to the embedding, where the host has no table
 base model          a submodule `whorl` that holds the encoding and its learned parameters
 attention interface "whorl", where logits are biased, or q and k turned late: in a layer without a rotation of its own,
                     and where a spectrum depends on the length of the context
+cache               the positions of its keys, and methods that keep them true (see `key_positions`)
 model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that says
                     it: PEFT writes that into adapters, so that a stock load of their base fails by that name
 
@@ -39,7 +41,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 
 from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum, parse
 from whorl.encodings.learned import PositionTable
@@ -55,13 +56,16 @@ from whorl.keeping import (
     in_accelerates_sharding,
     unmark_adapters,
 )
-from whorl.ops import Runs, Tables, Visible, biased_attention, choose, rotate, rotation_tables
+from whorl.key_positions import Call, asked, key_positions
+from whorl.masks import HostMask
+from whorl.ops import Tables, biased_attention, choose, rotate, rotation_tables
 from whorl.parallel import heads_here, heads_share, refuse_sharded, refuse_wrapped
 
 log = logging.getLogger(__name__)
 
 INTERFACE = "whorl"
-KEPT = 1 << 22  # entries of a mask's blocks, and of tables for keys, that are kept for the layers that share them
+CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
+KEPT = 1 << 22  # entries of tables for keys that are kept for the layers that share them
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
 
 
@@ -69,16 +73,21 @@ class Turns:
     """What the rotary module hands to the layers in place of (cos, sin): positions, and tables per distinct spectrum.
 
     Hosts that move (cos, sin) to a device or slice them along the tokens do the same to this. `contexts` is for the
-    layers whose spectrum depends on the length.
+    layers whose spectrum depends on the length. `forward` are the positions of all tokens of the forward, of which a
+    host may have gone on with the last ones alone.
     """
 
-    def __init__(self, positions: torch.Tensor, tables: tuple[Tables, ...]) -> None:
+    def __init__(
+        self, positions: torch.Tensor, tables: tuple[Tables, ...], forward: torch.Tensor | None = None
+    ) -> None:
         self.positions = positions
         self.tables = tables
+        self.forward = positions if forward is None else forward
         self.contexts = Contexts(positions)
 
     def to(self, device: Any, **_: Any) -> Turns:
-        moved = Turns(self.positions.to(device), tuple(t.to(device) for t in self.tables))
+        tables = tuple(t.to(device) for t in self.tables)
+        moved = Turns(self.positions.to(device), tables, self.forward.to(device))
         if moved.positions is self.positions:
             moved.contexts = self.contexts
         return moved
@@ -86,7 +95,8 @@ class Turns:
     def __getitem__(self, index: tuple[Any, ...]) -> Turns:
         batch, tokens, *_ = index
         tables = (t._replace(cos=t.cos[batch, tokens], sin=t.sin[batch, tokens]) for t in self.tables)
-        return Turns(self.positions[batch, tokens], tuple(tables))
+        forward = self.forward if batch == slice(None) else self.forward[batch]
+        return Turns(self.positions[batch, tokens], tuple(tables), forward)
 
 
 class SameSpectrum(NamedTuple):
@@ -170,6 +180,8 @@ class LayerSeam:
     impl: str  # which implementation of the rotation
     attention: str  # and of biased attention
     forward: Callable[..., Any] | None  # the class's forward, rotation rebound
+    notation: str = ""  # for errors: the encoding as a user writes it,
+    part: str = ""  # and the name of the part of the model that has it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
         return replace(self, biases=copy.deepcopy(self.biases, memo))
@@ -232,6 +244,11 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     What the host declares itself stays: its windows, soft caps, sinks and scales, and the layers that it does not turn
     (unless `Layers` gives such a layer a rotary encoding by name). A model inside torch.compile or PEFT is found.
 
+    An encoding that biases logits, hides keys or goes by the length runs in an attention implementation of its own,
+    "whorl". A forward raises ValueError where somebody has set another since (transformers' `generate_batch` sets flash
+    or paged attention), where the positions of cached keys are unknown, and for packed documents in a call that fills a
+    cache: see `whorl.key_positions`.
+
     impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one,
     and "flex" takes the biases (only) through PyTorch's FlexAttention.
 
@@ -291,7 +308,7 @@ def detach(model: Any) -> Any:
         first._forward_pre_hooks_with_kwargs.pop(key, None)
     first.__dict__.pop("whorl_add", None)
     if attachment.attention_was is not None:
-        _set_attention(host, attachment.attention_was)
+        host.set_attention(attachment.attention_was)
     for saved in _saved(host):
         if getattr(saved.__dict__.get("save_pretrained"), "__func__", None) is _save_pretrained:
             del saved.save_pretrained
@@ -473,18 +490,19 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     attention_was = None
     if plan.needs_interface:
         _register_interface()
-        attention_was = model.config._attn_implementation
-        _set_attention(host, INTERFACE)
-        if model.config._attn_implementation != INTERFACE:
+        attention_was = host.attending.config._attn_implementation
+        host.set_attention(INTERFACE)
+        if host.attending.config._attn_implementation != INTERFACE:
             raise ValueError(f"{type(model).__name__} does not let its attention be set, which {encoding} needs")
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     attachment = Attachment(encoding, plan.modules, attention_was)
     base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
     base.whorl.train(model.training)
+    part = "" if host.attending.config is model.config else next(n for n, m in model.named_modules() if m is base)
     for attention, seam in zip(host.attentions, plan.layers, strict=True):
+        seam.notation, seam.part = str(encoding), part
         attention.__dict__["whorl_seam"] = seam
-        if seam.forward is not None:
-            _set_forward(attention, _attention_forward)
+        _set_forward(attention, _unturned_forward if seam.forward is None else _attention_forward)
     if host.rotary is not None:
         host.rotary.__dict__["whorl_spectra"] = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         _set_forward(host.rotary, _rotary_forward)
@@ -499,17 +517,6 @@ def _carry_out(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
         saved.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, saved)
     if getattr(model, "name_or_path", ""):
         model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
-
-
-def _set_attention(host: OpenHost, implementation: str) -> None:
-    """Sets how this host attends. The models that it holds as parts (a vision tower, a draft model) keep theirs, which
-    transformers would set along with it."""
-    own = {id(getattr(module, "config", None)) for module in (host.model, host.base, *host.attentions)}
-    models = [m for m in host.model.modules() if hasattr(m, "set_attn_implementation")]
-    kept = [(m.config, m.config._attn_implementation) for m in models if id(m.config) not in own]
-    host.model.set_attn_implementation(implementation)
-    for config, was in kept:
-        config._attn_implementation_internal = was
 
 
 def _saved(host: OpenHost) -> list[Any]:
@@ -550,7 +557,9 @@ def _restore_forward(module: nn.Module) -> None:
 def _refuse_foreign_forwards(host: OpenHost) -> None:
     for module in _seams(host):
         forward = module.__dict__.get(_slot(module))
-        ours = (_attention_forward, _rotary_forward, _position_table_forward, type(module).forward)
+        ours = (
+            _attention_forward, _unturned_forward, _rotary_forward, _position_table_forward, type(module).forward
+        )  # fmt: skip
         if forward is not None and getattr(forward, "__func__", None) not in ours:
             raise ValueError(
                 f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "
@@ -640,31 +649,75 @@ def _attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     tables = LayerTables(turns.tables[seam.table], seam.impl)
     kwargs["position_embeddings"] = tables if seam.call == "complex" else (tables, None)
     if seam.in_mask:
-        kwargs["attention_mask"] = _biased_mask(
-            seam, turns.positions, kwargs["attention_mask"], tables.tables.cos.dtype
-        )
-    elif seam.in_interface:
+        kwargs["attention_mask"] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
+    elif _carried(self):
         kwargs["whorl_positions"] = turns.positions
+        kwargs["whorl_keys"] = _asked(self, kwargs, turns.forward)
         if seam.scaled is not None:
             kwargs["whorl_contexts"] = turns.contexts
     assert seam.forward is not None
     return seam.forward(self, *args, **kwargs)
 
 
-def _biased_mask(
-    seam: LayerSeam, positions: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor:
+def _unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The class's own forward, for a host without a rotary module, which hands its layers the positions themselves."""
+    positions = kwargs.get("position_ids")
+    if _carried(self) and positions is not None:
+        kwargs["whorl_keys"] = _asked(self, kwargs, positions)
+    return type(self).forward(self, *args, **kwargs)
+
+
+def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
+    cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
+    return asked(cache, getattr(attention, "layer_idx", -1), positions)
+
+
+def _carried(attention: Any) -> bool:
+    """Whether this layer attends through whorl. Raises ValueError where it must and does not."""
+    seam: LayerSeam = attention.whorl_seam
+    found = attention.config._attn_implementation
+    if found in CARRIERS:
+        return True
+    if seam.in_interface:
+        where = f"model.get_submodule({seam.part!r})" if seam.part else "model"
+        raise ValueError(
+            f"{seam.notation} is attached to this {type(attention).__name__} through the attention implementation "
+            f"{INTERFACE!r}, and somebody has set {found!r}, which would drop it{_why_not(str(found))}. "
+            f"{where}.set_attn_implementation({INTERFACE!r}) puts it back; whorl.detach(model) takes the encoding off"
+        )
+    return False
+
+
+def _why_not(implementation: str) -> str:
+    for name, kind in (("paged", "paged attention"), ("flash", "flash attention")):
+        if name in implementation:
+            return (
+                f": {kind} (as generate_batch and continuous batching set it) has no place for biases, windows of "
+                "whorl's own and turns that go by the length; use model.generate, or an encoding that turns q and k "
+                "and does nothing else (rope, hope, p-rope)"
+            )
+    return ""
+
+
+def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
     """The host's mask with the biases added, [batch, heads, queries, keys], for a host that adds it to its logits.
 
     dtype: float32, or float64 where q and k are, since SDPA on a CPU reads a mask of another width as noise.
     """
-    if mask is None:
-        raise ValueError("a bias goes in through the attention mask here, and the host gave none")
+    seam: LayerSeam = attention.whorl_seam
+    mask: torch.Tensor | None = kwargs["attention_mask"]
+    if mask is None or mask.ndim != 4:
+        raise ValueError(
+            f"{seam.notation} goes in through the attention mask of this {type(attention).__name__}, [batch, heads, "
+            f"queries, keys], and under {attention.config._attn_implementation!r} it gets "
+            f"{'none' if mask is None else f'one of {mask.ndim} dimensions'}; build or load the model with "
+            'attn_implementation="sdpa" or "eager"'
+        )
     visible = mask if mask.dtype == torch.bool else mask >= 0
-    keys_at = _key_positions(positions, visible, mask.shape[-1])
+    keys_at = key_positions(_asked(attention, kwargs, turns.forward), visible, mask.shape[-1])
     bias = torch.zeros((), dtype=dtype, device=visible.device)
     for module in seam.biases:
-        bias = bias + module(positions, keys_at).to(dtype)
+        bias = bias + module(turns.positions, keys_at).to(dtype)
     lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=bias.device)
     return torch.where(visible, bias, lowest).clamp(min=lowest)
 
@@ -751,94 +804,6 @@ ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class HostMask(Visible, FlexBlockMask):
-    """The host's own mask, made block by block from the function that says it. (Of FlexAttention's class, since that is
-    what transformers takes for a mask that is finished.)"""
-
-    def __init__(self, make: Callable[..., torch.Tensor], how: dict[str, Any]) -> None:
-        Visible.__init__(self, how["q_length"], how["kv_length"])
-        # A static cache counts on in the very tensor that it hands out, and blocks are made later.
-        kept = {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
-        self.make, self.how = make, {**how, **kept}
-        self.made: dict[tuple[int, ...], torch.Tensor] = {}
-        self.parts: dict[tuple[int, int, int], Part] = {}
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self.how["batch_size"], 1, self.how["q_length"], self.how["kv_length"]
-
-    ndim = 4
-
-    def block(self, *block: int) -> torch.Tensor:
-        if block not in self.made:
-            made = self._make(*block)
-            if sum(m.numel() for m in self.made.values()) + made.numel() > KEPT:
-                return made
-            self.made[block] = made
-        return self.made[block]
-
-    def _make(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
-        how = {**self.how, "q_length": q1 - q0, "kv_length": k1 - k0}
-        for name, first in (("q_offset", q0), ("kv_offset", k0)):
-            how[name] = how.get(name, 0) + first
-        return self.make(**how)
-
-    def mod(self) -> Callable[..., torch.Tensor]:
-        how = self.how
-        queries, keys = how.get("q_offset", 0), how.get("kv_offset", 0)
-        function, padding = how["mask_function"], how.get("attention_mask")
-        if padding is not None:  # a static cache has slots that nobody has spoken of yet
-            beyond = int(keys) + how["kv_length"] - padding.shape[-1]
-            padding = nn.functional.pad(padding, (0, max(0, beyond)))
-
-        def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
-            ok = function(b, h, i + queries, j + keys)
-            return ok if padding is None else ok & padding[b, j + keys]
-
-        return seen
-
-    def __getitem__(self, index: Any) -> HostMask:
-        """Of some of the queries: what hosts do that need the last ones alone."""
-        start, stop, _ = index[2].indices(self.how["q_length"])
-        how = {**self.how, "q_length": stop - start, "q_offset": self.how.get("q_offset", 0) + start}
-        return HostMask(self.make, how)
-
-    def part(self, first: int, last: int, keys: int) -> Part:
-        """Of the queries first .. last - 1 and the first `keys` keys."""
-        return self.parts.setdefault((first, last, keys), Part(self, first, last, keys))
-
-    def to(self, *_: Any, **__: Any) -> HostMask:
-        return self
-
-    def contiguous(self) -> HostMask:
-        return self
-
-    def __repr__(self) -> str:
-        return f"HostMask{self.shape}"
-
-
-class Part(Visible):
-    """A mask of some of the queries and the first keys, whose blocks are the whole's."""
-
-    def __init__(self, whole: HostMask, first: int, last: int, keys: int) -> None:
-        super().__init__(last - first, keys)
-        self.whole, self.first = whole, first
-
-    def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
-        return self.whole.block(self.first + q0, self.first + q1, k0, k1)
-
-    def runs(self) -> Runs | None:
-        whole = self.whole.runs()
-        if whole is None:
-            return None
-        mine = slice(self.first, self.first + self.queries)
-        return Runs(whole.first[:, mine], whole.end[:, mine].clamp(max=self.keys))
-
-    def mod(self) -> Callable[..., torch.Tensor]:
-        seen, first = self.whole.mod(), self.first
-        return lambda b, h, i, j: seen(b, h, i + first, j)
-
-
 @cache
 def _register_interface() -> None:
     """Registers the attention *and* its mask function: without the latter causality is lost without a word."""
@@ -871,6 +836,11 @@ def _attention_interface(
         raise ValueError(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
+        )
+    if attention_mask is None and getattr(module, "is_causal", True):
+        raise ValueError(
+            f"{type(module).__name__} got no mask, which would let every token see those after it: its masks are made "
+            f"for another attention implementation. Set {INTERFACE!r} for the part that makes them too, or give a mask"
         )
     arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
     dense = (
@@ -924,6 +894,7 @@ def _unturned(
     s_aux: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     whorl_positions: torch.Tensor | None = None,
+    whorl_keys: Call | None = None,
     **__: Any,
 ) -> dict[str, Any]:
     """The arguments of `biased_attention`, before q and k are turned in a layer that is turned late."""
@@ -945,7 +916,7 @@ def _unturned(
         "v": value,
         "biases": biases,
         "query_positions": position_ids,
-        "key_positions": _key_positions(position_ids, visible, key.shape[2]),
+        "key_positions": key_positions(whorl_keys or Call(position_ids, -1), visible, key.shape[2]),
         "mask": mask,
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
         "softcap": softcap,
@@ -1040,23 +1011,3 @@ class _Given(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         return self.mask.masked_fill(self.mask <= torch.finfo(self.mask.dtype).min, -torch.inf)
-
-
-def _key_positions(query_positions: torch.Tensor, visible: torch.Tensor | HostMask | None, keys: int) -> torch.Tensor:
-    """The positions [batch, keys] of the keys that queries at `query_positions` [batch, queries] attend to.
-
-    Without a cache the keys are the queries, and so are their positions. With one, the last key that the last query
-    sees is itself, and the keys before it stand at consecutive positions: true of every cache that `generate` fills,
-    left padding and static caches included; positions with gaps before the current call are not known here.
-    """
-    if keys == query_positions.shape[1]:
-        return query_positions
-    if visible is None:
-        raise ValueError(
-            f"{query_positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown"
-        )
-    queries = query_positions.shape[1]
-    last = visible[:, :, -1:] if isinstance(visible, torch.Tensor) else visible.block(queries - 1, queries, 0, keys)
-    slots = torch.arange(keys, device=last.device)
-    own = (last[:, 0, 0] * (slots + 1)).amax(-1, keepdim=True) - 1
-    return query_positions[:, -1:] + (slots - own)

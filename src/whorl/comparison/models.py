@@ -89,8 +89,9 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
 
 def for_evaluation(model: Any) -> Any:
     """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
-    if model.config._attn_implementation == "eager":
-        model.set_attn_implementation("sdpa")
+    part = open_host(model).attending
+    if part.config._attn_implementation == "eager":
+        part.set_attn_implementation("sdpa")
     return model.eval()
 
 

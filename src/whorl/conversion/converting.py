@@ -144,11 +144,11 @@ def train_on(
 ) -> list[dict[str, float]]:
     """Trains a model further and returns its learning curve; `bands` are attached one after another on the way."""
     settings = healing.settings()
-    inner = open_host(model).model
-    inner.config.use_cache = False
-    implementation = inner.config._attn_implementation
-    if not torch.cuda.is_available() and healing.train_length <= EAGER_UP_TO and implementation == "sdpa":
-        inner.set_attn_implementation("eager")
+    host = open_host(model)
+    host.model.config.use_cache = False
+    written_out = not torch.cuda.is_available() and healing.train_length <= EAGER_UP_TO
+    if written_out and host.attending.config._attn_implementation == "sdpa":
+        host.attending.set_attn_implementation("eager")
     arguments = training_arguments(settings, healing.seed, folder)
     arguments.save_strategy = "no"
     trainer = Trainer(

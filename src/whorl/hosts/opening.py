@@ -60,6 +60,22 @@ class OpenHost:
     typed: bool  # the rotary module computes tables by layer type
     biases: str  # where biases go in: "interface" or "mask"
 
+    @property
+    def attending(self) -> Any:
+        """The part whose attention implementation these layers read: of a model of several parts, the text's alone."""
+        own = getattr(self.base, "config", None) is getattr(self.attentions[0], "config", self)
+        return self.base if own and hasattr(self.base, "set_attn_implementation") else self.model
+
+    def set_attention(self, implementation: str) -> None:
+        """Sets how this host attends. What else the model holds (a vision tower, a draft model) keeps its own, which
+        transformers would set along with it."""
+        part = self.attending
+        models = [m for m in part.modules() if hasattr(m, "set_attn_implementation")]
+        kept = [(m.config, m.config._attn_implementation) for m in models if m.config is not part.config]
+        part.set_attn_implementation(implementation)
+        for config, was in kept:
+            config._attn_implementation_internal = was
+
 
 def unwrapped(model: Any) -> Any:
     """The transformers model inside torch.compile's, PEFT's and data-parallel wrappers; the model itself otherwise."""

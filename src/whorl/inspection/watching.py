@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from whorl import finite
-from whorl.attaching import HostMask, attached, attention_arguments
+from whorl.attaching import CARRIERS, attached, attention_arguments
 from whorl.comparison.tasks.base import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
+from whorl.masks import HostMask
 from whorl.ops import Visible, biased_attention
 
 INTERFACE = "whorl_inspect"
@@ -153,8 +154,8 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
     _refuse(host)
     _register()
     facts = layers_of(model)
-    before = host.model.config._attn_implementation
-    host.model.set_attn_implementation(INTERFACE)
+    before = host.attending.config._attn_implementation
+    host.set_attention(INTERFACE)
     try:
         for attention, layer in zip(host.attentions, facts, strict=True):
             attention.__dict__["whorl_watch"] = (watcher, edit, layer)
@@ -162,7 +163,7 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
     finally:
         for attention in host.attentions:
             attention.__dict__.pop("whorl_watch", None)
-        host.model.set_attn_implementation(before)
+        host.set_attention(before)
 
 
 def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
@@ -209,6 +210,7 @@ def _register() -> None:
         kwargs.pop("allow_is_bidirectional_skip", None)
         return HostMask(sdpa_mask, {**kwargs, "allow_is_causal_skip": False})
 
+    CARRIERS.add(INTERFACE)
     AttentionInterface.register(INTERFACE, _interface)
     AttentionMaskInterface.register(INTERFACE, mask)
 
