@@ -124,6 +124,10 @@ def _unguarded(config: Any) -> dict[str, Any] | None:
     """Takes whorl's entries out of a config. Returns its record."""
     record: dict[str, Any] | None = config.__dict__.pop(CONFIG_KEY, None)
     if record is not None:
+        if not isinstance(record, dict) or not isinstance(record.get("architecture"), str):
+            raise ValueError(
+                f"the config's record under {CONFIG_KEY!r} is damaged, it names no architecture: {str(record)[:80]}"
+            )
         config.__dict__.pop("transformers_weights", None)
         for name in ("_attn_implementation", "_experts_implementation"):
             if getattr(config, name) == GUARD:

@@ -51,3 +51,17 @@ def test_the_command_with_a_text(shared: Path, folder: Path) -> None:
     assert layout["status"] == "pass"
     with pytest.raises(ValueError, match="needs the model's own tokenizer"):
         raise run(str(folder), "--text", text).exception
+
+
+def test_nothing_to_examine_is_one_line_and_status_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from unittest.mock import patch
+
+    from whorl.cli import main
+
+    (folder / "model.safetensors").write_bytes(b"\x10" * 100)
+    with patch("sys.argv", ["whorl", "doctor", str(folder)]), pytest.raises(SystemExit) as exit_status:
+        main()
+    assert exit_status.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "cannot read" in said[0]

@@ -26,7 +26,7 @@ COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red", "n/a": "dim", 
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's directory or hub name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's directory, a hub name, or a trial.")],
     text: Annotated[
         str | None,
         typer.Option(help="A text that the model should read well: a file or a folder.", show_default="a short story"),
@@ -55,10 +55,10 @@ def _ids(model: str, text: str) -> object:
     """The text in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
     from whorl.comparison.corpus import read_documents
     from whorl.diagnosis.checks import encoded
-    from whorl.diagnosis.files import read_directory
+    from whorl.diagnosis.files import tokenizer_of
     from whorl.diagnosis.texts import ENOUGH
 
-    ids = encoded(read_directory(model), "\n".join(read_documents(text))[:ENOUGH])
+    ids = encoded(tokenizer_of(model), "\n".join(read_documents(text))[:ENOUGH])
     if ids is None:
         raise ValueError(f"--text needs the model's own tokenizer, and {model} holds none")
     return ids

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from whorl.diagnosis import angles, files, fits, running, settings, texts
-from whorl.diagnosis.knowing import require_known
+from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.result import (
     FAIL,
     NOT_APPLICABLE,
@@ -219,8 +219,8 @@ CHECKS = (
 def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = None) -> Diagnosis:
     """Looks for what goes wrong with positions without an error, and measures it.
 
-    model_or_path: a model object, which is left as it was; or a directory (or hub name), of which only JSON and
-    safetensors are read, and no code is run.
+    model_or_path: a model object, which is left as it was; or a directory (or hub name, or a trial's folder of
+    `whorl compare`), of which only JSON and safetensors are read, and no code is run.
     text_ids: token ids [tokens] or [windows, tokens] of a text that the model should read well. Without it, a directory
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
@@ -229,24 +229,29 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     are compared, models in half precision are run in a float32 copy, and all against one in float64, where memory
     allows.
 
-    Raises ValueError for a model without a known seam, or whose seams are a guess that a forward does not bear out; and
-    for a directory without a config or safetensors, or that no model can be made of.
+    Raises ValueError for a model without a known seam, whose seams are a guess that a forward does not bear out, or
+    with rope settings that are no numbers; and for a directory without a config or safetensors, or that holds no model.
 
     >>> whorl.doctor(model.to(torch.bfloat16)).failed
     ('precision',)
     """
     found, given = None, text_ids is not None
     if isinstance(model_or_path, (str, Path)):
-        model, found = files.load(files.read_directory(model_or_path))
+        model, found, tokenizer = files.opened(model_or_path)
         if text_ids is None:
-            text_ids = encoded(found, texts.TEXT)
+            text_ids = encoded(tokenizer, texts.TEXT)
+            if text_ids is not None and not _of_this_model(text_ids, model):
+                text_ids = None
     else:
         model = model_or_path
     inner = unwrapped(model)
+    if hasattr(inner, "config"):
+        require_numbers(inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config)
     with torch.no_grad(), openable(inner):
         host = open_host(inner)
         require_known(host)
-    subject = Subject(inner, host, text_given=given, length=length, files=found)
+    named = str(model_or_path) if isinstance(model_or_path, (str, Path)) else type(inner).__name__
+    subject = Subject(inner, host, named, text_given=given, length=length, files=found)
     if text_ids is not None:
         subject.text = texts.windows(text_ids, subject.context, subject.config.vocab_size)
     training = inner.training
@@ -257,17 +262,22 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
         inner.train(training)
 
 
-def encoded(found: files.Files, text: str) -> torch.Tensor | None:
-    """A text in the tokens of the directory's own tokenizer; None where there is none."""
-    if not found.tokenizer and not (found.path / "tokenizer.json").exists():
+def _of_this_model(ids: torch.Tensor, model: Any) -> bool:
+    """Whether a directory's tokenizer makes text of two tokens or more out of those that the model has."""
+    return len(ids) > 1 and int(ids.max()) < unwrapped(model).config.get_text_config().vocab_size
+
+
+def encoded(folder: Path, text: str) -> torch.Tensor | None:
+    """A text in the tokens of the tokenizer in this folder; None where there is none that can be read."""
+    if not any((folder / name).exists() for name in ("tokenizer_config.json", "tokenizer.json")):
         return None
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)
+    except Exception:  # of any kind: the files are a stranger's, and the checks that need a text say that there is none
         return None
-    return torch.tensor(tokenizer(text)["input_ids"])
 
 
 def _finding(check: Check, subject: Subject) -> Finding:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from whorl.attaching import attached
+from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, kind, meant
 from whorl.diagnosis.reading import quiet, settings_of
 from whorl.encodings import from_dict
@@ -23,6 +24,8 @@ TOP = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
 }
+LEAST_BYTES = 0.25  # of a number in any quantisation
+NO_THETA = 10**300  # JSON's integers have no end
 NO_LIMIT = 10**15  # tokenizers without a limit say 10^30
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # of a hub name
 
@@ -32,6 +35,7 @@ class Files:
     """A directory as it is, before anything is built from it.
 
     frequencies     rotary buffers among the weights, by their full name
+    shapes          of all weights, by name; together they are `bytes` long
     ignored         files that were left alone: pickles, and code that a config asks for
     contradiction   words, when whorl's record and the stock settings disagree
     """
@@ -40,6 +44,8 @@ class Files:
     config: dict[str, Any]
     tokenizer: dict[str, Any] = field(default_factory=dict)
     frequencies: dict[str, torch.Tensor] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    bytes: int = 0
     ignored: tuple[str, ...] = ()
     contradiction: str = ""
 
@@ -47,7 +53,7 @@ class Files:
     def tokenizer_length(self) -> int | None:
         """The tokens that the tokenizer lets through, or None where it has no limit."""
         found = self.tokenizer.get("model_max_length")
-        return int(found) if isinstance(found, int | float) and found < NO_LIMIT else None
+        return int(found) if isinstance(found, int | float) and 0 < found < NO_LIMIT else None
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -70,7 +76,8 @@ class Files:
             "rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq",
             "rope_base", "rotary_base",  # of other people's configs, which transformers does not read
         ]  # fmt: skip
-        return sorted({float(p[n]) for p in places for n in names if isinstance(p.get(n), int | float)})
+        said = [p[n] for p in places for n in names if isinstance(p.get(n), int | float)]
+        return sorted({float(theta) for theta in said if 0 < theta < NO_THETA})
 
 
 def read_directory(where: str | Path) -> Files:
@@ -87,13 +94,17 @@ def read_directory(where: str | Path) -> Files:
         what = f"only pickled weights ({', '.join(pickles)}), which are never opened" if pickles else "no safetensors"
         raise ValueError(f"{path} holds {what}; save the model with save_pretrained, which writes safetensors")
     config = _json(path / "config.json")
-    code = sorted(str(v) for v in (config.get("auto_map") or {}).values())
+    named = config.get("auto_map")
+    code = sorted(str(v) for v in named.values()) if isinstance(named, dict) else []
+    frequencies, shapes = _stored(weights)
     tokenizer = path / "tokenizer_config.json"
     return Files(
         path=path,
         config=config,
         tokenizer=_json(tokenizer) if tokenizer.exists() else {},
-        frequencies=_stored(weights),
+        frequencies=frequencies,
+        shapes=shapes,
+        bytes=sum(p.stat().st_size for p in weights),
         ignored=(*pickles, *code),
     )
 
@@ -117,42 +128,77 @@ def _local(where: str | Path) -> Path:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object")
     return found
 
 
-def _stored(weights: list[Path]) -> dict[str, torch.Tensor]:
+def _stored(weights: list[Path]) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]]]:
+    """The rotary buffers among the weights, and the shapes of all."""
     from safetensors import SafetensorError, safe_open
 
-    found = {}
+    found: dict[str, torch.Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in weights:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118
+                    shapes[key] = tuple(file.get_slice(key).get_shape())
                     if key.endswith("inv_freq"):
                         found[key] = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-    return found
+    return found, shapes
+
+
+def opened(where: str | Path) -> tuple[Any, Files | None, Path]:
+    """The model of a directory, a hub name or a trial of `whorl compare`; what its directory holds (of a trial, whose
+    settings are the comparison's, nothing); and the folder of its tokenizer.
+
+    Raises ValueError for what is none of these.
+    """
+    path = Path(where)
+    if (path / "trials").is_dir():
+        raise ValueError(f"{path} is a comparison: name one of its trials, a folder in {path / 'trials'}")
+    if (path / "result.json").exists() and not (path / "config.json").exists():
+        from whorl.comparison import load_trial
+
+        try:
+            return load_trial(path), None, _tokenizer(path)
+        except ValueError:
+            raise
+        except Exception as error:  # of any kind: the files are a stranger's
+            raise ValueError(f"{path} is no whole trial: {type(error).__name__}: {error}") from error
+    model, files = load(read_directory(where))
+    return model, files, files.path
+
+
+def _tokenizer(trial: Path) -> Path:
+    """A trial's own tokenizer, or (of earlier versions) its comparison's."""
+    own = trial / "tokenizer"
+    return own if own.is_dir() else trial.parent.parent / "tokenizer"
+
+
+def tokenizer_of(where: str | Path) -> Path:
+    """The folder with the tokenizer of what `opened` opens, without loading that."""
+    path = Path(where)
+    return _tokenizer(path) if (path / "result.json").exists() else _local(where)
 
 
 def load(files: Files) -> tuple[Any, Files]:
     """The model of a directory, and what was found on the way. Where whorl's record contradicts the stock settings, the
     record is left out: the stock settings are what stock transformers runs.
 
-    Raises ValueError for a model type that needs code from the directory.
+    Raises ValueError for whatever is no model: see `whorl.loading`.
     """
-    import transformers
-
+    from whorl.loading import configuration
     from whorl.loading import load as load_model
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(files.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{files.path}: {' '.join(str(error).split())}") from error
+    config = configuration(files.path)
+    require_numbers(config.get_text_config())
+    _refuse_what_the_weights_cannot_fill(files, config)
     record = config.__dict__.get(CONFIG_KEY)
     if isinstance(record, dict) and record.get("stock"):
         files = replace(files, contradiction=_contradiction(config, record))
@@ -160,10 +206,43 @@ def load(files: Files) -> tuple[Any, Files]:
             del config.__dict__[CONFIG_KEY]
     # As it was saved: rounding to the config's dtype is part of what is examined.
     try:
-        model = load_model(files.path, config=config, dtype="auto", use_safetensors=True, trust_remote_code=False)
-    except OSError as error:
-        raise ValueError(f"{files.path}: {str(error).splitlines()[0]}") from error
-    return model, files
+        return load_model(files.path, config=config, dtype="auto", use_safetensors=True), files
+    except ValueError:
+        raise
+    except Exception as error:  # of any kind: the files are a stranger's
+        raise ValueError(f"{files.path} holds no model: {type(error).__name__}: {error}") from error
+
+
+def _refuse_what_the_weights_cannot_fill(files: Files, config: Any) -> None:
+    """Raises ValueError where the config describes far more than the files hold: a load would draw the rest at random,
+    and a wrong number in the config may ask for more memory than there is."""
+    from transformers import AutoModel
+
+    text = config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > max(len(files.shapes), 1):
+        raise ValueError(
+            f"{files.path}: the config describes {layers:,} layers, and the weights are {len(files.shapes):,} tensors"
+        )
+    try:
+        with torch.device("meta"), quiet():
+            empty = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception:  # whatever stock code raises, the load below raises with the reason
+        return
+    numbers = sum(p.numel() for p in empty.parameters())
+    if numbers * LEAST_BYTES > files.bytes:
+        raise ValueError(
+            f"{files.path}: the config describes a model of {numbers:,} numbers, and the weights are {files.bytes:,} "
+            "bytes: one of the two is of another model"
+        )
+    for name, wanted in empty.state_dict().items():
+        for key in (name, f"{empty.base_model_prefix}.{name}"):
+            held = files.shapes.get(key)
+            if held is not None and held != tuple(wanted.shape) and not hasattr(config, "quantization_config"):
+                raise ValueError(
+                    f"{files.path}: {key} is {list(held)} among the weights, and the config describes "
+                    f"{list(wanted.shape)}"
+                )
 
 
 def _contradiction(config: Any, record: dict[str, Any]) -> str:
@@ -207,7 +286,7 @@ def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
             meanings.append(torch.from_numpy(meaning.frequencies))
     for key, stored in files.frequencies.items():
         if meanings and not any(_agree(stored, meaning) for meaning in meanings):
-            values = ", ".join(f"{v:.3g}" for v in stored.double()[:3].tolist())
+            values = ", ".join(f"{v:.3g}" for v in stored.double().flatten()[:3].tolist())
             found.append(f"{key} holds {values}, ... ({stored.numel()} of them)")
             break
     return found

@@ -23,6 +23,14 @@ from whorl.diagnosis.reading import quiet
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 
+FROM_ZERO = ("partial_rotary_factor", "low_freq_factor", "mscale", "mscale_all_dim")
+NUMBERS = (
+    *FROM_ZERO, "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
+    "beta_slow", "high_freq_factor", "alpha",
+)  # fmt: skip
+LISTS = ("short_factor", "long_factor")
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
 
 def require_known(host: OpenHost) -> None:
     """Returns for a family of `FAMILIES`, one with an encoding attached, and one that a forward has proved.
@@ -52,6 +60,37 @@ def require_known(host: OpenHost) -> None:
                 prove(sound)
             except ValueError:
                 raise as_it_is from None
+
+
+def require_numbers(config: Any) -> None:
+    """Raises ValueError for rope settings that are no settings: words for numbers, nothing or less than nothing."""
+    whole = getattr(config, "rope_parameters", None)
+    if whole is None:
+        return
+    if not isinstance(whole, dict):
+        raise ValueError(f"rope_parameters are {whole!r}, and not settings by name")
+    for settings in (whole, *(v for v in whole.values() if isinstance(v, dict))):
+        for name, value in settings.items():
+            for number in value if name in LISTS and isinstance(value, list) else [value]:
+                if number is not None and name in NUMBERS + LISTS and not _number(name, number):
+                    raise ValueError(f"the rope settings say {name}={value!r}; it takes a finite, positive number")
+        if (share := settings.get("partial_rotary_factor")) is not None and share > 1:
+            raise ValueError(f"the rope settings say partial_rotary_factor={share!r}, more than the whole head")
+        low, high = (settings.get(name) for name in ("low_freq_factor", "high_freq_factor"))
+        if low is not None and high is not None and high < low:
+            raise ValueError(f"the rope settings say high_freq_factor={high!r}, below low_freq_factor={low!r}")
+    labels = [*(getattr(config, "layer_types", None) or []), "full_attention", "sliding_attention"]
+    for name in dict.fromkeys(label for label in labels if isinstance(label, str)):
+        if not isinstance(whole.get(name), dict | None):
+            raise ValueError(f"rope_parameters say {name}={whole[name]!r}, and not settings by name")
+
+
+def _number(name: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if name in LISTS:
+        return value > 0  # whorl stills a pair by a factor past float32
+    return (value >= 0 if name in FROM_ZERO else value > 0) and value < FLOAT32_MAX
 
 
 def skeleton(host: OpenHost) -> OpenHost | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whorl.diagnosis import reading
+from whorl.diagnosis.files import NO_THETA
 from whorl.diagnosis.meaning import kind, share
 from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
@@ -12,6 +13,9 @@ from whorl.diagnosis.unread import contradicted, originals
 from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
+
+LONG = 40  # characters of a value that is no number
+MOST = 1 << 24  # distances at which B(m) is taken
 
 
 def _of_cause(subject: Subject, *causes: str) -> Answer:
@@ -85,9 +89,13 @@ def theta(subject: Subject) -> Answer:
     shown = ", ".join(f"{t:g}" for t in in_use)
     for name in ("rope_theta", "rope_base", "rotary_base"):
         beside = vars(subject.config).get(name)
-        if isinstance(beside, int | float) and float(beside) not in in_use:
-            return judged(False, f"config.{name} is {beside:g} and goes unread; the model turns by {shown}")
+        if beside is not None and beside not in in_use:
+            value = f"{beside:g}" if isinstance(beside, float) else str(beside)[:LONG]
+            return judged(False, f"config.{name} is {value} and goes unread; the model turns by {shown}")
     if subject.files is not None:
+        top = subject.files.text_config.get("rope_theta")
+        if top is not None and (not isinstance(top, int | float) or min(top, NO_THETA) not in subject.files.thetas):
+            return judged(False, f"config.json says rope_theta {str(top)[:LONG]!r}; the model turns by {shown}")
         said, settings = subject.files.thetas, subject.files.rope_settings
         if said and not set(in_use) & set(said):
             return judged(False, f"config.json says {', '.join(f'{t:g}' for t in said)}; the model turns by {shown}")
@@ -131,6 +139,9 @@ def length(subject: Subject) -> Answer:
         if rows < says:
             return judged(False, f"the table has {rows:,} positions, and config.{name} says {says:,}")
     if declared is None:
+        nonsense = getattr(subject.config, "max_position_embeddings", None)
+        if nonsense is not None:
+            return judged(False, f"config.max_position_embeddings is {nonsense!r}")
         raise NotApplicable("the config declares no length")
     said = originals(subject) if _has_stock_rotary(subject) else []
     if len(said) > 1:
@@ -188,6 +199,8 @@ def base(subject: Subject) -> Answer:
     context = subject.length or subject.context
     if context is None:
         raise NotApplicable("the config declares no length")
+    if context > MOST:
+        raise NotApplicable(f"{context:,} tokens are declared: B(m) is taken at {MOST:,} distances at most")
     worst: tuple[int, int, str] | None = None
     spectra = _spectra(subject)
     if not spectra:
@@ -222,4 +235,4 @@ def _spectra(subject: Subject) -> list[tuple[Spectrum, int | None]]:
         if spectrum.turning:
             windows = found.setdefault(spectrum, [])
             windows.append(host.windows[i])
-    return [(s, None if None in w else max(x for x in w if x)) for s, w in found.items()]
+    return [(s, None if None in w else max(x for x in w if x is not None)) for s, w in found.items()]

@@ -39,6 +39,7 @@ class Subject:
 
     model: Any
     host: OpenHost
+    name: str = ""
     text: torch.Tensor | None = None
     text_given: bool = False
     length: int | None = None
@@ -48,10 +49,6 @@ class Subject:
     def config(self) -> Any:
         config = self.host.model.config
         return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-    @cached_property
-    def name(self) -> str:
-        return str(self.files.path) if self.files else type(self.host.model).__name__
 
     @cached_property
     def encoding(self) -> Encoding | None:
@@ -78,8 +75,9 @@ class Subject:
 
     @cached_property
     def context(self) -> int | None:
-        """The tokens that the config declares."""
-        return getattr(self.config, "max_position_embeddings", None)
+        """The tokens that the config declares; None where it says none, or nonsense."""
+        found = getattr(self.config, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 1 else None
 
     @cached_property
     def bidirectional(self) -> bool:
@@ -250,9 +248,10 @@ class Runs:
         counts like a rounding of q and k of that size; whorl's own are exact."""
         if self.subject.encoding is not None or self.subject.host.rotary is None:
             return self.budget
-        fastest = max(
+        speeds = [
             float(inv.max()) for r in self.subject.readings if (inv := inv_freq(self.host.rotary, r.label)) is not None
-        )
+        ]
+        fastest = max(speeds, default=0.0)
         return self.budget * max(1.0, last_position * fastest * 2**-24 / FLOAT32)
 
     @cached_property

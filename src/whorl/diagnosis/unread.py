@@ -9,6 +9,7 @@ The original length       is written in up to three places, and frequencies and 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -25,8 +26,10 @@ COMMON = {"rope_theta", "rope_type", "type", "partial_rotary_factor", "original_
 ALIASES = {("su", "longrope"), ("mrope", "default"), ("rope", "default")}  # old names of types, beside the new ones
 SHARES = ("rotary_pct", "rope_pct", "rotary_percentage", "rotary_emb_fraction", "partial_rotary_factor")
 WIDTHS = ("rotary_dim", "rotary_ndims", "rope_dim")
+INTERVALS = ("no_rope_layer_interval", "nope_layer_interval")
+NUMBERS = (*SHARES, *WIDTHS, *INTERVALS, "rope_ratio")
 OF_OTHER_CHECKS = {"rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq"} | {
-    "rope_base", "rotary_base", "no_rope_layers", "rope_parameters", "rope_scaling",
+    "rope_base", "rotary_base", "original_max_position_embeddings", "rope_parameters", "rope_scaling",
 }  # fmt: skip
 
 
@@ -35,7 +38,9 @@ def contradicted(subject: Subject) -> list[str]:
     found = [f"{key} is {value!r}: {why}" for key, value, why in _top(subject) if why != UNKNOWN]
     for r in subject.readings if subject.encoding is None and subject.host.rotary is not None else ():
         label = f"{r.label}: " if r.label else ""
-        found += [f"{label}{words}" for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r))]
+        found += [
+            f"{label}{words}" for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r), *_lists(r))
+        ]
     return [*found, *_beside_types(subject)]
 
 
@@ -70,8 +75,10 @@ def _top(subject: Subject) -> list[tuple[str, Any, str]]:
 def _claim(subject: Subject, key: str, value: Any) -> str | None:
     """What is wrong with what a known key says; "" where the model does that; None for a key of unknown meaning."""
     does = _does(subject)
+    if key in NUMBERS and not (isinstance(value, int | float) and math.isfinite(value)):
+        return "it takes a number"
     if key in SHARES or key in WIDTHS:
-        if subject.host.rotary is None or not isinstance(value, int | float):
+        if subject.host.rotary is None:
             return "the model turns nothing"
         width = head_dim_of(subject.config, subject.host.attentions[0])
         wanted = value if key in SHARES else value / width
@@ -92,12 +99,15 @@ def _claim(subject: Subject, key: str, value: Any) -> str | None:
         return "" if dynamic else "no frequency depends on the length"
     if key in ("alibi", "use_alibi", "use_logn_attn"):
         return "nothing in this family does that"
-    if key in ("no_rope_layer_interval", "nope_layer_interval"):
+    if key == "no_rope_layers":
+        listed = isinstance(value, list) and len(value) == len(subject.host.turns)
+        return "" if listed else "it takes a number for each layer"  # what it says is the matter of `pattern`
+    if key in INTERVALS:
         turns = subject.host.turns
         return "" if turns == tuple((i + 1) % value != 0 for i in range(len(turns))) else "other layers turn"
     if key == "rope_type":
-        kinds = {kind(r.settings) for r in subject.readings} if does == "rotary" else set()
-        return "" if value in kinds else f"the settings say {', '.join(sorted(kinds)) or 'nothing'}"
+        kinds = sorted({kind(r.settings) for r in subject.readings}) if does == "rotary" else []
+        return "" if value in kinds else f"the settings say {', '.join(kinds) or 'nothing'}"
     return None
 
 
@@ -144,7 +154,7 @@ def _unknown(subject: Subject, settings: Mapping[str, Any]) -> list[str]:
 
 def _twice(r: Reading) -> list[str]:
     old, new = r.settings.get("type"), r.settings.get("rope_type")
-    if old is None or new is None or old == new or (old, new) in ALIASES:
+    if old is None or new is None or old == new or any((old, new) == pair for pair in ALIASES):
         return []
     return [f"rope_type is {new!r} and type is {old!r}; {new!r} is read"]
 
@@ -161,6 +171,13 @@ def _alone(subject: Subject, r: Reading) -> list[str]:
     if given[0] in _words(model.__name__):  # DeepSeek's attention reads mscale_all_dim itself
         return []
     return [f"{given[0]}={pair[given[0]]:g} counts only beside {next(k for k in pair if k not in given)}"]
+
+
+def _lists(r: Reading) -> list[str]:
+    """Lists with a number for every pair: another length stops stock code, but for one number, which goes for all."""
+    pairs = int(r.sizes.head_dim * share(r.settings)) // 2
+    lists = {k: r.settings.get(k) for k in ("short_factor", "long_factor")}
+    return [f"{k} has {len(v)} of {pairs} numbers" for k, v in lists.items() if isinstance(v, list) and len(v) != pairs]
 
 
 def _beside_types(subject: Subject) -> list[str]:
@@ -187,4 +204,4 @@ def originals(subject: Subject) -> list[int]:
     for config in configs:
         places = [config, config.get("rope_parameters"), config.get("rope_scaling")]
         said += [p.get("original_max_position_embeddings") for p in places if isinstance(p, Mapping)]
-    return sorted({int(n) for n in said if isinstance(n, int | float) and n})
+    return sorted({int(n) for n in said if isinstance(n, int | float) and math.isfinite(n) and n})

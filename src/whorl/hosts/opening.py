@@ -133,6 +133,8 @@ def _open(model: Any, host: Host, known: bool) -> OpenHost:
     base = _base(model, host)
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     layers = tuple(_find(base, host.layers, model))
+    if not layers:
+        raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")
     attending = [(i, a) for i, layer in enumerate(layers) if (a := _find(layer, host.attention, None)) is not None]
     if not attending:
         _find(layers[0], host.attention, model)
