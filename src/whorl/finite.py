@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from whorl.encodings.base import RelativeBias
+from whorl.encodings.biases import RelativeBias
 from whorl.hosts.opening import unwrapped
 
 SHOWN = 3  # names of tensors in one line

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from whorl.encodings.base import RelativeBias
+from whorl.encodings.biases import RelativeBias
 
 
 def refuse_wrapped(model: Any) -> None:

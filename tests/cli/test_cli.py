@@ -86,11 +86,13 @@ def test_the_exit_status_reaches_the_shell(tmp_path: Path) -> None:
     assert done.stderr.startswith("whorl: unknown encoding 'hoppe'")
 
 
-def test_the_readmes_table_is_current() -> None:
-    from whorl.cli.readme import with_table
+def test_the_readmes_table_and_the_list_are_current() -> None:
+    from whorl.cli.listing import KEPT, listing, with_table
+
+    assert KEPT.read_text(encoding="utf-8") == listing(), "run .venv/bin/python -m whorl.cli.listing"
 
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "run .venv/bin/python -m whorl.cli.readme"
+    assert with_table(readme) == readme, "run .venv/bin/python -m whorl.cli.listing"
     assert with_table(readme.replace("`hope`", "`hop`")) == readme
 
 
@@ -107,6 +109,15 @@ def test_the_readmes_notation_is_read() -> None:
     names = {name: getattr(whorl, name) for name in ("RoPE", "NoPE", "Window", "Layers")}
     for notation, python in rows:
         assert parse(notation) == eval(python, names)
+
+
+def test_help_and_list_import_nothing_heavy() -> None:
+    code = "import sys; from whorl.cli import app\nsys.argv = ['whorl', *sys.argv[1:]]\ntry: app()\nfinally: " + (
+        "print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["list"], ["compare", "--help"], ["inspect", "--help"], ["doctor", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "[]\n"), arguments
 
 
 def test_version() -> None:

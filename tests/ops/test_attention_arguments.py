@@ -6,7 +6,7 @@ import pytest
 import torch
 from attention_cases import data, modules
 
-from whorl.encodings.base import RelativeBias
+from whorl.encodings.biases import RelativeBias
 from whorl.ops import biased_attention
 from whorl.ops.visible import DenseVisible
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape
+from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.biases import RelativeBias
 
 
 def slopes(heads: int) -> tuple[float, ...]:

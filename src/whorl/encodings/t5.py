@@ -13,7 +13,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, in_full, require_positive_int
+from whorl.encodings.base import Bias, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.biases import RelativeBias, in_full
 
 
 def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirectional: bool) -> torch.Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.base import Bias, Effect, Encoding, RelativeBias, Shape, require_positive_int
+from whorl.encodings.base import Bias, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.biases import RelativeBias
 
 
 class WindowBias(RelativeBias):

@@ -1,0 +1,79 @@
+"""What `whorl list` and README.md say of every encoding and scaling, made from the registry.
+
+`python -m whorl.cli.listing` writes it anew, to listing.json and README.md. (From there `whorl list` reads it, at once:
+importing every encoding imports PyTorch.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
+from whorl.encodings.base import format_value
+
+KEPT = Path(__file__).with_name("listing.json")
+BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
+VERBS = {"rotate": "turns q and k", "add": "adds to the embedding", "bias": "biases the logits", "window": "hides keys"}
+
+
+def rows() -> list[tuple[str, str, str, str, str]]:
+    """(name, arguments with defaults, effect, what it does, paper) of every registered encoding."""
+    found = []
+    for name in REGISTRY:
+        cls = get(name)
+        effect = ", ".join(VERBS[kind] for kind in cls.kinds) or "nothing"
+        found.append((name, arguments(cls), effect, cls.title, f"arXiv {cls.paper}"))
+    return found
+
+
+def scaling_rows() -> list[tuple[str, str, str, str]]:
+    """(name, arguments with defaults, what it does, paper) of every scaling."""
+    return [(n, arguments(s), s.title, f"arXiv {s.paper}") for n in SCALINGS for s in [get_scaling(n)]]
+
+
+def arguments(cls: Any) -> str:
+    """`size, keep=fastest, base=10000*`: an encoding's or a scaling's arguments, with their defaults.
+
+    A star: the argument is the model's own where it is not given.
+    """
+
+    def told(field: dataclasses.Field[Any]) -> str:
+        if "of_host" in field.metadata:
+            default = field.metadata["default"]
+            return f"{field.name}{'' if default is None else f'={format_value(default)}'}*"
+        return field.name if field.default in (dataclasses.MISSING, None) else f"{field.name}={field.default}"
+
+    return ", ".join(map(told, dataclasses.fields(cls)))
+
+
+def listing() -> str:
+    """The content of listing.json."""
+    return json.dumps({"encodings": rows(), "scalings": scaling_rows()}, indent=1) + "\n"
+
+
+def table() -> str:
+    """The registry as a Markdown table."""
+    lines = ["| name | arguments | effect | what it does | paper |", "| --- | --- | --- | --- | --- |"]
+    for name, arguments, effect, title, paper in rows():
+        shown = f"`{arguments}`" if arguments else ""
+        lines.append(f"| `{name}` | {shown} | {effect} | {title} | {paper} |")
+    return "\n".join(lines)
+
+
+def with_table(readme: str) -> str:
+    """The README with its table renewed. Raises ValueError when the marks are not there."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    KEPT.write_text(listing(), encoding="utf-8")
+    readme = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
