@@ -578,7 +578,7 @@ def test_python_is_refused_alike() -> None:
         Scaled(RoPE(), ())
     with pytest.raises(ValueError, match="Scaled takes scalings .*, got RoPE"):
         Scaled(RoPE(), [RoPE()])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="a scaling's JSON form needs a 'name'"):
+    with pytest.raises(ValueError, match="a scaling's JSON form is an object with a 'name'"):
         from_dict({"name": "scaled", "inner": {"name": "rope"}, "scalings": [{"factor": 2}]})
     with pytest.raises(ValueError, match="linear has no argument 'original'"):
         from_dict({"name": "scaled", "inner": {"name": "rope"}, "scalings": [{"name": "linear", "original": 2}]})
