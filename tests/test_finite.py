@@ -72,6 +72,15 @@ def test_a_weight_that_is_not_finite_is_named(reader: str, value: float, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_comparison_does_not_begin_with_weights_that_are_not_finite(tmp_path: Path) -> None:
+    from whorl.comparison.models import build_model
+    from whorl.comparison.settings import Settings
+
+    broken().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} has weights that are not finite: {WEIGHT}"):
+        build_model(Settings(model=str(tmp_path)), 97, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_dtype_and_a_tied_or_half_broken_model(dtype: torch.dtype) -> None:
     assert finite.not_finite(tiny_model("gpt2").to(dtype)) == []

@@ -204,6 +204,9 @@ def test_a_models_directory_is_trained_further(shared: Path, tmp_path: Path) -> 
     results = whorl.compare(["rope"], out=tmp_path / "out", model=folder, tokenizer=folder, text=sample, **settings)
     assert results["trials"][0]["train"]["loss"] < 3, "random weights would give log 105 = 4.65"
     assert results["config"]["model"] == "babyllama-tok105"
+    assert results["trials"][0]["pretrained"] == "rope"
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.index("began with the pretrained weights of babyllama-tok105") < report.index("Findings")
 
 
 def test_a_pretrained_models_config_fills_what_is_not_given(

@@ -87,7 +87,12 @@ def test_the_u_shape_is_told_with_its_error_and_the_pairs_that_make_it(rope) -> 
 @pytest.mark.parametrize(
     ("rise", "near", "expected"),
     [
-        (0.01, 0.5, "No U-shape on the text: the far end rises by 0.01 ± 0.02 above the middle."),
+        (
+            0.01,
+            0.5,
+            "Whether there is a U-shape on the text is not resolved: the far end rises by 0.01 ± 0.02 above the "
+            "middle.",
+        ),
         (-0.3, 0.5, "No U-shape on the text: the far end falls by 0.30 ± 0.02 below the middle."),
         (
             0.3,
@@ -99,10 +104,19 @@ def test_the_u_shape_is_told_with_its_error_and_the_pairs_that_make_it(rope) -> 
 )
 def test_where_there_is_no_u_shape_it_is_said_plainly(rise, near, expected) -> None:
     summary = {"u_shape": {"text": samples.u(rise, 0.02, near, 1)}}
-    assert said(summary) == [
-        "HoPE's account does not hold for this model: its logits have no U-shape on the text.",
-        expected,
-    ]
+    account = (
+        "Whether HoPE's account holds for this model is not resolved, as a U-shape on the text is not."
+        if "not resolved" in expected
+        else "HoPE's account does not hold for this model: its logits have no U-shape on the text."
+    )
+    assert said(summary) == [account, expected]
+
+
+def test_one_window_has_no_error_to_tell_a_u_shape_by() -> None:
+    shape = {**samples.u(0.3, 0.02, 0.5, 1), "stderr": None, "appears": False}
+    assert said({"u_shape": {"text": shape}})[1] == (
+        "Whether there is a U-shape on the text is not resolved: the far end rises by 0.30 above the middle."
+    )
 
 
 def test_the_account_of_the_paper_holds_only_where_all_of_its_parts_do(rope) -> None:
@@ -143,7 +157,8 @@ def test_what_leaves_its_range_is_named_and_so_is_that_nothing_does(rope) -> Non
     ) in said(rope)
     rope["out_of_range"].update(first_pair=None, first_layer=None)
     assert (
-        "Nothing leaves its range: no pair's logits depart by more than the noise (0.02) up to 8x the training length."
+        "Nothing is seen to leave its range: no pair's logits depart by three times the noise (0.02) more than in "
+        "range up to 8x the training length."
     ) in said(rope)
 
 
@@ -153,10 +168,14 @@ def test_the_ablation_tells_what_hope_s_cut_changes_and_a_better_one(rope) -> No
         "down by 2.50 ± 0.05 at 1,024 tokens, in nats per token."
     ) in said(rope)
     rope["ablation"]["cuts"][-1]["past_change"] = -3.0
-    assert any("is lowest with 28 pairs left turning: down by 3.00." in text for text in said(rope))
+    assert any("is lowest with 28 pairs left turning: down by 3.00 ± 0.05." in text for text in said(rope))
+    for row in rope["ablation"]["cuts"]:
+        row["past_change"] = -0.09
+    unresolved = "That a cut lowers the loss at 1,024 tokens is not resolved: at best, down by 0.09 ± 0.05."
+    assert any(text.endswith(unresolved) for text in said(rope))
     for row in rope["ablation"]["cuts"]:
         row["past_change"] = 0.5
-    assert any(text.endswith("No cut lowers the loss at 1,024 tokens.") for text in said(rope))
+    assert any(text.endswith("No cut is seen to lower the loss at 1,024 tokens.") for text in said(rope))
 
 
 def test_norms_are_told_from_the_arrays_against_those_of_values() -> None:
@@ -166,7 +185,7 @@ def test_norms_are_told_from_the_arrays_against_those_of_values() -> None:
     found = said({}, {"norm_q": slow, "norm_k": slow, "norm_v": norms})
     assert found == [
         "The slowest quarter of the pairs holds 50 % of the norm of queries and 50 % of the norm of keys, against 25 % "
-        "of that of values, which no rotation touches: slow pairs are used most."
+        "of that of values, which no rotation touches: more than an even share."
     ]
 
 
@@ -208,7 +227,7 @@ def test_two_models_are_told_apart_beyond_their_errors_only() -> None:
     ) in told
     assert "Their attention by relative position differs most in layer 0, by 0.20 nats of at most 0.69." in told
     b["u_shape"]["text"]["rise"] = 0.2
-    assert differences([Inspected(a), Inspected(b)])[0].text.endswith("they are not told apart.")
+    assert differences([Inspected(a), Inspected(b)])[0].text.endswith("their difference is not resolved.")
 
 
 # Numbers
@@ -314,7 +333,7 @@ def test_two_models_stand_side_by_side_and_each_has_its_findings(side_by_side: P
     text = (side_by_side / "report.md").read_text("utf-8")
     assert "# How runs/rope and runs/hope use positions" in text
     assert "- **runs/rope** HoPE's account holds for this model" in text
-    assert "- **runs/hope** HoPE's account does not hold for this model" in text
+    assert "- **runs/hope** Whether HoPE's account holds for this model is not resolved" in text
     assert "## Differences" in text
     charts = {chart["name"]: chart for chart in charts_in((side_by_side / "report.html").read_text("utf-8"))}
     assert [panel["name"] for panel in charts["logits"]["views"][0]["panels"]] == ["runs/rope", "runs/hope"]
@@ -336,7 +355,7 @@ def test_what_is_absent_says_why(tmp_path: Path) -> None:
         assert "Alibi has no rotary pairs." in section
         assert "figures/" not in section
     assert "Not asked for (--ablate)." in text
-    assert "No U-shape on the text: the far end rises by 0.01 ± 0.02 above the middle." in text
+    assert "Whether there is a U-shape on the text is not resolved: the far end rises by 0.01 ± 0.02" in text
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert names.isdisjoint({"usage", "spectrum", "departure", "ablation", "pairs-by-distance"})
     assert {"logits", "attention", "heads"} <= names

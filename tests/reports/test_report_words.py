@@ -5,8 +5,11 @@ import math
 import pytest
 import report_samples as samples
 
-from whorl.reports.summary import TAIL, Cell, summarize, turning_in_words
-from whorl.reports.words import GAINS, HOLDS, HURT, findings, partial_notice, verdict
+from whorl.reports.comparison import build
+from whorl.reports.differences import Difference, difference, student
+from whorl.reports.document import Paragraph
+from whorl.reports.summary import TAIL, metrics_of, summarize, turning_in_words
+from whorl.reports.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, verdict
 
 
 def bullets(data: dict, kind: str = "perplexity") -> dict[str, str]:
@@ -31,7 +34,7 @@ def test_an_encoding_whose_value_rises_is_hurt_with_the_ratios_at_4x_and_the_lon
     ("tails", "expected"),
     [
         ((17.0, 16.5, 15.0, 14.5, 14.0), GAINS),
-        ((17.0, 17.0, 17.1, 17.1, 17.2), HOLDS),  # within two standard errors of 1 %
+        ((17.0, 17.0, 17.1, 17.1, 17.2), UNRESOLVED),  # within two standard errors of 1 %
         ((17.0, 18.0, 20.0, 22.0, 30.0), HURT),
     ],
 )
@@ -44,19 +47,94 @@ def test_verdicts_that_differ_between_lengths_are_told_apart() -> None:
     assert f"at 512 tokens it {GAINS}, at 2,048 tokens it {HURT}" in said
 
 
-def test_the_spread_over_seeds_decides_and_not_the_windows_when_there_are_seeds() -> None:
-    assert verdict(Cell(512, {0: 1.02, 1: 1.08, 2: 1.05}, stderr=5.0)) == HURT
-    assert verdict(Cell(512, {0: 0.9, 1: 1.3, 2: 1.0}, stderr=0.0)) == HOLDS
-    assert verdict(Cell(512, {0: 1.05}, stderr=0.01)) == HURT
-    assert verdict(Cell(512, {0: 1.05}, stderr=0.03)) == HOLDS
+def two_lengths(near: list[float], far: list[float], **row: object) -> dict:
+    """hope at 128 and 512 tokens, a trial per pair of values."""
+    pairs = zip(near, far, strict=True)
+    rows = [[{"length": n, "tail": v, **row} for n, v in zip((128, 512), pair, strict=True)] for pair in pairs]
+    return samples.results([samples.trial("hope", s, {"perplexity": r}) for s, r in enumerate(rows)])
 
 
-def test_encodings_are_ranked_and_told_apart_only_beyond_the_spread() -> None:
-    lead = " ".join(findings(summarize(samples.language((0, 1, 2))))["perplexity"].lead)
+def far_from_near(data: dict) -> Difference | None:
+    (hope,) = summarize(data).encodings
+    return difference(TAIL, (hope, 512), (hope, 128))
+
+
+def test_the_quantile_is_students() -> None:
+    """Table values (two-sided, 95 %) for 1, 2, 3, 5, 10, 95 degrees of freedom."""
+    for freedom, t in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (95, 1.985)):
+        assert student(freedom) == pytest.approx(t, rel=0.02 if freedom == 3 else 0.003)
+
+
+def test_seeds_are_paired_where_there_are_several() -> None:
+    """What they have in common cancels: values that differ by 60 % between seeds, and a ratio that hardly does."""
+    found = far_from_near(two_lengths([10.0, 13.0, 16.0], [10.2, 13.3, 16.3], stderr=5.0))
+    ratios = [math.log(b / a) for a, b in ((10.0, 10.2), (13.0, 13.3), (16.0, 16.3))]
+    mean = sum(ratios) / 3
+    sd = math.sqrt(sum((r - mean) ** 2 for r in ratios) / 2)
+    assert found == Difference(pytest.approx(mean), pytest.approx(4.303 * sd / math.sqrt(3), rel=1e-3), "seeds")
+    assert verdict(found) == HURT
+    scattered = far_from_near(two_lengths([10.0, 13.0, 16.0], [9.0, 16.9, 16.0], stderr=0.0))
+    assert verdict(scattered) == UNRESOLVED
+
+
+def test_windows_are_paired_where_there_is_one_seed() -> None:
+    """Windows differ by nats from one another; each is 0.05 worse with more context, give or take 0.01."""
+    near = [1.0 + i for i in range(6)]
+    far = [x + 0.05 + (0.01 if i % 2 else -0.01) for i, x in enumerate(near)]
+    data = two_lengths([math.exp(3.5)], [math.exp(3.55)], stderr=20.0)
+    rows = data["trials"][0]["evaluations"]["perplexity"]
+    assert far_from_near(data) == Difference(
+        pytest.approx(0.05), pytest.approx(2 * 20 * math.hypot(*(1 / r["tail"] for r in rows))), "none"
+    )
+    rows[0]["samples"], rows[1]["samples"] = near, far
+    found = far_from_near(data)
+    half = 2.571 * 0.01 * math.sqrt(6 / 5) / math.sqrt(6)
+    assert found == Difference(pytest.approx(0.05), pytest.approx(half, rel=2e-3), "windows")
+    assert verdict(found) == HURT
+    rows[1]["samples"] = near[:5]
+    assert far_from_near(data).pairs == "none", "other windows are no pairs"
+
+
+def test_without_any_error_nothing_is_resolved() -> None:
+    found = far_from_near(two_lengths([10.0], [90.0]))
+    assert found == Difference(pytest.approx(math.log(9)), None, "none")
+    assert verdict(found) == UNRESOLVED
+    assert far_from_near(two_lengths([10.0], [math.nan])) is None
+
+
+def test_shares_of_right_answers_are_paired_by_sequence() -> None:
+    data = samples.copying(rope={128: 0.5}, hope={128: 0.6})
+    right = [1.0, 0.0] * 4
+    for trial, values in zip(data["trials"], (right, [1.0, *right[1:-1], 0.8]), strict=True):
+        (row,) = trial["evaluations"]["copy"]
+        row.update(samples=values, token_accuracy=sum(values) / 8)
+    rope, hope = summarize(data).encodings
+    found = difference(metrics_of("copy")[0], (hope, 128), (rope, 128))
+    assert found.mean == pytest.approx(0.1)
+    assert (found.pairs, found.resolved) == ("windows", False)
+
+
+def test_a_difference_that_is_not_resolved_is_said_so_with_its_interval() -> None:
+    data = with_tails((17.0, 17.0, 17.1, 17.1, 17.2))
+    said = bullets(data)["hope"]
+    assert "17.1 at 4x (1.01 times; 95 % interval 0.98 to 1.03)" in said
+    lead = findings(summarize(data))["perplexity"].lead[0]
+    assert lead == (
+        "No encoding is seen to gain from context past the training length; whether hope does is not resolved at every "
+        "length."
+    )
+
+
+def test_encodings_are_ranked_and_told_apart_only_where_pairs_of_seeds_resolve_them() -> None:
+    data = samples.language((0, 1, 2))
+    for trial in data["trials"]:  # the seed that is best for one is worst for the other
+        if trial["notation"] == "p-rope:p=0.5":
+            trial["seed"] = 2 - trial["seed"]
+    lead = " ".join(findings(summarize(data))["perplexity"].lead)
     assert "At 512 tokens (4x), hope has the lowest tail perplexity" in lead
     in_range = lead.split("At 512")[0]
     assert "nope (27.6) lies above it" in in_range
-    assert "hope (17.8) and rope (18.4) are not told apart from it" in in_range
+    assert "its difference from hope (17.8) and rope (18.4) is not resolved" in in_range
     assert "No encoding gains from context past the training length" in lead
 
 
@@ -65,7 +143,9 @@ def test_one_seed_is_said_to_give_no_spread_and_several_are_not() -> None:
     assert "One seed gives no spread" in one.rule
     assert "as an indication only" in one.rule
     assert any(text.startswith("One seed.") for text in one.caveats)
-    assert "± one standard deviation over seeds do not overlap" in three.rule
+    assert (
+        "zero lies outside the 95 % interval (Student's t) of the difference between trials of the same" in three.rule
+    )
     assert any("not a confidence interval" in text for text in three.caveats)
 
 
@@ -145,3 +225,81 @@ def test_ratios_are_taken_seed_by_seed() -> None:
 def test_pairs_turning_reads_compactly(turning, expected) -> None:
     trial = {**samples.trial("rope", 0, {}), "pairs_turning": turning}
     assert turning_in_words(summarize(samples.results([trial])).encodings[0]) == expected
+
+
+# Learnt at all; what the weights began with; how often the text was seen
+
+
+def with_unigram(data: dict, tail: float = 60.0, mean: float = 70.0) -> dict:
+    rows = [{"length": n, "tail": tail, "mean": mean} for n in samples.LENGTHS]
+    data["config"]["data"] = {"train_tokens": 2_048_000, "unigram": rows}
+    return data
+
+
+def test_what_is_not_below_a_unigram_model_has_learnt_nothing() -> None:
+    data = with_unigram(samples.language(), 26.8)  # what nope has in range, to the digit
+    found = findings(summarize(data))["perplexity"]
+    said = bullets(data)
+    assert said["nope"] == (
+        "(0 of 32 pairs turn) learnt nothing from context: 26.8 in range, where a unigram model has 26.8. Its values "
+        "at longer lengths mean nothing."
+    )
+    assert found.lead[0].startswith("In range, nope is not below a unigram model, which knows how often each token")
+    assert "nope" not in found.lead[0].split("not compared.")[1]
+    assert HURT in said["hope"]
+    assert said["hope"].endswith("At 1,024 and 2,048 tokens it is worse than a unigram model, 26.8.")
+    assert not any("is not checked" in text for text in found.caveats)
+
+
+def test_one_seed_that_learnt_nothing_is_enough() -> None:
+    data = with_unigram(with_tails((17.0, 17.0, 17.0, 17.0, 17.0), (0, 1), 0.5), 20.0)
+    assert "learnt nothing from context: 21.2 ± 6.0 in range" in bullets(data)["hope"]
+
+
+def test_where_nothing_was_learnt_nothing_is_compared() -> None:
+    found = findings(summarize(with_unigram(samples.language(), 17.2)))["perplexity"]
+    assert found.lead == [
+        "No encoding learnt anything from context: in range, none is below a unigram model, which knows how often each "
+        "token occurs and nothing else (17.2). Nothing here about longer contexts means anything; train for longer."
+    ]
+    assert found.rule == ""
+
+
+def test_results_without_a_unigram_model_say_so() -> None:
+    found = findings(summarize(samples.language()))["perplexity"]
+    assert any("whether a model learnt anything from context at all is not checked" in text for text in found.caveats)
+
+
+def test_the_unigram_line_is_in_figure_and_table() -> None:
+    document = build(summarize(with_unigram(samples.language())), {})
+    (chart, *_) = document.charts
+    assert [view.level for view in chart.views] == [(60.0, "a unigram model, 60.0"), (70.0, "a unigram model, 70.0")]
+    assert all(view.y.low < view.level[0] < view.y.high for view in chart.views)
+    tables = [block for block in document.blocks if hasattr(block, "rows")]
+    assert [cell[0] for cell in tables[0].rows[-1].cells] == ["a unigram model", "–", *["60.0"] * 5]
+    assert [cell[0] for cell in tables[1].rows[-1].cells] == ["a unigram model", "–", *["70.0"] * 5]
+    assert not any(v.level for v in build(summarize(samples.language()), {}).charts[0].views)
+
+
+def test_weights_that_were_trained_before_are_said_first() -> None:
+    data = samples.language()
+    for trial in data["trials"]:
+        trial["pretrained"] = "rope:base=500000"
+    first = build(summarize(data), {}).blocks[0]
+    assert isinstance(first, Paragraph)
+    assert first.style == "notice"
+    assert first.text.startswith(
+        "The trials began with the pretrained weights of tiny, which were trained with rope:base=500000. That favours "
+        "rope:base=500000: it goes on where it was, and the others have 4.1 M tokens to replace it."
+    )
+    assert not any("pretrained" in getattr(b, "text", "") for b in build(summarize(samples.language()), {}).blocks)
+
+
+def test_tokens_beyond_one_pass_are_counted_in_epochs() -> None:
+    data = with_unigram(samples.language())
+    document = build(summarize(data), {})
+    assert ("Budget", "4.1 M tokens a trial, 2 epochs of the text") in document.facts
+    assert any(text.startswith("2 epochs: ") for text in findings(summarize(data))["perplexity"].caveats)
+    data["config"]["data"]["train_tokens"] = 5_000_000
+    assert ("Budget", "4.1 M tokens a trial") in build(summarize(data), {}).facts
+    assert not any("epochs" in text for text in findings(summarize(data))["perplexity"].caveats)

@@ -138,6 +138,10 @@ def results_table(results: dict[str, Any]) -> Table:
     for trial in results["trials"]:
         rows = {row["length"]: row for rows in trial["evaluations"].values() for row in rows}
         table.add_row(trial["notation"], str(trial["seed"]), *(_cell(rows.get(length)) for length in lengths))
+    unigram = {row["length"]: row for row in results["config"]["data"].get("unigram", [])}
+    if unigram:
+        table.add_section()
+        table.add_row("a unigram model", "", *(_cell(unigram.get(length)) for length in lengths))
     return table
 
 

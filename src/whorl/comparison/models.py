@@ -11,6 +11,7 @@ from whorl.attaching import attach
 from whorl.comparison.settings import MODELS, Settings
 from whorl.encodings import Encoding
 from whorl.filling import completed
+from whorl.finite import check_weights
 from whorl.hosts import open_host
 from whorl.loading import configuration, from_config, from_pretrained
 
@@ -50,6 +51,7 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     pretrained = has_weights(settings)
     if pretrained and weights:
         model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+        check_weights(model, settings.model)
     else:
         config = configuration(settings.model)
         if not pretrained:

@@ -38,6 +38,7 @@ from whorl.filling import completed, filled, what_was_filled
 from whorl.hosts import OpenHost, open_host, trained_length
 from whorl.loading import load_weights
 from whorl.locking import alone
+from whorl.reading import stock_encoding
 from whorl.reports import comparison as report
 
 log = logging.getLogger(__name__)
@@ -187,6 +188,7 @@ class _Run:
                 "parameters": {k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
                 "seed": trial.seed,
                 **_turning(trial.encoding, self.hosts[trial.encoding]),
+                **({"pretrained": own_encoding(model)} if has_weights(settings) else {}),
                 "train": record,
                 "evaluations": {task.metric: rows},
                 "config": trial.encoding.to_dict(),
@@ -285,6 +287,11 @@ def _turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
         "pairs": max(shape.head_dim for shape in host.shapes) // 2,
         "wavelengths": [w if math.isfinite(w) else None for w in widest.wavelengths],
     }
+
+
+def own_encoding(model: Any) -> str:
+    """What the model's own code does with positions, whatever is attached to it: what its weights were trained with."""
+    return str(stock_encoding(open_host(model), at_any_length=False).without_defaults())
 
 
 def _evaluate(task: Task, model: Any, length: int) -> dict[str, Any]:

@@ -52,11 +52,12 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """One quantity of a chart; the page switches between the views."""
+    """One quantity of a chart; the page switches between the views. `level` is a horizontal line with its label."""
 
     label: str
     y: Axis
     lines: tuple[Line, ...]
+    level: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,11 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> View | None:
     if not bounds:
         return None
     label = metric.label if metric.percent else f"{metric.label} (log scale, lower is better)"
-    return View(metric.label, axis(label, "linear" if metric.percent else "log", bounds, metric.percent), lines)
+    reference = c.reference(metric.kind)
+    unigram = None if reference is None else c.unigram(metric, reference)
+    level = None if unigram is None else (unigram, f"a unigram model, {number(unigram)}")
+    bounds += [] if unigram is None else [unigram]
+    return View(metric.label, axis(label, "linear" if metric.percent else "log", bounds, metric.percent), lines, level)
 
 
 def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) -> Line:

@@ -24,12 +24,13 @@ from whorl.reports.formatting import (
     compact,
     duration,
     multiple,
+    number,
     plural,
     ratio,
     with_spread,
 )
 from whorl.reports.summary import Comparison, Encoding, Metric, metrics_of, summarize, turning_in_words
-from whorl.reports.words import Findings, findings, partial_notice
+from whorl.reports.words import Findings, findings, partial_notice, pretrained_notice
 
 TASKS = {"language": "Language modelling", "copy": "Copying a segment", "recall": "Recalling values by their keys"}
 
@@ -62,6 +63,8 @@ def build(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> D
     blocks: list[Block] = []
     if (notice := partial_notice(c)) is not None:
         blocks.append(Paragraph(notice, "notice"))
+    if c.pretrained is not None:
+        blocks.append(Paragraph(pretrained_notice(c), "notice"))
     said = findings(c)
     for kind in c.kinds:
         blocks += _evaluation(c, kind, said[kind])
@@ -92,6 +95,9 @@ def _chart_caption(c: Comparison, kind: str) -> str:
     spread = " Bands are one standard deviation over seeds, thin lines single seeds." if len(c.seeds) > 1 else ""
     if kind == "perplexity":
         tail = c.config.get("tail")
+        level = c.unigram(metrics_of(kind)[0], c.reference(kind) or 0)
+        if level is not None:
+            spread += " The dotted line is a model that knows how often each token occurs and nothing else."
         return (
             f"Tail: the same last {tail or ''} tokens of every window, with more context before them. Mean: all tokens "
             f"of the window.{spread}"
@@ -104,6 +110,7 @@ def _table(c: Comparison, metric: Metric) -> Table:
     lengths, reference = c.lengths(metric.kind), c.reference(metric.kind)
     spread = ", ± one standard deviation over seeds" if len(c.seeds) > 1 else ""
     against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.percent else ""
+    unigrams = [c.unigram(metric, n) for n in lengths]
     return Table(
         f"{capital(metric.label)} by length in tokens{spread}{against}.",
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
@@ -113,7 +120,8 @@ def _table(c: Comparison, metric: Metric) -> Table:
                 e.index,
             )
             for e in c.encodings
-        ],
+        ]
+        + ([Row([("a unigram model", ""), (DASH, ""), *((number(u), "") for u in unigrams)])] if any(unigrams) else []),
     )
 
 
@@ -208,12 +216,16 @@ def _facts(c: Comparison) -> list[tuple[str, str]]:
     cores = f"{machine['cores']} cores" if machine.get("cores") else None
     facts = [
         ("Model", model),
-        ("Budget", f"{compact(config['tokens'])} tokens a trial" if config.get("tokens") else ""),
+        ("Budget", f"{compact(config['tokens'])} tokens a trial{_epochs(c)}" if config.get("tokens") else ""),
         ("Seeds", ", ".join(map(str, c.seeds or config.get("seeds") or []))),
         ("Device", ", ".join(str(part) for part in (device, chip, cores) if part)),
         ("Created", str(c.results.get("created") or "")[:16].replace("T", " ")),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _epochs(c: Comparison) -> str:
+    return f", {c.epochs:.2g} epochs of the text" if c.epochs is not None and c.epochs > 1 else ""
 
 
 def _footer(c: Comparison) -> str:

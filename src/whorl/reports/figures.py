@@ -45,6 +45,13 @@ def lines(chart: LineChart, views: Sequence[View]) -> Figure:
         where, label = chart.mark
         axes.axvline(where, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.text(where, 1.015, label, transform=axes.get_xaxis_transform(), ha="center", color=MUTED, fontsize=8.5)
+    if views[0].level is not None:
+        height, label = views[0].level
+        axes.axhline(height, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        axes.annotate(
+            label, (0, height), xycoords=axes.get_yaxis_transform(), xytext=(3, -3), textcoords="offset points",
+            va="top", color=MUTED, fontsize=8.5,
+        )  # fmt: skip
     for view, dashes in zip(views, ("solid", (0, (4, 2))), strict=False):
         for line in view.lines:
             _draw(axes, line, dashes, chart.markers)

@@ -431,7 +431,7 @@ def departure(models: Sequence[Model]) -> CurveChart | None:
         "How far logits leave their range, by layer",
         "The 1-Wasserstein distance of logits at distances (m/2 L, mL] from those at [1, L), in their standard "
         "deviations there. At 1x, in range, it tells how much the far half differs anyway; what lies at the noise is "
-        "not told apart.",
+        "not resolved.",
         (("log", x),),
         "",
         ("",),

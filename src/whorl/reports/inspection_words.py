@@ -67,6 +67,9 @@ def account(m: Inspected) -> Finding | None:
     u, where = m.u_shape(protocol), PROTOCOLS[protocol]
     activated = u.get("activated") or {}
     pairs = wholes(activated.get("pairs"))
+    if _open(u):
+        said = f"Whether HoPE's account holds for this model is not resolved, as a U-shape {where} is not."
+        return Finding(said, "logits")
     if not u["appears"]:
         said = f"HoPE's account does not hold for this model: its logits have no U-shape {where}"
         if protocol == "random" and m.u_shape("text").get("appears"):
@@ -123,10 +126,19 @@ def _u_shape(m: Inspected, protocol: str) -> Finding | None:
         return Finding(f"{said}.", "logits")
     way = "rises" if rise >= 0 else "falls"
     side = "above" if rise >= 0 else "below"
-    said = f"No U-shape {where}: the far end {way} by {size} {side} the middle"
+    no = f"Whether there is a U-shape {where} is not resolved" if _open(u) else f"No U-shape {where}"
+    said = f"{no}: the far end {way} by {size} {side} the middle"
     if near is not None and near <= 0:
         said += f", and the near end lies {number(abs(near))} below it"
     return Finding(f"{said}.", "logits")
+
+
+def _open(u: Mapping[str, Any]) -> bool:
+    """Whether two standard errors leave it open that there is a U-shape (one window has no error to tell by)."""
+    rise, error, near = (finite(u.get(key)) for key in ("rise", "stderr", "near"))
+    if u.get("appears") or rise is None or (near is not None and near <= 0):
+        return False
+    return error is None or abs(rise) <= 2 * error
 
 
 def _activated(m: Inspected, protocol: str) -> Finding | None:
@@ -217,11 +229,12 @@ def _out_of_range(m: Inspected) -> Finding | None:
     if not section:
         return None
     noise, multiples = finite(section.get("noise")), m.multiples
-    beyond = f"more than the noise ({number(noise)})" if noise is not None else "more than the noise"
     pair, layer = _mapping(section.get("first_pair")), _mapping(section.get("first_layer"))
     if not pair and not layer:
         reach = f" up to {multiples[-1]:g}x the training length" if multiples else ""
-        return Finding(f"Nothing leaves its range: no pair's logits depart by {beyond}{reach}.", "departure")
+        than = f"three times the noise ({number(noise)})" if noise is not None else "three times the noise"
+        said = f"Nothing is seen to leave its range: no pair's logits depart by {than} more than in range{reach}"
+        return Finding(f"{said}.", "departure")
     parts = []
     if pair:
         wave = finite(pair.get("wavelength"))
@@ -265,15 +278,18 @@ def _ablation(m: Inspected) -> Finding | None:
     row = next((row for row in table if whole(row["cut"]) == hope), None)
     if row is not None and (changes := _changes(row, past)):
         said.append(f"Without training, HoPE's cut (pairs {hope} and slower stand still) {changes}.")
-    known = [(v, whole(row["cut"])) for row in table if (v := finite(row.get("past_change"))) is not None]
+    known = [(v, r) for r in table if (v := finite(r.get("past_change"))) is not None]
     if known:
-        lowest, cut = min(known, key=lambda item: item[0])
-        if lowest < 0 and cut != hope:
+        lowest, best = min(known, key=lambda item: item[0])
+        cut, error = whole(best["cut"]), finite(best.get("past_stderr"))
+        if lowest >= 0:
+            said.append(f"No cut is seen to lower the loss {past}.")
+        elif error is None or -lowest <= 2 * error:
+            said.append(f"That a cut lowers the loss {past} is not resolved: at best, {_moves(lowest, error)}.")
+        elif cut != hope:
             said.append(
-                f"The loss {past} is lowest with {plural(cut or 0, 'pair')} left turning: {_moves(lowest, None)}."
+                f"The loss {past} is lowest with {plural(cut or 0, 'pair')} left turning: {_moves(lowest, error)}."
             )
-        elif lowest >= 0 and (row is None or (finite(row.get("past_change")) or 0) >= 0):
-            said.append(f"No cut lowers the loss {past}.")
     return Finding(" ".join(said), "ablation") if said else None
 
 
@@ -315,9 +331,9 @@ def _usage(m: Inspected) -> Finding | None:
         said += f", against {_share(shares['values'])} of that of values, which no rotation touches"
     used = max(v for words, v in shares.items() if words != "values")
     if used > 0.3:
-        said += ": slow pairs are used most"
+        said += ": more than an even share"
     elif used < 0.2:
-        said += ": slow pairs are used least"
+        said += ": less than an even share"
     return Finding(f"{said}.", "usage")
 
 
@@ -422,7 +438,7 @@ def _rises_apart(a: Inspected, b: Inspected, protocol: str) -> Finding | None:
     said = f"The rise of the U-shape {PROTOCOLS[protocol]}: {values[0]} in {a.name}, {values[1]} in {b.name}"
     if errors[0] is not None and errors[1] is not None:
         apart = abs(rises[0] - rises[1]) > 2 * math.hypot(errors[0], errors[1])
-        said += "" if apart else "; they are not told apart"
+        said += "" if apart else "; their difference is not resolved"
     return Finding(f"{said}.", "logits")
 
 

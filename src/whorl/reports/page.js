@@ -152,7 +152,7 @@
     viewSwitch(chart.views.map((each) => each.label), controls, (i) => { view = i; current = null; draw(); });
 
     function draw() {
-      const { lines, y: axis } = chart.views[view];
+      const { lines, y: axis, level } = chart.views[view];
       const shown = lines.filter((line) => !hidden.has(line.name));
       const width = Math.max(plot.clientWidth, 280);
       const height = Math.round(Math.min(430, Math.max(260, width * 0.5)));
@@ -167,6 +167,11 @@
         const [value, text] = chart.mark;
         svg("line", { x1: x(value), x2: x(value), y1: area.top - 8, y2: area.bottom, class: "mark" }, root);
         svg("text", { x: x(value), y: area.top - 14, "text-anchor": x(value) - area.left < 60 ? "start" : "middle" }, root, text);
+      }
+      if (level) {
+        const [value, text] = level;
+        svg("line", { x1: area.left, x2: area.right, y1: y(value), y2: y(value), class: "mark" }, root);
+        svg("text", { x: area.left + 4, y: y(value) + 14 }, root, text);
       }
       overlay = svg("g", {}, root);
       spots = [];

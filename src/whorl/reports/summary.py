@@ -73,13 +73,6 @@ class Cell:
         """Standard deviation over seeds; None for a single one."""
         return float(np.std(self.finite, ddof=1)) if len(self.finite) > 1 else None
 
-    @property
-    def uncertainty(self) -> float:
-        """Half-width within which values count as the same: the spread, or else two standard errors."""
-        if self.spread is not None:
-            return self.spread
-        return 2 * self.stderr if self.stderr is not None and math.isfinite(self.stderr) else 0.0
-
 
 @dataclass(frozen=True)
 class Encoding:
@@ -89,14 +82,18 @@ class Encoding:
     index: int
     trials: tuple[Mapping[str, Any], ...]
 
-    def cell(self, metric: Metric, length: int) -> Cell | None:
-        """The metric at a length, or None when no trial was evaluated there."""
-        rows = {
+    def rows(self, metric: Metric, length: int) -> dict[int, Mapping[str, Any]]:
+        """The rows of an evaluation at a length, by seed."""
+        return {
             trial["seed"]: row
             for trial in self.trials
             for row in (trial.get("evaluations") or {}).get(metric.kind) or []
             if row["length"] == length
         }
+
+    def cell(self, metric: Metric, length: int) -> Cell | None:
+        """The metric at a length, or None when no trial was evaluated there."""
+        rows = self.rows(metric, length)
         if not rows:
             return None
         reasons = [row["unreachable"] for row in rows.values() if row.get("unreachable")]
@@ -112,18 +109,12 @@ class Encoding:
         )
 
     def ratio(self, metric: Metric, length: int, reference: int | None) -> Cell | None:
-        """The metric over its own in-range value, seed by seed. Its error treats the two as independent: as they
-        are measured on the same targets, it is rather too wide than too narrow."""
+        """The metric over its own in-range value, seed by seed."""
         base = self.cell(metric, reference) if reference is not None else None
         far = self.cell(metric, length)
         if base is None or far is None or base.unreachable or far.unreachable:
             return None
-        values = {s: _divide(far.values[s], base.values[s]) for s in far.values if s in base.values}
-        result = Cell(length, values)
-        if result.finite and base.stderr is not None and far.stderr is not None and base.mean and far.mean:
-            relative = math.hypot(base.stderr / base.mean, far.stderr / far.mean)
-            result = Cell(length, values, stderr=relative * (result.mean or 0.0))
-        return result
+        return Cell(length, {s: _divide(far.values[s], base.values[s]) for s in far.values if s in base.values})
 
     def training(self, key: str) -> Cell:
         """`train[key]` over the seeds."""
@@ -194,6 +185,22 @@ class Comparison:
         """The seeds of the finished trials."""
         return sorted({trial["seed"] for trial in self.trials})
 
+    def unigram(self, metric: Metric, length: int) -> float | None:
+        """The metric of a model that knows how often each token occurs and nothing else; None where it was not had."""
+        rows = (self.config.get("data") or {}).get("unigram") or []
+        return next((float(row[metric.key]) for row in rows if row["length"] == length and metric.key in row), None)
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training text that a trial's tokens amount to."""
+        text, tokens = (self.config.get("data") or {}).get("train_tokens"), self.config.get("tokens")
+        return tokens / text if text and tokens else None
+
+    @property
+    def pretrained(self) -> str | None:
+        """The encoding that the weights which the trials began with were trained with; None for random ones."""
+        return next((str(t["pretrained"]) for t in self.trials if t.get("pretrained")), None)
+
     def lengths(self, kind: str) -> list[int]:
         """The lengths at which this evaluation was made, in tokens, ascending."""
         rows = (row for t in self.trials for row in (t.get("evaluations") or {}).get(kind) or [])
@@ -226,6 +233,12 @@ def learnt_in_range(comparison: Comparison, encoding: Encoding, metric: Metric) 
     cells = [cell for length in lengths if (cell := encoding.cell(metric, length)) is not None]
     values = [value for cell in cells for value in cell.values.values()]
     return bool(values) and all(value is not None and value >= LEARNT for value in values)
+
+
+def above_unigram(comparison: Comparison, encoding: Encoding, length: int) -> bool:
+    """Whether a seed's tail perplexity at a length is not below a unigram model's: it has learnt nothing of context."""
+    level, cell = comparison.unigram(TAIL, length), encoding.cell(TAIL, length)
+    return level is not None and cell is not None and any(value >= level for value in cell.finite)
 
 
 def turning_in_words(encoding: Encoding) -> str:

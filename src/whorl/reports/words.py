@@ -1,9 +1,11 @@
 """What the numbers of a comparison show, and what they do not, in sentences made from the numbers."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from whorl.reports.differences import Difference, difference
 from whorl.reports.formatting import DASH, capital, compact, listing, multiple, number, percent, plural, with_spread
 from whorl.reports.summary import (
     LEARNT,
@@ -12,6 +14,7 @@ from whorl.reports.summary import (
     Comparison,
     Encoding,
     Metric,
+    above_unigram,
     learnt_in_range,
     metrics_of,
     turning_in_words,
@@ -19,7 +22,12 @@ from whorl.reports.summary import (
 
 HURT = "is hurt by context that it cannot use"
 GAINS = "gains from context past its training length"
-HOLDS = "neither gains from the added context nor is hurt by it"
+UNRESOLVED = "shows neither a gain nor a loss from the added context that these numbers resolve"
+
+NO_UNIGRAM = (
+    "These results do not tell what a unigram model has on the same tokens, so whether a model learnt anything from "
+    "context at all is not checked."
+)
 
 
 @dataclass
@@ -52,13 +60,23 @@ def partial_notice(comparison: Comparison) -> str | None:
     return f"This report is partial: {done} of {planned} trials are finished. Every number in it may still move."
 
 
-def verdict(ratio: Cell | None) -> str | None:
-    """HURT, GAINS or HOLDS: on which side of 1 the ratio to in-range lies, by more than its uncertainty."""
-    if ratio is None or ratio.mean is None or not ratio.finite:
+def pretrained_notice(c: Comparison) -> str:
+    """What a comparison that begins with trained weights has to say first."""
+    return (
+        f"The trials began with the pretrained weights of {c.config.get('model')}, which were trained with "
+        f"{c.pretrained}. That favours {c.pretrained}: it goes on where it was, and the others have "
+        f"{compact(c.config.get('tokens'))} tokens to replace it. This compares how well they take the place of "
+        f"{c.pretrained}, not how well they would do from the start."
+    )
+
+
+def verdict(found: Difference | None) -> str | None:
+    """HURT, GAINS or UNRESOLVED: on which side of zero the interval of the difference from in range lies."""
+    if found is None:
         return None
-    if ratio.mean - ratio.uncertainty > 1:
-        return HURT
-    return GAINS if ratio.mean + ratio.uncertainty < 1 else HOLDS
+    if not found.resolved:
+        return UNRESOLVED
+    return HURT if found.mean > 0 else GAINS
 
 
 # Perplexity
@@ -67,11 +85,13 @@ def verdict(ratio: Cell | None) -> str | None:
 def _perplexity(c: Comparison) -> Findings:
     reference = c.reference("perplexity")
     lengths = [*([reference] if reference else []), *_telling(c.far("perplexity"), c.train_length)]
-    ranks = [_ranking(c, TAIL, c.encodings, length, number) for length in lengths]
+    learnt = [e for e in c.encodings if reference is None or not above_unigram(c, e, reference)]
+    ranks = [_ranking(c, TAIL, learnt, length, number) for length in lengths]
+    lead = " ".join(filter(None, [_who_learnt_nothing(c, learnt), *ranks, _who_gains(c, learnt)]))
     return Findings(
-        lead=list(filter(None, [" ".join(filter(None, [*ranks, _who_gains(c)]))])),
+        lead=[lead] if lead else [],
         bullets=[(e, _turning(e) + _perplexity_bullet(c, e)) for e in c.encodings],
-        rule=_rule(c, TAIL, "windows"),
+        rule=_rule(c, TAIL, "windows") if learnt else "",
         reading=_same_targets(c) if reference and c.far("perplexity") else "",
         caveats=_perplexity_caveats(c),
     )
@@ -89,12 +109,29 @@ def _same_targets(c: Comparison) -> str:
     )
 
 
-def _who_gains(c: Comparison) -> str:
+def _who_learnt_nothing(c: Comparison, learnt: Sequence[Encoding]) -> str:
+    """The gate that the other tasks have: nothing that is no better than counting tokens is compared."""
+    nothing = [e.name for e in c.encodings if e not in learnt]
+    if not nothing:
+        return ""
+    level = number(c.unigram(TAIL, c.reference("perplexity") or 0))
+    model = f"a unigram model, which knows how often each token occurs and nothing else ({level})"
+    if not learnt:
+        return (
+            f"No encoding learnt anything from context: in range, none is below {model}. Nothing here about longer "
+            "contexts means anything; train for longer."
+        )
+    return f"In range, {listing(nothing)} {'is' if len(nothing) == 1 else 'are'} not below {model}, and not compared."
+
+
+def _who_gains(c: Comparison, learnt: Sequence[Encoding]) -> str:
     """One sentence over all encodings and all lengths beyond the training length."""
     reference = c.reference("perplexity")
+    if reference is None:
+        return ""
     verdicts = {
-        e.name: [v for n in c.far("perplexity") if (v := verdict(e.ratio(TAIL, n, reference))) is not None]
-        for e in c.encodings
+        e.name: [v for n in c.far("perplexity") if (v := verdict(difference(TAIL, (e, n), (e, reference)))) is not None]
+        for e in learnt
     }
     if not any(verdicts.values()):
         return ""
@@ -104,9 +141,15 @@ def _who_gains(c: Comparison) -> str:
         gain = "gains" if len(gaining) == 1 or who == "Every encoding" else "gain"
         only = "Only " if 0 < len(gaining) < len(verdicts) else ""
         return f"{only}{who} {gain} from context past the training length, at one length or more."
+    open_ones = [name for name, found in verdicts.items() if UNRESOLVED in found]
+    if open_ones:
+        return (
+            "No encoding is seen to gain from context past the training length; whether "
+            f"{listing(open_ones)} {'does' if len(open_ones) == 1 else 'do'} is not resolved at every length."
+        )
     return (
-        "No encoding gains from context past the training length: on these tokens each does at least as well "
-        "when the far context is dropped."
+        "No encoding gains from context past the training length: on these tokens each does better when the far "
+        "context is dropped."
     )
 
 
@@ -119,19 +162,39 @@ def _perplexity_bullet(c: Comparison, e: Encoding) -> str:
         return " ".join(["was not evaluated within its training length.", *notes])
     if not base.finite:
         return " ".join(["has no finite value in range, so nothing beyond it means anything.", *notes])
+    level = c.unigram(TAIL, reference)
+    if above_unigram(c, e, reference):
+        return " ".join(
+            [
+                f"learnt nothing from context: {with_spread(base.mean, base.spread)} in range, where a unigram model "
+                f"has {number(level)}. Its values at longer lengths mean nothing.",
+                *notes,
+            ]
+        )
+    lost = [f"{n:,}" for n in c.far("perplexity") if above_unigram(c, e, n)]
+    if lost:
+        notes.insert(0, f"At {listing(lost)} tokens it is worse than a unigram model, {number(level)}.")
     reached = {cell.length: cell for cell in far if cell.finite}
     verdicts, values = [], []
     for length in _telling(list(reached), c.train_length):
-        ratio = e.ratio(TAIL, length, reference)
-        if ratio is not None and (found := verdict(ratio)) is not None:
+        ratio, apart = e.ratio(TAIL, length, reference), difference(TAIL, (e, length), (e, reference))
+        if ratio is not None and apart is not None and (found := verdict(apart)) is not None:
             verdicts.append((length, found))
-            times = with_spread(ratio.mean, ratio.spread)
-            values.append(f"{number(reached[length].mean)} at {multiple(length, c.train_length)} ({times} times)")
+            times = f"{with_spread(ratio.mean, ratio.spread)} times{_interval(apart)}"
+            values.append(f"{number(reached[length].mean)} at {multiple(length, c.train_length)} ({times})")
     if not verdicts:
         said = f"has {number(base.mean)} in range and no value beyond the training length."
     else:
         said = f"{_judgement(verdicts)}: from {number(base.mean)} in range to {listing(values)}."
     return " ".join([said, *notes])
+
+
+def _interval(apart: Difference) -> str:
+    """`; 95 % interval 0.98 to 1.04`, where that is what keeps a ratio from being one."""
+    if apart.resolved or apart.half is None:
+        return ""
+    low, high = (number(math.exp(apart.mean + sign * apart.half)) for sign in (-1, 1))
+    return f"; 95 % interval {low} to {high}"
 
 
 def _judgement(judged: Sequence[tuple[int, str]]) -> str:
@@ -149,6 +212,7 @@ def _perplexity_caveats(c: Comparison) -> list[str]:
         "Perplexity is not retrieval. Most tokens can be guessed from nearby context, so a value that holds does not "
         "show that the model finds or uses what lies far back. The copy and recall tasks ask for that.",
         *_common_caveats(c),
+        *([] if c.unigram(TAIL, c.reference("perplexity") or 0) else [NO_UNIGRAM]),
         f"{kind} training length ({c.train_length:,} tokens) and one optimiser setting for all: an encoding that "
         "would do better with another was not given it.",
     ]
@@ -230,41 +294,43 @@ def _ranking(
         return ""
     sign = 1 if metric.lower_is_better else -1
     (best, lead), *others = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
-    worse = [f"{e.name} ({show(cell.mean)})" for e, cell in others if _apart(lead, cell)]
-    same = [f"{e.name} ({show(cell.mean)})" for e, cell in others if not _apart(lead, cell)]
+    apart = {e.name: difference(metric, (e, length), (best, length)) for e, _ in others}
+    told = [(e, cell, (found := apart[e.name]) is not None and found.resolved) for e, cell in others]
+    worse = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if resolved]
+    same = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if not resolved]
     extreme, beyond = ("lowest", "above") if metric.lower_is_better else ("highest", "below")
     where = f"{'At' if length > c.train_length else 'In range, at'} {_at(length, c)},"
     said = f"{where} {best.name} has the {extreme} {metric.label}, {show(lead.mean)}"
     if worse:
         said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} it"
     if same:
-        said += f"; {listing(same)} {'is' if len(same) == 1 else 'are'} not told apart from it"
+        said += f"; its difference from {listing(same)} is not resolved"
     return f"{said}."
-
-
-def _apart(a: Cell, b: Cell) -> bool:
-    return abs((a.mean or 0.0) - (b.mean or 0.0)) > a.uncertainty + b.uncertainty
 
 
 def _rule(c: Comparison, metric: Metric, samples: str) -> str:
     """What is called a difference here."""
     single = [e.name for e in c.encodings if len(e.trials) == 1]
-    rule = (
-        "Differences are called so only where they exceed the spread: where the means ± one standard deviation over "
-        "seeds do not overlap."
+    rows = [row for e in c.encodings for n in c.lengths(metric.kind) for row in e.rows(metric, n).values()]
+    paired = all(row.get("samples") for row in rows if not row.get("unreachable"))
+    by_sample = (
+        f"the 95 % interval of the difference on the same {samples}"
+        if paired
+        else f"two standard errors over {samples}, as if those were others for each"
     )
-    error = f"two standard errors over {samples}"
-    if not single:
-        return rule
-    if len(single) < len(c.encodings):
-        return f"{rule} Of {listing(single)} only one seed is finished, which gives no spread; there {error} stand in."
-    has_error = any(cell.stderr is not None for cell in _all_cells(c, metric))
-    aside = f"values are told apart by {error}, as an indication only" if has_error else "values are read as they are"
-    return f"One seed gives no spread, so no difference here is established: {aside}."
-
-
-def _all_cells(c: Comparison, metric: Metric) -> list[Cell]:
-    return [cell for e in c.encodings for n in c.lengths(metric.kind) if (cell := e.cell(metric, n)) is not None]
+    if single and len(single) == len(c.encodings):
+        return (
+            f"One seed gives no spread, so no difference here is established: one is called so where zero lies outside "
+            f"{by_sample}, as an indication only. What is not resolved may still be there."
+        )
+    rule = (
+        "A difference is called one only where it is resolved: where zero lies outside the 95 % interval (Student's t) "
+        "of the difference between trials of the same seed, which begin with the same weights and see the same "
+        "batches. What is not resolved may still be there."
+    )
+    if single:
+        return f"{rule} Of {listing(single)} only one seed is finished; there {by_sample} stands in."
+    return rule
 
 
 def _common_caveats(c: Comparison) -> list[str]:
@@ -276,6 +342,12 @@ def _common_caveats(c: Comparison) -> list[str]:
         caveats.append(
             f"One {size}model ({compact(parameters)} parameters{budget}). Whether the order stays the same in a "
             "larger or longer-trained one is not tested here."
+        )
+    if c.epochs is not None and c.epochs > 1:
+        text = compact((c.config.get("data") or {}).get("train_tokens"))
+        caveats.append(
+            f"{c.epochs:.2g} epochs: a trial's {compact(tokens)} tokens are drawn from a text of {text}, so that part "
+            "of what is learnt is this text itself, and more tokens are not more text."
         )
     if seeds == 1:
         caveats.append(

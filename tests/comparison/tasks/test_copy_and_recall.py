@@ -130,6 +130,7 @@ def test_scores_of_a_model_that_knows_and_of_one_that_errs(cls, targets):
             "token_accuracy": 1.0,
             "exact_match": 1.0,
             "sequences": 6,
+            "samples": [1.0] * 6,
             "stderr": 0.0,
         }
     row = task.evaluate(Answers(task, 128, wrong_from=2), 128, batch_tokens=4 * 128)

@@ -133,8 +133,29 @@ def test_uniform_model_has_the_perplexity_of_the_vocabulary(task):
             "mean": pytest.approx(task.vocab_size, rel=1e-5),
             "windows": 7,
             "tokens": 7 * TAIL,
+            "samples": pytest.approx([math.log(task.vocab_size)] * 7, rel=1e-5),
             "stderr": pytest.approx(0, abs=1e-3),
         }
+
+
+def test_a_unigram_model_has_the_counts_of_the_training_documents_and_one_more(task):
+    counts = [1.0] * task.vocab_size
+    for token in task.train_tokens.tolist():
+        counts[token] += 1
+    rows = task.unigram()
+    assert [row["length"] for row in rows] == list(LENGTHS)
+    assert task.describe()["unigram"] == rows
+    for row in rows:
+        losses = [[-math.log(counts[t] / sum(counts)) for t in window] for window in task.windows.tolist()]
+        tail = [loss for window in losses for loss in window[-TAIL:]]
+        read = [loss for window in losses for loss in window[-row["length"] + 1 :]]
+        assert row["tail"] == pytest.approx(math.exp(sum(tail) / len(tail)))
+        assert row["mean"] == pytest.approx(math.exp(sum(read) / len(read)))
+
+
+def test_samples_are_the_windows_own_values(task):
+    row = task.evaluate(certain(task, 5.0), 48)
+    assert math.exp(sum(row["samples"]) / 7) == pytest.approx(row["tail"], rel=1e-5)
 
 
 def test_perplexity_of_a_model_that_knows_the_next_token(task):

@@ -64,12 +64,12 @@ class Generated(Task):
         batch_tokens: int = 16384,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """The row {"length", "token_accuracy", "exact_match", "sequences", "stderr"}.
+        """The row {"length", "token_accuracy", "exact_match", "sequences", "samples", "stderr"}.
 
         A token counts when it has the highest logit, given all true tokens before it; a sequence when all its targets
         do, which is so exactly when greedy generation would get them all right (up to its first error it is given the
         same tokens). `stderr` is the standard error of `token_accuracy` over sequences, nan for one sequence. All are
-        nan where a logit is not finite: none of them is the highest.
+        nan where a logit is not finite: none of them is the highest. `samples` are the sequences' own accuracies.
         """
         ids, labels = self.evaluation_set(length)
         predicted, finite = [], True
@@ -90,6 +90,7 @@ class Generated(Task):
             "token_accuracy": float(accuracy.mean()),
             "exact_match": float((accuracy == 1).double().mean()) if finite else math.nan,
             "sequences": len(accuracy),
+            "samples": [round(x, 6) for x in accuracy.tolist()],
             "stderr": float(accuracy.std()) / math.sqrt(len(accuracy)) if len(accuracy) > 1 else math.nan,
         }
 

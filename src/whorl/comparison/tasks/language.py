@@ -87,7 +87,22 @@ class Language(Task):
             "heldout_bytes_per_token": self.heldout_bytes / heldout_tokens,
             "windows": len(self.windows),
             "tail": self.settings.tail,
+            "unigram": self.unigram(),
         }
+
+    def unigram(self) -> list[dict[str, Any]]:
+        """A row {"length", "tail", "mean"} per length: the perplexities of the same tokens under a model that knows how
+        often each occurs in the training documents (one more than counted), and nothing of what stands before it.
+
+        A trained model that is not below it has learnt nothing of context, or is lost without it.
+        """
+        counts = np.bincount(self.train_tokens, minlength=self.vocab_size) + 1.0
+        nll = torch.from_numpy(np.log(counts.sum()) - np.log(counts))[self.windows]
+        tail = _exp(nll[:, -self.settings.tail :].mean())
+        return [
+            {"length": length, "tail": tail, "mean": _exp(nll[:, 1 - length :].mean())}
+            for length in self.settings.lengths
+        ]
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
         offsets = np.random.default_rng(seed).integers(
@@ -102,10 +117,11 @@ class Language(Task):
         batch_tokens: int = 16384,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """The row {"length", "tail", "mean", "windows", "tokens", "stderr"}.
+        """The row {"length", "tail", "mean", "windows", "tokens", "stderr", "samples"}.
 
         `tokens` counts the targets, `stderr` is the standard error of `tail` over windows (delta method; nan for one
-        window), which does not count the spread over training seeds.
+        window), which does not count the spread over training seeds. `samples` are the windows' own values, nats per
+        target: windows are the same at every length and for every encoding, so that differences can be paired.
         """
         tail = self.settings.tail
         if not tail < length <= self.windows.shape[1]:
@@ -122,6 +138,7 @@ class Language(Task):
             "mean": _exp(nll.mean()),
             "windows": len(nll),
             "tokens": len(nll) * tail,
+            "samples": [round(x, 6) for x in per_window.tolist()],
             "stderr": perplexity * float(per_window.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
         }
 
