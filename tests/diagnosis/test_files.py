@@ -110,6 +110,19 @@ def test_what_whorl_writes_for_older_readers_must_agree(family: str, notation: s
         assert "rope_parameters and rope_scaling say" in found["saved"].measured
 
 
+@pytest.mark.parametrize(
+    ("family", "notation"),
+    [("llama", "hope:train_length=16"), ("phi3", "rope~yarn:factor=4,original=16"), ("olmo3", "hope:train_length=16")],
+)
+def test_what_whorl_writes_in_stock_terms_is_healthy_without_its_record(
+    family: str, notation: str, tmp_path: Path
+) -> None:
+    whorl.attach(tiny_model(family), notation).save_pretrained(tmp_path)
+    found = doctor(changed(tmp_path, whorl="gone"))
+    assert found.failed == (), str(found)
+    assert found["ignored"].status == found["theta"].status == "pass"
+
+
 def test_an_encoding_that_only_whorl_knows(tmp_path: Path) -> None:
     whorl.attach(tiny_model("llama"), "alibi").save_pretrained(tmp_path)
     found = doctor(tmp_path)

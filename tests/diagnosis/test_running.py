@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
+import whorl
 from whorl.diagnosis import doctor
 from whorl.testing import tiny_model
 
@@ -61,3 +62,14 @@ def test_what_a_forward_raises_is_a_failed_check_with_its_words() -> None:
     found = doctor(model)
     assert found.failed == ("runs",)
     assert found["runs"].measured == "raised ValueError: the attention implementation was switched"
+
+
+@pytest.mark.parametrize("notation", ["alibi", "rope~dynamic-ntk:factor=4,original=16"])
+def test_an_attention_implementation_set_after_attaching_is_found(notation: str) -> None:
+    """The encoding would be dropped, and the forward says so."""
+    model = whorl.attach(tiny_model("llama"), notation)
+    assert doctor(model).healthy
+    model.set_attn_implementation("sdpa")
+    found = doctor(model)
+    assert found.failed == ("runs",)
+    assert "somebody has set 'sdpa'" in found["runs"].measured

@@ -6,13 +6,14 @@ from typing import Any
 
 from whorl.diagnosis import reading
 from whorl.diagnosis.files import NO_THETA
-from whorl.diagnosis.meaning import kind, share
+from whorl.diagnosis.meaning import depends_on_length, kind, share
 from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.unread import contradicted, originals
 from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
+from whorl.stock_terms import SEE
 
 LONG = 40  # characters of a value that is no number
 MOST = 1 << 24  # distances at which B(m) is taken
@@ -94,7 +95,9 @@ def theta(subject: Subject) -> Answer:
             return judged(False, f"config.{name} is {value} and goes unread; the model turns by {shown}")
     if subject.files is not None:
         top = subject.files.text_config.get("rope_theta")
-        if top is not None and (not isinstance(top, int | float) or min(top, NO_THETA) not in subject.files.thetas):
+        if top not in (None, SEE) and (
+            not isinstance(top, int | float) or min(top, NO_THETA) not in subject.files.thetas
+        ):
             return judged(False, f"config.json says rope_theta {str(top)[:LONG]!r}; the model turns by {shown}")
         said, settings = subject.files.thetas, subject.files.rope_settings
         if said and not set(in_use) & set(said):
@@ -143,18 +146,20 @@ def length(subject: Subject) -> Answer:
         if nonsense is not None:
             return judged(False, f"config.max_position_embeddings is {nonsense!r}")
         raise NotApplicable("the config declares no length")
-    said = originals(subject) if _has_stock_rotary(subject) else []
-    if len(said) > 1:
+    stock = subject.readings if _has_stock_rotary(subject) else ()
+    matters = any(kind(r.settings) in ("yarn", "llama3") or depends_on_length(r.settings) for r in stock)
+    said = originals(subject)
+    if len(said) > 1 and matters:
         return judged(False, f"the original length is said to be {' and '.join(f'{n:,}' for n in said)}")
     unsaid = subject.files is not None and _unsaid(subject.files.text_config, subject.files.rope_settings)
-    if _has_stock_rotary(subject) and unsaid:
+    if stock and unsaid:
         return judged(
             False,
             f"{unsaid} without original_max_position_embeddings: this reader takes the declared {declared:,}, others "
             "a default or none",
         )
     short = ""
-    for r in subject.readings if _has_stock_rotary(subject) else ():
+    for r in stock:
         original = r.settings.get("original_max_position_embeddings") or 0
         factor = r.settings.get("factor") or 0
         if kind(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
