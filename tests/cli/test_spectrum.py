@@ -131,7 +131,7 @@ REFUSED = [
     (["frequencies:values=1", "--base", "1e4"], "--base 10000 was given, and frequencies has no base; leave it out"),
     (["rope", "--base", "0.5"], "base must be a finite number above 1, got 0.5"),
     (["rope", "--head-dim", "15"], "even head dim of at least 2, got 15"),
-    (["rope", "--train-length", "0"], "train_length must be a whole number of at least 1 tokens, got 0"),
+    (["rope", "--train-length", "0"], "train-length must be a whole number from 1 to 2,147,483,648 (tokens), got 0"),
     (["rope", "--figure", "a.svg"], "--figure draws a PNG, got 'a.svg'; try a.png"),
     (["rope", "--figure", "no/such/a.png"], "cannot write the figure"),
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whorl.checking import check_numbers
 from whorl.console import console
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ docs/theory.md defines every number and says which paper it is from.
 """
 
 LIMIT = 2**20
+SUMS = 2**28  # ten seconds or so
 FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
 COLOURS = {FULLY: "#0072B2", NEVER: "#D55E00", STILL: "#8a8f98"}
 
@@ -40,6 +42,12 @@ def spectrum(
     figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")] = None,
 ) -> None:
     """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
+    check_numbers(head_dim=head_dim, train_length=train_length)
+    if (sums := head_dim // 2 * max(train_length, LIMIT)) > SUMS:
+        raise ValueError(
+            f"head dim {head_dim:,} and train-length {train_length:,} are {sums:.1e} cosines, one for each pair and "
+            f"distance; at most {SUMS:.1e} are computed: give a smaller one"
+        )
     if figure is not None and figure.suffix != ".png":
         raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
     chosen, turning = _rotary(encoding, base, train_length)

@@ -27,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 import whorl
 from whorl import outputs
 from whorl.attaching import attach
+from whorl.checking import check_numbers
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.files import read_json, write_json
 from whorl.comparison.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
@@ -70,6 +71,9 @@ def compare(
 
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
+    check_numbers(snapshots=snapshots)
+    for seed in seeds:
+        check_numbers(seed=seed)
     chosen = Settings(**settings)
     resolved = chosen.resolve()
     labels = [str(parse(e)) for e in encodings]

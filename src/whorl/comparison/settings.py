@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whorl.checking import LENGTH, check_numbers
 from whorl.encodings import Encoding, Known, parse
-from whorl.encodings.base import choices, require_positive_int
+from whorl.encodings.base import choices
 
 DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
 
@@ -39,6 +40,8 @@ MODELS = {
 
 # Times the preset's tokens: what the tasks made of symbols need to be learnt in range.
 BUDGET = {"copy": 2, "recall": 2}
+NUMBERS = ("train_length", "tail", "windows", "batch_size", "tokens", "learning_rate", "warmup", "weight_decay")
+EXAMPLES = 1 << 30  # the places of all of them are drawn at the start, eight bytes each
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,16 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("train_length", "tail", "windows", "batch_size"):
-            require_positive_int(name.replace("_", "-"), getattr(self, name))
-        if self.tokens is not None:
-            require_positive_int("tokens", self.tokens)
+        for name in NUMBERS:
+            check_numbers(**{name: getattr(self, name)})
+        examples = (self.tokens or 0) // self.train_length
+        if examples > EXAMPLES:
+            raise ValueError(
+                f"{self.tokens:,} tokens are {examples:,} examples of {self.train_length:,}, and a run draws at most "
+                f"{EXAMPLES:,}; give fewer tokens, or a longer train-length"
+            )
         choices("schedule", self.schedule, ("cosine", "linear", "constant"))
         choices("precision", self.precision, ("auto", "bf16", "fp32"))
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the steps, in [0, 1), got {self.warmup}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning-rate must be above 0, got {self.learning_rate}")
         if self.task != "language" and (self.text != "stdlib" or self.tokenizer is not None):
             raise ValueError(f"the {self.task} task makes its own symbols: leave out --text and --tokenizer")
         if not self.lengths:
@@ -103,7 +106,7 @@ class Settings:
         for length in self.lengths:
             match = re.fullmatch(r"(\d+(?:\.\d+)?)(x?)", str(length))
             value = 0 if match is None else float(match[1]) * (self.train_length if match[2] else 1)
-            if value < 1 or value != int(value):
+            if not 1 <= value <= LENGTH or value != int(value):
                 raise ValueError(
                     f"cannot read the length {length!r}; write tokens (512) or multiples of the training length (4x)"
                 )

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from whorl import finite
 from whorl.attaching import attach, attached
+from whorl.checking import check_numbers
 from whorl.comparison.models import for_evaluation
 from whorl.comparison.settings import Settings
 from whorl.comparison.tasks.base import TaskSettings
@@ -52,8 +53,7 @@ class Healing:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gradual < 1:
-            raise ValueError(f"gradual is a share of the training, in [0, 1), got {self.gradual}")
+        check_numbers(gradual=self.gradual, seed=self.seed)
 
     def settings(self) -> Settings:
         settings = Settings(

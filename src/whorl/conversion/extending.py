@@ -65,10 +65,9 @@ def changes(method: str, train_length: int, to: int) -> list[tuple[str, Change]]
     has, and LM-Infinite, 2308.16137, is near to). base=B is another base, for tuning (2310.05209). Raises ValueError
     for other methods.
     """
+    check_method(method)
     if method.startswith("base="):
         return [(method, _rescaling(BaseChange(_base(method))))]
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; give auto or one of {', '.join(METHODS)}")
     if method == "window":
         sizes = dict.fromkeys(max(1, int(share * train_length)) for share in WINDOWS)
         return [(f"window of {size}", _windowing(size)) for size in sizes]
@@ -76,6 +75,14 @@ def changes(method: str, train_length: int, to: int) -> list[tuple[str, Change]]
     if method in ("ntk-by-parts", "yarn", "llama3"):
         arguments["original"] = train_length
     return [(method, _rescaling(get_scaling(method)(**arguments)))]
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError for what is no method (`auto` is none: it tries them)."""
+    if method.startswith("base="):
+        BaseChange(_base(method))
+    elif method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; give auto, one of {', '.join(METHODS)}, or base=B")
 
 
 def _base(method: str) -> float:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from whorl import finite, hosts, outputs
+from whorl.checking import check_numbers
 from whorl.comparison.corpus import read_documents
 from whorl.comparison.files import write_json
 from whorl.conversion import extending
 from whorl.conversion.extending import Tried
+from whorl.encodings import parse
 from whorl.hosts import open_host
 from whorl.inspection.sources import Source, source
 from whorl.reading import encoding_of
@@ -49,6 +51,14 @@ def run_extend(
           extension.json under "needle".
     Raises ValueError for what does not fit, before anything is written.
     """
+    check_numbers(
+        to=to, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune, lora=lora,
+        learning_rate=learning_rate, batch_size=batch_size,
+    )  # fmt: skip
+    if lora and not tune:
+        raise ValueError(f"lora={lora} is of a tuning, and no tune was asked for; give --tune TOKENS, or leave it out")
+    if method != "auto":
+        extending.check_method(method)
     found = source(name)
     reads = [*found.reads, text or found.text]
     outputs.check_replaces(out, force, reads)
@@ -198,6 +208,11 @@ def run_convert(
     """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights."""
     from whorl.conversion.converting import Healing, convert, language
 
+    check_numbers(
+        heal=heal, train_length=train_length, reach=reach, windows=windows, learning_rate=learning_rate,
+        batch_size=batch_size, gradual=gradual, seed=seed,
+    )  # fmt: skip
+    parse(to)
     found = source(name)
     reads = [*found.reads, text or found.text]
     outputs.check_replaces(out, force, reads)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from whorl.checking import check_numbers
 from whorl.diagnosis import angles, files, fits, running, settings, texts
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.result import (
@@ -235,6 +236,7 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     >>> whorl.doctor(model.to(torch.bfloat16)).failed
     ('precision',)
     """
+    check_numbers(length=length)
     found, given = None, text_ids is not None
     if isinstance(model_or_path, (str, Path)):
         model, found, tokenizer = files.opened(model_or_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl import outputs
+from whorl.checking import check_numbers
 from whorl.inspection.passes import Pass
 from whorl.inspection.result import Inspection
 from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
@@ -41,6 +42,7 @@ def run(
     `out/other`. Raises ValueError for names, texts and lengths that do not fit, before anything is measured, and for
     an `out` that holds something else than an earlier inspection, before a model is loaded.
     """
+    check_numbers(length=length, windows=windows, train_length=train_length, random_windows=random_windows, seed=seed)
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     sources = [source(name) for name in models]

@@ -17,6 +17,7 @@ import torch
 
 import whorl
 from whorl import finite
+from whorl.checking import check_numbers
 from whorl.comparison.running import machine
 from whorl.hosts import open_host
 from whorl.inspection import analysis
@@ -67,6 +68,7 @@ def inspect(
     are those of the whole windows. Raises ValueError for a model that cannot be read (see `layers_of`) and for inputs
     that do not fit. A model whose weights or outputs are not finite is refused too, naming the first of them.
     """
+    check_numbers(train_length=train_length, random_windows=random_windows, seed=seed)
     host = open_host(model)
     if inputs.dim() != 2 or inputs.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"inputs must be token ids [windows, tokens], got {tuple(inputs.shape)} {inputs.dtype}")

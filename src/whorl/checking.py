@@ -1,0 +1,86 @@
+"""What numbers mean in all commands alike, and which of them make no sense: asked before any work.
+
+One name means one thing everywhere (`train_length`, `windows`, `seed`, ...), so its range stands here once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` to `most`."""
+
+    least: int
+    most: int
+    what: str
+
+    def fits(self, value: Any) -> bool:
+        """Whether this is such a number (True is none)."""
+        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.least:,} to {self.most:,} ({self.what})"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number from `least` to `most`, without the ends that are open."""
+
+    least: float
+    most: float
+    what: str
+    above: bool = False  # the least itself is none
+    below: bool = False  # the most itself is none
+
+    def fits(self, value: Any) -> bool:
+        """Whether this is such a number (True is none)."""
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return (self.least < value if self.above else self.least <= value) and (
+            value < self.most if self.below else value <= self.most
+        )
+
+    def __str__(self) -> str:
+        low = f"above {self.least:g}" if self.above else f"of at least {self.least:g}"
+        high = f"below {self.most:g}" if self.below else f"at most {self.most:g}"
+        return f"a number {low} and {high} ({self.what})"
+
+
+LENGTH, TOKENS, COUNT = 1 << 31, 10**15, 10**6
+RANGES: dict[str, Whole | Real] = {
+    "train_length": Whole(1, LENGTH, "tokens"),
+    "length": Whole(1, LENGTH, "tokens per window"),
+    "to": Whole(1, LENGTH, "tokens"),
+    "tail": Whole(1, LENGTH, "target tokens per window"),
+    "windows": Whole(1, COUNT, "windows of text"),
+    "random_windows": Whole(0, COUNT, "windows of random tokens"),
+    "batch_size": Whole(1, COUNT, "sequences per step"),
+    "tokens": Whole(1, TOKENS, "tokens of training"),
+    "heal": Whole(1, TOKENS, "tokens of training"),
+    "tune": Whole(0, TOKENS, "tokens of training"),
+    "lora": Whole(0, 1 << 16, "an adapter's rank"),
+    "reach": Whole(1, COUNT, "times the training length"),
+    "seed": Whole(0, (1 << 32) - 1, "a seed"),
+    "snapshots": Whole(0, 10**4, "snapshots of a training"),
+    "head_dim": Whole(2, 1 << 12, "channels per head"),
+    "learning_rate": Real(0, 1e3, "a learning rate", above=True),
+    "weight_decay": Real(0, 1e3, "AdamW's weight decay"),
+    "warmup": Real(0, 1, "a share of the steps", below=True),
+    "tolerance": Real(0, 1e3, "nats"),
+    "gradual": Real(0, 1, "a share of the healing", below=True),
+}
+
+
+def check_numbers(**arguments: Any) -> None:
+    """Raises ValueError for a number outside of its range in `RANGES`; None is one that was not given.
+
+    >>> check_numbers(train_length=-4)
+    ValueError: train-length must be a whole number from 1 to 2,147,483,648 (tokens), got -4
+    """
+    for name, value in arguments.items():
+        if value is not None and not RANGES[name].fits(value):
+            raise ValueError(f"{name.replace('_', '-')} must be {RANGES[name]}, got {value!r}")
