@@ -685,3 +685,12 @@ def test_the_doctor_sees_it() -> None:
     found = whorl.doctor(model)
     assert found.failed == ("runs",)
     assert "somebody has set 'sdpa', which would drop it" in found["runs"].measured
+
+
+@torch.no_grad()
+def test_a_layer_without_a_mask_would_see_what_comes_later() -> None:
+    model = whorl.attach(tiny_model("llama"), "alibi")
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(lambda m, a, k: (a, {**k, "attention_mask": None}), with_kwargs=True)
+    with pytest.raises(ValueError, match="LlamaAttention got no mask, which would let every token see those after it"):
+        model(TOKENS)
