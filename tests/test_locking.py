@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,18 @@ def test_a_folder_that_was_made_and_not_used_goes_again(tmp_path: Path) -> None:
     with alone(tmp_path / "out", "compare"):
         pass
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_work_that_took_its_folder_away_is_seen(tmp_path: Path) -> None:
+    """And not that the folder is gone."""
+
+    def work() -> None:
+        with alone(tmp_path / "out", "convert"):
+            shutil.rmtree(tmp_path / "out")
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        work()
 
 
 def test_one_that_has_just_let_go_is_no_trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
         if held is not None:
             (folder / LOCK).unlink(missing_ok=True)
             os.close(held)
-        if made and not any(folder.iterdir()):
+        if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
 
 

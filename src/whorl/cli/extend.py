@@ -16,12 +16,12 @@ from whorl.console import console, said
 EPILOG = """
 [bold]Examples[/]
 
- whorl extend path/to/model --to 8192 --text book.txt --out longer          tries every method, keeps the best\n
+ whorl extend path/to/model --to 8192 --text book.txt --out longer          the best method that reads all of it\n
  whorl extend path/to/model --to 8192 --method yarn --text book.txt --out longer\n
  whorl extend path/to/model --to 8192 --method base=1e6 --tune 50000000 --lora 16 --text book.txt --out longer
 
 Methods: linear, ntk, ntk-by-parts, yarn, llama3, window. A window reads no further than it reaches: no position is
-new to the model, and what lies beyond is lost.
+new to the model, and what lies beyond is lost. So auto measures windows beside the others and never keeps one.
 """
 
 Model = Annotated[
@@ -77,7 +77,7 @@ def extend(
     )  # fmt: skip
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:
-        style = "bold" if one is best else None
+        style = "bold" if one is best else None if one.whole_context else "dim"
         inside, past = _loss(one.in_range, tried[0].in_range), _loss(one.past, tried[0].past)
         table.add_row(one.method, *inside, *past, style=style)
     terminal.print(table)
@@ -90,8 +90,10 @@ def extend(
             "were: no distance is new to them"
         )
     terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {how}"))
-    if best.method.startswith("window"):
+    if not best.whole_context:
         terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
+    elif any(not one.whole_context for one in tried):
+        terminal.print("a window reads nothing beyond itself: measured beside, and kept only with --method window")
 
 
 def _loss(loss: float, untouched: float) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ TOLERANCE = 0.2  # nats that `auto` lets the loss in range rise by
 class Tried:
     """One method on one text. Losses are nats per token, means over the text's windows.
 
-    by_position  [positions]: of the token after each position
-    in_range     at positions below the training length
-    past         at the last quarter of the target length
+    by_position    [positions]: of the token after each position
+    in_range       at positions below the training length
+    past           at the last quarter of the target length
+    whole_context  whether every layer reads as far as it does in the untouched model, which a window takes from it
     """
 
     method: str
@@ -46,6 +47,7 @@ class Tried:
     by_position: torch.Tensor
     in_range: float
     past: float
+    whole_context: bool = True
 
     @property
     def finite(self) -> bool:
@@ -120,14 +122,19 @@ def see_new_distances(host: OpenHost, encoding: Encoding, train_length: int) -> 
 
     It does not where a window, the host's own or the encoding's, or the chunks that it attends in, lie within that.
     """
+    return [reach > train_length for reach in _reaches(host, encoding)]
+
+
+def _reaches(host: OpenHost, encoding: Encoding) -> list[float]:
+    """Of each layer, the keys at distances below what it reads at most: tokens, or infinity."""
     found = []
     for i, layer_type in enumerate(host.layer_types):
         rule = encoding.for_layer(i, layer_type)
         parts = rule.parts if isinstance(rule, Sum) else (rule,)
         chunk = getattr(host.model.config.get_text_config(), "attention_chunk_size", None)
-        reaches = [host.windows[i], chunk if layer_type == "chunked_attention" else None]
-        reaches += [part.size for part in parts if isinstance(part, Window)]
-        found.append(all(reach is None or reach > train_length for reach in reaches))
+        limits = [host.windows[i], chunk if layer_type == "chunked_attention" else None]
+        limits += [part.size for part in parts if isinstance(part, Window)]
+        found.append(min((limit for limit in limits if limit is not None), default=math.inf))
     return found
 
 
@@ -180,10 +187,11 @@ def extend(
     """Attaches the method that reads `to` tokens best, and returns it and all that were tried, the untouched one first.
 
     windows [windows, tokens]: text that is `to` tokens long or nearly so. `auto` tries every method without training
-    and keeps the lowest loss at the last quarter of the positions among those that raise the loss in range by at most
-    `tolerance` nats (all of them, where none stays below). Raises ValueError for a target that is not longer than the
-    training length, an unknown method, text that is too short, a model that does not turn or sees no new distance, and
-    one whose weights or losses are not finite.
+    and, of those that read the whole context, keeps the lowest loss at the last quarter of the positions among those
+    that raise the loss in range by at most `tolerance` nats (all of them, where none stays below). A window, with which
+    the model reads fewer tokens than before, it measures beside them and never keeps: that is asked for by its name.
+    Raises ValueError for a target that is not longer than the training length, an unknown method, text that is too
+    short, a model that does not turn or sees no new distance, and one whose weights or losses are not finite.
 
     Layers that see no further than the training length stay as they are: nothing that they meet is new.
     """
@@ -203,8 +211,12 @@ def extend(
     before = attached(model)
     learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
 
+    reached = _reaches(host, encoding)
+
     def measured(name: str, encoding: Encoding) -> Tried:
         found = summed(name, encoding, loss_by_position(model, windows, ignored), train_length, to)
+        whole = all(now >= was for was, now in zip(reached, _reaches(host, encoding), strict=True))
+        found = replace(found, whole_context=whole)
         if not found.finite:
             reasons.append(f"{name}: {finite.first_not_finite(model, windows)}")
         advance(name)
@@ -228,19 +240,25 @@ def extend(
                     continue
                 tried.append(measured(name, candidate))
     finally:
-        detach(model)
+        if attached(model) is not None:  # the first method may have been refused
+            detach(model)
         if before is not None:
             attach(model, encoding)
             restored = attached(model)
             assert restored is not None
             restored.load_state_dict(learned)
-    if len(tried) == 1:
-        raise ValueError(f"none of the methods can be had on {type(model).__name__} with {encoding}")
+    eligible = [t for t in tried[1:] if t.whole_context or method != "auto"]
+    if not eligible:
+        only = "; --method window can, and reads nothing beyond the window" if len(tried) > 1 else ""
+        raise ValueError(
+            "none of the methods that read the whole context can be had on "
+            f"{type(model).__name__} with {encoding}{only}"
+        )
     for reason in reasons:
         log.warning("losses that are not finite with the method %s", reason)
-    if not any(t.finite for t in tried[1:]):
+    if not any(t.finite for t in eligible):
         raise ValueError(f"no method gives finite losses; {'; '.join(reasons)}")
-    best = choose(tried, tolerance)
+    best = choose([tried[0], *eligible], tolerance)
     attach(model, best.encoding)
     return best, tried
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def run_extend(
         model = tuned(model, found, text or found.text or "stdlib", healing, lora, say)
         losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
         finite.check_values(losses, "losses are not finite after the tuning", model, ids)
-        best = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
+        name = f"{best.method}, tuned"
+        best = replace(extending.summed(name, best.encoding, losses, limit, to), whole_context=best.whole_context)
         tried.append(best)
     facts = {
         "from": name,
@@ -97,7 +99,14 @@ def run_extend(
         "encoding": str(best.encoding),
         "layers_as_they_were": [i for i, reaches in enumerate(new) if not reaches],
         "tried": [
-            {"method": t.method, "encoding": str(t.encoding), "in_range": t.in_range, "past": t.past} for t in tried
+            {
+                "method": t.method,
+                "encoding": str(t.encoding),
+                "in_range": t.in_range,
+                "past": t.past,
+                "whole_context": t.whole_context,
+            }
+            for t in tried
         ],
     }
     if needle:
