@@ -379,15 +379,15 @@ def test_pickling_says_that_the_encoding_would_be_lost(tmp_path) -> None:
 def test_a_model_without_a_known_seam_is_refused() -> None:
     with pytest.raises(ValueError, match="got a Linear without a config.model_type"):
         whorl.attach(torch.nn.Linear(2, 2), "rope")
-    from transformers import MambaConfig, MambaForCausalLM
+    from transformers import BloomConfig, BloomForCausalLM
 
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, state_size=2))
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
     with pytest.raises(
         ValueError,
-        match=r"no known seam in model type 'mamba'.*looked for a module 'rotary_emb'.*calls apply_rotary_pos_emb.*"
-        "found only norm, mixer.*add a host",
+        match=r"no known seam in model type 'bloom'.*looked for a module 'rotary_emb'.*calls apply_rotary_pos_emb.*"
+        "found only word_embeddings, .*whorl list.*add a host",
     ):
-        whorl.attach(mamba, "rope")
+        whorl.attach(bloom, "rope")
 
 
 @torch.no_grad()

@@ -337,6 +337,47 @@ def test_compiles_all_but_the_attention(model) -> None:
         assert difference(parameter.grad, expected[name]) <= 1e-4 * float(expected[name].abs().max()), name
 
 
+class LogitsOf(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model(ids, use_cache=False).logits
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["export", "strict export", "trace", "fullgraph"])
+@pytest.mark.parametrize("notation", [DYNAMIC, LONGROPE])
+def test_one_graph_is_refused_and_the_reason_said(notation: str, how: str) -> None:
+    """How many spectra it would hold depends on the input: a graph for one would be wrong for another."""
+    ids = torch.arange(12)[None]
+    module = LogitsOf(whorl.attach(tiny_model("llama"), notation))
+    make = {
+        "export": lambda: torch.export.export(module, (ids,)),
+        "strict export": lambda: torch.export.export(module, (ids,), strict=True),
+        "trace": lambda: torch.jit.trace(module, (ids,)),
+        "fullgraph": lambda: torch.compile(module, backend="eager", fullgraph=True)(ids),
+    }
+    with pytest.raises(Exception, match="how many there are depends on the values of the positions") as refused:
+        make[how]()
+    if how in ("export", "trace"):
+        assert isinstance(refused.value, ValueError)
+        assert "~ntk:factor=4" in str(refused.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("notation", ["rope~ntk:factor=4", "alibi"])
+def test_what_is_the_same_at_every_length_is_exported_for_every_length(notation: str) -> None:
+    module = LogitsOf(whorl.attach(tiny_model("llama"), notation))
+    tokens = torch.export.Dim("tokens", min=2, max=40)
+    exported = torch.export.export(module, (torch.arange(12)[None],), dynamic_shapes=({1: tokens},)).module()
+    ids = torch.arange(30)[None] * 3 % 80
+    truth, budget = logits_and_budget(module.model, ids, use_cache=False)
+    assert difference(exported(ids), truth) <= budget
+
+
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_and_bfloat16() -> None:

@@ -188,3 +188,29 @@ def test_the_real_checkpoint(shared, tmp_path) -> None:
         again = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
         assert whorl.attached(again) is None
         assert float(again(ids, labels=ids).loss) == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("family", ["llama", "phi", "gemma3_text", "gpt_neox"])
+def test_frequencies_that_are_none_keep_no_encoding_out(family: str, bad: float) -> None:
+    """What replaces them does not read them; what must read them says whom to ask."""
+    model = tiny_model(family)
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq"):
+            buffer[1] = bad
+    for encoding in ("alibi", "nope", "learned:max_positions=64", "rope:base=10000", "hope"):
+        if encoding == "learned:max_positions=64" and family == "gemma3_text":
+            continue  # its layers differ
+        whorl.attach(model, encoding)
+        assert torch.isfinite(model(torch.arange(9)[None]).logits).all()
+        whorl.detach(model)
+    with pytest.raises(ValueError, match=r"inv_freq = 1, .*must be finite and not negative.*whorl.doctor\(model\)"):
+        whorl.encoding_of(model)
+
+
+def test_an_unlisted_family_whose_logits_are_no_numbers_is_no_stranger_for_that() -> None:
+    model = tiny_model("mixtral", num_local_experts=4, num_experts_per_tok=2, experts_implementation="eager")
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"its own logits are not finite; whorl.doctor\(model\) says"):
+        whorl.attach(model, "alibi")

@@ -34,6 +34,11 @@ apart by `position_ids`; where it does not, whorl cannot either.
 
 A family that is not listed works if its seams look like those of the listed ones: its own encoding is attached first,
 and must leave the logits of a few tokens as they were. Otherwise attaching raises and says what was looked for.
+
+In a model that also sees or hears (Gemma 3, LLaVA, Qwen2-Audio, ...), the text's layers get the encoding and the towers
+stay as they were. Attaching refuses by name what has no place for an encoding or none yet: encoder-decoders (T5, BART,
+Whisper), models without attention (Mamba), rotary embeddings of three positions per token (M-RoPE: Qwen2-VL to
+Qwen3.5), and most multi-head latent attention (DeepSeek V2 and V3; MiniCPM 3's opens).
 """
 
 

@@ -1,13 +1,15 @@
 """WHERE: how a model family is opened. `families` says where its seams are, as data; `opening` finds and reads them;
-`stating` reads what its config says of its own encoding."""
+`stating` reads what its config says of its own encoding; `closed` says why a model has none of them."""
 
+from whorl.hosts.closed import turns_latent_keys
 from whorl.hosts.families import ENCODERS, FAMILIES, Host
-from whorl.hosts.opening import OpenHost, Rotation, bases_of, head_dim_of, open_host, stock_spectrum, unwrapped
+from whorl.hosts.opening import KNOWN, OpenHost, Rotation, bases_of, head_dim_of, open_host, stock_spectrum, unwrapped
 from whorl.hosts.stating import known_of, rope_settings, scaling_of, trained_length
 
 __all__ = [
     "ENCODERS",
     "FAMILIES",
+    "KNOWN",
     "Host",
     "OpenHost",
     "Rotation",
@@ -19,5 +21,6 @@ __all__ = [
     "scaling_of",
     "stock_spectrum",
     "trained_length",
+    "turns_latent_keys",
     "unwrapped",
 ]

@@ -19,7 +19,10 @@ import torch
 from torch import nn
 
 from whorl.encodings import Shape, Spectrum
+from whorl.hosts.closed import part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.families import FAMILIES, GUESSES, Host
+
+KNOWN = "`whorl list` names the families that are known"
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,30 @@ def open_host(model: Any) -> OpenHost:
         )
     if model_type in FAMILIES:
         return _open(model, FAMILIES[model_type], known=True)
+    name = f"model type {model_type!r} ({type(model).__name__})"
+    closed = why_closed(model)
+    if closed is not None:
+        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
     tried: list[tuple[int, str]] = []
     for guess in GUESSES:
         try:
             return _open(model, guess, known=False)
         except ValueError as error:
             tried.append((_found(model, guess), str(error)))
+    latent, part = turns_latent_keys(model), part_that_opens(model)
+    if latent is not None:
+        raise ValueError(f"no known seam in {name}: {latent}; {KNOWN}")
+    if part is not None:
+        raise ValueError(
+            f"no known seam in {name}, but it holds one of a known family: try "
+            f"whorl.attach(model.get_submodule({part!r}), encoding)"
+        )
     nearest = max(tried, key=lambda found_and_error: found_and_error[0])
     raise ValueError(
-        f"no known seam in model type {model_type!r} ({type(model).__name__}): looked for a module 'rotary_emb' beside "
+        f"no known seam in {name}: looked for a module 'rotary_emb' beside "
         f"a list of layers ({_one_of(g.layers for g in GUESSES)}) with an attention "
         f"({_one_of(g.attention for g in GUESSES)}) whose forward calls {_one_of(g.rotate for g in GUESSES)}; "
-        f"nearest: {nearest[1]}. CONTRIBUTING.md, 'add a host', says how to add a family"
+        f"nearest: {nearest[1]}; {KNOWN}, and CONTRIBUTING.md, 'add a host', how to add one"
     )
 
 
@@ -182,10 +197,12 @@ def bases_of(model: Any) -> list[Any]:
 
 
 def _base(model: Any, host: Host) -> Any:
-    """The module that holds the layers: the base model, or (where its prefix is another's) one of its children."""
+    """The module that holds the layers: the base model, or (where its prefix is another's) one of its children, that
+    of the text before a tower of images or sounds."""
     base = model.base_model
-    candidates = [base, *(child for child in base.children() if _find(child, host.layers, None) is not None)]
-    return next((c for c in candidates if _find(c, host.layers, None) is not None), base)
+    text = getattr(model.config, "text_config", None)
+    children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
+    return next((c for c in (base, *children) if _find(c, host.layers, None) is not None), base)
 
 
 def head_dim_of(config: Any, attention: Any) -> int:
@@ -215,8 +232,7 @@ def heads_of(config: Any, attention: Any) -> int:
 def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
     width = head_dim_of(config, attention)
     if rotation is not None and not rotation.free:
-        stock = stock_spectrum(rotary, layer_type, width)
-        width = width if stock is None else stock.width
+        width = stock_width(rotary, layer_type) or width
     return Shape(
         head_dim=width,
         heads=heads_of(config, attention),
@@ -228,17 +244,37 @@ def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, 
 def stock_spectrum(rotary: Any, layer_type: str, head_dim: int) -> Spectrum | None:
     """The spectrum that a stock rotary module has for a layer type, from its buffers; None where it has none.
 
-    `head_dim` is the head's full width; the module's own may be less of it.
+    `head_dim` is the head's full width; the module's own may be less of it. Raises ValueError where they are no
+    frequencies: NaN, infinite or below zero, as buffers are that nobody has filled.
     """
-    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
-    frequencies = getattr(rotary, f"{prefix}inv_freq", None)
-    if not isinstance(frequencies, torch.Tensor):
+    prefix, frequencies = _frequencies(rotary, layer_type)
+    if frequencies is None:
         return None
     if frequencies.device.type == "meta":
         frequencies = torch.ones_like(frequencies, device="cpu")
     amplitude = float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
     values = tuple(frequencies.double().tolist())
-    return Spectrum(values, max(head_dim, 2 * len(values)), amplitude)
+    try:
+        return Spectrum(values, max(head_dim, 2 * len(values)), amplitude)
+    except ValueError as error:
+        shown = ", ".join(f"{value:.3g}" for value in values[:4])
+        raise ValueError(
+            f"the {type(rotary).__name__} of this model holds {prefix}inv_freq = {shown}, ... and an amplitude of "
+            f"{amplitude:g}, and {error}; whorl.doctor(model), or `whorl doctor DIR`, says what they should be"
+        ) from error
+
+
+def stock_width(rotary: Any, layer_type: str) -> int | None:
+    """Channels in the pairs that a stock rotary module turns, whatever its frequencies are; None where it has none."""
+    _, frequencies = _frequencies(rotary, layer_type)
+    return None if frequencies is None else 2 * len(frequencies)
+
+
+def _frequencies(rotary: Any, layer_type: str) -> tuple[str, torch.Tensor | None]:
+    """The buffer of a layer type's frequencies, and the prefix of its name."""
+    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
+    frequencies = getattr(rotary, f"{prefix}inv_freq", None)
+    return prefix, frequencies if isinstance(frequencies, torch.Tensor) else None
 
 
 def _window(config: Any, attention: Any, layer_type: str) -> int | None:

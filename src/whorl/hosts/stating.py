@@ -6,7 +6,7 @@ from typing import Any
 
 from whorl.encodings import Known, Shape
 from whorl.encodings.spectrum import base_of, share_of
-from whorl.hosts.opening import OpenHost, stock_spectrum
+from whorl.hosts.opening import OpenHost, stock_spectrum, stock_width
 
 UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
 
@@ -64,7 +64,5 @@ def _base(host: OpenHost, index: int) -> float | None:
 
 
 def _fraction(host: OpenHost, shape: Shape, index: int) -> float | None:
-    spectrum = None if host.rotary is None else stock_spectrum(host.rotary, host.layer_types[index], shape.head_dim)
-    if spectrum is None or not 0 < spectrum.width < shape.head_dim:
-        return None
-    return share_of(spectrum.width, shape.head_dim)
+    width = None if host.rotary is None else stock_width(host.rotary, host.layer_types[index])
+    return share_of(width, shape.head_dim) if width and width < shape.head_dim else None
