@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from whorl.encodings import REGISTRY, SCALINGS
+from whorl.hosts import FAMILIES
 
 
 def whorl_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,12 +24,22 @@ def test_help_shows_real_commands() -> None:
     assert "rope+window:size=64/nope" in whorl_command("list", "--help").stdout
 
 
-def test_list_names_every_encoding_and_scaling() -> None:
+def test_list_names_every_encoding_scaling_and_family() -> None:
     encodings, scalings = whorl_command("list").stdout.split("scalings of rotary encodings")
+    scalings, models = scalings.split("models: ")
     for name in REGISTRY:
         assert f" {name} " in encodings
     for name in SCALINGS:
         assert f" {name} " in scalings
+    assert {name.strip() for name in models.split(",")} >= set(FAMILIES)
+
+
+def test_help_says_which_models_in_words_that_the_list_has() -> None:
+    said = " ".join(whorl_command("--help").stdout.split()).partition("Models: ")[2].partition(" and more")[0]
+    for name in said.split(", "):
+        assert any(family.startswith(name.lower().replace("-", "_")) or family == name.lower().replace("-", "")
+                   for family in FAMILIES), name  # fmt: skip
+    assert "Llama" in said
 
 
 REFUSED = [

@@ -15,7 +15,8 @@ app = typer.Typer(
     name="whorl",
     help="Positional encodings for transformers: attach any encoding to any model, compare encodings fairly, and see "
     "how a checkpoint uses positions.",
-    epilog="Start with [bold]whorl list[/], then [bold]whorl compare --tokens 500000 --out runs/first[/].",
+    epilog="Models: Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX, OLMo, Falcon, GPT-2, BERT and more, all named by "
+    "[bold]whorl list[/]. Start there, then [bold]whorl compare --tokens 500000 --out runs/first[/].",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

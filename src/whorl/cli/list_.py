@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def list_encodings() -> None:
-    """List the encodings and scalings: what they do, their arguments with defaults, and their papers.
+    """List the encodings and scalings (what they do, their arguments with defaults, their papers), and the models.
 
     One is written name:key=value,key=value (p-rope:p=0.5); both effects as A+B (rope+window:size=64).
 
@@ -33,6 +33,8 @@ def list_encodings() -> None:
         "[bold]full_attention=nope/sliding_attention=rope[/] by layer type; "
         "[bold]rope~yarn:factor=4,original=2048[/] scaled",
         "*: the model's own where it is not given",
+        f"models: [bold]{', '.join(known['families'])}[/], by their model type, and families that look like one of "
+        "them, which are proved by a forward first",
         sep="\n",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""What `whorl list` and README.md say of every encoding and scaling, made from the registry.
+"""What `whorl list` and README.md say of every encoding and scaling, and the model families, from their registries.
 
 `python -m whorl.cli.listing` writes it anew, to listing.json and README.md. (From there `whorl list` reads it, at once:
 importing every encoding imports PyTorch.)
@@ -14,6 +14,7 @@ from typing import Any
 
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 from whorl.encodings.base import format_value
+from whorl.hosts import FAMILIES
 
 KEPT = Path(__file__).with_name("listing.json")
 BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
@@ -52,7 +53,7 @@ def arguments(cls: Any) -> str:
 
 def listing() -> str:
     """The content of listing.json."""
-    return json.dumps({"encodings": rows(), "scalings": scaling_rows()}, indent=1) + "\n"
+    return json.dumps({"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES)}, indent=1) + "\n"
 
 
 def table() -> str:
