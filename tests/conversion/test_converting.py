@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,6 @@ from whorl.encodings import parse
 from whorl.testing import tiny_model
 
 LENGTH = 32
-
-
-@pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished trial of rope, and the text that it was trained on."""
-    folder = tmp_path_factory.mktemp("trial")
-    text = folder / "text"
-    text.mkdir()
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source_file = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (text / f"{name}.txt").write_text(source_file.read_text())
-    how = {"train_length": LENGTH, "lengths": ("1x",), "tokens": 20 * 8 * LENGTH, "batch_size": 8, "tail": 8}
-    whorl.compare(["rope"], out=folder / "run", text=str(text), windows=4, quiet=True, precision="fp32", **how)
-    return next((folder / "run" / "trials").iterdir()), str(text)
 
 
 def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
@@ -104,8 +89,9 @@ def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
     for earlier, later in itertools.pairwise(turning):
         assert set(later) <= set(earlier)
         assert not earlier or set(earlier) - set(later) == set(earlier[len(later) :]), "the slowest go first"
-    with pytest.raises(ValueError, match="a gradual change stills pairs of one rotary encoding, and rope to alibi"):
-        converting._bands(model, parse("rope"), parse("alibi"), Healing(1000, 32, gradual=0.5))
+    for other in ("alibi", "hope:train_length=32+window:size=16"):  # what a window hides, no band would
+        with pytest.raises(ValueError, match="a gradual change stills pairs of one rotary encoding, and rope to"):
+            converting._bands(model, parse("rope"), parse(other), Healing(1000, 32, gradual=0.5))
 
 
 def test_bands_are_attached_in_time() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from whorl.cli.extend import Force, Model, Out, Text, TrainLength
+from whorl.cli.extend import INTERRUPTED, Force, Model, Out, Text, TrainLength
 from whorl.console import console, said
 
 EPILOG = """
@@ -43,11 +43,15 @@ def convert(
     from whorl.conversion.running import run_convert
 
     terminal = console()
-    report = run_convert(
-        model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate, batch_size=batch_size,
-        gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
-        stage=lambda name: _progress(terminal, name),
-    )  # fmt: skip
+    try:
+        report = run_convert(
+            model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate,
+            batch_size=batch_size, gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
+            stage=lambda name: _progress(terminal, name), say=terminal.print,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(INTERRUPTED, err=True)
+        raise typer.Exit(130) from None
     lengths = list(report["before"])
     table = Table("", *(f"{n:,} tokens" for n in lengths), title="loss, nats per token", title_justify="left")
     rows = {"before": "before", "swapped": "swapped", "healed": "healed", "control": "untouched, trained alike"}

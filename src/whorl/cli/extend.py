@@ -24,6 +24,8 @@ Methods: linear, ntk, ntk-by-parts, yarn, llama3, window. A window reads no furt
 new to the model, and what lies beyond is lost. So auto measures windows beside the others and never keeps one.
 """
 
+INTERRUPTED = "whorl: interrupted; the same command goes on from the last checkpoint of its training"
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model's directory or hub name, or a trial of whorl compare.")
 ]
@@ -69,12 +71,15 @@ def extend(
     from whorl.conversion.running import run_extend
 
     terminal = console()
-    best, tried, how = run_extend(
-        model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance, tune=tune,
-        lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
-        force=force,
-        say=terminal.print,
-    )  # fmt: skip
+    try:
+        best, tried, how = run_extend(
+            model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance,
+            tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
+            force=force, say=terminal.print,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(INTERRUPTED if tune else "whorl: interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
     for one in tried:
         style = "bold" if one is best else None if one.whole_context else "dim"

@@ -29,15 +29,15 @@ def contents(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def complete(folder: Path, step: int, seconds: float) -> None:
-    """Says that this checkpoint is whole, and takes away all but the newest `KEPT` whole ones beside it."""
+def complete(folder: Path, step: int, seconds: float, kept: int = KEPT) -> None:
+    """Says that this checkpoint is whole, and takes away all but the newest `kept` whole ones beside it."""
     files = {str(p.relative_to(folder)): contents(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     files.pop(MARKER, None)
     write_json(folder / MARKER, {"step": step, "seconds": seconds, "files": files})
     older = sorted(
         (p for p in folder.parent.glob("checkpoint-*") if (p / MARKER).exists() and _step(p) <= step), key=_step
     )
-    for surplus in older[:-KEPT]:
+    for surplus in older[:-kept]:
         (surplus / MARKER).unlink()  # first: a kill may come between
         shutil.rmtree(surplus)
 

@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from whorl import finite
 from whorl.attaching import attach, attached
 from whorl.checking import check_numbers
+from whorl.comparison.checkpoints import KEPT, complete, discard_damaged, resume_point
 from whorl.comparison.models import for_evaluation
 from whorl.comparison.settings import Settings
 from whorl.comparison.tasks.base import TaskSettings
 from whorl.comparison.tasks.language import Language
 from whorl.comparison.training import release, training_arguments, training_record
 from whorl.conversion.extending import see_new_distances
-from whorl.encodings import Encoding, parse
+from whorl.conversion.resuming import Diverged
+from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.filling import filled, what_was_filled
 from whorl.hosts import open_host
@@ -31,6 +34,7 @@ from whorl.reading import encoding_of, layered
 log = logging.getLogger(__name__)
 
 BANDS = 8  # steps in which a gradual change stills the pairs
+TRAINED = "trained.safetensors"  # in a checkpoint
 EAGER_UP_TO = 256  # tokens: written-out attention is faster on a CPU, as in `comparison.models`
 
 
@@ -61,10 +65,6 @@ class Healing:
             learning_rate=self.learning_rate, precision=self.precision,
         )  # fmt: skip
         return settings.resolve()
-
-
-class Diverged(ValueError):
-    """A training whose loss is not finite any more."""
 
 
 def language(
@@ -102,8 +102,10 @@ def convert(
     The control is the untouched model given the same training: same batches in the same order, same schedule. It is
     None, and "control_diverged" says why, where that training diverged. "within" has the layers that are converted
     although no distance past the training length reaches them, and the notation that leaves them as they are.
-    folder: for the Trainer. Raises ValueError for an encoding that the model cannot carry, before anything is trained,
-    for weights and losses that are not finite, and (`Diverged`) when the healing diverges.
+    folder: for the trainings' checkpoints. What an interrupted run of the same arguments left there goes on, to the
+    numbers of an undisturbed one; each work needs its own. Raises ValueError for an encoding that the model cannot
+    carry, before anything is trained, for weights and losses that are not finite, and (`Diverged`) when the healing
+    diverges.
     """
     was = encoding_of(model)
     host, asked = open_host(model), parse(to)
@@ -142,7 +144,10 @@ def train_on(
     update: Callable[[int, int], None],
     bands: list[Encoding],
 ) -> list[dict[str, float]]:
-    """Trains a model further and returns its learning curve; `bands` are attached one after another on the way."""
+    """Trains a model further and returns its learning curve; `bands` are attached one after another on the way.
+
+    It goes on from the newest whole checkpoint in `folder`, where a run of the same arguments was interrupted.
+    """
     settings = healing.settings()
     host = open_host(model)
     host.model.config.use_cache = False
@@ -150,15 +155,16 @@ def train_on(
     if written_out and host.attending.config._attn_implementation == "sdpa":
         host.attending.set_attn_implementation("eager")
     arguments = training_arguments(settings, healing.seed, folder)
-    arguments.save_strategy = "no"
-    trainer = Trainer(
+    discard_damaged(folder)
+    checkpoint, _ = resume_point(folder)
+    trainer = _Healer(
         model=model,
         args=arguments,
         train_dataset=task.training_set(healing.seed, settings.steps * settings.batch_size),
         callbacks=[_Steps(model, settings.steps, update, bands, healing.gradual)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     release(trainer, model)
     return training_record(trainer.state.log_history, settings, 1.0)["curve"]
 
@@ -175,8 +181,30 @@ def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> d
     return {"layers": layers, "leave": str(layered(host, kept)) if any(new) else None}
 
 
+class _Healer(Trainer):
+    """A checkpoint's weights are the tensors that are trained, by name and as they are: what the model's own save would
+    make of them (stock terms, a table in the place of another) is for readers, and does not fit again."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().contiguous() for name, tensor in self._trained().items()}, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        kept, trained = load_file(Path(resume_from_checkpoint) / TRAINED), self._trained()
+        if kept.keys() != trained.keys():
+            raise ValueError(f"{resume_from_checkpoint} is of another model: its weights have other names; delete it")
+        with torch.no_grad():
+            for name, tensor in trained.items():
+                tensor.copy_(kept[name])
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in self.model.named_parameters() if tensor.requires_grad}
+
+
 class _Steps(TrainerCallback):
-    """Tells of progress, and attaches the bands of a gradual change when their time has come."""
+    """Tells of progress, marks checkpoints complete, and attaches the bands of a gradual change when their time has
+    come."""
 
     def __init__(
         self, model: Any, steps: int, update: Callable[[int, int], None], bands: list[Encoding], share: float
@@ -196,6 +224,10 @@ class _Steps(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.update(state.global_step, self.steps)
 
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step, over = state.global_step, state.global_step >= state.max_steps  # the Trainer saves at the last step too
+        complete(Path(args.output_dir) / f"checkpoint-{step}", step, 0.0, kept=1 if over else KEPT)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
@@ -211,7 +243,11 @@ def _bands(model: Any, was: Encoding, target: Encoding, healing: Healing) -> lis
         return []
     head_dim = open_host(model).shapes[0].head_dim
     before, after = was.spectrum(head_dim), target.spectrum(head_dim)
-    if before is None or after is None or attached(model) is None or len(before.frequencies) != len(after.frequencies):
+    summed = isinstance(was, Sum) or isinstance(target, Sum)  # whose other parts no band would have
+    if (
+        summed or before is None or after is None or attached(model) is None
+        or len(before.frequencies) != len(after.frequencies)
+    ):  # fmt: skip
         raise ValueError(f"a gradual change stills pairs of one rotary encoding, and {was} to {target} is not that")
     stilled = [i for i, (f, g) in enumerate(zip(before.frequencies, after.frequencies, strict=True)) if f and not g]
     bands: list[Encoding] = []

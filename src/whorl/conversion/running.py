@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from whorl import finite, hosts, outputs
 from whorl.checking import check_numbers
 from whorl.comparison.corpus import read_documents
 from whorl.comparison.files import write_json
-from whorl.conversion import extending
+from whorl.conversion import extending, resuming
 from whorl.conversion.extending import Tried
 from whorl.encodings import parse
 from whorl.hosts import open_host
@@ -47,7 +47,8 @@ def run_extend(
     """Extends a checkpoint and writes it: the best method, all that were tried, and how the folder loads.
 
     tune  tokens of training at the new length, after the method without training; with `lora`, of adapters of that rank
-          (through peft), merged at the end. Its losses are then those of the method "NAME, tuned".
+          (through peft), merged at the end. Its losses are then those of the method "NAME, tuned". A tuning that was
+          interrupted goes on (see `resuming`).
     needle  also asks for a number stated far back (see `needle`), at the training length and the new one, in
           extension.json under "needle".
     Raises ValueError for what does not fit, before anything is written.
@@ -62,6 +63,7 @@ def run_extend(
         extending.check_method(method)
     found = source(name)
     reads = [*found.reads, text or found.text]
+    resuming.clear(out)
     outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
@@ -79,64 +81,77 @@ def run_extend(
         ignored=tokenizer.unk_token_id,
         advance=lambda name: say(f"measured: {name}"),
     )
-    if tune:
-        from whorl.conversion.converting import Healing
+    with ExitStack() as until_written:
+        work = None
+        if tune:
+            from whorl.conversion.converting import Healing, language
 
-        healing = Healing(tune, to, batch_size, learning_rate)
-        model = tuned(model, found, text or found.text or "stdlib", healing, lora, say)
-        losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
-        finite.check_values(losses, "losses are not finite after the tuning", model, ids)
-        name = f"{best.method}, tuned"
-        best = replace(extending.summed(name, best.encoding, losses, limit, to), whole_context=best.whole_context)
-        tried.append(best)
-    facts = {
-        "from": name,
-        "train_length": limit,
-        "to": to,
-        "text": text or found.text or "stdlib",
-        "windows": list(ids.shape),
-        "method": best.method,
-        "encoding": str(best.encoding),
-        "layers_as_they_were": [i for i, reaches in enumerate(new) if not reaches],
-        "tried": [
-            {
-                "method": t.method,
-                "encoding": str(t.encoding),
-                "in_range": t.in_range,
-                "past": t.past,
-                "whole_context": t.whole_context,
-            }
-            for t in tried
-        ],
-    }
-    if needle:
-        from whorl.conversion.needle import DEPTHS, retrieval
+            healing, length = Healing(tune, to, batch_size, learning_rate), (to,)
+            task = language(text or found.text or "stdlib", found.tokenizer_name, to, length, 4, max(1, to // 4))
+            asked = {"encoding": str(best.encoding), "lora": lora, **_follows_from(model, task, healing)}
+            work = until_written.enter_context(resuming.working(out, "extend", asked, say))
+            model = tuned(model, task, healing, lora, work, say)
+            losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
+            finite.check_values(losses, "losses are not finite after the tuning", model, ids)
+            after = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
+            best = replace(after, whole_context=best.whole_context)
+            tried.append(best)
+        facts = {
+            "from": name,
+            "train_length": limit,
+            "to": to,
+            "text": text or found.text or "stdlib",
+            "windows": list(ids.shape),
+            "method": best.method,
+            "encoding": str(best.encoding),
+            "layers_as_they_were": [i for i, reaches in enumerate(new) if not reaches],
+            "tried": [
+                {
+                    "method": t.method,
+                    "encoding": str(t.encoding),
+                    "in_range": t.in_range,
+                    "past": t.past,
+                    "whole_context": t.whole_context,
+                }
+                for t in tried
+            ],
+        }
+        if needle:
+            from whorl.conversion.needle import DEPTHS, retrieval
 
-        say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
-        facts["needle"] = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
-    with outputs.replacing(out, "extend", force, reads) as folder:
-        how = extending.save(model, folder, tokenizer, to)
-        write_json(folder / "extension.json", {**facts, "loads": how})
-        write_atomically(folder / "loss.png", figure(tried, best, limit))
+            say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
+            facts["needle"] = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
+        with outputs.replacing(out, "extend", force, reads) as folder:
+            how = extending.save(model, folder, tokenizer, to)
+            write_json(folder / "extension.json", {**facts, "loads": how})
+            write_atomically(folder / "loss.png", figure(tried, best, limit))
+            if work is not None:
+                resuming.written(work)
+    resuming.clear(out, finished=False)  # what was for this place under other arguments is of no use any more
     return best, tried, how
 
 
-def tuned(model: Any, found: Source, text: str, healing: Any, lora: int, say: Say) -> Any:
-    """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
-    from whorl.conversion.converting import language, train_on
+def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
+    """What the numbers of a training follow from."""
+    settings = {**asdict(healing), "precision": healing.settings().precision}
+    return {"model": resuming.digest(model), "text": task.fingerprint(), **settings}
 
-    where = found.tokenizer_name
-    length = healing.train_length
-    task = language(text, where, length, (length,), 4, max(1, length // 4))
+
+def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) -> Any:
+    """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
+    from transformers import set_seed
+
+    from whorl.conversion.converting import train_on
+
     trained = model
     if lora:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise ValueError("--lora needs the package peft: pip install peft") from error
+        set_seed(healing.seed)
         trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
-    with tempfile.TemporaryDirectory(prefix="whorl-") as work:
-        train_on(trained, task, healing, Path(work), lambda step, steps: say(f"tuned: step {step:,} of {steps:,}"), [])
+    train_on(trained, task, healing, work / "tuning", lambda step, of: say(f"tuned: step {step:,} of {of:,}"), [])
     merged = trained.merge_and_unload() if lora else trained
     return merged.eval()
 
@@ -213,8 +228,12 @@ def run_convert(
     out: Path,
     force: bool = False,
     stage: Any = None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights."""
+    """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights.
+
+    Trainings that were interrupted go on (see `resuming`).
+    """
     from whorl.conversion.converting import Healing, convert, language
 
     check_numbers(
@@ -224,6 +243,7 @@ def run_convert(
     parse(to)
     found = source(name)
     reads = [*found.reads, text or found.text]
+    resuming.clear(out)
     outputs.check_replaces(out, force, reads)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
@@ -232,11 +252,14 @@ def run_convert(
     task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
     healing = Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
-    with tempfile.TemporaryDirectory(prefix="whorl-") as work:
-        report = convert(model, to, task, healing, Path(work), control=control, **how)
-    report |= {"model": name, "text": chosen, "train_length": limit, "learning_rate": learning_rate, "gradual": gradual}
-    report["train_length_from"] = "--train-length" if train_length else told_length(found, limit)
-    with outputs.replacing(out, "convert", force, reads) as folder:
-        report["loads"] = extending.save(model, folder, tokenizer, limit)
-        write_json(folder / "conversion.json", report)
+    asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}
+    with resuming.working(out, "convert", asked, say) as work:
+        report = convert(model, to, task, healing, work, control=control, **how)
+        report |= {"model": name, "text": chosen, "train_length": limit}
+        report |= {"learning_rate": learning_rate, "gradual": gradual}
+        report["train_length_from"] = "--train-length" if train_length else told_length(found, limit)
+        with outputs.replacing(out, "convert", force, reads) as folder:
+            report["loads"] = extending.save(model, folder, tokenizer, limit)
+            write_json(folder / "conversion.json", report)
+            resuming.written(work)
     return report

@@ -1,0 +1,204 @@
+"""A killed convert or extend --tune goes on where it was, to the numbers of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from whorl.comparison import training
+from whorl.comparison.checkpoints import MARKER as WHOLE
+from whorl.conversion import resuming
+from whorl.conversion.resuming import Diverged, clear, working, written
+from whorl.conversion.running import run_convert, run_extend
+from whorl.locking import alone
+from whorl.outputs import MARKER
+
+LENGTH = 32
+STEPS = 13
+CONVERT: dict[str, Any] = {
+    "to": "p-rope:p=0.25", "heal": STEPS * 4 * LENGTH, "batch_size": 4, "windows": 4, "gradual": 0.8,
+    "learning_rate": 1e-3,
+}  # fmt: skip
+KILLED = """
+import json, os, signal, sys, torch
+import whorl.comparison.training as training
+from pathlib import Path
+from whorl.conversion.running import run_convert
+training.MIN_STEPS = 2
+torch.set_num_threads(int(sys.argv[4]))
+def update(step, steps):
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+run_convert(sys.argv[1], out=Path(sys.argv[2]), stage=lambda name: update, **json.loads(sys.argv[3]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "MIN_STEPS", 2)  # a checkpoint at every second step
+
+
+def seen(steps: list[tuple[str, int]], interrupt: tuple[str, int] | None = None) -> Callable:
+    """A `stage` that notes the steps, and interrupts one of them as Ctrl-C does."""
+
+    def stage(name: str) -> Callable[[int, int], None]:
+        def update(step: int, of: int) -> None:
+            steps.append((name, step))
+            if (name, step) == interrupt:
+                raise KeyboardInterrupt
+
+        return update
+
+    return stage
+
+
+def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tuple[Path, str], tmp_path: Path) -> None:
+    """Killed in the gradual change of the healing, then interrupted in the control."""
+    folder = str(trial[0])
+    run_convert(folder, out=tmp_path / "undisturbed", **CONVERT)
+    place = tmp_path / "place"
+    command = [sys.executable, "-c", KILLED, folder, str(place / "out"), json.dumps(CONVERT)]
+    assert subprocess.run([*command, str(torch.get_num_threads())]).returncode == -9
+    assert os.listdir(place) == [".out.work"]
+    steps: list[tuple[str, int]] = []
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_convert(folder, out=place / "out", **CONVERT, stage=seen(steps, ("control", 5)), say=said.append)
+    assert steps[0] == ("healing", 5), "after the checkpoint at step 4"
+    assert said == [f"going on from the checkpoints that an interrupted run left in {place / '.out.work'}"]
+    steps.clear()
+    run_convert(folder, out=place / "out", **CONVERT, stage=seen(steps))
+    assert steps == [("control", step) for step in range(5, STEPS + 1)], "the healing was over"
+    facts, other = (json.loads((p / "conversion.json").read_text()) for p in (place / "out", tmp_path / "undisturbed"))
+    assert facts == other
+    weights, others = (load_file(p / "model.safetensors") for p in (place / "out", tmp_path / "undisturbed"))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert os.listdir(place) == ["out"], "nothing is left"
+
+
+def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
+    def run(out: str, say: Callable[[str], None] = lambda line: None) -> Any:
+        return run_extend(
+            str(trial[0]), 2 * LENGTH, method="base=20000", windows=4, tune=STEPS * 4 * 2 * LENGTH, lora=4,
+            learning_rate=3e-3, batch_size=4, out=tmp_path / out, say=say,
+        )  # fmt: skip
+
+    def interrupt(line: str) -> None:
+        if line.startswith("tuned: step 5 "):
+            raise KeyboardInterrupt
+
+    undisturbed, _, _ = run("undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        run("out", interrupt)
+    said: list[str] = []
+    best, tried, _ = run("out", said.append)
+    assert next(line for line in said if line.startswith("tuned")) == f"tuned: step 5 of {STEPS}"
+    assert torch.equal(best.by_position, undisturbed.by_position)
+    assert best.past != tried[1].past, "it was tuned"
+    assert sorted(os.listdir(tmp_path)) == ["out", "undisturbed"]
+    assert json.loads((tmp_path / "out" / "extension.json").read_text())["from"] == str(trial[0])
+
+
+def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, str], tmp_path: Path) -> None:
+    """To an encoding with parameters of its own."""
+    steps: list[tuple[str, int]] = []
+    said: list[str] = []
+
+    def run(out: str, rate: float, interrupt: tuple[str, int] | None = None) -> Any:
+        steps.clear()
+        said.clear()
+        return run_convert(
+            str(trial[0]), out=tmp_path / out, **{**CONVERT, "to": "t5", "gradual": 0.0, "learning_rate": rate},
+            control=False, stage=seen(steps, interrupt), say=said.append,
+        )  # fmt: skip
+
+    undisturbed = run("undisturbed", 2e-3)
+    with pytest.raises(KeyboardInterrupt):
+        run("out", 1e-3, ("healing", 5))
+    with pytest.raises(KeyboardInterrupt):
+        run("out", 2e-3, ("healing", 7))
+    assert steps[0] == ("healing", 1)
+    (line,) = said
+    assert line.endswith(
+        ".out.work was left by other work (learning_rate differs): it is removed, and the training begins anew"
+    )
+    report = run("out", 2e-3)
+    assert steps[0] == ("healing", 7)
+    assert report == undisturbed
+    assert sorted(os.listdir(tmp_path)) == ["out", "undisturbed"]
+
+
+def checkpoint(work: Path) -> None:
+    (work / "healing" / "checkpoint-3").mkdir(parents=True)
+    (work / "healing" / "checkpoint-3" / WHOLE).write_text("{}")
+
+
+def interrupted(out: Path, error: BaseException, after: Callable[[Path], None]) -> None:
+    def work() -> None:
+        with working(out, "convert", {"seed": 0}, lambda line: None) as folder:
+            after(folder)
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+
+
+def test_only_what_can_go_on_is_left(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / ".out.work"
+    interrupted(out, KeyboardInterrupt(), lambda work: None)
+    interrupted(out, ValueError("the model has it already"), lambda work: (work / "healing").mkdir())
+    interrupted(out, Diverged("nan"), checkpoint)
+    assert os.listdir(tmp_path) == []
+    interrupted(out, KeyboardInterrupt(), checkpoint)
+    assert sorted(os.listdir(work)) == [MARKER, "healing"]
+    clear(out)
+    assert work.exists(), "it has not been written"
+    interrupted(out, KeyboardInterrupt(), written)
+    clear(out)
+    assert work.exists(), "nor has what was written its name"
+    out.mkdir()
+    with alone(work, "convert"), pytest.raises(ValueError, match="is being written by whorl convert"):
+        clear(out)
+    clear(out)
+    assert os.listdir(tmp_path) == ["out"]
+    interrupted(out, KeyboardInterrupt(), checkpoint)
+    clear(out, finished=False)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    work = tmp_path / ".out.work"
+    work.mkdir()
+    (work / "thesis.tex").write_text("precious")
+    with (
+        pytest.raises(ValueError, match="holds what whorl did not write; move it away"),
+        working(tmp_path / "out", "convert", {}, lambda line: None),
+    ):
+        pass
+    clear(tmp_path / "out", finished=False)
+    assert os.listdir(work) == ["thesis.tex"]
+
+
+def test_the_digest_of_a_model_is_of_its_config_encoding_and_weights() -> None:
+    import whorl
+    from whorl.testing import tiny_model
+
+    found = resuming.digest(tiny_model("llama"))
+    assert resuming.digest(tiny_model("llama")) == found
+    assert resuming.digest(tiny_model("llama", rms_norm_eps=1e-3)) != found
+    assert resuming.digest(whorl.attach(tiny_model("llama"), "hope:train_length=40")) != found
+    moved = tiny_model("llama").bfloat16()
+    other = resuming.digest(moved)
+    with torch.no_grad():
+        moved.lm_head.weight[0, 0] += 1
+    assert resuming.digest(moved) != other
