@@ -131,7 +131,7 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
     folder, _ = trial
     with pytest.raises(ValueError, match="the model has rope:base=10000 already; name another"):
         run_convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
-    with pytest.raises(ValueError, match="gradual is a share of the training"):
+    with pytest.raises(ValueError, match="gradual must be a number of at least 0 and below 1"):
         Healing(100, 32, gradual=1.5)
     with pytest.raises(ValueError, match="unknown encoding 'hop'"):
         run_convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
