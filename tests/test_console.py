@@ -27,7 +27,15 @@ def test_a_comparison_of_a_model_with_a_strange_name() -> None:
     for terminal in (False, True):
         shown = io.StringIO()
         display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
-        config = {"tokens": 64, "steps": 2, "batch_size": 4, "train_length": 8, "task": "language", "model": NAME}
+        config = {
+            "tokens": 64,
+            "steps": 2,
+            "batch_size": 4,
+            "train_length": 8,
+            "task": "language",
+            "model": NAME,
+            "data": {},
+        }
         machine = {"device": "cpu", "cpu": NAME, "cores": 2}
         display.start({**config, "parameters": 1, "precision": "fp32"}, machine, [NAME])
         with display.training(NAME, 2) as update:

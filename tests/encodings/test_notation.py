@@ -51,6 +51,25 @@ def test_python_and_notation_say_the_same() -> None:
     assert parse("full_attention=nope/sliding_attention=hope:train_length=512") == by_type
 
 
+@pytest.mark.parametrize(
+    "notation",
+    [
+        "rope:base={}",
+        "sinusoidal:base={}",
+        "hope:train_length={}",
+        "frequencies:values={}",
+        "window:size={}",
+        "rope~yarn:factor={},original=64",
+        "rope~base-change:base={}",
+        "learned:max_positions={}",
+        "p-rope:p={}",
+    ],
+)
+def test_numbers_of_hundreds_of_digits_are_refused(notation: str) -> None:
+    with pytest.raises(ValueError, match=r"must be|are finite"):
+        parse(notation.format("1" + 400 * "0"))
+
+
 def test_every_encoding_file_is_registered() -> None:
     inner = {"base", "biases", "spectrum", "turns", "composition", "scalings", "scaled"}
     files = {m.name for m in pkgutil.iter_modules(whorl.encodings.__path__)} - inner

@@ -200,15 +200,19 @@ def check_base(base: float) -> None:
 
 
 def require_number(argument: str, value: object) -> None:
-    """Refuses what is not a real number (True is not one)."""
+    """Refuses what is not a real number (True is not one), or a whole one past what a float holds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{argument} must be a number, got {value!r}")
+    if isinstance(value, int) and value.bit_length() > 1000:
+        raise ValueError(f"{argument} must be a number of at most 300 digits, got one of {len(str(abs(value)))}")
 
 
 def require_positive_int(argument: str, value: object, hint: str = "") -> None:
-    """Refuses what is not a whole number of at least 1."""
+    """Refuses what is not a whole number of at least 1, and of at most 63 bits, as positions are."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{argument} must be a whole number of at least 1, got {value!r}{hint}")
+    if value.bit_length() > 63:
+        raise ValueError(f"{argument} must be a whole number below 2**63, got one of {value.bit_length()} bits{hint}")
 
 
 def choices(argument: str, value: object, allowed: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Rotation by any frequencies: RoFormer, arXiv 2104.09864, Eq. 14-15, with theta_i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whorl.encodings.base import require_number
@@ -37,6 +38,10 @@ class Frequencies(Rotary):
                 raise ValueError(f"values must be numbers joined by '@' (1@0.1@0.01), got {self.values!r}") from None
         elif isinstance(values, int | float):
             values = (values,)
+        if not isinstance(values, Sequence):
+            raise ValueError(f"values must be a list of numbers (radians per token), got {values!r}")
+        for value in values:
+            require_number("each of values", value)
         values = tuple(float(v) for v in values)
         if not values or not all(math.isfinite(v) and v >= 0 for v in values):
             raise ValueError(f"values must be finite, not negative and at least one (radians per token), got {values}")

@@ -648,7 +648,7 @@ def _check_list(argument: str, value: object) -> tuple[float, ...]:
     items = value.split("@") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     try:
         numbers = tuple(float(item) for item in items)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{argument} must be numbers joined by '@' (1@1.5@4), got {value!r}") from None
     if not numbers or not all(0 < number < math.inf for number in numbers):
         raise ValueError(f"{argument} must be finite numbers above 0, at least one, got {numbers}")
