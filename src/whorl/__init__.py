@@ -70,7 +70,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'whorl' has no attribute {name!r}")
+    meant = {known.lower(): known for known in _EXPORTS}.get(name.lower().replace("_", ""))
+    hint = f"; did you mean {meant!r}?" if meant else ""
+    raise AttributeError(f"module 'whorl' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

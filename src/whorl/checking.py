@@ -1,11 +1,14 @@
-"""What numbers mean in all commands alike, and which of them make no sense: asked before any work.
+"""What arguments mean in all commands alike, and which of them make no sense: asked before any work.
 
 One name means one thing everywhere (`train_length`, `windows`, `seed`, ...), so its range stands here once.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,3 +87,45 @@ def check_numbers(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None and not RANGES[name].fits(value):
             raise ValueError(f"{name.replace('_', '-')} must be {RANGES[name]}, got {value!r}")
+
+
+def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ValueError, with what may have been meant, for a keyword that a function does not have."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "it has none that is like it"
+            raise ValueError(f"{function} has no argument {name!r}; {hint} (known: {', '.join(names)})")
+
+
+def check_list(name: str, value: Any, example: str) -> list[Any]:
+    """The items of a list (or of another iterable) as a list. Raises ValueError for a single value, and for text.
+
+    >>> check_list("encodings", "rope", '["rope"]')
+    ValueError: encodings must be a list, got 'rope'; try ["rope"]
+    """
+    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list, got {shown(value)}; try {example}")
+    return list(value)
+
+
+def check_path(name: str, value: Any, wanted: str = "a path") -> str:
+    """A path (or name) as text. Raises ValueError for what is neither text nor a path."""
+    if not isinstance(value, str | os.PathLike) or isinstance(value, bytes):
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    found = os.fspath(value)
+    if not found or "\0" in found:
+        raise ValueError(f"{name} must be {wanted}, got {found!r}")
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short ones as they are, of others what they are."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = repr(value)
+    if value is None or (len(text) <= 60 and isinstance(value, str | bytes | int | float | list | tuple | dict)):
+        return text
+    kind = f"{'an' if type(value).__name__[0] in 'AEIOUaeiou' else 'a'} {type(value).__name__}"
+    return f"{kind} ({text[:40]}...)" if isinstance(value, str) else kind

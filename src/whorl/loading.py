@@ -7,6 +7,7 @@ dropped. Both are refused here, by name: of recorded and of other models, trials
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from whorl.attaching import NAMED, Attachment, attach, attached, detach
+from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.filling import completed
 from whorl.hosts import open_host
@@ -48,6 +50,8 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     """
     import transformers
 
+    name_or_path = check_path("name_or_path", name_or_path, "a directory or a hub name")
+    _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
         return _load_adapter(name_or_path, base, hub, kwargs)
@@ -82,6 +86,16 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         if not attachment.stock_directory:
             _load_learned(attachment, at, len(parts), name_or_path, hub)
     return model
+
+
+def _refuse_no_folder(where: str) -> None:
+    """Raises ValueError for a path that is no folder, which stock code would take for a hub name."""
+    path = Path(where)
+    if path.is_file():
+        raise ValueError(f"{where!r} is a file, and a checkpoint is a folder; try {str(path.parent)!r}")
+    hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and not where.startswith(".")
+    if not hub_name and not path.is_dir():
+        raise ValueError(f"no checkpoint at {where!r}: there is no such folder, and it is no hub name")
 
 
 def configuration(where: Any, **kwargs: Any) -> Any:

@@ -162,6 +162,11 @@ def _read_stdlib() -> Iterator[str]:
 
 
 def _read_path(source: str) -> Iterator[str]:
+    if "\n" in source or len(source.encode()) > 4096:  # the longest path that Linux has
+        raise ValueError(
+            f"a text is named by its path, and this is {len(source):,} characters of text itself ({source[:30]!r}...); "
+            "write it to a file and give that"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         files = [file for file in _files_below(path, NOT_TEXT_FOLDERS) if _is_records(file) or not _is_binary(file)]

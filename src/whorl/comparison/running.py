@@ -8,6 +8,7 @@ DIR/report.md, report.html, figures/
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 import whorl
 from whorl import outputs
 from whorl.attaching import attach
-from whorl.checking import check_numbers
+from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.files import read_json, write_json
 from whorl.comparison.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
@@ -71,6 +72,11 @@ def compare(
 
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
+    fields = [field.name for field in dataclasses.fields(Settings)]
+    check_keywords("compare", settings, ["encodings", "out", "seeds", "snapshots", "quiet", *fields])
+    encodings = check_list("encodings", encodings, _in_a_list(encodings))
+    seeds = check_list("seeds", seeds, "[0, 1, 2]")
+    out = check_path("out", out, "the path of a folder")
     check_numbers(snapshots=snapshots)
     for seed in seeds:
         check_numbers(seed=seed)
@@ -108,6 +114,10 @@ def compare(
         results = read_json(folder / "results.json")
     display.finish(results, folder)
     return results
+
+
+def _in_a_list(encodings: Any) -> str:
+    return f'["{encodings}"]' if isinstance(encodings, str | Encoding) else '["rope", "hope"]'
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whorl.checking import LENGTH, check_numbers
+from whorl.checking import LENGTH, check_list, check_numbers, check_path, shown
 from whorl.encodings import Encoding, Known, parse
 from whorl.encodings.base import choices
 
@@ -41,6 +41,11 @@ MODELS = {
 # Times the preset's tokens: what the tasks made of symbols need to be learnt in range.
 BUDGET = {"copy": 2, "recall": 2}
 NUMBERS = ("train_length", "tail", "windows", "batch_size", "tokens", "learning_rate", "warmup", "weight_decay")
+PATHS = {
+    "text": "stdlib, a path or hf:DATASET",
+    "tokenizer": "a path or a hub name, or None",
+    "model": f"{', '.join(MODELS)}, or the path of a config or a model",
+}
 EXAMPLES = 1 << 30  # the places of all of them are drawn at the start, eight bytes each
 
 
@@ -80,6 +85,13 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        for name, wanted in PATHS.items():
+            value = getattr(self, name)
+            if value is not None or name != "tokenizer":
+                object.__setattr__(self, name, check_path(name, value, wanted))
+        object.__setattr__(self, "lengths", tuple(check_list("lengths", self.lengths, '["1x", "4x"]')))
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, got {shown(self.compile)}")
         for name in NUMBERS:
             check_numbers(**{name: getattr(self, name)})
         examples = (self.tokens or 0) // self.train_length

@@ -28,6 +28,7 @@ import torch
 
 from whorl import finite, outputs
 from whorl.attaching import NAMED, attach, attached, layer_plan
+from whorl.checking import check_path
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.hosts import head_dim_of, open_host
@@ -82,6 +83,9 @@ def export(
     >>> export(whorl.attach(model, "hope:train_length=1024"), "out", tokenizer=tokenizer).path
     PosixPath('out')
     """
+    out = check_path("out", out, "the path of a folder")
+    if not isinstance(model, torch.nn.Module):
+        open_host(model)  # says what it is
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if format == "hf" and dtype is not None:

@@ -247,6 +247,8 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     else:
         model = model_or_path
     inner = unwrapped(model)
+    if not isinstance(inner, torch.nn.Module):
+        open_host(inner)  # says what it is
     if hasattr(inner, "config"):
         require_numbers(inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config)
     with torch.no_grad(), openable(inner):

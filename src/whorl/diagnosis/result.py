@@ -56,7 +56,10 @@ class Diagnosis:
     findings: tuple[Finding, ...]
 
     def __getitem__(self, check: str) -> Finding:
-        return next(f for f in self.findings if f.check == check)
+        for finding in self.findings:
+            if finding.check == check:
+                return finding
+        raise ValueError(f"no check {check!r}; there are {', '.join(f.check for f in self.findings)}")
 
     def having(self, status: str) -> tuple[str, ...]:
         """The names of the checks with this status."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from whorl.checking import shown
 from whorl.comparison.tasks.language import token_losses
 from whorl.diagnosis.meaning import Sizes, share
 from whorl.diagnosis.reading import MIXED, other_reading, settings_of
@@ -60,7 +61,15 @@ big slide.
 
 def windows(ids: Any, length: int | None, vocabulary: int) -> torch.Tensor:
     """Token ids [windows, tokens]: given so, or cut from one row. Raises ValueError for what is no such thing."""
-    found = torch.as_tensor(ids).long()
+    try:
+        found = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"text_ids must be token ids, got {shown(ids)}; try tokenizer(text, return_tensors='pt').input_ids"
+        ) from error
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise ValueError(f"text_ids must be whole numbers, got {str(found.dtype).removeprefix('torch.')}")
+    found = found.long()
     if found.ndim == 1:
         size = min(WINDOW, len(found), length or WINDOW)
         found = found[: len(found) // size * size].view(-1, size) if size else found.view(0, 0)

@@ -24,6 +24,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from whorl.checking import shown
 from whorl.encodings.base import Add, Bias, Effect, Encoding, Known, Rotate, Shape
 from whorl.encodings.composition import Layers, Sum
 from whorl.encodings.scaled import Scaled
@@ -129,6 +130,8 @@ def parse(notation: str | Encoding) -> Encoding:
     """
     if isinstance(notation, Encoding):
         return notation
+    if not isinstance(notation, str):
+        raise ValueError(f"an encoding is a config or its notation, got {_what(notation)}")
     text = "".join(notation.split())
     if not text:
         raise ValueError("an empty encoding; try rope, hope or p-rope:p=0.5")
@@ -144,6 +147,18 @@ def parse(notation: str | Encoding) -> Encoding:
     if len(set(keys)) < len(keys):
         raise ValueError(f"{notation!r} names a layer type twice; give each type one encoding")
     return Layers({t: _parse_sum(rule) for t, rule in filter(None, typed)})
+
+
+def _what(given: Any) -> str:
+    """What was given in the place of an encoding, and what to try."""
+    if isinstance(given, type) and issubclass(given, Encoding):
+        needed = [f.name for f in dataclasses.fields(given) if f.default is dataclasses.MISSING and f.init]
+        return f"the class {given.__name__}; try {given.__name__}({', '.join(f'{name}=...' for name in needed)})"
+    if isinstance(given, list | tuple):
+        return f"{shown(given)}; try one of them, or Layers([...]), which cycles over the layers"
+    if isinstance(given, Mapping):
+        return f"{shown(given)}; try whorl.encodings.from_dict, which reads the JSON form"
+    return f'{shown(given)}; try "rope", "hope" or whorl.HoPE()'
 
 
 def from_dict(config: Mapping[str, Any]) -> Encoding:

@@ -153,6 +153,8 @@ class Encoding:
     def __add__(self, other: Encoding) -> Encoding:
         from whorl.encodings.composition import Sum
 
+        if isinstance(other, str):
+            raise ValueError(f"{self} + {other!r} adds text to an encoding; try whorl.parse('{self}+{other}')")
         if not isinstance(other, Encoding):
             return NotImplemented
         return Sum((self, other))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whorl.checking import check_list
 from whorl.encodings.base import Effect, Encoding, Known, Shape
 from whorl.encodings.spectrum import Spectrum
 
@@ -92,6 +93,8 @@ class Layers(Encoding):
     paper = ""
 
     def __init__(self, rules: Sequence[Encoding] | Mapping[str, Encoding]) -> None:
+        if not isinstance(rules, Mapping):
+            rules = check_list("rules", rules, "Layers([RoPE(), NoPE()]), or whorl.parse('rope/nope')")
         if isinstance(rules, Mapping):
             rules = dict(sorted(rules.items()))  # the order says nothing, and equal rules are equal encodings
         types = tuple(rules) if isinstance(rules, Mapping) else None
@@ -100,7 +103,8 @@ class Layers(Encoding):
             raise ValueError("Layers needs at least one encoding, got none")
         for encoding in encodings:
             if not isinstance(encoding, Encoding) or isinstance(encoding, Layers):
-                raise ValueError(f"Layers takes encodings that are not themselves Layers, got {encoding!r}")
+                hint = f"; try whorl.parse({encoding!r})" if isinstance(encoding, str) else ""
+                raise ValueError(f"Layers takes encodings that are not themselves Layers, got {encoding!r}{hint}")
             if "add" in encoding.kinds:
                 raise ValueError(
                     f"{encoding} adds to the token embedding, which happens once and not per layer; "

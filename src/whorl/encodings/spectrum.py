@@ -24,6 +24,10 @@ class Spectrum:
     amplitude: float = 1.0
 
     def __post_init__(self) -> None:
+        values = (self.frequencies,) if isinstance(self.frequencies, int | float | str) else tuple(self.frequencies)
+        if not all(isinstance(value, int | float) for value in (*values, self.head_dim, self.amplitude)):
+            raise ValueError(f"a spectrum is of numbers, got {values}, {self.head_dim!r} and {self.amplitude!r}")
+        object.__setattr__(self, "frequencies", values)
         if not 0 <= self.width <= self.head_dim:
             raise ValueError(f"{len(self.frequencies)} pairs do not fit in a head of {self.head_dim} channels")
         if not all(math.isfinite(f) and f >= 0 for f in self.frequencies):

@@ -11,6 +11,7 @@ attention       transformers' AttentionInterface, or the mask argument where a f
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -98,9 +99,15 @@ def open_host(model: Any) -> OpenHost:
     model = unwrapped(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
-    if model_type is None or not hasattr(model, "base_model"):
+    if isinstance(model, str | os.PathLike):
         raise ValueError(
-            f"whorl attaches to Hugging Face transformers models and got a {type(model).__name__} without a "
+            f"a model is wanted, and {os.fspath(model)!r} is its path or name; load it first: "
+            f"whorl.load({os.fspath(model)!r})"
+        )
+    if isinstance(model, type) or model_type is None or not hasattr(model, "base_model"):
+        got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(
+            f"whorl attaches to Hugging Face transformers models and got {got} without a "
             "config.model_type; pass the model that AutoModelForCausalLM gave"
         )
     if model_type in FAMILIES:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from whorl.checking import check_path
 from whorl.comparison.files import write_json
 from whorl.inspection.measures import Array
 from whorl.reports.files import write_atomically
+
+FILES = ("inspection.json", "inspection.npz")
 
 
 @dataclass
@@ -64,7 +70,11 @@ class Inspection:
         raise AttributeError(f"an Inspection has no {name!r}; its arrays are {', '.join(self.arrays)}")
 
     def axes(self, name: str) -> tuple[str, ...]:
-        """The names of an array's axes."""
+        """The names of an array's axes. Raises ValueError for a name that no inspection has."""
+        if name not in self.AXES:
+            close = difflib.get_close_matches(str(name), self.AXES, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self.AXES)}"
+            raise ValueError(f"an Inspection has no array {name!r}; {hint}")
         return self.AXES[name]
 
     def save(self, folder: str | Path) -> None:
@@ -78,12 +88,24 @@ class Inspection:
 
     @classmethod
     def load(cls, folder: str | Path) -> Inspection:
-        """What `save` wrote."""
+        """What `save` wrote there. Raises ValueError for a folder that holds no inspection, or a damaged one."""
         from whorl.comparison.files import read_json
 
-        folder = Path(folder)
-        with np.load(folder / "inspection.npz") as arrays:
-            return cls(read_json(folder / "inspection.json"), dict(arrays))
+        folder = Path(check_path("folder", folder, "the path of a folder that whorl inspect wrote"))
+        if folder.name in FILES:
+            raise ValueError(f"an inspection is a folder, and {folder} names a file of one; try {str(folder.parent)!r}")
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            there = f"{folder} has no {' and no '.join(missing)}" if folder.is_dir() else f"there is no folder {folder}"
+            raise ValueError(f"no inspection in {str(folder)!r}: {there}; whorl inspect --out DIR writes one")
+        summary = read_json(folder / "inspection.json")
+        if not isinstance(summary, dict):
+            raise ValueError(f"{folder / 'inspection.json'} is damaged, it holds no summary; inspect again")
+        try:
+            with np.load(folder / "inspection.npz") as arrays:
+                return cls(summary, dict(arrays))
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{folder / 'inspection.npz'} is damaged ({error}); inspect again") from error
 
 
 def stacked(layers: list[Array | None]) -> Array | None:

@@ -17,7 +17,7 @@ import torch
 
 import whorl
 from whorl import finite
-from whorl.checking import check_numbers
+from whorl.checking import check_numbers, shown
 from whorl.comparison.running import machine
 from whorl.hosts import open_host
 from whorl.inspection import analysis
@@ -70,13 +70,10 @@ def inspect(
     """
     check_numbers(train_length=train_length, random_windows=random_windows, seed=seed)
     host = open_host(model)
-    if inputs.dim() != 2 or inputs.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"inputs must be token ids [windows, tokens], got {tuple(inputs.shape)} {inputs.dtype}")
+    _check_inputs(inputs, host.model)
     limit = train_length or getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
-    if inputs.shape[1] < SHORTEST:
-        raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
     facts = layers_of(model)
     finite.check_weights(model)
     result = Inspection(_about(host, facts, inputs, limit, random_windows, seed))
@@ -94,6 +91,31 @@ def inspect(
     else:
         result.summary["absent"]["ablation"] = "not asked for (--ablate)"
     return result
+
+
+def _check_inputs(inputs: Any, model: Any) -> None:
+    """Raises ValueError for what are no windows of token ids of this model."""
+    if not isinstance(inputs, torch.Tensor):
+        hint = "tokenizer(text, return_tensors='pt').input_ids"
+        if isinstance(inputs, str):
+            hint += ", or `whorl inspect MODEL --text FILE`"
+        elif isinstance(inputs, list | tuple):
+            hint = "torch.tensor(ids)"
+        raise ValueError(f"inputs must be a tensor of token ids [windows, tokens], got {shown(inputs)}; try {hint}")
+    if inputs.dim() != 2 or inputs.dtype not in (torch.int32, torch.int64) or not len(inputs):
+        hint = "; try inputs[None]" if inputs.dim() == 1 else ""
+        raise ValueError(
+            "inputs must be token ids [windows, tokens], int64 or int32, of a window or more, got "
+            f"{tuple(inputs.shape)} {str(inputs.dtype).removeprefix('torch.')}{hint}"
+        )
+    if inputs.shape[1] < SHORTEST:
+        raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if not 0 <= int(inputs.min()) <= int(inputs.max()) < vocabulary:
+        raise ValueError(
+            f"inputs hold ids from {int(inputs.min())} to {int(inputs.max())}, and the model has {vocabulary} tokens; "
+            "encode the text with the model's own tokenizer"
+        )
 
 
 @dataclass

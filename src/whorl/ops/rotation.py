@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
+from whorl.checking import shown
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
 from whorl.ops.derivatives import PLAIN, batch_of_gradients, plain, transformed
@@ -45,6 +46,10 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
 
     With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too.
     """
+    if not isinstance(spectrum, Spectrum) or not isinstance(positions, torch.Tensor):
+        given = spectrum if not isinstance(spectrum, Spectrum) else positions
+        wanted = "a Spectrum, as encoding.spectrum(head_dim)" if given is spectrum else "a tensor of positions"
+        raise ValueError(f"{wanted} is wanted, got {shown(given)}")
     if positions.dim() == 1:
         positions = positions[None]
     turning = spectrum.turning

@@ -18,8 +18,8 @@ __all__ = ["TASKS", "Task", "TaskSettings", "get"]
 
 def get(name: str) -> type[Task]:
     """The task class of a name. Raises ValueError with a suggestion when there is none."""
-    if name not in TASKS:
-        close = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
+    if not isinstance(name, str) or name not in TASKS:
+        close = difflib.get_close_matches(str(name).lower(), TASKS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "try language"
         raise ValueError(f"unknown task {name!r}; {hint} (known: {', '.join(TASKS)})")
     module, _, attribute = TASKS[name].partition(":")
