@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import whorl
-from whorl.conversion.exporting import export
+from whorl.comparison import load_trial
+from whorl.conversion.exporting import export, permute_layout, read_gguf_llama
+from whorl.conversion.extending import extend
+from whorl.encodings import Sum
 from whorl.ops import rotation_tables
 from whorl.testing import tiny_model
 
@@ -99,6 +102,17 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "export None": (lambda: export(None, "out"), "got a NoneType"),
     "export a path": (lambda: export("dir", "out"), "load it first"),
     "export to None": (lambda: export(MODEL, None), "out must be the path of a folder, got None"),
+    "frequencies of None": (lambda: whorl.Frequencies(None), "values must be a list of numbers"),
+    "a sum of texts": (lambda: Sum(("rope", "alibi")), "a sum is of encodings, got 'rope'"),
+    "a sum of a text": (lambda: Sum("rope"), "a sum's parts must be a list, got 'rope'; try RoPE() + Window(32)"),
+    "a head dim of text": (lambda: whorl.RoPE().spectrum("8"), "needs an even head dim of at least 2, got 8"),
+    "extend to None": (lambda: extend(MODEL, None, IDS, train_length=8), "to must be a number of tokens, got None"),
+    "extend from None": (lambda: extend(MODEL, 20, IDS, train_length=None), "train_length must be a number of tokens"),
+    "extend on a text": (lambda: extend(MODEL, 20, "text", train_length=8), "windows must be a tensor of token ids"),
+    "extend by None": (lambda: extend(MODEL, 20, IDS, train_length=8, method=None), "unknown method None"),
+    "permute a list": (lambda: permute_layout([1], 1, 2, "half"), "got [1], 1, 2"),
+    "no GGUF": (lambda: read_gguf_llama("no.gguf"), "there is no file no.gguf"),
+    "no trial": (lambda: load_trial(None), "folder must be the path of a trial"),
     "tables of a list": (lambda: rotation_tables(whorl.RoPE().spectrum(8), [0, 1]), "a tensor of positions is wanted"),
     "tables of an encoding": (lambda: rotation_tables(whorl.RoPE(), IDS), "a Spectrum, as encoding.spectrum(head_dim)"),
 }

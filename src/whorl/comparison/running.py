@@ -144,7 +144,7 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
 
     step: the training step of a snapshot; None for the end of the training.
     """
-    folder = Path(folder)
+    folder = Path(check_path("folder", folder, "the path of a trial, DIR/trials/ID"))
     if not (folder / "result.json").exists():
         raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
     result = read_result(folder / "result.json")

@@ -28,7 +28,7 @@ import torch
 
 from whorl import finite, outputs
 from whorl.attaching import NAMED, attach, attached, layer_plan
-from whorl.checking import check_path
+from whorl.checking import check_path, shown
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.hosts import head_dim_of, open_host
@@ -118,6 +118,10 @@ def permute_layout(weight: torch.Tensor, heads: int, width: int, to: str) -> tor
     """
     if to not in LAYOUTS:
         raise ValueError(f"to must be one of {', '.join(LAYOUTS)}, got {to!r}")
+    if not isinstance(weight, torch.Tensor) or not isinstance(heads, int) or not isinstance(width, int):
+        raise ValueError(
+            f"the rows of a tensor, heads and a width in channels are wanted, got {shown(weight)}, {heads!r}, {width!r}"
+        )
     if heads < 1 or weight.shape[0] % heads or width % 2 or not 0 <= width <= weight.shape[0] // heads:
         raise ValueError(
             f"{weight.shape[0]} rows in {heads} heads cannot have {width} channels in pairs: rows must be a multiple "
@@ -458,6 +462,9 @@ def read_gguf_llama(path: str | Path) -> GGUFLlama:
 
     Raises ValueError for another architecture, for quantized weights and for scalings that `export` does not write.
     """
+    path = Path(check_path("path", path, "the path of a GGUF file"))
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; whorl export --format gguf writes one")
     reader = _gguf().GGUFReader(path)
     config, frequencies = _settings(reader)
     gguf = _gguf()

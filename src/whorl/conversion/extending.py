@@ -13,6 +13,7 @@ import torch
 
 from whorl import finite
 from whorl.attaching import attach, attached, detach
+from whorl.checking import shown
 from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.nope import NoPE
@@ -81,7 +82,7 @@ def changes(method: str, train_length: int, to: int) -> list[tuple[str, Change]]
 
 def check_method(method: str) -> None:
     """Raises ValueError for what is no method (`auto` is none: it tries them)."""
-    if method.startswith("base="):
+    if isinstance(method, str) and method.startswith("base="):
         BaseChange(_base(method))
     elif method not in METHODS:
         raise ValueError(f"unknown method {method!r}; give auto, one of {', '.join(METHODS)}, or base=B")
@@ -195,6 +196,12 @@ def extend(
 
     Layers that see no further than the training length stay as they are: nothing that they meet is new.
     """
+    for name, value in {"to": to, "train_length": train_length}.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be a number of tokens, got {shown(value)}")
+    if not isinstance(windows, torch.Tensor) or windows.dim() != 2:
+        got = f"shape {tuple(windows.shape)}" if isinstance(windows, torch.Tensor) else shown(windows)
+        raise ValueError(f"windows must be a tensor of token ids [windows, tokens], got {got}")
     encoding = encoding_of(model)
     if to <= train_length:
         raise ValueError(f"the model was trained at {train_length:,} tokens already, and {to:,} were asked for")

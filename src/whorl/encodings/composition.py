@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.checking import check_list
+from whorl.checking import check_list, shown
 from whorl.encodings.base import Effect, Encoding, Known, Shape
 from whorl.encodings.spectrum import Spectrum
 
@@ -28,7 +28,9 @@ class Sum(Encoding):
 
     def __post_init__(self) -> None:
         flat: list[Encoding] = []
-        for part in self.parts:
+        for part in check_list("a sum's parts", self.parts, "RoPE() + Window(32)"):
+            if not isinstance(part, Encoding):
+                raise ValueError(f"a sum is of encodings, got {shown(part)}; try RoPE() + Window(32)")
             if isinstance(part, Layers):
                 raise ValueError(
                     f"{part} chooses by layer and cannot be one term of a sum; add inside it, per layer: "

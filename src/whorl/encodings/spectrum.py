@@ -85,7 +85,7 @@ def base_of(spectrum: Spectrum) -> float | None:
 
 def check_head_dim(head_dim: int, encoding: str) -> None:
     """Refuses a head dim whose channels cannot be paired."""
-    if head_dim < 2 or head_dim % 2:
+    if not isinstance(head_dim, int) or head_dim < 2 or head_dim % 2:
         raise ValueError(
             f"{encoding} turns channels in pairs and needs an even head dim of at least 2, got {head_dim}; "
             "choose another number of heads, or an encoding that does not turn (alibi, t5, nope)"
