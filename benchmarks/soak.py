@@ -2,8 +2,8 @@
 
 Until the time is over, in turn:
 
-kill       kill -9 of compare, inspect, extend, convert or export at a random moment, then the same command again: the
-           numbers must be those of an undisturbed run, and nothing of the killed one may lie about
+kill       kill -9 of compare, inspect, extend (with --tune too), convert or export at a random moment, then the same
+           command again: the numbers must be those of an undisturbed run, and nothing of the killed one may lie about
 race       two or three `whorl compare` on one folder at once: every one of them ends well or names who has the folder,
            and the results are the undisturbed ones
 damage     a training that was killed, with a file of one of its checkpoints cut short, emptied, exchanged or deleted:
@@ -41,8 +41,8 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore",
 }
-# Twice as many checkpoints as whorl keeps would be written, so that killed runs have several of each age.
-COMPARE = """
+# Many checkpoints of each training, so that killed runs have several of each age.
+OFTEN = """
 import sys
 import whorl.comparison.training as training
 training.MIN_STEPS = 2
@@ -72,7 +72,7 @@ class Soak:
         model = folder / "model"
         self.commands: dict[str, Callable[[Path], list[str]]] = {
             "compare": lambda out: [
-                sys.executable, "-c", COMPARE, "compare", "hope", "t5", *SMALL, "--text", str(self.text),
+                sys.executable, "-c", OFTEN, "compare", "hope", "t5", *SMALL, "--text", str(self.text),
                 "--out", str(out),
             ],
             "inspect": lambda out: self._whorl(
@@ -83,10 +83,16 @@ class Soak:
                 "extend", str(model), "--to", "64", "--train-length", "32", "--text", str(self.text), "--windows", "2",
                 "--out", str(out), "--force",
             ),
-            "convert": lambda out: self._whorl(
-                "convert", str(model), "--to", "p-rope:p=0.25", "--train-length", "32", "--heal", "1024",
-                "--batch-size", "4", "--windows", "2", "--text", str(self.text), "--out", str(out), "--force",
-            ),
+            "tune": lambda out: [
+                sys.executable, "-c", OFTEN, "extend", str(model), "--to", "64", "--train-length", "32", "--text",
+                str(self.text), "--windows", "2", "--method", "yarn", "--tune", "7680", "--batch-size", "4", "--out",
+                str(out), "--force",
+            ],
+            "convert": lambda out: [
+                sys.executable, "-c", OFTEN, "convert", str(model), "--to", "p-rope:p=0.25", "--train-length", "32",
+                "--heal", "3840", "--gradual", "0.5", "--batch-size", "4", "--windows", "2", "--text", str(self.text),
+                "--out", str(out), "--force",
+            ],
             "export": lambda out: self._whorl("export", str(model), "--format", "gguf", "--out", str(out), "--force"),
         }  # fmt: skip
 
@@ -235,7 +241,7 @@ def numbers(verb: str, out: Path) -> Any:
         return {key: value for key, value in found.items() if key not in ("created", "machine", "seconds", "versions")}
     if verb == "export":
         return (out / "model.gguf").stat().st_size
-    facts = json.loads((out / ("extension.json" if verb == "extend" else "conversion.json")).read_text())
+    facts = json.loads((out / ("extension.json" if verb in ("extend", "tune") else "conversion.json")).read_text())
     return {key: facts[key] for key in ("tried", "method", "healed", "control", "swapped") if key in facts}
 
 

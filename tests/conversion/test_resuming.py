@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from whorl.comparison import training
 from whorl.comparison.checkpoints import MARKER as WHOLE
-from whorl.conversion import resuming
+from whorl.conversion import resuming, running
 from whorl.conversion.resuming import Diverged, clear, working, written
 from whorl.conversion.running import run_convert, run_extend
 from whorl.locking import alone
@@ -136,6 +137,28 @@ def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, st
     assert steps[0] == ("healing", 7)
     assert report == undisturbed
     assert sorted(os.listdir(tmp_path)) == ["out", "undisturbed"]
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "options", "words"),
+    [
+        ("convert", "run_convert", ["--to=hope", "--heal=100"], "goes on from the last checkpoint of its training"),
+        ("extend", "run_extend", ["--to=100", "--tune=100"], "goes on from the last checkpoint of its training"),
+        ("extend", "run_extend", ["--to=100"], "nothing was written"),
+    ],
+)
+def test_an_interrupt_says_what_the_same_command_does(
+    command: str, run: str, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whorl.cli import app
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, run, interrupt)
+    done = CliRunner().invoke(app, [command, "model", *options, "--out=out"])
+    assert done.exit_code == 130
+    assert f"whorl: interrupted; {'the same command ' if 'goes' in words else ''}{words}" in done.output
 
 
 def checkpoint(work: Path) -> None:
