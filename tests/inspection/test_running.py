@@ -147,6 +147,19 @@ def test_two_models_side_by_side(trial: Path, tmp_path: Path) -> None:
     assert (tmp_path / "other" / "inspection.npz").exists()
 
 
+def test_a_second_model_without_a_tokenizer_takes_the_firsts(trial: Path, tmp_path: Path, caplog) -> None:
+    from whorl.inspection.reporting import _tokenizers
+    from whorl.inspection.sources import source
+
+    tiny_model("llama").save_pretrained(tmp_path / "bare")
+    mine, theirs = source(str(trial)), source(str(tmp_path / "bare"))
+    first, second = _tokenizers([mine, theirs])
+    assert second is first
+    assert "bare is read with the tokenizer of" in caplog.text
+    with pytest.raises(ValueError, match="no tokenizer at"):
+        _tokenizers([theirs, mine])
+
+
 def test_an_interrupted_run_leaves_what_it_had(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

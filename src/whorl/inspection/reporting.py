@@ -46,7 +46,7 @@ def run(
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     sources = [source(name) for name in models]
-    tokenizers = [found.tokenizer() for found in sources]
+    tokenizers = _tokenizers(sources)
     results: list[Inspection] = []
     with ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
@@ -82,6 +82,18 @@ def run(
             results[0].save(out)
         _report(results, out)
     return results
+
+
+def _tokenizers(sources: list[Source]) -> list[Any]:
+    """Each model's own; a second model without one is given the first's."""
+    found = [sources[0].tokenizer()]
+    for other in sources[1:]:
+        try:
+            found.append(other.tokenizer())
+        except ValueError as error:
+            log.warning("%s is read with the tokenizer of %s: %s", other.name, sources[0].name, error)
+            found.append(found[0])
+    return found
 
 
 def _remove_report(out: Path) -> None:
