@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from whorl.encodings import REGISTRY, SCALINGS
 from whorl.hosts import FAMILIES
@@ -171,3 +173,35 @@ def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "whorl: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/5: file write failed"),
+    ],
+)
+def test_a_full_disk_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whorl import cli
+
+    def ends_with(error: Exception) -> Callable[[], None]:
+        def app() -> None:
+            raise error
+
+        return app
+
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    for stream in ("stdout", "stderr"):  # which `main` replaces
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    monkeypatch.setattr(cli, "app", ends_with(error))
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert "whorl: the disk is full; make room" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "app", ends_with(type(error)("another")))
+    with pytest.raises(type(error), match="another"):
+        cli.main()

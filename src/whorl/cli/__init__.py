@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any, TextIO
@@ -83,3 +84,15 @@ def main() -> None:
     except ValueError as error:
         print(f"whorl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not _no_room(error):
+            raise
+        print("whorl: the disk is full; make room, and the same command goes on or begins anew", file=sys.stderr)
+        sys.exit(2)
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed writing file"))
