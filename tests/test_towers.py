@@ -92,3 +92,47 @@ def test_a_tower_that_comes_first_and_has_layers_is_not_the_text() -> None:
         assert max_error(whorl.attach(model, "alibi")(input_ids=ids).logits, stock) > 1e-3
         assert model.config.audio_config._attn_implementation == "sdpa"
         assert torch.equal(whorl.detach(model)(input_ids=ids).logits, stock)
+
+
+def llava() -> Any:
+    config = transformers.LlavaConfig(
+        text_config={**SIZES, "model_type": "llama"},
+        vision_config={**VISION, "model_type": "clip_vision_model"},
+        image_token_index=IMAGE,
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+def music() -> Any:
+    """Its config has rope settings and a length at the top too: those of the sounds."""
+    encoder = {**AUDIO, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.MusicFlamingoConfig(
+        text_config={**SIZES, "model_type": "qwen2"},
+        audio_token_id=IMAGE,
+        audio_config={"model_type": "audioflamingo3_encoder", **encoder, "num_mel_bins": 8, "max_source_positions": 16},
+    )
+    return transformers.MusicFlamingoForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "llava", "music"])
+@pytest.mark.parametrize("encoding", ["rope:base=77", "hope:train_length=16,base=77", "rope:base=77~yarn:factor=4"])
+@torch.no_grad()
+def test_stock_terms_are_said_of_the_text_alone(kind: str, encoding: str, tmp_path, request) -> None:
+    torch.manual_seed(0)
+    model = request.getfixturevalue("gemma") if kind == "gemma" else peaked({"llava": llava, "music": music}[kind]())
+    model = model.eval()
+    other = {k: v for k, v in model.config.to_dict().items() if k != "text_config"}
+    ids = torch.arange(3, 43)[None]
+    stock = model(ids).logits
+    whorl.attach(model, encoding)
+    logits, budget = logits_and_budget(model, ids)
+    assert max_error(logits, stock) > 100 * budget
+    model.save_pretrained(tmp_path / "saved")
+    again = type(model).from_pretrained(tmp_path / "saved").eval()
+    assert max_error(again(ids).logits, logits) <= budget
+    loaded = whorl.load(tmp_path / "saved")
+    assert max_error(loaded(ids).logits, logits) <= budget
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    kept = {k: v for k, v in again.config.to_dict().items() if k in other}
+    for key in ("rope_parameters", "max_position_embeddings"):
+        assert kept.get(key) == other.get(key), key

@@ -37,7 +37,7 @@ from whorl.stock_terms import candidates, for_older_readers
 class StockForm:
     """How stock transformers says an encoding.
 
-    config  changes to the config
+    config  changes to the config (to its text part, where it has several)
     table   rows for the host's table of positions
     older   what the file says besides, for readers that do not know rope_parameters
     """
@@ -99,9 +99,9 @@ def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Sp
         own = settings[label] if label else settings
         index = host.layer_types.index(label) if label else host.turns.index(True)
         attention = host.attentions[index]
-        width = head_dim_of(host.model.config, attention)
+        width = head_dim_of(host.rotary.config, attention)
         of_layer = encoding.for_layer(index, host.layer_types[index])
-        longest = host.model.config.max_position_embeddings
+        longest = host.rotary.config.max_position_embeddings
         for candidate in (own, *candidates(of_layer, spectrum, width, own, longest)):
             trial = {**settings, label: candidate} if label else candidate
             if _understood(host, trial, host.layer_types[index], attention, spectrum):
@@ -162,7 +162,7 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
     if isinstance(form, StockForm):
         record |= {"stock": True}
         for key, value in form.config.items():
-            setattr(config, key, value)
+            setattr(config.get_text_config(), key, value)  # the text's part, where the model reads images or sounds too
         if form.table is not None:
             call.arguments["state_dict"] = _with_table(
                 model, form.table, model.state_dict() if given is None else given

@@ -291,9 +291,10 @@ def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
     which of the two it is. A Llama with a window is written as a Mistral, whose code is the same but for it.
     """
     host = open_host(model)
-    was = host.model.config.max_position_embeddings
+    config = host.model.config.get_text_config()
+    was = config.max_position_embeddings
     mistral = _as_mistral(host.model)
-    host.model.config.max_position_embeddings = to
+    config.max_position_embeddings = to
     try:
         if mistral is not None:
             mistral.config.max_position_embeddings = to
@@ -304,7 +305,7 @@ def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
             save_for_all(host.model, folder)
             how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
     finally:
-        host.model.config.max_position_embeddings = was
+        config.max_position_embeddings = was
     if tokenizer is not None:
         tokenizer.model_max_length = to
         tokenizer.save_pretrained(folder)
