@@ -95,6 +95,8 @@ def test_what_a_config_says_is_filled() -> None:
     assert given("gpt_neox", "hope:train_length=9") == "hope:train_length=9,base=10000,fraction=0.25"
     assert given("gpt_neox", "rope~linear:factor=2") == "rope:base=10000,fraction=0.25~linear:factor=2"
     assert given("glm", "partial-rope") == "partial-rope:fraction=0.5,base=10000"
+    for fixed in ("phi", "persimmon", "stablelm"):
+        assert given(fixed, "partial-rope") == "partial-rope:fraction=1,base=10000", "of the part that its code turns"
     assert given("phi", "hope:train_length=9") == "hope:train_length=9,base=10000", "its code turns that half alone"
     assert given("gpt2", "rope") == "rope:base=10000", "nothing is said there of a base"
 

@@ -40,11 +40,13 @@ class Known:
     base          the rotary base of the host's own encoding, before any scaling
     train_length  tokens that the model is trained at
     fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
+    part          the same, and 1 where the host turns a part of its heads and lets no other channels turn (Phi)
     """
 
     base: float | None = None
     train_length: int | None = None
     fraction: float | None = None
+    part: float | None = None
 
 
 def of_host(default: float | None = None, known: str | None = None) -> Any:

@@ -20,7 +20,7 @@ class PartialRoPE(Rotary):
     A `RoPE` that turns a quarter of the head where nothing says how much.
     """
 
-    fraction: float | None = of_host(0.25)
+    fraction: float | None = of_host(0.25, known="part")
     base: float | None = of_host(10000.0)
 
     name = "partial-rope"

@@ -6,7 +6,7 @@ from typing import Any
 
 from whorl.encodings import Known, Shape
 from whorl.encodings.spectrum import base_of, share_of
-from whorl.hosts.opening import OpenHost, stock_spectrum, stock_width
+from whorl.hosts.opening import OpenHost, head_dim_of, stock_spectrum, stock_width
 
 UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
 
@@ -32,9 +32,12 @@ def known_of(host: OpenHost, index: int) -> Known:
     The base is `rope_theta`, without the scaling that the config may ask for besides; where a family names none, that
     of the host's own frequencies. Nothing is said of a base by a host that does not turn.
     """
-    return Known(
-        base=_base(host, index), train_length=trained_length(host), fraction=_fraction(host, host.shapes[index], index)
-    )
+    fraction = _fraction(host, host.shapes[index], index)
+    part = fraction
+    if fraction is None and host.rotary is not None and host.turns[index]:
+        whole = head_dim_of(host.rotary.config, host.attentions[index])
+        part = 1.0 if host.shapes[index].head_dim < whole else None
+    return Known(base=_base(host, index), train_length=trained_length(host), fraction=fraction, part=part)
 
 
 def trained_length(host: OpenHost) -> int | None:
