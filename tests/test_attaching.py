@@ -694,3 +694,13 @@ def test_a_layer_without_a_mask_would_see_what_comes_later() -> None:
         layer.register_forward_pre_hook(lambda m, a, k: (a, {**k, "attention_mask": None}), with_kwargs=True)
     with pytest.raises(ValueError, match="LlamaAttention got no mask, which would let every token see those after it"):
         model(TOKENS)
+
+
+@pytest.mark.parametrize("encoding", ["alibi", "rope"])
+def test_cross_attention_is_refused_by_its_name(encoding: str) -> None:
+    model = tiny_model("gpt2", add_cross_attention=True)
+    ids, given = torch.arange(8)[None], torch.zeros(1, 5, 64)
+    whorl.attach(model, encoding)(ids)
+    with pytest.raises(ValueError, match="this GPT2Attention is a cross-attention, which whorl does not know"):
+        model(ids, encoder_hidden_states=given)
+    whorl.attach(model, "sinusoidal")(ids, encoder_hidden_states=given)

@@ -845,6 +845,12 @@ def _attention_interface(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
     seam: LayerSeam | None = module.__dict__.get("whorl_seam")
+    if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
+        raise ValueError(
+            f"this {type(module).__name__} is a cross-attention, which whorl does not know, and attn_implementation is "
+            "'whorl', which the encoding attached to the model's own attention needs. Attach one that only adds to the "
+            "embedding (sinusoidal, learned), or nope, or run the model without encoder_hidden_states"
+        )
     if seam is None:
         raise ValueError(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
