@@ -305,3 +305,28 @@ def test_an_adapter_of_a_larger_model_says_that_of_its_part(tmp_path) -> None:
     base = multimodal()
     whorl.attach(base.model.language_model, ALIBI)
     assert torch.equal(whorl.load(tmp_path, base=base).eval()(TOKENS).logits, logits)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: bool, tmp_path) -> None:
+    """Those that are trained beside it, and those that no directory has; none where the base's own has them."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    if trained:
+        lora = whorl.attach(get_peft_model(tiny_model("llama"), config), "t5")
+    else:
+        lora = get_peft_model(whorl.attach(tiny_model("llama"), "t5"), config)
+    with pytest.warns(UserWarning, match=r"\['effects.0.weight'\] of t5 with this adapter, .*Save it whole"):
+        lora.save_pretrained(tmp_path / "adapter")
+
+    whorl.attach(tiny_model("llama"), "t5").save_pretrained(tmp_path / "base")
+    lora = get_peft_model(whorl.load(tmp_path / "base"), config)
+    if trained:
+        whorl.attached(lora).requires_grad_(True)
+        with pytest.warns(UserWarning, match="Save it whole"):
+            lora.save_pretrained(tmp_path / "adapter2")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            lora.save_pretrained(tmp_path / "adapter2")

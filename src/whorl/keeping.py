@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -134,7 +135,9 @@ def mark_adapters(model: Any, attachment: Any) -> None:
 
     Not where the base's own directory says the encoding in stock terms: it is complete without whorl.
     """
+    lost = _not_in_an_adapter(model, attachment)
     for config in _adapters(model):
+        config.__dict__["whorl_lost"] = lost
         if attachment.stock_directory:
             config.__dict__.pop("to_dict", None)
         else:
@@ -144,8 +147,21 @@ def mark_adapters(model: Any, attachment: Any) -> None:
 
 def unmark_adapters(model: Any) -> None:
     for config in _adapters(model):
-        for name in ("to_dict", "whorl_record"):
+        for name in ("to_dict", "whorl_record", "whorl_lost"):
             config.__dict__.pop(name, None)
+
+
+def _not_in_an_adapter(model: Any, attachment: Any) -> list[str]:
+    """The encoding's learned parameters that an adapter's directory and its base's would not have between them.
+
+    A base that was read from a directory with its encoding has those there that are not trained since.
+    """
+    from whorl.attaching import NAMED
+
+    learned = dict(attachment.named_parameters())
+    names = [str(getattr(m, "name_or_path", "")) for m in model.modules()] if learned else []
+    in_base = any(names) and not any(NAMED in name for name in names)  # a name of a model attached to in memory says so
+    return [n for n, p in learned.items() if p.requires_grad or not in_base]
 
 
 def _adapters(model: Any) -> list[Any]:
@@ -154,6 +170,15 @@ def _adapters(model: Any) -> list[Any]:
 
 
 def _adapter_to_dict(self: Any) -> dict[str, Any]:
+    if self.whorl_lost:
+        encoding = self.whorl_record["notation"]
+        warnings.warn(
+            f"PEFT does not write the learned parameters {self.whorl_lost} of {encoding} with this adapter, which is "
+            "not the trained model without them. Save it whole: model.merge_and_unload().save_pretrained(directory); "
+            "or, where they are not trained with the adapter, save the base before it gets one, and train on "
+            "whorl.load of that",
+            stacklevel=2,
+        )
     written = type(self).to_dict(self)
     kind = written.get("task_type")
     record = {**self.whorl_record, "task_type": getattr(kind, "value", kind)}
