@@ -110,6 +110,16 @@ def check_list(name: str, value: Any, example: str) -> list[Any]:
     return list(value)
 
 
+def check_ids(name: str, ids: Any, vocabulary: int) -> None:
+    """Raises ValueError for token ids (a tensor or an array) that a model of so many tokens does not have."""
+    least, most = int(ids.min()), int(ids.max())
+    if not 0 <= least <= most < vocabulary:
+        raise ValueError(
+            f"{name} hold ids from {least} to {most}, and the model has {vocabulary} tokens; "
+            "encode the text with the model's own tokenizer"
+        )
+
+
 def check_path(name: str, value: Any, wanted: str = "a path") -> str:
     """A path (or name) as text. Raises ValueError for what is neither text nor a path."""
     if not isinstance(value, str | os.PathLike) or isinstance(value, bytes):

@@ -152,3 +152,47 @@ def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> No
     assert converting._within(tiny_model("llama"), parse("rope"), parse("hope:train_length=24"), 24) is None
     everywhere = converting._within(tiny_model("mistral"), parse("rope+window:size=24"), parse("nope"), 24)
     assert everywhere == {"layers": [0, 1, 2], "leave": None}
+
+
+def byte_model(family: str, folder: Path, text: str, **sizes: int) -> str:
+    """A model that was not trained, with a tokenizer of bytes."""
+    from whorl.comparison.corpus import read_documents, train_tokenizer
+
+    tiny_model(family, **sizes).save_pretrained(folder)
+    train_tokenizer(read_documents(text), 259).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_learned_table_becomes_rope(
+    trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: the untouched model is measured as far as its table goes, and the converted one further."""
+    from whorl.cli import app
+
+    model = byte_model("gpt2", tmp_path / "model", trial[1], vocab_size=259)
+    options = {"heal": 8 * 64, "batch-size": 8, "windows": 4, "text": trial[1], "out": tmp_path / "out"}
+    app(["convert", model, "--to=rope", *(f"--{k}={v}" for k, v in options.items())], standalone_mode=False)
+    assert capsys.readouterr().out.count("out of reach") == 2, "before, and the control"
+    written = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    for name, far in {"before": False, "swapped": True, "healed": True, "control": False}.items():
+        assert [written[name][n] is not None for n in ("64", "256")] == [True, far], name
+    assert str(whorl.encoding_of(whorl.load(tmp_path / "out"))) == "rope:base=10000"
+    with pytest.raises(ValueError, match="has 64 learned positions, and cannot be trained at 80 tokens beside"):
+        run_convert(model, "rope", heal=100, train_length=80, windows=4, text=trial[1], out=tmp_path / "out2")
+
+
+def test_rope_becomes_a_learned_table(trial: tuple[Path, str], tmp_path: Path) -> None:
+    report = run_convert(
+        str(trial[0]), "learned", heal=8 * LENGTH, batch_size=8, windows=4, control=False, out=tmp_path / "out"
+    )
+    assert report["before"][4 * LENGTH] is not None
+    assert report["healed"][LENGTH] is not None
+    assert report["healed"][4 * LENGTH] is None
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(trial: tuple[Path, str], tmp_path: Path) -> None:
+    model = byte_model("llama", tmp_path / "model", trial[1])
+    with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own"):
+        run_convert(model, "hope", heal=100, windows=4, text=trial[1], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own"):
+        run_extend(model, 160, windows=4, text=trial[1], out=tmp_path / "out")

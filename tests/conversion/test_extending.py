@@ -247,3 +247,34 @@ def test_the_real_checkpoint_reads_four_times_as_far(shared: Path, tmp_path: Pat
     torch.testing.assert_close(stock, best.by_position, atol=2e-3, rtol=1e-4)
     assert (tmp_path / "out" / "loss.png").stat().st_size > 5000
     assert json.loads((tmp_path / "out" / "extension.json").read_text())["loads"] == how
+
+
+def no_losses(*_: object) -> torch.Tensor:
+    raise AssertionError("measured")
+
+
+@pytest.mark.parametrize("method", ["auto", "yarn", "window"])
+@pytest.mark.parametrize("attached", [None, "learned:max_positions=24"])
+def test_a_learned_table_is_refused_before_anything_is_measured(
+    method: str, attached: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extending, "loss_by_position", no_losses)
+    model = tiny_model("gpt2", max_position_embeddings=24)
+    if attached is not None:
+        whorl.attach(model, attached)
+    with pytest.raises(ValueError, match="has 24 learned positions and nothing that could be stretched to 60 tokens"):
+        extend(model, 60, IDS, train_length=24, method=method)
+
+
+@pytest.mark.parametrize("method", ["auto", "yarn"])
+def test_what_does_not_turn_is_refused_before_anything_is_measured(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extending, "loss_by_position", no_losses)
+    with pytest.raises(ValueError, match="can be had on|does not turn"):
+        extend(whorl.attach(tiny_model("gpt2"), "alibi"), 60, IDS, train_length=20, method=method)
+
+
+def test_ids_that_the_model_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own tokenizer"):
+        extend(tiny_model("llama"), 60, IDS + 97, train_length=20)

@@ -57,7 +57,7 @@ def convert(
     rows = {"before": "before", "swapped": "swapped", "healed": "healed", "control": "untouched, trained alike"}
     for key, label in rows.items():
         if report[key] is not None:
-            table.add_row(label, *(f"{report[key][n]:.3f}" for n in lengths))
+            table.add_row(label, *(_loss(report[key][n]) for n in lengths))
     terminal.print(table)
     if (within := report["within"]) is not None:
         terminal.print(
@@ -71,6 +71,10 @@ def convert(
     if report["filled"]:
         terminal.print(report["filled"])
     terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))
+
+
+def _loss(loss: float | None) -> str:
+    return "out of reach" if loss is None else f"{loss:.3f}"
 
 
 def _progress(terminal: Any, name: str) -> Callable[[int, int], None]:

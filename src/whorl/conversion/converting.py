@@ -16,14 +16,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from whorl import finite
 from whorl.attaching import attach, attached
-from whorl.checking import check_numbers
+from whorl.checking import check_ids, check_numbers
 from whorl.comparison.checkpoints import KEPT, complete, discard_damaged, resume_point
 from whorl.comparison.models import for_evaluation
 from whorl.comparison.settings import Settings
 from whorl.comparison.tasks.base import TaskSettings
 from whorl.comparison.tasks.language import Language
 from whorl.comparison.training import release, training_arguments, training_record
-from whorl.conversion.extending import see_new_distances
+from whorl.conversion.extending import positions_of, see_new_distances
 from whorl.conversion.resuming import Diverged
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
@@ -74,12 +74,20 @@ def language(
     return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
 
 
-def evaluated(model: Any, task: Language) -> dict[int, float]:
-    """Loss (nats per token) of the same target tokens at every length of the task. Raises ValueError for NaN."""
-    for_evaluation(open_host(model).model)
-    losses = {n: float(torch.tensor(task.evaluate(model, n)["tail"]).log()) for n in task.settings.lengths}
+def evaluated(model: Any, task: Language) -> dict[int, float | None]:
+    """Loss (nats per token) of the same target tokens at every length of the task; None past a learned table's end.
+
+    Raises ValueError for NaN.
+    """
+    host = open_host(model)
+    for_evaluation(host.model)
+    rows = positions_of(host)
+    losses = {
+        n: None if rows is not None and n > rows else float(torch.tensor(task.evaluate(model, n)["tail"]).log())
+        for n in task.settings.lengths
+    }
     for n, loss in losses.items():
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             where = finite.first_not_finite(model, task.windows[:, -n:])
             raise ValueError(f"the loss at {n:,} tokens is not finite; {where}")
     return losses
@@ -97,11 +105,12 @@ def convert(
 ) -> dict[str, Any]:
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 
-    {"before", "swapped", "healed": {length: loss}, "control": {length: loss} or None, "curve", "tokens", "filled":
-    which unset arguments of `to` the model's config filled, in words, ...}. HoPE's training length is the healing's.
-    The control is the untouched model given the same training: same batches in the same order, same schedule. It is
-    None, and "control_diverged" says why, where that training diverged. "within" has the layers that are converted
-    although no distance past the training length reaches them, and the notation that leaves them as they are.
+    {"before", "swapped", "healed": {length: loss, or None where a learned table ends before it}, "control": the same
+    or None, "curve", "tokens", "filled": which unset arguments of `to` the model's config filled, in words, ...}.
+    HoPE's training length is the healing's. The control is the untouched model given the same training: same batches in
+    the same order, same schedule. It is None, and "control_diverged" says why, where that training diverged. "within"
+    has the layers that are converted although no distance past the training length reaches them, and the notation that
+    leaves them as they are.
     folder: for the trainings' checkpoints. What an interrupted run of the same arguments left there goes on, to the
     numbers of an undisturbed one; each work needs its own. Raises ValueError for an encoding that the model cannot
     carry, before anything is trained, for weights and losses that are not finite, and (`Diverged`) when the healing
@@ -112,6 +121,13 @@ def convert(
     target = filled(host, asked, healing.train_length)
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    check_tokens(model, task)
+    rows = positions_of(host)
+    if control and rows is not None and healing.train_length > rows:
+        raise ValueError(
+            f"the untouched {type(host.model).__name__} has {rows:,} learned positions, and cannot be trained at "
+            f"{healing.train_length:,} tokens beside the converted one; give --no-control, or --train-length {rows}"
+        )
     finite.check_weights(model)
     report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
     report["within"] = _within(model, was, target, healing.train_length)
@@ -134,6 +150,13 @@ def convert(
             report["control_diverged"] = str(error)
             log.warning("the untouched model, trained alike: %s", error)
     return report
+
+
+def check_tokens(model: Any, task: Language) -> None:
+    """Raises ValueError for a task whose text has tokens that the model does not have."""
+    vocabulary = open_host(model).model.get_input_embeddings().weight.shape[0]
+    for name, ids in (("windows", task.windows), ("tokens to train on", task.train_tokens)):
+        check_ids(name, ids, vocabulary)
 
 
 def train_on(

@@ -13,9 +13,10 @@ import torch
 
 from whorl import finite
 from whorl.attaching import attach, attached, detach
-from whorl.checking import shown
+from whorl.checking import check_ids, shown
 from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
+from whorl.encodings.learned import PositionTable
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scaled import Scaled
@@ -212,8 +213,25 @@ def extend(
         )
     methods = {name: changes(name, train_length, to) for name in (METHODS if method == "auto" else (method,))}
     host = open_host(model)
+    check_ids("windows", windows, host.model.get_input_embeddings().weight.shape[0])
+    if (rows := positions_of(host)) is not None and windows.shape[1] > rows:
+        raise ValueError(
+            f"{type(host.model).__name__} with {encoding} has {rows:,} learned positions and nothing that could be "
+            f"stretched to {to:,} tokens; `whorl convert MODEL --to rope --heal TOKENS` makes it one that turns"
+        )
     if not any(see_new_distances(host, encoding, train_length)):
         extended(host, encoding, lambda rule: rule, train_length)  # raises, and says why
+    candidates: list[tuple[str, Encoding]] = []
+    for one in methods.values():
+        for name, change in one:
+            try:
+                candidates.append((name, extended(host, encoding, change, train_length)))
+            except ValueError as error:
+                if method != "auto":
+                    raise
+                log.warning("%s cannot be had here: %s", name, error)
+    if method == "auto":
+        _check_any_reads_on([name for name, _ in candidates if name in SCALINGS], len(candidates), host, encoding)
     finite.check_weights(model)
     before = attached(model)
     learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
@@ -235,17 +253,15 @@ def extend(
         raise ValueError(f"the losses of the untouched model are not finite in range; {reasons[0]}")
     model.eval()
     try:
-        for one in methods.values():
-            for name, change in one:
-                try:
-                    candidate = extended(host, encoding, change, train_length)
-                    attach(model, candidate)
-                except ValueError as error:
-                    if method != "auto":
-                        raise
-                    log.warning("%s cannot be had here: %s", name, error)
-                    continue
-                tried.append(measured(name, candidate))
+        for name, candidate in candidates:
+            try:
+                attach(model, candidate)
+            except ValueError as error:
+                if method != "auto":
+                    raise
+                log.warning("%s cannot be had here: %s", name, error)
+                continue
+            tried.append(measured(name, candidate))
     finally:
         if attached(model) is not None:  # the first method may have been refused
             detach(model)
@@ -255,12 +271,7 @@ def extend(
             assert restored is not None
             restored.load_state_dict(learned)
     eligible = [t for t in tried[1:] if t.whole_context or method != "auto"]
-    if not eligible:
-        only = "; --method window can, and reads nothing beyond the window" if len(tried) > 1 else ""
-        raise ValueError(
-            "none of the methods that read the whole context can be had on "
-            f"{type(model).__name__} with {encoding}{only}"
-        )
+    _check_any_reads_on(eligible, len(tried) - 1, host, encoding)
     for reason in reasons:
         log.warning("losses that are not finite with the method %s", reason)
     if not any(t.finite for t in eligible):
@@ -268,6 +279,24 @@ def extend(
     best = choose([tried[0], *eligible], tolerance)
     attach(model, best.encoding)
     return best, tried
+
+
+def _check_any_reads_on(methods: Sequence[Any], in_all: int, host: OpenHost, encoding: Encoding) -> None:
+    """Raises ValueError where no method that reads the whole context is left; in_all counts those of windows too."""
+    if not methods:
+        only = "; --method window can, and reads nothing beyond the window" if in_all else ""
+        raise ValueError(
+            "none of the methods that read the whole context can be had on "
+            f"{type(host.model).__name__} with {encoding}{only}"
+        )
+
+
+def positions_of(host: OpenHost) -> int | None:
+    """The positions that a model can be read at: the rows of its own table, or of the learned one that is attached."""
+    attachment = attached(host.model)
+    if attachment is None:
+        return host.table_rows
+    return min((len(m.weight) for m in attachment.modules() if isinstance(m, PositionTable)), default=None)
 
 
 def summed(name: str, encoding: Encoding, losses: torch.Tensor, train_length: int, to: int) -> Tried:

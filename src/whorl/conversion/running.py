@@ -84,10 +84,11 @@ def run_extend(
     with ExitStack() as until_written:
         work = None
         if tune:
-            from whorl.conversion.converting import Healing, language
+            from whorl.conversion.converting import Healing, check_tokens, language
 
             healing, length = Healing(tune, to, batch_size, learning_rate), (to,)
             task = language(text or found.text or "stdlib", found.tokenizer_name, to, length, 4, max(1, to // 4))
+            check_tokens(model, task)
             asked = {"encoding": str(best.encoding), "lora": lora, **_follows_from(model, task, healing)}
             work = until_written.enter_context(resuming.working(out, "extend", asked, say))
             model = tuned(model, task, healing, lora, work, say)

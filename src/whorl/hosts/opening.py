@@ -65,6 +65,12 @@ class OpenHost:
     biases: str  # where biases go in: "interface" or "mask"
 
     @property
+    def table_rows(self) -> int | None:
+        """The positions that the host's own table has; None without one."""
+        table = self.position_table
+        return None if table is None else int(table.weight.shape[0] - getattr(table, "offset", 0))
+
+    @property
     def attending(self) -> Any:
         """The part whose attention implementation these layers read: of a model of several parts, the text's alone."""
         own = getattr(self.base, "config", None) is getattr(self.attentions[0], "config", self)

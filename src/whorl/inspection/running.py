@@ -17,7 +17,7 @@ import torch
 
 import whorl
 from whorl import finite
-from whorl.checking import check_numbers, shown
+from whorl.checking import check_ids, check_numbers, shown
 from whorl.comparison.running import machine
 from whorl.hosts import open_host
 from whorl.inspection import analysis
@@ -110,12 +110,7 @@ def _check_inputs(inputs: Any, model: Any) -> None:
         )
     if inputs.shape[1] < SHORTEST:
         raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if not 0 <= int(inputs.min()) <= int(inputs.max()) < vocabulary:
-        raise ValueError(
-            f"inputs hold ids from {int(inputs.min())} to {int(inputs.max())}, and the model has {vocabulary} tokens; "
-            "encode the text with the model's own tokenizer"
-        )
+    check_ids("inputs", inputs, model.get_input_embeddings().weight.shape[0])
 
 
 @dataclass

@@ -173,9 +173,8 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
     through the interface, and so was not seen, and for hidden states that are not finite.
     """
     host = open_host(model)
-    table, tokens = host.position_table, ids.shape[1]
-    rows = tokens if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
-    if attached(model) is None and tokens > rows:
+    rows, tokens = host.table_rows, ids.shape[1]
+    if attached(model) is None and rows is not None and tokens > rows:
         raise ValueError(
             f"windows of {tokens} tokens are longer than the {rows} positions that {type(host.model).__name__} has "
             f"learned; try --length {rows}"
