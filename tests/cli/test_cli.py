@@ -181,6 +181,7 @@ def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
         OSError(28, "No space left on device"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/5: file write failed"),
+        OSError("131072 requested and 7784 written"),
     ],
 )
 def test_a_full_disk_is_one_line(

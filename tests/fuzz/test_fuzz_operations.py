@@ -87,5 +87,7 @@ def test_attention(data: st.DataObject) -> None:
     with torch.no_grad():
         found, same = attended(dtype, "auto"), attended(dtype, "reference")
         truth = attended(torch.float64, "reference")
-    rounding = torch.finfo(dtype).eps * float(truth.abs().max())
-    assert max_error(found, truth) <= 2 * max_error(same, truth) + rounding
+    # A logit of float32 is off by its own rounding, which moves its weight as much; and the result is rounded once.
+    logits = (q.double() @ k.double().repeat_interleave(per_group, 1).mT * width**-0.5).abs().max() + 1
+    rounding = torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * float(logits)
+    assert max_error(found, truth) <= 2 * max_error(same, truth) + rounding * float(truth.abs().max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from typing import Annotated, Any, TextIO
 
@@ -92,7 +93,8 @@ def main() -> None:
 
 
 def _no_room(error: BaseException) -> bool:
-    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch."""
+    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch, NumPy."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed writing file"))
+    said = ("No space left on device", "PytorchStreamWriter failed writing file", r"^\d+ requested and \d+ written$")
+    return any(re.search(words, str(error)) for words in said)
