@@ -127,7 +127,7 @@ def test_a_trial_reads_its_folder_its_tokenizer_and_the_model_that_it_began_with
 
 def test_only_what_whorl_wrote_is_replaced_and_only_with_force(tmp_path: Path) -> None:
     out = made(tmp_path / "out", config="1", weights="1")
-    with pytest.raises(ValueError, match="out is there already; give another folder, or force to replace it"):
+    with pytest.raises(ValueError, match="out is there already; give another folder, or --force"):
         check_replaces(out, False)
     with replacing(out, "export", force=True) as fresh:
         (fresh / "config.json").write_text("2")

@@ -191,6 +191,8 @@ def _explained(where: Any) -> Iterator[None]:
 
 def _reason(folder: Path, error: Exception) -> str:
     said = " ".join(str(error).split())
+    if not folder.exists():
+        return f"there is no such folder here, and from the hub nothing came ({said[:LONG]})"
     if "trust_remote_code" in said:
         return (
             "it needs code that comes with it, which whorl does not run by itself; read that code, and if you trust it "

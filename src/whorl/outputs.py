@@ -68,10 +68,12 @@ def check_replaces(out: str | Path, force: bool, reads: Iterable[Any] = ()) -> N
     _check_writable(out, out.resolve().parent)
     if _is_empty(out):
         return
-    if not force:
-        raise ValueError(f"{out} is there already; give another folder, or force to replace it")
-    _refuse_read_from(out, reads)
     writer = written_by(out)
+    if not force and writer in REPLACED:
+        raise ValueError(f"{out} is there already; give another folder, or --force (force=True) to replace it")
+    if not force:
+        raise ValueError(f"{out} is there already; give another folder")
+    _refuse_read_from(out, reads)
     if writer not in REPLACED:
         what = "it is not known to be whorl's" if writer is None else f"it holds the results of whorl {writer}"
         raise ValueError(f"{out} is not replaced, since {what}; give another folder, or remove it yourself")

@@ -590,7 +590,7 @@ def test_an_existing_place_is_not_overwritten(tmp_path: Path, monkeypatch: pytes
     model, out = llama(), tmp_path / "out"
     export(model, out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(ValueError, match="is there already; give another folder, or force"):
+    with pytest.raises(ValueError, match="is there already; give another folder, or --force"):
         export(model, out, format="gguf")
     with pytest.raises(ValueError, match="cannot say alibi"):
         export(llama("alibi"), out, force=True)

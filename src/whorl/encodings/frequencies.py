@@ -28,6 +28,7 @@ class Frequencies(Rotary):
     name = "frequencies"
     title = "an explicit list, radians per token for each pair"
     paper = "2104.09864"
+    example = "frequencies:values=1@0.1@0.01"
 
     def __post_init__(self) -> None:
         values = self.values
