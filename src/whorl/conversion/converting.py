@@ -77,8 +77,9 @@ def language(
 def evaluated(model: Any, task: Language) -> dict[int, float | None]:
     """Loss (nats per token) of the same target tokens at every length of the task; None past a learned table's end.
 
-    Raises ValueError for NaN.
+    Raises ValueError for NaN, and for a task with tokens that the model does not have.
     """
+    check_tokens(model, task)
     host = open_host(model)
     for_evaluation(host.model)
     rows = positions_of(host)
@@ -121,7 +122,6 @@ def convert(
     target = filled(host, asked, healing.train_length)
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
-    check_tokens(model, task)
     rows = positions_of(host)
     if control and rows is not None and healing.train_length > rows:
         raise ValueError(
