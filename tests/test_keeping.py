@@ -57,7 +57,9 @@ def test_weights_without_an_encoding_go_into_a_model_with_one() -> None:
 @torch.no_grad()
 def test_accelerate_saves_the_encoding_with_the_weights(tmp_path) -> None:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # one per process: a Trainer in bf16 leaves its own
     accelerator = Accelerator(cpu=True)
     model = accelerator.prepare(drawn(whorl.attach(tiny_model("llama"), "t5")))
     accelerator.save_model(model, tmp_path)
