@@ -212,11 +212,10 @@ def require_number(argument: str, value: object) -> None:
 
 
 def require_positive_int(argument: str, value: object, hint: str = "") -> None:
-    """Refuses what is not a whole number of at least 1, and of at most 63 bits, as positions are."""
+    """Refuses what is not a whole number of at least 1, or is past what a float holds."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{argument} must be a whole number of at least 1, got {value!r}{hint}")
-    if value.bit_length() > 63:
-        raise ValueError(f"{argument} must be a whole number below 2**63, got one of {value.bit_length()} bits{hint}")
+    require_number(argument, value)
 
 
 def choices(argument: str, value: object, allowed: Sequence[str]) -> None:
