@@ -79,22 +79,28 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.fixture
+def folder(sound: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sound checkpoint to spoil, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, content in sound.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 @pytest.mark.parametrize("load", [as_load, as_source, as_streamed, as_compare])
 @pytest.mark.parametrize(("spoil", "words"), BROKEN.values(), ids=BROKEN)
 def test_what_cannot_be_read_is_one_error(
     load: Callable[[Path], None],
     spoil: Callable[[Path], object],
     words: str,
-    sound: dict[str, bytes],
+    folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name, content in sound.items():
-        (folder / name).write_bytes(content)
     spoil(folder)
     with pytest.raises(ValueError, match=words) as error:
         load(folder)
@@ -103,14 +109,7 @@ def test_what_cannot_be_read_is_one_error(
     assert not list(tmp_path.rglob("[rR][aA][nN]"))
 
 
-def test_code_runs_where_it_is_asked_for(
-    sound: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_runs_where_it_is_asked_for(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name, content in sound.items():
-        (folder / name).write_bytes(content)
     with_code(folder)
     assert whorl.load(folder, trust_remote_code=True).config.model_type == "theirs"
