@@ -1,8 +1,8 @@
 """C loops (rotate.c, attention.c) that are compiled for this machine the first time that they are needed.
 
-A second or two, once: the library is kept in the user's cache (see `keeping`), under a name that says what it was made
-from. Where there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its own
-OpenMP runtime), as many as torch.get_num_threads() allows.
+A second or two, once: the library is kept in the user's cache (see `libraries`), under a name that says what it was
+made from. Where there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its
+own OpenMP runtime), as many as torch.get_num_threads() allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from whorl.ops.impl import keeping
+from whorl.ops.impl import libraries
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,14 @@ def _built(compiler: str) -> Any:
     """
     name = f"loops-{_made_from(compiler)}.so"
     good, against = [], []
-    for folder in keeping.folders():
-        why = keeping.refused(folder)
+    for folder in libraries.folders():
+        why = libraries.refused(folder)
         if why is not None:
             against.append(f"{folder} is not used: {why}")
             continue
         good.append(folder)
         kept = folder / name
-        if keeping.whole(kept):
+        if libraries.whole(kept):
             try:
                 return _load(kept)
             except OSError as error:
@@ -90,7 +90,7 @@ def _built(compiler: str) -> Any:
             against.append(f"{kept} is not what whorl put there")
     place: Path | None = None
     for folder in good:
-        why = keeping.no_room(folder)
+        why = libraries.no_room(folder)
         if why is None:
             place = folder
             break
@@ -99,12 +99,12 @@ def _built(compiler: str) -> Any:
         against.append("they are compiled again in every process; XDG_CACHE_HOME names another place")
     if against:
         log.warning("whorl's compiled loops: %s", "; ".join(against))
-    with tempfile.TemporaryDirectory(dir=place, prefix=keeping.BUILD) as build:
+    with tempfile.TemporaryDirectory(dir=place, prefix=libraries.BUILD) as build:
         made = Path(build, "loops.so")
         loaded = _make_what_loads(compiler, made)
         if place is not None:
             try:
-                keeping.keep(made, place / name)
+                libraries.keep(made, place / name)
             except OSError as error:
                 log.warning("whorl's compiled loops could not be kept in %s: %s", place, error)
         return loaded

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from whorl.ops.impl import keeping, native
+from whorl.ops.impl import libraries, native
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         return len(ran)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(keeping.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(libraries.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(native, "_make", made)
     monkeypatch.setattr(native, "_load", loaded)
@@ -67,8 +67,8 @@ def test_built_once_and_in_a_folder_of_ones_own(build: Callable[[], int], tmp_pa
         (lambda library: library.write_bytes(b""), 1),
         (lambda library: library.write_bytes(library.read_bytes()[:2000]), 1),
         (lambda library: library.write_bytes(b"another" * 1000), 1),
-        (lambda library: keeping._beside(library).unlink(), 1),
-        (lambda library: keeping._beside(library).write_bytes(b"\xff\xfe"), 1),
+        (lambda library: libraries._beside(library).unlink(), 1),
+        (lambda library: libraries._beside(library).write_bytes(b"\xff\xfe"), 1),
         (lambda library: os.chmod(library, 0o777), 1),
         (lambda library: (library.rename(library.with_name("moved")), library.symlink_to("moved")), 1),
     ],
@@ -116,7 +116,7 @@ def test_another_users_folder_is_passed_over(
 def test_places_that_cannot_keep_it(
     build: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    monkeypatch.setattr(keeping.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    monkeypatch.setattr(libraries.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
     assert (build(), build()) == (1, 1), "for each process anew"
     assert "mounted noexec" in caplog.text
     assert "compiled again in every process" in caplog.text
@@ -126,8 +126,8 @@ def test_places_that_cannot_keep_it(
 def test_a_full_disk_falls_back_once(
     build: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    real = keeping.no_room
-    monkeypatch.setattr(keeping, "no_room", lambda f: "No space left" if "cache" in f.parts else real(f))
+    real = libraries.no_room
+    monkeypatch.setattr(libraries, "no_room", lambda f: "No space left" if "cache" in f.parts else real(f))
     assert (build(), build()) == (1, 0)
     assert kept(tmp_path, f"tmp/whorl-{os.geteuid()}").exists()
     assert sum("No space left" in r.message for r in caplog.records) == 1
@@ -136,21 +136,21 @@ def test_a_full_disk_falls_back_once(
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    (only,) = keeping.folders()
+    (only,) = libraries.folders()
     assert only.name == f"whorl-{os.geteuid()}"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert list(keeping.folders()) == [only], "a relative path would follow the working directory"
+    assert list(libraries.folders()) == [only], "a relative path would follow the working directory"
 
 
 def test_what_killed_builds_left_is_taken_away(build: Callable[[], int], tmp_path: Path) -> None:
     folder = tmp_path / "cache/whorl"
-    for name, age in (("old", 2 * keeping.STALE), ("running", 0)):
-        left = folder / f"{keeping.BUILD}{name}"
+    for name, age in (("old", 2 * libraries.STALE), ("running", 0)):
+        left = folder / f"{libraries.BUILD}{name}"
         left.mkdir(parents=True)
         os.utime(left, (time.time() - age,) * 2)
     os.chmod(folder, 0o700)
     build()
-    assert [path.name for path in folder.glob(f"{keeping.BUILD}*")] == [f"{keeping.BUILD}running"]
+    assert [path.name for path in folder.glob(f"{libraries.BUILD}*")] == [f"{libraries.BUILD}running"]
 
 
 def test_a_compiler_that_does_not_speak_utf_8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
