@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig
 
 import whorl
-from whorl.encodings.scalings import YaRN
+from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import share_of
 from whorl.hosts import FAMILIES
 from whorl.saving import StockForm, save_for_all, stock_form

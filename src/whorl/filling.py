@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from whorl.encodings import Encoding, Known, Layers, Sum
-from whorl.encodings.base import known_as
+from whorl.encodings import Encoding, Known, Layers, Scaling, Sum
 from whorl.encodings.composition import by_layer
+from whorl.encodings.config import known_as
 from whorl.encodings.nope import NoPE
 from whorl.encodings.scaled import Scaled
 from whorl.hosts import OpenHost, known_of, scaling_of
@@ -137,10 +137,8 @@ def _filled(before: Any, after: Any, said: Known, stated: Known) -> Iterator[tup
         value = getattr(after, field.name)
         if getattr(before, field.name) is not None or value is None:
             continue
-        if "of_host" in field.metadata:
-            at, told, otherwise = known_as(field, said), known_as(field, stated), DEFAULT
-        else:  # a scaling's original length
-            at, told, otherwise = said.train_length, stated.train_length, OF_SCALED
+        at, told = known_as(field, said), known_as(field, stated)
+        otherwise = OF_SCALED if isinstance(before, Scaling) else DEFAULT
         source = STATED if value == told else OF_RUN if value == at else otherwise
         yield field.name, f"{value:,.12g}" if isinstance(value, float) else f"{value:,}", source
 

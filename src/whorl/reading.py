@@ -16,11 +16,11 @@ from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.scalings import from_stock
 from whorl.encodings.spectrum import base_of, share_of
 from whorl.encodings.window import Window
 from whorl.filling import completed
-from whorl.hosts import OpenHost, open_host, rope_settings, stock_spectrum
+from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
+from whorl.hosts.rope_settings import from_stock
 from whorl.keeping import CONFIG_KEY
 
 
@@ -113,7 +113,7 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
     spectrum = stock_spectrum(host.rotary, layer_type, shape.head_dim)
     if spectrum is None:
         return NoPE()
-    settings = rope_settings(host, layer_type)
+    settings = settings_of(host, layer_type)
     if at_any_length and length_dependent(settings):
         return _scaled(host, index, spectrum)
     width, pairs, turning = spectrum.width, len(spectrum.frequencies), len(spectrum.turning)
@@ -159,7 +159,7 @@ def length_dependent(settings: dict[str, Any]) -> bool:
 def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
     """One layer's rotary encoding by its settings, which must give the frequencies that it was built with."""
     layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
-    settings, config = rope_settings(host, layer_type), host.rotary.config
+    settings, config = settings_of(host, layer_type), host.rotary.config
     base = float(settings["rope_theta"])
     inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
     encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))

@@ -16,7 +16,13 @@ from typing import Any
 
 from whorl.encodings import Encoding, Scaled, Spectrum
 from whorl.encodings.rope import Rotary
-from whorl.encodings.scalings import NTK, BaseChange, Linear, Llama3, LongRoPE, Scaling, YaRN
+from whorl.encodings.scalings import Scaling
+from whorl.encodings.scalings.base_change import BaseChange
+from whorl.encodings.scalings.linear import Linear
+from whorl.encodings.scalings.llama3 import Llama3
+from whorl.encodings.scalings.longrope import LongRoPE
+from whorl.encodings.scalings.ntk import NTK, grown_base
+from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import base_of, share_of
 
 NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
@@ -93,7 +99,7 @@ def _base_and_scaling(encoding: Encoding, width: int) -> tuple[float | None, Sca
         if isinstance(scaling, BaseChange):
             base = scaling.base
         elif isinstance(scaling, NTK) and base is not None and width > 2:
-            base *= scaling.factor ** (width / (width - 2))
+            base = grown_base(base, scaling.factor, width)
         else:
             rest.append(scaling)
     return base, rest[0] if len(rest) == 1 else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
-from whorl.encodings.base import format_value
+from whorl.encodings.config import format_value
 from whorl.hosts import FAMILIES
 
 KEPT = Path(__file__).with_name("listing.json")

@@ -157,7 +157,7 @@ def _facts(found: Spectrum, base: float | None, train_length: int) -> Any:
 
 def _bound(found: Spectrum, base: float, train_length: int) -> str:
     """The extrapolation bound as trained, and of a RoPE of base 10,000 that is tuned with this base."""
-    from whorl.encodings.base import format_value
+    from whorl.encodings.config import format_value
     from whorl.theory import extrapolation_bound
 
     trained = extrapolation_bound(base, train_length, found.width, trained_base=base)

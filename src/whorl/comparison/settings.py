@@ -13,7 +13,7 @@ from typing import Any
 
 from whorl.checking import LENGTH, check_list, check_numbers, check_path, shown
 from whorl.encodings import Encoding, Known, parse
-from whorl.encodings.base import choices
+from whorl.encodings.config import choices
 
 DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
 

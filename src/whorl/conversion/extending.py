@@ -20,7 +20,8 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.scalings import BaseChange, Scaling
+from whorl.encodings.scalings import Scaling
+from whorl.encodings.scalings.base_change import BaseChange
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host
 from whorl.reading import encoding_of, layered

@@ -18,7 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from whorl.encodings.scalings import FLOAT32_MAX, kept_share, ramp
+from whorl.encodings import Spectrum
+from whorl.encodings.rope import RoPE
+from whorl.encodings.scalings.llama3 import Llama3
+from whorl.encodings.scalings.longrope import FLOAT32_MAX
+from whorl.encodings.scalings.yarn import NTKByParts
 
 FLOAT32 = float(np.finfo(np.float32).eps)
 
@@ -109,8 +113,8 @@ def _yarn(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
     factor = settings.get("factor") or sizes.max_position / original
 
     fast, slow = settings.get("beta_fast") or 32, settings.get("beta_slow") or 1
-    step = 2 * math.log(base) / width
-    divided = np.array(ramp(width, 1.0, step, original, fast, slow, settings.get("truncate", True)))
+    parts = NTKByParts(1, original, fast, slow, settings.get("truncate", True))
+    divided = np.array(parts.divided(RoPE(base).spectrum(width)))
     plain = _frequencies(base, width)
     blend = max(1.0, float(factor)) if ((divided > 0) & (divided < 1)).any() else 1.0  # the kept part may be small
     return Turning(plain / factor * divided + plain * (1 - divided), _yarn_amplitude(settings, factor), blend)
@@ -140,12 +144,10 @@ def _longrope(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
 def _llama3(settings: Mapping[str, Any], sizes: Sizes) -> Turning:
     plain, factor = partial(settings, sizes).frequencies, float(settings["factor"])
     low, high = settings["low_freq_factor"], settings["high_freq_factor"]
-    turns = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
-    if high < low:
-        raise ValueError(f"high_freq_factor {high} is below low_freq_factor {low}")
-    kept = np.array([kept_share(t, low, high) for t in turns])
-    blend = factor * high / (high - low) if ((kept > 0) & (kept < 1)).any() else 1.0
-    return Turning(plain * ((1 - kept) / factor + kept), 1.0, max(1.0, blend))
+    llama3 = Llama3(factor, settings["original_max_position_embeddings"], low, high)
+    scaled = np.array(llama3(Spectrum(tuple(plain.tolist()), 2 * len(plain))).frequencies)
+    blended = ((scaled != plain) & (scaled != plain / factor)).any()
+    return Turning(scaled, 1.0, max(1.0, factor * high / (high - low) if blended else 1.0))
 
 
 FORMULAS: dict[str, Callable[[Mapping[str, Any], Sizes], Turning]] = {

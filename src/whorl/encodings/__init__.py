@@ -1,4 +1,4 @@
-"""The encodings' registry, the scalings', and their notation. A new encoding adds one file and one line here.
+"""The encodings' registry and the notation. A new encoding adds one file and one line here.
 
 The notation (on the command line, in results and reports) is what `str(encoding)` prints:
 
@@ -25,10 +25,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from whorl.checking import shown
-from whorl.encodings.base import Add, Bias, Effect, Encoding, Known, Rotate, Shape
+from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape
 from whorl.encodings.composition import Layers, Sum
+from whorl.encodings.config import Known
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.scalings import Scaling
+from whorl.encodings.scalings import SCALINGS, Scaling
 from whorl.encodings.spectrum import Spectrum
 
 REGISTRY = {
@@ -44,20 +45,6 @@ REGISTRY = {
     "t5": "whorl.encodings.t5:T5Bias",
     "kerple": "whorl.encodings.kerple:Kerple",
     "window": "whorl.encodings.window:Window",
-}
-
-# What may follow an encoding and a `~`.
-SCALINGS = {
-    "linear": "whorl.encodings.scalings:Linear",
-    "ntk": "whorl.encodings.scalings:NTK",
-    "dynamic-ntk": "whorl.encodings.scalings:DynamicNTK",
-    "ntk-by-parts": "whorl.encodings.scalings:NTKByParts",
-    "yarn": "whorl.encodings.scalings:YaRN",
-    "longrope": "whorl.encodings.scalings:LongRoPE",
-    "llama3": "whorl.encodings.scalings:Llama3",
-    "base-change": "whorl.encodings.scalings:BaseChange",
-    "clip": "whorl.encodings.scalings:Clip",
-    "soft-clip": "whorl.encodings.scalings:SoftClip",
 }
 
 __all__ = [
@@ -107,19 +94,7 @@ def _look_up(kind: str, name: str, known: Mapping[str, str]) -> Any:
 
 def build(name: str, arguments: Mapping[str, Any]) -> Encoding:
     """The encoding `name` with these arguments. Raises ValueError for an argument that it does not have or lacks."""
-    return _build(get(name), arguments)
-
-
-def _build(cls: Any, arguments: Mapping[str, Any]) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in arguments:
-        if key not in fields:
-            takes = f"it takes {', '.join(fields)}" if fields else "it takes none"
-            raise ValueError(f"{cls.name} has no argument {key!r}; {takes}")
-    for key, field in fields.items():
-        if field.default is dataclasses.MISSING and key not in arguments:
-            raise ValueError(f"{cls.name} needs {key}; try {getattr(cls, 'example', f'{cls.name}:{key}=256')}")
-    return cls(**arguments)
+    return get(name).of_arguments(arguments)
 
 
 def parse(notation: str | Encoding) -> Encoding:
@@ -183,7 +158,7 @@ def from_dict(config: Mapping[str, Any]) -> Encoding:
 
 def _scaling_from_dict(config: Mapping[str, Any]) -> Scaling:
     name, arguments = _record("a scaling", config)
-    return _build(get_scaling(name), arguments)
+    return get_scaling(name).of_arguments(arguments)
 
 
 def _record(what: str, config: Any) -> tuple[str, dict[str, Any]]:
@@ -219,7 +194,7 @@ def _parse_one(text: str) -> Encoding:
     if not all(scalings):
         raise ValueError(f"a scaling is missing after a '~' in {text!r}; write rope~yarn:factor=4,original=2048")
     read = [(get_scaling(name), arguments) for name, arguments in map(_name_and_arguments, scalings)]
-    return Scaled(inner, [_build(cls, arguments) for cls, arguments in read])
+    return Scaled(inner, [scaling.of_arguments(arguments) for scaling, arguments in read])
 
 
 def _name_and_arguments(text: str) -> tuple[str, dict[str, Any]]:

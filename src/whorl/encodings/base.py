@@ -7,14 +7,14 @@ sizes of a host model, what must be added (to the embedding), turned (in q and k
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from whorl.encodings.config import Config
 from whorl.encodings.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import nn
 
@@ -31,31 +31,6 @@ class Shape:
     heads: int
     width: int
     bidirectional: bool = False
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a host, or a run, says of the arguments that an encoding leaves unset; None where it says nothing.
-
-    base          the rotary base of the host's own encoding, before any scaling
-    train_length  tokens that the model is trained at
-    fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
-    part          the same, and 1 where the host turns a part of its heads and lets no other channels turn (Phi)
-    """
-
-    base: float | None = None
-    train_length: int | None = None
-    fraction: float | None = None
-    part: float | None = None
-
-
-def of_host(default: float | None = None, known: str | None = None) -> Any:
-    """The field of an argument that a host can fill: unset (None) until it is given.
-
-    default: the registry's, where nothing fills it; None where there is none. known: which of `Known` fills it, by
-    default the one of the field's own name.
-    """
-    return dataclasses.field(default=None, metadata={"of_host": known, "default": default})
 
 
 @dataclass(frozen=True)
@@ -91,15 +66,9 @@ Effect = Rotate | Add | Bias
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """Base of every encoding. Subclasses are frozen dataclasses whose fields are the paper's arguments.
+class Encoding(Config):
+    """Base of every encoding, a config with effects. `a + b` composes effects."""
 
-    Equal configs are equal encodings, so an encoding can be a dictionary key. `a + b` composes effects.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    paper: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]  # what it does: any of "rotate", "add", "bias", "window"
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
@@ -117,13 +86,9 @@ class Encoding:
         """The rotary spectrum at this head dim, or None where the encoding does not turn anything."""
         return None
 
-    def filled(self, known: Known) -> Encoding:
-        """The same encoding with the arguments that are unset taken from `known`, where it says them."""
-        return self.rebuilt(lambda part: part._with({f.name: known_as(f, known) for f in part._unset()}))
-
     def with_defaults(self) -> Encoding:
         """The same encoding with the arguments that are unset at the registry's defaults, where there are any."""
-        return self.rebuilt(lambda part: part._with({f.name: f.metadata["default"] for f in part._unset()}))
+        return self.rebuilt(lambda part: part.with_values({f.name: f.metadata["default"] for f in part.unset()}))
 
     def without_defaults(self) -> Encoding:
         """The same encoding with the arguments that are at the registry's defaults unset."""
@@ -135,22 +100,9 @@ class Encoding:
 
         return self.rebuilt(opened)
 
-    def argument(self, name: str) -> Any:
-        """An argument's value, or the registry's default where it is unset (outside of any model)."""
-        value = getattr(self, name)
-        field = next(f for f in dataclasses.fields(self) if f.name == name)
-        return field.metadata.get("default") if value is None else value
-
     def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Encoding:
         """The same composition of changed parts; of an encoding that is no composition, `change(self)`."""
         return change(self)
-
-    def _unset(self) -> list[dataclasses.Field[Any]]:
-        return [f for f in dataclasses.fields(self) if "of_host" in f.metadata and getattr(self, f.name) is None]
-
-    def _with(self, values: dict[str, Any]) -> Encoding:
-        given = {name: value for name, value in values.items() if value is not None}
-        return replace(self, **given) if given else self
 
     def __add__(self, other: Encoding) -> Encoding:
         from whorl.encodings.composition import Sum
@@ -160,65 +112,3 @@ class Encoding:
         if not isinstance(other, Encoding):
             return NotImplemented
         return Sum((self, other))
-
-    def __str__(self) -> str:
-        """The command line's notation, e.g. `p-rope:p=0.5`; `whorl.encodings.parse` reads it back."""
-        given = [
-            f"{f.name}={format_value(getattr(self, f.name))}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
-        ]
-        return self.name + (":" + ",".join(given) if given else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form: {"name": ..., argument: value, ...}; `whorl.encodings.from_dict` reads it back.
-
-        An argument that is unset is left out.
-        """
-        unset = self._unset()
-        return {
-            "name": self.name,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f not in unset},
-        }
-
-
-def known_as(field: dataclasses.Field[Any], known: Known) -> Any:
-    """What fills the argument of this field (see `of_host`), or None."""
-    return getattr(known, field.metadata["of_host"] or field.name)
-
-
-def format_value(value: object) -> str:
-    """A number, word or list as the notation writes it: `10000`, `0.5`, `5e5`, `log`, `1@0.1@0.01` (never a `+`)."""
-    if isinstance(value, tuple):
-        return "@".join(map(format_value, value))
-    if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value).replace("e+", "e")
-    return str(value)
-
-
-def check_base(base: float) -> None:
-    """Refuses a rotary or sinusoidal base that gives no spectrum."""
-    require_number("base", base)
-    if not (math.isfinite(base) and base > 1):
-        raise ValueError(f"base must be a finite number above 1, got {base}; RoPE's is 10000")
-
-
-def require_number(argument: str, value: object) -> None:
-    """Refuses what is not a real number (True is not one), or a whole one past what a float holds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{argument} must be a number, got {value!r}")
-    if isinstance(value, int) and value.bit_length() > 1000:
-        raise ValueError(f"{argument} must be a number of at most 300 digits, got one of {len(str(abs(value)))}")
-
-
-def require_positive_int(argument: str, value: object, hint: str = "") -> None:
-    """Refuses what is not a whole number of at least 1, or is past what a float holds."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{argument} must be a whole number of at least 1, got {value!r}{hint}")
-    require_number(argument, value)
-
-
-def choices(argument: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuses a word that is not in `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

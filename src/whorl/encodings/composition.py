@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from whorl.checking import check_list, shown
-from whorl.encodings.base import Effect, Encoding, Known, Shape
+from whorl.encodings.base import Effect, Encoding, Shape
+from whorl.encodings.config import Known
 from whorl.encodings.spectrum import Spectrum
 
 

@@ -6,10 +6,9 @@ Rotation by any frequencies: RoFormer, arXiv 2104.09864, Eq. 14-15, with theta_i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whorl.encodings.base import require_number
+from whorl.encodings.config import number_list, require_number
 from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum
 
@@ -31,19 +30,7 @@ class Frequencies(Rotary):
     example = "frequencies:values=1@0.1@0.01"
 
     def __post_init__(self) -> None:
-        values = self.values
-        if isinstance(values, str):
-            try:
-                values = tuple(float(v) for v in values.split("@"))
-            except ValueError:
-                raise ValueError(f"values must be numbers joined by '@' (1@0.1@0.01), got {self.values!r}") from None
-        elif isinstance(values, int | float):
-            values = (values,)
-        if not isinstance(values, Sequence):
-            raise ValueError(f"values must be a list of numbers (radians per token), got {values!r}")
-        for value in values:
-            require_number("each of values", value)
-        values = tuple(float(v) for v in values)
+        values = number_list("values", self.values, "1@0.1@0.01")
         if not values or not all(math.isfinite(v) and v >= 0 for v in values):
             raise ValueError(f"values must be finite, not negative and at least one (radians per token), got {values}")
         require_number("amplitude", self.amplitude)
@@ -58,6 +45,3 @@ class Frequencies(Rotary):
                 f"{head_dim} turn; give at most {head_dim // 2}"
             )
         return Spectrum(self.values, head_dim, float(self.amplitude))
-
-    def to_dict(self) -> dict[str, object]:
-        return {"name": self.name, "values": list(self.values), "amplitude": self.amplitude}

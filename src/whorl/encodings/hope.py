@@ -7,12 +7,11 @@ channels as position-independent ones: score = sum_{i<K} q_i R((n-m) theta_i) k_
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from whorl.encodings.base import check_base, of_host, require_positive_int
+from whorl.encodings.config import check_base, of_host, require_positive_int
 from whorl.encodings.rope import Rotary, check_fraction
-from whorl.encodings.spectrum import Spectrum, rope_frequencies
+from whorl.encodings.spectrum import Spectrum, fully_turning, rope_frequencies
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,5 @@ class HoPE(Rotary):
                 "hope needs the length that the model is trained at, and none was given; "
                 "try HoPE(train_length=4096), or hope:train_length=4096 on the command line"
             )
-        slowest = 2 * math.pi / self.train_length
         frequencies = rope_frequencies(self.argument("base"), width)
-        return Spectrum(tuple(f if f >= slowest else 0.0 for f in frequencies), head_dim)
+        return Spectrum(fully_turning(frequencies, self.train_length), head_dim)

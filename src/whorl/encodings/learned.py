@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Add, Effect, Encoding, Shape, of_host, require_positive_int
+from whorl.encodings.base import Add, Effect, Encoding, Shape
+from whorl.encodings.config import of_host, require_positive_int
 
 
 class PositionTable(nn.Module):

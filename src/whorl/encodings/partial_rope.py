@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import check_base, of_host
+from whorl.encodings.config import check_base, of_host
 from whorl.encodings.rope import Rotary, check_fraction
 from whorl.encodings.spectrum import Spectrum, rope_frequencies
 

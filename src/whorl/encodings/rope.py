@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import Effect, Encoding, Rotate, Shape, check_base, of_host, require_number
+from whorl.encodings.base import Effect, Encoding, Rotate, Shape
+from whorl.encodings.config import check_base, of_host, require_number
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
 
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from whorl.encodings.base import Encoding, Known
+from whorl.encodings.base import Encoding
+from whorl.encodings.config import Known
 from whorl.encodings.rope import Rotary
-from whorl.encodings.scalings import Scaling
+from whorl.encodings.scalings.base import Scaling
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -58,8 +59,8 @@ class Scaled(Rotary):
     @property
     def settled(self) -> tuple[Scaling, ...]:
         """The scalings, with `inner`'s training length where they lack the original one."""
-        trained = getattr(self.inner, "train_length", None)
-        return self.scalings if trained is None else tuple(x.with_original(trained) for x in self.scalings)
+        known = Known(train_length=getattr(self.inner, "train_length", None))
+        return tuple(scaling.filled(known) for scaling in self.scalings)
 
     def spectrum(self, head_dim: int) -> Spectrum:
         """The frequencies at this head dim; up to the original length, where they depend on the length."""
@@ -78,9 +79,7 @@ class Scaled(Rotary):
     def filled(self, known: Known) -> Scaled:
         inner = self.inner.filled(known)
         trained = getattr(inner, "train_length", None) or known.train_length
-        if trained is None:
-            return Scaled(inner, self.scalings)
-        return Scaled(inner, tuple(scaling.with_original(trained) for scaling in self.scalings))
+        return Scaled(inner, tuple(s.filled(replace(known, train_length=trained)) for s in self.scalings))
 
     def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Scaled:
         return Scaled(self.inner.rebuilt(change), self.scalings)

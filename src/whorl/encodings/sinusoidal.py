@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Add, Effect, Encoding, Shape, check_base
+from whorl.encodings.base import Add, Effect, Encoding, Shape
+from whorl.encodings.config import check_base
 from whorl.encodings.turns import cos_sin
 
 

@@ -48,7 +48,22 @@ class Spectrum:
     @property
     def wavelengths(self) -> tuple[float, ...]:
         """Tokens per full turn, one per pair; infinite where a pair does not turn."""
-        return tuple(2 * math.pi / f if f > 0 else math.inf for f in self.frequencies)
+        return tuple(map(wavelength, self.frequencies))
+
+
+def wavelength(frequency: float) -> float:
+    """Tokens per full turn, 2 pi / frequency; infinite where a pair stands still."""
+    return 2 * math.pi / frequency if frequency > 0 else math.inf
+
+
+def turns_fully(frequency: float, length: float) -> bool:
+    """Whether a pair makes a full turn within `length` tokens: HoPE's rule (2410.21216)."""
+    return frequency >= 2 * math.pi / length
+
+
+def fully_turning(frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
+    """The same frequencies with those that make no full turn within `length` tokens set to 0."""
+    return tuple(f if turns_fully(f, length) else 0.0 for f in frequencies)
 
 
 def rope_frequencies(base: float, width: int) -> tuple[float, ...]:
@@ -65,14 +80,23 @@ def share_of(part: int, whole: int) -> float:
     return p
 
 
-def base_of(spectrum: Spectrum) -> float | None:
-    """The base b whose b^(-2i/width) fall as the turning pairs do, from the first to the last of them, as a round
-    number where that is the same; None with fewer than two, and where they do not fall."""
+def decay(spectrum: Spectrum) -> float | None:
+    """s, where frequencies fall as exp(-s i) from the first turning pair to the last: 2 ln(base) / width in RoPE.
+
+    None with fewer than two turning pairs. What lies between the two is not looked at.
+    """
     turning, frequencies = spectrum.turning, spectrum.frequencies
     if len(turning) < 2:
         return None
     i, j = turning[0], turning[-1]
-    logarithm = (math.log(frequencies[i]) - math.log(frequencies[j])) * spectrum.width / (2 * (j - i))
+    return (math.log(frequencies[i]) - math.log(frequencies[j])) / (j - i)
+
+
+def base_of(spectrum: Spectrum) -> float | None:
+    """The base b whose b^(-2i/width) fall as the turning pairs do, from the first to the last of them, as a round
+    number where that is the same; None with fewer than two, and where they do not fall."""
+    step = decay(spectrum)
+    logarithm = 0.0 if step is None else step * spectrum.width / 2
     if not 0 < logarithm < 700:  # exp's range
         return None
     base = math.exp(logarithm)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape, require_positive_int
+from whorl.encodings.base import Bias, Effect, Encoding, Shape
 from whorl.encodings.biases import RelativeBias
+from whorl.encodings.config import require_positive_int
 
 
 class WindowBias(RelativeBias):

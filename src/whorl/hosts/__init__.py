@@ -4,7 +4,7 @@
 from whorl.hosts.closed import turns_latent_keys
 from whorl.hosts.families import ENCODERS, FAMILIES, Host
 from whorl.hosts.opening import KNOWN, OpenHost, Rotation, bases_of, head_dim_of, open_host, stock_spectrum, unwrapped
-from whorl.hosts.stating import known_of, rope_settings, scaling_of, trained_length
+from whorl.hosts.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
     "ENCODERS",
@@ -17,8 +17,8 @@ __all__ = [
     "head_dim_of",
     "known_of",
     "open_host",
-    "rope_settings",
     "scaling_of",
+    "settings_of",
     "stock_spectrum",
     "trained_length",
     "turns_latent_keys",

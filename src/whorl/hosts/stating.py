@@ -11,7 +11,7 @@ from whorl.hosts.opening import OpenHost, head_dim_of, stock_spectrum, stock_wid
 UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
 
 
-def rope_settings(host: OpenHost, layer_type: str) -> dict[str, Any]:
+def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
     """The config's `rope_parameters` for layers of a type; empty where it has none."""
     config = host.rotary.config if hasattr(host.rotary, "config") else host.model.config
     settings = getattr(config, "rope_parameters", None) or {}
@@ -20,7 +20,7 @@ def rope_settings(host: OpenHost, layer_type: str) -> dict[str, Any]:
 
 def scaling_of(host: OpenHost, layer_type: str) -> str | None:
     """The rope type by which the host itself scales the frequencies of a layer type, or None."""
-    settings = {} if host.rotary is None else rope_settings(host, layer_type)
+    settings = {} if host.rotary is None else settings_of(host, layer_type)
     kind = settings.get("rope_type", "default")
     stretched = kind == "proportional" and settings.get("factor") not in (None, 1.0)
     return None if kind in UNSCALED and not stretched else kind
@@ -50,7 +50,7 @@ def trained_length(host: OpenHost) -> int | None:
     for layer_type in dict.fromkeys(host.layer_types):
         if scaling_of(host, layer_type) is not None:
             name = "original_max_position_embeddings"
-            lengths.append(rope_settings(host, layer_type).get(name) or getattr(config, name, None))
+            lengths.append(settings_of(host, layer_type).get(name) or getattr(config, name, None))
     stated = [int(length) for length in lengths if length]
     return min(stated, default=None)
 
@@ -59,7 +59,7 @@ def _base(host: OpenHost, index: int) -> float | None:
     if host.rotary is None:
         return None
     layer_type = host.layer_types[index]
-    theta = rope_settings(host, layer_type).get("rope_theta")
+    theta = settings_of(host, layer_type).get("rope_theta")
     if theta is not None:
         return float(theta)
     spectrum = stock_spectrum(host.rotary, layer_type, host.shapes[index].head_dim)

@@ -1,0 +1,63 @@
+"""Clipping: pairs with a wavelength above a number of tokens stand still, or slow down to a stop. arXiv 2602.05258.
+
+The paper is CoPE's, Clipped RoPE (not the contextual CoPE): its soft clipping lowers frequencies along half a cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from whorl.encodings.config import require_positive
+from whorl.encodings.scalings.base import Scaling
+from whorl.encodings.spectrum import Spectrum, fully_turning, turns_fully
+
+
+@dataclass(frozen=True)
+class Clip(Scaling):
+    """Pairs whose wavelength exceeds `wavelength` tokens stand still (the paper's hard clipping, arXiv 2602.05258).
+
+    The rule of HoPE: `rope~clip:wavelength=512` has the spectrum of `hope:train_length=512`. The code of 2602.05258
+    names a number of pairs instead, the last 20 of 64.
+    """
+
+    wavelength: float
+
+    name = "clip"
+    title = "pairs with a wavelength above this many tokens stand still"
+    paper = "2602.05258"
+    example = "clip:wavelength=512"
+
+    def __post_init__(self) -> None:
+        require_positive("wavelength", self.wavelength, "tokens")
+
+    def __call__(self, spectrum: Spectrum) -> Spectrum:
+        return replace(spectrum, frequencies=fully_turning(spectrum.frequencies, self.wavelength))
+
+
+@dataclass(frozen=True)
+class SoftClip(Scaling):
+    """CoPE's taper: the frequencies of slow pairs fall to 0 along half a cosine (arXiv 2602.05258).
+
+    The band is the n turning pairs whose wavelength exceeds `wavelength` tokens, in order: the k-th gets
+    theta (1 + cos(pi k / (n-1))) / 2, so the first keeps its frequency and the last stands still (a lone pair keeps
+    its own). The paper's code has this taper on the last 20 of 64 pairs; a band by wavelength is ours, and any
+    `wavelength` between those of the 44th and the 45th pair gives the code's own.
+    """
+
+    wavelength: float
+
+    name = "soft-clip"
+    title = "pairs with a wavelength above this many tokens slow down to a stop along half a cosine"
+    paper = "2602.05258"
+    example = "soft-clip:wavelength=512"
+
+    def __post_init__(self) -> None:
+        require_positive("wavelength", self.wavelength, "tokens")
+
+    def __call__(self, spectrum: Spectrum) -> Spectrum:
+        band = [i for i in spectrum.turning if not turns_fully(spectrum.frequencies[i], self.wavelength)]
+        frequencies = list(spectrum.frequencies)
+        for k, i in enumerate(band[1:], start=1):
+            frequencies[i] *= 0.5 * (1 + math.cos(math.pi * k / (len(band) - 1)))
+        return replace(spectrum, frequencies=tuple(frequencies))
