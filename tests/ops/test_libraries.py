@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from whorl.ops.impl import libraries, native
+from whorl.ops.impl import building, libraries, native
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(libraries.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(native, "_make", made)
+    monkeypatch.setattr(building, "build", made)
     monkeypatch.setattr(native, "_load", loaded)
     yield fresh
     native.library.cache_clear()
@@ -67,8 +67,8 @@ def test_built_once_and_in_a_folder_of_ones_own(build: Callable[[], int], tmp_pa
         (lambda library: library.write_bytes(b""), 1),
         (lambda library: library.write_bytes(library.read_bytes()[:2000]), 1),
         (lambda library: library.write_bytes(b"another" * 1000), 1),
-        (lambda library: libraries._beside(library).unlink(), 1),
-        (lambda library: libraries._beside(library).write_bytes(b"\xff\xfe"), 1),
+        (lambda library: building.beside(library).unlink(), 1),
+        (lambda library: building.beside(library).write_bytes(b"\xff\xfe"), 1),
         (lambda library: os.chmod(library, 0o777), 1),
         (lambda library: (library.rename(library.with_name("moved")), library.symlink_to("moved")), 1),
     ],

@@ -6,9 +6,7 @@ The Triton kernel runs in Triton's interpreter here (tests/conftest.py); on a GP
 from __future__ import annotations
 
 import itertools
-import platform
 import shutil
-import tempfile
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -403,16 +401,6 @@ def test_a_backend_asked_for_by_name_runs_or_raises(monkeypatch: pytest.MonkeyPa
         rotate(q, k, table(), impl="triton")
 
 
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
-    """As if nothing had been compiled yet, with an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the other place where libraries are kept
-    native.library.cache_clear()
-    yield monkeypatch
-    native.library.cache_clear()
-
-
 def test_without_a_compiler_auto_takes_the_reference_and_cpu_says_why(fresh: pytest.MonkeyPatch) -> None:
     fresh.setenv("PATH", "/nowhere")
     fresh.delenv("CC", raising=False)
@@ -438,25 +426,7 @@ def test_the_library_is_built_once_and_kept(fresh: pytest.MonkeyPatch, tmp_path)
     torch.testing.assert_close(rotate(q, k, table(), impl="cpu")[0], expected[0])
 
 
-LESSER = {"any machine": (), "AVX2": ("-march=x86-64-v3",), "AVX-512 without bfloat16": ("-march=x86-64-v4",)}
-
-
-@pytest.fixture(params=[None, *LESSER], ids=["this machine", *LESSER])
-def machine(request: pytest.FixtureRequest) -> str | None:
-    """The loops as they are built here, or as a machine without this one's vector instructions would have them."""
-    if request.param is None:
-        return None
-    fresh = request.getfixturevalue("fresh")
-    target = LESSER[request.param]
-    if target and platform.machine() != "x86_64":
-        pytest.skip("not an x86-64 machine")
-    if request.param.startswith("AVX-512") and "avx512bw" not in native._cpuinfo():
-        pytest.skip("this machine has no AVX-512")
-    fresh.setattr(native, "TARGETS", (target,))
-    return request.param
-
-
-def test_loops_for_lesser_machines(machine: str | None) -> None:
+def test_loops_for_each_kind_of_machine(loops: str) -> None:
     for dtype, memory, encoding, layout in itertools.product(
         (torch.float32, torch.bfloat16, torch.float16), MEMORY[:2], ENCODINGS, LAYOUTS
     ):
@@ -469,7 +439,7 @@ def test_loops_for_lesser_machines(machine: str | None) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_rounded_to_nearest_even(machine: str | None, dtype: torch.dtype, layout: str) -> None:
+def test_halves_are_rounded_to_nearest_even(loops: str, dtype: torch.dtype, layout: str) -> None:
     """Scaled by 1 + m / 2**12, numbers of 8 or 11 bits fall on every kind of fraction, and often in the very middle."""
     pairs = 96
     special = [torch.inf, -torch.inf, torch.nan, 0.0, -0.0, torch.finfo(dtype).max, -torch.finfo(dtype).max]

@@ -1,5 +1,5 @@
 /* Softmax attention whose bias depends on the distance between query and key, in tiles that stay in the second-level cache:
- * Dao et al., FlashAttention-2, arXiv 2307.08691. Built by native.py; no link to torch or Python.
+ * Dao et al., FlashAttention-2, arXiv 2307.08691. Built by building.py; no link to torch or Python.
  *
  *   logit(i, j) = scale q_i . k_j + bias[head][i - j],   for the keys first(i) <= j < end(i) that query i sees,
  *

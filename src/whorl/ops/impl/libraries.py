@@ -6,7 +6,6 @@ put there, byte for byte: its SHA-256 stands beside it. So what a kill or a full
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -14,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from whorl.ops.impl.building import beside, intact, sha256
 
 ROOM = 4 << 20  # bytes that a build writes at most: two objects and the library take 0.3 MiB
 STALE = 3600.0  # seconds after which the folder of a build that was killed is taken away
@@ -62,13 +63,9 @@ def _others_may_write(place: Path) -> str | None:
 def whole(library: Path) -> bool:
     """Whether this file is what was kept here, to the byte, and is nobody else's."""
     try:
-        facts = library.lstat()
-        return (
-            stat.S_ISREG(facts.st_mode)
-            and _others_may_write(library) is None
-            and _digest(library) == _beside(library).read_text("ascii").strip()
-        )
-    except (OSError, UnicodeDecodeError):
+        regular = stat.S_ISREG(library.lstat().st_mode)
+        return regular and _others_may_write(library) is None and intact(library)
+    except OSError:
         return False
 
 
@@ -94,15 +91,7 @@ def keep(made: Path, library: Path) -> None:
     """Puts a library that was built in the same folder in its place. A reader meets all of it or what was there before:
     between the two steps the digest is another's, and the file is not believed."""
     digest = made.with_name("digest")
-    digest.write_text(_digest(made), "ascii")
+    digest.write_text(sha256(made), "ascii")
     os.chmod(made, 0o700)
-    os.replace(digest, _beside(library))
+    os.replace(digest, beside(library))
     os.replace(made, library)
-
-
-def _beside(library: Path) -> Path:
-    return library.with_name(f"{library.name}.sha256")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,8 +1,9 @@
-"""C loops (rotate.c, attention.c) that are compiled for this machine the first time that they are needed.
+"""C loops (rotate.c, attention.c): those that the wheel brought, or else compiled the first time that they are needed.
 
-A second or two, once: the library is kept in the user's cache (see `libraries`), under a name that says what it was
-made from. Where there is no C compiler, `missing()` says so. The loops run in the threads that PyTorch has already (its
-own OpenMP runtime), as many as torch.get_num_threads() allows.
+A wheel has them for several kinds of machine, and the processor is asked which it is. From a source tree they are
+compiled for this very machine: a second or two, once, since the library is kept in the user's cache (see `libraries`),
+under a name that says what it was made from. Where there is no C compiler either, `missing()` says so. The loops run in
+the threads that PyTorch has already (its own OpenMP runtime), as many as torch.get_num_threads() allows.
 """
 
 from __future__ import annotations
@@ -12,28 +13,19 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.ops.impl import libraries
+from whorl.ops.impl import building, libraries
 
 log = logging.getLogger(__name__)
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
-# The first that works: for this very machine, and in threads where the compiler's OpenMP is PyTorch's (gcc's is).
-TARGETS = (("-march=native",), ())
-THREADS = (("-fopenmp",), ())
-FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
-TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # what compilers print, in whatever language
+BROUGHT = Path(__file__).with_name("built")  # where a wheel has its libraries
 
 
 def missing() -> str | None:
@@ -53,27 +45,52 @@ def library() -> tuple[Any, str | None]:
 def _library() -> tuple[Any, str | None]:
     if os.name != "posix":
         return None, f"whorl compiles its loops on Linux and macOS, and this is {platform.system()}"
-    compiler = next((c for name in _compilers() if (c := shutil.which(name))), "")
-    if not compiler:
-        return None, "no C compiler (cc, gcc or clang) is on the PATH"
+    loaded, against = _brought()
+    if loaded is not None:
+        return loaded, None
+    compiler = building.compiler()
+    if compiler is None:
+        return None, "; ".join([*against, "no C compiler (cc, gcc or clang) is on the PATH"])
     try:
-        return _built(compiler), None
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None)
-        return None, f"{compiler} could not build whorl's loops: {(said or str(error)).strip()[-500:]}"
+        return _built(compiler, against), None
+    except building.FAILURES as error:
+        return None, f"{compiler} could not build whorl's loops: {building.said(error)}"
 
 
-def _compilers() -> list[str]:
-    return [name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name]
+def _brought() -> tuple[Any, list[str]]:
+    """The library that the wheel has for this processor, loaded; or None, and what speaks against one that is there.
+
+    Whoever can write there can write this very file, so no owner is asked for: only whether the library is made from
+    these sources (its name says so) and whole. A source tree has none, or one of other sources: that is no fault.
+    """
+    path = BROUGHT / building.asking_name()
+    if not path.exists():
+        return None, []
+    try:
+        if building.intact(path):
+            path = BROUGHT / building.flavour_name(_flavour(path))
+            if building.intact(path):
+                return _load(path), []
+        return None, [f"{path} is not what the wheel brought"]
+    except OSError as error:
+        return None, [f"{path} does not load: {error}"]
 
 
-def _built(compiler: str) -> Any:
+def _flavour(asking: Path) -> str:
+    """The kind of machine that this is, of building.FLAVOURS, by the library made of cpu.c."""
+    ask = ctypes.CDLL(str(asking)).whorl_flavour
+    ask.restype = ctypes.c_char_p
+    return ask().decode()
+
+
+def _built(compiler: str, against: list[str]) -> Any:
     """The library, loaded: from the first place that keeps it, or made now and kept in the first that can.
 
-    Where that is not the user's cache, or for this process alone, one warning says why.
+    Where that is not the user's cache, or for this process alone, one warning says why. So it says what was `against` a
+    library that the wheel brought.
     """
     name = f"loops-{_made_from(compiler)}.so"
-    good, against = [], []
+    good, against = [], list(against)
     for folder in libraries.folders():
         why = libraries.refused(folder)
         if why is not None:
@@ -101,7 +118,7 @@ def _built(compiler: str) -> Any:
         log.warning("whorl's compiled loops: %s", "; ".join(against))
     with tempfile.TemporaryDirectory(dir=place, prefix=libraries.BUILD) as build:
         made = Path(build, "loops.so")
-        loaded = _make_what_loads(compiler, made)
+        loaded = building.build_first(compiler, made, building.TARGETS, _load)
         if place is not None:
             try:
                 libraries.keep(made, place / name)
@@ -115,42 +132,11 @@ def _made_from(compiler: str) -> str:
     cpu = platform.machine() + "".join(
         line for line in _cpuinfo().splitlines() if line.startswith(("model name", "flags", "Features"))
     )
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, **TEXT).stdout
-    sources = [source.read_text() for source in SOURCES]
-    made_from = "\0".join([*sources, compiler, version, cpu[:4000], *FLAGS, str((TARGETS, THREADS))])
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, **building.TEXT).stdout
+    sources = [source.read_text() for source in building.SOURCES]
+    tried = str((building.TARGETS, building.THREADS))
+    made_from = "\0".join([*sources, compiler, version, cpu[:4000], *building.FLAGS, tried])
     return hashlib.sha256(made_from.encode()).hexdigest()[:16]
-
-
-def _make_what_loads(compiler: str, made: Path) -> Any:
-    """Builds with the first flags that this compiler takes and whose result loads, and returns it loaded."""
-    failed: OSError | subprocess.CalledProcessError | None = None
-    for flags in product(THREADS, TARGETS):
-        try:
-            _make(compiler, made, *chain(*flags))
-            return _load(made)
-        except (OSError, subprocess.CalledProcessError) as error:
-            failed = error
-    assert failed is not None
-    raise failed
-
-
-def _make(compiler: str, library: Path, *flags: str) -> None:
-    """Compiles the sources, at the same time, and links them."""
-    objects = [str(library.with_name(f"{source.stem}.o")) for source in SOURCES]
-    with ThreadPoolExecutor() as pool:
-        steps = [
-            pool.submit(_run, compiler, *FLAGS, *flags, "-c", str(source), "-o", made)
-            for source, made in zip(SOURCES, objects, strict=True)
-        ]
-    for step in steps:
-        step.result()
-    # Linked without -fopenmp: the names of its runtime are found in the one that torch has loaded.
-    undefined = ("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()
-    _run(compiler, "-shared", *undefined, *objects, "-lm", "-o", str(library))
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, capture_output=True, check=True, **TEXT)
 
 
 def _cpuinfo() -> str:

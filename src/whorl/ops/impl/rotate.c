@@ -1,4 +1,4 @@
-/* Turns pairs of channels of up to two tensors in one parallel region. Built by native.py; no link to torch or Python.
+/* Turns pairs of channels of up to two tensors in one parallel region. Built by building.py; no link to torch or Python.
  *
  *   (a, b) -> (a cos - b sin, b cos + a sin),   pairs first .. first + n - 1
  *
