@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
+from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies, share_of, turns_fully
 
 BLOCK = 2**20
 """Numbers that a block may hold: 8 MiB of float64, whatever the length asked for."""
@@ -209,8 +209,8 @@ def hope_pairs(train_length: int, head_dim: int, base: float = 10000.0) -> int:
     """HoPE's K: how many of RoPE's pairs turn fully in `train_length` tokens, 2 pi / theta_i <= L (2410.21216)."""
     check_head_dim(head_dim, "hope")
     _check_base("base", base)
-    slowest = 2 * math.pi / _whole("train_length", train_length)
-    return sum(f >= slowest for f in rope_frequencies(base, head_dim))
+    length = _whole("train_length", train_length)
+    return sum(turns_fully(f, length) for f in rope_frequencies(base, head_dim))
 
 
 def hope_p(train_length: int, head_dim: int, base: float = 10000.0) -> float:
@@ -219,17 +219,13 @@ def hope_p(train_length: int, head_dim: int, base: float = 10000.0) -> float:
     Where that floor would round the quotient down to K - 1 (head dim 44, K = 15), the next float above is given. The
     stock `proportional` rotary's `partial_rotary_factor` has the same floor.
     """
-    pairs = hope_pairs(train_length, head_dim, base)
-    p = pairs / (head_dim / 2)
-    while int(p * head_dim // 2) < pairs:
-        p = math.nextafter(p, math.inf)
-    return p
+    return share_of(2 * hope_pairs(train_length, head_dim, base), head_dim)
 
 
 def out_of_range(spectrum: Spectrum, train_length: int) -> tuple[int, ...]:
     """The pairs that turn and never fully within `train_length` tokens: past it their angles are new to the model."""
-    slowest = 2 * math.pi / _whole("train_length", train_length)
-    return tuple(i for i, f in enumerate(_frequencies(spectrum)) if 0 < f < slowest)
+    length = _whole("train_length", train_length)
+    return tuple(i for i, f in enumerate(_frequencies(spectrum)) if f > 0 and not turns_fully(f, length))
 
 
 def _frequencies(spectrum: Spectrum) -> np.ndarray:

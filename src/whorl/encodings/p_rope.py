@@ -41,6 +41,11 @@ class PRoPE(Rotary):
     def spectrum(self, head_dim: int) -> Spectrum:
         width = self.width(head_dim)
         pairs = width // 2
-        count = int(self.p * width // 2)
+        count = pairs_of_share(self.p, width)
         kept = range(count) if self.keep == "fastest" else range(pairs - count, pairs)
         return Spectrum(keep(rope_frequencies(self.argument("base"), width), kept), head_dim)
+
+
+def pairs_of_share(p: float, width: int) -> int:
+    """floor(p width / 2), the pairs that turn where a share p of all pairs does, as the paper and stock round it."""
+    return int(p * width // 2)

@@ -13,7 +13,7 @@ from whorl import finite
 from whorl.comparison.tasks.language import window_losses
 from whorl.encodings import Spectrum
 from whorl.hosts import open_host
-from whorl.inspection.analysis import hope_cut, wavelength
+from whorl.inspection.analysis import finite_wavelength, hope_cut
 from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
 
@@ -64,7 +64,7 @@ def ablate(
     advance()
     rows = []
     for cut in cuts(layer, train_length):
-        row: dict[str, Any] = {"cut": cut, "wavelength": wavelength(layer, cut)}
+        row: dict[str, Any] = {"cut": cut, "wavelength": finite_wavelength(layer, cut)}
         for name, windows in sets.items():
             found = losses(model, windows, cut)
             change = found - untouched[name]

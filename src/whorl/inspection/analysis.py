@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl.encodings.p_rope import PRoPE, pairs_of_share
+from whorl.encodings.spectrum import turns_fully, wavelength
 from whorl.inspection import measures
 from whorl.inspection.measures import Array
 from whorl.inspection.passes import OFFSETS, Pass, Sums
@@ -18,14 +20,15 @@ CARRIED = 0.8  # of a margin or a rise: the pairs that together make so much of 
 MULTIPLES = (1, 2, 4, 8)
 
 
-def wavelength(layer: Layer, pair: int) -> float | None:
-    frequency = layer.frequencies[pair]
-    return 2 * math.pi / frequency if frequency > 0 else None
+def finite_wavelength(layer: Layer, pair: int) -> float | None:
+    """Tokens per full turn of a pair; None where it stands still, for JSON has no infinity."""
+    found = wavelength(layer.frequencies[pair])
+    return found if math.isfinite(found) else None
 
 
 def hope_cut(layer: Layer, train_length: int) -> int:
     """How many pairs, fastest first, turn fully within the training length: those that HoPE keeps (2410.21216)."""
-    return sum(1 for f in layer.frequencies if f * train_length >= 2 * math.pi)
+    return sum(turns_fully(f, train_length) for f in layer.frequencies)
 
 
 def spectrum(layers: list[Layer], train_length: int) -> list[dict[str, Any]]:
@@ -35,9 +38,9 @@ def spectrum(layers: list[Layer], train_length: int) -> list[dict[str, Any]]:
             "layer": layer.index,
             "pairs": layer.pairs,
             "turning": sum(1 for f in layer.frequencies if f > 0),
-            "never_full": sum(1 for f in layer.frequencies if 0 < f * train_length < 2 * math.pi),
+            "never_full": sum(f > 0 and not turns_fully(f, train_length) for f in layer.frequencies),
             "hope_cut": hope_cut(layer, train_length),
-            "p_rope_cut": int(0.75 * layer.pairs),
+            "p_rope_cut": pairs_of_share(PRoPE.p, 2 * layer.pairs),
             "amplitude": layer.amplitude,
         }
         for layer in layers
@@ -104,7 +107,7 @@ def _pairs_of_the_rise(found: Pass, sums: list[Sums], rises: list[Array], rise: 
         rows.append(
             {
                 "pair": pair,
-                "wavelength": wavelength(sums[0].layer, pair),
+                "wavelength": finite_wavelength(sums[0].layer, pair),
                 "rise": float(each[pair]),
                 "rise_share": float(each[pair] / rise) if rise else None,
                 "variance_share": float(centred[pair] @ centred[-1]) / variance if variance else None,
@@ -250,10 +253,10 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array
     noise = float(np.mean([n.mean() for n in noises]))
     layers = [{"layer": i, "departure": row.tolist()} for i, row in enumerate(whole) if row is not None]
     pairs = [
-        {"layer": i, "pair": pair, "wavelength": wavelength(beyond.layers[i].layer, pair), "departure": row.tolist()}
+        {"layer": i, "pair": p, "wavelength": finite_wavelength(beyond.layers[i].layer, p), "departure": row.tolist()}
         for i, rows in enumerate(by_pair)
         if rows is not None
-        for pair, row in enumerate(rows)
+        for p, row in enumerate(rows)
     ]
     at = min(1, len(names) - 1)
     summary = {

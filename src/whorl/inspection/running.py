@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import whorl
 from whorl import finite
 from whorl.checking import check_ids, check_numbers, shown
 from whorl.comparison.running import machine
+from whorl.encodings.spectrum import wavelength
 from whorl.hosts import open_host
 from whorl.inspection import analysis
 from whorl.inspection.ablation import ablate as run_ablation
@@ -150,9 +150,7 @@ class _Running:
         if not any(layer.turns for layer in self.facts):
             self.absent["pairs"] = NO_PAIRS.format(encoding=self.summary["model"]["encoding"])
             return
-        rows = [
-            np.array([analysis.wavelength(layer, i) or math.inf for i in range(layer.pairs)]) for layer in self.facts
-        ]
+        rows = [np.array([wavelength(f) for f in layer.frequencies]) for layer in self.facts]
         self._put("wavelength", [row if len(row) else None for row in rows])
 
     def in_range(self) -> None:
