@@ -9,7 +9,9 @@ from rich.table import Table
 
 from whorl.comparison.display import Display
 from whorl.console import console, said
-from whorl.reports.figures import figure_of, image
+from whorl.reports.axes import axis
+from whorl.reports.chart import Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
+from whorl.reports.png import png
 
 NAME = "a[/b][bold]:smile: $\\frac{$"
 
@@ -47,8 +49,7 @@ def test_a_comparison_of_a_model_with_a_strange_name() -> None:
 
 
 def test_dollars_in_a_figure_are_text() -> None:
-    figure, axes = figure_of(3, 2)
-    axes[0, 0].set_title(NAME)
-    axes[0, 0].plot([1, 2], label=NAME)
-    axes[0, 0].legend()
-    assert image(figure, 60).startswith(b"\x89PNG")
+    x = axis(NAME, "linear", [0.0, 1.0])
+    panel = CurvePanel(NAME, (Grid((0.0, 1.0), (NAME, NAME)),), (CurveFrame(0, (Curve(NAME, 0, (0.0, 1.0)),)),))
+    chart = CurveChart("a", NAME, NAME, ((NAME, x),), (CurveView(NAME, (x,), (panel,)),))
+    assert png(chart)["a.png"].startswith(b"\x89PNG")

@@ -10,10 +10,12 @@ import pytest
 import report_samples as samples
 
 from whorl.reports import files, html
-from whorl.reports.charts import by_length, log_ticks, pairs_turning, training_curves
+from whorl.reports.axes import log_ticks
+from whorl.reports.chart import Curve, CurveChart, Grid
+from whorl.reports.charts import by_length, pairs_turning, training_curves
 from whorl.reports.comparison import build, write
-from whorl.reports.figures import spread_out
 from whorl.reports.formatting import compact, multiple, number, with_spread
+from whorl.reports.png import spread_out
 from whorl.reports.summary import summarize
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +28,19 @@ def charts_in(page: str) -> list[dict]:
     text = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)
     assert text is not None
     return json.loads(text[1], parse_constant=no_constant)
+
+
+def lines_in(page: str) -> list[dict]:
+    """The lines of the first view of a page's first chart."""
+    return charts_in(page)[0]["views"][0]["panels"][0]["frames"][0]["curves"]
+
+
+def drawn(chart: CurveChart, view: int = 0) -> tuple[Grid, tuple[Curve, ...]]:
+    """What the only panel of a view shows."""
+    (panel,) = chart.views[view].panels
+    frame = panel.frames[0]
+    assert frame is not None
+    return panel.grids[frame.grid], frame.curves
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +85,14 @@ def test_html_carries_the_points_and_what_hovering_tells(report: Path) -> None:
     assert [chart["name"] for chart in charts] == ["perplexity", "pairs", "training"]
     tail, mean = charts[0]["views"]
     assert (tail["label"], mean["label"]) == ("tail perplexity", "mean perplexity")
-    hope = next(line for line in tail["lines"] if line["name"] == "hope")
-    point = hope["points"][2]
-    assert (point["x"], len(hope["seeds"])) == (512, 3)
-    assert point["y"] == pytest.approx(22.5 * 1.03)
-    assert point["high"] - point["y"] == pytest.approx(22.5 * 0.03, rel=1e-3)
-    assert point["heading"] == "512 tokens, 4x"
-    assert ["ratio to in-range", "1.30x"] in point["rows"]
-    assert [row[0] for row in point["rows"]][:3] == ["tail perplexity", "ratio to in-range", "standard error"]
+    (panel,) = tail["panels"]
+    hope = next(line for line in panel["frames"][0]["curves"] if line["name"] == "hope")
+    assert (panel["grids"][0]["x"][2], len(hope["thin"])) == (512, 3)
+    assert hope["y"][2] == pytest.approx(22.5 * 1.03)
+    assert hope["high"][2] - hope["y"][2] == pytest.approx(22.5 * 0.03, rel=1e-3)
+    assert panel["grids"][0]["notes"][2] == "512 tokens, 4x"
+    assert ["ratio to in-range", "1.30x"] in hope["rows"][2]
+    assert [name for name, _ in hope["rows"][2]][:3] == ["tail perplexity", "ratio to in-range", "standard error"]
 
 
 def test_text_from_the_results_is_escaped_everywhere(tmp_path: Path) -> None:
@@ -94,7 +109,7 @@ def test_text_from_the_results_is_escaped_everywhere(tmp_path: Path) -> None:
     parser.feed(page)
     assert seen.count("script") == 2
     assert "img" not in seen
-    assert charts_in(page)[0]["views"][0]["lines"][0]["name"] == evil
+    assert lines_in(page)[0]["name"] == evil
     assert "<img" not in text
     assert r"\| \*b\*" in text
 
@@ -113,8 +128,8 @@ def test_values_that_are_not_numbers_show_as_such_and_leave_valid_json(tmp_path:
     write(data, tmp_path, curves)
     shown = "diverged | diverged | diverged | diverged"  # null, too: it is what results.json has for NaN
     assert f"| alibi | – | 17.0 | {shown} |" in (tmp_path / "report.md").read_text("utf-8")
-    lines = charts_in((tmp_path / "report.html").read_text("utf-8"))[0]["views"][0]["lines"]
-    assert [point["y"] for point in lines[0]["points"]] == [17.0, None, None, None, None]
+    lines = lines_in((tmp_path / "report.html").read_text("utf-8"))
+    assert lines[0]["y"] == [17.0, None, None, None, None]
     assert lines[0]["note"] == "to 128"
     assert lines[1]["note"] == "diverged"
 
@@ -189,20 +204,20 @@ def test_training_curves_are_smoothed_over_tokens_and_keep_their_level() -> None
     rows = [{"step": i, "tokens": 100 * i, "loss": 3.0 + (-1) ** i, "learning_rate": 1.0} for i in range(1, 1001)]
     chart = training_curves(summarize(data), {"rope-0": rows, "rope-1": rows, "hope-0": rows[:1]})
     assert chart is not None
-    (line,) = chart.views[0].lines
-    assert (line.name, len(line.seeds)) == ("rope", 2)
-    middle = [point.y for point in line.points if point.y is not None and 20_000 < point.x < 80_000]
+    grid, (line,) = drawn(chart)
+    assert (line.name, len(line.thin)) == ("rope", 2)
+    middle = [y for x, y in zip(grid.x, line.y, strict=True) if y is not None and 20_000 < x < 80_000]
     assert middle == pytest.approx([3.0] * len(middle), abs=0.05)
 
 
 def test_every_length_has_a_tick_and_every_value_lies_within_the_axis() -> None:
     chart = by_length(summarize(samples.language((0, 1))), "perplexity", "", "")
     assert chart is not None
-    assert [label for _, label in chart.x.ticks] == ["128\n1x", "256\n2x", "512\n4x", "1,024\n8x", "2,048\n16x"]
-    for view in chart.views:
-        values = [point.y for line in view.lines for point in line.points if point.y is not None]
-        assert view.y.low < min(values) < max(values) < view.y.high
-        assert len(view.y.ticks) >= 3
+    assert [label for _, label in chart.xs[0][1].ticks] == ["128\n1x", "256\n2x", "512\n4x", "1,024\n8x", "2,048\n16x"]
+    for i, view in enumerate(chart.views):
+        values = [y for line in drawn(chart, i)[1] for y in line.y if y is not None]
+        assert view.axes[0].low < min(values) < max(values) < view.axes[0].high
+        assert len(view.axes[0].ticks) >= 3
 
 
 @pytest.mark.parametrize(("low", "high"), [(17, 90), (17.0, 17.6), (2, 3e5), (1, 1e12)])

@@ -273,12 +273,13 @@ def test_results_without_a_unigram_model_say_so() -> None:
 def test_the_unigram_line_is_in_figure_and_table() -> None:
     document = build(summarize(with_unigram(samples.language())), {})
     (chart, *_) = document.charts
-    assert [view.level for view in chart.views] == [(60.0, "a unigram model, 60.0"), (70.0, "a unigram model, 70.0")]
-    assert all(view.y.low < view.level[0] < view.y.high for view in chart.views)
+    levels = [level for view in chart.views for level in view.levels]
+    assert levels == [(60.0, "a unigram model, 60.0"), (70.0, "a unigram model, 70.0")]
+    assert all(view.axes[0].low < at < view.axes[0].high for view in chart.views for at, _ in view.levels)
     tables = [block for block in document.blocks if hasattr(block, "rows")]
     assert [cell[0] for cell in tables[0].rows[-1].cells] == ["a unigram model", "–", *["60.0"] * 5]
     assert [cell[0] for cell in tables[1].rows[-1].cells] == ["a unigram model", "–", *["70.0"] * 5]
-    assert not any(v.level for v in build(summarize(samples.language()), {}).charts[0].views)
+    assert not any(v.levels for v in build(summarize(samples.language()), {}).charts[0].views)
 
 
 def test_weights_that_were_trained_before_are_said_first() -> None:

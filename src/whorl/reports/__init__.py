@@ -2,21 +2,19 @@
 
 A leaf of the library: it reads plain result dictionaries and imports nothing else of whorl.
 
+    chart.py      what a chart shows, said once: axes, curves, cells, marks, and the choices among them
+    style.py      colours and shapes of marks; axes.py: limits and ticks
+    png.py        draws charts as PNG, by matplotlib; page.js and charts.js draw the same charts in the page
+    document.py   a report as a sequence of headings, paragraphs, tables, charts
+    html.py       the document as one self-contained page; markdown.py: as Markdown
+
     summary.py    the results of a comparison, gathered by encoding over its seeds
     words.py      what the numbers show and what they do not, in sentences
-    charts.py     the charts as data: points, axes, ticks, the text shown on hover
-    document.py   a report as a sequence of headings, paragraphs, tables, figures
-    figures.py    those charts as PNG, by matplotlib
-    html.py       the document as one self-contained page (page.html, page.css, page.js draw the same charts)
-    markdown.py   the document as Markdown
+    charts.py     its charts
     comparison.py puts them together: `write(results, out)`
-
-and for inspections, which have more to draw than points with their words:
 
     inspected.py         one model's summary and arrays, any part of which may be missing
     inspection_words.py  what the numbers show and what they do not: `findings(summary)`
-    panels.py            curves and heat maps as data, a panel for each model
-    inspection_charts.py those of an inspection
-    panel_figures.py     them as PNG
+    inspection_charts.py its charts
     inspection.py        puts them together: `write(results, out)`
 """

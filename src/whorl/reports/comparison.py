@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whorl.reports import charts, figures, html, markdown
+from whorl.reports import charts, html, markdown
 from whorl.reports.document import (
     Block,
     Bullet,
@@ -29,6 +29,7 @@ from whorl.reports.formatting import (
     ratio,
     with_spread,
 )
+from whorl.reports.png import png
 from whorl.reports.summary import Comparison, Encoding, Metric, metrics_of, summarize, turning_in_words
 from whorl.reports.words import Findings, findings, partial_notice, pretrained_notice
 
@@ -46,12 +47,7 @@ def write(
     training_curves: trial id -> rows with `tokens` seen and `loss` in nats per token.
     """
     document = build(summarize(results), training_curves or {})
-    images = {
-        name: image
-        for chart in document.charts
-        if isinstance(chart, charts.LineChart | charts.StripChart)
-        for name, image in figures.png(chart, views=1 if chart.name in ("perplexity", "training") else 2).items()
-    }
+    images = {name: image for chart in document.charts for name, image in png(chart).items()}
     written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]
     written.append(write_atomically(out / "report.md", markdown.render(document)))
     written.append(write_atomically(out / "report.html", html.render(document)))

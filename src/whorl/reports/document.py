@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from whorl.reports.charts import LineChart, StripChart
-from whorl.reports.panels import CurveChart, HeatChart
-
-Chart = LineChart | StripChart | CurveChart | HeatChart
+from whorl.reports.chart import Chart
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
-"""A document as one HTML page that needs no other file and no network: page.html filled with page.css, page.js,
-the blocks, and the charts as JSON for page.js to draw."""
+"""A document as one HTML page that needs no other file and no network: page.html filled with page.css, the blocks, the
+charts as JSON, and page.js and charts.js, which draw them in the colours of style.py."""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
+from whorl.reports.style import DARK, LIGHT, MARKS, OPACITY, PRINT, RAMPS, SERIES
 
 HERE = Path(__file__).parent
 
@@ -23,10 +24,29 @@ def render(document: Document) -> str:
         facts=facts,
         body="\n".join(map(_block, document.blocks)),
         footer=escape(document.footer),
-        css=_asset("page.css"),
-        js=_asset("page.js"),
-        charts=embedded_json([asdict(chart) for chart in document.charts]),
+        css=_colours() + _asset("page.css"),
+        js=f"const STYLE = {_style()};\n" + _asset("page.js") + _asset("charts.js"),
+        charts=embedded_json([{"kind": chart.kind, **_plain(chart)} for chart in document.charts]),
     )
+
+
+def _colours() -> str:
+    """The colours as variables of CSS, one set for each theme; the page follows the reader's."""
+    everywhere = {**LIGHT, **{name: str(value) for name, value in OPACITY.items()}}
+    rules = [f":root {{ {_variables(everywhere)} }}"]
+    for where, theme in (("(prefers-color-scheme: dark)", DARK), ("print", PRINT)):
+        rules.append(f"@media {where} {{ :root {{ {_variables(theme)} }} }}")
+    return "\n".join(rules) + "\n"
+
+
+def _variables(values: Mapping[str, str]) -> str:
+    return " ".join(f"--{name}: {value};" for name, value in values.items())
+
+
+def _style() -> str:
+    """What the scripts need of style.py: marks as paths of SVG, and the names of colours."""
+    marks = [f"M{'L'.join(f'{x:g} {y:g}' for x, y in corners)}Z" for corners in MARKS]
+    return embedded_json({"marks": marks, "series": SERIES, "ramps": RAMPS})
 
 
 def embedded_json(value: Any) -> str:
@@ -100,8 +120,12 @@ def _settings(group: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON can say; numbers to six digits, and of a chart's parts only the fields that are not empty."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
+    if is_dataclass(value):
+        told = ((field.name, getattr(value, field.name)) for field in fields(value))
+        return {name: _plain(item) for name, item in told if item is not None and item is not False and item != ()}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

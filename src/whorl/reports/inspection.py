@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from whorl.reports import figures, html, inspection_charts, markdown, panel_figures
+from whorl.reports import html, inspection_charts, markdown
+from whorl.reports.chart import Chart
 from whorl.reports.charts import finite
 from whorl.reports.document import (
     Block,
     Bullet,
     Bullets,
-    Chart,
     Details,
     Document,
     Figure,
@@ -25,7 +25,7 @@ from whorl.reports.files import write_atomically
 from whorl.reports.formatting import DASH, capital, compact, duration, listing, number, with_spread
 from whorl.reports.inspected import PROTOCOLS, Inspected, rows, tokens, whole, wholes
 from whorl.reports.inspection_words import Finding, account, differences, findings
-from whorl.reports.panels import CurveChart, HeatChart
+from whorl.reports.png import png
 
 __all__ = ["build", "findings", "write"]
 
@@ -40,7 +40,7 @@ def write(results: list[Result], out: Path) -> list[Path]:
         any number None or NaN; `summary["absent"][section]` is then shown in its place.
     """
     document = build(results)
-    images = {name: image for chart in document.charts for name, image in _png(chart).items()}
+    images = {name: image for chart in document.charts for name, image in png(chart).items()}
     written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]
     written.append(write_atomically(out / "report.md", markdown.render(document)))
     written.append(write_atomically(out / "report.html", html.render(document)))
@@ -65,12 +65,6 @@ def build(results: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]])
         _settings(models),
     ]
     return Document(_title(models), _subtitle(models), _facts(models), blocks, _footer(models))
-
-
-def _png(chart: Chart) -> dict[str, bytes]:
-    if isinstance(chart, CurveChart | HeatChart):
-        return panel_figures.png(chart)
-    return figures.png(chart)
 
 
 def _models(results: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]) -> list[Inspected]:

@@ -6,7 +6,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from whorl.reports.charts import Axis, Pair, Strip, StripChart, axis, finite, log_ticks, tick
+from whorl.reports.axes import axis, cell_ticks, colours, count_axis, log_ticks, row_ticks, tick
+from whorl.reports.chart import (
+    Axis,
+    Columns,
+    Curve,
+    CurveChart,
+    CurveFrame,
+    CurvePanel,
+    CurveView,
+    Grid,
+    HeatChart,
+    HeatFrame,
+    HeatPanel,
+    HeatRow,
+    HeatView,
+    Marks,
+    Strip,
+    StripChart,
+    shade,
+)
+from whorl.reports.charts import finite, pair_of, strip_chart
 from whorl.reports.formatting import number
 from whorl.reports.inspected import (
     PROTOCOLS,
@@ -21,23 +41,6 @@ from whorl.reports.inspected import (
     u_shape,
     wavelength_in_words,
     whole,
-)
-from whorl.reports.panels import (
-    Colours,
-    Columns,
-    Curve,
-    CurveChart,
-    CurveFrame,
-    CurvePanel,
-    CurveView,
-    Grid,
-    HeatChart,
-    HeatFrame,
-    HeatPanel,
-    HeatRow,
-    HeatView,
-    Marks,
-    PanelChart,
 )
 
 MEAN_BINS, HEAD_BINS, PAIR_BINS, POSITION_BINS = 120, 48, 48, 24
@@ -57,9 +60,9 @@ Model = Inspected
 Frame = tuple[str, np.ndarray | None]
 
 
-def all_charts(models: Sequence[Model]) -> dict[str, PanelChart | StripChart]:
+def all_charts(models: Sequence[Model]) -> dict[str, CurveChart | HeatChart | StripChart]:
     """Every chart that the results are enough for, by name."""
-    made: list[PanelChart | StripChart | None] = [
+    made: list[CurveChart | HeatChart | StripChart | None] = [
         usage(models),
         logits(models),
         u_shape_by_pair(models),
@@ -126,20 +129,21 @@ def _by_layer_and_pair(
         frames: list[HeatFrame | None] = [
             HeatFrame(
                 "layer",
-                tuple(HeatRow(str(i), f"layer {i}", of_layer[i], row) for i, row in enumerate(graded(averaged))),
+                row_ticks(layers),
+                tuple(HeatRow(f"layer {i}", of_layer[i], row) for i, row in enumerate(graded(averaged))),
             )
         ]
         for layer in chosen:
             cells = values[layer] if by_head and layer < layers else np.empty((0, pairs))
             named = tuple(
-                HeatRow(str(h), f"layer {layer}, {noun} {h}", of_layer[layer] if layer < layers else 0, row)
+                HeatRow(f"layer {layer}, {noun} {h}", of_layer[layer] if layer < layers else 0, row)
                 for h, row in enumerate(graded(cells))
             )
-            frames.append(HeatFrame(noun, named) if named and np.isfinite(cells).any() else None)
-        panels.append(HeatPanel(m.name, _pair_ticks(pairs), columns, tuple(frames)))
+            frames.append(HeatFrame(noun, row_ticks(len(named)), named) if named and np.isfinite(cells).any() else None)
+        panels.append(HeatPanel(m.name, cell_ticks(pairs), columns, tuple(frames)))
     count = 1 + len(chosen)
-    colours = [_colours(unit, scale, [t[i] for t in tables if i < len(t)]) for i in range(count)]
-    return HeatView(label, tuple(colours), tuple(panels))
+    scales = [colours(unit, scale, [t[i] for t in tables if i < len(t)]) for i in range(count)]
+    return HeatView(label, tuple(scales), tuple(panels))
 
 
 # The U-shape
@@ -234,11 +238,11 @@ def pairs_by_distance(models: Sequence[Model]) -> HeatChart | None:
             HeatPanel(m.name, place[0] if place else (), (place[1],) if place else (), tuple(f for f, _ in frames))
             for m, place, frames in zip(models, places, frames_of, strict=True)
         )
-        colours = tuple(
-            _colours("part in the logit", "diverging", [c for frames in frames_of if (c := frames[i][1]) is not None])
+        scales = tuple(
+            colours("part in the logit", "diverging", [c for frames in frames_of if (c := frames[i][1]) is not None])
             for i in range(deepest)
         )
-        views.append(HeatView(label, colours, panels))
+        views.append(HeatView(label, scales, panels))
     return _heat(
         "pairs-by-distance",
         "What each pair adds to the logit, by distance",
@@ -268,9 +272,9 @@ def _pair_frames(m: Model, values: np.ndarray, about: int) -> list[tuple[HeatFra
     for layer, cells in enumerate(joined):
         waves = m.wavelengths(layer, len(cells))
         named = tuple(
-            HeatRow(str(i), f"layer {layer}, {_pair_note(i, waves[i])}", 0, row) for i, row in enumerate(graded(cells))
+            HeatRow(f"layer {layer}, {_pair_note(i, waves[i])}", 0, row) for i, row in enumerate(graded(cells))
         )
-        frame = HeatFrame("pair", named, _cuts(m, layer, len(cells)))
+        frame = HeatFrame("pair", row_ticks(len(named)), named, _cuts(m, layer, len(cells)))
         made.append((frame, cells, (ticks, Columns(labels, marks))))
     return made
 
@@ -319,7 +323,7 @@ def by_position(models: Sequence[Model]) -> CurveChart | None:
     last = _last(models, "position_to")
     ticks = tuple((t, tick(t)) for t in log_ticks(1, last))
     xs = (
-        ("linear", axis("position of the query", "linear", [0.0, last], percent_labels=False)),
+        ("linear", axis("position of the query", "linear", [0.0, last])),
         ("log", Axis("position of the query", "log", 0.9, last * 1.05, ticks)),
     )
     return _curves(
@@ -351,10 +355,11 @@ def head_scores(models: Sequence[Model]) -> HeatChart | None:
             if values is None:
                 panels.append(HeatPanel(m.name, (), (), (None,)))
                 continue
-            named = tuple(HeatRow(str(i), f"layer {i}", 0, row) for i, row in enumerate(graded(values)))
+            named = tuple(HeatRow(f"layer {i}", 0, row) for i, row in enumerate(graded(values)))
             columns = Columns(tuple(f"head {i}" for i in range(values.shape[1])), ())
-            panels.append(HeatPanel(m.name, _pair_ticks(values.shape[1]), (columns,), (HeatFrame("layer", named),)))
-        views.append(HeatView(label, (Colours("mean attention", "sequential", 0.0, 1.0),), tuple(panels)))
+            frame = HeatFrame("layer", row_ticks(len(named)), named)
+            panels.append(HeatPanel(m.name, cell_ticks(values.shape[1]), (columns,), (frame,)))
+        views.append(HeatView(label, (colours("mean attention", "sequential", (), high=1.0),), tuple(panels)))
     return _heat(
         "heads",
         "How positional each head is",
@@ -459,12 +464,12 @@ def departure_by_pair(models: Sequence[Model]) -> HeatChart | None:
             cells = values[..., own.index(at)] if at in own else None
             tables.append((at, cells))
             named = [] if cells is None else [
-                HeatRow(str(i), f"layer {i}", of_layer[i], row) for i, row in enumerate(graded(cells))
+                HeatRow(f"layer {i}", of_layer[i], row) for i, row in enumerate(graded(cells))
             ]  # fmt: skip
-            frames.append(HeatFrame("layer", tuple(named)) if named else None)
-        panels.append(HeatPanel(m.name, _pair_ticks(pairs), columns, tuple(frames)))
+            frames.append(HeatFrame("layer", row_ticks(len(named)), tuple(named)) if named else None)
+        panels.append(HeatPanel(m.name, cell_ticks(pairs), columns, tuple(frames)))
     # One scale for all multiples: the departures at each are to be compared.
-    whole_scale = _colours("departure (standard deviations)", "sequential", [c for _, c in tables if c is not None])
+    whole_scale = colours("departure (standard deviations)", "sequential", [c for _, c in tables if c is not None])
     order = sorted(every, key=lambda x: (x < 2, x))  # 2x, the first multiple outside the range, is shown first
     panels = [HeatPanel(p.name, p.ticks, p.columns, tuple(p.frames[every.index(x)] for x in order)) for p in panels]
     return _heat(
@@ -522,7 +527,7 @@ def ablation(models: Sequence[Model]) -> CurveChart | None:
     ]
     if not cuts:
         return None
-    x = axis("pairs that still turn", "linear", cuts, percent_labels=False)
+    x = axis("pairs that still turn", "linear", cuts)
     return _curves(
         "ablation",
         "Loss when the slow pairs stand still",
@@ -549,7 +554,7 @@ def spectrum(models: Sequence[Model]) -> StripChart | None:
         layers = [tuple(m.wavelengths(layer, found.shape[1])) for layer in range(len(found))]
         distinct = list(dict.fromkeys(layers))
         turning = [sum(w is not None and math.isfinite(w) for w in layer) for layer in distinct]
-        pairs = tuple(tuple(_strip_pair(i, w, m.reach) for i, w in enumerate(layer)) for layer in distinct)
+        pairs = tuple(tuple(pair_of(i, w, m.reach) for i, w in enumerate(layer)) for layer in distinct)
         cut = finite(m.spectrum(0).get("hope_cut")) if len(distinct) == 1 else None
         mark = cut if cut is not None and 0 < cut <= found.shape[1] else None
         turn = f"{', '.join(map(str, dict.fromkeys(turning)))} of {found.shape[1]}"
@@ -557,37 +562,8 @@ def spectrum(models: Sequence[Model]) -> StripChart | None:
     if not strips:
         return None
     lengths = list(dict.fromkeys(f"{m.reach:,}" for m in models if m.reach is not None))
-    length = lengths[0] if len(lengths) == 1 else "training length's"
-    words: dict[str, str] = {
-        "within": f"turns fully within {length} tokens",
-        "beyond": "turns more slowly: its angles past that are new to the model",
-        "turning": "turns, at a speed that was not told",
-        "still": "stands still",
-    }
-    states: set[str] = {pair.state for strip in strips for layer in strip.layers for pair in layer}
-    legend = {state: text for state, text in words.items() if state in states}
-    if any(strip.mark is not None for strip in strips):
-        legend["mark"] = "HoPE's cut: what is slower would stand still"
-    several = any(len(strip.layers) > 1 for strip in strips)
-    return StripChart(
-        "spectrum",
-        "Which channel pairs turn",
-        "Each cell is one pair of channels of a head, from the fastest to the slowest."
-        + (" Layers that turn differently are drawn one below the other." if several else ""),
-        "channel pair",
-        legend,
-        tuple(strips),
-    )
-
-
-def _strip_pair(index: int, wavelength: float | None, length: int | None) -> Pair:
-    heading = ("pair", str(index))
-    if wavelength is None:
-        return Pair("turning", (heading, ("one turn", "not told")))
-    if not math.isfinite(wavelength):
-        return Pair("still", (heading, ("one turn", "never: it stands still")))
-    state: Literal["within", "beyond"] = "within" if length is None or wavelength <= length else "beyond"
-    return Pair(state, (heading, ("one turn", f"{tokens(wavelength)} tokens")))
+    length = f"{lengths[0]} tokens" if len(lengths) == 1 else "the training length"
+    return strip_chart("spectrum", tuple(strips), length, "HoPE's cut: what is slower would stand still")
 
 
 # Divergence and training
@@ -611,9 +587,10 @@ def divergence(models: Sequence[Model]) -> CurveChart | None:
     for label, found in (("between two lengths", lengths), ("between the models", between)):
         if found:
             curves = tuple(
-                Curve(name, i, rounded(y) + (None,) * (deepest - len(y))) for i, (name, y) in enumerate(found)
+                Curve(name, i, rounded(y) + (None,) * (deepest - len(y)), shade=shade(i, len(found)))
+                for i, (name, y) in enumerate(found)
             )
-            y = axis("divergence (nats)", "linear", [0.0, *_numbers(y for _, y in found)], percent_labels=False)
+            y = axis("divergence (nats)", "linear", [0.0, *_numbers(y for _, y in found)])
             panel = CurvePanel("", (grid,), (CurveFrame(0, curves),), ())
             views.append(CurveView(label, (y,), (panel,)))
     step = max(1, deepest // 12)
@@ -624,10 +601,8 @@ def divergence(models: Sequence[Model]) -> CurveChart | None:
         "The Jensen-Shannon divergence between two mean distributions of attention over relative key positions, in "
         "nats: 0 where they agree, 0.69 where they share nothing.",
         (("linear", Axis("layer", "linear", -0.2, deepest - 0.8, ticks)),),
-        "",
-        ("",),
         tuple(views),
-        True,
+        markers=True,
     )
 
 
@@ -660,7 +635,7 @@ def training(models: Sequence[Model]) -> CurveChart | None:
         return None
     low = min(s for s in steps if s > 0)
     xs = (
-        ("linear", axis("training step", "linear", [0.0, max(steps)], percent_labels=False)),
+        ("linear", axis("training step", "linear", [0.0, max(steps)])),
         (
             "log",
             Axis(
@@ -703,14 +678,15 @@ def training_by_pair(models: Sequence[Model]) -> HeatChart | None:
                 panels.append(HeatPanel(m.name, (), (), (None,)))
                 continue
             waves = {whole(p.get("pair")): finite(p.get("wavelength")) for p in known[-1]}
-            named = tuple(HeatRow(str(i), _pair_note(i, waves.get(i)), 0, row) for i, row in enumerate(graded(cells)))
+            named = tuple(HeatRow(_pair_note(i, waves.get(i)), 0, row) for i, row in enumerate(graded(cells)))
             every = max(1, math.ceil(len(table) / 8))
             ticks = tuple((i + 0.5, f"{table[i]['step']:,}") for i in range(0, len(table), every))
             columns = Columns(tuple(f"step {row['step']:,}" for row in table), ())
-            panels.append(HeatPanel(m.name, ticks, (columns,), (HeatFrame("pair", named, _cuts(m, 0, count)),)))
+            frame = HeatFrame("pair", row_ticks(count), named, _cuts(m, 0, count))
+            panels.append(HeatPanel(m.name, ticks, (columns,), (frame,)))
             tables.append(cells)
         if tables:
-            views.append(HeatView(label, (_colours("rise at the far end", "diverging", tables),), tuple(panels)))
+            views.append(HeatView(label, (colours("rise at the far end", "diverging", tables),), tuple(panels)))
     return _heat(
         "training-pairs",
         "Each pair's part in the U-shape along training",
@@ -811,7 +787,10 @@ def _curve_view(
     for m, read_of in zip(models, found, strict=True):
         grids, frames = read_of or ([], [])
         shown = [
-            CurveFrame(grid, tuple(_curve(i, 3 if grid else 4, *curve) for i, curve in enumerate(curves)))
+            CurveFrame(
+                grid,
+                tuple(_curve(i, shade(i, len(curves)), 3 if grid else 4, *curve) for i, curve in enumerate(curves)),
+            )
             for grid, curves in frames
         ]
         marks = mark(m) if mark is not None else ()
@@ -820,14 +799,17 @@ def _curve_view(
         curves = [c for p in panels if (f := p.frames[option]) is not None for c in f.curves]
         values = [v for c in curves for v in (*c.y, *c.low, *c.high) if v is not None]
         values += [value for value, _ in levels]
-        axes.append(axis(unit, scale, values or [1.0, 2.0], percent_labels=False))
+        axes.append(axis(unit, scale, values or [1.0, 2.0]))
     return CurveView(label, tuple(axes), tuple(panels), levels)
 
 
-def _curve(index: int, digits: int, name: str, y: np.ndarray, width: np.ndarray | None = None) -> Curve:
+def _curve(
+    index: int, place: float | None, digits: int, name: str, y: np.ndarray, width: np.ndarray | None = None
+) -> Curve:
     if width is None or not np.isfinite(width).any():
-        return Curve(name, index, rounded(y, digits))
-    return Curve(name, index, rounded(y, digits), rounded(y - width, digits), rounded(y + width, digits))
+        return Curve(name, index, rounded(y, digits), shade=place)
+    low, high = (rounded(y + side * width, digits) for side in (-1, 1))
+    return Curve(name, index, rounded(y, digits), low, high, shade=place)
 
 
 def _curves(
@@ -846,7 +828,7 @@ def _curves(
         short = len(options) - len(view.axes)
         panels = tuple(CurvePanel(p.name, p.grids, p.frames + (None,) * short, p.marks) for p in view.panels)
         kept.append(CurveView(view.label, view.axes + view.axes[:1] * short, panels, view.levels))
-    return CurveChart(name, title, caption, xs, selector, options, tuple(kept), markers) if kept else None
+    return CurveChart(name, title, caption, xs, tuple(kept), selector, options, markers) if kept else None
 
 
 def _heat(
@@ -865,11 +847,7 @@ def _heat(
 def _distance_axes(models: Sequence[Model]) -> tuple[tuple[str, Axis], ...]:
     last = _last(models, "distance_to")
     label = "distance from query to key, in tokens"
-    ticks = ((0.5, "0"), *((t, tick(t)) for t in log_ticks(1.0, last)))
-    return (
-        ("log", Axis(label, "log", 0.45, last * 1.05, ticks)),
-        ("linear", axis(label, "linear", [0.0, last], percent_labels=False)),
-    )
+    return ("log", count_axis(label, last)), ("linear", axis(label, "linear", [0.0, last]))
 
 
 def _last(models: Sequence[Model], name: str) -> float:
@@ -907,20 +885,6 @@ def _pair_columns(m: Model, layers: int, pairs: int) -> tuple[tuple[Columns, ...
 def _pair_note(pair: int, wavelength: float | None) -> str:
     words = wavelength_in_words(wavelength)
     return f"pair {pair}, {words}" if words else f"pair {pair}"
-
-
-def _pair_ticks(count: int) -> Marks:
-    every = max(1, 2 ** round(math.log2(max(count, 1) / 8))) if count > 8 else 1
-    return tuple((i + 0.5, str(i)) for i in range(0, count, every))
-
-
-def _colours(label: str, scale: Literal["sequential", "diverging"], tables: Iterable[np.ndarray | None]) -> Colours:
-    """Limits that hold all values of the tables; a diverging scale has zero in its middle."""
-    values = [t[np.isfinite(t)] for t in tables if t is not None]
-    flat = np.concatenate(values) if values else np.zeros(0)
-    top = float(np.abs(flat).max()) if flat.size else 1.0
-    top = float(f"{top or 1.0:.3g}")
-    return Colours(label, scale, -top if scale == "diverging" else 0.0, top)
 
 
 def _distance(start: float, stop: float) -> str:
