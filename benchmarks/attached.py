@@ -19,10 +19,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import whorl
-from whorl.comparison.models import build
-from whorl.comparison.settings import Settings
 from whorl.encodings import parse
 from whorl.testing import max_error
+from whorl.training.models import build
+from whorl.training.settings import Settings
 
 ENCODINGS = ("rope", "hope:train_length=128", "alibi", "t5")
 STEPS = 3

@@ -97,7 +97,7 @@ def transformer_lens(model: Any, ids: torch.Tensor) -> Provider:
     from transformer_lens import TransformerBridge
     from transformers import LlamaForCausalLM
 
-    from whorl.comparison.corpus import load_tokenizer, train_tokenizer
+    from whorl.data.corpus import load_tokenizer, train_tokenizer
 
     folder = mkdtemp()
     whole = LlamaForCausalLM(model.config).eval()

@@ -17,7 +17,7 @@ from measuring import Provider, measured
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import whorl
-from whorl.comparison.settings import Settings
+from whorl.training.settings import Settings
 
 
 def main() -> None:

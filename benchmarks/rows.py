@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from whorl.comparison.running import machine
 from whorl.ops.impl import native
+from whorl.provenance import machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -44,7 +44,7 @@ ENVIRONMENT = {
 # Many checkpoints of each training, so that killed runs have several of each age.
 OFTEN = """
 import sys
-import whorl.comparison.training as training
+import whorl.training.trainer as training
 training.MIN_STEPS = 2
 from whorl.cli import main
 main()

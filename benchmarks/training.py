@@ -25,9 +25,9 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from whorl.comparison.models import build, build_model
-from whorl.comparison.settings import Settings, from_scratch
-from whorl.comparison.training import training_arguments
+from whorl.training.models import build, build_model
+from whorl.training.settings import Settings, from_scratch
+from whorl.training.trainer import training_arguments
 
 VOCABULARY = 1024
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,13 @@ def pins(shared: Path) -> dict[str, dict]:
     """Values that other projects' tests pin, by name."""
     cases = json.loads((shared / "pins" / "peer_values.json").read_text())
     return {case["name"]: case for case in cases}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder of real source files, from the standard library."""
+    folder = tmp_path_factory.mktemp("text")
+    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
+        source = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
+        (folder / f"{name}.txt").write_text(source.read_text())
+    return folder

@@ -73,8 +73,8 @@ def test_a_weight_that_is_not_finite_is_named(reader: str, value: float, tmp_pat
 
 
 def test_a_comparison_does_not_begin_with_weights_that_are_not_finite(tmp_path: Path) -> None:
-    from whorl.comparison.models import build_model
-    from whorl.comparison.settings import Settings
+    from whorl.training.models import build_model
+    from whorl.training.settings import Settings
 
     broken().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"{tmp_path} has weights that are not finite: {WEIGHT}"):
@@ -163,7 +163,7 @@ SMALL: dict[str, Any] = {
 
 
 def test_a_trial_that_diverges_stops_and_the_others_go_on(text: str, tmp_path: Path, monkeypatch) -> None:
-    from whorl.comparison import training
+    from whorl.training import trainer as training
 
     started = training._Watch.on_train_begin
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import whorl
-from whorl.comparison.corpus import train_tokenizer
+from whorl.data.corpus import train_tokenizer
 from whorl.inspection.reporting import run as inspect
 from whorl.locking import LOCK, alone
 from whorl.testing import tiny_model

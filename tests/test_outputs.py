@@ -115,7 +115,7 @@ def test_a_text_that_is_read_is_not_replaced(model: str, tmp_path: Path) -> None
 
 
 def test_a_trial_reads_its_folder_its_tokenizer_and_the_model_that_it_began_with(tmp_path: Path) -> None:
-    from whorl.inspection.sources import source
+    from whorl.sources import source
 
     trial = tmp_path / "run" / "trials" / "rope"
     trial.mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_what_earlier_versions_wrote_is_known(tmp_path: Path) -> None:
             (tmp_path / name / file.replace("__", ".")).write_text(json.dumps(content))
         return tmp_path / name
 
-    settings = whorl.comparison.settings.Settings().to_dict()
+    settings = whorl.training.settings.Settings().to_dict()
     comparison = folder("comparison", config__json=settings)
     check_goes_on(comparison, "compare")
     inspection = folder("inspection", inspection__json={}, inspection__npz=0, report__html=0)

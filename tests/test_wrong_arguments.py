@@ -128,14 +128,14 @@ def test_it_says_what_was_found_and_what_to_try(what: str, tmp_path: Path, monke
 
 
 def test_a_text_is_not_its_path() -> None:
-    from whorl.comparison.corpus import read_documents
+    from whorl.data.corpus import read_documents
 
     with pytest.raises(ValueError, match="this is 3,000 characters of text itself.*write it to a file"):
         read_documents("Once upon\n" * 300)
 
 
 def test_paths_are_taken_as_text_is(tmp_path: Path) -> None:
-    from whorl.comparison.settings import Settings
+    from whorl.training.settings import Settings
 
     assert Settings(text=tmp_path, lengths=["1x", 256]) == Settings(text=str(tmp_path), lengths=("1x", 256))  # type: ignore[arg-type]
 

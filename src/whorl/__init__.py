@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "attach": "whorl.attaching",
-    "attached": "whorl.attaching",
-    "detach": "whorl.attaching",
+    "attach": "whorl.attaching.joining",
+    "attached": "whorl.attaching.joining",
+    "detach": "whorl.attaching.joining",
     "compare": "whorl.comparison",
     "doctor": "whorl.diagnosis",
     "Diagnosis": "whorl.diagnosis",
-    "encoding_of": "whorl.reading",
+    "encoding_of": "whorl.attaching.reading",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
-    "load": "whorl.loading",
+    "load": "whorl.attaching.loading",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
     "Spectrum": "whorl.encodings",
@@ -46,7 +46,9 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from whorl.attaching import attach, attached, detach
+    from whorl.attaching.joining import attach, attached, detach
+    from whorl.attaching.loading import load
+    from whorl.attaching.reading import encoding_of
     from whorl.comparison import compare
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
     from whorl.inspection import Inspection, inspect
-    from whorl.loading import load
-    from whorl.reading import encoding_of
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from whorl.encodings.biases import RelativeBias
-from whorl.hosts.opening import unwrapped
+from whorl.hosts.transformers.opening import unwrapped
 
 SHOWN = 3  # names of tensors in one line
 

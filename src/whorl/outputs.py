@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from whorl.files import write_atomically
 from whorl.locking import LOCK, abandoned, alone
-from whorl.reports.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import BATCH, LENGTH, SMALL, STEPS
 
 import whorl
-from whorl.comparison.checkpoints import MARKER
-from whorl.comparison.models import build
-from whorl.comparison.running import _filled, load_trial, read_result, snapshots_of
-from whorl.comparison.settings import Settings, plan_trials
-from whorl.comparison.training import snapshot_steps
+from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
+from whorl.comparison.running import _filled
 from whorl.hosts import open_host
-from whorl.inspection.sources import source
+from whorl.sources import source
 from whorl.testing import tiny_model
+from whorl.training.checkpoints import MARKER
+from whorl.training.models import build
+from whorl.training.settings import Settings, plan_trials
+from whorl.training.trainer import snapshot_steps
+from whorl.training.trials import load_trial, read_result, snapshots_of
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +85,8 @@ def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
     trial = results["trials"][4]
     model = load_trial(out / "trials" / trial["id"])
     assert str(whorl.attached(model).encoding) == "rope:base=10000+window:size=8/nope"
-    from whorl.comparison.tasks import get
-    from whorl.comparison.tasks.base import TaskSettings
+    from whorl.tasks import get
+    from whorl.tasks.base import TaskSettings
 
     settings = json.loads((out / "config.json").read_text())
     task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
@@ -113,8 +114,8 @@ def test_what_is_trained_in_bfloat16_is_measured_in_float32(text: Path, tmp_path
     """The Trainer wraps the model's forward in autocast; a result must be that of the weights that are kept."""
     results = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **{**SMALL, "precision": "bf16"})
     (trial,) = (tmp_path / "out" / "trials").iterdir()
-    from whorl.comparison.tasks import get
-    from whorl.comparison.tasks.base import TaskSettings
+    from whorl.tasks import get
+    from whorl.tasks.base import TaskSettings
 
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
@@ -274,7 +275,7 @@ def test_trials_from_scratch_keep_their_names(encoding: str) -> None:
 
 
 KILLED = """
-import sys, whorl.comparison.training as training
+import sys, whorl.training.trainer as training
 training.MIN_STEPS = 2
 import whorl
 whorl.compare(["hope", "t5"], out=sys.argv[1], text=sys.argv[2], train_length=32, lengths=("1x", "2x"),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import whorl
+from whorl.attaching.saving import StockForm, stock_form
 from whorl.hosts import ENCODERS, FAMILIES, head_dim_of, open_host
-from whorl.saving import StockForm, stock_form
 from whorl.testing import tiny_model
 
 from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, packs

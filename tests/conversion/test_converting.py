@@ -51,7 +51,7 @@ def test_the_control_is_the_untouched_model_trained_alike(trial: tuple[Path, str
     """Training is deterministic: converting rope to a rope that is the same in all but its name gives the control."""
     folder, text = trial
     task = language(text, str(folder / "tokenizer"), LENGTH, (LENGTH,), 4, 8)
-    from whorl.inspection.sources import source
+    from whorl.sources import source
 
     healing = Healing(4 * 8 * LENGTH, LENGTH, batch_size=8, precision="fp32")
     report = convert(source(str(folder)).model(), "p-rope:p=1", task, healing, tmp_path)
@@ -121,7 +121,7 @@ def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], t
     assert how == "stock"
     again = whorl.load(tmp_path / "out")
     assert not any("lora" in name for name in again.state_dict())
-    from whorl.comparison.corpus import load_tokenizer
+    from whorl.data.corpus import load_tokenizer
 
     ids = overlapping(trial[1], load_tokenizer(str(tmp_path / "out")), 2 * LENGTH, 4)
     torch.testing.assert_close(loss_by_position(again.eval(), ids), best.by_position, atol=1e-4, rtol=1e-4)
@@ -156,7 +156,7 @@ def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> No
 
 def byte_model(family: str, folder: Path, text: str, **sizes: int) -> str:
     """A model that was not trained, with a tokenizer of bytes."""
-    from whorl.comparison.corpus import read_documents, train_tokenizer
+    from whorl.data.corpus import read_documents, train_tokenizer
 
     tiny_model(family, **sizes).save_pretrained(folder)
     train_tokenizer(read_documents(text), 259).save_pretrained(folder)

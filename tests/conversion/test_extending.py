@@ -239,7 +239,7 @@ def test_the_real_checkpoint_reads_four_times_as_far(shared: Path, tmp_path: Pat
     assert past["window of 128"] < 0.8 < past["yarn"], "a window is measured beside, and never kept by auto"
     assert how.startswith("stock")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    from whorl.comparison.corpus import load_tokenizer
+    from whorl.data.corpus import load_tokenizer
 
     tokenizer = load_tokenizer(name)
     ids = overlapping(text, tokenizer, 1020, 6)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from whorl.comparison.corpus import train_tokenizer
 from whorl.conversion.needle import NAMES, prompt, retrieval
+from whorl.data.corpus import train_tokenizer
 from whorl.testing import tiny_model
 
 

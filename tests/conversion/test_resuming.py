@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from whorl.comparison import training
-from whorl.comparison.checkpoints import MARKER as WHOLE
 from whorl.conversion import resuming, running
 from whorl.conversion.resuming import Diverged, clear, working, written
 from whorl.conversion.running import run_convert, run_extend
 from whorl.locking import alone
 from whorl.outputs import MARKER
+from whorl.training import trainer as training
+from whorl.training.checkpoints import MARKER as WHOLE
 
 LENGTH = 32
 STEPS = 13
@@ -31,7 +31,7 @@ CONVERT: dict[str, Any] = {
 }  # fmt: skip
 KILLED = """
 import json, os, signal, sys, torch
-import whorl.comparison.training as training
+import whorl.training.trainer as training
 from pathlib import Path
 from whorl.conversion.running import run_convert
 training.MIN_STEPS = 2

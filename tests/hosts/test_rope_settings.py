@@ -24,7 +24,7 @@ from whorl.encodings.scalings.llama3 import Llama3
 from whorl.encodings.scalings.longrope import LongRoPE
 from whorl.encodings.scalings.ntk import NTK, DynamicNTK
 from whorl.encodings.scalings.yarn import YaRN
-from whorl.hosts.rope_settings import from_stock
+from whorl.hosts.transformers.rope_settings import from_stock
 
 ROPE = RoPE().spectrum(128)
 

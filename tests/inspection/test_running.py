@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import whorl
+from whorl.data.windows import text_windows
 from whorl.inspection import ablation, analysis
 from whorl.inspection import running as running_module
 from whorl.inspection.reporting import run
-from whorl.inspection.sources import source, text_windows
+from whorl.sources import source
 from whorl.testing import peaked, tiny_model
 
 IDS = torch.randint(3, 97, (3, 64), generator=torch.Generator().manual_seed(0))
@@ -149,7 +150,7 @@ def test_two_models_side_by_side(trial: Path, tmp_path: Path) -> None:
 
 def test_a_second_model_without_a_tokenizer_takes_the_firsts(trial: Path, tmp_path: Path, caplog) -> None:
     from whorl.inspection.reporting import _tokenizers
-    from whorl.inspection.sources import source
+    from whorl.sources import source
 
     tiny_model("llama").save_pretrained(tmp_path / "bare")
     mine, theirs = source(str(trial)), source(str(tmp_path / "bare"))
@@ -216,7 +217,7 @@ def test_layers_are_streamed_from_disk_in_bounded_memory(tmp_path: Path) -> None
     script = """
 import sys, torch
 from pathlib import Path
-from whorl.inspection.sources import Source
+from whorl.sources import Source
 import whorl
 def resident(what):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -266,7 +267,7 @@ def test_windows_are_cut_whole() -> None:
 
 
 def test_a_trial_is_read_on_documents_that_it_was_not_trained_on(tmp_path: Path) -> None:
-    from whorl.comparison.corpus import read_documents, split_documents
+    from whorl.data.corpus import read_documents, split_documents
 
     class Letters:
         bos_token_id = None

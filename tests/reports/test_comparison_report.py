@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import report_samples as samples
 
-from whorl.reports import files, html
+from whorl import files
+from whorl.reports import html
 from whorl.reports.axes import log_ticks
 from whorl.reports.chart import Curve, CurveChart, Grid
 from whorl.reports.charts import by_length, pairs_turning, training_curves

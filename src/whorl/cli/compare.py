@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from whorl.comparison.settings import DEFAULT_ENCODINGS, MODELS, Settings
+from whorl.training.settings import DEFAULT_ENCODINGS, MODELS, Settings
 
 EPILOG = """
 [bold]Examples[/]

@@ -53,7 +53,7 @@ def doctor(
 
 def _ids(model: str, text: str) -> object:
     """The text in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
-    from whorl.comparison.corpus import read_documents
+    from whorl.data.corpus import read_documents
     from whorl.diagnosis.checks import encoded
     from whorl.diagnosis.files import tokenizer_of
     from whorl.diagnosis.texts import ENOUGH

@@ -35,7 +35,7 @@ def export(
     """Write a model with its encoding for runtimes that do not know whorl: stock transformers, llama.cpp."""
     from whorl import outputs
     from whorl.conversion.exporting import export as write
-    from whorl.inspection.sources import source
+    from whorl.sources import source
 
     found = source(model)
     outputs.check_replaces(out, force, found.reads)

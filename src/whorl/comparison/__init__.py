@@ -8,14 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whorl.comparison.running import compare, load_trial, snapshots_of
+    from whorl.comparison.running import compare
+    from whorl.training.trials import load_trial, snapshots_of
 
 __all__ = ["compare", "load_trial", "snapshots_of"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from whorl.comparison import running
+    if name == "compare":
+        from whorl.comparison.running import compare
 
-        return getattr(running, name)
+        return compare
+    if name in __all__:
+        from whorl.training import trials
+
+        return getattr(trials, name)
     raise AttributeError(f"module 'whorl.comparison' has no attribute {name!r}")

@@ -11,13 +11,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +24,24 @@ from transformers.utils.logging import disable_progress_bar
 
 import whorl
 from whorl import outputs
-from whorl.attaching import attach
+from whorl.attaching.filling import completed, filled, what_was_filled
+from whorl.attaching.joining import attach
+from whorl.attaching.reading import stock_encoding
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent
-from whorl.comparison.files import read_json, write_json
-from whorl.comparison.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
-from whorl.comparison.settings import DEFAULT_ENCODINGS, Settings, Trial, check_asked, check_model, plan_trials
-from whorl.comparison.tasks import get
-from whorl.comparison.tasks.base import Task, TaskSettings
-from whorl.encodings import Encoding, from_dict, parse
-from whorl.filling import completed, filled, what_was_filled
+from whorl.encodings import Encoding, parse
+from whorl.files import read_json, write_json
 from whorl.hosts import OpenHost, open_host, trained_length
-from whorl.loading import load_weights
 from whorl.locking import alone
-from whorl.reading import stock_encoding
+from whorl.provenance import machine, versions
 from whorl.reports import comparison as report
+from whorl.tasks import get
+from whorl.tasks.base import Task, TaskSettings
+from whorl.training.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
+from whorl.training.settings import DEFAULT_ENCODINGS, Settings, Trial, check_asked, check_model, plan_trials
+from whorl.training.trials import read_result
 
 log = logging.getLogger(__name__)
-
-RESULT = {"id", "train", "evaluations", "config", "settings"}  # what every trial's result.json has
 
 
 def compare(
@@ -65,7 +61,7 @@ def compare(
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
-    settings   the fields of `whorl.comparison.settings.Settings`: task, text, model, train_length, lengths, tokens...
+    settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
     Returns the content of results.json. Raises ValueError for bad settings before anything is trained, and for an
     `out` that holds results of other settings; nothing there is overwritten.
@@ -133,31 +129,6 @@ def _alone(folder: Path, settings: Settings) -> Iterator[None]:
         yield
 
 
-def snapshots_of(folder: str | Path) -> dict[int, Path]:
-    """The kept weights of a trial by their training step, in order."""
-    found = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
-    return {int(path.stem.removeprefix("step-")): path for path in found}
-
-
-def load_trial(folder: str | Path, step: int | None = None) -> Any:
-    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode.
-
-    step: the training step of a snapshot; None for the end of the training.
-    """
-    folder = Path(check_path("folder", folder, "the path of a trial, DIR/trials/ID"))
-    if not (folder / "result.json").exists():
-        raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
-    result = read_result(folder / "result.json")
-    settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
-    encoding = from_dict(result["config"])
-    model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
-    kept = snapshots_of(folder)
-    if step is not None and step not in kept:
-        raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
-    load_weights(model, folder / "model.safetensors" if step is None else kept[step])
-    return for_evaluation(model)
-
-
 @dataclass
 class _Run:
     """What all trials of a comparison share."""
@@ -172,7 +143,7 @@ class _Run:
 
     def trial(self, trial: Trial, display: Display | Silent) -> None:
         """Trains and evaluates one trial and writes its result.json, last of all."""
-        from whorl.comparison.training import train
+        from whorl.training.trainer import train
 
         settings, task = self.settings, self.task
         folder = self.folder / "trials" / trial.id
@@ -322,8 +293,7 @@ def _facts(settings: Settings, task: Task, trials: list[Trial], seeds: Sequence[
         model = build_model(settings, task.vocab_size, task.eos_token_id, weights=False)
     return {
         "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "accelerate", "tokenizers")},
+        "versions": versions("torch", "transformers", "accelerate", "tokenizers"),
         "config": {
             **settings.to_dict(),
             "lengths": list(settings.evaluation_lengths()),
@@ -334,28 +304,6 @@ def _facts(settings: Settings, task: Task, trials: list[Trial], seeds: Sequence[
             "trials_planned": len(trials),
             "data": task.describe(),
         },
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What this runs on: CPU, cores that this process may use and threads that it does, memory, GPU if there is one."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "memory_gib": None if memory is None else round(memory, 1),
-        "device": device,
-        "platform": platform.platform(),
     }
 
 
@@ -370,16 +318,6 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
     if differ:
         what = ", ".join(f"{k} {there.get(k)!r} there and {asked.get(k)!r} asked" for k in differ)
         raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """A trial's result.json. Raises ValueError, naming the file, where it is not what the trial of its folder wrote."""
-    result = read_json(path)
-    if not isinstance(result, dict) or not result.keys() >= RESULT:
-        raise ValueError(f"{path} is damaged, it is no trial's result; delete it, and the trial is evaluated again")
-    if result["id"] != path.absolute().parent.name:
-        raise ValueError(f"{path} is the result of {result['id']!r}, another trial; delete it, or move it back")
-    return result
 
 
 def _result(folder: Path, trial: Trial) -> dict[str, Any] | None:

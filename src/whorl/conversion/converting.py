@@ -15,27 +15,27 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from whorl import finite
-from whorl.attaching import attach, attached
+from whorl.attaching.filling import filled, what_was_filled
+from whorl.attaching.joining import attach, attached
+from whorl.attaching.reading import encoding_of, layered
 from whorl.checking import check_ids, check_numbers
-from whorl.comparison.checkpoints import KEPT, complete, discard_damaged, resume_point
-from whorl.comparison.models import for_evaluation
-from whorl.comparison.settings import Settings
-from whorl.comparison.tasks.base import TaskSettings
-from whorl.comparison.tasks.language import Language
-from whorl.comparison.training import release, training_arguments, training_record
 from whorl.conversion.extending import positions_of, see_new_distances
 from whorl.conversion.resuming import Diverged
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
-from whorl.filling import filled, what_was_filled
 from whorl.hosts import open_host
-from whorl.reading import encoding_of, layered
+from whorl.tasks.base import TaskSettings
+from whorl.tasks.language import Language
+from whorl.training.checkpoints import KEPT, complete, discard_damaged, resume_point
+from whorl.training.models import for_evaluation
+from whorl.training.settings import Settings
+from whorl.training.trainer import release, training_arguments, training_record
 
 log = logging.getLogger(__name__)
 
 BANDS = 8  # steps in which a gradual change stills the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
-EAGER_UP_TO = 256  # tokens: written-out attention is faster on a CPU, as in `comparison.models`
+EAGER_UP_TO = 256  # tokens: written-out attention is faster on a CPU, as in `training.models`
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Healing:
 def language(
     text: str, tokenizer: str, train_length: int, lengths: tuple[int, ...], windows: int, tail: int
 ) -> Language:
-    """Text to heal on and held-out text to measure on; see `comparison.tasks.language`."""
+    """Text to heal on and held-out text to measure on; see `tasks.language`."""
     return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
 
 

@@ -1,6 +1,6 @@
 """EXPORT: a model and its encoding for runtimes that do not know whorl.
 
-hf     a directory that stock transformers loads (`whorl.saving` says how an encoding is put in stock terms)
+hf     a directory that stock transformers loads (`whorl.attaching.saving` says how an encoding is put in stock terms)
 gguf   one file for llama.cpp, of a LlamaForCausalLM: names and metadata as its convert_hf_to_gguf writes them, q and k
        in the interleaved layout, and the spectrum as `rope.freq_base` and `rope_freqs.weight`
 
@@ -27,15 +27,15 @@ import numpy as np
 import torch
 
 from whorl import finite, outputs
-from whorl.attaching import NAMED, attach, attached, layer_plan
+from whorl.attaching.joining import NAMED, attach, attached, layer_plan
+from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
+from whorl.attaching.saving import save_for_all, stock_form
 from whorl.checking import check_path, shown
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.hosts import head_dim_of, open_host
-from whorl.hosts.opening import unwrapped
+from whorl.hosts.transformers.opening import unwrapped
 from whorl.ops.rotation import LAYOUTS
-from whorl.reading import encoding_of, same_rotations, stock_encoding
-from whorl.saving import save_for_all, stock_form
 from whorl.testing import logits_and_budget, max_error
 
 log = logging.getLogger(__name__)

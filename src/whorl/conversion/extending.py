@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from whorl import finite
-from whorl.attaching import attach, attached, detach
+from whorl.attaching.joining import attach, attached, detach
+from whorl.attaching.reading import encoding_of, layered
+from whorl.attaching.saving import save_for_all, stock_form
 from whorl.checking import check_ids, shown
-from whorl.comparison.tasks.language import window_losses
+from whorl.data.losses import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.nope import NoPE
@@ -24,8 +26,6 @@ from whorl.encodings.scalings import Scaling
 from whorl.encodings.scalings.base_change import BaseChange
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host
-from whorl.reading import encoding_of, layered
-from whorl.saving import save_for_all, stock_form
 
 log = logging.getLogger(__name__)
 

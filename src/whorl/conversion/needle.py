@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from whorl import finite
-from whorl.comparison.tasks.language import token_losses
+from whorl.data.losses import token_losses
 from whorl.hosts import open_host
 from whorl.inspection import measures
 from whorl.inspection.watching import Attended, watching

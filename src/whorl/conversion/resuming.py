@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 import whorl
-from whorl.comparison import checkpoints
-from whorl.comparison.files import read_json, write_json
+from whorl.attaching.reading import encoding_of
+from whorl.files import read_json, write_json
 from whorl.locking import LOCK, alone
 from whorl.outputs import MARKER, written_by
-from whorl.reading import encoding_of
+from whorl.training import checkpoints
 
 WRITTEN = "written"
 

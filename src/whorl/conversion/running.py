@@ -11,16 +11,15 @@ from typing import Any
 import torch
 
 from whorl import finite, hosts, outputs
+from whorl.attaching.reading import encoding_of
 from whorl.checking import check_numbers
-from whorl.comparison.corpus import read_documents
-from whorl.comparison.files import write_json
 from whorl.conversion import extending, resuming
 from whorl.conversion.extending import Tried
+from whorl.data.corpus import read_documents
 from whorl.encodings import parse
+from whorl.files import write_atomically, write_json
 from whorl.hosts import open_host
-from whorl.inspection.sources import Source, source
-from whorl.reading import encoding_of
-from whorl.reports.files import write_atomically
+from whorl.sources import Source, source
 
 Say = Callable[[str], None]
 STRIDE = 0.5  # of a window, between the starts of two

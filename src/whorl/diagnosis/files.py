@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import attached
+from whorl.attaching.joining import attached
+from whorl.attaching.keeping import CONFIG_KEY
+from whorl.attaching.reading import same_rotations, stock_encoding
 from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, kind, meant
 from whorl.diagnosis.reading import quiet, settings_of
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
-from whorl.keeping import CONFIG_KEY
-from whorl.reading import same_rotations, stock_encoding
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
@@ -163,7 +163,7 @@ def opened(where: str | Path) -> tuple[Any, Files | None, Path]:
     if (path / "trials").is_dir():
         raise ValueError(f"{path} is a comparison: name one of its trials, a folder in {path / 'trials'}")
     if (path / "result.json").exists() and not (path / "config.json").exists():
-        from whorl.comparison import load_trial
+        from whorl.training.trials import load_trial
 
         try:
             return load_trial(path), None, _tokenizer(path)
@@ -191,10 +191,10 @@ def load(files: Files) -> tuple[Any, Files]:
     """The model of a directory, and what was found on the way. Where whorl's record contradicts the stock settings, the
     record is left out: the stock settings are what stock transformers runs.
 
-    Raises ValueError for whatever is no model: see `whorl.loading`.
+    Raises ValueError for whatever is no model: see `whorl.attaching.loading`.
     """
-    from whorl.loading import configuration
-    from whorl.loading import load as load_model
+    from whorl.attaching.loading import configuration
+    from whorl.attaching.loading import load as load_model
 
     config = configuration(files.path)
     require_numbers(config.get_text_config())

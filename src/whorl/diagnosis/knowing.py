@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import attached, prove
+from whorl.attaching.joining import attached, prove
 from whorl.diagnosis.reading import quiet
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import Turns
+from whorl.attaching.joining import Turns
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite

@@ -13,7 +13,7 @@ from whorl.diagnosis.unread import contradicted, originals
 from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
-from whorl.stock_terms import SEE
+from whorl.hosts.transformers.stock_terms import SEE
 
 LONG = 40  # characters of a value that is no number
 MOST = 1 << 24  # distances at which B(m) is taken

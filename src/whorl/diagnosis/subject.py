@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import attached, layer_plan
+from whorl.attaching.joining import attached, layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.meaning import FLOAT32, Sizes, border, depends_on_length

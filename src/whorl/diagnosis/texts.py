@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from whorl.checking import shown
-from whorl.comparison.tasks.language import token_losses
+from whorl.data.losses import token_losses
 from whorl.diagnosis.meaning import Sizes, share
 from whorl.diagnosis.reading import MIXED, other_reading, settings_of
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, NotAsked, judged

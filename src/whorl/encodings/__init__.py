@@ -12,7 +12,8 @@ The notation (on the command line, in results and reports) is what `str(encoding
 `~` binds tighter than `+`, and `+` tighter than `/`.
 
 Arguments that a host can fill (`base`, `train_length`, `fraction`, ...) are unset until they are given: on a model,
-they are the model's own (`whorl.filling`); outside of any, or in a comparison from scratch, the registry's defaults.
+they are the model's own (`whorl.attaching.filling`); outside of any, or in a comparison from scratch, the registry's
+defaults.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def from_dict(config: Mapping[str, Any]) -> Encoding:
     """Builds an encoding from its JSON form (`Encoding.to_dict`). Raises ValueError for what is none.
 
     An argument that is not there is unset. Files written before arguments could be so have all of them but `fraction`,
-    and where it lacks, the whole head turned: `whorl.filling.completed` says so on a model.
+    and where it lacks, the whole head turned: `whorl.attaching.filling.completed` says so on a model.
     """
     name, arguments = _record("an encoding", config)
     if name == "sum":

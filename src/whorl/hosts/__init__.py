@@ -1,10 +1,19 @@
 """WHERE: how a model family is opened. `families` says where its seams are, as data; `opening` finds and reads them;
 `stating` reads what its config says of its own encoding; `closed` says why a model has none of them."""
 
-from whorl.hosts.closed import turns_latent_keys
-from whorl.hosts.families import ENCODERS, FAMILIES, Host
-from whorl.hosts.opening import KNOWN, OpenHost, Rotation, bases_of, head_dim_of, open_host, stock_spectrum, unwrapped
-from whorl.hosts.stating import known_of, scaling_of, settings_of, trained_length
+from whorl.hosts.transformers.closed import turns_latent_keys
+from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Host
+from whorl.hosts.transformers.opening import (
+    KNOWN,
+    OpenHost,
+    Rotation,
+    bases_of,
+    head_dim_of,
+    open_host,
+    stock_spectrum,
+    unwrapped,
+)
+from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
     "ENCODERS",

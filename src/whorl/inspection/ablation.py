@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from whorl import finite
-from whorl.comparison.tasks.language import window_losses
+from whorl.data.losses import window_losses
 from whorl.encodings import Spectrum
 from whorl.hosts import open_host
 from whorl.inspection.analysis import finite_wavelength, hope_cut

@@ -9,11 +9,12 @@ from typing import Any
 
 from whorl import outputs
 from whorl.checking import check_numbers
+from whorl.data.windows import text_windows
 from whorl.inspection.passes import Pass
 from whorl.inspection.result import Inspection
 from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
-from whorl.inspection.sources import Source, source, text_windows
 from whorl.locking import alone
+from whorl.sources import Source, source
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from whorl.checking import check_path
-from whorl.comparison.files import write_json
+from whorl.files import write_atomically, write_json
 from whorl.inspection.measures import Array
-from whorl.reports.files import write_atomically
 
 FILES = ("inspection.json", "inspection.npz")
 
@@ -89,7 +88,7 @@ class Inspection:
     @classmethod
     def load(cls, folder: str | Path) -> Inspection:
         """What `save` wrote there. Raises ValueError for a folder that holds no inspection, or a damaged one."""
-        from whorl.comparison.files import read_json
+        from whorl.files import read_json
 
         folder = Path(check_path("folder", folder, "the path of a folder that whorl inspect wrote"))
         if folder.name in FILES:

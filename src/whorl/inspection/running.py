@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ import torch
 import whorl
 from whorl import finite
 from whorl.checking import check_ids, check_numbers, shown
-from whorl.comparison.running import machine
 from whorl.encodings.spectrum import wavelength
 from whorl.hosts import open_host
 from whorl.inspection import analysis
@@ -27,6 +24,7 @@ from whorl.inspection.measures import Array
 from whorl.inspection.passes import Pass, Sums
 from whorl.inspection.result import Inspection, stacked
 from whorl.inspection.watching import Layer, layers_of
+from whorl.provenance import machine, versions
 
 Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
 
@@ -304,12 +302,12 @@ def _about(
         "absent": {},
         "seconds": {},
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "numpy")},
+        "versions": versions("torch", "transformers", "numpy"),
     }
 
 
 def _encoding(model: Any) -> str:
-    from whorl.reading import encoding_of
+    from whorl.attaching.reading import encoding_of
 
     try:
         return str(encoding_of(model))

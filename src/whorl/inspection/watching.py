@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from whorl import finite
-from whorl.attaching import CARRIERS, attached, attention_arguments
-from whorl.comparison.tasks.base import evaluating
+from whorl.attaching.joining import CARRIERS, attached, attention_arguments
+from whorl.attaching.masks import HostMask
+from whorl.data.losses import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
-from whorl.masks import HostMask
 from whorl.ops import Visible, biased_attention
 
 INTERFACE = "whorl_inspect"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from whorl.files import write_atomically
 from whorl.reports import charts, html, markdown
 from whorl.reports.document import (
     Block,
@@ -17,7 +18,6 @@ from whorl.reports.document import (
     Row,
     Table,
 )
-from whorl.reports.files import write_atomically
 from whorl.reports.formatting import (
     DASH,
     capital,

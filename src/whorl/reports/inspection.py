@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from whorl.files import write_atomically
 from whorl.reports import html, inspection_charts, markdown
 from whorl.reports.chart import Chart
 from whorl.reports.charts import finite
@@ -21,7 +22,6 @@ from whorl.reports.document import (
     Row,
     Table,
 )
-from whorl.reports.files import write_atomically
 from whorl.reports.formatting import DASH, capital, compact, duration, listing, number, with_spread
 from whorl.reports.inspected import PROTOCOLS, Inspected, rows, tokens, whole, wholes
 from whorl.reports.inspection_words import Finding, account, differences, findings

@@ -1,0 +1,195 @@
+"""KEEP, by whatever way weights leave a model: an attached encoding is in its state dict, in the configs of models that
+hold it as a part, and in the adapters that are trained on it.
+
+state dict   `...whorl._extra_state`, the encoding as JSON in bytes (a uint8 tensor, which safetensors takes). So
+             torch.save(model.state_dict()), accelerate's save_model and FSDP's checkpoints hold it. A strict load into
+             a model without it raises by that key, and every load into a model with another encoding raises.
+a larger     A model does not know who holds it as a part (`LlamaForCausalLM.model`, a multimodal model's
+model        `language_model`). But transformers asks for the state dict inside `save_pretrained`, after the config has
+             been written: the record and the guards are added to that file then.
+an adapter   PEFT asks for the state dict too, before it writes the adapter's config. Plain PEFT refuses an adapter
+             whose config names a task type that there is not; this one says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from whorl.encodings import Encoding, from_dict
+
+CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
+ENTRY = "_extra_state"  # torch's name for it in a state dict
+# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so; a model built
+# from the config alone asks for its implementations of attention and experts, and says that this is none.
+GUARD = "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding"
+UNFINISHED = "this save was not finished"
+ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would drop the positional encoding"
+
+
+def record_of(encoding: Encoding) -> dict[str, Any]:
+    """What is written of an encoding, wherever it is written."""
+    return {"encoding": encoding.to_dict(), "notation": str(encoding)}
+
+
+def architecture_of(model: Any) -> str:
+    """The name of the class that was saved; `fully_shard` puts FSDP before it."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
+def guards(architecture: str) -> dict[str, Any]:
+    """Entries of a config that make every stock load of it fail, and every model that is built from it alone."""
+    return {
+        "transformers_weights": f"{GUARD}.safetensors",
+        "attn_implementation": GUARD,
+        "experts_implementation": GUARD,  # asked for by every model, also where the caller gives the other one
+        "architectures": [f"{architecture}WithWhorl"],
+    }
+
+
+def as_tensor(encoding: Encoding) -> torch.Tensor:
+    """The record of an encoding, as bytes."""
+    return torch.tensor(list(json.dumps(record_of(encoding)).encode()), dtype=torch.uint8)
+
+
+def from_tensor(record: torch.Tensor) -> Encoding:
+    """The encoding of which `as_tensor` gave this."""
+    return from_dict(json.loads(bytes(record.cpu().tolist()))["encoding"])
+
+
+def before_state_dict(attachment: Any, prefix: str, keep_vars: bool) -> None:
+    """A state-dict hook of what `attach` puts on a model: a larger model, or PEFT, may be saving it as a part."""
+    if attachment.in_save:
+        return
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _savers():
+            saver = frame.f_locals["self"]
+            at = next((name for name, module in saver.named_modules() if module is attachment), None)
+            if at is not None:
+                _save_as_a_part(frame, saver, at.rpartition(".")[0], attachment)
+            return
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None:
+    """The same of the model itself, whose adapters may be written later from this state dict."""
+    from whorl.attaching.joining import attached
+
+    attachment = attached(model)
+    if attachment is not None and hasattr(model, "peft_config"):
+        mark_adapters(model, attachment)
+
+
+def _savers() -> tuple[Any, ...]:
+    from transformers import PreTrainedModel
+
+    peft = getattr(sys.modules.get("peft"), "PeftModel", None)
+    classes = (PreTrainedModel,) if peft is None else (PreTrainedModel, peft)
+    return tuple(cls.save_pretrained.__code__ for cls in classes)
+
+
+def _save_as_a_part(frame: FrameType, saver: Any, at: str, attachment: Any) -> None:
+    how = frame.f_locals
+    if hasattr(saver, "peft_config"):
+        mark_adapters(saver, attachment)
+        return
+    if not how.get("save_on_this_rank", how.get("is_main_process", True)):
+        return
+    path = Path(how["save_directory"]) / "config.json"
+    if not path.exists():
+        raise ValueError(
+            f"this {type(saver).__name__} holds a model with {attachment.encoding} attached (at {at!r}), and there is "
+            f"no config at {path} to say so in; save the part by itself"
+        )
+    config = json.loads(path.read_text(encoding="utf-8"))
+    found = config.get(CONFIG_KEY)
+    parts = found["parts"] if isinstance(found, dict) and "parts" in found else []
+    config[CONFIG_KEY] = {
+        "architecture": architecture_of(saver),
+        "stock": False,
+        "in_weights": True,
+        "why": "it is attached to a part of this model",
+        "parts": [*(p for p in parts if p["at"] != at), {"at": at, **record_of(attachment.encoding)}],
+    }
+    config |= guards(architecture_of(saver))
+    replace_json(path, config)
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """As transformers writes a config; whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def mark_adapters(model: Any, attachment: Any) -> None:
+    """What PEFT writes of this model's adapters from now on says the encoding, and is refused by plain PEFT.
+
+    Not where the base's own directory says the encoding in stock terms: it is complete without whorl.
+    """
+    lost = _not_in_an_adapter(model, attachment)
+    for config in _adapters(model):
+        config.__dict__["whorl_lost"] = lost
+        if attachment.stock_directory:
+            config.__dict__.pop("to_dict", None)
+        else:
+            config.__dict__["to_dict"] = types.MethodType(_adapter_to_dict, config)
+            config.__dict__["whorl_record"] = record_of(attachment.encoding)
+
+
+def unmark_adapters(model: Any) -> None:
+    for config in _adapters(model):
+        for name in ("to_dict", "whorl_record", "whorl_lost"):
+            config.__dict__.pop(name, None)
+
+
+def _not_in_an_adapter(model: Any, attachment: Any) -> list[str]:
+    """The encoding's learned parameters that an adapter's directory and its base's would not have between them.
+
+    A base that was read from a directory with its encoding has those there that are not trained since.
+    """
+    from whorl.attaching.joining import NAMED
+
+    learned = dict(attachment.named_parameters())
+    names = [str(getattr(m, "name_or_path", "")) for m in model.modules()] if learned else []
+    in_base = any(names) and not any(NAMED in name for name in names)  # a name of a model attached to in memory says so
+    return [n for n, p in learned.items() if p.requires_grad or not in_base]
+
+
+def _adapters(model: Any) -> list[Any]:
+    found = getattr(model, "peft_config", None)
+    return list(found.values()) if isinstance(found, dict) else []
+
+
+def _adapter_to_dict(self: Any) -> dict[str, Any]:
+    if self.whorl_lost:
+        encoding = self.whorl_record["notation"]
+        warnings.warn(
+            f"PEFT does not write the learned parameters {self.whorl_lost} of {encoding} with this adapter, which is "
+            "not the trained model without them. Save it whole: model.merge_and_unload().save_pretrained(directory); "
+            "or, where they are not trained with the adapter, save the base before it gets one, and train on "
+            "whorl.load of that",
+            stacklevel=2,
+        )
+    written = type(self).to_dict(self)
+    kind = written.get("task_type")
+    record = {**self.whorl_record, "task_type": getattr(kind, "value", kind)}
+    return {**written, CONFIG_KEY: record, "task_type": f"{ADAPTER_GUARD} {record['notation']}"}
+
+
+def in_accelerates_sharding() -> bool:
+    """Whether accelerate asks, which takes every entry of a sharded model's state dict for a sharded parameter."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fsdp2_load_full_state_dict":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -1,0 +1,379 @@
+"""LOAD: `whorl.load(dir)`, and the one way in which all of whorl reads a checkpoint's weights.
+
+A weight that a checkpoint lacks is drawn at random by transformers, with a warning; one that the model does not know is
+dropped. Both are refused here, by name: of recorded and of other models, trials and adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching.filling import completed
+from whorl.attaching.joining import NAMED, Attachment, attach, attached, detach
+from whorl.attaching.keeping import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
+from whorl.attaching.reading import encoding_of, same_rotations
+from whorl.attaching.saving import is_ours, quiet
+from whorl.checking import check_path
+from whorl.encodings import Encoding, from_dict, parse
+from whorl.hosts import open_host
+
+HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
+COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
+SHOWN = 8  # names in a message
+LONG = 400  # characters of what stock code says
+
+
+def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
+    """Loads a model that was saved with an encoding, and attaches it; any other checkpoint loads as stock does.
+
+    name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
+    arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
+
+    Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
+
+    base: the model to put an adapter on, with the encoding or without; the one that the adapter names is loaded where
+    none is given. (Plain PEFT refuses such an adapter, since it would not see a base without the encoding.)
+
+    Raises ValueError when the config and the recorded encoding contradict each other, when a base has another encoding
+    than its adapter was trained with, and as `from_pretrained` does.
+
+    >>> model = whorl.load("path/to/dir")
+    >>> whorl.encoding_of(model)
+    ALiBi()
+    """
+    import transformers
+
+    name_or_path = check_path("name_or_path", name_or_path, "a directory or a hub name")
+    _refuse_no_folder(name_or_path)
+    hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
+    if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
+        return _load_adapter(name_or_path, base, hub, kwargs)
+    if base is not None:
+        raise ValueError(f"{name_or_path} is a model and no adapter, so there is nothing to put on a base")
+    trusted = kwargs.get("trust_remote_code", False)
+    config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
+    record = _unguarded(config)
+    if record is not None and record.get("unfinished"):
+        raise ValueError(f"{UNFINISHED}: the weights in {name_or_path} may be those of an earlier one; save again")
+    cls = _class(config.architectures, transformers.AutoModelForCausalLM if record is None else None)
+    model, entries = _loaded(cls, name_or_path, config=config, **kwargs)
+    parts: dict[str | None, Encoding]
+    if record is None:
+        parts = {at: _recorded_in_weights(name_or_path, at, len(entries), hub) for at in entries}
+    elif "parts" in record:
+        parts = {part["at"]: from_dict(part["encoding"]) for part in record["parts"]}
+    else:
+        own = from_dict(record["encoding"])
+        parts = {None: own}
+        if record["stock"]:
+            _check_record(model, completed(open_host(model), own), name_or_path)
+    if record is not None and record.get("in_weights"):
+        _check_weights(name_or_path, parts, entries, hub)
+    for at, encoding in parts.items():
+        part = model if at is None else model.get_submodule(at)
+        name = part.name_or_path
+        attachment = attached(attach(part, completed(open_host(part), encoding)))
+        assert attachment is not None
+        part.name_or_path = name  # this directory says it all
+        attachment.stock_directory = record is not None and record["stock"]
+        if not attachment.stock_directory:
+            _load_learned(attachment, at, len(parts), name_or_path, hub)
+    return model
+
+
+def _refuse_no_folder(where: str) -> None:
+    """Raises ValueError for a path that is no folder, which stock code would take for a hub name."""
+    path = Path(where)
+    if path.is_file():
+        raise ValueError(f"{where!r} is a file, and a checkpoint is a folder; try {str(path.parent)!r}")
+    hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and not where.startswith(".")
+    if not hub_name and not path.is_dir():
+        raise ValueError(f"no checkpoint at {where!r}: there is no such folder, and it is no hub name")
+
+
+def configuration(where: Any, **kwargs: Any) -> Any:
+    """The config of a checkpoint, as it would be without the entries that keep stock code from building its model.
+
+    What whorl has recorded stays in it, under "whorl". Raises ValueError where it cannot be read, or needs code of its
+    own.
+    """
+    from transformers import AutoConfig
+
+    with _explained(where), quiet():
+        config = AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
+    record = _unguarded(config)
+    if record is not None:
+        setattr(config, CONFIG_KEY, record)
+    return config
+
+
+def from_config(config: Any, where: Any) -> Any:
+    """A causal language model with random float32 weights. Raises ValueError where the config is none of one."""
+    from transformers import AutoModelForCausalLM
+
+    with _explained(where):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], hub: dict[str, Any]) -> None:
+    """The weights say the encoding too; where they say another, a save broke off between the config and the weights."""
+    held = {at: _recorded_in_weights(where, at, len(entries), hub) for at in entries}
+    agree = list(held.values()) == list(parts.values()) if None in parts else held == parts
+    if not agree:
+        said, found = (", ".join(str(e) for e in encodings.values()) or "none" for encodings in (parts, held))
+        raise ValueError(
+            f"the config in {where} says {said}, and its weights were trained with {found}: {UNFINISHED}, or somebody "
+            "exchanged its files; save again"
+        )
+
+
+def _unguarded(config: Any) -> dict[str, Any] | None:
+    """Takes whorl's entries out of a config. Returns its record."""
+    record: dict[str, Any] | None = config.__dict__.pop(CONFIG_KEY, None)
+    if record is not None:
+        if not isinstance(record, dict) or not isinstance(record.get("architecture"), str):
+            raise ValueError(
+                f"the config's record under {CONFIG_KEY!r} is damaged, it names no architecture: {str(record)[:80]}"
+            )
+        config.__dict__.pop("transformers_weights", None)
+        for name in ("_attn_implementation", "_experts_implementation"):
+            if getattr(config, name) == GUARD:
+                setattr(config, name, None)
+        config.architectures = [record["architecture"]]
+    return record
+
+
+def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
+    """`cls.from_pretrained(where, **kwargs)`, of a checkpoint that holds exactly the weights of the model.
+
+    Weights are read from safetensors alone: nothing is unpickled.
+
+    What is no loss passes: tied weights, what the class declares as optional, buffers that models compute by now, and
+    the second head of a family that is pretrained with two (BERT). Raises ValueError with the names for anything that
+    is missing or not known to the model, with the reason for a checkpoint that cannot be read, and where the weights
+    say an encoding, for which `load` is.
+    """
+    model, entries = _loaded(cls, where, **kwargs)
+    if entries:
+        raise ValueError(f"the weights in {where} were trained with an encoding attached; whorl.load({str(where)!r})")
+    return model
+
+
+def _loaded(cls: Any, where: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+    """The model, and the names of its modules whose encoding is recorded among the weights."""
+    how = {"trust_remote_code": False, "use_safetensors": True, **kwargs}
+    with _explained(where), quiet():  # what the report would say is looked at here
+        model, found = cls.from_pretrained(where, output_loading_info=True, **how)
+    unknown = [k for k in found["unexpected_keys"] if not is_ours(k) and k.rpartition(".")[2] not in COMPUTED]
+    if unknown:
+        known = _known_in_pretraining(model)
+        unknown = [k for k in unknown if k not in known]
+    refuse_incomplete(where, model, found["missing_keys"], unknown)
+    mark = f"whorl.{ENTRY}"
+    return model, [k.removesuffix(mark).removesuffix(".") for k in found["unexpected_keys"] if k.endswith(mark)]
+
+
+@contextmanager
+def _explained(where: Any) -> Iterator[None]:
+    """Turns what stock code raises on a checkpoint that it cannot read into one ValueError with the reason."""
+    try:
+        yield
+    except Exception as error:  # of any kind: the files are a stranger's, and stock code does not check them
+        raise ValueError(f"cannot load {str(where)!r}: {_reason(Path(str(where)), error)}") from error
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    if not folder.exists():
+        return f"there is no such folder here, and from the hub nothing came ({said[:LONG]})"
+    if "trust_remote_code" in said:
+        return (
+            "it needs code that comes with it, which whorl does not run by itself; read that code, and if you trust it "
+            f"load the model in Python, with whorl.load({str(folder)!r}, trust_remote_code=True)"
+        )
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return "its weights are pickled (*.bin), and whorl reads safetensors alone; save it anew as safetensors"
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return kind + (said if len(said) <= LONG else f"{said[:LONG]}...")
+
+
+def load_weights(model: Any, path: str | Path) -> None:
+    """Fills a model from one safetensors file, as `safetensors.torch.save_model` wrote it.
+
+    Raises ValueError with the names of weights that are missing, not known to the model, or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        missing, unknown = load_model(model, path, strict=False)
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as a {type(model).__name__}: {reason}") from error
+    refuse_incomplete(path, model, missing, unknown)
+
+
+def refuse_incomplete(where: Any, model: Any, missing: Iterable[str], unknown: Iterable[str]) -> None:
+    """Raises ValueError, naming them, where weights are missing or not known to the model."""
+    missing, unknown = sorted(missing), sorted(unknown)
+    if missing or unknown:
+        raise ValueError(
+            f"{where} does not hold the weights of a {type(model).__name__}: missing {_named(missing)}, "
+            f"not known to it {_named(unknown)}. transformers would draw the missing ones at random and drop the others"
+        )
+
+
+def _named(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{keys[:SHOWN]}{more}" if keys else "none"
+
+
+def _known_in_pretraining(model: Any) -> set[str]:
+    """The weights that the class has with which this family is pretrained, some of which may be a second head's."""
+    from transformers import MODEL_FOR_PRETRAINING_MAPPING
+
+    if type(model.config) not in MODEL_FOR_PRETRAINING_MAPPING:
+        return set()
+    with torch.device("meta"), quiet():
+        return set(MODEL_FOR_PRETRAINING_MAPPING[type(model.config)](model.config).state_dict())
+
+
+def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
+    """The stock settings and whorl's record of them are in one file, and somebody may have changed one of the two."""
+    host, own = open_host(model), encoding_of(model)
+    agree = own == encoding if host.rotary is None else same_rotations(host, own, encoding)
+    if not agree:
+        raise ValueError(
+            f"the config in {where} says {own} in stock terms and {encoding} under {CONFIG_KEY!r}; somebody changed "
+            f"one of them. Delete the {CONFIG_KEY!r} entry to keep the stock one"
+        )
+
+
+def _class(architectures: list[str] | None, default: Any) -> Any:
+    import transformers
+
+    for name in architectures or []:
+        if hasattr(transformers, name):
+            return getattr(transformers, name)
+    if default is None:
+        raise ValueError(f"transformers {transformers.__version__} has no model class {architectures}")
+    return default
+
+
+def _ours(where: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What whorl has put among a checkpoint's weights."""
+    from safetensors import safe_open
+
+    index = _file(where, "model.safetensors.index.json", hub)
+    names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
+    found: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
+        with safe_open(_file(where, name, hub), framework="pt") as file:
+            found |= {key: file.get_tensor(key) for key in file.keys() if is_ours(key)}  # noqa: SIM118
+    return found
+
+
+def _of_part(ours: dict[str, torch.Tensor], at: str | None, parts: int) -> dict[str, torch.Tensor]:
+    """Those of one part, by their names in its attachment. transformers may save modules under older names than they
+    have, so that of a single part all are its own."""
+    mine = ours if parts == 1 else {k: v for k, v in ours.items() if k.startswith(f"{at}.whorl.")}
+    return {k.rpartition("whorl.")[2]: v for k, v in mine.items()}
+
+
+def _recorded_in_weights(where: Any, at: str, parts: int, hub: dict[str, Any]) -> Encoding:
+    return from_tensor(_of_part(_ours(where, hub), at, parts)[ENTRY])
+
+
+@torch.no_grad()
+def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: dict[str, Any]) -> None:
+    """The encoding's own parameters, from the same safetensors as the rest."""
+    wanted = dict(attachment.named_parameters())
+    if not wanted:
+        return
+    held = _of_part(_ours(where, hub), at, parts)
+    lacking = sorted(wanted.keys() - held.keys())
+    if lacking:
+        raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
+    for name, parameter in wanted.items():
+        parameter.copy_(held[name])
+
+
+def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
+    """A PEFT adapter's config, and the encoding that it was trained with where it says one."""
+    from peft import PeftConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    said = json.loads(Path(str(_file(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
+    record = said.pop(CONFIG_KEY, None)
+    if record is None:
+        config = PeftConfig.from_pretrained(where, **hub)
+        _, named, notation = (config.base_model_name_or_path or "").partition(NAMED)
+        return config, parse(notation) if named else None
+    said["task_type"] = record["task_type"]
+    cls = PEFT_TYPE_TO_CONFIG_MAPPING[said["peft_type"]]
+    return cls.from_peft_type(**cls.check_kwargs(**said)), from_dict(record["encoding"])
+
+
+def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    from peft import PeftModel
+
+    config, encoding = adapter_config(where, **hub)
+    if base is None:
+        path = (config.base_model_name_or_path or "").partition(NAMED)[0]
+        if not path:
+            raise ValueError(
+                f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path); give it "
+                "as base="
+            )
+        base = load(path, **kwargs)
+    elif set(kwargs) - set(hub):
+        raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
+    if encoding is not None:
+        _with_encoding(base, encoding, where)
+    adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
+    _check_adapter(adapted, where, hub)
+    return adapted
+
+
+def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
+    """Attaches the encoding that an adapter was trained with, unless its base, or a part of that, has it already."""
+    found = [m.encoding for m in base.modules() if isinstance(m, Attachment)]
+    if encoding in found or encoding in [e.without_defaults() for e in found]:  # as earlier versions recorded it
+        return
+    if found:
+        raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
+    attachment = attached(attach(base, completed(open_host(base), encoding)))
+    if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
+        detach(base)
+        raise ValueError(
+            f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
+            "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
+        )
+
+
+def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
+    """Raises ValueError unless an adapter's file holds what PEFT would write of it; PEFT itself warns, or says nothing.
+
+    Embeddings may be there too: it writes those of a vocabulary that has grown.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    held = set(load_peft_weights(where, device="cpu", **hub))
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    allowed = tuple(f"{name}." for name, module in adapted.named_modules() if any(module is m for m in embeddings))
+    refuse_incomplete(where, adapted, wanted - held, (k for k in held - wanted if not k.startswith(allowed)))
+
+
+def _file(where: Any, name: str, hub: dict[str, Any]) -> str | None:
+    from transformers.utils import cached_file
+
+    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **hub)

@@ -1,0 +1,175 @@
+"""READ BACK: the positional encoding that a model has now, stock or attached, as an encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from whorl.attaching.filling import completed
+from whorl.attaching.joining import attached, layer_plan
+from whorl.attaching.keeping import CONFIG_KEY
+from whorl.encodings import Encoding, Spectrum, from_dict
+from whorl.encodings.composition import by_layer
+from whorl.encodings.frequencies import Frequencies
+from whorl.encodings.learned import Learned
+from whorl.encodings.nope import NoPE
+from whorl.encodings.p_rope import PRoPE
+from whorl.encodings.partial_rope import PartialRoPE
+from whorl.encodings.rope import RoPE
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.spectrum import base_of, share_of
+from whorl.encodings.window import Window
+from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
+from whorl.hosts.transformers.rope_settings import from_stock
+
+
+def encoding_of(model: Any) -> Encoding:
+    """What this model has now, so that attaching it changes nothing. Reads only.
+
+    An attached encoding is returned as it is. A stock model's is read from its buffers and tables: its base, scaling,
+    partial width and windows, and the layers that it does not turn, as `Layers` where they differ. A spectrum that no
+    named encoding gives (Llama 3's scaling, YaRN) is a plain `Frequencies`.
+
+    Where the spectrum depends on the length (rope_type dynamic, or longrope with two lists) it is a `Scaled` with the
+    config's settings, and attaching that changes what the model does past the original length: whorl goes by each
+    query's own context, stock by the longest row (see `whorl.attaching.joining`).
+
+    Raises ValueError for a model without a known seam, and for length-dependent settings that no scaling says, or that
+    were changed after the model was built.
+
+    >>> whorl.encoding_of(AutoModelForCausalLM.from_pretrained("path/to/a/gpt-neox"))
+    PartialRoPE(fraction=0.25, base=10000.0)
+    """
+    attachment = attached(model)
+    if attachment is not None:
+        return attachment.encoding
+    host = open_host(model)
+    return _recorded(host) or stock_encoding(host)
+
+
+def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
+    """What the host itself does, whatever is attached to it. Raises as `encoding_of` does.
+
+    Without `at_any_length`, a spectrum that depends on the length is read as it is now, as if it did not.
+    """
+    if host.rotary is None:
+        rows = host.position_table.weight.shape[0] - getattr(host.position_table, "offset", 0)
+        return Learned(max_positions=rows)
+    rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]
+    return layered(host, rules)
+
+
+def layered(host: OpenHost, rules: Sequence[Encoding]) -> Encoding:
+    """One encoding of these, one per layer that attends: by the host's layer types where they tell the layers apart."""
+    return by_layer(rules, host.layer_types)
+
+
+def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
+    """Whether two encodings turn every layer of a host alike, to the precision of stock float32 tables."""
+    layers = zip(layer_plan(host, a).layers, layer_plan(host, b).layers, strict=True)
+    return all(
+        x.scaled == y.scaled and same_spectrum(in_stock_terms(host, x.spectrum), in_stock_terms(host, y.spectrum))
+        for x, y in layers
+    )
+
+
+def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
+    """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
+
+    Only where that changes no pair: where none turns, or pairs are neighbours. In halves, a pair's channels depend on
+    the width. And only without an amplitude, which multiplies the channels of still pairs too.
+    """
+    neighbours = host.rotation is not None and host.rotation.layout == "interleaved"
+    missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
+    if spectrum.amplitude != 1 or (spectrum.turning and not neighbours):
+        return spectrum
+    return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
+
+
+def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
+    """Whether two spectra turn the same pairs by the same frequencies, to the precision of stock float32 tables."""
+    return (
+        a.width == b.width
+        and abs(a.amplitude - b.amplitude) <= precision * abs(b.amplitude)
+        and all(abs(x - y) <= precision * y for x, y in zip(a.frequencies, b.frequencies, strict=True))
+    )
+
+
+def _recorded(host: OpenHost) -> Encoding | None:
+    """The encoding that a native save wrote beside the stock settings, if it is still what the model does."""
+    record = getattr(host.model.config, CONFIG_KEY, None)
+    if not isinstance(record, dict) or "encoding" not in record or host.rotary is None:
+        return None
+    encoding = completed(host, from_dict(record["encoding"]))
+    return encoding if same_rotations(host, stock_encoding(host), encoding) else None
+
+
+def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
+    """One layer's own rotary encoding, by the simplest name that gives its frequencies."""
+    if not host.turns[index]:
+        return NoPE()
+    layer_type, shape = host.layer_types[index], host.shapes[index]
+    spectrum = stock_spectrum(host.rotary, layer_type, shape.head_dim)
+    if spectrum is None:
+        return NoPE()
+    settings = settings_of(host, layer_type)
+    if at_any_length and length_dependent(settings):
+        return _scaled(host, index, spectrum)
+    width, pairs, turning = spectrum.width, len(spectrum.frequencies), len(spectrum.turning)
+    if turning == 0 and (spectrum.amplitude == 1 or pairs == 0):
+        return NoPE()
+    precision = _precision(host)
+    for base in (settings.get("rope_theta"), base_of(spectrum)):
+        if base is None or not base > 1:
+            continue
+        share = share_of(2 * turning, 2 * pairs)
+        part = None if width == shape.head_dim else share_of(width, shape.head_dim)
+        for named in (
+            RoPE(base=float(base)),
+            PartialRoPE(fraction=share_of(width, shape.head_dim), base=float(base)),
+            PRoPE(p=share, base=float(base), fraction=part),
+            PRoPE(p=share, base=float(base), keep="slowest", fraction=part),
+        ):
+            if same_spectrum(named.spectrum(shape.head_dim), spectrum, precision):
+                return named
+    return Frequencies(spectrum.frequencies, spectrum.amplitude)
+
+
+def _with_window(encoding: Encoding, size: int | None) -> Encoding:
+    if size is None:
+        return encoding
+    return Window(size) if encoding == NoPE() else encoding + Window(size)
+
+
+def _precision(host: OpenHost) -> float:
+    """model.to(bfloat16) rounds the buffers; what the host meant is what is named."""
+    buffer = next(b for name, b in host.rotary.named_buffers() if name.endswith("inv_freq"))
+    return {2: 2**-7}.get(buffer.element_size(), 2e-6)
+
+
+def length_dependent(settings: dict[str, Any]) -> bool:
+    """Whether stock's frequencies under these settings (of one layer type) depend on the length of the input."""
+    kind = settings.get("rope_type")
+    if kind == "dynamic":
+        return not settings.get("alpha")
+    return kind == "longrope" and settings.get("short_factor") != settings.get("long_factor")
+
+
+def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
+    """One layer's rotary encoding by its settings, which must give the frequencies that it was built with."""
+    layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
+    settings, config = settings_of(host, layer_type), host.rotary.config
+    base = float(settings["rope_theta"])
+    inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
+    encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
+    prefix = f"{layer_type}_" if hasattr(host.rotary, f"{layer_type}_inv_freq") else ""
+    built = getattr(host.rotary, f"{prefix}original_inv_freq")
+    if built.device.type != "meta":
+        own = replace(spectrum, frequencies=tuple(built.double().tolist()))
+        if not same_spectrum(encoding.spectrum(head_dim), own, _precision(host)):
+            raise ValueError(
+                f"the config of this {type(host.model).__name__} says {encoding}, and its rotary module was built with "
+                "other frequencies; load the model anew with the settings that you mean"
+            )
+    return encoding

@@ -1,0 +1,367 @@
+"""Finds a model's seams and reads from the host's own code how they work.
+
+rotary module   computes tables from positions once per forward; its output reaches every layer as an argument
+rotate          the global name under which an attention's `forward` finds the rotation function
+position table  a module that maps positions to vectors added to the embedding
+first layer     its input is the embedding, so an added encoding can be put in there
+attention       transformers' AttentionInterface, or the mask argument where a family does not use it: the place of
+                biases (and of turning q and k, where no rotary module is)
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.encodings import Shape, Spectrum
+from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
+from whorl.hosts.transformers.families import FAMILIES, GUESSES, Host
+
+KNOWN = "`whorl list` names the families that are known"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How a family's rotation function is called and what it does, found by calling it.
+
+    call     "pair": f(q, k, cos, sin, unsqueeze_dim); "single": f(x, cos, sin, unsqueeze_dim) for q and k in turn;
+             "complex": f(q, k, frequencies) with heads in dimension 2
+    layout   "half": channels i and i + width/2 turn together; "interleaved": 2i and 2i + 1
+    free     channels past the tables pass through, so any width up to the whole head may turn
+    """
+
+    call: str
+    layout: str
+    free: bool
+
+
+@dataclass(frozen=True)
+class OpenHost:
+    """A model with its seams found: the modules themselves, and what they let an encoding do.
+
+    Everything `per layer` counts the layers that attend (a hybrid's convolutions are left out).
+    """
+
+    model: Any
+    base: Any
+    host: Host
+    known: bool  # a family of the list, under the contract tests
+    first_layer: nn.Module
+    attentions: tuple[nn.Module, ...]  # per layer
+    rotary: Any
+    rotation: Rotation | None
+    position_table: Any
+    shapes: tuple[Shape, ...]  # per layer; head_dim is the width that the host lets turn
+    layer_types: tuple[str, ...]  # per layer
+    windows: tuple[int | None, ...]  # per layer: the keys at distances below this are seen (the host's own window)
+    turns: tuple[bool, ...]  # per layer: whether the host turns q and k in it
+    typed: bool  # the rotary module computes tables by layer type
+    biases: str  # where biases go in: "interface" or "mask"
+
+    @property
+    def table_rows(self) -> int | None:
+        """The positions that the host's own table has; None without one."""
+        table = self.position_table
+        return None if table is None else int(table.weight.shape[0] - getattr(table, "offset", 0))
+
+    @property
+    def attending(self) -> Any:
+        """The part whose attention implementation these layers read: of a model of several parts, the text's alone."""
+        own = getattr(self.base, "config", None) is getattr(self.attentions[0], "config", self)
+        return self.base if own and hasattr(self.base, "set_attn_implementation") else self.model
+
+    def set_attention(self, implementation: str) -> None:
+        """Sets how this host attends. What else the model holds (a vision tower, a draft model) keeps its own, which
+        transformers would set along with it."""
+        part = self.attending
+        models = [m for m in part.modules() if hasattr(m, "set_attn_implementation")]
+        kept = [(m.config, m.config._attn_implementation) for m in models if m.config is not part.config]
+        part.set_attn_implementation(implementation)
+        for config, was in kept:
+            config._attn_implementation_internal = was
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside torch.compile's, PEFT's and data-parallel wrappers; the model itself otherwise."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+            inner = model.get_base_model()
+        if inner is None and not hasattr(model, "config") and isinstance(getattr(model, "module", None), nn.Module):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def open_host(model: Any) -> OpenHost:
+    """Finds a model's seams. Raises ValueError naming what was looked for and what was found."""
+    model = unwrapped(model)
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if isinstance(model, str | os.PathLike):
+        raise ValueError(
+            f"a model is wanted, and {os.fspath(model)!r} is its path or name; load it first: "
+            f"whorl.load({os.fspath(model)!r})"
+        )
+    if isinstance(model, type) or model_type is None or not hasattr(model, "base_model"):
+        got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(
+            f"whorl attaches to Hugging Face transformers models and got {got} without a "
+            "config.model_type; pass the model that AutoModelForCausalLM gave"
+        )
+    if model_type in FAMILIES:
+        return _open(model, FAMILIES[model_type], known=True)
+    name = f"model type {model_type!r} ({type(model).__name__})"
+    closed = why_closed(model)
+    if closed is not None:
+        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
+    tried: list[tuple[int, str]] = []
+    for guess in GUESSES:
+        try:
+            return _open(model, guess, known=False)
+        except ValueError as error:
+            tried.append((_found(model, guess), str(error)))
+    latent, part = turns_latent_keys(model), part_that_opens(model)
+    if latent is not None:
+        raise ValueError(f"no known seam in {name}: {latent}; {KNOWN}")
+    if part is not None:
+        raise ValueError(
+            f"no known seam in {name}, but it holds one of a known family: try "
+            f"whorl.attach(model.get_submodule({part!r}), encoding)"
+        )
+    nearest = max(tried, key=lambda found_and_error: found_and_error[0])
+    raise ValueError(
+        f"no known seam in {name}: looked for a module 'rotary_emb' beside "
+        f"a list of layers ({_one_of(g.layers for g in GUESSES)}) with an attention "
+        f"({_one_of(g.attention for g in GUESSES)}) whose forward calls {_one_of(g.rotate for g in GUESSES)}; "
+        f"nearest: {nearest[1]}; {KNOWN}, and CONTRIBUTING.md, 'add a host', how to add one"
+    )
+
+
+def _found(model: Any, host: Host) -> int:
+    """How much of a guess is there, so that the message can speak of the nearest one."""
+    base = _base(model, host)
+    layers = _find(base, host.layers, None)
+    attention = None if layers is None else _find(layers[0], host.attention, None)
+    return (layers is not None) + (attention is not None) + (_find(base, host.rotary or "", None) is not None)
+
+
+def _one_of(names: Any) -> str:
+    return " or ".join(dict.fromkeys(names))
+
+
+def _open(model: Any, host: Host, known: bool) -> OpenHost:
+    base = _base(model, host)
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    layers = tuple(_find(base, host.layers, model))
+    if not layers:
+        raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")
+    attending = [(i, a) for i, layer in enumerate(layers) if (a := _find(layer, host.attention, None)) is not None]
+    if not attending:
+        _find(layers[0], host.attention, model)
+    attentions = tuple(attention for _, attention in attending)
+    rotary = _find(base, host.rotary, model) if host.rotary else None
+    rotation = None
+    if rotary is not None:
+        attention_class: Any = type(attentions[0])
+        rotation = _rotation(host.rotate, attention_class)
+        if getattr(config, "alibi", False):
+            raise ValueError(
+                f"this {type(model).__name__} has an ALiBi of its own (config.alibi=True), which whorl cannot take "
+                "out of its forward; set config.alibi=False and build the model anew"
+            )
+    all_types = getattr(config, "layer_types", None) or ["full_attention"] * len(layers)
+    types = tuple(all_types[i] for i, _ in attending)
+    return OpenHost(
+        model=model,
+        base=base,
+        host=host,
+        known=known,
+        first_layer=layers[0],
+        attentions=attentions,
+        rotary=rotary,
+        rotation=rotation,
+        position_table=_find(base, host.position_table, model) if host.position_table else None,
+        shapes=tuple(_shape(config, a, rotary, rotation, t) for a, t in zip(attentions, types, strict=True)),
+        layer_types=types,
+        windows=tuple(_window(config, a, t) for a, t in zip(attentions, types, strict=True)),
+        turns=tuple(rotary is not None and host.turns(a) for a in attentions),
+        typed=rotary is not None and _takes_layer_type(rotary),
+        biases="interface" if "ALL_ATTENTION_FUNCTIONS" in _code(type(attentions[0])).co_names else "mask",
+    )
+
+
+def bases_of(model: Any) -> list[Any]:
+    """Where an encoding of this model's own may be: the modules that hold its layers by what its family says, or by
+    each guess; not those of a model that it holds as a part. Empty for what is no transformers model."""
+    model = unwrapped(model)
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type is None or not hasattr(model, "base_model"):
+        return []
+    hosts = (FAMILIES[model_type],) if model_type in FAMILIES else GUESSES
+    return list({id(base): base for host in hosts if (base := _base(model, host)) is not None}.values())
+
+
+def _base(model: Any, host: Host) -> Any:
+    """The module that holds the layers: the base model, or (where its prefix is another's) one of its children, that
+    of the text before a tower of images or sounds."""
+    base = model.base_model
+    text = getattr(model.config, "text_config", None)
+    children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
+    return next((c for c in (base, *children) if _find(c, host.layers, None) is not None), base)
+
+
+def head_dim_of(config: Any, attention: Any) -> int:
+    """Channels per head, as the attention module says, or else the config."""
+    for name in ("head_dim", "head_size", "attention_head_size"):
+        if isinstance(getattr(attention, name, None), int):
+            return getattr(attention, name)
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def heads_of(config: Any, attention: Any) -> int:
+    """Heads of queries, as the attention module says (layers may differ: Laguna), or else the config.
+
+    Under tensor parallelism, of all ranks together.
+    """
+    for name in ("num_heads", "num_attention_heads"):
+        if isinstance(getattr(attention, name, None), int):
+            return getattr(attention, name)
+    # a projection of queries may hold a gate, too; that of keys holds keys
+    keys, groups = getattr(attention, "k_proj", None), getattr(attention, "num_key_value_groups", None)
+    width, head_dim = getattr(keys, "out_features", None), head_dim_of(config, attention)
+    if isinstance(width, int) and isinstance(groups, int) and width % head_dim == 0:
+        return width // head_dim * groups
+    return config.num_attention_heads
+
+
+def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
+    width = head_dim_of(config, attention)
+    if rotation is not None and not rotation.free:
+        width = stock_width(rotary, layer_type) or width
+    return Shape(
+        head_dim=width,
+        heads=heads_of(config, attention),
+        width=config.hidden_size,
+        bidirectional=not getattr(attention, "is_causal", True),
+    )
+
+
+def stock_spectrum(rotary: Any, layer_type: str, head_dim: int) -> Spectrum | None:
+    """The spectrum that a stock rotary module has for a layer type, from its buffers; None where it has none.
+
+    `head_dim` is the head's full width; the module's own may be less of it. Raises ValueError where they are no
+    frequencies: NaN, infinite or below zero, as buffers are that nobody has filled.
+    """
+    prefix, frequencies = _frequencies(rotary, layer_type)
+    if frequencies is None:
+        return None
+    if frequencies.device.type == "meta":
+        frequencies = torch.ones_like(frequencies, device="cpu")
+    amplitude = float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
+    values = tuple(frequencies.double().tolist())
+    try:
+        return Spectrum(values, max(head_dim, 2 * len(values)), amplitude)
+    except ValueError as error:
+        shown = ", ".join(f"{value:.3g}" for value in values[:4])
+        raise ValueError(
+            f"the {type(rotary).__name__} of this model holds {prefix}inv_freq = {shown}, ... and an amplitude of "
+            f"{amplitude:g}, and {error}; whorl.doctor(model), or `whorl doctor DIR`, says what they should be"
+        ) from error
+
+
+def stock_width(rotary: Any, layer_type: str) -> int | None:
+    """Channels in the pairs that a stock rotary module turns, whatever its frequencies are; None where it has none."""
+    _, frequencies = _frequencies(rotary, layer_type)
+    return None if frequencies is None else 2 * len(frequencies)
+
+
+def _frequencies(rotary: Any, layer_type: str) -> tuple[str, torch.Tensor | None]:
+    """The buffer of a layer type's frequencies, and the prefix of its name."""
+    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
+    frequencies = getattr(rotary, f"{prefix}inv_freq", None)
+    return prefix, frequencies if isinstance(frequencies, torch.Tensor) else None
+
+
+def _window(config: Any, attention: Any, layer_type: str) -> int | None:
+    size = getattr(config, "sliding_window", None)
+    if size is None or layer_type not in ("sliding_attention", "full_attention"):
+        return None
+    if getattr(config, "layer_types", None) and layer_type != "sliding_attention":
+        return None
+    # Encoders state half of the window, and see both ends of it.
+    return int(size) if getattr(attention, "is_causal", True) else int(size) + 1
+
+
+def _takes_layer_type(rotary: Any) -> bool:
+    return "layer_type" in inspect.signature(type(rotary).forward).parameters
+
+
+def _find(parent: Any, name: str, model: Any) -> Any:
+    """The attribute of this dotted name. With a model to name in the message a missing one raises, else it is None."""
+    found = parent
+    for part in name.split("."):
+        parent, found = found, getattr(found, part, None)
+        if found is None:
+            break
+    if found is None and model is not None:
+        children = ", ".join(n for n, _ in parent.named_children()) or "no modules"
+        raise ValueError(
+            f"looked for {name!r} in {type(parent).__name__} of {type(model).__name__} and found only {children}"
+        )
+    return found
+
+
+def _code(attention: Any) -> Any:
+    return inspect.unwrap(attention.forward).__code__
+
+
+@cache
+def _rotation(name: str, attention: Any) -> Rotation:
+    """Calls the rotation function of an attention class on a few numbers, to see how it pairs channels."""
+    forward = inspect.unwrap(attention.forward)
+    if name not in forward.__code__.co_names:
+        raise ValueError(
+            f"looked for a call of {name} in {attention.__name__}.forward and found only "
+            f"{', '.join(n for n in forward.__code__.co_names if 'rot' in n) or 'nothing like it'}; "
+            "this version of transformers keeps its rotation elsewhere"
+        )
+    function = forward.__globals__[name]
+    names = list(inspect.signature(function).parameters)
+    if names[:4] == ["q", "k", "cos", "sin"]:
+        call = "pair"
+    elif names[1:3] == ["cos", "sin"]:
+        call = "single"
+    elif len(names) == 3 and names[2].startswith("freq"):
+        call = "complex"
+    else:
+        raise ValueError(f"{name}({', '.join(names)}) of {attention.__name__} is called in no way that whorl knows")
+    x = torch.arange(1.0, 9.0).view(1, 1, 1, 8)
+
+    def quarter_turn(tables: int) -> list[float] | None:
+        """x after a turn by pi/2 with tables of this width, or None if the function refuses them."""
+        cos, sin = torch.zeros(1, 1, tables), torch.ones(1, 1, tables)
+        try:
+            if call == "complex":
+                turned = function(x, x, torch.complex(cos, sin))[0]
+            else:
+                turned = function(x, cos, sin) if call == "single" else function(x, x, cos, sin)[0]
+        except (RuntimeError, ValueError, IndexError):
+            return None
+        return turned.flatten().tolist() if turned.shape == x.shape else None
+
+    turned = quarter_turn(8) or quarter_turn(4)
+    if turned == [-5, -6, -7, -8, 1, 2, 3, 4]:
+        layout, narrow = "half", [-3, -4, 1, 2, 5, 6, 7, 8]
+    elif turned == [-2, 1, -4, 3, -6, 5, -8, 7]:
+        layout, narrow = "interleaved", [-2, 1, -4, 3, 5, 6, 7, 8]
+    else:
+        raise ValueError(f"{name} of {attention.__name__} pairs channels in no way that whorl knows: {turned}")
+    return Rotation(call, layout, free=quarter_turn(4) == narrow)

@@ -1,0 +1,71 @@
+"""What a host's config says of its own positional encoding, whatever is attached to the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whorl.encodings import Known, Shape
+from whorl.encodings.spectrum import base_of, share_of
+from whorl.hosts.transformers.opening import OpenHost, head_dim_of, stock_spectrum, stock_width
+
+UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
+
+
+def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
+    """The config's `rope_parameters` for layers of a type; empty where it has none."""
+    config = host.rotary.config if hasattr(host.rotary, "config") else host.model.config
+    settings = getattr(config, "rope_parameters", None) or {}
+    return (settings.get(layer_type) if layer_type in settings else settings) or {}
+
+
+def scaling_of(host: OpenHost, layer_type: str) -> str | None:
+    """The rope type by which the host itself scales the frequencies of a layer type, or None."""
+    settings = {} if host.rotary is None else settings_of(host, layer_type)
+    kind = settings.get("rope_type", "default")
+    stretched = kind == "proportional" and settings.get("factor") not in (None, 1.0)
+    return None if kind in UNSCALED and not stretched else kind
+
+
+def known_of(host: OpenHost, index: int) -> Known:
+    """What the host's config says of one layer: base, training length and the share of the head that turns.
+
+    The base is `rope_theta`, without the scaling that the config may ask for besides; where a family names none, that
+    of the host's own frequencies. Nothing is said of a base by a host that does not turn.
+    """
+    fraction = _fraction(host, host.shapes[index], index)
+    part = fraction
+    if fraction is None and host.rotary is not None and host.turns[index]:
+        whole = head_dim_of(host.rotary.config, host.attentions[index])
+        part = 1.0 if host.shapes[index].head_dim < whole else None
+    return Known(base=_base(host, index), train_length=trained_length(host), fraction=fraction, part=part)
+
+
+def trained_length(host: OpenHost) -> int | None:
+    """Tokens that the model is trained at, as far as its config says: the length before any scaling of its positions.
+
+    `original_max_position_embeddings` where some layers are scaled, or else `max_position_embeddings`.
+    """
+    config = host.model.config.get_text_config()
+    lengths = [getattr(config, "max_position_embeddings", None)]
+    for layer_type in dict.fromkeys(host.layer_types):
+        if scaling_of(host, layer_type) is not None:
+            name = "original_max_position_embeddings"
+            lengths.append(settings_of(host, layer_type).get(name) or getattr(config, name, None))
+    stated = [int(length) for length in lengths if length]
+    return min(stated, default=None)
+
+
+def _base(host: OpenHost, index: int) -> float | None:
+    if host.rotary is None:
+        return None
+    layer_type = host.layer_types[index]
+    theta = settings_of(host, layer_type).get("rope_theta")
+    if theta is not None:
+        return float(theta)
+    spectrum = stock_spectrum(host.rotary, layer_type, host.shapes[index].head_dim)
+    return None if spectrum is None else base_of(spectrum)
+
+
+def _fraction(host: OpenHost, shape: Shape, index: int) -> float | None:
+    width = None if host.rotary is None else stock_width(host.rotary, host.layer_types[index])
+    return share_of(width, shape.head_dim) if width and width < shape.head_dim else None

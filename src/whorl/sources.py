@@ -1,0 +1,141 @@
+"""What `whorl inspect` is pointed at: a model's directory or hub name, a trial of `whorl compare`, and a text."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching.joining import NAMED
+from whorl.data import corpus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Source:
+    """A model by name, and what goes with it. `steps` are the training steps of a trial's snapshots, `reads` the
+    folders that its weights and its tokenizer are read from (or hub names)."""
+
+    name: str
+    train_length: int | None
+    text: str | None  # the text that it was trained on
+    steps: tuple[int, ...] = ()
+    folder: Path | None = None  # of a trial
+    reads: tuple[str, ...] = ()
+    text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
+
+    def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
+        """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed."""
+        if self.folder is not None:
+            from whorl.training.trials import load_trial
+
+            model = load_trial(self.folder, step)
+            model.name_or_path = self.name
+            return model
+        return _streamed(self.name) if stream_layers else _loaded(self.name)
+
+    def tokenizer(self) -> Any:
+        return corpus.load_tokenizer(self.tokenizer_name)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Where its tokenizer lies: a trial has its own, and had the comparison's in earlier versions."""
+        if self.folder is None:
+            return self.name
+        own = self.folder / "tokenizer"
+        return str(own if own.exists() else self.folder.parents[1] / "tokenizer")
+
+    def holds_out(self, text: str) -> bool:
+        """Whether this is the text that a trial was trained on, of which a part was held out; not if it has changed."""
+        if self.folder is None or self.text not in (text, str(Path(text).absolute())):
+            return False
+        if self.text_digest in (None, corpus.digest(corpus.read_documents(text))):
+            return True
+        log.warning(
+            "%s is not the text any more that %s was trained on: nothing of it counts as held out", text, self.name
+        )
+        return False
+
+
+def source(name: str) -> Source:
+    """Raises ValueError for what is neither a model nor a trial."""
+    path = Path(name)
+    result = path / "result.json"
+    if result.exists():
+        from whorl.training.trials import read_result, snapshots_of
+
+        facts = read_result(result)
+        settings, text = facts["settings"], facts.get("text") or {}
+        label = f"{facts['notation']}, seed {facts['seed']}"
+        reads = (str(path), str(path.parents[1] / "tokenizer"), settings["model"])
+        return Source(
+            label, settings["train_length"], text.get("source", settings["text"]), tuple(snapshots_of(path)), path,
+            reads, text.get("sha256"),
+        )  # fmt: skip
+    if (path / "trials").is_dir():
+        trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
+        raise ValueError(
+            f"{name} is a comparison of {len(trials)} finished trials: name one, "
+            f"as {trials[0]}" if trials else f"{name} is a comparison without a finished trial"
+        )  # fmt: skip
+    if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
+        raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
+    if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
+        raise ValueError(f"there is nothing at {name}; give a model's directory, a hub name, or a trial's folder")
+    return Source(name, None, None, reads=(name, *_base_of_adapter(path)))
+
+
+def _base_of_adapter(path: Path) -> tuple[str, ...]:
+    """The model that an adapter's directory is put on."""
+    config = path / "adapter_config.json"
+    base = json.loads(config.read_text()).get("base_model_name_or_path") if config.exists() else None
+    return (str(base).partition(NAMED)[0],) if base else ()
+
+
+def _loaded(name: str, **how: Any) -> Any:
+    from whorl.attaching.loading import load
+
+    return load(name, dtype="auto", **how).eval()
+
+
+def _streamed(name: str) -> Any:
+    """Layers on disk, each read when its turn comes (accelerate's disk offload), and the rest in memory."""
+    from whorl.attaching.loading import configuration, from_config
+    from whorl.hosts import open_host
+
+    with torch.device("meta"):
+        empty = from_config(configuration(name), name)
+    host = open_host(empty)
+    names = {module: name for name, module in empty.named_modules()}
+    prefix = names[host.first_layer].rpartition(".")[0]
+    where: dict[str, str] = {}
+
+    def place(module: torch.nn.Module, path: str) -> None:
+        for child, inner in module.named_children():
+            full = f"{path}.{child}" if path else child
+            if full == prefix:
+                where.update({f"{full}.{i}": "disk" for i, _ in inner.named_children()})
+            elif prefix.startswith(f"{full}."):
+                place(inner, full)
+            else:
+                where[full] = "cpu"
+
+    place(empty, "")
+    _give_memory_back()
+    return _loaded(name, device_map=where, offload_folder=tempfile.mkdtemp(prefix="whorl-offload-"))
+
+
+def _give_memory_back() -> None:
+    """Asks glibc to map what is large anew and return it when freed. Its threshold grows with use, up to 32 MiB, and
+    weights that come and go below it leave holes: 2 GiB of a 3 GiB model were held in the end."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        threshold = -3  # M_MMAP_THRESHOLD
+        ctypes.CDLL(None).mallopt(threshold, 1 << 20)

@@ -1,0 +1,107 @@
+"""Builds the model of a trial: a preset, a config or a checkpoint, with the encoding attached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.attaching.filling import completed
+from whorl.attaching.joining import attach
+from whorl.attaching.loading import configuration, from_config, from_pretrained
+from whorl.encodings import Encoding
+from whorl.finite import check_weights
+from whorl.hosts import open_host
+from whorl.training.settings import MODELS, Settings
+
+# Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
+# SDPA, whose backward is slow: 1.4, 1.2 and 1.3 times the speed at 128, 256 and 512 (experiments/0001-language/LOG.md).
+EAGER_ATTENTION_UP_TO = 512
+WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere config; pickled ones are then refused
+
+
+def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True) -> Any:
+    """The stock model before any encoding is attached; random weights depend on torch's seed alone.
+
+    A preset or a config gives random weights and takes the task's vocabulary; a directory or hub name with weights
+    gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model that cannot be
+    loaded, and for a checkpoint whose vocabulary is smaller than the task's.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    if settings.preset is not None:
+        size = settings.preset
+        # Symbols that are never predicted (recall's keys) collapse onto one direction when the embeddings are tied, and
+        # at Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
+        of_text = settings.task == "language"
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=size.width,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            max_position_embeddings=settings.train_length,
+            tie_word_embeddings=of_text,
+            initializer_range=0.02 if of_text else size.width**-0.5,
+            bos_token_id=eos_token_id,
+            eos_token_id=eos_token_id,
+        )
+        return LlamaForCausalLM(config)
+    pretrained = has_weights(settings)
+    if pretrained and weights:
+        model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+        check_weights(model, settings.model)
+    else:
+        config = configuration(settings.model)
+        if not pretrained:
+            config.vocab_size = vocab_size
+            config.bos_token_id = config.eos_token_id = eos_token_id
+        model = from_config(config, settings.model)
+    if model.config.vocab_size < vocab_size:
+        raise ValueError(
+            f"the task has {vocab_size} tokens and the model {settings.model!r} only {model.config.vocab_size}; "
+            f"give the model's own tokenizer with --tokenizer {settings.model}"
+        )
+    return model
+
+
+def has_weights(settings: Settings) -> bool:
+    """Whether the model comes with weights: a directory that holds some, or a hub name; not a preset or a config."""
+    path = Path(settings.model)
+    there = not path.exists() or any(any(path.glob(weights)) for weights in WEIGHTS)
+    return settings.preset is None and not path.is_file() and there
+
+
+def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
+    """The model of one trial. The same seed gives the same initial weights whatever the encoding.
+
+    encoding: a trial's, which leaves nothing to the host.
+    """
+    torch.manual_seed(seed)
+    model = build_model(settings, vocab_size, eos_token_id)
+    model.config.use_cache = False
+    if not torch.cuda.is_available() and settings.train_length <= EAGER_ATTENTION_UP_TO:
+        model.set_attn_implementation("eager")
+    attach(model, completed(open_host(model), encoding))
+    # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
+    torch.manual_seed(seed)
+    return model
+
+
+def for_evaluation(model: Any) -> Any:
+    """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
+    part = open_host(model).attending
+    if part.config._attn_implementation == "eager":
+        part.set_attn_implementation("sdpa")
+    return model.eval()
+
+
+def parameter_count(model: Any) -> int:
+    """Distinct parameters, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def model_label(settings: Settings) -> str:
+    """How reports call the model."""
+    return settings.model if settings.model in MODELS else Path(settings.model).name

@@ -1,0 +1,236 @@
+"""Trains one trial with transformers' Trainer, so that a kill at any moment loses minutes and no results.
+
+trials/ID/checkpoints/                the Trainer's own checkpoints: see `checkpoints`
+trials/ID/model.safetensors           the trained weights, once training is over
+trials/ID/snapshots/step-N.safetensors   the weights after N steps, where snapshots were asked for
+trials/ID/training.json               the learning curve, tokens and seconds, and what model.safetensors holds
+trials/ID/result.json                 the evaluations: written last; a trial that has it is never run again
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_model
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from whorl.attaching.loading import load_weights
+from whorl.files import read_json, write_json
+from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
+from whorl.training.settings import Settings, Trial
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = 10  # per trial, so that a kill costs at most a tenth of its training
+MIN_STEPS = 25  # between checkpoints
+CURVE_POINTS = 100
+FIRST_SNAPSHOT = 8  # steps
+
+
+class _Watch(TrainerCallback):
+    """Counts training seconds across interruptions, marks checkpoints complete, and reports progress."""
+
+    def __init__(self, seconds_before: float, update: Callable[[int, float | None], None]) -> None:
+        self.seconds_before, self.update = seconds_before, update
+        self.started = time.perf_counter()
+        self.loss: float | None = None
+        self.diverged: int | None = None  # the step at which the loss was seen not to be finite
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = time.perf_counter()
+        self.update(state.global_step, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = True
+        self.update(state.global_step, self.loss)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        self.loss = (logs or {}).get("loss", self.loss)
+        if self.loss is not None and not math.isfinite(self.loss):  # no later step changes that
+            self.diverged = state.global_step
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process writes files of its own
+        if state.is_world_process_zero:
+            complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step, self.seconds)
+
+
+class _Snapshots(TrainerCallback):
+    """Keeps the weights at a few steps, for `whorl inspect` to look at how they came about."""
+
+    def __init__(self, model: Any, folder: Path, steps: set[int]) -> None:
+        self.model, self.folder, self.steps = model, folder, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps and state.is_world_process_zero:
+            self.folder.mkdir(exist_ok=True)
+            save_whole(self.model, self.folder / f"step-{state.global_step:06d}.safetensors")
+
+
+def snapshot_steps(steps: int, count: int) -> set[int]:
+    """`count` steps from the eighth to the last, in equal ratios: most of what changes changes early."""
+    if count < 2:
+        return {steps} if count else set()
+    first = min(FIRST_SNAPSHOT, steps)
+    return {round(first * (steps / first) ** (i / (count - 1))) for i in range(count)}
+
+
+def save_whole(model: Any, path: Path) -> None:
+    """Weights as safetensors, whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_model(model, str(temporary))
+    temporary.replace(path)
+
+
+def train(
+    model: Any,
+    trial: Trial,
+    settings: Settings,
+    dataset: Any,
+    folder: Path,
+    update: Callable[[int, float | None], None],
+    snapshots: int = 0,
+) -> dict[str, Any]:
+    """Trains `model` in place, resuming what an interrupted run left in `folder`, and returns its training record.
+
+    The record: {"tokens", "seconds", "tokens_per_second", "loss", "curve": [{"step", "tokens", "loss",
+    "learning_rate"}]}; loss is in nats per token, the mean over the last twentieth of the steps. A training whose loss
+    is not finite any more stops there, and its record has "diverged", the step.
+    """
+    record_path, weights = folder / "training.json", folder / "model.safetensors"
+    state = PartialState(cpu=not torch.cuda.is_available())
+    record = _finished(record_path, weights)
+    if record is not None:
+        if state.is_main_process:  # a kill may have come between the record and their removal
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        load_weights(model, weights)
+        return record
+    if state.is_main_process:
+        discard_damaged(folder / "checkpoints")
+    state.wait_for_everyone()
+    checkpoint, seconds = resume_point(folder / "checkpoints")
+    watch = _Watch(seconds, update)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(settings, trial.seed, folder / "checkpoints"),
+        train_dataset=dataset,
+        callbacks=[watch, _Snapshots(model, folder / "snapshots", snapshot_steps(settings.steps, snapshots))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None:
+        log.info("%s: resuming from step %s", trial.id, checkpoint.name.removeprefix("checkpoint-"))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    record = training_record(trainer.state.log_history, settings, watch.seconds, watch.diverged)
+    if watch.diverged is not None:
+        log.warning("%s diverged: its loss is %s at step %d", trial.id, watch.loss, watch.diverged)
+    if trainer.is_world_process_zero():
+        save_whole(model, weights)
+        write_json(record_path, {**record, "weights": contents(weights)})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    release(trainer, model)
+    return record
+
+
+def _finished(record_path: Path, weights: Path) -> dict[str, Any] | None:
+    """The record of a training that is over and whose weights are whole; None where there is none."""
+    if not (record_path.exists() and weights.exists()):
+        return None
+    record = read_json(record_path)
+    written = record.pop("weights", None)  # earlier versions did not say
+    if written is not None and written != contents(weights):
+        log.warning("%s is not what was written there; the trial is trained anew", weights)
+        return None
+    return record
+
+
+def release(trainer: Any, model: Any) -> None:
+    """Takes the Trainer's autocast off the model: what is trained in bfloat16 is measured in float32, now and later."""
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
+
+
+def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingArguments:
+    """The Trainer's arguments. Data come in the dataset's own order, which is the same for every encoding."""
+    cpu = not torch.cuda.is_available()
+    processes = PartialState(cpu=cpu).num_processes
+    if settings.batch_size % processes:
+        raise ValueError(
+            f"batch-size {settings.batch_size} cannot be shared by {processes} processes; try a multiple of {processes}"
+        )
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size // processes,
+        train_sampling_strategy="sequential",
+        learning_rate=settings.learning_rate or 0.0,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
+        warmup_steps=round(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=settings.precision == "bf16",
+        torch_compile=settings.compile and _can_compile(),
+        seed=seed,
+        data_seed=seed,
+        use_cpu=cpu,
+        save_strategy="steps",
+        save_steps=max(MIN_STEPS, settings.steps // CHECKPOINTS),
+        logging_steps=max(1, settings.steps // CURVE_POINTS),
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=not cpu,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if arguments.n_gpu > 1:
+        # The Trainer would split every batch over the GPUs of one process (DataParallel), which is another batch size.
+        log.warning("using one of %d GPUs; torchrun --nproc_per_node %d uses all", arguments.n_gpu, arguments.n_gpu)
+        arguments._n_gpu = 1
+    return arguments
+
+
+def training_record(
+    history: list[dict[str, float]], settings: Settings, seconds: float, diverged: int | None = None
+) -> dict[str, Any]:
+    """The learning curve and its summary, from the Trainer's log history (which survives a resume)."""
+    per_step = settings.batch_size * settings.train_length
+    curve = [
+        {"step": e["step"], "tokens": e["step"] * per_step, "loss": e["loss"], "learning_rate": e["learning_rate"]}
+        for e in history
+        if "loss" in e
+    ]
+    steps = settings.steps if diverged is None else diverged
+    last = [p["loss"] for p in curve if p["step"] > 0.95 * steps] or [float("nan")]
+    tokens = steps * per_step
+    return {
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "loss": sum(last) / len(last),
+        "curve": curve,
+        **({} if diverged is None else {"diverged": diverged}),
+    }
+
+
+def _can_compile() -> bool:
+    """Whether torch.compile can work here; on a CPU it needs a C++ compiler. Says so when it cannot."""
+    if torch.cuda.is_available() or any(shutil.which(c) for c in ("c++", "g++", "clang++")):
+        return True
+    log.warning("no C++ compiler found (c++, g++ or clang++): training without torch.compile")
+    return False

@@ -1,0 +1,63 @@
+"""What is read of a host's sizes from the modules themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import whorl
+from tests.contract import TOKENS
+from whorl.encodings.alibi import slopes
+from whorl.hosts import open_host
+from whorl.hosts.transformers.families import FAMILIES
+from whorl.hosts.transformers.opening import heads_of
+from whorl.testing import tiny_model
+
+IN_TURN = [4, 8, 16]
+
+
+@pytest.fixture(scope="module")
+def laguna():
+    return tiny_model("laguna", num_attention_heads_per_layer=IN_TURN)
+
+
+def test_heads_differ_from_layer_to_layer(laguna) -> None:
+    assert [shape.heads for shape in open_host(laguna).shapes] == IN_TURN
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("encoding", ["alibi", "t5", "kerple", "alibi+window:size=5"])
+def test_every_layer_has_biases_of_its_own_heads(laguna, encoding: str, impl: str) -> None:
+    """And as each layer's q are, so are they: with the config's number a layer of more read past it."""
+    whorl.attach(laguna, encoding, impl=impl)
+    for layer, heads in zip(laguna.model.layers, IN_TURN, strict=True):
+        bias = layer.self_attn.whorl_seam.biases[0]
+        of_each = bias(torch.tensor([[1]]), torch.tensor([[0]])).flatten()
+        assert len(of_each) == heads
+        if encoding.startswith("alibi"):
+            assert of_each.tolist() == pytest.approx([-slope for slope in slopes(heads)])
+    assert torch.isfinite(laguna(TOKENS).logits).all()
+    whorl.detach(laguna)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_of_every_family(family: str) -> None:
+    """As its attention module says, whatever its config does."""
+    model = tiny_model(family)
+    host = open_host(model)
+    silent = type("Config", (), {"num_attention_heads": 99, "hidden_size": 64, "head_dim": 16})
+    heads = {heads_of(silent, attention) for attention in host.attentions}
+    said = {shape.heads for shape in host.shapes}
+    assert said == {4}
+    # these say it nowhere but in the config (Gemma 4 in the layer that has no keys of its own)
+    assert heads == {"gpt_neox": {99}, "phi3": {99}, "modernbert": {99}, "gemma4_text": {4, 99}}.get(family, {4})
+
+
+def test_a_gate_in_the_projection_of_queries_is_not_heads() -> None:
+    """Qwen3-Next's holds one: twice as wide as its heads are."""
+    attention = nn.Module()
+    attention.q_proj, attention.k_proj = nn.Linear(64, 2 * 4 * 16), nn.Linear(64, 2 * 16)
+    attention.head_dim, attention.num_key_value_groups = 16, 2
+    assert heads_of(tiny_model("llama").config, attention) == 4

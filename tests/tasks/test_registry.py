@@ -1,0 +1,137 @@
+"""The registry of tasks, their common settings, and what every task promises."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from whorl import tasks
+from whorl.tasks import TASKS, Task, TaskSettings, get
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(12):
+        (folder / f"{i:02}.txt").write_text("".join(f"{j * (i + 3) % 97} and {j % 7}. " for j in range(200)))
+    return str(folder)
+
+
+def build(name, text, **changes):
+    settings = {"train_length": 64, "lengths": (64, 96), "tail": 8, "windows": 5, "text": text, "vocab_size": 280}
+    return get(name)(TaskSettings(**settings | changes))
+
+
+def test_folder_and_registry_agree():
+    shared = {"__init__", "base", "generated"}
+    files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
+    assert files == set(TASKS)
+    for name in TASKS:
+        assert issubclass(get(name), Task)
+        assert get(name).name == name
+        assert get(name).version >= 1
+
+
+def test_unknown_task():
+    with pytest.raises(ValueError, match=r"unknown task 'langage'; did you mean 'language'\?"):
+        get("langage")
+    with pytest.raises(ValueError, match=r"unknown task 'zzz'; try language \(known: language, copy, recall\)"):
+        get("zzz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_length": 0}, "train_length must be at least 1, got 0"),
+        ({"windows": 0}, "windows must be at least 1, got 0"),
+        ({"data_seed": -1}, "data_seed must be 0 or more, got -1"),
+        ({"lengths": ()}, "lengths must be different positive numbers"),
+        ({"lengths": (64, 64)}, "lengths must be different positive numbers"),
+    ],
+)
+def test_settings_refuse(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TaskSettings(**{"train_length": 32, "lengths": (32,)} | changes)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_training_items_depend_on_seed_and_index_only(name, text):
+    short = build(name, text).training_set(seed=1, examples=6)
+    long = build(name, text).training_set(seed=1, examples=50)
+    other = build(name, text).training_set(seed=2, examples=6)
+    assert (len(short), len(long)) == (6, 50)
+    for i in (5, 0, 3):  # in any order
+        for key in ("input_ids", "labels"):
+            assert short[i][key].dtype == torch.int64
+            assert short[i][key].shape == (64,)
+            assert torch.equal(short[i][key], long[i][key])
+    assert not torch.equal(short[0]["input_ids"], short[1]["input_ids"])
+    assert not torch.equal(short[0]["input_ids"], other[0]["input_ids"])
+    with pytest.raises(IndexError):
+        short[6]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_labels_are_the_tokens_of_their_position_or_ignored(name, text):
+    task = build(name, text)
+    items = task.training_set(seed=0, examples=20)
+    for i in range(20):
+        ids, labels = items[i]["input_ids"], items[i]["labels"]
+        scored = labels != -100
+        assert scored.any()
+        assert torch.equal(labels[scored], ids[scored])
+        assert ids.min() >= 0
+        assert ids.max() < task.vocab_size
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_description_is_json_and_fingerprint_follows_the_data(name, text, tmp_path):
+    task = build(name, text)
+    assert json.loads(json.dumps(task.describe()))["task"] == name
+    fingerprint = task.fingerprint()
+    assert len(fingerprint) == 64
+    assert build(name, text).fingerprint() == fingerprint
+    for change in ({"train_length": 65}, {"lengths": (64, 97)}, {"windows": 4}, {"data_seed": 1}):
+        assert build(name, text, **change).fingerprint() != fingerprint, change
+
+
+class Uniform(torch.nn.Module):
+    """Every token equally likely: logits [batch, length, vocab] of zero."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.batches: list[tuple[int, ...]] = []
+
+    def forward(self, input_ids, use_cache):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        self.batches.append(tuple(input_ids.shape))
+        return type("Output", (), {"logits": torch.zeros(*input_ids.shape, self.vocab_size)})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_evaluation_batches_progress_and_mode(name, text):
+    task = build(name, text)
+    model = Uniform(task.vocab_size)
+    done: list[int] = []
+    row = task.evaluate(model, 64, batch_tokens=140, progress=done.append)
+    assert model.training
+    assert model.batches == [(2, 64), (2, 64), (1, 64)]
+    assert done == [2, 2, 1]
+    assert row["length"] == 64
+    assert task.evaluate(model, 64, batch_tokens=1) == row  # one window at a time at least
+    model.eval()
+    task.evaluate(model, 96)
+    assert not model.training
+
+
+def test_large_vocabularies_get_smaller_batches(monkeypatch, text):
+    from whorl.data import losses
+
+    task = build("copy", text)
+    monkeypatch.setattr(losses, "LOGITS", 3 * 64 * task.vocab_size)
+    model = Uniform(task.vocab_size)
+    task.evaluate(model, 64)
+    assert model.batches == [(3, 64), (2, 64)]
