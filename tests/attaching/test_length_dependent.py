@@ -512,17 +512,17 @@ def test_dynamic_ntk_steps_in_stated_lengths() -> None:
 
 @torch.no_grad()
 def test_keys_are_turned_once_for_each_spectrum_and_tables_made_once_for_all_layers(monkeypatch) -> None:
-    from whorl import attaching
+    from whorl.attaching import joining
 
     made: list[tuple[Any, int]] = []
-    real = attaching.rotation_tables
+    real = joining.rotation_tables
 
     def counting(spectrum: Any, positions: torch.Tensor, *more: Any) -> Any:
         if spectrum.turning:
             made.append((spectrum, positions.shape[1]))
         return real(spectrum, positions, *more)
 
-    monkeypatch.setattr(attaching, "rotation_tables", counting)
+    monkeypatch.setattr(joining, "rotation_tables", counting)
     model = whorl.attach(four_layers("llama"), DYNAMIC)
     out = model(TOKENS[:, :30], use_cache=True)
     # of q and k; the first 16 queries see as many keys, the next four 20, ...
