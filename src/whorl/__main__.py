@@ -6,6 +6,13 @@ import sys
 def main() -> None:
     """Runs the command line. (Its imports stand inside, so that an interrupt while they run is no traceback.)"""
     try:
+        from whorl.extras import require
+
+        try:
+            require("the command line", "cli")
+        except ValueError as error:
+            print(f"whorl: {error}", file=sys.stderr)
+            sys.exit(2)
         from whorl.cli import main as run
 
         run()

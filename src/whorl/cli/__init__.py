@@ -12,6 +12,7 @@ import typer
 
 from whorl import __version__
 from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
+from whorl.cli.needs import checked
 
 app = typer.Typer(
     name="whorl",
@@ -25,14 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compare", epilog=compare.EPILOG)(compare.compare)
-app.command("inspect", epilog=inspect_.EPILOG)(inspect_.inspect)
-app.command("extend", epilog=extend.EPILOG)(extend.extend)
-app.command("convert", epilog=convert.EPILOG)(convert.convert)
-app.command("export", epilog=export.EPILOG)(export.export)
-app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
-app.command("spectrum", epilog=spectrum.EPILOG)(spectrum.spectrum)
-app.command("list")(list_.list_encodings)
+for name, command, epilog in (
+    ("compare", compare.compare, compare.EPILOG),
+    ("inspect", inspect_.inspect, inspect_.EPILOG),
+    ("extend", extend.extend, extend.EPILOG),
+    ("convert", convert.convert, convert.EPILOG),
+    ("export", export.export, export.EPILOG),
+    ("doctor", doctor.doctor, doctor.EPILOG),
+    ("spectrum", spectrum.spectrum, spectrum.EPILOG),
+    ("list", list_.list_encodings, None),
+):
+    app.command(name, epilog=epilog)(checked(name, command))
 
 
 def _version(asked: bool) -> None:

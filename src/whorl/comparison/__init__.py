@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from whorl.extras import require
+
 if TYPE_CHECKING:
     from whorl.comparison.running import compare
     from whorl.training.trials import load_trial, snapshots_of
@@ -16,6 +18,7 @@ __all__ = ["compare", "load_trial", "snapshots_of"]
 
 def __getattr__(name: str) -> Any:
     if name == "compare":
+        require("a comparison", "compare")
         from whorl.comparison.running import compare
 
         return compare

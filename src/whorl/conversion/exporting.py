@@ -33,6 +33,7 @@ from whorl.attaching.saving import save_for_all, stock_form
 from whorl.checking import check_path, shown
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.extras import require
 from whorl.hosts import head_dim_of, open_host
 from whorl.hosts.transformers.opening import unwrapped
 from whorl.ops.rotation import LAYOUTS
@@ -90,6 +91,8 @@ def export(
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if format == "hf" and dtype is not None:
         raise ValueError(f"dtype={dtype!r} is of GGUF files; an hf directory keeps the model's own {model.dtype}")
+    if format == "gguf":
+        require("GGUF", "gguf")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if hasattr(model, "peft_config"):
@@ -287,10 +290,9 @@ def _gguf_writer(model: Any, tokenizer: Any, dtype: str) -> Callable[[Path], tup
 
 
 def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise ValueError("the gguf package is not installed; try pip install 'whorl[gguf]'") from error
+    require("GGUF", "gguf")
+    import gguf
+
     return gguf
 
 

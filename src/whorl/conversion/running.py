@@ -17,6 +17,7 @@ from whorl.conversion import extending, resuming
 from whorl.conversion.extending import Tried
 from whorl.data.corpus import read_documents
 from whorl.encodings import parse
+from whorl.extras import require
 from whorl.files import write_atomically, write_json
 from whorl.hosts import open_host
 from whorl.sources import Source, source
@@ -58,6 +59,7 @@ def run_extend(
     )  # fmt: skip
     if lora and not tune:
         raise ValueError(f"lora={lora} is of a tuning, and no tune was asked for; give --tune TOKENS, or leave it out")
+    require("extend", "reports", *(["compare"] if tune else []), *(["peft"] if lora else []))
     if method != "auto":
         extending.check_method(method)
     found = source(name)
@@ -145,10 +147,8 @@ def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) 
 
     trained = model
     if lora:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise ValueError("--lora needs the package peft: pip install peft") from error
+        from peft import LoraConfig, get_peft_model
+
         set_seed(healing.seed)
         trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
     train_on(trained, task, healing, work / "tuning", lambda step, of: say(f"tuned: step {step:,} of {of:,}"), [])

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whorl.extras import require
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -235,6 +237,7 @@ def _read_jsonl(path: Path) -> Iterator[str]:
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
+    require(repr(str(path)), "hub")
     import pyarrow.parquet
     from pyarrow import ArrowException
 
@@ -256,10 +259,9 @@ def _read_hub(source: str) -> Iterator[str]:
             f"cannot read {source!r}; write hf:DATASET[:CONFIG][:SPLIT], as in hf:wikitext:wikitext-2-v1:test"
         )
     config, split, *_ = [*rest, "", ""]
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"{source!r} needs the package datasets; try pip install 'whorl[hub]'") from error
+    require(repr(source), "hub")
+    import datasets
+
     try:
         data: Any = datasets.load_dataset(name, name=config or None, split=split or "train")
     except Exception as error:  # a Hub, a network, a cache or a file format: any of them can fail in its own way

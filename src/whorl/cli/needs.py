@@ -1,0 +1,45 @@
+"""What a command needs beyond whorl's own dependencies is said before it starts, not when it comes to it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from whorl.extras import require
+
+ALWAYS = {
+    "compare": ("compare",),
+    "inspect": ("reports",),
+    "extend": ("reports",),
+    "convert": ("compare",),
+}
+
+
+def checked(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which raises MissingExtraError first where an extra that it or its options need is missing."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        require(f"whorl {name}", *ALWAYS.get(name, ()))
+        for option, extra in _of(options):
+            require(option, extra)
+        command(**options)
+
+    return run
+
+
+def _of(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The options that need an extra of their own, with its name."""
+    text = str(options.get("text") or "")
+    if text.startswith("hf:") or text.endswith(".parquet"):
+        yield f"--text {text}", "hub"
+    if options.get("format") == "gguf":
+        yield "--format gguf", "gguf"
+    for option in ("tune", "stream_layers"):
+        if options.get(option):
+            yield f"--{option.replace('_', '-')}", "compare"
+    if options.get("lora"):
+        yield "--lora", "peft"
+    if options.get("figure"):
+        yield "--figure", "reports"
