@@ -107,22 +107,6 @@ def test_the_figure_is_drawn(encoding: str, tmp_path: Path) -> None:
     assert path.stat().st_size > 20_000
 
 
-def test_the_figure_marks_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
-    shown("p-rope:p=0.9", "--train-length", "512", "--figure", str(tmp_path / "a.png"))
-    waves, curve, bound = drawn[0].axes
-    words = [text.get_text() for text in waves.get_legend().get_texts()]
-    assert words == ["turns fully", "never turns fully in L", "stands still", "L = 512 tokens"]
-    assert [len(dots.get_offsets()) for dots in waves.collections] == [31, 26]
-    values = curve.lines[0].get_ydata()
-    first = int(curve.lines[2].get_xdata()[0])
-    assert values[first - 1] < 0 <= values[: first - 1].min()  # drawn from m = 1 on
-    assert bound.lines[0].get_ydata()[0] == pytest.approx(31.54, abs=0.01)
-
-
 REFUSED = [
     (["alibi"], "alibi turns nothing and has no spectrum; try rope, hope or p-rope:p=0.5"),
     (["hoppe"], "unknown encoding 'hoppe'; did you mean 'hope'?"),

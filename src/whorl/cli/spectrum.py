@@ -26,10 +26,7 @@ EPILOG = """
 docs/theory.md defines every number and says which paper it is from.
 """
 
-LIMIT = 2**20
 SUMS = 2**28  # ten seconds or so
-FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
-COLOURS = {FULLY: "#0072B2", NEVER: "#D55E00", STILL: "#8a8f98"}
 
 
 def spectrum(
@@ -42,6 +39,8 @@ def spectrum(
     figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")] = None,
 ) -> None:
     """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
+    from whorl.reports.spectrum import LIMIT
+
     check_numbers(head_dim=head_dim, train_length=train_length)
     if (sums := head_dim // 2 * max(train_length, LIMIT)) > SUMS:
         raise ValueError(
@@ -86,23 +85,17 @@ def _rotary(notation: str, base: float | None, train_length: int) -> tuple[Encod
     return (parts[0] if len(parts) == 1 else Sum(tuple(parts))), parts[at]
 
 
-def _states(found: Spectrum, train_length: int) -> list[str]:
-    """What each pair does within the training length."""
-    from whorl.theory import out_of_range
-
-    slow = set(out_of_range(found, train_length))
-    return [STILL if f == 0 else NEVER if i in slow else FULLY for i, f in enumerate(found.frequencies)]
-
-
 def _table(title: str, found: Spectrum, train_length: int) -> Any:
     """One row per pair: frequency, wavelength, turns within L, state."""
     from rich.table import Table
+
+    from whorl.reports.spectrum import states
 
     table = Table(title=title, title_justify="left")
     for column in ("pair", "radians / token", "tokens / turn", "turns in L"):
         table.add_column(column, justify="right")
     table.add_column("state")
-    rows = zip(found.frequencies, found.wavelengths, _states(found, train_length), strict=True)
+    rows = zip(found.frequencies, found.wavelengths, states(found, train_length), strict=True)
     for i, (frequency, wavelength, state) in enumerate(rows):
         turns = train_length / wavelength
         numbers = (f"{frequency:.6g}", f"{wavelength:,.1f}", f"{turns:,.2f}" if turns >= 0.1 else f"{turns:.2g}")
@@ -115,19 +108,20 @@ def _facts(found: Spectrum, base: float | None, train_length: int) -> Any:
     from rich.table import Table
 
     from whorl import theory
+    from whorl.reports.spectrum import FULLY, LIMIT, STILL, states
 
     pairs, L = found.head_dim // 2, f"{train_length:,}"
     slow = theory.out_of_range(found, train_length)
-    states = _states(found, train_length)
+    does = states(found, train_length)
     unpaired = found.head_dim - found.width
     largest = theory.max_context(found, LIMIT)
     negative = theory.negatives(found, train_length)
     rows = [
-        (f"turn fully in {L} tokens", f"{states.count(FULLY)} of {pairs} pairs"),
+        (f"turn fully in {L} tokens", f"{does.count(FULLY)} of {pairs} pairs"),
         ("turn, and never fully", f"{len(slow)} of {pairs} pairs: {_ranges(slow)}" if slow else "none"),
         (
             "stand still",
-            f"{states.count(STILL)} of {pairs} pairs" + (f", and {unpaired} channels in no pair" if unpaired else ""),
+            f"{does.count(STILL)} of {pairs} pairs" + (f", and {unpaired} channels in no pair" if unpaired else ""),
         ),
         (
             "largest context by B(m)",
@@ -181,46 +175,10 @@ def _ranges(numbers: tuple[int, ...]) -> str:
 
 
 def _draw(path: Path, title: str, found: Spectrum, train_length: int) -> None:
-    """Wavelengths with L, B(m) with its first sign change, and RoFormer's decay bound, as one PNG."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from whorl.reports import png
+    from whorl.reports.spectrum import chart
 
-    from whorl import theory
-
-    largest = theory.max_context(found, LIMIT)
-    reach = 2 * max(train_length, largest or 0)
-    figure = Figure(figsize=(15, 4.4), layout="constrained")
-    waves, curve, bound = figure.subplots(1, 3)
-    states = _states(found, train_length)
-    for state, colour in COLOURS.items():
-        where = [i for i, s in enumerate(states) if s == state]
-        if where and state != STILL:
-            waves.scatter(where, [found.wavelengths[i] for i in where], s=14, color=colour, label=state)
-        for i in where if state == STILL else []:
-            waves.axvspan(
-                i - 0.5, i + 0.5, color=colour, alpha=0.2, linewidth=0, label=state if i == where[0] else None
-            )
-    waves.axhline(train_length, color="black", linewidth=1, linestyle="--", label=f"L = {train_length:,} tokens")
-    waves.set(yscale="log", title=title, xlabel="pair", ylabel="tokens per turn", xlim=(-1, found.head_dim // 2))
-    waves.legend(fontsize=8, loc="lower right")
-
-    curve.plot(np.arange(1, reach), theory.b_curve(found, reach)[1:], linewidth=0.8, color=COLOURS[FULLY])
-    curve.axhline(0, color="black", linewidth=0.8)
-    if largest is not None:
-        colour = COLOURS[NEVER]
-        curve.axvline(largest, color=colour, linewidth=1, label=f"first B(m) < 0: m = {largest:,}")
-    curve.axvline(train_length, color="black", linewidth=1, linestyle="--", label=f"L = {train_length:,}")
-    curve.set(xscale="log", title="B(m) (2405.14591)", xlabel="distance m, tokens", ylabel="sum of cos(m theta)")
-    curve.legend(fontsize=8, loc="upper right")
-
-    distances = np.unique(np.geomspace(1, reach, 2000).astype(int))
-    bound.plot(distances, theory.decay_bound(found, distances), linewidth=0.8, color=COLOURS[FULLY])
-    bound.axvline(train_length, color="black", linewidth=1, linestyle="--")
-    bound.set(xscale="log", title="bound on long-term decay (2104.09864)", xlabel="distance m, tokens")
-    bound.set(ylabel="mean |S_j|", ylim=(0, None))
-    FigureCanvasAgg(figure)
     try:
-        figure.savefig(path, dpi=110)
+        path.write_bytes(png.image(png.draw(chart(title, found, train_length)), dpi=110))
     except OSError as error:
         raise ValueError(f"cannot write the figure: {error}; try a folder that exists") from None

@@ -187,28 +187,11 @@ def overlapping(text: str, tokenizer: Any, length: int, windows: int) -> torch.T
 
 
 def figure(tried: list[Tried], best: Tried, train_length: int) -> bytes:
-    """Loss by position of every method, smoothed over a thirty-second of the length."""
-    import io
+    """Loss by position of every method."""
+    from whorl.reports import extension, png
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(figsize=(8, 4.5), constrained_layout=True)
-    for one in tried:
-        width = max(1, len(one.by_position) // 32)
-        smooth = torch.nn.functional.avg_pool1d(one.by_position[None], width, stride=max(1, width // 4))[0]
-        at = torch.arange(len(smooth)) * max(1, width // 4) + width / 2
-        strong = one is best or one.method == "none"
-        axes.plot(at, smooth, label=one.method, linewidth=2.2 if strong else 1, alpha=1 if strong else 0.6)
-    axes.axvline(train_length, color="black", linestyle=":", linewidth=1)
-    axes.set(xlabel="position", ylabel="loss (nats per token)", title=f"Loss by position: {best.method} was kept")
-    axes.legend(fontsize=8)
-    image = io.BytesIO()
-    drawn.savefig(image, dpi=120, format="png")
-    pyplot.close(drawn)
-    return image.getvalue()
+    losses = {one.method: one.by_position.tolist() for one in tried}
+    return png.image(png.draw(extension.loss_by_position(losses, best.method, train_length)), dpi=110)
 
 
 def run_convert(

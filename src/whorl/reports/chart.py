@@ -84,7 +84,8 @@ class CurvePanel:
 @dataclass(frozen=True)
 class CurveView:
     """One quantity: its y axis for each option, shared by the panels. `levels` are horizontal lines, named at the side
-    where there is most room; `x` is the view's own x axis, where views do not share one."""
+    where there is most room; `x` is the view's own x axis, where views do not share one; `markers`: single values are
+    marked."""
 
     label: str
     axes: tuple[Axis, ...]
@@ -92,13 +93,14 @@ class CurveView:
     levels: Marks = ()
     level_side: Literal["left", "right"] = "right"
     x: Axis | None = None
+    markers: bool = False
 
 
 @dataclass(frozen=True)
 class CurveChart:
     """`xs` are the x axes to switch between, by name; `options` the choices of the menu that `selector` names.
 
-    markers: whether single points are marked. named: whether names stand at the ends of their lines.
+    named: whether names stand at the ends of their lines.
     pictured: so many of the first views the PNG shows, one below the other; where they are overlaid, in the same axes,
         the second one dashed.
     """
@@ -111,7 +113,6 @@ class CurveChart:
     views: tuple[CurveView, ...]
     selector: str = ""
     options: tuple[str, ...] = ("",)
-    markers: bool = False
     named: bool = False
     pictured: int = 3
     overlaid: bool = False

@@ -77,7 +77,7 @@ function curvePanel(plot, chart, state, number) {
     for (const [curve, i] of order) {
       if (!("shade" in curve) && hidden.has(curve.name)) continue;
       const behind = state.chosen && state.chosen - 1 !== i;
-      const found = drawCurve(root, chart, curve, panel.grids[frame.grid], { x, y, inside }, behind, state.chosen);
+      const found = drawCurve(root, view.markers, curve, panel.grids[frame.grid], { x, y, inside }, behind, state.chosen);
       if (behind) continue;
       spots.push(...found);
       if (found.length) ends.push({ curve, y: found[found.length - 1].y });
@@ -108,7 +108,7 @@ function curvePanel(plot, chart, state, number) {
 }
 
 /** One line with its band, its single runs and its marks; returns its values with their places. */
-function drawCurve(root, chart, curve, grid, { x, y, inside }, behind, chosen) {
+function drawCurve(root, markers, curve, grid, { x, y, inside }, behind, chosen) {
   const group = svg("g", { style: curveColour(curve), "data-line": curve.name, class: behind ? "behind" : "" }, root);
   const within = (values) => values.map((value, i) => (inside(grid.x[i]) ? value : null));
   if (curve.low) svg("path", { d: band(grid.x, within(curve.low), curve.high, x, y), class: "band" }, group);
@@ -120,7 +120,7 @@ function drawCurve(root, chart, curve, grid, { x, y, inside }, behind, chosen) {
     if (value === null) return;
     const spot = { line: curve, heading: grid.notes[i], rows: curve.rows?.[i], value, x: x(grid.x[i]), y: y(value) };
     spots.push(spot);
-    if (chart.markers && !("shade" in curve) && !behind)
+    if (markers && !("shade" in curve) && !behind)
       svg("path", { d: mark(curve.index), class: "dot", transform: `translate(${spot.x} ${spot.y}) scale(1.1)` }, group);
   });
   return spots;

@@ -39,9 +39,8 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     x = Axis("length in tokens", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
     shares = metrics_of(kind)[0].percent  # two shares have one scale, two perplexities do not
     return CurveChart(
-        *(kind, title, caption, (("length", x),), found),
-        markers=True, named=True, pictured=2 if shares else 1, overlaid=shares,
-    )  # fmt: skip
+        *(kind, title, caption, (("length", x),), found), named=True, pictured=2 if shares else 1, overlaid=shares
+    )
 
 
 def training_curves(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> CurveChart | None:
@@ -134,7 +133,7 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | 
     grid = Grid(tuple(map(float, lengths)), notes)
     marks = ((float(c.train_length), "training length"),)
     panel = CurvePanel("", (grid,), (CurveFrame(0, lines),), marks)
-    return CurveView(metric.label, (y,), (panel,), levels, "left")
+    return CurveView(metric.label, (y,), (panel,), levels, "left", markers=True)
 
 
 def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) -> Curve:

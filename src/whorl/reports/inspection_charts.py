@@ -592,7 +592,7 @@ def divergence(models: Sequence[Model]) -> CurveChart | None:
             )
             y = axis("divergence (nats)", "linear", [0.0, *_numbers(y for _, y in found)])
             panel = CurvePanel("", (grid,), (CurveFrame(0, curves),), ())
-            views.append(CurveView(label, (y,), (panel,)))
+            views.append(CurveView(label, (y,), (panel,), markers=True))
     step = max(1, deepest // 12)
     ticks = tuple((float(i), str(i)) for i in range(0, deepest, step))
     return CurveChart(
@@ -602,7 +602,6 @@ def divergence(models: Sequence[Model]) -> CurveChart | None:
         "nats: 0 where they agree, 0.69 where they share nothing.",
         (("linear", Axis("layer", "linear", -0.2, deepest - 0.8, ticks)),),
         tuple(views),
-        markers=True,
     )
 
 
@@ -827,8 +826,9 @@ def _curves(
     for view in filter(None, views):
         short = len(options) - len(view.axes)
         panels = tuple(CurvePanel(p.name, p.grids, p.frames + (None,) * short, p.marks) for p in view.panels)
-        kept.append(CurveView(view.label, view.axes + view.axes[:1] * short, panels, view.levels))
-    return CurveChart(name, title, caption, xs, tuple(kept), selector, options, markers) if kept else None
+        axes = view.axes + view.axes[:1] * short
+        kept.append(CurveView(view.label, axes, panels, view.levels, markers=markers))
+    return CurveChart(name, title, caption, xs, tuple(kept), selector, options) if kept else None
 
 
 def _heat(

@@ -81,10 +81,10 @@ def _curves(chart: CurveChart) -> Figure:
     for row, view in zip(grid, views, strict=True):
         for axes, panel in zip(row, view.panels, strict=True):
             _frame_of_curves(axes, chart, view, panel)
-            _lines(axes, chart, panel, "solid")
+            _lines(axes, view, panel, "solid")
     if len(shown) > len(views):
         for axes, panel in zip(grid[0], shown[1].panels, strict=True):
-            _lines(axes, chart, panel, DASHED)
+            _lines(axes, shown[1], panel, DASHED)
         keys = [Line2D([], [], color=MUTED, linestyle=dashes) for dashes in ("solid", DASHED)]
         place = {"ncols": 2, "loc": "lower right", "bbox_to_anchor": (1, 1)}
         grid[0][0].legend(keys, [view.label for view in shown], **_LEGEND, **place)
@@ -96,7 +96,7 @@ def _curves(chart: CurveChart) -> Figure:
                 if chart.named:
                     _name_ends(figure, axes, panel.grids[frame.grid], frame.curves)
                 else:
-                    _legend(axes, chart, frame.curves)
+                    _legend(axes, view, frame.curves)
     return figure
 
 
@@ -128,7 +128,7 @@ def _frame_of_curves(axes: Any, chart: CurveChart, view: CurveView, panel: Curve
         )  # fmt: skip
 
 
-def _lines(axes: Any, chart: CurveChart, panel: CurvePanel, dashes: Any) -> None:
+def _lines(axes: Any, view: CurveView, panel: CurvePanel, dashes: Any) -> None:
     frame = panel.frames[0]
     if frame is None:
         _nothing(axes)
@@ -141,25 +141,25 @@ def _lines(axes: Any, chart: CurveChart, panel: CurvePanel, dashes: Any) -> None
             axes.fill_between(
                 x, _floats(curve.low), _floats(curve.high), color=_colour(curve), alpha=OPACITY["band"], linewidth=0
             )
-        axes.plot(x, _floats(curve.y), linestyle=dashes, zorder=3, **_style(chart, curve))
+        axes.plot(x, _floats(curve.y), linestyle=dashes, zorder=3, **_style(view, curve))
 
 
-def _style(chart: CurveChart, curve: Curve) -> dict[str, Any]:
+def _style(view: CurveView, curve: Curve) -> dict[str, Any]:
     """Colour, width and mark of a line."""
     width = 0.9 if curve.faint else 1.3 if curve.shade is not None else 1.7
     style: dict[str, Any] = {"color": _colour(curve), "linewidth": width}
-    if chart.markers and curve.shade is None:
+    if view.markers and curve.shade is None:
         corners = np.array(mark(curve.index)) * (1, -1)  # y is downwards there
         size = 1.65 * np.abs(corners).max()  # matplotlib makes every shape as large as this says
         style |= {"marker": corners, "markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.8}
     return style
 
 
-def _legend(axes: Any, chart: CurveChart, curves: Sequence[Curve]) -> None:
+def _legend(axes: Any, view: CurveView, curves: Sequence[Curve]) -> None:
     """Of lines on the ramp the first, the middle and the last."""
     named = [curves[i] for i in (0, len(curves) // 2, -1)] if curves[0].shade is not None else curves
     if len(named) > 1 or named[0].name:
-        keys = [Line2D([], [], **_style(chart, curve)) for curve in named]
+        keys = [Line2D([], [], **_style(view, curve)) for curve in named]
         axes.legend(keys, [curve.name for curve in named], **_LEGEND, ncols=1 + (len(named) > 4))
 
 
