@@ -21,7 +21,7 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.spectrum import base_of, share_of
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
-from whorl.hosts.transformers.rope_settings import from_stock
+from whorl.hosts.transformers.rope_settings import from_stock, length_dependent
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -146,14 +146,6 @@ def _precision(host: OpenHost) -> float:
     """model.to(bfloat16) rounds the buffers; what the host meant is what is named."""
     buffer = next(b for name, b in host.rotary.named_buffers() if name.endswith("inv_freq"))
     return {2: 2**-7}.get(buffer.element_size(), 2e-6)
-
-
-def length_dependent(settings: dict[str, Any]) -> bool:
-    """Whether stock's frequencies under these settings (of one layer type) depend on the length of the input."""
-    kind = settings.get("rope_type")
-    if kind == "dynamic":
-        return not settings.get("alpha")
-    return kind == "longrope" and settings.get("short_factor") != settings.get("long_factor")
 
 
 def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:

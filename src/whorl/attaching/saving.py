@@ -26,10 +26,11 @@ import torch
 from whorl.attaching.filling import filled
 from whorl.attaching.joining import attached, layer_plan
 from whorl.attaching.keeping import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
-from whorl.attaching.reading import encoding_of, in_stock_terms, length_dependent, same_spectrum
+from whorl.attaching.reading import encoding_of, in_stock_terms, same_spectrum
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
 from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host, stock_spectrum
+from whorl.hosts.transformers.rope_settings import length_dependent, rope_parameters
 from whorl.hosts.transformers.stock_terms import candidates, for_older_readers
 
 
@@ -194,7 +195,7 @@ def save_for_all(model: Any, folder: Any) -> None:
     """`model.save_pretrained(folder)`, of a stock model with the entries that older readers look for."""
     older: dict[str, Any] = {}
     if attached(model) is None:
-        settings = getattr(model.config, "rope_parameters", None)
+        settings = rope_parameters(model.config)
         known = model.config.model_type in FAMILIES
         older = _older(model, model.config, settings) if settings and known else {}
     if not older:

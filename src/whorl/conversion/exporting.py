@@ -36,6 +36,7 @@ from whorl.encodings.spectrum import rope_frequencies
 from whorl.extras import require
 from whorl.hosts import head_dim_of, open_host
 from whorl.hosts.transformers.opening import unwrapped
+from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.ops.rotation import LAYOUTS
 from whorl.testing import logits_and_budget, max_error
 
@@ -369,7 +370,7 @@ def _base(model: Any, encoding: Encoding) -> float:
         base = getattr(place, "base", None)
         if isinstance(base, int | float):
             return float(base)
-    return float((getattr(model.config, "rope_parameters", None) or {}).get("rope_theta") or 10000.0)
+    return float(rope_parameters(model.config).get("rope_theta") or 10000.0)
 
 
 def _add_metadata(writer: Any, model: Any, encoding: Encoding, rotation: _Rotation, dtype: str) -> None:

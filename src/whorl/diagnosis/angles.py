@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from whorl.diagnosis.meaning import Turning, border, depends_on_length, kind, meant_at, precision
+from whorl.diagnosis.meaning import Turning, meant, precision
 from whorl.diagnosis.reading import UNINITIALISED, Reading, undisturbed
 from whorl.diagnosis.result import Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
+from whorl.hosts.transformers.rope_settings import length_dependent, rope_type, unscaled_up_to
 
 UNDECLARED = 2048  # tokens that are tried where the config declares no length
 
@@ -87,9 +88,9 @@ def _contexts(subject: Subject, r: Reading) -> list[int]:
     """The numbers of tokens that are tried: around the original length and up to the declared one; past it as well
     where the frequencies are meant to change there."""
     declared = subject.context or UNDECLARED
-    at = border(r.settings, r.sizes) or declared
+    at = unscaled_up_to(r.settings, r.sizes.max_position) or declared
     tried = [at - 1, at, at + 1, declared - 1, declared]
-    changing = depends_on_length(r.settings)
+    changing = length_dependent(r.settings)
     if changing:
         tried.append(2 * at)
     if r.meant is None or (changing and r.cause):  # what it should do past a border is not known, or another check's
@@ -100,8 +101,8 @@ def _contexts(subject: Subject, r: Reading) -> list[int]:
 def _off(r: Reading, handed: Handed, positions: list[int], tokens: int) -> Off:
     """How far tables are off what this many tokens should see; the frequencies at hand are another check's matter."""
     wanted = r.done
-    if depends_on_length(r.settings) and r.meant is not None and not r.cause:
-        wanted = meant_at(r.settings, r.sizes, tokens) or r.done
+    if length_dependent(r.settings) and r.meant is not None and not r.cause:
+        wanted = meant(r.settings, r.sizes, tokens) or r.done
     angle = np.outer(positions, wanted.frequencies)
     allowed = wanted.amplitude * (
         np.minimum(2.0, np.abs(angle) * precision(r.settings, r.meant)) + torch.finfo(handed.dtype).eps
@@ -138,6 +139,6 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _meaning(r: Reading, wanted: Turning, tokens: int, ratio: float) -> str:
     """Of a fault: which frequencies were meant there."""
-    if ratio <= 1 or not depends_on_length(r.settings):
+    if ratio <= 1 or not length_dependent(r.settings):
         return ""
-    return f", where {kind(r.settings)} means a slowest frequency of {wanted.turning.min():.3g}"
+    return f", where {rope_type(r.settings)} means a slowest frequency of {wanted.turning.min():.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from whorl.attaching.joining import attached
 from whorl.attaching.keeping import CONFIG_KEY
 from whorl.attaching.reading import same_rotations, stock_encoding
 from whorl.diagnosis.knowing import require_numbers
-from whorl.diagnosis.meaning import Sizes, kind, meant
+from whorl.diagnosis.meaning import Sizes, meant
 from whorl.diagnosis.reading import quiet, settings_of
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
+from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, rope_type
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
@@ -71,11 +73,8 @@ class Files:
     def thetas(self) -> list[float]:
         """Every theta that the file says."""
         text, settings = self.text_config, self.rope_settings
-        places = [text, settings, *(v for v in settings.values() if isinstance(v, dict))]
-        names = [
-            "rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq",
-            "rope_base", "rotary_base",  # of other people's configs, which transformers does not read
-        ]  # fmt: skip
+        places = [text, settings, *by_layer_type(settings).values()]
+        names = ("rope_theta", *BASE_NAMES, *FOREIGN_BASE_NAMES)
         said = [p[n] for p in places for n in names if isinstance(p.get(n), int | float)]
         return sorted({float(theta) for theta in said if 0 < theta < NO_THETA})
 
@@ -282,8 +281,9 @@ def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
     for layer_type, attention in zip(host.layer_types, host.attentions, strict=True):
         settings = settings_of(config, layer_type, host.typed)[0]
         sizes = Sizes(head_dim_of(config, attention), getattr(config, "max_position_embeddings", 0) or 0)
-        if settings is not None and (meaning := meant(settings, sizes)) is not None:
-            meanings.append(torch.from_numpy(meaning.frequencies))
+        with suppress(ValueError):  # settings that say nothing: the checks of settings tell
+            if settings is not None and (meaning := meant(settings, sizes)) is not None:
+                meanings.append(torch.from_numpy(meaning.frequencies))
     for key, stored in files.frequencies.items():
         if meanings and not any(_agree(stored, meaning) for meaning in meanings):
             values = ", ".join(f"{v:.3g}" for v in stored.double().flatten()[:3].tolist())
@@ -322,7 +322,7 @@ def _of_full_layers(settings: Any) -> dict[str, Any]:
 
 
 def _value(settings: dict[str, Any], key: str) -> Any:
-    return kind(settings) if key == "rope_type" else settings[key]
+    return rope_type(settings) if key == "rope_type" else settings[key]
 
 
 def _agree(stored: torch.Tensor, meaning: torch.Tensor) -> bool:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from whorl.diagnosis.meaning import Turning, kind, meant, share
-from whorl.diagnosis.reading import Reading, other_reading
+from whorl.diagnosis.meaning import Turning, meant, other_reading, unscaled
+from whorl.diagnosis.reading import Reading
 from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, NotAsked
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.texts import Other, Turned, cut, entropy, interval, losses, require_text
+from whorl.hosts.transformers.rope_settings import rope_type, turning_share
 from whorl.inspection.watching import Layer
 
 BASES = (1e4, 5e4, 1e5, 1.5e5, 5e5, 1e6, 5e6, 1e7)
@@ -124,7 +125,7 @@ def _first(r: Reading, best: Candidate | None, layout: str) -> list[Candidate]:
     found += _scalings(r, r.settings, layout, "")
     if (exchanged := other_reading(r.settings, r.sizes)) is not None:
         found.append(Candidate("the other reading of its share", exchanged, layout, r.settings, "proportional"))
-    for part in SHARES if share(r.settings) == 1 else (1.0,):
+    for part in SHARES if turning_share(r.settings) == 1 else (1.0,):
         settings = {**r.settings, "partial_rotary_factor": part}
         found += _made(r, settings, layout, f"partial_rotary_factor {part:g}")
     return found
@@ -145,13 +146,13 @@ def _second(r: Reading, best: Candidate | None, layout: str) -> list[Candidate]:
 
 def _scalings(r: Reading, settings: dict[str, Any], layout: str, before: str) -> Iterator[Candidate]:
     """No scaling where there is one, and the usual ones where there is none."""
-    kept: dict[str, Any] = {k: settings[k] for k in ("rope_theta", "partial_rotary_factor") if k in settings}
-    if kind(settings) not in ("default", "proportional"):
-        yield from _made(r, {**kept, "rope_type": "default"}, layout, f"{before}no scaling", "extended")
+    if rope_type(settings) not in ("default", "proportional"):
+        yield from _made(r, unscaled(settings), layout, f"{before}no scaling", "extended")
         return
     declared = r.sizes.max_position
-    for factor in LINEAR if kind(settings) == "default" else ():
-        scaled = {**kept, "factor": factor, "original_max_position_embeddings": max(1, int(declared / factor))}
+    for factor in LINEAR if rope_type(settings) == "default" else ():
+        original = max(1, int(declared / factor))
+        scaled = {**unscaled(settings), "factor": factor, "original_max_position_embeddings": original}
         scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # which llama3 alone reads
         for name in ("linear", "yarn", "llama3"):
             yield from _made(r, {**scaled, "rope_type": name}, layout, f"{before}{name} x {factor:g}")
@@ -161,7 +162,7 @@ def _made(r: Reading, settings: dict[str, Any], layout: str, words: str, matter:
     """The candidate, where the formula gives one that differs from what there is."""
     try:
         turning = meant(settings, r.sizes)
-    except (ArithmeticError, ValueError, KeyError, TypeError):  # a base or share that these sizes do not allow
+    except ValueError:  # a base or share that these sizes do not allow
         return
     if turning is not None and len(turning.turning):
         yield Candidate(words, turning, layout, settings, matter)

@@ -20,16 +20,13 @@ import torch
 
 from whorl.attaching.joining import attached, prove
 from whorl.diagnosis.reading import quiet
+from whorl.encodings.scalings.longrope import FLOAT32_MAX
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
+from whorl.hosts.transformers.rope_settings import LISTS, READ, by_layer_type
 
 FROM_ZERO = ("partial_rotary_factor", "low_freq_factor", "mscale", "mscale_all_dim")
-NUMBERS = (
-    *FROM_ZERO, "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
-    "beta_slow", "high_freq_factor", "alpha",
-)  # fmt: skip
-LISTS = ("short_factor", "long_factor")
-FLOAT32_MAX = torch.finfo(torch.float32).max
+NUMBERS = {"rope_theta", "partial_rotary_factor"}.union(*READ.values()) - {*LISTS, "truncate"}
 
 
 def require_known(host: OpenHost) -> None:
@@ -69,10 +66,10 @@ def require_numbers(config: Any) -> None:
         return
     if not isinstance(whole, dict):
         raise ValueError(f"rope_parameters are {whole!r}, and not settings by name")
-    for settings in (whole, *(v for v in whole.values() if isinstance(v, dict))):
+    for settings in (whole, *by_layer_type(whole).values()):
         for name, value in settings.items():
             for number in value if name in LISTS and isinstance(value, list) else [value]:
-                if number is not None and name in NUMBERS + LISTS and not _number(name, number):
+                if number is not None and name in {*NUMBERS, *LISTS} and not _number(name, number):
                     raise ValueError(f"the rope settings say {name}={value!r}; it takes a finite, positive number")
         if (share := settings.get("partial_rotary_factor")) is not None and share > 1:
             raise ValueError(f"the rope settings say partial_rotary_factor={share!r}, more than the whole head")

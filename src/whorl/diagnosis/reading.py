@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from whorl.diagnosis.meaning import (
-    FLOAT32,
-    Sizes,
-    Turning,
-    kind,
-    meant,
-    partial,
-    precision,
-    proportional,
-    share,
-    unused,
-)
+from whorl.diagnosis.meaning import FLOAT32, Sizes, Turning, meant, other_reading, precision, unscaled, unused
 from whorl.hosts import OpenHost, head_dim_of
+from whorl.hosts.transformers.rope_settings import by_layer_type, of_layers, rope_parameters, rope_type, turning_share
 
 # The causes, from the most specific one: a difference is put down to the first that explains it.
 UNINITIALISED = "uninitialised"
@@ -70,24 +60,23 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
         sizes = Sizes(head_dim_of(config, host.attentions[index]), getattr(config, "max_position_embeddings", 0) or 0)
         done, stored = measured(host.rotary, label)
         again, error = _rebuilt(host, config, label)
+        meaning, unmeant = None, ""
         try:
             meaning = meant(settings, sizes)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            meaning = None
+        except ValueError as nonsense:
+            unmeant = f", which says nothing: {nonsense}"
         cause, note = _explained(settings, sizes, done, stored, again, meaning, nested, error)
+        note += unmeant if not cause else ""
         found.append(Reading(label, settings, sizes, done, again, meaning, cause, note))
     return tuple(found)
 
 
 def settings_of(config: Any, layer_type: str, typed: bool) -> tuple[dict[str, Any] | None, bool]:
     """The rope settings of a layer type, and whether they stand under a layer type that the family does not read."""
-    whole = getattr(config, "rope_parameters", None) or {}
-    if layer_type in whole:
-        return whole[layer_type], not typed
-    inner = [value for value in whole.values() if isinstance(value, dict)]
+    settings, inner = of_layers(config, layer_type), by_layer_type(rope_parameters(config))
     if inner and not typed:
-        return {**inner[0]}, True
-    return dict(whole), False
+        return inner.get(layer_type, next(iter(inner.values()))), True
+    return settings, False
 
 
 def inv_freq(rotary: Any, label: str) -> torch.Tensor | None:
@@ -173,12 +162,12 @@ def _explained(
         if again is None:
             return CHANGED, f"no module can be built from the config as it stands ({error})"
         moved = off(done, again)
-        return (CHANGED, _difference(done, again)) if moved > allowed else ("", f"rope type {kind(settings)!r}")
+        return (CHANGED, _difference(done, again)) if moved > allowed else ("", f"rope type {rope_type(settings)!r}")
     if meant_so:
         if abs(done.amplitude - meaning.amplitude) > 4 * FLOAT32 * meaning.amplitude:
             return AMPLITUDE, f"cos and sin carry {done.amplitude:.6g}, and the settings give {meaning.amplitude:.6g}"
         if again is not None and unused(settings):
-            return IGNORED, f"rope type {kind(settings)!r} does not use {', '.join(unused(settings))}"
+            return IGNORED, f"rope type {rope_type(settings)!r} does not use {', '.join(unused(settings))}"
         return "", f"frequencies off by {off(done, meaning):.1e} of themselves (float32: {allowed:.1e})"
     dtype = _rounded_to(done, stored, meaning)
     if dtype is not None:
@@ -195,12 +184,12 @@ def _explained(
     whole = {k: v for k, v in settings.items() if k != "partial_rotary_factor"}
     if nested:
         return TYPES_IGNORED, _difference(done, meaning)
-    if kind(settings) == "yarn" and (side := _side(settings, sizes, meaning)):
+    if rope_type(settings) == "yarn" and (side := _side(settings, sizes, meaning)):
         why = f"no pair lies on YaRN's ramp: its paper has all pairs {side}, and stock code turns the ramp around"
         return RAMP, f"{why}; {_difference(done, meaning)}"
-    if share(settings) < 1 and (plain := meant(whole, sizes)) is not None and same(done, plain, allowed):
+    if turning_share(settings) < 1 and (plain := meant(whole, sizes)) is not None and same(done, plain, allowed):
         return PARTIAL_IGNORED, (
-            f"{len(done.turning)} pairs turn, and partial_rotary_factor={share(settings):g} means "
+            f"{len(done.turning)} pairs turn, and partial_rotary_factor={turning_share(settings):g} means "
             f"{len(meaning.turning)}"
         )
     return IGNORED, _difference(done, meaning)
@@ -208,7 +197,8 @@ def _explained(
 
 def _side(settings: dict[str, Any], sizes: Sizes, meaning: Turning) -> str:
     """What YaRN's settings do to all pairs alike, or nothing where they do not."""
-    plain = partial(settings, sizes)
+    plain = meant(unscaled(settings), sizes)
+    assert plain is not None  # the default type is known
     if same(plain, meaning, 4 * FLOAT32):
         return "kept"
     divided = np.allclose(plain.frequencies / meaning.frequencies, plain.frequencies[0] / meaning.frequencies[0])
@@ -245,7 +235,7 @@ def _mixed(settings: dict[str, Any], sizes: Sizes, done: Turning, meaning: Turni
     if other is None:
         return ""
     a, b = done.turning, other.turning
-    says = "proportional" if kind(settings) == "proportional" else "partial"
+    says = "proportional" if rope_type(settings) == "proportional" else "partial"
     does = "partial" if says == "proportional" else "proportional"
     if len(a) == len(b) and len(a) > 1 and float(np.abs(a / b - 1).max()) <= allowed:
         slowest = f"slowest frequency {a.min():.3g}, and the settings mean {meaning.turning.min():.3g}"
@@ -254,16 +244,6 @@ def _mixed(settings: dict[str, Any], sizes: Sizes, done: Turning, meaning: Turni
         pairs = f"{len(done.frequencies)} pairs, and proportional has {len(meaning.frequencies)}"
         return f"the still pairs are missing, so that other channels turn together: {pairs}"
     return ""
-
-
-def other_reading(settings: dict[str, Any], sizes: Sizes) -> Turning | None:
-    """Proportional settings read as partial ones, and the other way round; None where nothing is partial."""
-    if share(settings) >= 1 or kind(settings) not in ("default", "proportional", "linear"):
-        return None
-    factor = float(settings.get("factor") or 1.0)
-    if kind(settings) == "proportional":
-        return Turning(partial(settings, sizes).frequencies / factor, 1.0)
-    return proportional(settings, sizes)
 
 
 def _shown(done: Turning) -> str:

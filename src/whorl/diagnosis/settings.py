@@ -6,13 +6,19 @@ from typing import Any
 
 from whorl.diagnosis import reading
 from whorl.diagnosis.files import NO_THETA
-from whorl.diagnosis.meaning import depends_on_length, kind, share
 from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.unread import contradicted, originals
 from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
+from whorl.hosts.transformers.rope_settings import (
+    by_layer_type,
+    length_dependent,
+    rope_parameters,
+    rope_type,
+    turning_share,
+)
 from whorl.hosts.transformers.stock_terms import SEE
 
 LONG = 40  # characters of a value that is no number
@@ -66,14 +72,14 @@ def _ignored_by_type(subject: Subject) -> Answer:
 
 
 def partial(subject: Subject) -> Answer:
-    if all(share(r.settings) >= 1 for r in subject.readings):
+    if all(turning_share(r.settings) >= 1 for r in subject.readings):
         raise NotApplicable("the settings give no partial_rotary_factor below 1")
     return _of_cause(subject, reading.PARTIAL_IGNORED)
 
 
 def layer_types(subject: Subject) -> Answer:
     found = subject.readings
-    if not subject.host.typed and not any(isinstance(v, dict) for v in _rope_parameters(subject).values()):
+    if not subject.host.typed and not by_layer_type(rope_parameters(subject.config)):
         raise NotApplicable("the settings are the same for all layers")
     answer = _of_cause(subject, reading.TYPES_IGNORED)
     return answer if answer.status != PASS else judged(True, f"{len(found)} layer types, each with its own frequencies")
@@ -113,10 +119,6 @@ def theta(subject: Subject) -> Answer:
     return judged(True, f"theta {shown}")
 
 
-def _rope_parameters(subject: Subject) -> dict[str, Any]:
-    return getattr(subject.config, "rope_parameters", None) or {}
-
-
 def attention_factor(subject: Subject) -> Answer:
     """cos and sin carry it once, and the logits' scale is the one that the config gives."""
     answer = _of_cause(subject, reading.AMPLITUDE)
@@ -128,7 +130,7 @@ def attention_factor(subject: Subject) -> Answer:
             a, b = getattr(own, "scaling", None), getattr(fresh, "scaling", None)
             if isinstance(a, float) and isinstance(b, float) and abs(a - b) > 1e-6 * abs(b):
                 return judged(False, f"layer {i} scales its logits by {a:.6g}, and the config gives {b:.6g}")
-    if not any(kind(r.settings) in ("yarn", "longrope") for r in subject.readings):
+    if not any(rope_type(r.settings) in ("yarn", "longrope") for r in subject.readings):
         raise NotApplicable("no rope type with an attention factor")
     return judged(True, ", ".join(f"{r.done.amplitude:.6g}" for r in subject.readings))
 
@@ -147,7 +149,7 @@ def length(subject: Subject) -> Answer:
             return judged(False, f"config.max_position_embeddings is {nonsense!r}")
         raise NotApplicable("the config declares no length")
     stock = subject.readings if _has_stock_rotary(subject) else ()
-    matters = any(kind(r.settings) in ("yarn", "llama3") or depends_on_length(r.settings) for r in stock)
+    matters = any(rope_type(r.settings) in ("yarn", "llama3") or length_dependent(r.settings) for r in stock)
     said = originals(subject)
     if len(said) > 1 and matters:
         return judged(False, f"the original length is said to be {' and '.join(f'{n:,}' for n in said)}")
@@ -162,12 +164,12 @@ def length(subject: Subject) -> Answer:
     for r in stock:
         original = r.settings.get("original_max_position_embeddings") or 0
         factor = r.settings.get("factor") or 0
-        if kind(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
-            reach = f"{kind(r.settings)} x {factor:g} reaches from {original:,} to {original * factor:,.0f}"
+        if rope_type(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
+            reach = f"{rope_type(r.settings)} x {factor:g} reaches from {original:,} to {original * factor:,.0f}"
             return judged(False, f"{reach} tokens, and the config declares {declared:,}")
-        extended = kind(r.settings) in ("yarn", "longrope") and original and factor
+        extended = rope_type(r.settings) in ("yarn", "longrope") and original and factor
         if extended and original <= declared < original * factor * 0.99:
-            reach = f"{kind(r.settings)} x {factor:g} reaches {original * factor:,.0f} tokens"
+            reach = f"{rope_type(r.settings)} x {factor:g} reaches {original * factor:,.0f} tokens"
             short = (
                 f"{reach} from {original:,}, and the config declares {declared:,}: readers differ in which they take"
             )
@@ -185,11 +187,11 @@ def length(subject: Subject) -> Answer:
 
 def _unsaid(config: dict[str, Any], settings: dict[str, Any]) -> str:
     """The rope type of settings that need an original length, in a file that gives none; or nothing."""
-    for inner in [v for v in settings.values() if isinstance(v, dict)] or [settings]:
-        if kind(inner) in ("yarn", "longrope", "llama3") and not any(
+    for inner in by_layer_type(settings).values() or [settings]:
+        if rope_type(inner) in ("yarn", "longrope", "llama3") and not any(
             place.get("original_max_position_embeddings") for place in (inner, config)
         ):
-            return kind(inner)
+            return rope_type(inner)
     return ""
 
 

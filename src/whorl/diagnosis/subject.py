@@ -15,12 +15,13 @@ import torch
 from whorl.attaching.joining import attached, layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
-from whorl.diagnosis.meaning import FLOAT32, Sizes, border, depends_on_length
+from whorl.diagnosis.meaning import FLOAT32
 from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
+from whorl.hosts.transformers.rope_settings import length_dependent, unscaled_up_to
 from whorl.testing import max_error
 
 TOKENS = 40  # of the sequences that are run
@@ -258,8 +259,8 @@ class Runs:
     def border(self) -> int | None:
         """The position past which the stock frequencies are others (rope types dynamic and longrope), or None."""
         for settings in self.subject.rotary_settings:
-            if depends_on_length(settings):
-                return border(settings, Sizes(0, self.subject.context or 0)) or None
+            if length_dependent(settings):
+                return unscaled_up_to(settings, self.subject.context)
         return None
 
     def positions(self) -> torch.Tensor:

@@ -15,13 +15,14 @@ import torch
 
 from whorl.checking import shown
 from whorl.data.losses import token_losses
-from whorl.diagnosis.meaning import Sizes, share
-from whorl.diagnosis.reading import MIXED, other_reading, settings_of
+from whorl.diagnosis.meaning import Sizes, other_reading
+from whorl.diagnosis.reading import MIXED, settings_of
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.settings import _of_cause
 from whorl.diagnosis.subject import Subject
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
+from whorl.hosts.transformers.rope_settings import turning_share
 from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
 
@@ -98,7 +99,7 @@ def proportional(subject: Subject) -> Answer:
     """A share of the head that turns: exponent over the whole head or over the share's own width."""
     if subject.encoding is not None:
         raise NotApplicable(f"whorl attached {subject.encoding}, which says which of the two it is")
-    if all(share(r.settings) >= 1 for r in subject.readings):
+    if all(turning_share(r.settings) >= 1 for r in subject.readings):
         raise NotApplicable("whole heads turn")
     answer = _of_cause(subject, MIXED)
     if answer.status != PASS or subject.text is None:

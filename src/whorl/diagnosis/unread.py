@@ -16,21 +16,33 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from whorl.diagnosis.meaning import SETTINGS, USES, kind, share
+from whorl.diagnosis.meaning import SETTINGS
 from whorl.diagnosis.reading import Reading
 from whorl.diagnosis.subject import Subject
 from whorl.hosts import head_dim_of
+from whorl.hosts.transformers.rope_settings import (
+    BASE_NAMES,
+    FOREIGN_BASE_NAMES,
+    LISTS,
+    OF_EVERY_TYPE,
+    READ,
+    by_layer_type,
+    rope_parameters,
+    rope_type,
+    turning_share,
+)
 
 POSITIONAL = re.compile(r"(^|_)(rope|rotary|alibi|ntk|yarn|nope|logn)(_|$)|pos(ition)?_(emb|enc)|no_rope")
-COMMON = {"rope_theta", "rope_type", "type", "partial_rotary_factor", "original_max_position_embeddings"}
+COMMON = {*OF_EVERY_TYPE, "original_max_position_embeddings"}
 ALIASES = {("su", "longrope"), ("mrope", "default"), ("rope", "default")}  # old names of types, beside the new ones
 SHARES = ("rotary_pct", "rope_pct", "rotary_percentage", "rotary_emb_fraction", "partial_rotary_factor")
 WIDTHS = ("rotary_dim", "rotary_ndims", "rope_dim")
 INTERVALS = ("no_rope_layer_interval", "nope_layer_interval")
 NUMBERS = (*SHARES, *WIDTHS, *INTERVALS, "rope_ratio")
-OF_OTHER_CHECKS = {"rope_theta", "rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq"} | {
-    "rope_base", "rotary_base", "original_max_position_embeddings", "rope_parameters", "rope_scaling",
-}  # fmt: skip
+OF_OTHER_CHECKS = {
+    *("rope_theta", *BASE_NAMES, *FOREIGN_BASE_NAMES),
+    *("original_max_position_embeddings", "rope_parameters", "rope_scaling"),
+}
 
 
 def contradicted(subject: Subject) -> list[str]:
@@ -95,7 +107,7 @@ def _claim(subject: Subject, key: str, value: Any) -> str | None:
     if key in ("use_rope", "use_rotary", "rotary", "use_rotary_embeddings"):
         return "" if does == "rotary" else f"the model's positions are {does}"
     if key in ("use_dynamic_ntk", "use_ntk"):
-        dynamic = does == "rotary" and any(kind(r.settings) == "dynamic" for r in subject.readings)
+        dynamic = does == "rotary" and any(rope_type(r.settings) == "dynamic" for r in subject.readings)
         return "" if dynamic else "no frequency depends on the length"
     if key in ("alibi", "use_alibi", "use_logn_attn"):
         return "nothing in this family does that"
@@ -106,7 +118,7 @@ def _claim(subject: Subject, key: str, value: Any) -> str | None:
         turns = subject.host.turns
         return "" if turns == tuple((i + 1) % value != 0 for i in range(len(turns))) else "other layers turn"
     if key == "rope_type":
-        kinds = sorted({kind(r.settings) for r in subject.readings}) if does == "rotary" else []
+        kinds = sorted({rope_type(r.settings) for r in subject.readings}) if does == "rotary" else []
         return "" if value in kinds else f"the settings say {', '.join(kinds) or 'nothing'}"
     return None
 
@@ -120,7 +132,7 @@ def _does(subject: Subject) -> str:
 def _shares(r: Reading) -> set[float]:
     """The share of a head that turns, as the settings say it and as the module does it."""
     turning = 2 * len(r.done.turning) / r.sizes.head_dim
-    return {turning} | ({share(r.settings)} if not r.cause else set())
+    return {turning} | ({turning_share(r.settings)} if not r.cause else set())
 
 
 def _declared(config: Any, key: str) -> bool:
@@ -144,7 +156,7 @@ def _words(module: str) -> frozenset[str]:
 
 def _unknown(subject: Subject, settings: Mapping[str, Any]) -> list[str]:
     """Keys among the rope settings that no rope type has."""
-    if kind(settings) not in USES:
+    if rope_type(settings) not in READ:
         return []
     known = COMMON | SETTINGS  # those of another type are `meaning.unused`'s matter
     given = {k: v for k, v in settings.items() if k not in known and v is not None and not isinstance(v, dict)}
@@ -161,7 +173,7 @@ def _twice(r: Reading) -> list[str]:
 
 def _alone(subject: Subject, r: Reading) -> list[str]:
     """YaRN's mscale and mscale_all_dim count together only; one of them alone is dropped."""
-    if kind(r.settings) != "yarn" or r.settings.get("attention_factor") is not None:
+    if rope_type(r.settings) != "yarn" or r.settings.get("attention_factor") is not None:
         return []
     pair = {k: r.settings.get(k) for k in ("mscale", "mscale_all_dim")}
     given = [k for k, v in pair.items() if v]
@@ -175,8 +187,8 @@ def _alone(subject: Subject, r: Reading) -> list[str]:
 
 def _lists(r: Reading) -> list[str]:
     """Lists with a number for every pair: another length stops stock code, but for one number, which goes for all."""
-    pairs = int(r.sizes.head_dim * share(r.settings)) // 2
-    lists = {k: r.settings.get(k) for k in ("short_factor", "long_factor")}
+    pairs = int(r.sizes.head_dim * turning_share(r.settings)) // 2
+    lists = {k: r.settings.get(k) for k in LISTS}
     return [f"{k} has {len(v)} of {pairs} numbers" for k, v in lists.items() if isinstance(v, list) and len(v) != pairs]
 
 
@@ -184,8 +196,8 @@ def _beside_types(subject: Subject) -> list[str]:
     """Flat settings beside those by layer type, where they say something else."""
     if subject.encoding is not None or not subject.host.typed:
         return []
-    whole = getattr(subject.config, "rope_parameters", None) or {}
-    inner = [v for v in whole.values() if isinstance(v, dict)]
+    whole = rope_parameters(subject.config)
+    inner = by_layer_type(whole).values()
     flat = {k: v for k, v in whole.items() if not isinstance(v, dict) and v is not None}
     if not inner:
         return []

@@ -17,6 +17,7 @@ from whorl import finite
 from whorl.checking import check_ids, check_numbers, shown
 from whorl.encodings.spectrum import wavelength
 from whorl.hosts import open_host
+from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
@@ -316,8 +317,7 @@ def _encoding(model: Any) -> str:
 
 
 def _base(config: Any) -> float | None:
-    settings = getattr(config, "rope_parameters", None) or {}
-    value = settings.get("rope_theta") if isinstance(settings, dict) else None
+    value = rope_parameters(config).get("rope_theta")
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whorl.hosts.transformers.families import FAMILIES
+from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
 def why_closed(model: Any) -> str | None:
@@ -61,5 +62,4 @@ def _mrope_sections(model: Any, config: Any) -> Any:
     for module in model.modules():
         if getattr(module, "mrope_section", None):
             return module.mrope_section
-    settings = getattr(config, "rope_parameters", None)
-    return settings.get("mrope_section") if isinstance(settings, dict) else None
+    return rope_parameters(config).get("mrope_section")

@@ -7,21 +7,20 @@ from typing import Any
 from whorl.encodings import Known, Shape
 from whorl.encodings.spectrum import base_of, share_of
 from whorl.hosts.transformers.opening import OpenHost, head_dim_of, stock_spectrum, stock_width
+from whorl.hosts.transformers.rope_settings import of_layers, rope_type
 
 UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
 
 
 def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
     """The config's `rope_parameters` for layers of a type; empty where it has none."""
-    config = host.rotary.config if hasattr(host.rotary, "config") else host.model.config
-    settings = getattr(config, "rope_parameters", None) or {}
-    return (settings.get(layer_type) if layer_type in settings else settings) or {}
+    return of_layers(host.rotary.config if hasattr(host.rotary, "config") else host.model.config, layer_type) or {}
 
 
 def scaling_of(host: OpenHost, layer_type: str) -> str | None:
     """The rope type by which the host itself scales the frequencies of a layer type, or None."""
     settings = {} if host.rotary is None else settings_of(host, layer_type)
-    kind = settings.get("rope_type", "default")
+    kind = rope_type(settings)
     stretched = kind == "proportional" and settings.get("factor") not in (None, 1.0)
     return None if kind in UNSCALED and not stretched else kind
 
