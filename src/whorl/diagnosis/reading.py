@@ -60,13 +60,14 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
         sizes = Sizes(head_dim_of(config, host.attentions[index]), getattr(config, "max_position_embeddings", 0) or 0)
         done, stored = measured(host.rotary, label)
         again, error = _rebuilt(host, config, label)
-        meaning, unmeant = None, ""
+        meaning, nonsense = None, ""
         try:
             meaning = meant(settings, sizes)
-        except ValueError as nonsense:
-            unmeant = f", which says nothing: {nonsense}"
+        except ValueError as refused:
+            nonsense = str(refused)
         cause, note = _explained(settings, sizes, done, stored, again, meaning, nested, error)
-        note += unmeant if not cause else ""
+        if nonsense and not cause:
+            note = f"as stock code builds it from settings that no encoding says: {nonsense}"
         found.append(Reading(label, settings, sizes, done, again, meaning, cause, note))
     return tuple(found)
 
@@ -156,7 +157,7 @@ def _explained(
 ) -> tuple[str, str]:
     allowed = precision(settings, meaning)
     meant_so = meaning is not None and same(done, meaning, allowed)
-    if not meant_so and _not_frequencies(done, stored, meaning):
+    if not meant_so and _not_frequencies(done, stored, again if meaning is None else meaning):
         return UNINITIALISED, _shown(done)
     if meaning is None:
         if again is None:
@@ -205,15 +206,14 @@ def _side(settings: dict[str, Any], sizes: Sizes, meaning: Turning) -> str:
     return "divided" if divided else ""
 
 
-def _not_frequencies(done: Turning, stored: torch.Tensor | None, meaning: Turning | None) -> bool:
+def _not_frequencies(done: Turning, stored: torch.Tensor | None, wanted: Turning | None) -> bool:
+    """Whether what a module does is no rotation at all, as of a buffer that nobody has filled."""
     if stored is not None and not usable(stored):
         return True
     found = done.frequencies
-    if len(found) < 2 or (meaning is not None and len(meaning.turning) == 0):
+    if len(found) < 2 or (wanted is not None and len(wanted.turning) == 0):
         return not np.isfinite(found).all()
-    return bool(
-        (found == found[0]).all() and (meaning is None or (meaning.frequencies != meaning.frequencies[0]).any())
-    )
+    return bool((found == found[0]).all() and (wanted is None or (wanted.frequencies != wanted.frequencies[0]).any()))
 
 
 def _rounded_to(done: Turning, stored: torch.Tensor | None, meaning: Turning) -> str | None:
