@@ -1,5 +1,6 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests; make check: lint, format, types; .ci/run calls both
+# make test-wheel the wheel, built, installed in an empty environment and used there
 # make test-compat the same tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # Everything is installed into .venv with the pinned versions of constraints.txt.
 
@@ -11,7 +12,7 @@ COMPARE ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
 
-.PHONY: setup compare test test-compat check format bench soak bench-gpu test-gpu clean
+.PHONY: setup compare test test-compat wheel test-wheel check format bench soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +37,14 @@ $(COMPAT)/.installed: pyproject.toml constraints-compat.txt
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt torch
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt --editable '.[test]'
 	touch $@
+
+# What was there goes first: setuptools would put modules that are no more into the wheel.
+wheel: setup
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+test-wheel: wheel
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/try_wheel.py dist/whorl-*.whl
 
 check: setup
 	$(BIN)/ruff check .

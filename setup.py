@@ -1,6 +1,6 @@
-"""Puts the C loops, built for several kinds of processor, into the wheel; all else stands in pyproject.toml.
+"""What pyproject.toml cannot say: a wheel has the C loops, built for several kinds of processor, and README.md's text.
 
-They link neither Python nor PyTorch, so one wheel serves every version of both: py3-none-<platform>. Without a C
+The loops link neither Python nor PyTorch, so one wheel serves every version of both: py3-none-<platform>. Without a C
 compiler that builds them all (gcc from 12 on, clang from 18 on) the wheel is for any platform, and the loops are
 compiled at first use, as they are from an editable install.
 """
@@ -61,4 +61,11 @@ class Wheel(bdist_wheel):
         return "py3", "none", platform
 
 
-setup(cmdclass={"bdist_wheel": Wheel})
+def description() -> str:
+    """README.md as it reads anywhere: without pictures, and without links to files that stand beside it."""
+    text = Path(__file__).with_name("README.md").read_text("utf-8")
+    text = re.sub(r"^!\[[^\]]*\]\([^)]*\)\n\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
+setup(cmdclass={"bdist_wheel": Wheel}, long_description=description(), long_description_content_type="text/markdown")
