@@ -40,12 +40,9 @@ KNOWN = {
     ("attaching.joining", "attaching.reading"),
     ("attaching.joining", "attaching.saving"),
     ("attaching.keeping", "attaching.joining"),
-    ("conversion.exporting", "testing"),
     ("conversion.needle", "inspection.measures"),
     ("conversion.needle", "inspection.watching"),
     ("diagnosis.fits", "inspection.watching"),
-    ("diagnosis.running", "testing"),
-    ("diagnosis.subject", "testing"),
     ("diagnosis.texts", "inspection.watching"),
     ("encodings.base", "encodings.composition"),
 }

@@ -19,6 +19,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +38,8 @@ from whorl.extras import require
 from whorl.hosts import head_dim_of, open_host
 from whorl.hosts.transformers.opening import unwrapped
 from whorl.hosts.transformers.rope_settings import rope_parameters
+from whorl.numerics import allowance, max_error, too_large_to_copy
 from whorl.ops.rotation import LAYOUTS
-from whorl.testing import logits_and_budget, max_error
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 GGUF_FILE = "model.gguf"
 STILL = 1e30  # the factor of a pair that does not turn
 TOKENS = 48  # of each of the two rows that a written directory is compared on
-ROUNDINGS = 64  # what may differ where there is no room for a copy in float64, as in `whorl doctor`
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -171,18 +171,14 @@ def _compare_with_stock(model: Any, folder: Path) -> str:
     try:
         half = torch.finfo(model.dtype).bits < 32
         # A float64 copy, the stock model, and a float32 copy of what is in half precision.
-        room = _has_room(model, 8 + 4 + 4 * half)
+        room = too_large_to_copy(model, 8 + 4 + 4 * half) is None
         ours = copy.deepcopy(model).float() if half and room else model
         ids = _some_tokens(model)
-        allowed = None
+        logits, truth = ours(ids).logits, None
         if room:
-            try:
-                logits, allowed = logits_and_budget(ours, ids)
-            except (RuntimeError, NotImplementedError):  # code without float64 kernels
-                allowed = None
-        if allowed is None:
-            logits = ours(ids).logits
-            allowed = ROUNDINGS * torch.finfo(ours.dtype).eps * float(logits.abs().max())
+            with suppress(RuntimeError, NotImplementedError):  # code without float64 kernels
+                truth = copy.deepcopy(ours).double()(ids).logits
+        allowed = allowance(logits, truth)
         stock = _stock_class(model).from_pretrained(folder, dtype=ours.dtype, use_safetensors=True)
         assert attached(stock) is None
         error = max_error(stock.to(model.device).eval()(ids).logits, logits)
@@ -228,19 +224,6 @@ def _some_tokens(model: Any) -> torch.Tensor:
     length = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
     drawn = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
     return drawn.to(model.device)
-
-
-def _has_room(model: Any, bytes_per_parameter: int) -> bool:
-    needed = bytes_per_parameter * sum(p.numel() for p in model.parameters())
-    if model.device.type == "cuda":
-        free = float(torch.cuda.mem_get_info(model.device)[0])
-    else:
-        try:
-            lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-            free = float(lines["MemAvailable"].split()[0]) * 1024
-        except (OSError, KeyError):
-            return True
-    return needed <= 0.9 * free
 
 
 # GGUF.

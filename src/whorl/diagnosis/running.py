@@ -13,8 +13,9 @@ from whorl.attaching.joining import Turns
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite
-from whorl.hosts import FAMILIES
-from whorl.testing import max_error
+from whorl.hosts import FAMILIES, open_host
+from whorl.hosts.transformers.tiny import tiny_model
+from whorl.numerics import max_error
 
 PADDING = 5
 SHOWN = 3  # names of tensors in one line
@@ -129,9 +130,6 @@ def _packed(r: Runs) -> float:
 @cache
 def _family_packs(model_type: str) -> bool:
     """Whether a tiny stock model of the family does, in this version of transformers."""
-    from whorl.hosts import open_host
-    from whorl.testing import tiny_model
-
     if model_type not in FAMILIES:
         return False
     with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +14,15 @@ import torch
 from whorl.attaching.joining import attached, layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
-from whorl.diagnosis.meaning import FLOAT32
 from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 from whorl.hosts.transformers.rope_settings import length_dependent, unscaled_up_to
-from whorl.testing import max_error
+from whorl.numerics import FLOAT32, allowance, too_large_to_copy
 
 TOKENS = 40  # of the sequences that are run
-ROUNDINGS = 64  # that an output may be off by where no copy in float64 can be run
 
 
 @dataclass
@@ -171,14 +168,15 @@ class Runs:
               the hidden states that its base model gives
 
     Half precision models are copied to float32, so that rounding (and experts that change with it) hides no fault. The
-    allowance is `whorl.testing.logits_and_budget`'s: four times the error against float64, plus a rounding.
+    allowance is `whorl.numerics.allowance`: four times the error against float64, plus a rounding.
     """
 
     def __init__(self, subject: Subject) -> None:
         model = subject.host.model
         half = torch.finfo(model.dtype).bits < 32
         self.subject = subject
-        _need_memory(model, 12 if half else 8)
+        if too_large := too_large_to_copy(model, 12 if half else 8):
+            raise NotApplicable(too_large)
         self.model = copy.deepcopy(model).float() if half else model
         self.autocasts = _autocasts(subject)
         self.host = open_host(self.model)
@@ -232,17 +230,15 @@ class Runs:
         return ordinary[drawn].to(device)
 
     def _budget(self) -> float:
-        largest = float(self.outputs.abs().max())
-        rounding = torch.finfo(self.outputs.dtype).eps * largest
         try:
             twin = copy.deepcopy(self.model).double()
             with torch.no_grad():
                 truth = torch.cat([self.outputs_of(self._run(twin, row)) for row in self.ids.split(1)])
         except (RuntimeError, TypeError, ValueError, NotImplementedError):  # experts without float64, devices without
-            return ROUNDINGS * rounding
+            return allowance(self.outputs, None)
         if truth.dtype != torch.float64:  # somebody's own forward, which the copy shares
-            return ROUNDINGS * rounding
-        return 4 * max_error(self.outputs, truth) + rounding
+            return allowance(self.outputs, None)
+        return allowance(self.outputs, truth)
 
     def allowed(self, last_position: int) -> float:
         """The allowance at other positions. Stock tables are float32 angles, off by position x 2^-24 radians, which
@@ -301,23 +297,6 @@ def _without_autocast(model: Any, own: bool) -> Iterator[None]:
     finally:
         if kept is not None:
             model.forward = kept
-
-
-def _need_memory(model: Any, bytes_per_parameter: int) -> None:
-    """Raises NotApplicable where the copies would not fit."""
-    needed = bytes_per_parameter * sum(p.numel() for p in model.parameters())
-    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else _available()
-    if needed > 0.9 * free:
-        raise NotApplicable(f"copies in higher precision need {needed / 2**30:.1f} GiB, of {free / 2**30:.1f} free")
-
-
-def _available() -> float:
-    """Bytes of memory that are free or can be freed; infinite where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return float(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return float("inf")
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""How far two ways to the same numbers may be apart, and whether there is memory to find out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROUNDINGS = 64  # that are allowed where nothing can be computed in float64 to compare with
+FLOAT32 = torch.finfo(torch.float32).eps
+
+
+def max_error(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """The largest absolute difference, taken in float64."""
+    return float((value.detach().double() - truth.detach().double()).abs().max())
+
+
+def allowance(outputs: torch.Tensor, truth: torch.Tensor | None) -> float:
+    """How far a model's outputs may be from those that another way of computing them gives.
+
+    Four times what they are off from `truth`, the same in float64 (twice for each of the two ways, by the tolerance
+    rule of CONTRIBUTING.md), plus one rounding of the largest, to float32 at the finest: tables are float32. Where
+    there is no truth, `ROUNDINGS` roundings of the outputs' dtype.
+    """
+    rounding = max(torch.finfo(outputs.dtype).eps, FLOAT32) * float(outputs.abs().max())
+    return ROUNDINGS * rounding if truth is None else 4 * max_error(outputs, truth) + rounding
+
+
+@torch.no_grad()
+def logits_and_budget(model: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    """The logits of a float32 model, and their `allowance`."""
+    logits = model(*args, **kwargs).logits
+    return logits, allowance(logits, copy.deepcopy(model).double()(*args, **kwargs).logits)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device or can be freed; infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")
+
+
+def too_large_to_copy(model: Any, bytes_per_parameter: int) -> str | None:
+    """Why copies of a model that take so many bytes per parameter do not fit beside it (with a tenth to spare), or None
+    where they do."""
+    needed, free = bytes_per_parameter * sum(p.numel() for p in model.parameters()), free_memory(model.device)
+    if needed <= 0.9 * free:
+        return None
+    return f"copies in higher precision need {needed / 2**30:.1f} GiB, of {free / 2**30:.1f} free"
