@@ -14,10 +14,10 @@ import torch
 import whorl
 from whorl import finite
 from whorl.conversion.converting import Diverged, Healing, convert, evaluated, language, train_on
-from whorl.conversion.exporting import export
 from whorl.conversion.extending import choose, extend
 from whorl.conversion.needle import retrieval
 from whorl.inspection import ablation
+from whorl.runtimes.exporting import export
 from whorl.testing import peaked, tiny_model
 
 IDS = torch.randint(3, 97, (2, 60), generator=torch.Generator().manual_seed(0))

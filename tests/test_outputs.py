@@ -12,10 +12,10 @@ import pytest
 
 import whorl
 from whorl import outputs
-from whorl.conversion.exporting import export
 from whorl.conversion.running import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
 from whorl.outputs import MARKER, check_goes_on, check_replaces, mark, replacing, written_by
+from whorl.runtimes.exporting import export
 from whorl.testing import tiny_model
 
 

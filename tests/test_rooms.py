@@ -50,12 +50,12 @@ KNOWN = {
 LONGEST = 500  # lines; C excepted
 LONG = {
     "src/whorl/attaching/joining.py",
-    "src/whorl/conversion/exporting.py",
+    "src/whorl/runtimes/exporting.py",
     "src/whorl/reports/inspection_charts.py",
     "src/whorl/reports/inspection_words.py",
     "tests/attaching/test_attaching.py",
     "tests/attaching/test_length_dependent.py",
-    "tests/conversion/test_exporting.py",
+    "tests/runtimes/test_exporting.py",
     "tests/reports/test_inspection_report.py",
 }
 

@@ -12,10 +12,10 @@ import torch
 
 import whorl
 from whorl.comparison import load_trial
-from whorl.conversion.exporting import export, permute_layout, read_gguf_llama
 from whorl.conversion.extending import extend
 from whorl.encodings import Sum
 from whorl.ops import rotation_tables
+from whorl.runtimes.exporting import export, permute_layout, read_gguf_llama
 from whorl.testing import tiny_model
 
 IDS = torch.arange(20)[None]

@@ -189,7 +189,7 @@ def test_what_stock_cannot_say_is_not_said_to_older_readers_either(tmp_path) -> 
 
 @torch.no_grad()
 def test_a_stock_model_that_whorl_saves_is_said_to_older_readers_too(tmp_path) -> None:
-    from whorl.conversion.exporting import export
+    from whorl.runtimes.exporting import export
 
     settings = {**YARN, "rope_theta": 5e4}
     model = tiny_model("llama", rope_parameters=copy.deepcopy(settings))

@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write a model with its encoding for runtimes that do not know whorl: stock transformers, llama.cpp."""
     from whorl import outputs
-    from whorl.conversion.exporting import export as write
+    from whorl.runtimes.exporting import export as write
     from whorl.sources import source
 
     found = source(model)

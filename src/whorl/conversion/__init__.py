@@ -1,4 +1,4 @@
-"""Changes a checkpoint, or the form that it is kept in.
+"""Changes a checkpoint.
 
 extending.py    a longer context: scalings of a checkpoint's spectrum
 converting.py   a checkpoint from one encoding to another

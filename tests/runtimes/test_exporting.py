@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import whorl
 from whorl.attaching.joining import attached
-from whorl.conversion import exporting
-from whorl.conversion.exporting import GGUF_FILE, STILL, export, permute_layout, read_gguf_llama
 from whorl.outputs import MARKER
+from whorl.runtimes import exporting
+from whorl.runtimes.exporting import GGUF_FILE, STILL, export, permute_layout, read_gguf_llama
 from whorl.testing import logits_and_budget, max_error, tiny_model
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is an optional extra of whorl")
