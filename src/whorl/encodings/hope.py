@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import check_base, of_host, require_positive_int
-from whorl.encodings.rope import Rotary, check_fraction
+from whorl.encodings.config import of_host, require_positive_int
+from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum, fully_turning, rope_frequencies
 
 
@@ -32,9 +32,7 @@ class HoPE(Rotary):
     paper = "2410.21216"
 
     def __post_init__(self) -> None:
-        if self.base is not None:
-            check_base(self.base)
-        check_fraction(self.fraction)
+        super().__post_init__()
         if self.train_length is not None:
             require_positive_int("train_length", self.train_length, " tokens")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import check_base, choices, of_host, require_number
-from whorl.encodings.rope import Rotary, check_fraction
+from whorl.encodings.config import choices, of_host, require_number
+from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum, keep, rope_frequencies
 
 
@@ -33,9 +33,7 @@ class PRoPE(Rotary):
         require_number("p", self.p)
         if not 0 <= self.p <= 1:
             raise ValueError(f"p is the fraction of pairs that turn and must be in [0, 1], got {self.p}; try p=0.75")
-        if self.base is not None:
-            check_base(self.base)
-        check_fraction(self.fraction)
+        super().__post_init__()
         choices("keep", self.keep, ("fastest", "slowest"))
 
     def spectrum(self, head_dim: int) -> Spectrum:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import check_base, of_host
-from whorl.encodings.rope import Rotary, check_fraction
+from whorl.encodings.config import of_host
+from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
 
@@ -26,11 +26,6 @@ class PartialRoPE(Rotary):
     name = "partial-rope"
     title = "the first fraction of the channels turns, as a smaller RoPE"
     paper = "2204.06745"
-
-    def __post_init__(self) -> None:
-        if self.base is not None:
-            check_base(self.base)
-        check_fraction(self.fraction)
 
     def spectrum(self, head_dim: int) -> Spectrum:
         return Spectrum(rope_frequencies(self.argument("base"), self.width(head_dim)), head_dim)

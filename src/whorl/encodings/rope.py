@@ -19,6 +19,16 @@ class Rotary(Encoding):
 
     kinds = ("rotate",)
 
+    def __post_init__(self) -> None:
+        """Refuses a base, and a share of the channels, that make no sense: the arguments that most rotary ones have."""
+        base, fraction = getattr(self, "base", None), getattr(self, "fraction", None)
+        if base is not None:
+            check_base(base)
+        if fraction is not None:
+            require_number("fraction", fraction)
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"fraction is the share of channels that turn and must be in [0, 1], got {fraction}")
+
     def spectrum(self, head_dim: int) -> Spectrum:
         """The frequencies at this head dim. Raises ValueError for an odd head dim."""
         raise NotImplementedError
@@ -44,15 +54,6 @@ class Rotary(Encoding):
         return width
 
 
-def check_fraction(fraction: float | None) -> None:
-    """Refuses what is no share of a head's channels; None is one that is unset."""
-    if fraction is None:
-        return
-    require_number("fraction", fraction)
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction is the share of channels that turn and must be in [0, 1], got {fraction}")
-
-
 @dataclass(frozen=True)
 class RoPE(Rotary):
     """Every pair turns, at base^(-2i/d) radians per token (arXiv 2104.09864).
@@ -67,11 +68,6 @@ class RoPE(Rotary):
     name = "rope"
     title = "rotary position embedding: every pair turns"
     paper = "2104.09864"
-
-    def __post_init__(self) -> None:
-        if self.base is not None:
-            check_base(self.base)
-        check_fraction(self.fraction)
 
     def spectrum(self, head_dim: int) -> Spectrum:
         return Spectrum(rope_frequencies(self.argument("base"), self.width(head_dim)), head_dim)
