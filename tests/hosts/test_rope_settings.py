@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from whorl.encodings import Scaled, Spectrum
+from whorl.encodings import Scaled, Spectrum, parse
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
@@ -24,7 +25,7 @@ from whorl.encodings.scalings.llama3 import Llama3
 from whorl.encodings.scalings.longrope import LongRoPE
 from whorl.encodings.scalings.ntk import NTK, DynamicNTK
 from whorl.encodings.scalings.yarn import YaRN
-from whorl.hosts.transformers.rope_settings import from_stock
+from whorl.hosts.transformers.rope_settings import as_stock_reads, encoding_from, from_stock, of_layers, unscaled_up_to
 
 ROPE = RoPE().spectrum(128)
 
@@ -278,3 +279,60 @@ FROM_STOCK = [
 def test_from_stock_says_what_it_cannot(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_stock(settings)
+
+
+# --- settings as encodings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "notation"),
+    [
+        ({"rope_theta": 5e5}, "rope:base=500000"),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 1}, "rope:base=10000"),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.25}, "partial-rope:fraction=0.25,base=10000"),
+        (
+            {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "factor": 2},
+            "p-rope:p=0.25,base=1000000~linear:factor=2",
+        ),
+        ({"type": "linear", "rope_theta": 1e4, "factor": 4, "beta_fast": 8}, "rope:base=10000~linear:factor=4"),
+        (
+            {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "original_max_position_embeddings": 512.0},
+            "rope:base=10000~yarn:factor=4,original=512",
+        ),
+        (
+            {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1], "long_factor": [2], "factor": 2},
+            "rope:base=10000~longrope:short_factor=1@1,long_factor=2@2,factor=2,original=64",
+        ),
+    ],
+)
+def test_the_encoding_that_settings_mean(settings: dict[str, Any], notation: str) -> None:
+    assert encoding_from(settings, 4, longest=64) == parse(notation)
+
+
+def test_settings_without_a_base_mean_no_encoding() -> None:
+    with pytest.raises(ValueError, match=r"\['rope_type'\] have no rope_theta"):
+        encoding_from({"rope_type": "default"}, 64, None)
+
+
+def test_one_mscale_alone_is_left_out_as_stock_reads_it() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}
+    assert as_stock_reads(yarn) == {"rope_type": "yarn", "factor": 4.0}
+    both = {**yarn, "mscale_all_dim": 1.0}
+    assert as_stock_reads(both) == both
+    assert as_stock_reads({**both, "mscale": 0}) == as_stock_reads(yarn)
+
+
+def test_up_to_where_frequencies_are_the_trained_ones() -> None:
+    original = {"original_max_position_embeddings": 16}
+    assert unscaled_up_to({"rope_type": "longrope", **original}, 64) == 16
+    assert unscaled_up_to({"rope_type": "dynamic", **original}, 64) == 64, "stock goes by the declared length"
+    assert unscaled_up_to({"rope_type": "yarn"}, 64) == 64
+
+
+def test_settings_of_layers_by_type_or_flat() -> None:
+    full = {"rope_type": "default", "rope_theta": 1e6}
+    typed = SimpleNamespace(rope_parameters={"full_attention": full, "sliding_attention": None})
+    assert of_layers(typed, "full_attention") == full
+    assert of_layers(typed, "sliding_attention") is None
+    assert of_layers(SimpleNamespace(rope_parameters=full), "full_attention") == full
+    assert of_layers(SimpleNamespace(), "full_attention") == {}

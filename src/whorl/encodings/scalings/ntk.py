@@ -35,7 +35,7 @@ class NTK(Scaling):
 class DynamicNTK(Scaling):
     """A base that grows with the current length, past the original one (emozilla; arXiv 2309.00071).
 
-    Up to the original length nothing changes. (Stock takes max_position_embeddings for the original length.)
+    Up to the original length nothing changes.
 
     step: past the original length L, the current one is rounded up to L plus a multiple of this many tokens, by default
     L / 4 (rounded down, at least 1), so that a long text has few spectra; keys are turned anew for each. 1 is the
