@@ -44,7 +44,6 @@ KNOWN = {
     ("conversion.needle", "inspection.watching"),
     ("diagnosis.fits", "inspection.watching"),
     ("diagnosis.texts", "inspection.watching"),
-    ("encodings.base", "encodings.composition"),
 }
 
 LONGEST = 500  # lines; C excepted

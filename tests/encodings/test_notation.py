@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +73,7 @@ def test_numbers_of_hundreds_of_digits_are_refused(notation: str) -> None:
 
 
 def test_every_encoding_file_is_registered() -> None:
-    inner = {"base", "config", "biases", "spectrum", "turns", "composition", "scalings", "scaled"}
+    inner = {"base", "config", "biases", "spectrum", "turns", "layers", "scalings", "scaled"}
     files = {m.name for m in pkgutil.iter_modules(whorl.encodings.__path__)} - inner
     assert files == {target.split(":")[0].rsplit(".", 1)[1] for target in REGISTRY.values()}
     for name in REGISTRY:
@@ -81,6 +83,16 @@ def test_every_encoding_file_is_registered() -> None:
         assert cls.paper
         assert cls.__doc__
         assert f"{cls.paper}" in (sys.modules[cls.__module__].__doc__ or "") + cls.__doc__, "cite the paper"
+
+
+def test_encodings_know_no_settings_of_a_config() -> None:
+    """What a config of transformers says is read and written in hosts."""
+    words = re.compile(
+        "rope_theta|rope_type|rope_parameters|rope_scaling|max_position_embeddings|partial_rotary_factor"
+    )
+    sources = list(Path(whorl.encodings.__file__).parent.rglob("*.py"))
+    assert len(sources) > 20
+    assert not [path.name for path in sources if words.search(path.read_text(encoding="utf-8"))]
 
 
 def test_layers_cycle_or_go_by_type() -> None:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from whorl.encodings import Encoding, Known, Layers, Scaling, Sum
-from whorl.encodings.composition import by_layer
 from whorl.encodings.config import known_as
+from whorl.encodings.layers import by_layer
 from whorl.encodings.nope import NoPE
 from whorl.encodings.scaled import Scaled
 from whorl.hosts import OpenHost, known_of, scaling_of

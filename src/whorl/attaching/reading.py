@@ -10,8 +10,8 @@ from whorl.attaching.filling import completed
 from whorl.attaching.joining import attached, layer_plan
 from whorl.attaching.keeping import CONFIG_KEY
 from whorl.encodings import Encoding, Spectrum, from_dict
-from whorl.encodings.composition import by_layer
 from whorl.encodings.frequencies import Frequencies
+from whorl.encodings.layers import by_layer
 from whorl.encodings.learned import Learned
 from whorl.encodings.nope import NoPE
 from whorl.encodings.p_rope import PRoPE

@@ -26,9 +26,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from whorl.checking import shown
-from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape
-from whorl.encodings.composition import Layers, Sum
+from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape, Sum
 from whorl.encodings.config import Known
+from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
 from whorl.encodings.spectrum import Spectrum

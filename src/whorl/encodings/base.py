@@ -7,10 +7,12 @@ sizes of a host model, what must be added (to the embedding), turned (in q and k
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from whorl.encodings.config import Config
+from whorl.checking import check_list, shown
+from whorl.encodings.config import Config, Known
 from whorl.encodings.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -67,9 +69,10 @@ Effect = Rotate | Add | Bias
 
 @dataclass(frozen=True)
 class Encoding(Config):
-    """Base of every encoding, a config with effects. `a + b` composes effects."""
+    """Base of every encoding, a config with effects. `a + b` has the effects of both."""
 
     kinds: ClassVar[tuple[str, ...]]  # what it does: any of "rotate", "add", "bias", "window"
+    whole_model: ClassVar[bool] = False  # it tells layers apart, and is no term of a sum
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         """The effects on a model of these sizes, with freshly initialised modules where there are any.
@@ -105,10 +108,64 @@ class Encoding(Config):
         return change(self)
 
     def __add__(self, other: Encoding) -> Encoding:
-        from whorl.encodings.composition import Sum
-
         if isinstance(other, str):
             raise ValueError(f"{self} + {other!r} adds text to an encoding; try whorl.parse('{self}+{other}')")
         if not isinstance(other, Encoding):
             return NotImplemented
         return Sum((self, other))
+
+
+@dataclass(frozen=True)
+class Sum(Encoding):
+    """All effects of its parts. Two that turn, two that add, two windows, or a part twice are refused."""
+
+    parts: tuple[Encoding, ...]
+
+    name = "sum"
+    title = "the effects of all its parts"
+    paper = ""
+
+    def __post_init__(self) -> None:
+        flat: list[Encoding] = []
+        for part in check_list("a sum's parts", self.parts, "RoPE() + Window(32)"):
+            if not isinstance(part, Encoding):
+                raise ValueError(f"a sum is of encodings, got {shown(part)}; try RoPE() + Window(32)")
+            if part.whole_model:
+                raise ValueError(
+                    f"{part} chooses by layer and cannot be one term of a sum; add inside it, per layer: "
+                    "Layers([RoPE() + Window(32), NoPE()])"
+                )
+            flat.extend(part.parts if isinstance(part, Sum) else [part])
+        if len(flat) < 2:
+            raise ValueError(f"a sum needs at least two encodings, got {len(flat)}")
+        object.__setattr__(self, "parts", tuple(flat))
+        kinds = Counter(kind for part in flat for kind in part.kinds)
+        for kind, verb in (("rotate", "turn q and k"), ("add", "add to the embedding"), ("window", "are windows")):
+            if kinds[kind] > 1:
+                culprits = " and ".join(str(p) for p in flat if kind in p.kinds)
+                raise ValueError(f"{culprits} both {verb}; keep one of them")
+        for name, count in Counter(p.name for p in flat).items():
+            if count > 1:
+                raise ValueError(f"{name} stands {count} times in {self}; keep one")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(kind for part in self.parts for kind in part.kinds)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return tuple(effect for part in self.parts for effect in part.effects(shape))
+
+    def spectrum(self, head_dim: int) -> Spectrum | None:
+        return next((s for p in self.parts if (s := p.spectrum(head_dim)) is not None), None)
+
+    def filled(self, known: Known) -> Sum:
+        return Sum(tuple(p.filled(known) for p in self.parts))
+
+    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Sum:
+        return Sum(tuple(p.rebuilt(change) for p in self.parts))
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "parts": [p.to_dict() for p in self.parts]}

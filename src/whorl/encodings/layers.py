@@ -1,4 +1,4 @@
-"""Compositions: `A + B` has the effects of both, `Layers([...])` gives layers encodings of their own.
+"""`Layers([...])` gives layers encodings of their own.
 
 `Layers([RoPE() + Window(32), NoPE()])` cycles over the layers (interleaved local rotary and global position-free
 layers: RNoPE-SWA, arXiv 2501.18795); `Layers({"full_attention": ..., "sliding_attention": ...})` goes by layer type.
@@ -6,71 +6,13 @@ layers: RNoPE-SWA, arXiv 2501.18795); `Layers({"full_attention": ..., "sliding_a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.checking import check_list, shown
+from whorl.checking import check_list
 from whorl.encodings.base import Effect, Encoding, Shape
 from whorl.encodings.config import Known
-from whorl.encodings.spectrum import Spectrum
-
-
-@dataclass(frozen=True)
-class Sum(Encoding):
-    """All effects of its parts. Two that turn, two that add, two windows, or a part twice are refused."""
-
-    parts: tuple[Encoding, ...]
-
-    name = "sum"
-    title = "the effects of all its parts"
-    paper = ""
-
-    def __post_init__(self) -> None:
-        flat: list[Encoding] = []
-        for part in check_list("a sum's parts", self.parts, "RoPE() + Window(32)"):
-            if not isinstance(part, Encoding):
-                raise ValueError(f"a sum is of encodings, got {shown(part)}; try RoPE() + Window(32)")
-            if isinstance(part, Layers):
-                raise ValueError(
-                    f"{part} chooses by layer and cannot be one term of a sum; add inside it, per layer: "
-                    "Layers([RoPE() + Window(32), NoPE()])"
-                )
-            flat.extend(part.parts if isinstance(part, Sum) else [part])
-        if len(flat) < 2:
-            raise ValueError(f"a sum needs at least two encodings, got {len(flat)}")
-        object.__setattr__(self, "parts", tuple(flat))
-        kinds = Counter(kind for part in flat for kind in part.kinds)
-        for kind, verb in (("rotate", "turn q and k"), ("add", "add to the embedding"), ("window", "are windows")):
-            if kinds[kind] > 1:
-                culprits = " and ".join(str(p) for p in flat if kind in p.kinds)
-                raise ValueError(f"{culprits} both {verb}; keep one of them")
-        for name, count in Counter(p.name for p in flat).items():
-            if count > 1:
-                raise ValueError(f"{name} stands {count} times in {self}; keep one")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(kind for part in self.parts for kind in part.kinds)
-
-    def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        return tuple(effect for part in self.parts for effect in part.effects(shape))
-
-    def spectrum(self, head_dim: int) -> Spectrum | None:
-        return next((s for p in self.parts if (s := p.spectrum(head_dim)) is not None), None)
-
-    def filled(self, known: Known) -> Sum:
-        return Sum(tuple(p.filled(known) for p in self.parts))
-
-    def rebuilt(self, change: Callable[[Encoding], Encoding]) -> Sum:
-        return Sum(tuple(p.rebuilt(change) for p in self.parts))
-
-    def __str__(self) -> str:
-        return "+".join(map(str, self.parts))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "parts": [p.to_dict() for p in self.parts]}
 
 
 def by_layer(rules: Sequence[Encoding], layer_types: Sequence[str]) -> Encoding:
@@ -92,6 +34,7 @@ class Layers(Encoding):
     types: tuple[str, ...] | None
 
     name = "layers"
+    whole_model = True
     title = "an encoding per layer (cycled) or per layer type"
     paper = ""
 
