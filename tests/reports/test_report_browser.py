@@ -39,6 +39,12 @@ plot.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
 seen.left = tip.querySelector("p").textContent;
 plot.dispatchEvent(new PointerEvent("pointerleave"));
 seen.left_hidden = tip.hidden;
+const strips = document.querySelector('[data-chart="pairs"] .plot'), told = strips.querySelector(".tip");
+const press = (key) => strips.dispatchEvent(new KeyboardEvent("keydown", { key }));
+["ArrowRight", "ArrowRight", "ArrowDown"].forEach(press); // the first one only enters, at the first pair
+seen.pair = told.innerText;
+press("Escape");
+seen.pair_left = told.hidden;
 figure.querySelector('.legend [data-name="rope"]').click();
 seen.after = lines();
 seen.elsewhere = document.querySelector('[data-chart="pairs"] [data-line="rope"]');
@@ -84,6 +90,9 @@ def test_the_page_draws_and_responds_without_a_console_error(page: str, tmp_path
         assert part in text
     assert seen["left"] == "256 tokens, 2x"
     assert seen["left_hidden"] is True
+    for part in ("hope", "pair", "1", "8.38 tokens"):
+        assert part in seen["pair"]
+    assert seen["pair_left"] is True
     assert seen["before"] == ["rope", "hope", "p-rope:p=0.5", "nope"]
     assert seen["after"] == ["hope", "p-rope:p=0.5", "nope"]
     assert seen["elsewhere"] is None
