@@ -25,7 +25,14 @@ from whorl.encodings.scalings.llama3 import Llama3
 from whorl.encodings.scalings.longrope import LongRoPE
 from whorl.encodings.scalings.ntk import NTK, DynamicNTK
 from whorl.encodings.scalings.yarn import YaRN
-from whorl.hosts.transformers.rope_settings import as_stock_reads, encoding_from, from_stock, of_layers, unscaled_up_to
+from whorl.hosts.transformers.rope_settings import (
+    as_stock_reads,
+    encoding_from,
+    from_stock,
+    of_layers,
+    scaled_by,
+    unscaled_up_to,
+)
 
 ROPE = RoPE().spectrum(128)
 
@@ -336,3 +343,13 @@ def test_settings_of_layers_by_type_or_flat() -> None:
     assert of_layers(typed, "sliding_attention") is None
     assert of_layers(SimpleNamespace(rope_parameters=full), "full_attention") == full
     assert of_layers(SimpleNamespace(), "full_attention") == {}
+    assert of_layers(typed, "chunked_attention") == typed.rope_parameters, "no settings of one type"
+    assert of_layers(typed, "chunked_attention", typed=False) == full, "one table: the first that there are"
+
+
+def test_which_settings_scale() -> None:
+    assert scaled_by({"rope_theta": 1e4}) is None
+    assert scaled_by({"rope_type": "proportional", "factor": 1.0}) is None
+    assert scaled_by({"rope_type": "proportional", "factor": 2.0}) == "proportional"
+    assert scaled_by({"type": "yarn"}) == "yarn"
+    assert scaled_by({"rope_type": "unheard of"}) == "unheard of"

@@ -16,10 +16,10 @@ from whorl.attaching.keeping import CONFIG_KEY
 from whorl.attaching.reading import same_rotations, stock_encoding
 from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, meant
-from whorl.diagnosis.reading import quiet, settings_of
+from whorl.diagnosis.reading import quiet
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
-from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, rope_type
+from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
@@ -279,7 +279,7 @@ def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
         return found
     meanings = []
     for layer_type, attention in zip(host.layer_types, host.attentions, strict=True):
-        settings = settings_of(config, layer_type, host.typed)[0]
+        settings = of_layers(config, layer_type, host.typed)
         sizes = Sizes(head_dim_of(config, attention), getattr(config, "max_position_embeddings", 0) or 0)
         with suppress(ValueError):  # settings that say nothing: the checks of settings tell
             if settings is not None and (meaning := meant(settings, sizes)) is not None:

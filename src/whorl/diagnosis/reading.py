@@ -54,7 +54,7 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
             indices.setdefault(layer_type if host.typed else "", index)
     found = []
     for label, index in indices.items():
-        settings, nested = settings_of(config, host.layer_types[index], host.typed)
+        settings = of_layers(config, host.layer_types[index], host.typed)
         if settings is None:
             continue  # this type is declared without rotary
         sizes = Sizes(head_dim_of(config, host.attentions[index]), getattr(config, "max_position_embeddings", 0) or 0)
@@ -65,19 +65,12 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
             meaning = meant(settings, sizes)
         except ValueError as refused:
             nonsense = str(refused)
+        nested = not host.typed and bool(by_layer_type(rope_parameters(config)))
         cause, note = _explained(settings, sizes, done, stored, again, meaning, nested, error)
         if nonsense and not cause:
             note = f"as stock code builds it from settings that no encoding says: {nonsense}"
         found.append(Reading(label, settings, sizes, done, again, meaning, cause, note))
     return tuple(found)
-
-
-def settings_of(config: Any, layer_type: str, typed: bool) -> tuple[dict[str, Any] | None, bool]:
-    """The rope settings of a layer type, and whether they stand under a layer type that the family does not read."""
-    settings, inner = of_layers(config, layer_type), by_layer_type(rope_parameters(config))
-    if inner and not typed:
-        return inner.get(layer_type, next(iter(inner.values()))), True
-    return settings, False
 
 
 def inv_freq(rotary: Any, label: str) -> torch.Tensor | None:

@@ -13,8 +13,10 @@ from whorl.diagnosis.unread import unread as unread_keys
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
 from whorl.hosts.transformers.rope_settings import (
+    FOREIGN_BASE_NAMES,
     by_layer_type,
     length_dependent,
+    reads,
     rope_parameters,
     rope_type,
     turning_share,
@@ -94,7 +96,7 @@ def theta(subject: Subject) -> Answer:
             return judged(False, "rope_parameters give no rope_theta, and the module was built without knowing it")
     in_use = sorted({float(r.settings["rope_theta"]) for r in found})
     shown = ", ".join(f"{t:g}" for t in in_use)
-    for name in ("rope_theta", "rope_base", "rotary_base"):
+    for name in ("rope_theta", *FOREIGN_BASE_NAMES):
         beside = vars(subject.config).get(name)
         if beside is not None and beside not in in_use:
             value = f"{beside:g}" if isinstance(beside, float) else str(beside)[:LONG]
@@ -130,7 +132,7 @@ def attention_factor(subject: Subject) -> Answer:
             a, b = getattr(own, "scaling", None), getattr(fresh, "scaling", None)
             if isinstance(a, float) and isinstance(b, float) and abs(a - b) > 1e-6 * abs(b):
                 return judged(False, f"layer {i} scales its logits by {a:.6g}, and the config gives {b:.6g}")
-    if not any(rope_type(r.settings) in ("yarn", "longrope") for r in subject.readings):
+    if not any(reads(r.settings, "attention_factor") for r in subject.readings):
         raise NotApplicable("no rope type with an attention factor")
     return judged(True, ", ".join(f"{r.done.amplitude:.6g}" for r in subject.readings))
 
@@ -188,9 +190,8 @@ def length(subject: Subject) -> Answer:
 def _unsaid(config: dict[str, Any], settings: dict[str, Any]) -> str:
     """The rope type of settings that need an original length, in a file that gives none; or nothing."""
     for inner in by_layer_type(settings).values() or [settings]:
-        if rope_type(inner) in ("yarn", "longrope", "llama3") and not any(
-            place.get("original_max_position_embeddings") for place in (inner, config)
-        ):
+        original = "original_max_position_embeddings"
+        if reads(inner, original) and not any(place.get(original) for place in (inner, config)):
             return rope_type(inner)
     return ""
 

@@ -14,12 +14,12 @@ import torch
 from whorl.attaching.joining import attached, layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
-from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, settings_of, undisturbed, usable
+from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
-from whorl.hosts.transformers.rope_settings import length_dependent, unscaled_up_to
+from whorl.hosts.transformers.rope_settings import length_dependent, of_layers, unscaled_up_to
 from whorl.numerics import FLOAT32, allowance, too_large_to_copy
 
 TOKENS = 40  # of the sequences that are run
@@ -68,7 +68,7 @@ class Subject:
         """The rope settings of every layer type that has some; empty under an attached encoding."""
         if self.encoding is not None or self.host.rotary is None:
             return []
-        found = [settings_of(self.config, t, self.host.typed)[0] for t in dict.fromkeys(self.host.layer_types)]
+        found = [of_layers(self.config, t, self.host.typed) for t in dict.fromkeys(self.host.layer_types)]
         return [f for f in found if f]
 
     @cached_property
@@ -107,7 +107,7 @@ class Subject:
         if self.encoding is not None:
             plan = layer_plan(replace(self.host, turns=by_code), self.encoding)
             return [bool(layer.spectrum.turning) for layer in plan.layers]
-        without = {t for t in self.host.layer_types if settings_of(self.config, t, self.host.typed)[0] is None}
+        without = {t for t in self.host.layer_types if of_layers(self.config, t, self.host.typed) is None}
         without |= {r.label for r in self.readings if r.meant is not None and not len(r.meant.turning)}
         return [
             t and n not in without and "" not in without for t, n in zip(by_code, self.host.layer_types, strict=True)

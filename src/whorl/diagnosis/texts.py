@@ -16,13 +16,13 @@ import torch
 from whorl.checking import shown
 from whorl.data.losses import token_losses
 from whorl.diagnosis.meaning import Sizes, other_reading
-from whorl.diagnosis.reading import MIXED, settings_of
+from whorl.diagnosis.reading import MIXED
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.settings import _of_cause
 from whorl.diagnosis.subject import Subject
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
-from whorl.hosts.transformers.rope_settings import turning_share
+from whorl.hosts.transformers.rope_settings import of_layers, turning_share
 from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
 
@@ -114,7 +114,7 @@ def proportional(subject: Subject) -> Answer:
 
 
 def _other_share(subject: Subject, layer: Layer) -> Turned | None:
-    settings, _ = settings_of(subject.config, subject.host.layer_types[layer.index], subject.host.typed)
+    settings = of_layers(subject.config, subject.host.layer_types[layer.index], subject.host.typed)
     sizes = Sizes(head_dim_of(subject.config, subject.host.attentions[layer.index]), subject.context or 0)
     found = None if settings is None else other_reading(settings, sizes)
     return None if found is None else Turned(tuple(found.frequencies.tolist()), layer.layout, layer.amplitude)

@@ -58,15 +58,32 @@ def by_layer_type(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {key: value for key, value in settings.items() if isinstance(value, dict)}
 
 
-def of_layers(config: Any, layer_type: str) -> dict[str, Any] | None:
-    """A config's rope settings for layers of a type; None where it says that they have none."""
+def of_layers(config: Any, layer_type: str, typed: bool = True) -> dict[str, Any] | None:
+    """A config's rope settings for layers of a type; None where it says that they have none.
+
+    typed: whether the family has frequencies by layer type. One that has not, and settings that go by it all the same,
+    is taken to mean those of the type, or else the first ones.
+    """
     settings = rope_parameters(config)
-    return settings.get(layer_type, settings)
+    first = settings if typed else next(iter(by_layer_type(settings).values()), settings)
+    return settings.get(layer_type, first)
 
 
 def rope_type(settings: Mapping[str, Any]) -> str:
     """The rope type, under its new name or its old one."""
     return settings.get("rope_type") or settings.get("type") or "default"
+
+
+def reads(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether the rope type of these settings reads this one."""
+    return key in READ.get(rope_type(settings), ())
+
+
+def scaled_by(settings: Mapping[str, Any]) -> str | None:
+    """The rope type, where it makes other frequencies than `rope_theta` alone gives; else None."""
+    kind = rope_type(settings)
+    unscaled = kind == "default" or (kind == "proportional" and settings.get("factor") in (None, 1))
+    return None if unscaled else kind
 
 
 def turning_share(settings: Mapping[str, Any]) -> float:

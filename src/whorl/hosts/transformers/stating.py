@@ -7,9 +7,7 @@ from typing import Any
 from whorl.encodings import Known, Shape
 from whorl.encodings.spectrum import base_of, share_of
 from whorl.hosts.transformers.opening import OpenHost, head_dim_of, stock_spectrum, stock_width
-from whorl.hosts.transformers.rope_settings import of_layers, rope_type
-
-UNSCALED = ("default", "proportional")  # rope types that leave the frequencies as rope_theta gives them
+from whorl.hosts.transformers.rope_settings import of_layers, scaled_by
 
 
 def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
@@ -19,10 +17,7 @@ def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
 
 def scaling_of(host: OpenHost, layer_type: str) -> str | None:
     """The rope type by which the host itself scales the frequencies of a layer type, or None."""
-    settings = {} if host.rotary is None else settings_of(host, layer_type)
-    kind = rope_type(settings)
-    stretched = kind == "proportional" and settings.get("factor") not in (None, 1.0)
-    return None if kind in UNSCALED and not stretched else kind
+    return None if host.rotary is None else scaled_by(settings_of(host, layer_type))
 
 
 def known_of(host: OpenHost, index: int) -> Known:
@@ -44,14 +39,12 @@ def trained_length(host: OpenHost) -> int | None:
 
     `original_max_position_embeddings` where some layers are scaled, or else `max_position_embeddings`.
     """
-    config = host.model.config.get_text_config()
+    config, name = host.model.config.get_text_config(), "original_max_position_embeddings"
     lengths = [getattr(config, "max_position_embeddings", None)]
     for layer_type in dict.fromkeys(host.layer_types):
         if scaling_of(host, layer_type) is not None:
-            name = "original_max_position_embeddings"
             lengths.append(settings_of(host, layer_type).get(name) or getattr(config, name, None))
-    stated = [int(length) for length in lengths if length]
-    return min(stated, default=None)
+    return min((int(length) for length in lengths if length), default=None)
 
 
 def _base(host: OpenHost, index: int) -> float | None:
