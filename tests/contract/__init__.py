@@ -29,7 +29,7 @@ ABSOLUTE = ("sinusoidal", "learned")
 
 DECODERS = tuple(f for f in FAMILIES if f not in ENCODERS)
 # The contract in full: every kind of seam, pairing, width, window, sink, cap and shared key.
-TWELVE = (
+IN_FULL = (
     "llama",
     "mistral",
     "qwen3",

@@ -11,11 +11,11 @@ import torch
 import whorl
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import ABSOLUTE, EVERY, LENGTH, REFUSED, TOKENS, TWELVE, difference, drawn, packs
+from . import ABSOLUTE, EVERY, IN_FULL, LENGTH, REFUSED, TOKENS, difference, drawn, packs
 
 tiny = lru_cache(maxsize=1)(tiny_model)
 FAR = torch.arange(LENGTH)[None] + 1_000_003
-EVERYWHERE = [(f, e) for f in TWELVE for e in EVERY if (f, e) not in REFUSED]
+EVERYWHERE = [(f, e) for f in IN_FULL for e in EVERY if (f, e) not in REFUSED]
 SOME = [(f, e) for f, e in EVERYWHERE if e.startswith(("hope", "alibi", "learned", "rope+window"))]
 
 

@@ -14,7 +14,7 @@ from whorl.inspection import measures
 from whorl.inspection.watching import forward, layers_of, watching
 from whorl.testing import peaked, tiny_model
 
-from ..contract import DECODERS, TWELVE
+from ..contract import DECODERS, IN_FULL
 
 TOKENS = torch.randint(3, 97, (2, 48), generator=torch.Generator().manual_seed(0))
 READ = [f for f in DECODERS if f != "falcon"]
@@ -84,7 +84,7 @@ def test_attached_encodings_are_read_too(family: str, encoding: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", TWELVE)
+@pytest.mark.parametrize("family", IN_FULL)
 def test_facts_of_layers(family: str) -> None:
     if family == "falcon":
         return

@@ -405,7 +405,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
                 in_interface=False,
                 impl="auto",
                 attention="auto",
-                forward=None if rotation is None else _rebound(attention, host.host.rotate, rotation),
+                forward=None if rotation is None else _rebound(attention, host.family.rotate, rotation),
             )
         )
     if isinstance(add, PositionTable) and host.position_table is not None:
@@ -448,7 +448,7 @@ def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
             f"{scaled} depends on the length, so q and k must be turned in transformers' attention interface, which "
             f"{name} does not use; {fixed}"
         )
-    norms = () if host.rotary is None else _normalised_after(code, host.host.rotate)
+    norms = () if host.rotary is None else _normalised_after(code, host.family.rotate)
     modules = [m for name in norms if isinstance(m := getattr(attention, name, None), nn.Module)]
     # One without weights keeps its hands off the angles, and takes an amplitude away again.
     if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in modules):
@@ -782,7 +782,7 @@ def _watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Calla
         report(index)
         return rotation(*args, **kwargs)
 
-    return _with_global(type(host.attentions[index]), host.host.rotate, watched)
+    return _with_global(type(host.attentions[index]), host.family.rotate, watched)
 
 
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.

@@ -90,7 +90,7 @@ def _as_table(host: OpenHost, encoding: Encoding) -> StockForm | str:
         return f"{_name(host)} has a learned table of positions and nothing else"
     attachment = attached(host.model)
     table = None if attachment is None else next(attachment.parameters())
-    return StockForm({host.host.table_size: encoding.max_positions}, table)
+    return StockForm({host.family.table_size: encoding.max_positions}, table)
 
 
 def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Spectrum]) -> StockForm | str:

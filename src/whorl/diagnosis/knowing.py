@@ -110,7 +110,7 @@ def _rotary_anew(host: OpenHost) -> Iterator[OpenHost | None]:
     if fresh is None:
         yield None
         return
-    parent, _, name = f"base.{host.host.rotary}".rpartition(".")
+    parent, _, name = f"base.{host.family.rotary}".rpartition(".")
     holder: Any = host
     for part in parent.split("."):
         holder = getattr(holder, part)

@@ -141,7 +141,7 @@ def length(subject: Subject) -> Answer:
     """Positions that nothing prepares the model for."""
     table, declared = subject.host.position_table, subject.context
     if table is not None and subject.encoding is None:
-        rows, name = table.weight.shape[0] - getattr(table, "offset", 0), subject.host.host.table_size
+        rows, name = table.weight.shape[0] - getattr(table, "offset", 0), subject.host.family.table_size
         says = getattr(subject.config, name, rows)
         if rows < says:
             return judged(False, f"the table has {rows:,} positions, and config.{name} says {says:,}")

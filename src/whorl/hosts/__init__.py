@@ -2,7 +2,7 @@
 `stating` reads what its config says of its own encoding; `closed` says why a model has none of them."""
 
 from whorl.hosts.transformers.closed import turns_latent_keys
-from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Host
+from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Family
 from whorl.hosts.transformers.opening import (
     KNOWN,
     OpenHost,
@@ -19,7 +19,7 @@ __all__ = [
     "ENCODERS",
     "FAMILIES",
     "KNOWN",
-    "Host",
+    "Family",
     "OpenHost",
     "Rotation",
     "bases_of",

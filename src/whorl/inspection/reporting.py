@@ -19,7 +19,6 @@ from whorl.sources import Source, source
 log = logging.getLogger(__name__)
 
 REACH = 4  # times the training length, unless a length is given
-SHORT = 2048  # tokens: the training length is taken to be no more, unless it is given
 
 
 def run(

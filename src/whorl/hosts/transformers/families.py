@@ -24,7 +24,7 @@ def _windowed_layers_turn(attention: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Host:
+class Family:
     """Attribute names, dotted, below the base model (layers, rotary, position_table) or one of its layers (attention).
 
     rotary          the module that computes cos and sin once per forward, or None
@@ -43,44 +43,44 @@ class Host:
     table_size: str = "max_position_embeddings"
 
 
-FAMILIES: dict[str, Host] = {
-    "llama": Host(),
-    "mistral": Host(),
-    "qwen2": Host(),
-    "qwen3": Host(),
-    "qwen3_moe": Host(),
-    "gemma2": Host(),
-    "gemma3_text": Host(),
-    "gemma4_text": Host(),
-    "phi": Host(),
-    "phi3": Host(),
-    "gpt_neox": Host(attention="attention"),
-    "smollm3": Host(),
-    "olmo2": Host(),
-    "olmo3": Host(),
-    "cohere": Host(),
-    "cohere2": Host(turns=_windowed_layers_turn),
-    "glm": Host(),
-    "stablelm": Host(),
-    "starcoder2": Host(),
-    "granite": Host(),
-    "gpt_oss": Host(),
-    "llama4_text": Host(rotate="apply_rotary_emb"),
-    "falcon": Host(layers="h", attention="self_attention"),
-    "persimmon": Host(),
-    "modernbert-decoder": Host(attention="attn"),
-    "exaone4": Host(turns=_sliding_layers_turn),
-    "nemotron": Host(),
-    "helium": Host(),
-    "ernie4_5": Host(),
-    "lfm2": Host(),
-    "apertus": Host(),
-    "seed_oss": Host(),
-    "hunyuan_v1_dense": Host(),
-    "gpt2": Host(layers="h", attention="attn", rotary=None, position_table="wpe"),
-    "opt": Host(layers="decoder.layers", rotary=None, position_table="decoder.embed_positions"),
-    "modernbert": Host(attention="attn"),
-    "bert": Host(
+FAMILIES: dict[str, Family] = {
+    "llama": Family(),
+    "mistral": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "qwen3_moe": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(),
+    "gemma4_text": Family(),
+    "phi": Family(),
+    "phi3": Family(),
+    "gpt_neox": Family(attention="attention"),
+    "smollm3": Family(),
+    "olmo2": Family(),
+    "olmo3": Family(),
+    "cohere": Family(),
+    "cohere2": Family(turns=_windowed_layers_turn),
+    "glm": Family(),
+    "stablelm": Family(),
+    "starcoder2": Family(),
+    "granite": Family(),
+    "gpt_oss": Family(),
+    "llama4_text": Family(rotate="apply_rotary_emb"),
+    "falcon": Family(layers="h", attention="self_attention"),
+    "persimmon": Family(),
+    "modernbert-decoder": Family(attention="attn"),
+    "exaone4": Family(turns=_sliding_layers_turn),
+    "nemotron": Family(),
+    "helium": Family(),
+    "ernie4_5": Family(),
+    "lfm2": Family(),
+    "apertus": Family(),
+    "seed_oss": Family(),
+    "hunyuan_v1_dense": Family(),
+    "gpt2": Family(layers="h", attention="attn", rotary=None, position_table="wpe"),
+    "opt": Family(layers="decoder.layers", rotary=None, position_table="decoder.embed_positions"),
+    "modernbert": Family(attention="attn"),
+    "bert": Family(
         layers="encoder.layer",
         attention="attention.self",
         rotary=None,
@@ -92,7 +92,7 @@ ENCODERS = ("modernbert", "bert")
 
 # What a family that is not in the list may look like: every combination is tried, and then proved by a forward.
 GUESSES = tuple(
-    Host(layers=layers, attention=attention, rotate=rotate)
+    Family(layers=layers, attention=attention, rotate=rotate)
     for layers in ("layers", "h", "blocks")
     for attention in ("self_attn", "attention", "attn", "self_attention")
     for rotate in ("apply_rotary_pos_emb", "apply_rotary_emb")

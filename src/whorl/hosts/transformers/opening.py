@@ -21,7 +21,7 @@ from torch import nn
 
 from whorl.encodings import Shape, Spectrum
 from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
-from whorl.hosts.transformers.families import FAMILIES, GUESSES, Host
+from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
 
 KNOWN = "`whorl list` names the families that are known"
 
@@ -50,7 +50,7 @@ class OpenHost:
 
     model: Any
     base: Any
-    host: Host
+    family: Family  # what its family's code calls things
     known: bool  # a family of the list, under the contract tests
     first_layer: nn.Module
     attentions: tuple[nn.Module, ...]  # per layer
@@ -145,33 +145,33 @@ def open_host(model: Any) -> OpenHost:
     )
 
 
-def _found(model: Any, host: Host) -> int:
+def _found(model: Any, family: Family) -> int:
     """How much of a guess is there, so that the message can speak of the nearest one."""
-    base = _base(model, host)
-    layers = _find(base, host.layers, None)
-    attention = None if layers is None else _find(layers[0], host.attention, None)
-    return (layers is not None) + (attention is not None) + (_find(base, host.rotary or "", None) is not None)
+    base = _base(model, family)
+    layers = _find(base, family.layers, None)
+    attention = None if layers is None else _find(layers[0], family.attention, None)
+    return (layers is not None) + (attention is not None) + (_find(base, family.rotary or "", None) is not None)
 
 
 def _one_of(names: Any) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def _open(model: Any, host: Host, known: bool) -> OpenHost:
-    base = _base(model, host)
+def _open(model: Any, family: Family, known: bool) -> OpenHost:
+    base = _base(model, family)
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    layers = tuple(_find(base, host.layers, model))
+    layers = tuple(_find(base, family.layers, model))
     if not layers:
         raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")
-    attending = [(i, a) for i, layer in enumerate(layers) if (a := _find(layer, host.attention, None)) is not None]
+    attending = [(i, a) for i, layer in enumerate(layers) if (a := _find(layer, family.attention, None)) is not None]
     if not attending:
-        _find(layers[0], host.attention, model)
+        _find(layers[0], family.attention, model)
     attentions = tuple(attention for _, attention in attending)
-    rotary = _find(base, host.rotary, model) if host.rotary else None
+    rotary = _find(base, family.rotary, model) if family.rotary else None
     rotation = None
     if rotary is not None:
         attention_class: Any = type(attentions[0])
-        rotation = _rotation(host.rotate, attention_class)
+        rotation = _rotation(family.rotate, attention_class)
         if getattr(config, "alibi", False):
             raise ValueError(
                 f"this {type(model).__name__} has an ALiBi of its own (config.alibi=True), which whorl cannot take "
@@ -182,17 +182,17 @@ def _open(model: Any, host: Host, known: bool) -> OpenHost:
     return OpenHost(
         model=model,
         base=base,
-        host=host,
+        family=family,
         known=known,
         first_layer=layers[0],
         attentions=attentions,
         rotary=rotary,
         rotation=rotation,
-        position_table=_find(base, host.position_table, model) if host.position_table else None,
+        position_table=_find(base, family.position_table, model) if family.position_table else None,
         shapes=tuple(_shape(config, a, rotary, rotation, t) for a, t in zip(attentions, types, strict=True)),
         layer_types=types,
         windows=tuple(_window(config, a, t) for a, t in zip(attentions, types, strict=True)),
-        turns=tuple(rotary is not None and host.turns(a) for a in attentions),
+        turns=tuple(rotary is not None and family.turns(a) for a in attentions),
         typed=rotary is not None and _takes_layer_type(rotary),
         biases="interface" if "ALL_ATTENTION_FUNCTIONS" in _code(type(attentions[0])).co_names else "mask",
     )
@@ -205,17 +205,17 @@ def bases_of(model: Any) -> list[Any]:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type is None or not hasattr(model, "base_model"):
         return []
-    hosts = (FAMILIES[model_type],) if model_type in FAMILIES else GUESSES
-    return list({id(base): base for host in hosts if (base := _base(model, host)) is not None}.values())
+    families = (FAMILIES[model_type],) if model_type in FAMILIES else GUESSES
+    return list({id(base): base for family in families if (base := _base(model, family)) is not None}.values())
 
 
-def _base(model: Any, host: Host) -> Any:
+def _base(model: Any, family: Family) -> Any:
     """The module that holds the layers: the base model, or (where its prefix is another's) one of its children, that
     of the text before a tower of images or sounds."""
     base = model.base_model
     text = getattr(model.config, "text_config", None)
     children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
-    return next((c for c in (base, *children) if _find(c, host.layers, None) is not None), base)
+    return next((c for c in (base, *children) if _find(c, family.layers, None) is not None), base)
 
 
 def head_dim_of(config: Any, attention: Any) -> int:
