@@ -37,9 +37,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 
 # Debts, each to be paid by deleting its line: an arrow (importer, imported) that goes up, sideways or closes a circle.
 KNOWN = {
-    ("attaching.joining", "attaching.reading"),
-    ("attaching.joining", "attaching.saving"),
-    ("attaching.keeping", "attaching.joining"),
     ("conversion.needle", "inspection.measures"),
     ("conversion.needle", "inspection.watching"),
     ("diagnosis.fits", "inspection.watching"),
@@ -48,12 +45,9 @@ KNOWN = {
 
 LONGEST = 500  # lines; C excepted
 LONG = {
-    "src/whorl/attaching/joining.py",
     "src/whorl/runtimes/exporting.py",
     "src/whorl/reports/inspection_charts.py",
     "src/whorl/reports/inspection_words.py",
-    "tests/attaching/test_attaching.py",
-    "tests/attaching/test_length_dependent.py",
     "tests/runtimes/test_exporting.py",
     "tests/reports/test_inspection_report.py",
 }

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "attach": "whorl.attaching.joining",
-    "attached": "whorl.attaching.joining",
-    "detach": "whorl.attaching.joining",
+    "attach": "whorl.attaching",
+    "attached": "whorl.attaching",
+    "detach": "whorl.attaching",
     "compare": "whorl.comparison",
     "doctor": "whorl.diagnosis",
     "Diagnosis": "whorl.diagnosis",
-    "encoding_of": "whorl.attaching.reading",
+    "encoding_of": "whorl.attaching",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
-    "load": "whorl.attaching.loading",
+    "load": "whorl.attaching",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
     "Spectrum": "whorl.encodings",
@@ -46,9 +46,7 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from whorl.attaching.joining import attach, attached, detach
-    from whorl.attaching.loading import load
-    from whorl.attaching.reading import encoding_of
+    from whorl.attaching import attach, attached, detach, encoding_of, load
     from whorl.comparison import compare
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from whorl.attaching.joining import NAMED
+from whorl.attaching.records import NAMED
 from whorl.data import corpus
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import whorl
+from whorl.attaching import seams_of
 from whorl.attaching.filling import filled, what_was_filled
 from whorl.encodings import from_dict
 from whorl.hosts import open_host
@@ -71,8 +72,8 @@ def test_hope_turns_the_pairs_that_it_keeps_as_the_model_does(family: str) -> No
     stock = whorl.attach(tiny_model(family, **settings), "rope")
     hope = whorl.attach(tiny_model(family, **settings), "hope:train_length=32")
     kept = 0
-    for a, b in zip(open_host(stock).attentions, open_host(hope).attentions, strict=True):
-        own, cut = a.whorl_seam.spectrum, b.whorl_seam.spectrum
+    for a, b in zip(seams_of(stock), seams_of(hope), strict=True):
+        own, cut = a.spectrum, b.spectrum
         assert own.width == cut.width
         for wavelength, f, g in zip(own.wavelengths, own.frequencies, cut.frequencies, strict=True):
             assert g == (f if wavelength <= 32 else 0.0)

@@ -13,7 +13,7 @@ from transformers import DynamicCache, StaticCache
 
 import whorl
 from tests.contract import drawn
-from whorl.attaching.joining import Turns
+from whorl.attaching.turns import Turns
 from whorl.testing import logits_and_budget, tiny_model
 
 DYNAMIC_NTK = "rope~dynamic-ntk:factor=4,original=8"

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 import whorl
 from tests.contract import TOKENS
-from whorl.attaching.joining import _attention_interface
+from whorl.attaching.interface import attention
 from whorl.attaching.parallel import Share, heads_here
 from whorl.encodings import Shape
 from whorl.testing import tiny_model
@@ -150,8 +150,8 @@ def test_under_tensor_parallelism_each_process_biases_its_own_heads(
     groups = slice(one_of_two, one_of_two + 1)
     given = {"attention_mask": mask, "position_ids": torch.arange(9)[None]}
     for layer, other in zip(whole.model.layers, split.model.layers, strict=True):
-        expected, _ = _attention_interface(layer.self_attn, q, k, v, **given)
-        got, _ = _attention_interface(other.self_attn, q[:, mine], k[:, groups], v[:, groups], **given)
+        expected, _ = attention(layer.self_attn, q, k, v, **given)
+        got, _ = attention(other.self_attn, q[:, mine], k[:, groups], v[:, groups], **given)
         torch.testing.assert_close(got, expected[:, :, mine])
         assert not torch.allclose(expected[:, :, :2], expected[:, :, 2:], atol=0.1)
 
@@ -160,13 +160,13 @@ def test_heads_that_processes_cannot_share_out_alike_are_refused(one_of_two: int
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    attention = tiny_model("llama").model.layers[0].self_attn
+    layer = tiny_model("llama").model.layers[0].self_attn
     biases = [e.module for e in whorl.ALiBi().effects(Shape(head_dim=16, heads=3, width=48))]
     share = Share(one_of_two, 2)
-    assert heads_here(biases, attention, 3, share, "alibi") == tuple(biases), "a layer that is not split"
+    assert heads_here(biases, layer, 3, share, "alibi") == tuple(biases), "a layer that is not split"
     weight = distribute_tensor(torch.zeros(48, 64), init_device_mesh("cpu", (2,)), [Shard(0)], src_data_rank=None)
-    attention.q_proj.weight = torch.nn.Parameter(weight)
+    layer.q_proj.weight = torch.nn.Parameter(weight)
     with pytest.raises(ValueError, match="alibi has a number for each of 3 heads, which 2 processes cannot share out"):
-        heads_here(biases, attention, 3, share, "alibi")
+        heads_here(biases, layer, 3, share, "alibi")
     with pytest.raises(ValueError, match="alibi has a Identity, which is not a bias of distance alone"):
-        heads_here([torch.nn.Identity()], attention, 4, share, "alibi")
+        heads_here([torch.nn.Identity()], layer, 4, share, "alibi")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import whorl
+from whorl.attaching import seams_of
 from whorl.attaching.reading import stock_encoding
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host, stock_spectrum
@@ -56,7 +57,7 @@ def test_layers_without_rotary_are_said_by_the_shortest_cycle() -> None:
 def test_a_fraction_is_named_so_that_it_keeps_as_many_pairs(tmp_path) -> None:
     """int(15 / 22 * 44 // 2) is 14: the floor in p-RoPE's formula needs the next number above 15 / 22."""
     model = whorl.attach(tiny_model("llama", head_dim=44), "hope:train_length=3000")
-    assert len(model.model.layers[0].self_attn.whorl_seam.spectrum.turning) == 15
+    assert len(seams_of(model)[0].spectrum.turning) == 15
     model.save_pretrained(tmp_path)
     stock = whorl.detach(whorl.load(tmp_path))
     assert str(whorl.encoding_of(stock)) == f"p-rope:p={math.nextafter(15 / 22, 1)},base=10000"
@@ -149,7 +150,7 @@ def test_a_base_stretched_by_alpha_is_named_by_its_base() -> None:
 
 
 def test_a_spectrum_that_depends_on_the_length_is_read_as_one_that_does() -> None:
-    """What attaching it means is in test_length_dependent.py."""
+    """What attaching it means is in test_reading_by_length.py."""
     lists = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
     assert own("llama", **rope("dynamic", factor=2.0)) == "rope:base=10000~dynamic-ntk:factor=2,original=64,step=1"
     assert whorl.encoding_of(tiny_model("llama", **rope("longrope", factor=2.0, **lists))) == whorl.parse(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import whorl
 from tests.contract import DECODERS, ENCODINGS, TOKENS, difference, drawn
-from whorl.attaching.saving import StockForm, stock_form
+from whorl.attaching.stock import StockForm, stock_form
 from whorl.hosts import FAMILIES
 from whorl.testing import logits_and_budget, tiny_model
 

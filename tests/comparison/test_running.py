@@ -16,8 +16,8 @@ import torch
 
 import whorl
 from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
+from whorl.attaching import seams_of
 from whorl.comparison.running import _filled
-from whorl.hosts import open_host
 from whorl.sources import source
 from whorl.testing import tiny_model
 from whorl.training.checkpoints import MARKER
@@ -252,7 +252,7 @@ def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
     (trial,) = plan_trials(["hope"], (0,), settings, "data")
     assert str(trial.encoding) == "hope:train_length=128,base=10000"
     model = build(settings, trial.encoding, 0, 97, 0)
-    assert open_host(model).attentions[0].whorl_seam.spectrum == trial.encoding.spectrum(16), "whole heads turn"
+    assert seams_of(model)[0].spectrum == trial.encoding.spectrum(16), "whole heads turn"
 
 
 # Named before arguments could be unset; a finished trial is found by its name.

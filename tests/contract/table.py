@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import whorl
-from whorl.attaching.saving import StockForm, stock_form
+from whorl.attaching.stock import StockForm, stock_form
 from whorl.hosts import ENCODERS, FAMILIES, head_dim_of, open_host
 from whorl.testing import tiny_model
 

@@ -8,6 +8,7 @@ from torch import nn
 
 import whorl
 from tests.contract import TOKENS
+from whorl.attaching import seams_of
 from whorl.encodings.alibi import slopes
 from whorl.hosts import open_host
 from whorl.hosts.transformers.families import FAMILIES
@@ -32,8 +33,8 @@ def test_heads_differ_from_layer_to_layer(laguna) -> None:
 def test_every_layer_has_biases_of_its_own_heads(laguna, encoding: str, impl: str) -> None:
     """And as each layer's q are, so are they: with the config's number a layer of more read past it."""
     whorl.attach(laguna, encoding, impl=impl)
-    for layer, heads in zip(laguna.model.layers, IN_TURN, strict=True):
-        bias = layer.self_attn.whorl_seam.biases[0]
+    for seam, heads in zip(seams_of(laguna), IN_TURN, strict=True):
+        bias = seam.biases[0]
         of_each = bias(torch.tensor([[1]]), torch.tensor([[0]])).flatten()
         assert len(of_each) == heads
         if encoding.startswith("alibi"):

@@ -13,7 +13,8 @@ from transformers import AutoConfig
 
 import whorl
 from tests.contract import TOKENS, difference
-from whorl.attaching.saving import StockForm, save_for_all, stock_form
+from whorl.attaching.saving import save_for_all
+from whorl.attaching.stock import StockForm, stock_form
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import share_of
 from whorl.hosts import FAMILIES

@@ -17,7 +17,7 @@ from torch.nn.functional import rms_norm, silu, softmax
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import whorl
-from whorl.attaching.joining import attached
+from whorl.attaching import attached
 from whorl.outputs import MARKER
 from whorl.runtimes import exporting
 from whorl.runtimes.exporting import GGUF_FILE, STILL, export, permute_layout, read_gguf_llama

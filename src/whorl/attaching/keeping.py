@@ -21,47 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
-from whorl.encodings import Encoding, from_dict
-
-CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
-ENTRY = "_extra_state"  # torch's name for it in a state dict
-# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so; a model built
-# from the config alone asks for its implementations of attention and experts, and says that this is none.
-GUARD = "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding"
-UNFINISHED = "this save was not finished"
-ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would drop the positional encoding"
-
-
-def record_of(encoding: Encoding) -> dict[str, Any]:
-    """What is written of an encoding, wherever it is written."""
-    return {"encoding": encoding.to_dict(), "notation": str(encoding)}
-
-
-def architecture_of(model: Any) -> str:
-    """The name of the class that was saved; `fully_shard` puts FSDP before it."""
-    return type(model).__name__.removeprefix("FSDP")
-
-
-def guards(architecture: str) -> dict[str, Any]:
-    """Entries of a config that make every stock load of it fail, and every model that is built from it alone."""
-    return {
-        "transformers_weights": f"{GUARD}.safetensors",
-        "attn_implementation": GUARD,
-        "experts_implementation": GUARD,  # asked for by every model, also where the caller gives the other one
-        "architectures": [f"{architecture}WithWhorl"],
-    }
-
-
-def as_tensor(encoding: Encoding) -> torch.Tensor:
-    """The record of an encoding, as bytes."""
-    return torch.tensor(list(json.dumps(record_of(encoding)).encode()), dtype=torch.uint8)
-
-
-def from_tensor(record: torch.Tensor) -> Encoding:
-    """The encoding of which `as_tensor` gave this."""
-    return from_dict(json.loads(bytes(record.cpu().tolist()))["encoding"])
+from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
+from whorl.attaching.seams import attached
 
 
 def before_state_dict(attachment: Any, prefix: str, keep_vars: bool) -> None:
@@ -81,8 +42,6 @@ def before_state_dict(attachment: Any, prefix: str, keep_vars: bool) -> None:
 
 def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None:
     """The same of the model itself, whose adapters may be written later from this state dict."""
-    from whorl.attaching.joining import attached
-
     attachment = attached(model)
     if attachment is not None and hasattr(model, "peft_config"):
         mark_adapters(model, attachment)
@@ -123,13 +82,6 @@ def _save_as_a_part(frame: FrameType, saver: Any, at: str, attachment: Any) -> N
     replace_json(path, config)
 
 
-def replace_json(path: Path, content: dict[str, Any]) -> None:
-    """As transformers writes a config; whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def mark_adapters(model: Any, attachment: Any) -> None:
     """What PEFT writes of this model's adapters from now on says the encoding, and is refused by plain PEFT.
 
@@ -156,8 +108,6 @@ def _not_in_an_adapter(model: Any, attachment: Any) -> list[str]:
 
     A base that was read from a directory with its encoding has those there that are not trained since.
     """
-    from whorl.attaching.joining import NAMED
-
     learned = dict(attachment.named_parameters())
     names = [str(getattr(m, "name_or_path", "")) for m in model.modules()] if learned else []
     in_base = any(names) and not any(NAMED in name for name in names)  # a name of a model attached to in memory says so
@@ -183,13 +133,3 @@ def _adapter_to_dict(self: Any) -> dict[str, Any]:
     kind = written.get("task_type")
     record = {**self.whorl_record, "task_type": getattr(kind, "value", kind)}
     return {**written, CONFIG_KEY: record, "task_type": f"{ADAPTER_GUARD} {record['notation']}"}
-
-
-def in_accelerates_sharding() -> bool:
-    """Whether accelerate asks, which takes every entry of a sharded model's state dict for a sharded parameter."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "fsdp2_load_full_state_dict":
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import NAMED, Attachment, attach, attached, detach
-from whorl.attaching.keeping import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
+from whorl.attaching.joining import attach, detach
 from whorl.attaching.reading import encoding_of, same_rotations
-from whorl.attaching.saving import is_ours, quiet
+from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED, from_tensor
+from whorl.attaching.saving import is_ours
+from whorl.attaching.seams import Attachment, attached
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.hosts import open_host
+from whorl.hosts.transformers.messages import quiet
 
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now

@@ -100,3 +100,23 @@ class Part(Visible):
     def mod(self) -> Callable[..., torch.Tensor]:
         seen, first = self.whole.mod(), self.first
         return lambda b, h, i, j: seen(b, h, i + first, j)
+
+
+class GivenMask(nn.Module):
+    """An additive mask that the caller made, as one more bias. Its dtype's lowest number hides a key, as -inf does."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def part(self, first: int, last: int) -> GivenMask:
+        """Of the queries first .. last - 1."""
+        return GivenMask(of_queries(self.mask, first, last))
+
+    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        return self.mask.masked_fill(self.mask <= torch.finfo(self.mask.dtype).min, -torch.inf)
+
+
+def of_queries(mask: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """A mask [batch, heads, queries or 1, keys] of the queries first .. last - 1."""
+    return mask[:, :, first:last] if mask.shape[2] > 1 else mask

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attached, layer_plan
-from whorl.attaching.keeping import CONFIG_KEY
+from whorl.attaching.plan import layer_plan
+from whorl.attaching.records import CONFIG_KEY
+from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, Spectrum, from_dict
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.layers import by_layer

@@ -4,9 +4,6 @@ What stock transformers can express is written natively: the saved config says i
 `from_pretrained(dir)` gives the same logits where whorl is not installed. Anything else is written under its own key,
 and every stock load of it fails: the config names a weights file that is not there and an attention implementation that
 there is not, by names that say what to do.
-
-Stock terms are not believed but asked: a candidate is written only if the host's own rotary module, built from the
-candidate config, has the wanted frequencies.
 """
 
 from __future__ import annotations
@@ -17,132 +14,16 @@ import json
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.attaching.filling import filled
-from whorl.attaching.joining import attached, layer_plan
-from whorl.attaching.keeping import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
-from whorl.attaching.reading import encoding_of, in_stock_terms, same_spectrum
-from whorl.encodings import Encoding, Spectrum
-from whorl.encodings.learned import Learned
-from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host, stock_spectrum
-from whorl.hosts.transformers.rope_settings import length_dependent, rope_parameters
-from whorl.hosts.transformers.stock_terms import candidates, for_older_readers
-
-
-@dataclass(frozen=True)
-class StockForm:
-    """How stock transformers says an encoding.
-
-    config  changes to the config (to its text part, where it has several)
-    table   rows for the host's table of positions
-    older   what the file says besides, for readers that do not know rope_parameters
-    """
-
-    config: dict[str, Any]
-    table: torch.Tensor | None = None
-    older: dict[str, Any] = field(default_factory=dict)
-
-
-def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
-    """How stock transformers says this encoding (default: the model's own) on this model, or the reason why it cannot.
-
-    Raises ValueError for a model without a known seam.
-    """
-    host = open_host(model)
-    encoding = encoding_of(model) if encoding is None else filled(host, encoding)
-    if host.rotary is None:
-        return _as_table(host, encoding)
-    plan = layer_plan(host, encoding)
-    scaled = next((seam.scaled for seam in plan.layers if seam.scaled is not None), None)
-    if scaled is not None:
-        return (
-            f"{_name(host)} turns a whole batch by the spectrum of its longest row, and leaves keys in its cache as "
-            f"they came; {scaled} goes by each query's own context, which past the original length is something else"
-        )
-    if plan.add is not None:
-        return f"{_name(host)} adds nothing to its embedding"
-    if any(seam.biases for seam in plan.layers):
-        return f"{_name(host)} has no place for a bias (a window other than its own is one)"
-    if any(seam.late for seam in plan.layers):
-        return f"{_name(host)} does not turn some of the layers that {encoding} turns"
-    wanted: dict[str, Spectrum] = {}
-    for turns, layer_type, seam in zip(host.turns, host.layer_types, plan.layers, strict=True):
-        if not turns:
-            continue
-        label = layer_type if host.typed else ""
-        spectrum = in_stock_terms(host, seam.spectrum)
-        if wanted.setdefault(label, spectrum) != spectrum:
-            return f"{_name(host)} has one spectrum for {'layers of a type' if host.typed else 'all its layers'}"
-    return _as_rope_parameters(host, encoding, wanted)
-
-
-def _name(host: OpenHost) -> str:
-    return f"stock {host.model.config.model_type}"
-
-
-def _as_table(host: OpenHost, encoding: Encoding) -> StockForm | str:
-    if not isinstance(encoding, Learned) or encoding.max_positions is None:
-        return f"{_name(host)} has a learned table of positions and nothing else"
-    attachment = attached(host.model)
-    table = None if attachment is None else next(attachment.parameters())
-    return StockForm({host.family.table_size: encoding.max_positions}, table)
-
-
-def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Spectrum]) -> StockForm | str:
-    """Tries ways of saying each spectrum, and takes the first that the host's own rotary module understands."""
-    settings = copy.deepcopy(host.rotary.config.rope_parameters)
-    for label, spectrum in wanted.items():
-        own = settings[label] if label else settings
-        index = host.layer_types.index(label) if label else host.turns.index(True)
-        attention = host.attentions[index]
-        width = head_dim_of(host.rotary.config, attention)
-        of_layer = encoding.for_layer(index, host.layer_types[index])
-        longest = host.rotary.config.max_position_embeddings
-        for candidate in (own, *candidates(of_layer, spectrum, width, own, longest)):
-            trial = {**settings, label: candidate} if label else candidate
-            if _understood(host, trial, host.layer_types[index], attention, spectrum):
-                settings = trial
-                break
-        else:
-            return f"no rope_type of {_name(host)} gives these frequencies on {spectrum.width} of {width} channels" + (
-                "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
-            )
-    return StockForm({"rope_parameters": settings}, older=_older(host.model, host.rotary.config, settings))
-
-
-def _older(model: Any, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Nothing for a model whose rope settings are in a part of its config, which older readers do not find."""
-    return for_older_readers(config.model_type, settings) if type(model.config) is type(config) else {}
-
-
-def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, attention: Any, spectrum: Spectrum) -> bool:
-    """Whether the stock rotary module, built from a config with these settings as a load would, has this spectrum, and
-    at every length."""
-    try:
-        with quiet():
-            config = type(host.rotary.config).from_dict(
-                {**host.rotary.config.to_dict(), "rope_parameters": copy.deepcopy(settings)}
-            )
-            rotary = type(host.rotary)(config)
-    except Exception:  # whatever stock code raises here, it would raise in a load
-        return False
-    read = config.rope_parameters.get(layer_type) if host.typed else config.rope_parameters
-    if length_dependent(read or {}):
-        return False
-    if "rotary_ndims" in inspect.unwrap(type(attention).forward).__code__.co_names:  # slices by the config itself
-        share = read.get("partial_rotary_factor", 1.0)
-        if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:
-            return False
-    try:
-        stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
-    except ValueError:  # its float32 made something of them that is no frequency
-        return False
-    return stock is not None and same_spectrum(stock, spectrum)
+from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
+from whorl.attaching.seams import attached
+from whorl.attaching.stock import StockForm, older_settings, stock_form
+from whorl.hosts import FAMILIES, open_host
+from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
 def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +78,7 @@ def save_for_all(model: Any, folder: Any) -> None:
     if attached(model) is None:
         settings = rope_parameters(model.config)
         known = model.config.model_type in FAMILIES
-        older = _older(model, model.config, settings) if settings and known else {}
+        older = older_settings(model, model.config, settings) if settings and known else {}
     if not older:
         model.save_pretrained(folder)
         return
@@ -256,15 +137,3 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
 
 def is_ours(key: str) -> bool:
     return "whorl" in key.split(".")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 
 import whorl
 from whorl import outputs
+from whorl.attaching import attach
 from whorl.attaching.filling import completed, filled, what_was_filled
-from whorl.attaching.joining import attach
 from whorl.attaching.reading import stock_encoding
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from whorl import finite
+from whorl.attaching import attach, attached
 from whorl.attaching.filling import filled, what_was_filled
-from whorl.attaching.joining import attach, attached
 from whorl.attaching.reading import encoding_of, layered
 from whorl.checking import check_ids, check_numbers
 from whorl.conversion.extending import positions_of, see_new_distances

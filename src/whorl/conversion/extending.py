@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from whorl import finite
-from whorl.attaching.joining import attach, attached, detach
+from whorl.attaching import attach, attached, detach
 from whorl.attaching.reading import encoding_of, layered
-from whorl.attaching.saving import save_for_all, stock_form
+from whorl.attaching.saving import save_for_all
+from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
 from whorl.data.losses import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from whorl.attaching.joining import attached
-from whorl.attaching.keeping import CONFIG_KEY
+from whorl.attaching import attached
 from whorl.attaching.reading import same_rotations, stock_encoding
+from whorl.attaching.records import CONFIG_KEY
 from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, meant
-from whorl.diagnosis.reading import quiet
 from whorl.encodings import from_dict
 from whorl.hosts import OpenHost, head_dim_of, open_host
+from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from whorl.attaching.joining import attached, prove
-from whorl.diagnosis.reading import quiet
+from whorl.attaching import attached
+from whorl.attaching.proving import prove
 from whorl.encodings.scalings.longrope import FLOAT32_MAX
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
+from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import LISTS, READ, by_layer_type
 
 FROM_ZERO = ("partial_rotary_factor", "low_freq_factor", "mscale", "mscale_all_dim")

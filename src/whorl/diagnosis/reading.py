@@ -13,6 +13,7 @@ import torch
 
 from whorl.diagnosis.meaning import FLOAT32, Sizes, Turning, meant, other_reading, precision, unscaled, unused
 from whorl.hosts import OpenHost, head_dim_of
+from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import by_layer_type, of_layers, rope_parameters, rope_type, turning_share
 
 # The causes, from the most specific one: a difference is put down to the first that explains it.
@@ -271,16 +272,3 @@ def undisturbed(*modules: Any) -> Iterator[None]:
                 with torch.no_grad():
                     buffer.copy_(values)
                 module._buffers[name] = buffer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' warnings, which are looked at here by what they mean."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from whorl.attaching.joining import Turns
+from whorl.attaching import seams_of
+from whorl.attaching.turns import Turns
 from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite
@@ -142,8 +143,7 @@ def shift(subject: Subject) -> Answer:
     """All positions moved by a constant: only differences of positions count."""
     if subject.absolute:
         raise NotApplicable("positions are absolute: they are added to the embedding")
-    seams = (attention.__dict__.get("whorl_seam") for attention in subject.host.attentions)
-    if any(seam is not None and seam.scaled is not None for seam in seams):
+    if any(seam is not None and seam.scaled is not None for seam in seams_of(subject.host)):
         raise NotApplicable("the frequencies go by each query's own position")
     r = subject.runs
     far = FAR
@@ -199,8 +199,7 @@ def _asking(r: Runs, found: dict[int, bool]) -> Iterator[None]:
         first, second = (out[0] if isinstance(out, tuple) else out for out in (output, moved))
         found[index] = not torch.equal(first, second)
 
-    for index, attention in enumerate(host.attentions):
-        seam = attention.__dict__.get("whorl_seam")
+    for index, (attention, seam) in enumerate(zip(host.attentions, seams_of(host), strict=True)):
         if seam is not None and seam.late:
             continue  # turned by the attention interface, from positions and not from tables
 

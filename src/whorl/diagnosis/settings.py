@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from whorl.attaching import seams_of
 from whorl.diagnosis import reading
 from whorl.diagnosis.files import NO_THETA
 from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
@@ -230,8 +231,7 @@ def _spectra(subject: Subject) -> list[tuple[Spectrum, int | None]]:
     """Each distinct spectrum with the widest window that it is used in."""
     host = subject.host
     found: dict[Spectrum, list[int | None]] = {}
-    for i, attention in enumerate(host.attentions):
-        seam = attention.__dict__.get("whorl_seam")
+    for i, (attention, seam) in enumerate(zip(host.attentions, seams_of(host), strict=True)):
         if seam is not None:
             spectrum, pairs = seam.spectrum, seam.spectrum.frequencies
         else:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from whorl.attaching.joining import attached, layer_plan
+from whorl.attaching import attached
+from whorl.attaching.plan import layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, undisturbed, usable

@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from whorl import finite
-from whorl.attaching.joining import CARRIERS, attached, attention_arguments
+from whorl.attaching import attached, seams_of
+from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.attaching.masks import HostMask
 from whorl.data.losses import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
@@ -58,7 +59,7 @@ class Layer:
 
 
 def layers_of(model: Any) -> list[Layer]:
-    """The attention layers of a decoder, as `whorl.attach` or the host itself has made them.
+    """The attention layers of a decoder, a model or an `OpenHost`, as `whorl.attach` or the host itself has made them.
 
     Raises ValueError for a model without a known seam, for an encoder, and for a family that does not use
     transformers' attention interface.
@@ -66,8 +67,7 @@ def layers_of(model: Any) -> list[Layer]:
     host = open_host(model)
     _refuse(host)
     layers = []
-    for i, attention in enumerate(host.attentions):
-        seam = attention.__dict__.get("whorl_seam")
+    for i, seam in enumerate(seams_of(host)):
         spectrum = None
         if seam is not None:
             spectrum = seam.spectrum
@@ -145,7 +145,7 @@ Edit = Callable[[Layer, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.T
 
 @contextmanager
 def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = None) -> Iterator[None]:
-    """While open, every forward of the model hands each layer's q, k and v to `watcher`.
+    """While open, every forward of the model (or `OpenHost`) hands each layer's q, k and v to `watcher`.
 
     The model gives what it gave before (unless `edit` gives other q and k for a layer's q, k and positions), and is as
     it was afterwards. Windows must be whole: no padding, no cache.
@@ -153,7 +153,7 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
     host = open_host(model)
     _refuse(host)
     _register()
-    facts = layers_of(model)
+    facts = layers_of(host)
     before = host.attending.config._attn_implementation
     host.set_attention(INTERFACE)
     try:
@@ -174,7 +174,7 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
     """
     host = open_host(model)
     rows, tokens = host.table_rows, ids.shape[1]
-    if attached(model) is None and rows is not None and tokens > rows:
+    if attached(host.model) is None and rows is not None and tokens > rows:
         raise ValueError(
             f"windows of {tokens} tokens are longer than the {rows} positions that {type(host.model).__name__} has "
             f"learned; try --length {rows}"
@@ -185,7 +185,7 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
         seen.add(attended.layer.index)
         watcher(attended)
 
-    with evaluating(host.model) as device, watching(model, noting):
+    with evaluating(host.model) as device, watching(host, noting):
         hidden = host.base(input_ids=ids.to(device), use_cache=False).last_hidden_state
     missed = sorted({*range(len(host.attentions))} - seen)
     if missed:

@@ -28,9 +28,12 @@ import numpy as np
 import torch
 
 from whorl import finite, outputs
-from whorl.attaching.joining import NAMED, attach, attached, layer_plan
+from whorl.attaching import attach, attached
+from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
-from whorl.attaching.saving import save_for_all, stock_form
+from whorl.attaching.records import NAMED
+from whorl.attaching.saving import save_for_all
+from whorl.attaching.stock import stock_form
 from whorl.checking import check_path, shown
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from whorl.attaching import attach
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attach
 from whorl.attaching.loading import configuration, from_config, from_pretrained
 from whorl.encodings import Encoding
 from whorl.finite import check_weights

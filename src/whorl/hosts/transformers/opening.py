@@ -101,7 +101,12 @@ def unwrapped(model: Any) -> Any:
 
 
 def open_host(model: Any) -> OpenHost:
-    """Finds a model's seams. Raises ValueError naming what was looked for and what was found."""
+    """Finds a model's seams; gives an `OpenHost` back as it is.
+
+    Raises ValueError naming what was looked for and what was found.
+    """
+    if isinstance(model, OpenHost):
+        return model
     model = unwrapped(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)

@@ -1,0 +1,74 @@
+"""Which spectrum scores which query, where that depends on the length of the context.
+
+Such a spectrum (dynamic NTK, LongRoPE) goes by the query's own position p, whose context is the p + 1 tokens up to it.
+Keys stay unturned in the cache, and are turned for each distinct spectrum among the queries. So cached decoding equals
+a full forward, and a row of a batch does not depend on a longer one. Stock means something else: the longest row of a
+batch sets the spectrum for all, and keys in the cache stay turned by that of the moment they came. The two agree where
+no row is longer than the original length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+import torch
+
+from whorl.encodings import Scaled, Spectrum
+from whorl.ops import Tables, rotation_tables
+
+KEPT = 1 << 22  # entries of tables for keys that are kept for the layers that share them
+
+
+class SameSpectrum(NamedTuple):
+    """Queries that are scored under one spectrum; all of them lie in first .. last - 1."""
+
+    spectrum: Spectrum
+    mine: torch.Tensor  # [batch or 1, last - first]: which of these they are
+    first: int
+    last: int
+
+
+class Contexts:
+    """The spectra of one forward's queries, each of which goes by its own position, and what layers share of them."""
+
+    def __init__(self, positions: torch.Tensor) -> None:
+        self.positions = positions
+        self.queries: dict[tuple[Scaled, int], list[SameSpectrum]] = {}
+        self.tables: dict[tuple[Spectrum, torch.dtype], list[tuple[torch.Tensor, Tables]]] = {}
+        self.entries = 0  # of all these tables
+
+    def of(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
+        """The distinct spectra of these queries: those at position p see a context of p + 1 tokens."""
+        if (encoding, head_dim) not in self.queries:
+            scaling = next(scaling for scaling in encoding.settled if scaling.length_dependent)
+            contexts = self.positions.clamp(min=0) + 1  # OPT gives padding the position -1
+            lengths = contexts.unique().tolist()
+            found = []
+            while lengths:
+                shortest, longest = lengths[0], scaling.same_up_to(lengths[0])
+                mine = (contexts >= shortest) & (contexts <= longest)
+                at = mine.any(0).nonzero()
+                first, last = int(at[0]), int(at[-1]) + 1
+                spectrum = encoding.spectrum_at(head_dim, shortest)
+                found.append(SameSpectrum(spectrum, mine[:, first:last].clone(), first, last))
+                lengths = lengths[bisect_right(lengths, longest) :]
+            self.queries[encoding, head_dim] = found
+        return self.queries[encoding, head_dim]
+
+    def tables_of(self, spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype) -> Tables:
+        """`rotation_tables`, kept for the layers that ask for the same; the oldest go first."""
+        key = spectrum, torch.float64 if dtype == torch.float64 else torch.float32
+        for at, tables in self.tables.get(key, ()):
+            if _same(at, positions):
+                return tables
+        tables = rotation_tables(spectrum, positions, dtype)
+        self.tables.setdefault(key, []).append((positions, tables))
+        self.entries += tables.cos.numel()
+        while self.entries > KEPT and (oldest := next(iter(self.tables))) != key:
+            self.entries -= sum(t.cos.numel() for _, t in self.tables.pop(oldest))
+        return tables
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))

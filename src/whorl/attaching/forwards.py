@@ -1,0 +1,118 @@
+"""The forwards that `placing` puts on a host's modules. Each is bound to one module and reads its state from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from whorl.attaching.interface import CARRIERS
+from whorl.attaching.key_positions import Call, asked, key_positions
+from whorl.attaching.seams import INTERFACE, LayerSeam
+from whorl.attaching.turns import LayerTables, Turns
+from whorl.ops import rotation_tables
+
+
+def rotary_forward(
+    self: Any, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None, **_: Any
+) -> tuple[Turns, Turns]:
+    """In place of (cos, sin), for code that unpacks or slices them: the same `Turns` twice."""
+    spectra = self.whorl_spectra.get(layer_type, ())
+    turns = Turns(position_ids, tuple(rotation_tables(s, position_ids, x.dtype) for s in spectra))
+    return turns, turns
+
+
+def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The class's own forward, given this layer's tables, and positions where its logits are biased."""
+    seam: LayerSeam = self.whorl_seam
+    turns, _ = kwargs.pop("position_embeddings")
+    tables = LayerTables(turns.tables[seam.table], seam.impl)
+    kwargs["position_embeddings"] = tables if seam.call == "complex" else (tables, None)
+    if seam.in_mask:
+        kwargs["attention_mask"] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
+    elif _carried(self):
+        kwargs["whorl_positions"] = turns.positions
+        kwargs["whorl_keys"] = _asked(self, kwargs, turns.forward)
+        if seam.scaled is not None:
+            kwargs["whorl_contexts"] = turns.contexts
+    assert seam.forward is not None
+    return seam.forward(self, *args, **kwargs)
+
+
+def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The class's own forward, for a host without a rotary module, which hands its layers the positions themselves."""
+    positions = kwargs.get("position_ids")
+    if _carried(self) and positions is not None:
+        kwargs["whorl_keys"] = _asked(self, kwargs, positions)
+    return type(self).forward(self, *args, **kwargs)
+
+
+def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
+    cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
+    return asked(cache, getattr(attention, "layer_idx", -1), positions)
+
+
+def _carried(attention: Any) -> bool:
+    """Whether this layer attends through whorl. Raises ValueError where it must and does not."""
+    seam: LayerSeam = attention.whorl_seam
+    found = attention.config._attn_implementation
+    if found in CARRIERS:
+        return True
+    if seam.in_interface:
+        where = f"model.get_submodule({seam.part!r})" if seam.part else "model"
+        raise ValueError(
+            f"{seam.notation} is attached to this {type(attention).__name__} through the attention implementation "
+            f"{INTERFACE!r}, and somebody has set {found!r}, which would drop it{_why_not(str(found))}. "
+            f"{where}.set_attn_implementation({INTERFACE!r}) puts it back; whorl.detach(model) takes the encoding off"
+        )
+    return False
+
+
+def _why_not(implementation: str) -> str:
+    for name, kind in (("paged", "paged attention"), ("flash", "flash attention")):
+        if name in implementation:
+            return (
+                f": {kind} (as generate_batch and continuous batching set it) has no place for biases, windows of "
+                "whorl's own and turns that go by the length; use model.generate, or an encoding that turns q and k "
+                "and does nothing else (rope, hope, p-rope)"
+            )
+    return ""
+
+
+def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
+    """The host's mask with the biases added, [batch, heads, queries, keys], for a host that adds it to its logits.
+
+    dtype: float32, or float64 where q and k are, since SDPA on a CPU reads a mask of another width as noise.
+    """
+    seam: LayerSeam = attention.whorl_seam
+    mask: torch.Tensor | None = kwargs["attention_mask"]
+    if mask is None or mask.ndim != 4:
+        raise ValueError(
+            f"{seam.notation} goes in through the attention mask of this {type(attention).__name__}, [batch, heads, "
+            f"queries, keys], and under {attention.config._attn_implementation!r} it gets "
+            f"{'none' if mask is None else f'one of {mask.ndim} dimensions'}; build or load the model with "
+            'attn_implementation="sdpa" or "eager"'
+        )
+    visible = mask if mask.dtype == torch.bool else mask >= 0
+    keys_at = key_positions(_asked(attention, kwargs, turns.forward), visible, mask.shape[-1])
+    bias = torch.zeros((), dtype=dtype, device=visible.device)
+    for module in seam.biases:
+        bias = bias + module(turns.positions, keys_at).to(dtype)
+    lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=bias.device)
+    return torch.where(visible, bias, lowest).clamp(min=lowest)
+
+
+def position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+    """The added encoding's vectors, or a zero: the host's own table is silent."""
+    if self.whorl_add is None:
+        return self.weight.new_zeros(())
+    positions = args[0] if position_ids is None else position_ids
+    # OPT gives padding the position -1, which no query that matters sees.
+    return self.whorl_add(positions.clamp(min=0)).to(self.weight.dtype)
+
+
+def add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A pre-hook of the first layer: hidden states + the vectors of their positions."""
+    hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
+    turns, _ = kwargs["position_embeddings"]
+    return (hidden + layer.whorl_add(turns.positions).to(hidden.dtype), *rest), kwargs

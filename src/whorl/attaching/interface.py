@@ -1,0 +1,227 @@
+"""The attention implementation "whorl": where logits are biased, and q and k turned late."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.attaching.contexts import Contexts, SameSpectrum
+from whorl.attaching.key_positions import Call, key_positions
+from whorl.attaching.masks import GivenMask, HostMask, of_queries
+from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
+from whorl.encodings import Spectrum
+from whorl.ops import biased_attention, rotate, rotation_tables
+
+CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
+
+
+@cache
+def register_interface() -> None:
+    """Registers the attention *and* its mask function: without the latter causality is lost without a word."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    def mask(**kwargs: Any) -> Any:
+        kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+        if torch.compiler.is_compiling() or kwargs["q_length"] == 1:
+            return sdpa_mask(**kwargs)
+        return HostMask(sdpa_mask, kwargs)
+
+    AttentionInterface.register(INTERFACE, attention)
+    AttentionMaskInterface.register(INTERFACE, mask)
+
+
+def attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | HostMask | None,
+    dropout: float = 0.0,
+    output_attentions: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
+    seam = seam_of(module)
+    if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
+        raise ValueError(
+            f"this {type(module).__name__} is a cross-attention, which whorl does not know, and attn_implementation is "
+            "'whorl', which the encoding attached to the model's own attention needs. Attach one that only adds to the "
+            "embedding (sinusoidal, learned), or nope, or run the model without encoder_hidden_states"
+        )
+    if seam is None:
+        raise ValueError(
+            f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
+            "use whorl.attach(model, encoding), which sets it"
+        )
+    if attention_mask is None and getattr(module, "is_causal", True):
+        raise ValueError(
+            f"{type(module).__name__} got no mask, which would let every token see those after it: its masks are made "
+            f"for another attention implementation. Set {INTERFACE!r} for the part that makes them too, or give a mask"
+        )
+    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
+    dense = (
+        seam.attention == "reference" or output_attentions or any(isinstance(b, GivenMask) for b in arguments["biases"])
+    )
+    how: dict[str, Any] = {"dropout": dropout, "impl": "reference" if dense else seam.attention}
+    if seam.scaled is not None:
+        output, weights = _by_context(seam, arguments, kwargs.get("whorl_contexts"), how)
+    else:
+        output, weights = biased_attention(**_turned(seam, arguments), **how)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def attention_arguments(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | HostMask | None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """What a host hands to its attention function, as arguments of `biased_attention`, with what is attached to it.
+
+    Raises ValueError where queries have spectra of their own, which no one q and k can show.
+    """
+    seam = seam_of(module)
+    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
+    if seam is None:
+        return arguments
+    if seam.scaled is None:
+        return _turned(seam, arguments)
+    contexts = kwargs.get("whorl_contexts") or Contexts(arguments["query_positions"])
+    first, *others = contexts.of(seam.scaled, seam.spectrum.head_dim)
+    if others:
+        raise ValueError(
+            f"{seam.scaled} turns these keys by {1 + len(others)} spectra, for contexts of different lengths, and here "
+            f"one q and k are read; give windows of at most {first.last} tokens, or attach an encoding that is the "
+            "same at every length"
+        )
+    return _turned(seam, arguments, first.spectrum, contexts)
+
+
+def _unturned(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | HostMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    whorl_positions: torch.Tensor | None = None,
+    whorl_keys: Call | None = None,
+    **__: Any,
+) -> dict[str, Any]:
+    """The arguments of `biased_attention`, before q and k are turned in a layer that is turned late."""
+    seam = seam_of(module)
+    if whorl_positions is not None:
+        position_ids = whorl_positions
+    elif position_ids is None:
+        if key.shape[2] != query.shape[2]:
+            raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which whorl needs")
+        position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
+    biases: list[nn.Module] = [] if seam is None else list(seam.biases)
+    mask = visible = attention_mask
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
+        biases.append(GivenMask(attention_mask))
+        mask, visible = None, attention_mask >= 0
+    return {
+        "q": query,
+        "k": key,
+        "v": value,
+        "biases": biases,
+        "query_positions": position_ids,
+        "key_positions": key_positions(whorl_keys or Call(position_ids, -1), visible, key.shape[2]),
+        "mask": mask,
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "softcap": softcap,
+        "sinks": s_aux,
+    }
+
+
+def _turned(
+    seam: LayerSeam, arguments: dict[str, Any], spectrum: Spectrum | None = None, contexts: Contexts | None = None
+) -> dict[str, Any]:
+    """The same with q and k turned, where this layer is turned late; by its own spectrum, or another."""
+    if not seam.late:
+        return arguments
+    make = rotation_tables if contexts is None else contexts.tables_of
+    turned = {}
+    for x, positions in (("q", "query_positions"), ("k", "key_positions")):
+        tables = make(spectrum or seam.spectrum, arguments[positions], arguments[x].dtype)
+        turned[x], _ = rotate(arguments[x], None, tables, layout=seam.layout, impl=seam.impl)
+    return {**arguments, **turned}
+
+
+BY_VALUE = "a spectrum that depends on the length: how many there are depends on the values of the positions"
+
+
+@torch.compiler.disable(reason=f"whorl: {BY_VALUE}")
+def _by_context(
+    seam: LayerSeam, arguments: dict[str, Any], contexts: Contexts | None, how: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention in which every query, and all the keys that it sees, are turned by the spectrum of its own context.
+
+    For each distinct spectrum: the smallest slice of queries that has all of its own, and keys up to the last of them.
+    """
+    assert seam.scaled is not None
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        raise ValueError(
+            f"{seam.scaled} cannot be exported or traced into one graph: it has {BY_VALUE}. Attach the spectrum of one "
+            f"length, as {seam.scaled.inner}~ntk:factor=4, or whorl.detach(model), and export that"
+        )
+    queries, keys = arguments["q"].shape[2], arguments["k"].shape[2]
+    contexts = contexts or Contexts(arguments["query_positions"])
+    outputs, weights = [], []
+    for same in contexts.of(seam.scaled, seam.spectrum.head_dim):
+        part = arguments if same.last - same.first == queries else _part(arguments, same.first, same.last)
+        output, weight = biased_attention(**_turned(seam, part, same.spectrum, contexts), **how)
+        outputs.append((same, output))
+        if weight is not None:
+            weights.append((same, nn.functional.pad(weight, (0, keys - weight.shape[-1]))))
+    return _joined(outputs), _joined(weights) if weights else None
+
+
+def _part(arguments: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """The arguments for the queries first .. last - 1 alone, and for the keys that a causal host lets them see."""
+    mask, keys = arguments["mask"], arguments["k"].shape[2]
+    if isinstance(mask, HostMask):  # one of the caller's own may do as it likes
+        keys -= arguments["q"].shape[2] - last  # a static cache has empty slots, and then this is more than enough
+        mask = mask.part(first, last, keys)
+    elif mask is not None:
+        mask = of_queries(mask, first, last)
+    biases = [b.part(first, last) if isinstance(b, GivenMask) else b for b in arguments["biases"]]
+    return {
+        **arguments,
+        "q": arguments["q"][:, :, first:last],
+        "k": arguments["k"][:, :, :keys],
+        "v": arguments["v"][:, :, :keys],
+        "query_positions": arguments["query_positions"][:, first:last],
+        "key_positions": arguments["key_positions"][:, :keys],
+        "mask": mask,
+        "biases": biases,
+    }
+
+
+def _joined(parts: list[tuple[SameSpectrum, torch.Tensor]]) -> torch.Tensor:
+    """[batch, heads, queries, ...] from parts that each hold a slice of the queries, of which some are theirs."""
+    if len(parts) == 1:
+        return parts[0][1]
+    borders = sorted({border for same, _ in parts for border in (same.first, same.last)})
+    pieces = []
+    for start, end in pairwise(borders):
+        piece: torch.Tensor | None = None
+        for same, x in parts:
+            if same.first <= start and end <= same.last:
+                at = slice(start - same.first, end - same.first)
+                here, mine = x[:, :, at], same.mine[:, None, at, None]
+                piece = here if piece is None else torch.where(mine, here, piece)
+        assert piece is not None
+        pieces.append(piece)
+    return torch.cat(pieces, 2)

@@ -1,0 +1,132 @@
+"""Carries out a plan on a host, and undoes it. Nothing process-wide is patched."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.attaching.forwards import (
+    add_to_embedding,
+    attention_forward,
+    position_table_forward,
+    rotary_forward,
+    unturned_forward,
+)
+from whorl.attaching.interface import register_interface
+from whorl.attaching.keeping import before_state_dict, before_state_dict_of_model, unmark_adapters
+from whorl.attaching.plan import Plan
+from whorl.attaching.records import NAMED
+from whorl.attaching.saving import save_pretrained
+from whorl.attaching.seams import INTERFACE, Attachment
+from whorl.encodings import Encoding
+from whorl.hosts import OpenHost
+
+
+def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
+    """Carries out a plan. Raises ValueError for a model that does not let its attention be set."""
+    model, base = host.model, host.base
+    attention_was = None
+    if plan.needs_interface:
+        register_interface()
+        attention_was = host.attending.config._attn_implementation
+        host.set_attention(INTERFACE)
+        if host.attending.config._attn_implementation != INTERFACE:
+            raise ValueError(f"{type(model).__name__} does not let its attention be set, which {encoding} needs")
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    attachment = Attachment(encoding, plan.modules, attention_was)
+    attachment.register_state_dict_pre_hook(before_state_dict)
+    base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
+    base.whorl.train(model.training)
+    part = "" if host.attending.config is model.config else next(n for n, m in model.named_modules() if m is base)
+    for attention, seam in zip(host.attentions, plan.layers, strict=True):
+        seam.notation, seam.part = str(encoding), part
+        attention.__dict__["whorl_seam"] = seam
+        _set_forward(attention, unturned_forward if seam.forward is None else attention_forward)
+    if host.rotary is not None:
+        host.rotary.__dict__["whorl_spectra"] = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
+        _set_forward(host.rotary, rotary_forward)
+    if host.position_table is not None:
+        host.position_table.__dict__["whorl_add"] = plan.add
+        _set_forward(host.position_table, position_table_forward)
+    elif plan.add is not None:
+        host.first_layer.__dict__["whorl_add"] = plan.add
+        attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
+    attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
+    for saved in _saved(host):
+        saved.__dict__["save_pretrained"] = types.MethodType(save_pretrained, saved)
+    if getattr(model, "name_or_path", ""):
+        model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
+
+
+def take_off(host: OpenHost, attachment: Attachment) -> None:
+    """Undoes `put_on`: the host's outputs are bit for bit what they were."""
+    for module in _replaced(host):
+        _restore_forward(module)
+    for module in (*_replaced(host), host.first_layer):
+        for name in ("whorl_seam", "whorl_spectra", "whorl_add"):
+            module.__dict__.pop(name, None)
+    for hook in attachment.hooks:
+        hook.remove()
+    if attachment.attention_was is not None:
+        host.set_attention(attachment.attention_was)
+    for saved in _saved(host):
+        if getattr(saved.__dict__.get("save_pretrained"), "__func__", None) is save_pretrained:
+            del saved.save_pretrained
+    unmark_adapters(host.model)
+    if getattr(host.model, "name_or_path", ""):
+        host.model.name_or_path = host.model.name_or_path.partition(NAMED)[0]
+    del host.base.whorl
+    forget_compiled()
+
+
+def _saved(host: OpenHost) -> list[Any]:
+    """The model and its base, either of which may be saved by itself."""
+    return [m for m in (host.model, host.base) if hasattr(m, "save_pretrained")]
+
+
+# A module's forward is replaced on the instance; accelerate's hooks stand there too, and keep what they replaced in
+# `_old_forward`. Ours goes under theirs, so that they go on working, whichever came first.
+
+
+def _replaced(host: OpenHost) -> list[nn.Module]:
+    return [m for m in (*host.attentions, host.rotary, host.position_table) if m is not None]
+
+
+def _slot(module: nn.Module) -> str:
+    return "_old_forward" if hasattr(module, "_hf_hook") and "_old_forward" in module.__dict__ else "forward"
+
+
+def _set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    module.__dict__[_slot(module)] = types.MethodType(forward, module)
+
+
+def _restore_forward(module: nn.Module) -> None:
+    if _slot(module) == "forward":
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["_old_forward"] = types.MethodType(type(module).forward, module)
+
+
+def refuse_foreign_forwards(host: OpenHost) -> None:
+    """Raises ValueError where somebody else has replaced a forward that `put_on` and `take_off` would lose."""
+    for module in _replaced(host):
+        forward = module.__dict__.get(_slot(module))
+        ours = (
+            attention_forward, unturned_forward, rotary_forward, position_table_forward, type(module).forward
+        )  # fmt: skip
+        if forward is not None and getattr(forward, "__func__", None) not in ours:
+            raise ValueError(
+                f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "
+                "first, attach or detach the encoding, and put it on again"
+            )
+
+
+def forget_compiled() -> None:
+    """A compiled graph keeps the functions that it was traced with; drop it, so that the next call traces anew."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

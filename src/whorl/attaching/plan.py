@@ -1,0 +1,173 @@
+"""What each layer of a host will do under an encoding: worked out, and refused, before the model is touched."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.attaching.parallel import heads_here, heads_share
+from whorl.attaching.seams import LayerSeam
+from whorl.attaching.turns import rebound
+from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum
+from whorl.encodings.learned import PositionTable
+from whorl.encodings.window import Window
+from whorl.hosts import OpenHost
+
+
+@dataclass
+class Plan:
+    """What each layer will do. Everything that can go wrong is worked out here, before the model is touched."""
+
+    spectra: dict[str | None, list[Spectrum]]  # distinct ones, by layer type where the rotary module goes by type
+    layers: list[LayerSeam]
+    add: nn.Module | None
+    modules: list[nn.Module]
+    needs_interface: bool
+
+
+def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
+    """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
+    by_type: dict[str | None, list[Spectrum]] = {}
+    seams: list[LayerSeam] = []
+    modules: list[nn.Module] = []
+    add: nn.Module | None = None
+    shared: dict[Any, tuple[Any, ...]] = {}
+    for index, shape in enumerate(host.shapes):
+        of_layer = encoding.for_layer(index, host.layer_types[index])
+        spectrum = Spectrum((), shape.head_dim)
+        scaled: Scaled | None = None
+        biases: list[nn.Module] = []
+        for part in getattr(of_layer, "parts", (of_layer,)):
+            if isinstance(part, Window) and _window_is_the_hosts(host, index, part):
+                continue
+            # A module depends on the heads and the width, and layers of another head dim share it.
+            key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0))
+            effects = shared.get(key)
+            if effects is None:
+                effects = part.effects(shape)
+                modules += [e.module for e in effects if not isinstance(e, Rotate)]
+                if all(e.shared for e in effects if isinstance(e, Bias)):
+                    shared[key] = effects
+            for effect in effects:
+                if isinstance(effect, Rotate):
+                    spectrum = effect.spectrum
+                    scaled = part if isinstance(part, Scaled) and part.length_dependent else None
+                elif isinstance(effect, Bias):
+                    biases.append(effect.module)
+                elif isinstance(effect, Add):
+                    add = effect.module
+        if not host.turns[index] and host.rotary is not None and not isinstance(encoding, Layers):
+            spectrum, scaled = Spectrum((), shape.head_dim), None  # the host declares this layer position-free
+        if scaled is not None:
+            _check_by_length(host, index, scaled)
+        late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
+        early = Spectrum((), shape.head_dim) if late else spectrum  # by the host's own rotation
+        spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
+        if early not in spectra:
+            spectra.append(early)
+        rotation = host.rotation
+        attention: Any = type(host.attentions[index])
+        seams.append(
+            LayerSeam(
+                table=spectra.index(early),
+                spectrum=spectrum,
+                scaled=scaled,
+                late=late,
+                layout="half" if rotation is None else rotation.layout,
+                call="pair" if rotation is None else rotation.call,
+                biases=tuple(biases),
+                in_mask=bool(biases) and host.biases == "mask",
+                in_interface=False,
+                impl="auto",
+                attention="auto",
+                forward=None if rotation is None else rebound(attention, host.family.rotate, rotation),
+            )
+        )
+    if isinstance(add, PositionTable) and host.position_table is not None:
+        _start_from_the_hosts_table(add, host.position_table)
+    _check_shared_keys(host, seams)
+    share = heads_share(host.model)
+    for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
+        if share is not None and seam.biases:
+            seam.biases = heads_here(seam.biases, attention, shape.heads, share, encoding)
+    needs_interface = any((s.biases and not s.in_mask) or s.late for s in seams)
+    for seam in seams:
+        seam.in_interface = needs_interface
+    return Plan(by_type, seams, add, modules, needs_interface)
+
+
+def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:
+    """Whether the host hides these keys already. Raises ValueError for a window that is wider than its own."""
+    own = host.windows[index]
+    if own is not None and window.size > own:
+        raise ValueError(
+            f"layer {index} of {type(host.model).__name__} hides keys at distances of {own} or more by itself "
+            f"(config.sliding_window), so window:size={window.size} would see no more; "
+            "leave the window out, or build the model with a wider one"
+        )
+    return window.size == own
+
+
+def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
+    """Raises ValueError where a layer cannot have a spectrum that depends on the length of the context."""
+    shape, attention, name = host.shapes[index], host.attentions[index], type(host.model).__name__
+    code: Any = type(attention)
+    spectrum = scaled.spectrum_at(shape.head_dim, 1)  # says what is missing
+    fixed = f"try a scaling that is the same at every length, as {scaled.inner}~ntk:factor=4"
+    if shape.bidirectional:
+        raise ValueError(
+            f"{scaled} goes by the tokens up to a query's own, and {name} attends in both directions; {fixed}"
+        )
+    if host.biases == "mask":
+        raise ValueError(
+            f"{scaled} depends on the length, so q and k must be turned in transformers' attention interface, which "
+            f"{name} does not use; {fixed}"
+        )
+    norms = () if host.rotary is None else _normalised_after(code, host.family.rotate)
+    modules = [m for name in norms if isinstance(m := getattr(attention, name, None), nn.Module)]
+    # One without weights keeps its hands off the angles, and takes an amplitude away again.
+    if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in modules):
+        raise ValueError(
+            f"{scaled} depends on the length, so q and k must be turned last of all, and layer {index} of {name} "
+            f"normalises them after its own rotation; {fixed}"
+        )
+
+
+@cache
+def _normalised_after(attention: Any, rotate: str) -> tuple[str, ...]:
+    """The norms (by name, those of values left out) that an attention's code reads after its last call of `rotate`."""
+    names = [i.argval for i in dis.get_instructions(inspect.unwrap(attention.forward)) if isinstance(i.argval, str)]
+    after = names[len(names) - names[::-1].index(rotate) :]
+    return tuple(name for name in after if "norm" in name and not name.startswith("v"))
+
+
+def _check_shared_keys(host: OpenHost, seams: list[LayerSeam]) -> None:
+    """A layer that reuses the keys of an earlier one (Gemma 4) must turn its queries as that one turned its keys."""
+    keys: dict[str, int] = {}
+    for index, (attention, layer_type) in enumerate(zip(host.attentions, host.layer_types, strict=True)):
+        if not getattr(attention, "is_kv_shared_layer", False):
+            keys[layer_type] = index
+        elif _turning(seams[index]) != _turning(seams[keys[layer_type]]):
+            raise ValueError(
+                f"layer {index} of {type(host.model).__name__} reuses the keys of layer {keys[layer_type]} "
+                "(num_kv_shared_layers), so both must turn alike; give layers of one type the same rotary encoding"
+            )
+
+
+def _turning(seam: LayerSeam) -> tuple[Any, ...]:
+    return seam.spectrum, seam.scaled, seam.late
+
+
+@torch.no_grad()
+def _start_from_the_hosts_table(table: PositionTable, own: Any) -> None:
+    rows = own.weight[getattr(own, "offset", 0) :]
+    if rows.device.type == "meta" or rows.shape[-1] != table.weight.shape[-1]:
+        return
+    count = min(len(rows), len(table.weight))
+    table.weight[:count] = rows[:count].to(table.weight)

@@ -1,0 +1,58 @@
+"""What is written of an encoding, wherever it is written: into a config, a state dict, an adapter's config, a name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl.encodings import Encoding, from_dict
+from whorl.files import write_atomically
+
+CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
+ENTRY = "_extra_state"  # torch's name for it in a state dict
+NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
+
+
+# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so; a model built
+# from the config alone asks for its implementations of attention and experts, and says that this is none.
+GUARD = "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding"
+UNFINISHED = "this save was not finished"
+ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would drop the positional encoding"
+
+
+def record_of(encoding: Encoding) -> dict[str, Any]:
+    """What is written of an encoding, wherever it is written."""
+    return {"encoding": encoding.to_dict(), "notation": str(encoding)}
+
+
+def architecture_of(model: Any) -> str:
+    """The name of the class that was saved; `fully_shard` puts FSDP before it."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
+def guards(architecture: str) -> dict[str, Any]:
+    """Entries of a config that make every stock load of it fail, and every model that is built from it alone."""
+    return {
+        "transformers_weights": f"{GUARD}.safetensors",
+        "attn_implementation": GUARD,
+        "experts_implementation": GUARD,  # asked for by every model, also where the caller gives the other one
+        "architectures": [f"{architecture}WithWhorl"],
+    }
+
+
+def as_tensor(encoding: Encoding) -> torch.Tensor:
+    """The record of an encoding, as bytes."""
+    return torch.tensor(list(json.dumps(record_of(encoding)).encode()), dtype=torch.uint8)
+
+
+def from_tensor(record: torch.Tensor) -> Encoding:
+    """The encoding of which `as_tensor` gave this."""
+    return from_dict(json.loads(bytes(record.cpu().tolist()))["encoding"])
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """As transformers writes a config; whole or not there."""
+    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,119 @@
+"""What `attach` leaves on a model: an `Attachment` on its base model, and a `LayerSeam` on each layer that attends.
+
+`attached(model)` and `seams_of(model)` are the ways to them, for all the rest of whorl and for others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from whorl.attaching.records import ENTRY, as_tensor, from_tensor
+from whorl.encodings import Encoding, Scaled, Spectrum
+from whorl.hosts import bases_of, open_host
+from whorl.hosts.transformers.compat import in_accelerates_sharding
+
+INTERFACE = "whorl"  # the name of whorl's attention implementation
+
+
+@dataclass
+class LayerSeam:
+    """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
+
+    table: int  # which of the rotary module's tables (of this layer's type, where it goes by type) is this layer's
+    spectrum: Spectrum  # what this layer's q and k are turned by; where that depends on the length, up to the original
+    scaled: Scaled | None  # the encoding that says the spectrum of each context, where that depends on its length
+    late: bool  # turned inside the attention interface, keys unturned in the cache: so are `scaled` layers, and those
+    # in which the host has no rotation
+    layout: str
+    call: str  # how the host's code takes the tables: see `whorl.hosts.Rotation`
+    biases: tuple[nn.Module, ...]
+    in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
+    in_interface: bool  # this model's attention is whorl's, which needs positions
+    impl: str  # which implementation of the rotation
+    attention: str  # and of biased attention
+    forward: Callable[..., Any] | None  # the class's forward, rotation rebound
+    notation: str = ""  # for errors: the encoding as a user writes it,
+    part: str = ""  # and the name of the part of the model that has it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
+        return replace(self, biases=copy.deepcopy(self.biases, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "pickle and torch.save(model) would lose the positional encoding that whorl attached; "
+            "use model.save_pretrained(directory) and whorl.load(directory), or whorl.detach(model) first"
+        )
+
+
+class Attachment(nn.Module):
+    """The encoding that a model carries, and its learned parameters; found at `base_model.whorl`."""
+
+    def __init__(self, encoding: Encoding, effects: list[nn.Module], attention_was: str | None) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.effects = nn.ModuleList(effects)
+        self.attention_was = attention_was
+        self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
+        self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
+        self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The encoding, which so goes wherever the weights go: see `whorl.attaching.keeping`."""
+        return as_tensor(self.encoding)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Raises ValueError for weights that were trained with another encoding."""
+        theirs = from_tensor(state)
+        if theirs != self.encoding:
+            raise ValueError(
+                f"these weights were trained with {theirs}, and the model has {self.encoding} attached; attach theirs "
+                "before loading them (their own directory loads with whorl.load)"
+            )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.in_save == "stock" or in_accelerates_sharding():
+            del destination[prefix + ENTRY]
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, strict: Any, missing: Any, *a: Any) -> None:
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, *a)
+        if prefix + ENTRY in missing:  # a stock model's weights, or older than this entry
+            missing.remove(prefix + ENTRY)
+
+    def extra_repr(self) -> str:
+        return str(self.encoding)
+
+
+def attached(model: Any) -> Attachment | None:
+    """What `attach` has put on this model, wrapped or not, or None. One that is on a model inside it is not its own."""
+    for base in bases_of(model):
+        found = dict(base.named_children()).get("whorl")
+        if isinstance(found, Attachment):
+            return found
+    return None
+
+
+def seam_of(attention: Any) -> LayerSeam | None:
+    """The seam on one attention module; None where nothing is attached to it."""
+    seam: LayerSeam | None = attention.__dict__.get("whorl_seam")
+    return seam
+
+
+def seams_of(model: Any) -> tuple[LayerSeam | None, ...]:
+    """What `attach` has put on each layer that attends, in their order: None for layers of a stock model.
+
+    model: a model, wrapped or not, or one that is open already (an `OpenHost`). Raises ValueError for a model without a
+    known seam. They are to be read: what a layer turns by is its `spectrum` (`scaled`, where that goes by the length of
+    the context), what is added to its logits are its `biases`.
+
+    >>> [len(seam.spectrum.turning) for seam in seams_of(whorl.attach(model, "hope:train_length=16/nope"))]
+    [1, 0, 1]
+    """
+    return tuple(seam_of(attention) for attention in open_host(model).attentions)

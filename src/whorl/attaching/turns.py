@@ -1,0 +1,121 @@
+"""What travels through a host's own code in the place of (cos, sin), and the functions that turn q and k by it."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from whorl.attaching.contexts import Contexts
+from whorl.hosts import OpenHost, Rotation
+from whorl.ops import Tables, rotate
+
+
+class Turns:
+    """What the rotary module hands to the layers in place of (cos, sin): positions, and tables per distinct spectrum.
+
+    Hosts that move (cos, sin) to a device or slice them along the tokens do the same to this. `contexts` is for the
+    layers whose spectrum depends on the length. `forward` are the positions of all tokens of the forward, of which a
+    host may have gone on with the last ones alone.
+    """
+
+    def __init__(
+        self, positions: torch.Tensor, tables: tuple[Tables, ...], forward: torch.Tensor | None = None
+    ) -> None:
+        self.positions = positions
+        self.tables = tables
+        self.forward = positions if forward is None else forward
+        self.contexts = Contexts(positions)
+
+    def to(self, device: Any, **_: Any) -> Turns:
+        tables = tuple(t.to(device) for t in self.tables)
+        moved = Turns(self.positions.to(device), tables, self.forward.to(device))
+        if moved.positions is self.positions:
+            moved.contexts = self.contexts
+        return moved
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Turns:
+        batch, tokens, *_ = index
+        tables = (t._replace(cos=t.cos[batch, tokens], sin=t.sin[batch, tokens]) for t in self.tables)
+        forward = self.forward if batch == slice(None) else self.forward[batch]
+        return Turns(self.positions[batch, tokens], tuple(tables), forward)
+
+
+class LayerTables(NamedTuple):
+    """What arrives in a host's rotation function in the place of cos."""
+
+    tables: Tables
+    impl: str
+
+    def to(self, device: Any) -> LayerTables:
+        return self._replace(tables=self.tables.to(device))
+
+
+@cache
+def rebound(attention: Any, name: str, rotation: Rotation) -> Callable[..., Any]:
+    """The class's `forward` with its rotation function replaced by whorl's; one function for all models of a class."""
+    return _with_global(attention, name, ROTATIONS[rotation.call, rotation.layout])
+
+
+def watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
+    """One layer's rebound forward that also reports that it turned; for a probe, never for use."""
+    if host.rotation is None:
+        return None
+    rotation = ROTATIONS[host.rotation.call, host.rotation.layout]
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        report(index)
+        return rotation(*args, **kwargs)
+
+    return _with_global(type(host.attentions[index]), host.family.rotate, watched)
+
+
+def _with_global(attention: Any, name: str, value: Any) -> Callable[..., Any]:
+    """The class's `forward` with the global `name` pointing elsewhere; the class itself is not touched.
+
+    `__name__` is left out of the copied globals: with it, torch.compile looks values up in the real module.
+    """
+    forward = inspect.unwrap(attention.forward)
+    replaced = {key: value for key, value in forward.__globals__.items() if key != "__name__"}
+    replaced[name] = value
+    rebound = types.FunctionType(
+        forward.__code__, replaced, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    rebound.__kwdefaults__ = forward.__kwdefaults__
+    return rebound
+
+
+# These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.
+
+
+def _pair_half(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+    return rotate(q, k, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)
+
+
+def _pair_interleaved(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
+    return rotate(q, k, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)
+
+
+def _single_half(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
+    return rotate(x, None, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
+
+
+def _single_interleaved(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
+    return rotate(x, None, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
+
+
+def _complex_interleaved(q: Any, k: Any, frequencies: LayerTables) -> tuple[Any, Any]:
+    return rotate(q, k, frequencies.tables, layout="interleaved", heads_dim=2, impl=frequencies.impl)
+
+
+ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("pair", "half"): _pair_half,
+    ("pair", "interleaved"): _pair_interleaved,
+    ("single", "half"): _single_half,
+    ("single", "interleaved"): _single_interleaved,
+    ("complex", "interleaved"): _complex_interleaved,
+}

@@ -1,0 +1,165 @@
+"""What each layer does under an encoding, and which layers cannot have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import whorl
+from tests.contract import TOKENS, difference
+from whorl.attaching import seams_of
+from whorl.attaching.seams import Attachment
+from whorl.hosts import ENCODERS, FAMILIES
+from whorl.testing import logits_and_budget, tiny_model
+
+from .by_length import DYNAMIC, LENGTH, LONGROPE
+
+FAR = torch.arange(40)[None] + 1_000_003
+
+
+def spectra(model) -> list[int]:
+    """How many pairs turn in each layer."""
+    return [len(seam.spectrum.turning) for seam in seams_of(model)]
+
+
+def test_layer_types_get_their_own() -> None:
+    types = ["sliding_attention", "full_attention", "sliding_attention"]
+    model = tiny_model("qwen3", layer_types=types, use_sliding_window=True, sliding_window=64)
+    whorl.attach(model, "full_attention=nope/sliding_attention=rope")
+    assert spectra(model) == [8, 0, 8]
+    with pytest.raises(ValueError, match="layer 1 is of type 'full_attention'"):
+        whorl.attach(model, whorl.Layers({"sliding_attention": whorl.RoPE()}))
+    assert str(whorl.attached(model).encoding).startswith("full_attention=nope"), "a refused attach changes nothing"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon", "gemma3_text"])
+def test_every_layer_turns_by_its_own_spectrum(family: str) -> None:
+    model = tiny_model(family)
+    _, budget = logits_and_budget(whorl.attach(model, "rope"), TOKENS)
+    logits = {e: whorl.attach(model, e)(TOKENS).logits for e in ("rope", "nope", "rope/nope", "nope/rope", "rope/rope")}
+    assert torch.equal(logits.pop("rope/rope"), logits["rope"])
+    for a in logits:
+        assert all(difference(logits[a], logits[b]) > 100 * budget for b in logits if a != b)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["smollm3", "llama4_text", "exaone4", "cohere2"])
+def test_layers_that_the_host_does_not_turn_stay_so_unless_they_are_named(family: str) -> None:
+    model = tiny_model(family)
+    whorl.attach(model, "hope:train_length=16")
+    assert spectra(model) == [1, 0, 1]
+    plain, budget = logits_and_budget(model, TOKENS)
+    whorl.attach(model, "hope:train_length=16/")  # `Layers` of one: every layer by name
+    assert spectra(model) == [1, 1, 1]
+    named, budget = logits_and_budget(model, TOKENS)
+    assert difference(named, plain) > 100 * budget
+    assert difference(model(TOKENS, position_ids=FAR).logits, named) < budget
+    out = model(TOKENS[:, :30], use_cache=True)
+    steps = [out.logits]
+    for t in range(30, 40):
+        steps.append(model(TOKENS[:, t : t + 1], past_key_values=out.past_key_values, use_cache=True).logits)
+    assert difference(torch.cat(steps, 1), named) < budget
+
+
+def test_a_window_wider_than_the_hosts_own_is_refused() -> None:
+    model = tiny_model("mistral")
+    whorl.attach(model, "rope+window:size=24")
+    assert not any(seam.biases for seam in seams_of(model)), "it is the host's own"
+    whorl.attach(model, "rope+window:size=23")
+    with pytest.raises(ValueError, match=r"layer 0 of MistralForCausalLM hides keys at distances of 24 or more"):
+        whorl.attach(model, "rope+window:size=25")
+
+
+def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
+    model = tiny_model("llama")
+    count = {"t5": 32 * 4, "kerple": 3 * 4 * 2, "t5/nope": 32 * 4, "rope+t5/t5": 32 * 4}
+    for encoding, parameters in count.items():
+        attachment = whorl.attached(whorl.attach(model, encoding))
+        assert isinstance(attachment, Attachment)
+        assert sum(p.numel() for p in attachment.parameters()) == parameters, encoding
+    gemma = whorl.attach(tiny_model("gemma4_text"), "t5")  # layers of two head dims share the one table
+    assert sum(p.numel() for p in whorl.attached(gemma).parameters()) == 32 * 4
+
+
+def test_an_alibi_falcon_is_refused() -> None:
+    with pytest.raises(ValueError, match="ALiBi of its own"):
+        whorl.attach(tiny_model("falcon", alibi=True), "rope")
+
+
+def test_an_odd_head_dim_is_refused_and_nothing_changes() -> None:
+    model = tiny_model("gpt2", hidden_size=20)
+    with pytest.raises(ValueError, match="even head dim of at least 2, got 5"):
+        whorl.attach(model, "rope")
+    assert whorl.attached(model) is None
+    whorl.attach(model, "alibi")
+
+
+# --- spectra that depend on the length --------------------------------------------------------------------------------
+
+
+REFUSED = {
+    "falcon": "must be turned in transformers' attention interface, which FalconForCausalLM does not use",
+    "hunyuan_v1_dense": "must be turned last of all, and layer 0 of HunYuanDenseV1ForCausalLM normalises them after",
+    **dict.fromkeys(ENCODERS, "goes by the tokens up to a query's own, and .* attends in both directions"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_it_or_says_why_not(family: str) -> None:
+    model = tiny_model(family)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name and parameter.dim() == 1:  # weights that are all alike commute with a rotation
+            parameter.mul_(torch.empty_like(parameter).uniform_(0.5, 1.5, generator=generator))
+    if family in REFUSED:
+        stock = model(TOKENS).logits
+        with pytest.raises(ValueError, match=REFUSED[family] + r".*try a scaling that is the same at every length"):
+            whorl.attach(model, DYNAMIC)
+        assert whorl.attached(model) is None
+        assert torch.equal(model(TOKENS).logits, stock)
+        return
+    model.set_attn_implementation("eager")  # sdpa drops soft caps in some versions
+    plain, budget = logits_and_budget(whorl.attach(model, "rope"), TOKENS)
+    in_range = whorl.attach(model, f"rope~dynamic-ntk:factor=4,original={LENGTH}")(TOKENS).logits
+    assert difference(in_range, plain) < budget
+    logits, budget = logits_and_budget(whorl.attach(model, DYNAMIC), TOKENS)
+    assert difference(logits, plain) > 100 * budget
+    out = model(TOKENS[:, :9], use_cache=True)
+    steps, cache = [out.logits], out.past_key_values
+    for t in range(9, LENGTH):
+        steps.append(model(TOKENS[:, t : t + 1], past_key_values=cache, use_cache=True).logits)
+    assert difference(torch.cat(steps, 1), logits) < budget
+
+
+def test_a_norm_without_weights_takes_an_amplitude_away() -> None:
+    """Llama 4 normalises q and k after its rotation: angles survive that, and the factor on cos and sin does not."""
+    model = tiny_model("llama4_text")
+    whorl.attach(model, DYNAMIC)
+    with pytest.raises(ValueError, match="layer 0 of Llama4ForCausalLM normalises them after its own rotation"):
+        whorl.attach(model, LONGROPE)
+    whorl.attach(tiny_model("gemma4_text", global_head_dim=16), LONGROPE)  # its norm of values is no such norm
+
+
+def test_what_is_missing_is_said() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="has 2 numbers, and this spectrum has 8 pairs"):
+        whorl.attach(model, "rope~longrope:short_factor=1@1,long_factor=2@2,factor=2,original=16")
+    with pytest.raises(ValueError, match="dynamic-ntk .* needs at least 2 pairs; this spectrum has 1"):
+        whorl.attach(tiny_model("llama", head_dim=2), DYNAMIC)  # and not at the first token past the original length
+    with pytest.raises(ValueError, match="reuses the keys of layer"):
+        whorl.attach(tiny_model("gemma4_text"), f"rope/{DYNAMIC}")
+    assert whorl.attached(model) is None
+
+
+def test_a_layer_that_the_host_does_not_turn_stays_so_unless_it_is_named() -> None:
+    def scaled(model: Any) -> list[bool]:
+        return [seam.scaled is not None for seam in seams_of(model)]
+
+    model = tiny_model("smollm3")
+    assert scaled(whorl.attach(model, DYNAMIC)) == [True, False, True]
+    assert scaled(whorl.attach(model, f"{DYNAMIC}/")) == [True, True, True]
+    assert scaled(whorl.attach(model, f"{DYNAMIC}/rope")) == [True, False, True]
