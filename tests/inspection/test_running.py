@@ -280,3 +280,24 @@ def test_a_trial_is_read_on_documents_that_it_was_not_trained_on(tmp_path: Path)
     held = {document[0] for document in split_documents(read_documents(str(tmp_path)))[1]}
     windows = text_windows(str(tmp_path), Letters(), 20, 50, heldout=True)
     assert {chr(i) for i in windows.flatten().tolist()} == held
+
+
+def test_a_model_is_opened_once_and_not_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from whorl.hosts.transformers import opening
+    from whorl.inspection import passes
+
+    opened: list[str] = []
+    real = opening._open
+
+    def counting(model: object, *more: object, **how: object) -> object:
+        opened.append(type(model).__name__)
+        return real(model, *more, **how)
+
+    monkeypatch.setattr(opening, "_open", counting)
+    monkeypatch.setattr(passes, "BATCH_TOKENS", 64)  # a window a forward
+    model = tiny_model("llama")
+    whorl.inspect(model, IDS, train_length=32, random_windows=2, ablate=True)
+    assert len(opened) <= 2, "once to inspect, once to say what encoding it has"
+    opened.clear()
+    passes.Pass(model, IDS, None, norms=True).run()
+    assert len(opened) == 1

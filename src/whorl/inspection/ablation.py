@@ -46,11 +46,11 @@ def cuts(layer: Layer, train_length: int) -> list[int]:
 
 def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
     """Mean loss (nats per token) over the second half of each window, [windows]; pairs from `cut` on stilled."""
-    inner = open_host(model).model
-    with nullcontext() if cut is None else watching(model, edit=stilled(cut)):
-        found = window_losses(inner, windows, inner.config.get_text_config().vocab_size)
+    host = open_host(model)
+    with nullcontext() if cut is None else watching(host, edit=stilled(cut)):
+        found = window_losses(host.model, windows, host.model.config.get_text_config().vocab_size)
         what = "losses are not finite" + ("" if cut is None else f" with pairs from {cut} on stilled")
-        finite.check_values(found, what, model, windows)
+        finite.check_values(found, what, host.model, windows)
     return found[:, -(windows.shape[1] // 2) :].double().mean(1)
 
 
@@ -58,15 +58,16 @@ def ablate(
     model: Any, inside: torch.Tensor, past: torch.Tensor | None, train_length: int, advance: Callable[[], None]
 ) -> dict[str, Any]:
     """The sweep over cuts: loss in range (second half of windows of at most the training length) and past it."""
-    layer = max(layers_of(model), key=lambda found: found.pairs)
+    host = open_host(model)
+    layer = max(layers_of(host), key=lambda found: found.pairs)
     sets = {"in_range": inside} | ({"past": past} if past is not None else {})
-    untouched = {name: losses(model, windows, None) for name, windows in sets.items()}
+    untouched = {name: losses(host, windows, None) for name, windows in sets.items()}
     advance()
     rows = []
     for cut in cuts(layer, train_length):
         row: dict[str, Any] = {"cut": cut, "wavelength": finite_wavelength(layer, cut)}
         for name, windows in sets.items():
-            found = losses(model, windows, cut)
+            found = losses(host, windows, cut)
             change = found - untouched[name]
             row[name] = float(found.mean())
             row[f"{name}_change"] = float(change.mean())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl.hosts import open_host
 from whorl.inspection import measures
 from whorl.inspection.measures import Array, Bins
 from whorl.inspection.watching import Attended, Layer, forward
@@ -76,9 +77,10 @@ class Pass:
         self.generator = torch.Generator().manual_seed(self.seed)
 
     def run(self) -> Pass:
+        host = open_host(self.model)  # once for all its forwards
         per_batch = max(1, BATCH_TOKENS // self.tokens)
         for batch in self.windows.split(per_batch):
-            forward(self.model, batch, self._see)
+            forward(host, batch, self._see)
             self.advance(len(batch))
         return self
 

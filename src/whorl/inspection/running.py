@@ -16,7 +16,7 @@ import whorl
 from whorl import finite
 from whorl.checking import check_ids, check_numbers, shown
 from whorl.encodings.spectrum import wavelength
-from whorl.hosts import open_host
+from whorl.hosts import OpenHost, open_host
 from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis
 from whorl.inspection.ablation import ablate as run_ablation
@@ -73,10 +73,10 @@ def inspect(
     limit = train_length or getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
-    facts = layers_of(model)
-    finite.check_weights(model)
+    facts = layers_of(host)
+    finite.check_weights(host.model)
     result = Inspection(_about(host, facts, inputs, limit, random_windows, seed))
-    running = _Running(model, facts, inputs.long(), limit, attention, seed, stage, result)
+    running = _Running(host, facts, inputs.long(), limit, attention, seed, stage, result)
     running.spectrum()
     running.in_range()
     finished(result)
@@ -116,7 +116,7 @@ def _check_inputs(inputs: Any, model: Any) -> None:
 class _Running:
     """The stages of an inspection; each adds to the result."""
 
-    model: Any
+    host: OpenHost
     facts: list[Layer]
     inputs: torch.Tensor
     limit: int
@@ -131,7 +131,7 @@ class _Running:
         self.length = self.inputs.shape[1]
         self.inside_length = min(self.limit, self.length)
         self.inside = _cut(self.inputs, self.inside_length)
-        heads = open_host(self.model).model.config.get_text_config().num_attention_heads
+        heads = self.host.model.config.get_text_config().num_attention_heads
         self.count = analysis.sample_count(self.facts, heads)
 
     @contextmanager
@@ -142,7 +142,7 @@ class _Running:
         self.summary["seconds"][key] = round(time.perf_counter() - start, 2)
 
     def _pass(self, windows: torch.Tensor, logits: str, seed: int, advance: Any, **how: Any) -> Pass:
-        found = Pass(self.model, windows, logits, attention=self.attention, seed=seed, advance=advance, **how)
+        found = Pass(self.host, windows, logits, attention=self.attention, seed=seed, advance=advance, **how)
         return found.run()
 
     def spectrum(self) -> None:
@@ -166,7 +166,7 @@ class _Running:
     def random_tokens(self, windows: int) -> None:
         found = None
         if windows:
-            ids = random_tokens(open_host(self.model).model, windows, self.inside_length, self.seed)
+            ids = random_tokens(self.host.model, windows, self.inside_length, self.seed)
             with self._stage("random", "random tokens", windows) as advance:
                 found = self._pass(ids, "standardised", self.seed, advance, regions_over=self.inside_length)
             self.summary["u_shape"]["random"] = analysis.u_shape(found, self.inside_length)
@@ -211,7 +211,7 @@ class _Running:
         steps = 1 + len(cuts(max(self.facts, key=lambda layer: layer.pairs), self.limit))
         past = self.inputs if self.length > self.limit else None
         with self._stage("ablation", "ablation", steps) as advance:
-            found = run_ablation(self.model, self.inside, past, self.limit, lambda: advance(1))
+            found = run_ablation(self.host, self.inside, past, self.limit, lambda: advance(1))
         self.summary["ablation"] = found
 
     def _put(self, name: str, rows: list[Array | None]) -> None:
@@ -270,7 +270,7 @@ def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _about(
-    host: Any, facts: list[Layer], inputs: torch.Tensor, limit: int, random_windows: int, seed: int
+    host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, random_windows: int, seed: int
 ) -> dict[str, Any]:
     model, config = host.model, host.model.config.get_text_config()
     heads = config.num_attention_heads
