@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
 import rows
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from whorl.reports import png
+from whorl.reports.axes import axis
+from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 
-COLOURS = ("#8a8f98", "#3b6fb6", "#2a9d8f", "#6a4c93", "#7aa6d8", "#8fd1c8", "#d1495b", "#edae49", "#b08968")
+CASES = {"rotate float32": "a copy", "rotate bfloat16": "a copy", "attention": "causal SDPA"}
+"""What is timed, and the yardstick of its ratio."""
 
 
 def main() -> None:
@@ -25,25 +26,33 @@ def main() -> None:
     drawn = [row for row in timed if row["cpu"] == cpu and row["mode"] == "both"]
     if not drawn:
         parser.error(f"no rows of {cpu!r}; there are {', '.join(sorted({row['cpu'] for row in timed}))}")
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.6), constrained_layout=True)
-    for axis, (kind, unit) in zip(
-        axes, (("rotate float32", "a copy"), ("rotate bfloat16", "a copy"), ("attention", "causal SDPA")), strict=True
-    ):
-        chosen = [row for row in drawn if row["case"].startswith(kind)]
-        lengths = sorted({int(row["case"].split()[-1]) for row in chosen})
-        for colour, name in zip(COLOURS, dict.fromkeys(row["provider"] for row in chosen), strict=False):
-            line = {int(r["case"].split()[-1]): r for r in chosen if r["provider"] == name}
-            at = [n for n in lengths if n in line]
-            middle, least, most = ([float(line[n][f"ratio_{which}"]) for n in at] for which in ("50", "least", "most"))
-            axis.fill_between(at, least, most, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(at, middle, marker="o", color=colour, label=name)
-        axis.set(xscale="log", yscale="log", title=kind, xlabel="tokens", ylabel=f"time / {unit}, forward + backward")
-        axis.set_xticks(lengths, [f"{n:,}" for n in lengths])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.suptitle(f"{cpu}, {drawn[0]['threads']} threads")
-    figure.savefig(options.out, dpi=110)
+    views = tuple(
+        view([row for row in drawn if row["case"].startswith(kind)], kind, unit) for kind, unit in CASES.items()
+    )
+    title = f"{cpu}, {drawn[0]['threads']} threads"
+    chart = CurveChart("kernels", title, "", (("tokens", views[0].axes[0]),), views, named=True)
+    options.out.write_bytes(png.image(png.draw(chart), dpi=110))
+
+
+def view(chosen: list[dict[str, str]], kind: str, unit: str) -> CurveView:
+    """The ratio of every provider by length: the median, with the least and the most as its band."""
+    lengths = sorted({int(row["case"].split()[-1]) for row in chosen})
+    at = {(row["provider"], int(row["case"].split()[-1])): row for row in chosen}
+    curves = []
+    for i, name in enumerate(dict.fromkeys(row["provider"] for row in chosen)):
+        found = [at.get((name, n)) for n in lengths]
+        y, low, high = (
+            tuple(None if row is None else float(row[f"ratio_{which}"]) for row in found)
+            for which in ("50", "least", "most")
+        )
+        curves.append(Curve(name, i, y, low, high))
+    values = [v for curve in curves for v in (*curve.low, *curve.high) if v is not None]
+    grid = Grid(tuple(map(float, lengths)), tuple(f"{n:,} tokens" for n in lengths))
+    ticks = tuple((float(n), f"{n:,}") for n in lengths)
+    x = Axis("tokens", "log", lengths[0] / 1.1, lengths[-1] * 1.1, ticks)
+    y_axis = axis(f"time / {unit}, forward + backward", "log", values)
+    panel = CurvePanel("", (grid,), (CurveFrame(0, tuple(curves)),))
+    return CurveView(kind, (y_axis,), (panel,), ((1.0, ""),), x=x, markers=True)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,8 @@ def _name_ends(figure: Figure, axes: Any, grid: Grid, curves: Sequence[Curve]) -
     for curve in curves:
         last = next((at for at in reversed(list(zip(grid.x, curve.y, strict=True))) if at[1] is not None), None)
         heights.append(-0.1 if last is None else _height(axes, *last))
-    for curve, height in zip(curves, spread_out(heights, gap=0.055), strict=True):
+    line = 0.17 * figure.dpi / axes.get_window_extent().height  # of text, as a part of the axes
+    for curve, height in zip(curves, spread_out(heights, gap=line), strict=True):
         text = textwrap.shorten(curve.name, 40, placeholder="…") + (f" ({curve.note})" if curve.note else "")
         axes.text(
             1.02, height, text, transform=axes.transAxes, color=_colour(curve), va="center", fontsize=9.5,
