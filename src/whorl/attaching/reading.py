@@ -23,6 +23,7 @@ from whorl.encodings.spectrum import base_of, share_of
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
 from whorl.hosts.transformers.rope_settings import from_stock, length_dependent
+from whorl.hosts.transformers.rotary_module import frequencies_of
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -156,8 +157,8 @@ def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
     base = float(settings["rope_theta"])
     inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
     encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
-    prefix = f"{layer_type}_" if hasattr(host.rotary, f"{layer_type}_inv_freq") else ""
-    built = getattr(host.rotary, f"{prefix}original_inv_freq")
+    built = frequencies_of(host.rotary, layer_type, "original_inv_freq")
+    assert built is not None, "stock keeps it where frequencies depend on the length"
     if built.device.type != "meta":
         own = replace(spectrum, frequencies=tuple(built.double().tolist()))
         if not same_spectrum(encoding.spectrum(head_dim), own, _precision(host)):

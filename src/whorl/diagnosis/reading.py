@@ -15,6 +15,7 @@ from whorl.diagnosis.meaning import FLOAT32, Sizes, Turning, meant, other_readin
 from whorl.hosts import OpenHost, head_dim_of
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import by_layer_type, of_layers, rope_parameters, rope_type, turning_share
+from whorl.hosts.transformers.rotary_module import amplitude_of, frequencies_of
 
 # The causes, from the most specific one: a difference is put down to the first that explains it.
 UNINITIALISED = "uninitialised"
@@ -74,19 +75,10 @@ def readings(host: OpenHost, config: Any) -> tuple[Reading, ...]:
     return tuple(found)
 
 
-def inv_freq(rotary: Any, label: str) -> torch.Tensor | None:
-    """The buffer that holds the frequencies of a layer type."""
-    for name in (f"{label}_inv_freq", "inv_freq"):
-        if isinstance(getattr(rotary, name, None), torch.Tensor):
-            return getattr(rotary, name)
-    return None
-
-
 @torch.no_grad()
 def measured(rotary: Any, label: str) -> tuple[Turning, torch.Tensor | None]:
     """What the module does between positions 0 and 1, and its buffer. A buffer without frequencies is not run."""
-    stored = inv_freq(rotary, label)
-    amplitude = float(getattr(rotary, f"{label}_attention_scaling" if label else "attention_scaling", 1.0))
+    stored, amplitude = frequencies_of(rotary, label), amplitude_of(rotary, label)
     if stored is not None and not usable(stored):
         values = np.full(stored.numel(), np.nan) if stored.is_meta else stored.double().cpu().numpy()
         return Turning(values, amplitude), stored

@@ -15,12 +15,13 @@ from whorl.attaching import attached
 from whorl.attaching.plan import layer_plan
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
-from whorl.diagnosis.reading import UNINITIALISED, Reading, inv_freq, readings, undisturbed, usable
+from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, undisturbed, usable
 from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 from whorl.hosts.transformers.rope_settings import length_dependent, of_layers, unscaled_up_to
+from whorl.hosts.transformers.rotary_module import frequencies_of
 from whorl.numerics import FLOAT32, allowance, too_large_to_copy
 
 TOKENS = 40  # of the sequences that are run
@@ -246,10 +247,8 @@ class Runs:
         counts like a rounding of q and k of that size; whorl's own are exact."""
         if self.subject.encoding is not None or self.subject.host.rotary is None:
             return self.budget
-        speeds = [
-            float(inv.max()) for r in self.subject.readings if (inv := inv_freq(self.host.rotary, r.label)) is not None
-        ]
-        fastest = max(speeds, default=0.0)
+        tables = [frequencies_of(self.host.rotary, r.label) for r in self.subject.readings]
+        fastest = max((float(table.max()) for table in tables if table is not None), default=0.0)
         return self.budget * max(1.0, last_position * fastest * 2**-24 / FLOAT32)
 
     @cached_property

@@ -10,9 +10,9 @@ from whorl.hosts.transformers.opening import (
     bases_of,
     head_dim_of,
     open_host,
-    stock_spectrum,
     unwrapped,
 )
+from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.encodings import Shape, Spectrum
+from whorl.encodings import Shape
 from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
+from whorl.hosts.transformers.rotary_module import stock_width
 
 KNOWN = "`whorl list` names the families that are known"
 
@@ -257,42 +258,6 @@ def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, 
         width=config.hidden_size,
         bidirectional=not getattr(attention, "is_causal", True),
     )
-
-
-def stock_spectrum(rotary: Any, layer_type: str, head_dim: int) -> Spectrum | None:
-    """The spectrum that a stock rotary module has for a layer type, from its buffers; None where it has none.
-
-    `head_dim` is the head's full width; the module's own may be less of it. Raises ValueError where they are no
-    frequencies: NaN, infinite or below zero, as buffers are that nobody has filled.
-    """
-    prefix, frequencies = _frequencies(rotary, layer_type)
-    if frequencies is None:
-        return None
-    if frequencies.device.type == "meta":
-        frequencies = torch.ones_like(frequencies, device="cpu")
-    amplitude = float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
-    values = tuple(frequencies.double().tolist())
-    try:
-        return Spectrum(values, max(head_dim, 2 * len(values)), amplitude)
-    except ValueError as error:
-        shown = ", ".join(f"{value:.3g}" for value in values[:4])
-        raise ValueError(
-            f"the {type(rotary).__name__} of this model holds {prefix}inv_freq = {shown}, ... and an amplitude of "
-            f"{amplitude:g}, and {error}; whorl.doctor(model), or `whorl doctor DIR`, says what they should be"
-        ) from error
-
-
-def stock_width(rotary: Any, layer_type: str) -> int | None:
-    """Channels in the pairs that a stock rotary module turns, whatever its frequencies are; None where it has none."""
-    _, frequencies = _frequencies(rotary, layer_type)
-    return None if frequencies is None else 2 * len(frequencies)
-
-
-def _frequencies(rotary: Any, layer_type: str) -> tuple[str, torch.Tensor | None]:
-    """The buffer of a layer type's frequencies, and the prefix of its name."""
-    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
-    frequencies = getattr(rotary, f"{prefix}inv_freq", None)
-    return prefix, frequencies if isinstance(frequencies, torch.Tensor) else None
 
 
 def _window(config: Any, attention: Any, layer_type: str) -> int | None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from whorl.encodings import Known, Shape
 from whorl.encodings.spectrum import base_of, share_of
-from whorl.hosts.transformers.opening import OpenHost, head_dim_of, stock_spectrum, stock_width
+from whorl.hosts.transformers.opening import OpenHost, head_dim_of
 from whorl.hosts.transformers.rope_settings import of_layers, scaled_by
+from whorl.hosts.transformers.rotary_module import stock_spectrum, stock_width
 
 
 def settings_of(host: OpenHost, layer_type: str) -> dict[str, Any]:
