@@ -19,8 +19,6 @@ defaults.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +30,7 @@ from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
 from whorl.encodings.spectrum import Spectrum
+from whorl.registry import look_up
 
 REGISTRY = {
     "rope": "whorl.encodings.rope:RoPE",
@@ -47,6 +46,8 @@ REGISTRY = {
     "kerple": "whorl.encodings.kerple:Kerple",
     "window": "whorl.encodings.window:Window",
 }
+
+HINT = "`whorl list` shows what they do"
 
 __all__ = [
     "REGISTRY",
@@ -74,23 +75,14 @@ def get(name: str) -> type[Encoding]:
     """The encoding class of a registry name. Raises ValueError with a suggestion when there is none."""
     if name in SCALINGS:
         raise ValueError(f"{name} is no encoding but a scaling of one; write rope~{get_scaling(name).example}")
-    return _look_up("encoding", name, REGISTRY)
+    return look_up("encoding", name, REGISTRY, HINT)
 
 
 def get_scaling(name: str) -> type[Scaling]:
     """The scaling class of a name in `SCALINGS`. Raises ValueError with a suggestion when there is none."""
     if name in REGISTRY:
         raise ValueError(f"{name} is an encoding, and after a '~' comes a scaling (known: {', '.join(SCALINGS)})")
-    return _look_up("scaling", name, SCALINGS)
-
-
-def _look_up(kind: str, name: str, known: Mapping[str, str]) -> Any:
-    if name not in known:
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else "`whorl list` shows what they do"
-        raise ValueError(f"unknown {kind} {name!r}; {hint} (known: {', '.join(known)})")
-    module, _, attribute = known[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return look_up("scaling", name, SCALINGS, HINT)
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Encoding:
