@@ -67,7 +67,7 @@ CASES = [  # the extras that are installed, a command, how its answer starts, an
     ("cli", "doctor empty", EMPTY, None),
     ("cli", "doctor empty --text hf:a", "whorl: --text hf:a needs datasets and pyarrow, which are ", "hub"),
     ("cli", "export empty --out out", EMPTY, None),
-    ("cli", "export empty --out out --format gguf", "whorl: --format gguf needs gguf, which is ", "gguf"),
+    ("cli", "export empty --out out --format gguf", "whorl: --runtime gguf needs gguf, which is ", "gguf"),
     ("cli", "inspect empty --out out", "whorl: whorl inspect needs matplotlib, which is ", "reports"),
     ("cli reports", "inspect empty --out out", EMPTY, None),
     ("cli reports", "inspect empty --text a.parquet --out out", "whorl: --text a.parquet needs ", "hub"),

@@ -59,7 +59,7 @@ READERS = {
     "extend": lambda model: extend(model, 60, IDS, train_length=20),
     "convert": heal,
     "export": lambda model: export(model, "nowhere/at/all"),
-    "export gguf": lambda model: export(model, "nowhere/at/all", format="gguf"),
+    "export gguf": lambda model: export(model, "nowhere/at/all", runtime="gguf"),
 }
 
 

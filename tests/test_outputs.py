@@ -207,7 +207,7 @@ def test_what_earlier_versions_wrote_is_known(tmp_path: Path) -> None:
         check_replaces(added, True)
     with pytest.raises(ValueError, match="not known to be whorl's"):
         check_replaces(folder("a model of somebody", config__json={}, model__safetensors=0), True)
-    export(tiny_model("llama"), tmp_path / "gguf", format="gguf")
+    export(tiny_model("llama"), tmp_path / "gguf", runtime="gguf")
     (tmp_path / "gguf" / MARKER).unlink()
     check_replaces(tmp_path / "gguf", True)
     (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF of another program")

@@ -15,7 +15,9 @@ from whorl.comparison import load_trial
 from whorl.conversion.extending import extend
 from whorl.encodings import Sum
 from whorl.ops import rotation_tables
-from whorl.runtimes.exporting import export, permute_layout, read_gguf_llama
+from whorl.runtimes.exporting import export
+from whorl.runtimes.gguf_reading import read_gguf_llama
+from whorl.runtimes.layout import permute_layout
 from whorl.testing import tiny_model
 
 IDS = torch.arange(20)[None]

@@ -22,6 +22,7 @@ _EXPORTS = {
     "doctor": "whorl.diagnosis",
     "Diagnosis": "whorl.diagnosis",
     "encoding_of": "whorl.attaching",
+    "export": "whorl.runtimes.exporting",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
     "load": "whorl.attaching",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.window import Window
     from whorl.inspection import Inspection, inspect
+    from whorl.runtimes.exporting import export
 
 
 def __getattr__(name: str) -> Any:

@@ -196,7 +196,7 @@ def test_a_stock_model_that_whorl_saves_is_said_to_older_readers_too(tmp_path) -
     model = tiny_model("llama", rope_parameters=copy.deepcopy(settings))
     before = copy.deepcopy(model.config.to_dict())
     save_for_all(model, tmp_path / "a")
-    export(model, tmp_path / "b", format="hf")
+    export(model, tmp_path / "b", runtime="hf")
     for folder in ("a", "b"):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert (config["rope_theta"], config["rope_scaling"]) == (5e4, YARN)

@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
+from whorl.runtimes import RUNTIMES
+
 EPILOG = """
 [bold]Examples[/]
 
  whorl export runs/first/trials/hope-0 --out hope                        for transformers without whorl\n
- whorl export path/to/model --format gguf --out hope-gguf                model.gguf, for llama.cpp\n
- whorl export path/to/model --format gguf --dtype f16 --out half --force
+ whorl export path/to/model --runtime gguf --out hope-gguf               model.gguf, for llama.cpp\n
+ whorl export path/to/model --runtime gguf --dtype f16 --out half --force
 
 What was written is loaded and compared before it gets its name; nothing is left when that fails. docs/export.md says
-what each format can say.
+what each runtime can say. --format is another name of --runtime.
 """
 
 
@@ -24,7 +26,15 @@ def export(
         str, typer.Argument(metavar="MODEL", help="A model's directory, a hub name, or a trial of whorl compare.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not hold anything yet.")],
-    format: Annotated[str, typer.Option(metavar="hf|gguf", help="hf: for transformers; gguf: for llama.cpp.")] = "hf",
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            "--format",
+            metavar="|".join(RUNTIMES),
+            help="What will run the model; hf: stock transformers, gguf: llama.cpp.",
+        ),
+    ] = "hf",
     dtype: Annotated[
         str | None, typer.Option(metavar="f32|f16|bf16", help="Of a GGUF's matrices.", show_default="f32")
     ] = None,
@@ -44,7 +54,8 @@ def export(
     except ValueError as error:
         typer.echo(f"whorl: goes without a tokenizer: {' '.join(str(error).split())}", err=True)
         tokenizer = None
-    done = write(found.model(), out, format=format, tokenizer=tokenizer, dtype=dtype, force=force)
-    typer.echo(f"{done.path}: {format}, positional encoding {done.encoding}")
+    options = {} if dtype is None else {"dtype": dtype}
+    done = write(found.model(), out, runtime=runtime, tokenizer=tokenizer, force=force, **options)
+    typer.echo(f"{done.path}: for {done.runtime.title}, positional encoding {done.encoding}")
     typer.echo(f"tokenizer: {done.tokenizer}")
-    typer.echo(done.checked)
+    typer.echo(str(done.checked))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from whorl.extras import require
+from whorl.runtimes import get
 
 ALWAYS = {
     "compare": ("compare",),
@@ -34,8 +35,8 @@ def _of(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     text = str(options.get("text") or "")
     if text.startswith("hf:") or text.endswith(".parquet"):
         yield f"--text {text}", "hub"
-    if options.get("format") == "gguf":
-        yield "--format gguf", "gguf"
+    if (runtime := options.get("runtime")) and (extra := get(runtime).extra):
+        yield f"--runtime {runtime}", extra
     for option in ("tune", "stream_layers"):
         if options.get(option):
             yield f"--{option.replace('_', '-')}", "compare"

@@ -1,0 +1,102 @@
+"""Stock transformers: a directory with the encoding in stock terms (`whorl.attaching.saving` says which)."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whorl import finite
+from whorl.attaching import attach, attached
+from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
+from whorl.attaching.saving import save_for_all
+from whorl.attaching.stock import stock_form
+from whorl.hosts import open_host
+from whorl.numerics import allowance, max_error, too_large_to_copy
+from whorl.runtimes.base import Check, Runtime, Written
+
+TOKENS = 48  # of each of the two rows that a written directory is compared on
+
+
+@dataclass(frozen=True)
+class HF(Runtime):
+    """Config, safetensors in the model's own dtype, and tokenizer, as `save_pretrained` writes them."""
+
+    name = "hf"
+    title = "stock transformers"
+
+    def refuse(self, model: Any) -> str | None:
+        form = None if attached(model) is None else stock_form(model)
+        if not isinstance(form, str):
+            return None
+        return (
+            f"stock transformers cannot say {encoding_of(model)} on a {type(model).__name__}: {form}. "
+            "Keep it with model.save_pretrained(directory), and read that with whorl.load(directory)"
+        )
+
+    def write(self, model: Any, folder: Path, tokenizer: Any) -> Written:
+        save_for_all(model, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        encoding = "its own" if attached(model) is None else str(encoding_of(model))
+        return Written(folder, encoding, "none given" if tokenizer is None else type(tokenizer).__name__)
+
+    @torch.no_grad()
+    def check(self, model: Any, written: Written) -> Check:
+        """Loads the folder as anybody would, in the same process, and compares logits."""
+        training = model.training
+        model.eval()
+        try:
+            half = torch.finfo(model.dtype).bits < 32
+            # A float64 copy, the stock model, and a float32 copy of what is in half precision.
+            room = too_large_to_copy(model, 8 + 4 + 4 * half) is None
+            ours = copy.deepcopy(model).float() if half and room else model
+            ids = _some_tokens(model)
+            logits, truth = ours(ids).logits, None
+            if room:
+                with suppress(RuntimeError, NotImplementedError):  # code without float64 kernels
+                    truth = copy.deepcopy(ours).double()(ids).logits
+            allowed = allowance(logits, truth)
+            stock = _stock_class(model).from_pretrained(written.folder, dtype=ours.dtype, use_safetensors=True)
+            assert attached(stock) is None
+            error = max_error(stock.to(model.device).eval()(ids).logits, logits)
+            if not error <= allowed:
+                allowed += _moved_by_rounded_frequencies(stock, ours, ids, logits)
+        finally:
+            model.train(training)
+        finite.check_values(logits, "the model's own logits are not finite", model, ids)
+        return Check(f"loaded by stock transformers: logits of {ids.numel()} tokens", error, allowed)
+
+
+def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logits: torch.Tensor) -> float:
+    """How far the logits of an attached model are moved by the stock module's own frequencies, which are float32 and
+    where they are blended (YaRN, Llama 3) off by more than a rounding. 0 where they are not the model's at all."""
+    host = open_host(stock)
+    if attached(ours) is None or host.rotary is None:
+        return 0.0
+    own = stock_encoding(host)
+    if not same_rotations(host, own, encoding_of(ours)):
+        return 0.0
+    return max_error(attach(copy.deepcopy(ours), own)(ids).logits, logits)
+
+
+def _stock_class(model: Any) -> Any:
+    """The class that a person would load the directory with: the causal LM's auto class, or the model's own."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    auto = type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return (
+        AutoModelForCausalLM if auto and MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)] is type(model) else type(model)
+    )
+
+
+def _some_tokens(model: Any) -> torch.Tensor:
+    """Two rows of ids, the same for every model of a vocabulary, as long as a table of positions allows."""
+    config = model.config.get_text_config()
+    length = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
+    drawn = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    return drawn.to(model.device)
