@@ -5,10 +5,11 @@
 function curveChart(figure, chart) {
   const state = { view: 0, option: 0, x: 0, chosen: 0 }; // chosen: 0 for all lines, else one more than its number
   const controls = html("div", { class: "controls" }, figure);
-  const menus = chart.options.length > 1;
+  const menus = chart.options.length > 1; // without them there is room for the legend beside the buttons
   const beside = menus ? null : html("div", { class: "keys" }, controls);
-  viewSwitch(chart.views.map((view) => view.label), controls, (i) => { state.view = i; renew(); });
-  const choices = html("div", { class: "choices" }, controls);
+  const buttons = html("div", { class: "choices" }, controls);
+  const choices = menus ? html("div", { class: "choices" }, controls) : buttons;
+  viewSwitch(chart.views.map((view) => view.label), buttons, (i) => { state.view = i; renew(); });
   selector(chart.selector, choices, (i) => { state.option = i; renew(); })(chart.options);
   const fillLines = selector("highlight", choices, (i) => { state.chosen = i; redraw(); });
   viewSwitch(chart.xs.map(([name]) => name), choices, (i) => { state.x = i; redraw(); }, "Scale of the horizontal axis");
