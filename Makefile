@@ -1,7 +1,8 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
-# make test       the tests; make check: lint, format, types; .ci/run calls both
+# make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
-# make test-compat the same tests on the oldest PyTorch and transformers that are supported, in .venv-compat
+# make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
+# .ci/run calls check, test, test-full and test-wheel.
 # Everything is installed into .venv with the pinned versions of constraints.txt.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ COMPARE ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
 
-.PHONY: setup compare test test-compat wheel test-wheel check format bench soak bench-gpu test-gpu clean
+.PHONY: setup compare test test-full test-compat wheel test-wheel check format bench soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -27,7 +28,10 @@ compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
+
+test-full: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full -n 2 --dist worksteal
 
 test-compat: $(COMPAT)/.installed
 	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n 2 --dist loadfile

@@ -85,6 +85,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.matrix
 @pairs(EVERY)
 def test_logits_and_gradients_are_those_of_a_direct_computation(model, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, over every way that positions come; in blocks of 16 keys too."""
@@ -127,6 +128,7 @@ def test_the_direct_computation_sees_a_fault(model) -> None:
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pairs(EVERY)
 def test_cached_decoding_is_a_full_forward(model) -> None:
@@ -149,6 +151,7 @@ def test_cached_decoding_is_a_full_forward(model) -> None:
         assert difference(decoded(cuts, static), logits) < budget, "static"
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pairs(EVERY)
 def test_a_row_does_not_depend_on_a_longer_one(model) -> None:
@@ -168,6 +171,7 @@ def test_a_row_does_not_depend_on_a_longer_one(model) -> None:
         assert difference(logits[1:], whole) < budget, "and the longer one does not depend on the shorter"
 
 
+@pytest.mark.matrix
 @pairs(EVERY)
 def test_generate_is_the_argmax_of_full_forwards(model) -> None:
     arguments = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -241,6 +245,7 @@ def test_detach_copies_and_saving(model, tmp_path) -> None:
     assert torch.equal(again(TOKENS).logits, logits)
 
 
+@pytest.mark.matrix
 @pairs(EVERY)
 def test_gradient_checkpointing_gives_the_same_gradients(model) -> None:
     def gradients() -> dict[str, torch.Tensor]:

@@ -32,6 +32,7 @@ def pair(request: pytest.FixtureRequest):
     assert torch.equal(model(TOKENS).logits, stock), "detach restores the bits"
 
 
+@pytest.mark.matrix(times=2)
 def test_cached_decoding_and_gradients(pair) -> None:
     family, model = pair
     logits, budget = logits_and_budget(model, TOKENS)

@@ -26,12 +26,14 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+@pytest.mark.matrix
 @pairs(IN_BLOCKS)
 def test_everything_about_positions(model) -> None:  # noqa: F811
     in_full.test_positions(model)
     in_full.test_generate_with_dynamic_and_static_caches(model)
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
 @pairs(IN_BLOCKS)

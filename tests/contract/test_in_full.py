@@ -37,6 +37,7 @@ def name(model) -> tuple[str, str]:
     return model.config.model_type, str(whorl.encoding_of(model))
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pairs(EVERYWHERE)
 def test_positions(model) -> None:
@@ -63,6 +64,7 @@ def test_positions(model) -> None:
         assert difference(moved, logits) > 100 * budget, "a planted fault is seen"
 
 
+@pytest.mark.matrix
 @pairs(SOME)
 def test_gradient_checkpointing_gives_the_same_gradients(model) -> None:
     def gradients() -> dict[str, torch.Tensor]:
@@ -86,6 +88,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model) -> None:
         torch.testing.assert_close(again[key], gradient, rtol=1e-5, atol=1e-6 * scale, msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pairs(EVERYWHERE)
 def test_a_copy_keeps_its_encoding_and_leaves_the_original_alone(model) -> None:
@@ -113,6 +116,7 @@ def static_cache_works(family: str) -> bool:
     return True
 
 
+@pytest.mark.matrix
 @pairs(SOME)
 def test_generate_with_dynamic_and_static_caches(model) -> None:
     arguments = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -126,6 +130,7 @@ def test_generate_with_dynamic_and_static_caches(model) -> None:
         assert torch.equal(model.generate(prompt, cache_implementation="static", **arguments), slow)
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pairs(EVERYWHERE)
 def test_save_and_load(model, tmp_path) -> None:

@@ -45,6 +45,7 @@ def test_scaled_models_are_healthy(settings: dict[str, Any]) -> None:
     assert (found["attention-factor"].status == "pass") == (settings["rope_type"] in ("yarn", "longrope"))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("family", ["llama", "phi", "qwen3_moe", "gemma4_text", "gpt_oss", "gpt2", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_half_precision_is_healthy_when_loaded_so(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_half_precision_is_healthy_when_loaded_so(family: str, dtype: torch.dtyp
     assert found.failed == (), str(found)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llama4_text"])
 @pytest.mark.parametrize("encoding", EVERY)
 def test_attached_encodings_are_healthy(family: str, encoding: str) -> None:

@@ -62,6 +62,7 @@ def test_being_watched_changes_nothing(family: str) -> None:
     torch.testing.assert_close(watched, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pytest.mark.parametrize(
     "encoding", ["hope:train_length=16", "alibi", "t5", "nope", "kerple", "rope+window:size=8/nope"]

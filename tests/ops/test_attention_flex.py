@@ -50,6 +50,7 @@ def backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "missing", lambda *_: None)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("notation", [*NOTATIONS, "t5+window:size=9"])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])
@@ -221,6 +222,7 @@ def check(queries: int, keys: int, first: int, notation: str = "alibi", width: i
     assert max_error(got, expected) < 1e-5
 
 
+@pytest.mark.full
 def test_lengths_windows_and_caches_are_no_reason_to_compile_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as a CPU shows it: the second of a kind is compiled for sizes of any kind, and then no more."""
     flexes, lists = compiled(monkeypatch, "eager")
@@ -240,6 +242,7 @@ def test_lengths_windows_and_caches_are_no_reason_to_compile_anew(monkeypatch: p
     assert count([(33, 33, 0)], softcap=3.0) == (0, 0), "PyTorch fails to compile what captures a float that changes"
 
 
+@pytest.mark.full
 def test_more_kernels_than_pytorchs_limit_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past its limit PyTorch runs FlexAttention without a kernel: with the whole matrix in memory."""
     flexes, _ = compiled(monkeypatch, "eager")

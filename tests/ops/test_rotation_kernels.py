@@ -82,6 +82,7 @@ def test_calls_without_autograd(memory: str, dtype: torch.dtype, lying: str, inp
         torch.testing.assert_close(x, y)
 
 
+@pytest.mark.matrix(times=4)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("tokens", "head_dim", "dtype", "memory", "encoding"), CASES)
@@ -133,6 +134,7 @@ def test_in_place_neither_reads_nor_writes_what_stands_still(impl: str, layout: 
         assert x[..., still].isnan().all()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("per_head", [False, True])
