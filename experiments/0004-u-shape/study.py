@@ -23,7 +23,9 @@ LENGTH = 128
 def main() -> None:
     folders = sorted(path.parent for path in Path(sys.argv[1]).glob("*/inspection.json"))
     inspections = {folder.name: whorl.Inspection.load(folder) for folder in folders}
-    (HERE / "results.json").write_text(json.dumps([row(n, i.summary) for n, i in inspections.items()], indent=1) + "\n")
+    (HERE / "results.json").write_text(
+        json.dumps([row(n, i.summary.to_json()) for n, i in inspections.items()], indent=1) + "\n"
+    )
     draw(inspections)
 
 
@@ -65,12 +67,12 @@ def draw(inspections: dict[str, Any]) -> None:
     for axis, kind in ((middle, "rope"), (right, "hope")):
         rows = [i for n, i in inspections.items() if n.startswith(kind)]
         for at, found in enumerate(rows):
-            pairs = found.summary["u_shape"]["random"]["pairs"]
-            rises = [p["rise"] for p in pairs]
+            pairs = found.summary.u_shape.random.pairs
+            rises = [p.rise for p in pairs]
             axis.bar(
                 np.arange(len(rises)) + (at - 1) * 0.27, rises, 0.27, color=COLOURS[kind], alpha=(1, 0.7, 0.45)[at]
             )
-        cut = rows[0].summary["spectrum"]["layers"][0]["hope_cut"]
+        cut = rows[0].summary.spectrum.layers[0].hope_cut
         axis.axvline(cut - 0.5, color="black", linestyle="--", linewidth=1)
         axis.text(cut - 0.3, axis.get_ylim()[1] * 0.93, "HoPE's cut: one turn = 128 tokens", fontsize=8)
         axis.set(title=f"{kind}, 3 seeds: each pair at the far end", xlabel="pair, fastest first")

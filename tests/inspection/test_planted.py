@@ -56,17 +56,17 @@ def text(windows: int = 4) -> torch.Tensor:
 
 def test_the_planted_heads_are_found_and_no_others() -> None:
     found = whorl.inspect(planted(), text(), random_windows=4)
-    heads = {(h["layer"], h["head"]): h for h in found.summary["heads"]}
+    heads = {(h.layer, h.head): h for h in found.summary.heads}
     assert heads.keys() == {(1, PREVIOUS), (1, FIRST)}
     previous, first = heads[1, PREVIOUS], heads[1, FIRST]
-    assert (previous["kind"], previous["offset"], previous["pairs"]) == ("previous-token", 1, [0])
-    assert previous["text"] > 0.9
-    assert previous["random"] > 0.9
-    assert previous["fast_share"] == pytest.approx(1, abs=1e-3)
-    assert previous["bound"] == pytest.approx(1, abs=1e-3), "q and k are one vector, turned: the bound is reached"
-    assert (first["kind"], first["offset"], first["pairs"]) == ("first-token", None, [DIM // 2 - 1])
-    assert first["text"] > 0.9
-    assert first["fast_share"] == pytest.approx(0, abs=1e-3)
+    assert (previous.kind, previous.offset, previous.pairs) == ("previous-token", 1, (0,))
+    assert previous.text > 0.9
+    assert previous.random > 0.9
+    assert previous.fast_share == pytest.approx(1, abs=1e-3)
+    assert previous.bound == pytest.approx(1, abs=1e-3), "q and k are one vector, turned: the bound is reached"
+    assert (first.kind, first.offset, first.pairs) == ("first-token", None, (DIM // 2 - 1,))
+    assert first.text > 0.9
+    assert first.fast_share == pytest.approx(0, abs=1e-3)
     norms = found.norm_q[1]
     assert norms[PREVIOUS].argmax() == 0
     assert norms[FIRST].argmax() == DIM // 2 - 1
@@ -75,8 +75,8 @@ def test_the_planted_heads_are_found_and_no_others() -> None:
 
 def test_another_offset_on_another_pair() -> None:
     found = whorl.inspect(planted(offset=3, pair=1), text(), random_windows=4)
-    (head,) = (h for h in found.summary["heads"] if h["head"] == PREVIOUS)
-    assert (head["kind"], head["offset"], head["pairs"]) == ("offset", 3, [1])
+    (head,) = (h for h in found.summary.heads if h.head == PREVIOUS)
+    assert (head.kind, head.offset, head.pairs) == ("offset", 3, (1,))
 
 
 def test_a_planted_u_shape_and_the_pair_that_makes_it() -> None:
@@ -91,14 +91,14 @@ def test_a_planted_u_shape_and_the_pair_that_makes_it() -> None:
             weight[IDLE, pair, 0] = 1.0
             getattr(model.model.layers[1].self_attn, name).weight.zero_()
     assert config.num_attention_heads == HEADS
-    shape = whorl.inspect(model, text(), random_windows=0).summary["u_shape"]["text"]
-    assert shape["appears"]
-    assert shape["activated"]["pairs"] == [pair]
-    assert shape["activated"]["removed_by_hope"] == int(wavelengths[pair] > LENGTH)
-    (row,) = (r for r in shape["pairs"] if r["pair"] == pair)
-    assert row["rise_share"] == pytest.approx(1, abs=1e-4)
-    assert row["variance_share"] == pytest.approx(1, abs=1e-4)
-    assert shape["layers"][0]["rise"] == pytest.approx(2 * shape["rise"], rel=1e-5), "layer 1 has none of it"
+    shape = whorl.inspect(model, text(), random_windows=0).summary.u_shape.text
+    assert shape.appears
+    assert shape.activated.pairs == (pair,)
+    assert shape.activated.removed_by_hope == int(wavelengths[pair] > LENGTH)
+    (row,) = (r for r in shape.pairs if r.pair == pair)
+    assert row.rise_share == pytest.approx(1, abs=1e-4)
+    assert row.variance_share == pytest.approx(1, abs=1e-4)
+    assert shape.layers[0].rise == pytest.approx(2 * shape.rise, rel=1e-5), "layer 1 has none of it"
 
 
 def test_what_leaves_its_range_is_the_slow_pair() -> None:
@@ -115,8 +115,8 @@ def test_what_leaves_its_range_is_the_slow_pair() -> None:
             weight = getattr(model.model.layers[0].self_attn, name).weight.view(HEADS, DIM, WIDTH)
             weight[:, 0, 0] = weight[:, slow, 0] = 1.0
     found = whorl.inspect(model, text(), train_length=length, random_windows=0)
-    first = found.summary["out_of_range"]["first_pair"]
-    assert (first["layer"], first["pair"], first["multiple"]) == (0, slow, 2)
+    first = found.summary.out_of_range.first_pair
+    assert (first.layer, first.pair, first.multiple) == (0, slow, 2)
     departures = found.departure_by_pair[0]
     assert departures[slow, 1] > 5 * departures[0, 1]
 
@@ -124,8 +124,8 @@ def test_what_leaves_its_range_is_the_slow_pair() -> None:
 def test_a_head_must_be_positional_on_random_tokens_too() -> None:
     model = planted()
     model.config.bos_token_id = 7  # random windows then begin with a token that the head does not know as the first
-    both = {h["kind"] for h in whorl.inspect(model, text(), random_windows=4).summary["heads"]}
-    alone = {h["kind"] for h in whorl.inspect(model, text(), random_windows=0).summary["heads"]}
+    both = {h.kind for h in whorl.inspect(model, text(), random_windows=4).summary.heads}
+    alone = {h.kind for h in whorl.inspect(model, text(), random_windows=0).summary.heads}
     assert (both, alone) == ({"previous-token"}, {"previous-token", "first-token"})
 
 
@@ -144,6 +144,6 @@ def test_what_is_alike_at_every_distance_carries_no_head() -> None:
             getattr(model.model.layers[1].self_attn, name).weight.view(HEADS, DIM, WIDTH)[PREVIOUS, DIM // 2 - 1, 0] = (
                 80.0
             )
-    (head,) = (h for h in whorl.inspect(model, text(), random_windows=2).summary["heads"] if h["head"] == PREVIOUS)
-    assert (head["kind"], head["pairs"]) == ("previous-token", [0])
-    assert head["fast_share"] > 0.95
+    (head,) = (h for h in whorl.inspect(model, text(), random_windows=2).summary.heads if h.head == PREVIOUS)
+    assert (head.kind, head.pairs) == ("previous-token", (0,))
+    assert head.fast_share > 0.95

@@ -5,9 +5,35 @@ from typing import Any
 
 import numpy as np
 
+from whorl.results.inspection import Inspection, Summary
+
 LENGTH, TRAIN_LENGTH = 1024, 128
 PAIRS = 32
 CUT = 11  # 2 pi 10000^(i/32) <= 128 up to i = 10
+
+
+def read(summary: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> Inspection:
+    """What `Inspection.load` would give of files that hold these."""
+    return Inspection(Summary.from_json(summary), arrays or {})
+
+
+def only(layers: int = 4, **sections: Any) -> dict[str, Any]:
+    """The summary of a model of which nothing but these sections was measured."""
+    return {
+        "whorl": "0.1.0",
+        "created": "2026-11-20T12:34:56+00:00",
+        "model": {
+            "name": "runs/rope", "type": "llama", "layers": layers, "heads": 2, "key_heads": 2, "head_dim": 2 * PAIRS,
+            "parameters": 790_000, "encoding": "rope", "windows": [None] * layers,
+        },
+        "settings": {"length": LENGTH, "windows": 8, "train_length": TRAIN_LENGTH, "random_windows": 8, "seed": 0},
+        "spectrum": {"base": None, "layout": None, "layers": []},
+        "machine": {"cpu": "Some CPU", "cores": 2, "device": "cpu"},
+        "versions": {"python": "3.11.9", "torch": "2.11.0"},
+        "seconds": {},
+        "absent": {},
+        **sections,
+    }  # fmt: skip
 
 
 def bins(last: int, single: int, widest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,21 +87,11 @@ def rope(
     name: str = "runs/rope", layers: int = 4, heads: int = 2, pairs: int = PAIRS, seed: int = 0, **sections: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A rotary model with a U-shape from pairs 11 to 17, which leave their range first, in layer 0."""
-    summary: dict[str, Any] = {
-        "whorl": "0.1.0",
-        "created": "2026-11-20T12:34:56+00:00",
-        "model": {
-            "name": name, "type": "llama", "layers": layers, "heads": heads, "key_heads": heads, "head_dim": 2 * pairs,
-            "parameters": 790_000, "encoding": "rope", "windows": [None] * layers,
-        },
-        "settings": {
-            "length": LENGTH, "windows": 8, "train_length": TRAIN_LENGTH, "text": "stdlib",
-            "random_windows": 8, "seed": 0,
-        },
-        "machine": {"cpu": "Some CPU", "cores": 2, "device": "cpu"},
-        "versions": {"python": "3.11.9", "torch": "2.11.0"},
+    summary = only(layers)
+    summary["model"] |= {"name": name, "heads": heads, "key_heads": heads, "head_dim": 2 * pairs}
+    summary["settings"]["text"] = "stdlib"
+    summary |= {
         "seconds": {"text": 3.1, "random": 2.2, "ablation": 9.0},
-        "absent": {},
         "spectrum": {
             "base": 10_000.0,
             "layout": "half",
@@ -181,11 +197,13 @@ def without_rotary(name: str = "runs/alibi") -> tuple[dict[str, Any], dict[str, 
     """A model without rotary pairs: nothing by pair, and the summary says why."""
     summary, measured = rope(name, seed=1)
     why = "alibi has no rotary pairs"
-    for section in ("spectrum", "out_of_range", "ablation", "divergence"):
+    for section in ("out_of_range", "ablation", "divergence"):
         del summary[section]
+    for layer in summary["spectrum"]["layers"]:
+        layer.update(pairs=0, turning=0, never_full=0, hope_cut=0, p_rope_cut=0)
     summary["absent"] = {"pairs": why, "spectrum": why, "out_of_range": why, "ablation": "not asked for (--ablate)"}
     summary["model"]["encoding"] = "alibi"
-    summary["heads"] = [head(0, 1, pairs=None, fast_share=None, bound=None)]
+    summary["heads"] = [head(0, 1, pairs=[], fast_share=None, bound=None)]
     for protocol in ("text", "random"):
         summary["u_shape"][protocol] = {**u(0.01, 0.02, 0.5, 4), "pairs": []}
     gone = ("wavelength", "norm_q", "norm_k", "norm_v", "logit_by_pair", "random_logit_by_pair", "departure_by_pair")

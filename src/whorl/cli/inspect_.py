@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whorl.console import console, said
+
+if TYPE_CHECKING:
+    from whorl.results.inspection import Inspection
 
 EPILOG = """
 [bold]Examples[/]
@@ -76,17 +79,16 @@ def inspect(
     _say(results, out, guessed=train_length is None)
 
 
-def _say(results: list[Any], out: Path, guessed: bool) -> None:
+def _say(results: list[Inspection], out: Path, guessed: bool) -> None:
     """The findings, as the report opens with them."""
     from whorl.reports.inspection_words import findings
 
     terminal = console()
     for result in results:
-        terminal.print(said("\n", (result.summary["model"]["name"], "bold")))
+        terminal.print(said("\n", (result.name, "bold")))
         if guessed:
-            limit = result.summary["settings"]["train_length"]
-            terminal.print(f"trained at {limit:,} tokens, its config or trial says (--train-length)")
-        first, *others = (str(finding) for finding in findings(result.summary, result.arrays))
+            terminal.print(f"trained at {result.train_length:,} tokens, its config or trial says (--train-length)")
+        first, *others = (str(finding) for finding in findings(result))
         terminal.print(first, *(f"  - {other}" for other in others), sep="\n")
     terminal.print(f"\nthe figures: {out / 'report.html'}")
 

@@ -5,9 +5,8 @@ measures.py   what is measured of one layer: pair norms, logits by distance thro
 passes.py     windows of one length through a model, and the sums over them
 analysis.py   the U-shape and its pairs, positional heads, what leaves its range
 ablation.py   slow pairs stilled at inference
-running.py    inspect(): stage by stage
-result.py     Inspection: arrays with named axes
-sources.py    models, runs and texts by name
+stages.py     inspect(): stage by stage
+reporting.py  from names to a folder
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whorl.inspection.result import Inspection
-    from whorl.inspection.running import inspect
+    from whorl.inspection.stages import inspect
+    from whorl.results.inspection import Inspection
 
 __all__ = ["Inspection", "inspect"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Inspection":
-        from whorl.inspection.result import Inspection
+        from whorl.results.inspection import Inspection
 
         return Inspection
     if name == "inspect":
-        from whorl.inspection.running import inspect
+        from whorl.inspection.stages import inspect
 
         return inspect
     raise AttributeError(f"module 'whorl.inspection' has no attribute {name!r}")

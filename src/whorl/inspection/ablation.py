@@ -16,6 +16,7 @@ from whorl.hosts import open_host
 from whorl.inspection.analysis import finite_wavelength, hope_cut
 from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
+from whorl.results.inspection import Ablation, Cut
 
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
@@ -56,7 +57,7 @@ def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
 
 def ablate(
     model: Any, inside: torch.Tensor, past: torch.Tensor | None, train_length: int, advance: Callable[[], None]
-) -> dict[str, Any]:
+) -> Ablation:
     """The sweep over cuts: loss in range (second half of windows of at most the training length) and past it."""
     host = open_host(model)
     layer = max(layers_of(host), key=lambda found: found.pairs)
@@ -65,19 +66,19 @@ def ablate(
     advance()
     rows = []
     for cut in cuts(layer, train_length):
-        row: dict[str, Any] = {"cut": cut, "wavelength": finite_wavelength(layer, cut)}
+        row: dict[str, Any] = {}
         for name, windows in sets.items():
             found = losses(host, windows, cut)
             change = found - untouched[name]
             row[name] = float(found.mean())
             row[f"{name}_change"] = float(change.mean())
             row[f"{name}_stderr"] = float(change.std() / math.sqrt(len(change))) if len(change) > 1 else None
-        rows.append(row)
+        rows.append(Cut(cut, finite_wavelength(layer, cut), **row))
         advance()
-    return {
-        "in_range": float(untouched["in_range"].mean()),
-        "past": float(untouched["past"].mean()) if past is not None else None,
-        "past_length": None if past is None else past.shape[1],
-        "hope_cut": hope_cut(layer, train_length),
-        "cuts": rows,
-    }
+    return Ablation(
+        in_range=float(untouched["in_range"].mean()),
+        past=float(untouched["past"].mean()) if past is not None else None,
+        past_length=None if past is None else past.shape[1],
+        hope_cut=hope_cut(layer, train_length),
+        cuts=tuple(rows),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,22 @@ from whorl.inspection import measures
 from whorl.inspection.measures import Array
 from whorl.inspection.passes import OFFSETS, Pass, Sums
 from whorl.inspection.watching import Layer
+from whorl.results.inspection import (
+    Activated,
+    FirstLayer,
+    FirstPair,
+    FirstToken,
+    Head,
+    LayerDeparture,
+    LayerRise,
+    LayerSpectrum,
+    OutOfRange,
+    PairDeparture,
+    PairRise,
+    UShape,
+)
 
+Row = TypeVar("Row", LayerDeparture, PairDeparture)
 POSITIONAL = 0.5  # mean attention at one place from which on a head is a positional head
 CARRIED = 0.8  # of a margin or a rise: the pairs that together make so much of it
 MULTIPLES = (1, 2, 4, 8)
@@ -31,26 +46,26 @@ def hope_cut(layer: Layer, train_length: int) -> int:
     return sum(turns_fully(f, train_length) for f in layer.frequencies)
 
 
-def spectrum(layers: list[Layer], train_length: int) -> list[dict[str, Any]]:
-    """Facts of every layer's spectrum; see reports for their names."""
-    return [
-        {
-            "layer": layer.index,
-            "pairs": layer.pairs,
-            "turning": sum(1 for f in layer.frequencies if f > 0),
-            "never_full": sum(f > 0 and not turns_fully(f, train_length) for f in layer.frequencies),
-            "hope_cut": hope_cut(layer, train_length),
-            "p_rope_cut": pairs_of_share(PRoPE.p, 2 * layer.pairs),
-            "amplitude": layer.amplitude,
-        }
+def spectrum(layers: list[Layer], train_length: int) -> tuple[LayerSpectrum, ...]:
+    """Facts of every layer's spectrum."""
+    return tuple(
+        LayerSpectrum(
+            layer=layer.index,
+            pairs=layer.pairs,
+            turning=sum(1 for f in layer.frequencies if f > 0),
+            never_full=sum(f > 0 and not turns_fully(f, train_length) for f in layer.frequencies),
+            hope_cut=hope_cut(layer, train_length),
+            p_rope_cut=pairs_of_share(PRoPE.p, 2 * layer.pairs),
+            amplitude=layer.amplitude,
+        )
         for layer in layers
-    ]
+    )
 
 
 # --- the U-shape -----------------------------------------------------------------------------------------------------
 
 
-def u_shape(found: Pass, train_length: int) -> dict[str, Any] | None:
+def u_shape(found: Pass, train_length: int) -> UShape | None:
     """How far the far end of the mean logit by distance rises above its middle, and which pairs make it rise.
 
     near, middle and far are means over distances [1, L/8), [3L/8, 5L/8) and [7L/8, L). rise = far - middle and
@@ -72,29 +87,29 @@ def u_shape(found: Pass, train_length: int) -> dict[str, Any] | None:
     layers = []
     for s, rise_of, near_of in zip(sums, rises, nears, strict=True):
         mean, stderr = _mean_and_error(rise_of[:, -1])
-        layers.append({"layer": s.layer.index, "rise": mean, "stderr": stderr, "near": float(near_of.mean())})
+        layers.append(LayerRise(s.layer.index, mean, stderr, float(near_of.mean())))
     pairs = _pairs_of_the_rise(found, sums, rises, rise)
     appears = error is not None and rise > 2 * error and near > 0
-    return {
-        "appears": bool(appears),
-        "rise": rise,
-        "stderr": error,
-        "near": near,
-        "layers": layers,
-        "pairs": pairs,
-        "activated": _activated(pairs, sums, train_length) if appears else None,
-    }
+    return UShape(
+        appears=bool(appears),
+        rise=rise,
+        stderr=error,
+        near=near,
+        layers=tuple(layers),
+        pairs=pairs,
+        activated=_activated(pairs, sums, train_length) if appears else None,
+    )
 
 
 def _mean_and_error(x: Array) -> tuple[float, float | None]:
     return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else None
 
 
-def _pairs_of_the_rise(found: Pass, sums: list[Sums], rises: list[Array], rise: float) -> list[dict[str, Any]]:
+def _pairs_of_the_rise(found: Pass, sums: list[Sums], rises: list[Array], rise: float) -> tuple[PairRise, ...]:
     """One row per pair, the mean over layers; none where layers differ in their pairs."""
     pairs = {s.layer.frequencies for s in sums}
     if len(pairs) != 1 or not sums[0].layer.turns:
-        return []
+        return ()
     each = np.mean([r.mean(0) for r in rises], 0)
     low, high = 1, found.regions_over
     assert high is not None
@@ -102,44 +117,42 @@ def _pairs_of_the_rise(found: Pass, sums: list[Sums], rises: list[Array], rise: 
     curve = np.mean([s.curve[:, low:high] / (counts * s.windows) for s in sums if s.curve is not None], 0)[:, :-1]
     centred = curve - curve.mean(1, keepdims=True)
     variance = float(centred[-1] @ centred[-1])
-    rows = []
-    for pair in range(sums[0].layer.pairs):
-        rows.append(
-            {
-                "pair": pair,
-                "wavelength": finite_wavelength(sums[0].layer, pair),
-                "rise": float(each[pair]),
-                "rise_share": float(each[pair] / rise) if rise else None,
-                "variance_share": float(centred[pair] @ centred[-1]) / variance if variance else None,
-            }
+    return tuple(
+        PairRise(
+            pair=pair,
+            wavelength=finite_wavelength(sums[0].layer, pair),
+            rise=float(each[pair]),
+            rise_share=float(each[pair] / rise) if rise else None,
+            variance_share=float(centred[pair] @ centred[-1]) / variance if variance else None,
         )
-    return rows
+        for pair in range(sums[0].layer.pairs)
+    )
 
 
-def _activated(pairs: list[dict[str, Any]], sums: list[Sums], train_length: int) -> dict[str, Any] | None:
-    rising = sorted((p for p in pairs if p["rise"] > 0), key=lambda p: -p["rise"])
-    goal, taken, total = CARRIED * sum(p["rise"] for p in rising), [], 0.0
+def _activated(pairs: tuple[PairRise, ...], sums: list[Sums], train_length: int) -> Activated | None:
+    rising = sorted((p for p in pairs if p.rise > 0), key=lambda p: -p.rise)
+    goal, taken, total = CARRIED * sum(p.rise for p in rising), [], 0.0
     for pair in rising:
         if total >= goal:
             break
         taken.append(pair)
-        total += pair["rise"]
+        total += pair.rise
     if not taken:
         return None
-    waves = [p["wavelength"] for p in taken if p["wavelength"] is not None]
+    waves = [p.wavelength for p in taken if p.wavelength is not None]
     cut = hope_cut(sums[0].layer, train_length)
-    return {
-        "pairs": sorted(p["pair"] for p in taken),
-        "wavelengths": [min(waves), max(waves)] if waves else None,
-        "share": sum(p["rise_share"] for p in taken),
-        "removed_by_hope": sum(1 for p in taken if p["pair"] >= cut and p["wavelength"] is not None),
-    }
+    return Activated(
+        pairs=tuple(sorted(p.pair for p in taken)),
+        wavelengths=(min(waves), max(waves)) if waves else None,
+        share=sum(p.rise_share for p in taken if p.rise_share is not None),
+        removed_by_hope=sum(1 for p in taken if p.pair >= cut and p.wavelength is not None),
+    )
 
 
 # --- positional heads ------------------------------------------------------------------------------------------------
 
 
-def positional_heads(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
+def positional_heads(text: Pass, random: Pass | None) -> tuple[Head, ...]:
     """Heads that give at least half of their attention to one place, whatever the text: a distance below 64, or the
     first token, both on the text and on random tokens (on the text alone where there is no random pass)."""
     found = []
@@ -152,17 +165,17 @@ def positional_heads(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
             first = at == least.shape[1] - 1
             kind = "first-token" if first else {0: "diagonal", 1: "previous-token"}.get(int(at), "offset")
             found.append(
-                {
-                    "layer": index,
-                    "head": head,
-                    "kind": kind,
-                    "offset": None if first else int(at),
-                    "text": float(scores[0][head, at]),
-                    "random": float(scores[1][head, at]) if random is not None else None,
+                Head(
+                    layer=index,
+                    head=head,
+                    kind=kind,
+                    offset=None if first else int(at),
+                    text=float(scores[0][head, at]),
+                    random=float(scores[1][head, at]) if random is not None else None,
                     **_carriers(text, sums, head, None if first else int(at)),
-                }
+                )
             )
-    return found
+    return tuple(found)
 
 
 def _scores(found: Pass, sums: Sums) -> Array:
@@ -180,7 +193,7 @@ def _scores(found: Pass, sums: Sums) -> Array:
 def _carriers(found: Pass, sums: Sums, head: int, offset: int | None) -> dict[str, Any]:
     """Which pairs lift the logit at a head's place above its mean over all distances, and how near to its bound."""
     layer, by_pair = sums.layer, found.mean_by_pair(sums)
-    nothing: dict[str, Any] = {"fast_share": None, "pairs": [], "bound": None}
+    nothing: dict[str, Any] = {"fast_share": None, "pairs": (), "bound": None}
     if by_pair is None or sums.by_pair is None or sums.first_by_pair is None or sums.bound is None:
         return nothing
     everywhere = np.nansum(sums.by_pair[head], -1) / (sums.windows * found.counts.sum())
@@ -199,19 +212,19 @@ def _carriers(found: Pass, sums: Sums, head: int, offset: int | None) -> dict[st
     fastest = math.ceil(layer.pairs / 4)
     return {
         "fast_share": float(margin[:fastest].sum() / margin.sum()) if margin.sum() > 0 else None,
-        "pairs": sorted(int(i) for i in order[:needed]),
+        "pairs": tuple(sorted(int(i) for i in order[:needed])),
         "bound": bound,
     }
 
 
-def first_token(text: Pass, random: Pass | None) -> list[dict[str, Any]]:
+def first_token(text: Pass, random: Pass | None) -> tuple[FirstToken, ...]:
     """Each layer's mean attention on the first token, over heads and the queries from the eighth on."""
 
     def mean(found: Pass | None, index: int) -> float | None:
         settled = None if found is None else found.layers[index].settled_first
         return None if settled is None or found is None else float(settled.mean() / found.layers[index].windows)
 
-    return [{"layer": i, "text": mean(text, i), "random": mean(random, i)} for i in sorted(text.layers)]
+    return tuple(FirstToken(i, mean(text, i), mean(random, i)) for i in sorted(text.layers))
 
 
 # --- out of range ----------------------------------------------------------------------------------------------------
@@ -229,7 +242,7 @@ def sample_count(layers: list[Layer], heads: int, budget: int = 1 << 28) -> int:
     return int(min(4096, max(256, budget // (4 * numbers))))
 
 
-def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array | None], list[Array | None]]:
+def out_of_range(inside: Pass, beyond: Pass) -> tuple[OutOfRange, list[Array | None], list[Array | None]]:
     """How far logits leave the distribution that they have in range: summary, [M] and [pairs, M] of each layer.
 
     The measure is the 1-Wasserstein distance between the logits of a head (of one of its pairs) at distances
@@ -251,23 +264,28 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[dict[str, Any], list[Array
         whole.append(rows[-1])
         by_pair.append(rows[:-1] if sums.layer.pairs else None)
     noise = float(np.mean([n.mean() for n in noises]))
-    layers = [{"layer": i, "departure": row.tolist()} for i, row in enumerate(whole) if row is not None]
+    layers = [LayerDeparture(i, _seen(row)) for i, row in enumerate(whole) if row is not None]
     pairs = [
-        {"layer": i, "pair": p, "wavelength": finite_wavelength(beyond.layers[i].layer, p), "departure": row.tolist()}
+        PairDeparture(i, p, finite_wavelength(beyond.layers[i].layer, p), _seen(row))
         for i, rows in enumerate(by_pair)
         if rows is not None
         for p, row in enumerate(rows)
     ]
-    at = min(1, len(names) - 1)
-    summary = {
-        "multiples": [int(n) for n in names],
-        "noise": noise,
-        "layers": layers,
-        "pairs": sorted(pairs, key=lambda p: -np.nan_to_num(p["departure"][at], nan=-math.inf))[:10],
-        "first_pair": _first(pairs, names, noise),
-        "first_layer": _first(layers, names, noise),
-    }
+    multiples, at = tuple(int(n) for n in names), min(1, len(names) - 1)
+    first_pair, first_layer = None, None
+    if (left := _first(pairs, noise)) is not None:
+        pair, m, departure = left
+        first_pair = FirstPair(pair.layer, pair.pair, pair.wavelength, multiples[m], departure)
+    if (gone := _first(layers, noise)) is not None:
+        layer, m, departure = gone
+        first_layer = FirstLayer(layer.layer, multiples[m], departure)
+    most = sorted(pairs, key=lambda p: math.inf if (d := p.departure[at]) is None else -d)[:10]
+    summary = OutOfRange(multiples, noise, tuple(layers), tuple(most), first_pair, first_layer)
     return summary, whole, by_pair
+
+
+def _seen(row: Array) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else value for value in row.tolist())
 
 
 def _departures(test: torch.Tensor, reference: torch.Tensor) -> Array:
@@ -276,13 +294,17 @@ def _departures(test: torch.Tensor, reference: torch.Tensor) -> Array:
     return measures.departure(test[:, :count], reference[:, :count]).mean(0).numpy()
 
 
-def _first(rows: list[dict[str, Any]], names: list[str], noise: float) -> dict[str, Any] | None:
-    for m, name in enumerate(names):
-        left = [r for r in rows if m and r["departure"][m] > r["departure"][0] + 3 * noise]
+def _first(rows: list[Row], noise: float) -> tuple[Row, int, float] | None:
+    """The row that leaves its range at the lowest multiple, which of the multiples that is, and the departure there."""
+    for m in range(1, len(rows[0].departure) if rows else 0):
+        left = []
+        for row in rows:
+            here, there = row.departure[0], row.departure[m]
+            if here is not None and there is not None and there > here + 3 * noise:
+                left.append((there - here, there, row))
         if left:
-            most = max(left, key=lambda r: r["departure"][m] - r["departure"][0])
-            facts = {k: v for k, v in most.items() if k != "departure"}
-            return {**facts, "multiple": int(name), "departure": most["departure"][m]}
+            _, departure, row = max(left, key=lambda found: found[0])
+            return row, m, departure
     return None
 
 
@@ -301,9 +323,9 @@ def jensen_shannon(p: Array, q: Array) -> Array:
     return (kl(p) + kl(q)) / 2
 
 
-def divergences(a: list[Array | None], b: list[Array | None]) -> list[float | None]:
+def divergences(a: list[Array | None], b: list[Array | None]) -> tuple[float | None, ...]:
     """Of each layer's mean attention distributions [heads, keys], the mean over heads; None where heads differ."""
-    return [
+    return tuple(
         float(jensen_shannon(x, y).mean()) if x is not None and y is not None and x.shape == y.shape else None
         for x, y in zip(a, b, strict=False)
-    ]
+    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from whorl import outputs
 from whorl.checking import check_numbers
 from whorl.data.windows import text_windows
+from whorl.inspection import analysis
 from whorl.inspection.passes import Pass
-from whorl.inspection.result import Inspection
-from whorl.inspection.running import Stage, compare_models, inspect, random_tokens, silent
+from whorl.inspection.stages import Stage, beside, inspect, random_tokens, silent
 from whorl.locking import alone
+from whorl.results.inspection import Inspection, Snapshot, UShapes
 from whorl.sources import Source, source
 
 log = logging.getLogger(__name__)
@@ -71,14 +74,18 @@ def run(
                 model, ids, train_length=limit, random_windows=random_windows, ablate=ablate, seed=seed, stage=stage,
                 finished=keep,
             )  # fmt: skip
-            inspection.summary["model"]["name"] = found.name
-            inspection.summary["settings"]["text"] = from_text + (" (held out)" if heldout else "")
-            if snapshots and found.steps:
-                inspection.summary["training"] = _training(found, ids[:, :limit], random_windows, limit, seed, stage)
-            results.append(inspection)
-            inspection.save(folder)
+            told = from_text + (" (held out)" if heldout else "")
+            steps = found.steps if snapshots else ()
+            summary = replace(
+                inspection.summary,
+                model=replace(inspection.summary.model, name=found.name),
+                settings=replace(inspection.summary.settings, text=told),
+                training=_training(found, steps, ids[:, :limit], random_windows, limit, seed, stage),
+            )
+            results.append(replace(inspection, summary=summary))
+            results[-1].save(folder)
         if len(results) == 2:
-            compare_models(*results)
+            results[0] = beside(*results)
             results[0].save(out)
         _report(results, out)
     return results
@@ -110,28 +117,27 @@ def _declared(model: Any) -> int:
 
 
 def _training(
-    found: Source, ids: Any, random_windows: int, limit: int, seed: int, stage: Stage
-) -> list[dict[str, Any]]:
-    """The U-shape and the positional heads of every snapshot of a trial, in range."""
-    from whorl.inspection import analysis
-
+    found: Source, steps: Sequence[int], ids: Any, random_windows: int, limit: int, seed: int, stage: Stage
+) -> tuple[Snapshot, ...]:
+    """The U-shape and the positional heads of the snapshots of a trial, in range."""
+    if not steps:
+        return ()
     rows = []
-    with stage("training, by snapshot", len(found.steps)) as advance:
-        for step in found.steps:
+    with stage("training, by snapshot", len(steps)) as advance:
+        for step in steps:
             model = found.model(step=step)
             text = Pass(model, ids, "raw", attention=True, regions_over=limit, seed=seed).run()
             random = None
-            shapes = {"text": analysis.u_shape(text, limit)}
             if random_windows:
                 drawn = random_tokens(model, random_windows, limit, seed)
                 random = Pass(model, drawn, "standardised", attention=True, regions_over=limit, seed=seed).run()
-                shapes["random"] = analysis.u_shape(random, limit)
-            rows.append({"step": step, "u_shape": shapes, "heads": analysis.positional_heads(text, random)})
+            shapes = [None if seen is None else analysis.u_shape(seen, limit) for seen in (text, random)]
+            rows.append(Snapshot(step, UShapes(*shapes), analysis.positional_heads(text, random)))
             advance(1)
-    return rows
+    return tuple(rows)
 
 
 def _report(results: list[Inspection], out: Path) -> None:
     from whorl.reports import inspection as report
 
-    report.write([(r.summary, r.arrays) for r in results], out)
+    report.write(results, out)

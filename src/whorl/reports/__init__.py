@@ -1,6 +1,6 @@
 """Reports: one document of findings, tables and charts, written as Markdown, as one HTML page and as PNG figures.
 
-A leaf of the library: it reads plain result dictionaries and imports nothing else of whorl.
+It reads results by attribute and knows nothing of the verbs that made them.
 
     chart.py      what a chart shows, said once: axes, curves, cells, marks, and the choices among them
     style.py      colours and shapes of marks; axes.py: limits and ticks
@@ -13,8 +13,8 @@ A leaf of the library: it reads plain result dictionaries and imports nothing el
     charts.py     its charts
     comparison.py puts them together: `write(results, out)`
 
-    inspected.py         one model's summary and arrays, any part of which may be missing
-    inspection_words.py  what the numbers show and what they do not: `findings(summary)`
+    bins.py              curves over bins, and tables of cells
+    inspection_words.py  what the numbers show and what they do not: `findings(inspection)`
     inspection_charts.py its charts
     inspection.py        puts them together: `write(results, out)`
 """

@@ -90,3 +90,14 @@ def plural(count: int, noun: str) -> str:
 
 def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
+
+
+def tokens(wavelength: float) -> str:
+    """A wavelength: `6.28`, `250`, `47,000`."""
+    return number(wavelength) if wavelength < 10 else f"{wavelength:,.0f}" if wavelength < 1e6 else f"{wavelength:.1e}"
+
+
+def wavelength_in_words(wavelength: float | None) -> str:
+    if wavelength is None:
+        return ""
+    return f"one turn in {tokens(wavelength)} tokens" if math.isfinite(wavelength) else "stands still"

@@ -1,15 +1,13 @@
 """The report of an inspection: from its summaries and arrays to report.md, report.html and figures/*.png."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from whorl.files import write_atomically
 from whorl.reports import html, inspection_charts, markdown
 from whorl.reports.chart import Chart
-from whorl.reports.charts import finite
 from whorl.reports.document import (
     Block,
     Bullet,
@@ -22,22 +20,21 @@ from whorl.reports.document import (
     Row,
     Table,
 )
-from whorl.reports.formatting import DASH, capital, compact, duration, listing, number, with_spread
-from whorl.reports.inspected import PROTOCOLS, Inspected, rows, tokens, whole, wholes
-from whorl.reports.inspection_words import Finding, account, differences, findings
+from whorl.reports.formatting import DASH, capital, compact, duration, listing, number, tokens, with_spread
+from whorl.reports.inspection_words import PROTOCOLS, Finding, account, differences, findings
 from whorl.reports.png import png
+from whorl.results.inspection import Head, Inspection, LayerSpectrum
+from whorl.results.schema import as_json
 
 __all__ = ["build", "findings", "write"]
 
 MOST_ROWS = 40
-Result = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def write(results: list[Result], out: Path) -> list[Path]:
+def write(results: Sequence[Inspection], out: Path) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
 
-    results: one model's (summary, arrays), or two to be shown side by side. Any section or array may be missing, and
-        any number None or NaN; `summary["absent"][section]` is then shown in its place.
+    results: one model's inspection, or two to be shown side by side. What was not measured says why in its place.
     """
     document = build(results)
     images = {name: image for chart in document.charts for name, image in png(chart).items()}
@@ -47,9 +44,9 @@ def write(results: list[Result], out: Path) -> list[Path]:
     return written
 
 
-def build(results: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]) -> Document:
+def build(results: Sequence[Inspection]) -> Document:
     """The document: findings first, then a section for each measure, then how it was made."""
-    models = _models(results)
+    models = _named(results)
     charts = inspection_charts.all_charts(models)
     blocks: list[Block] = [
         *_findings(models, charts),
@@ -62,31 +59,31 @@ def build(results: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]])
         *_spectrum(models, charts),
         *_divergence(models, charts),
         *_training(charts),
-        _settings(models),
+        _settings(results, models),
     ]
     return Document(_title(models), _subtitle(models), _facts(models), blocks, _footer(models))
 
 
-def _models(results: Sequence[tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]) -> list[Inspected]:
+def _named(results: Sequence[Inspection]) -> list[Inspection]:
     """Named by the last part of a path where that tells them apart, and by their number where names are the same."""
-    full = [Inspected(summary).name for summary, _ in results]
+    full = [m.name for m in results]
     short = [Path(name).name if Path(name).is_absolute() else name for name in full]
-    names = short if len(set(short)) == len(short) else full
-    models: list[Inspected] = []
-    for (summary, arrays), name in zip(results, names, strict=True):
-        m = Inspected(summary, arrays, name)
-        alike = any(other.name == m.name for other in models)
-        models.append(Inspected(summary, arrays, f"{m.name} ({len(models) + 1})") if alike else m)
-    return models
+    names: list[str] = []
+    for name in short if len(set(short)) == len(short) else full:
+        names.append(f"{name} ({len(names) + 1})" if name in names else name)
+    return [
+        replace(m, summary=replace(m.summary, model=replace(m.summary.model, name=name)))
+        for m, name in zip(results, names, strict=True)
+    ]
 
 
 # The sections
 
 
-def _findings(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _findings(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     blocks: list[Block] = [Heading("Findings")]
     for i, m in enumerate(models):
-        found = findings(m.summary, m.arrays)
+        found = findings(m)
         verdict = account(m)
         if len(models) > 1:
             bullets = [Bullet("", m.name, i)] if not found else []
@@ -108,7 +105,7 @@ def _bullet(found: Finding, charts: Mapping[str, Chart], label: str = "", series
     return Bullet(found.text, label, series, (found.figure, chart.title) if chart is not None else ("", ""))
 
 
-def _usage(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _usage(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "How large each pair of channels is in queries, keys and values, read where the rotation is applied. A pair "
         "that is small in queries or keys cannot matter to attention."
@@ -116,7 +113,7 @@ def _usage(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Blo
     return _section("Frequency usage", said, models, charts, ["usage"], ["usage", "norms", "pairs"])
 
 
-def _u_shape(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _u_shape(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "A U-shape is a logit that is higher near and far than in the middle of the training length L. Its rise is the "
         "mean over distances [7/8 L, L) less that over [3/8 L, 5/8 L); it appears where that exceeds two standard "
@@ -127,33 +124,28 @@ def _u_shape(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[B
         blocks.append(rises)
     makers = [charts[name] for name in ("u-shape-pairs", "pairs-by-distance") if name in charts]
     blocks += [Figure(chart) for chart in makers]
-    blocks += _absent(models, ["logit_by_pair", "pairs"], lambda m: m.array("logit_by_pair", 4) is None)
+    blocks += _absent(models, ["logit_by_pair", "pairs"], lambda m: m.measured("logit_by_pair") is None)
     return blocks
 
 
-def _rise_table(models: Sequence[Inspected]) -> Table | None:
+def _rise_table(models: Sequence[Inspection]) -> Table | None:
     lines = []
     for m in models:
         for protocol, words in PROTOCOLS.items():
-            u = m.u_shape(protocol)
-            if not u:
+            u = m.summary.u_shape.on(protocol)
+            if u is None:
                 continue
-            appears = u.get("appears")
-            activated = u.get("activated") or {}
-            pairs = [str(p) for p in wholes(activated.get("pairs"))]
-            lines.append(
-                Row(
-                    [
-                        (m.name, words) if len(models) > 1 else (capital(words), ""),
-                        (DASH if appears is None else "yes" if appears else "no", ""),
-                        (with_spread(finite(u.get("rise")), finite(u.get("stderr"))), ""),
-                        (number(finite(u.get("near"))), ""),
-                        (f"{pairs[0]}–{pairs[-1]}" if len(pairs) > 1 else "".join(pairs) or DASH, ""),
-                        (_percent(activated.get("share")), ""),
-                        (f"{whole(activated.get('removed_by_hope'))} of {len(pairs)}" if pairs else DASH, ""),
-                    ]
-                )
-            )
+            pairs = u.activated.pairs if u.activated is not None else ()
+            cells = [
+                "yes" if u.appears else "no",
+                with_spread(u.rise, u.stderr),
+                number(u.near),
+                f"{pairs[0]}–{pairs[-1]}" if len(pairs) > 1 else "".join(map(str, pairs)) or DASH,
+                _percent(u.activated.share) if u.activated is not None else DASH,
+                f"{u.activated.removed_by_hope} of {len(pairs)}" if u.activated is not None else DASH,
+            ]
+            of = (m.name, words) if len(models) > 1 else (capital(words), "")
+            lines.append(Row([of, *((cell, "") for cell in cells)]))
     if not lines:
         return None
     heads = [
@@ -168,7 +160,7 @@ def _rise_table(models: Sequence[Inspected]) -> Table | None:
     return Table("The U-shape, mean over layers and heads; on random tokens in standard deviations.", heads, lines)
 
 
-def _attention(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _attention(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "What the softmax makes of the logits: the attention paid at each distance, how widely each query spreads it, "
         "and how much falls on the first token."
@@ -178,7 +170,7 @@ def _attention(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list
     )
 
 
-def _heads(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _heads(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "A positional head pays most of its attention to one distance, or to the first token, whatever the tokens are: "
         "it should do so on random tokens too. Its pairs are those that carry 80 % of the margin of that logit; the "
@@ -186,36 +178,35 @@ def _heads(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Blo
     )
     blocks = _section("Positional heads", said, models, charts, ["heads"], ["heads", "attention"])
     for m in models:
-        if not m.heads:
+        if not m.summary.heads:
             continue
-        ordered = sorted(m.heads, key=lambda row: -(finite(row.get("text")) or 0.0))
+        ordered = sorted(m.summary.heads, key=lambda head: -head.text)
         left = f", the first {MOST_ROWS} of {len(ordered)}" if len(ordered) > MOST_ROWS else ""
         whose = f" of {m.name}" if len(models) > 1 else ""
         heads = [
             ("head", ""), ("kind", ""), ("attention there", "on the text"), ("attention there", "random tokens"),
             ("pairs", "that carry it"), ("fastest quarter", "of the margin"), ("bound", ""),
         ]  # fmt: skip
-        table = [Row(_head_cells(row)) for row in ordered[:MOST_ROWS]]
+        table = [Row(_head_cells(head)) for head in ordered[:MOST_ROWS]]
         blocks.append(Table(f"The positional heads{whose}, by their attention{left}.", heads, table))
     return blocks
 
 
-def _head_cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    offset = whole(row.get("offset")) if row.get("kind") == "offset" else None
-    pairs = [str(p) for p in wholes(row.get("pairs"))]
+def _head_cells(head: Head) -> list[tuple[str, str]]:
+    pairs = [str(pair) for pair in head.pairs]
     some = f"{', '.join(pairs[:6])} and {len(pairs) - 6} more" if len(pairs) > 7 else ", ".join(pairs)
     return [
-        (f"layer {row.get('layer')}, head {row.get('head', DASH)}", ""),
-        (str(row.get("kind") or DASH), f"{offset} tokens back" if offset is not None else ""),
-        (_percent(row.get("text")), ""),
-        (_percent(row.get("random")), ""),
+        (f"layer {head.layer}, head {head.head}", ""),
+        (head.kind, f"{head.offset} tokens back" if head.kind == "offset" else ""),
+        (_percent(head.text), ""),
+        (_percent(head.random), ""),
         (some or DASH, ""),
-        (_percent(row.get("fast_share")), ""),
-        (number(finite(row.get("bound"))), ""),
+        (_percent(head.fast_share), ""),
+        (number(head.bound), ""),
     ]
 
 
-def _out_of_range(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _out_of_range(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "Past the training length a pair meets angles that training never showed it. The departure is how far its "
         "logits then lie from those in range."
@@ -223,24 +214,21 @@ def _out_of_range(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> l
     names = ["departure", "departure-pairs"]
     blocks = _section("Out of range", said, models, charts, names, ["out_of_range", "departure"])
     for m in models:
-        section = m.summary.get("out_of_range") or {}
-        multiples = m.multiples
-        if not (listed := rows(section, "pairs")) or not multiples:
+        section = m.summary.out_of_range
+        if section is None or not section.pairs:
             continue
         whose = f" of {m.name}" if len(models) > 1 else ""
         table = []
-        for row in listed:
-            wave, series = finite(row.get("wavelength")), list(row.get("departure") or [])
-            values = [finite(series[i]) if i < len(series) else None for i in range(len(multiples))]
-            name = f"layer {row.get('layer')}, pair {row.get('pair')}"
-            cells = [name, DASH if wave is None else tokens(wave), *map(number, values)]
+        for row in section.pairs:
+            wave = DASH if row.wavelength is None else tokens(row.wavelength)
+            cells = [f"layer {row.layer}, pair {row.pair}", wave, *map(number, row.departure)]
             table.append(Row([(cell, "") for cell in cells]))
-        heads = [("pair", ""), ("wavelength", "tokens"), *((f"{x:g}x", "") for x in multiples)]
+        heads = [("pair", ""), ("wavelength", "tokens"), *((f"{x:g}x", "") for x in section.multiples)]
         blocks.append(Table(f"The pairs{whose} that depart most, in standard deviations.", heads, table))
     return blocks
 
 
-def _ablation(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _ablation(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = (
         "What the slow pairs' rotation is worth to this model: the loss on the same windows when pairs from a cut on "
         "are made position-independent, as HoPE does, though here without training."
@@ -248,25 +236,23 @@ def _ablation(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[
     return _section("Ablation", said, models, charts, ["ablation"], ["ablation"])
 
 
-def _spectrum(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
+def _spectrum(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
     said = "The wavelength of a pair is the distance in tokens at which it has made one full turn."
     blocks = _section("Spectrum", said, models, charts, ["spectrum"], ["spectrum", "pairs"])
     table = []
     for m in models:
-        section = m.summary.get("spectrum") or {}
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        keys = ("pairs", "turning", "never_full", "hope_cut", "p_rope_cut", "amplitude")
-        for row in rows(section, "layers"):
-            groups.setdefault(tuple(finite(row.get(key)) for key in keys), []).append(whole(row.get("layer")) or 0)
-        for values, layers in groups.items():
-            same = len(groups) == 1
-            name = m.name if same else f"{m.name}, layers {_listed(layers)}"
-            base = finite(section.get("base"))
-            cells = [(name, ""), (DASH if base is None else f"{base:,.10g}", ""), (_text(m.model.get("head_dim")), "")]
-            cells += [(_text(section.get("layout")), "")]
-            table.append(Row(cells + [(DASH if value is None else f"{value:,.4g}", "") for value in values]))
+        section = m.summary.spectrum
+        groups: dict[LayerSpectrum, list[int]] = {}
+        for row in section.layers:
+            groups.setdefault(replace(row, layer=0), []).append(row.layer)
+        for row, layers in groups.items():
+            name = m.name if len(groups) == 1 else f"{m.name}, layers {_listed(layers)}"
+            base = DASH if section.base is None else f"{section.base:,.10g}"
+            counts = (row.pairs, row.turning, row.never_full, row.hope_cut, row.p_rope_cut, row.amplitude)
+            cells = [name, base, str(m.summary.model.head_dim), _text(section.layout), *(f"{n:,.4g}" for n in counts)]
+            table.append(Row([(cell, "") for cell in cells]))
     if table:
-        length = f"{models[0].train_length:,} tokens" if models[0].train_length else "the training length"
+        length = f"{models[0].train_length:,} tokens"
         heads = [
             ("model", ""), ("base", ""), ("head dim", ""), ("layout", ""), ("pairs", ""), ("turning", ""),
             ("never turn fully", f"within {length}" if len(models) == 1 else "within training"),
@@ -276,8 +262,8 @@ def _spectrum(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[
     return blocks
 
 
-def _divergence(models: Sequence[Inspected], charts: Mapping[str, Chart]) -> list[Block]:
-    if "divergence" not in charts and not any((m.summary.get("absent") or {}).get("divergence") for m in models):
+def _divergence(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
+    if "divergence" not in charts and not any("divergence" in m.summary.absent for m in models):
         return []
     said = "How much attention over relative key positions changes with the length of the text, or from model to model."
     return _section("Divergence", said, models, charts, ["divergence"], ["divergence"])
@@ -291,7 +277,7 @@ def _training(charts: Mapping[str, Chart]) -> list[Block]:
 def _section(
     title: str,
     said: str,
-    models: Sequence[Inspected],
+    models: Sequence[Inspection],
     charts: Mapping[str, Chart],
     names: Sequence[str],
     sections: Sequence[str],
@@ -304,85 +290,80 @@ def _section(
     return [*blocks, *_absent(models, sections, lambda _: True)]
 
 
-def _absent(models: Sequence[Inspected], sections: Sequence[str], missing: Any) -> list[Block]:
+def _absent(
+    models: Sequence[Inspection], sections: Sequence[str], missing: Callable[[Inspection], bool]
+) -> list[Block]:
     """One remark for each reason, with the names of the models where there are two."""
     reasons: dict[str, list[str]] = {}
     for m in models:
         if missing(m):
-            reasons.setdefault(m.absent(*sections), []).append(m.name)
+            reasons.setdefault(_why(m, sections), []).append(m.name)
     several = len(models) > 1
     return [Paragraph(f"{listing(names)}: {why}" if several else why, "note") for why, names in reasons.items()]
+
+
+def _why(m: Inspection, sections: Sequence[str]) -> str:
+    """Why there is nothing to show of a section, in a sentence."""
+    told = next((m.summary.absent[section] for section in sections if section in m.summary.absent), "Not measured")
+    return told if told.endswith((".", "!", "?")) else f"{capital(told)}."
 
 
 # The frame
 
 
-def _settings(models: Sequence[Inspected]) -> Details:
+def _settings(results: Sequence[Inspection], models: Sequence[Inspection]) -> Details:
+    """models: the results by the names that tell them apart."""
     groups: dict[str, Mapping[str, Any]] = {}
-    for m in models:
+    for result, m in zip(results, models, strict=True):
         whose = f", {m.name}" if len(models) > 1 else ""
-        seconds = {k: duration(finite(v)) for k, v in (m.summary.get("seconds") or {}).items()}
         for name, group in (
-            ("Model", m.model),
-            ("Settings", m.settings),
-            ("Machine", m.summary.get("machine") or {}),
-            ("Versions", m.summary.get("versions") or {}),
-            ("Time", seconds),
-            ("Not shown", m.summary.get("absent") or {}),
+            ("Model", as_json(result.summary.model)),
+            ("Settings", as_json(m.summary.settings)),
+            ("Machine", m.summary.machine),
+            ("Versions", m.summary.versions),
+            ("Time", {key: duration(seconds) for key, seconds in m.summary.seconds.items()}),
+            ("Not shown", m.summary.absent),
         ):
             if group:
                 groups[f"{name}{whose}"] = {key: _text(value) for key, value in group.items()}
     return Details("Settings, machine and versions", groups)
 
 
-def _title(models: Sequence[Inspected]) -> str:
+def _title(models: Sequence[Inspection]) -> str:
     names = listing([m.name for m in models])
     return f"How {names} use{'s' if len(models) == 1 else ''} positions"
 
 
-def _subtitle(models: Sequence[Inspected]) -> str:
-    m = models[0]
-    parts = []
-    if m.settings.get("text"):
-        parts.append(f"Read on {m.settings['text']}")
-    if m.length is not None:
-        parts.append(f"{'at' if parts else 'Read at'} up to {m.length:,} tokens")
-    if m.train_length is not None:
-        parts.append(f"trained at {m.train_length:,}")
-    if count := whole(m.settings.get("windows")):
-        parts.append(f"{count} window{'' if count == 1 else 's'}")
-    return f"{capital(', '.join(parts))}." if parts else ""
+def _subtitle(models: Sequence[Inspection]) -> str:
+    settings = models[0].summary.settings
+    read = f"Read on {settings.text}, at" if settings.text else "Read at"
+    count = f"{settings.windows} window{'' if settings.windows == 1 else 's'}"
+    return f"{read} up to {settings.length:,} tokens, trained at {settings.train_length:,}, {count}."
 
 
-def _facts(models: Sequence[Inspected]) -> list[tuple[str, str]]:
+def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:
     facts = []
     for m in models:
-        shape = [
-            f"{m.model[key]} {words}" for key, words in (("layers", "layers"), ("heads", "heads")) if m.model.get(key)
-        ]
-        keys = whole(m.model.get("key_heads"))
-        if keys is not None and keys != m.model.get("heads"):
-            shape.append(f"{keys} key heads")
-        if m.model.get("head_dim"):
-            shape.append(f"head dim {m.model['head_dim']}")
-        kind = [str(part) for part in (m.model.get("type"), m.model.get("encoding")) if part]
-        if parameters := finite(m.model.get("parameters")):
-            kind.append(f"{compact(parameters)} parameters")
+        model = m.summary.model
+        shape = [f"{model.layers} layers", f"{model.heads} heads"]
+        if model.key_heads != model.heads:
+            shape.append(f"{model.key_heads} key heads")
+        shape.append(f"head dim {model.head_dim}")
+        kind = [model.type, model.encoding, f"{compact(model.parameters)} parameters"]
         facts.append((m.name if len(models) > 1 else "Model", " · ".join([*kind, ", ".join(shape)])))
-    machine = models[0].summary.get("machine") or {}
+    machine, created = models[0].summary.machine, models[0].summary.created
     facts.append(("Device", str(machine.get("device") or machine.get("cpu") or "")))
-    facts.append(("Created", str(models[0].summary.get("created") or "")[:16].replace("T", " ")))
-    return [(name, value) for name, value in facts if value.strip(" ·")]
+    facts.append(("Created", created[:16].replace("T", " ")))
+    return [(name, value) for name, value in facts if value]
 
 
-def _footer(models: Sequence[Inspected]) -> str:
-    version = models[0].summary.get("whorl") or ""
-    return f"Written by whorl {version}".strip() + ", from inspection.json and inspection.npz beside this report."
+def _footer(models: Sequence[Inspection]) -> str:
+    version = models[0].summary.whorl
+    return f"Written by whorl {version}, from inspection.json and inspection.npz beside this report."
 
 
-def _percent(value: Any) -> str:
-    known = finite(value)
-    return DASH if known is None else f"{100 * known:.0f} %"
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.0f} %"
 
 
 def _listed(layers: Sequence[int]) -> str:

@@ -1,12 +1,13 @@
 """The charts of an inspection, made from its summaries and arrays. A chart of which nothing was measured is None."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from whorl.reports.axes import axis, cell_ticks, colours, count_axis, log_ticks, row_ticks, tick
+from whorl.reports.bins import graded, mean, merge, rounded, span
 from whorl.reports.chart import (
     Axis,
     Columns,
@@ -26,22 +27,10 @@ from whorl.reports.chart import (
     StripChart,
     shade,
 )
-from whorl.reports.charts import finite, pair_of, strip_chart
-from whorl.reports.formatting import number
-from whorl.reports.inspected import (
-    PROTOCOLS,
-    Inspected,
-    graded,
-    mean,
-    merge,
-    rounded,
-    rows,
-    span,
-    tokens,
-    u_shape,
-    wavelength_in_words,
-    whole,
-)
+from whorl.reports.charts import pair_of, strip_chart
+from whorl.reports.formatting import number, tokens, wavelength_in_words
+from whorl.reports.inspection_words import PROTOCOLS
+from whorl.results.inspection import Cut, Inspection, Protocol, Snapshot
 
 MEAN_BINS, HEAD_BINS, PAIR_BINS, POSITION_BINS = 120, 48, 48, 24
 MOST_HEADS = 1024
@@ -55,12 +44,12 @@ KINDS = {
     "first-token": "first token",
 }
 NEAR_OFFSETS = 16
+LABELS: dict[Protocol, str] = {"text": "on the text", "random": "random tokens"}
 
-Model = Inspected
 Frame = tuple[str, np.ndarray | None]
 
 
-def all_charts(models: Sequence[Model]) -> dict[str, CurveChart | HeatChart | StripChart]:
+def all_charts(models: Sequence[Inspection]) -> dict[str, CurveChart | HeatChart | StripChart]:
     """Every chart that the results are enough for, by name."""
     made: list[CurveChart | HeatChart | StripChart | None] = [
         usage(models),
@@ -84,12 +73,12 @@ def all_charts(models: Sequence[Model]) -> dict[str, CurveChart | HeatChart | St
 # Frequency usage
 
 
-def usage(models: Sequence[Model]) -> HeatChart | None:
+def usage(models: Sequence[Inspection]) -> HeatChart | None:
     quantities = {"queries": "norm_q", "keys": "norm_k", "values": "norm_v"}
     views = []
     for label, name in quantities.items():
-        found = [m.array(name, 3) for m in models]
-        shared = any(v is not None and v.shape[1] < _head_count(m) for m, v in zip(models, found, strict=True))
+        found = [m.measured(name) for m in models]
+        shared = any(v is not None and v.shape[1] < m.summary.model.heads for m, v in zip(models, found, strict=True))
         views.append(_by_layer_and_pair(models, label, found, noun="key head" if shared else "head"))
     return _heat(
         "usage",
@@ -105,7 +94,7 @@ def usage(models: Sequence[Model]) -> HeatChart | None:
 
 
 def _by_layer_and_pair(
-    models: Sequence[Model],
+    models: Sequence[Inspection],
     label: str,
     found: Sequence[np.ndarray | None],
     scale: Literal["sequential", "diverging"] = "sequential",
@@ -149,7 +138,7 @@ def _by_layer_and_pair(
 # The U-shape
 
 
-def logits(models: Sequence[Model]) -> CurveChart | None:
+def logits(models: Sequence[Inspection]) -> CurveChart | None:
     views = [
         _by_distance(models, "on the text", "logit", "logit, above its middle distances", centred=True),
         _by_distance(models, "random tokens", "random_logit", "z-score, above its middle distances", centred=True),
@@ -168,7 +157,7 @@ def logits(models: Sequence[Model]) -> CurveChart | None:
     )
 
 
-def attention(models: Sequence[Model]) -> CurveChart | None:
+def attention(models: Sequence[Inspection]) -> CurveChart | None:
     views = [
         _by_distance(models, "on the text", "attention", "mean attention", log=True),
         _by_distance(models, "random tokens", "random_attention", "mean attention", log=True),
@@ -185,10 +174,10 @@ def attention(models: Sequence[Model]) -> CurveChart | None:
     )
 
 
-def u_shape_by_pair(models: Sequence[Model]) -> HeatChart | None:
+def u_shape_by_pair(models: Sequence[Inspection]) -> HeatChart | None:
     """Each pair's part in the rise of the U-shape, from its part in the logit by distance."""
-    text = [_rise_by_pair(m, "logit_by_pair", 4) for m in models]
-    random = [_rise_by_pair(m, "random_logit_by_pair", 3) for m in models]
+    text = [_rise_by_pair(m, "logit_by_pair") for m in models]
+    random = [_rise_by_pair(m, "random_logit_by_pair") for m in models]
     views = [
         _by_layer_and_pair(models, "on the text", text, "diverging", "rise at the far end"),
         _by_layer_and_pair(models, "random tokens", random, "diverging", "rise at the far end", by_head=False),
@@ -205,24 +194,25 @@ def u_shape_by_pair(models: Sequence[Model]) -> HeatChart | None:
     )
 
 
-def _rise_by_pair(m: Model, name: str, dimensions: int) -> np.ndarray | None:
+def _rise_by_pair(m: Inspection, name: str) -> np.ndarray | None:
     """[layer, head, pair]; one head where heads were averaged already."""
-    values = m.array(name, dimensions)
-    if values is None or m.reach is None or (bins := m.bins("coarse", values.shape[-1])) is None:
+    values = m.measured(name)
+    if values is None:
         return None
-    reach = m.reach
-    far, middle = (span(values, *bins, a * reach, b * reach) for a, b in ((7 / 8, 1), (3 / 8, 5 / 8)))
+    far, middle = (
+        span(values, *m.bins("coarse"), a * m.train_length, b * m.train_length) for a, b in ((7 / 8, 1), (3 / 8, 5 / 8))
+    )
     rise = far - middle
-    return (rise if dimensions == 4 else rise[:, None]) if np.isfinite(rise).any() else None
+    return (rise if values.ndim == 4 else rise[:, None]) if np.isfinite(rise).any() else None
 
 
-def pairs_by_distance(models: Sequence[Model]) -> HeatChart | None:
+def pairs_by_distance(models: Sequence[Inspection]) -> HeatChart | None:
     """Pair x distance for each layer: what every pair adds to the logit there, above its own mean."""
     views = []
-    arrays = (("on the text", "logit_by_pair", 4), ("random tokens", "random_logit_by_pair", 3))
-    read = {name: [m.array(name, dimensions) for m in models] for _, name, dimensions in arrays}
+    arrays = (("on the text", "logit_by_pair"), ("random tokens", "random_logit_by_pair"))
+    read = {name: [m.measured(name) for m in models] for _, name in arrays}
     deepest = max((len(values) for found in read.values() for values in found if values is not None), default=0)
-    for label, name, _ in arrays:
+    for label, name in arrays:
         frames_of: list[list[tuple[HeatFrame | None, np.ndarray | None]]] = []
         places: list[tuple[Marks, Columns] | None] = []
         for m, values in zip(models, read[name], strict=True):
@@ -255,22 +245,21 @@ def pairs_by_distance(models: Sequence[Model]) -> HeatChart | None:
     )
 
 
-def _pair_frames(m: Model, values: np.ndarray, about: int) -> list[tuple[HeatFrame, np.ndarray, tuple[Marks, Columns]]]:
-    bins = m.bins("coarse", values.shape[-1])
-    if bins is None:
-        return []
+def _pair_frames(
+    m: Inspection, values: np.ndarray, about: int
+) -> list[tuple[HeatFrame, np.ndarray, tuple[Marks, Columns]]]:
     averaged = mean(values, 1) if values.ndim == 4 else values.astype(float)
-    start, stop, joined = merge(*bins, averaged, about)
+    start, stop, joined = merge(*m.bins("coarse"), averaged, about)
     joined = joined - mean(joined, -1)[..., None]
     labels = tuple(_distance(a, b) for a, b in zip(start, stop, strict=True))
     wanted = [t for t in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144) if t <= stop[-1] - 1]
     ticks = tuple((float(np.searchsorted(stop, t, "right")) + 0.5, f"{t:,}") for t in wanted)
     marks: Marks = ()
-    if m.train_length is not None and start[0] < m.train_length < stop[-1]:
+    if start[0] < m.train_length < stop[-1]:
         marks = ((float(np.searchsorted(stop, m.train_length, "right")), "training length"),)
     made = []
     for layer, cells in enumerate(joined):
-        waves = m.wavelengths(layer, len(cells))
+        waves = _wavelengths(m, layer, len(cells))
         named = tuple(
             HeatRow(f"layer {layer}, {_pair_note(i, waves[i])}", 0, row) for i, row in enumerate(graded(cells))
         )
@@ -280,14 +269,15 @@ def _pair_frames(m: Model, values: np.ndarray, about: int) -> list[tuple[HeatFra
 
 
 def _by_distance(
-    models: Sequence[Model], label: str, name: str, unit: str, centred: bool = False, log: bool = False
+    models: Sequence[Inspection], label: str, name: str, unit: str, centred: bool = False, log: bool = False
 ) -> CurveView | None:
-    def read(m: Model) -> tuple[list[Grid], list[tuple[int, list[Frame]]]] | None:
-        values = m.array(name, 3)
-        if values is None or (bins := m.bins("distance", values.shape[-1])) is None:
+    def read(m: Inspection) -> tuple[list[Grid], list[tuple[int, list[Frame]]]] | None:
+        values = m.measured(name)
+        if values is None:
             return None
-        if centred and m.reach is not None:
-            middle = span(values, *bins, 3 / 8 * m.reach, 5 / 8 * m.reach)
+        bins = m.bins("distance")
+        if centred:
+            middle = span(values, *bins, 3 / 8 * m.train_length, 5 / 8 * m.train_length)
             middle = np.where(np.isfinite(middle), middle, mean(values, -1))
             values = values - middle[..., None]
         if log:
@@ -301,15 +291,17 @@ def _by_distance(
 # Attention by position
 
 
-def by_position(models: Sequence[Model]) -> CurveChart | None:
+def by_position(models: Sequence[Inspection]) -> CurveChart | None:
     """Entropy and the attention on the first token, by the query's position."""
 
-    def reader(name: str) -> Callable[[Model], Any]:
-        def read(m: Model) -> Any:
-            values = m.array(name, 3)
-            if values is None or (bins := m.bins("position", values.shape[-1])) is None:
+    def reader(name: str) -> Callable[[Inspection], Any]:
+        def read(m: Inspection) -> Any:
+            values = m.measured(name)
+            if values is None:
                 return None
-            return _layers_and_heads(m, models, *bins, values, 4 * POSITION_BINS, POSITION_BINS, _position)
+            return _layers_and_heads(
+                m, models, *m.bins("position"), values, 4 * POSITION_BINS, POSITION_BINS, _position
+            )
 
         return read
 
@@ -341,7 +333,7 @@ def by_position(models: Sequence[Model]) -> CurveChart | None:
 # Positional heads
 
 
-def head_scores(models: Sequence[Model]) -> HeatChart | None:
+def head_scores(models: Sequence[Inspection]) -> HeatChart | None:
     """Layer x head: the mean attention on the previous token, on itself, on the best near offset, on the first."""
     tables = [_scores(m) for m in models]
     views = []
@@ -372,11 +364,12 @@ def head_scores(models: Sequence[Model]) -> HeatChart | None:
     )
 
 
-def _scores(m: Model) -> dict[str, np.ndarray]:
-    """[layer, head] for each kind, from the attention arrays; without them, from the heads of the summary."""
+def _scores(m: Inspection) -> dict[str, np.ndarray]:
+    """[layer, head] for each kind, from the attention arrays."""
     scores: dict[str, np.ndarray] = {}
-    paid, first = m.array("attention", 3), m.array("first_token", 3)
-    if paid is not None and (bins := m.bins("distance", paid.shape[-1])) is not None:
+    paid, first = m.measured("attention"), m.measured("first_token")
+    if paid is not None:
+        bins = m.bins("distance")
         single = bins[1] - bins[0] == 1
         for kind, at in (("previous-token", 1), ("diagonal", 0)):
             where = np.flatnonzero(single & (bins[0] == at))
@@ -387,15 +380,6 @@ def _scores(m: Model) -> dict[str, np.ndarray]:
             scores[KINDS["offset"]] = np.where(np.isfinite(paid[..., near]), paid[..., near], -np.inf).max(-1)
     if first is not None:
         scores[KINDS["first-token"]] = mean(first, -1)
-    if not scores:
-        layers, heads = whole(m.model.get("layers")) or 0, whole(m.model.get("heads")) or 0
-        for row in m.heads:
-            label, value = KINDS.get(str(row.get("kind"))), finite(row.get("text"))
-            layer, head = whole(row.get("layer")), whole(row.get("head"))
-            if label is None or value is None or layer is None or head is None:
-                continue
-            if layer < layers and head < heads:
-                scores.setdefault(label, np.full((layers, heads), np.nan))[layer, head] = value
     if scores and len({values.shape for values in scores.values()}) == 1:
         stacked = np.array([np.where(np.isfinite(v), v, -np.inf) for v in scores.values()]).max(0)
         scores["best of these"] = np.where(np.isfinite(stacked), stacked, np.nan)
@@ -405,28 +389,24 @@ def _scores(m: Model) -> dict[str, np.ndarray]:
 # Out of range
 
 
-def departure(models: Sequence[Model]) -> CurveChart | None:
+def departure(models: Sequence[Inspection]) -> CurveChart | None:
     """How far the logits of each layer leave their range, by multiple of the training length."""
 
-    def read(m: Model) -> Any:
-        section = m.summary.get("out_of_range") or {}
-        multiples = m.multiples
-        found = {row.get("layer"): row.get("departure") or [] for row in rows(section, "layers")}
-        count = max((whole(layer) or 0 for layer in found), default=-1) + 1
-        values = np.full((count, len(multiples)), np.nan)
-        for layer, series in found.items():
-            for i, value in enumerate(series[: len(multiples)]):
-                values[whole(layer) or 0, i] = finite(value) if finite(value) is not None else np.nan
-        if not np.isfinite(values).any():
+    def read(m: Inspection) -> Any:
+        section = m.summary.out_of_range
+        if section is None:
             return None
-        grid = Grid(tuple(multiples), tuple(f"up to {x:g}x the training length" for x in multiples))
-        return [grid], [(0, [(f"layer {i}", series) for i, series in enumerate(values)])]
+        values = [(f"layer {row.layer}", np.array(row.departure, dtype=float)) for row in section.layers]
+        if not any(np.isfinite(series).any() for _, series in values):
+            return None
+        notes = tuple(f"up to {x:g}x the training length" for x in section.multiples)
+        return [Grid(tuple(map(float, section.multiples)), notes)], [(0, values)]
 
-    every = sorted({x for m in models for x in m.multiples})
+    every = _multiples(models)
     if not every:
         return None
-    noises = [n for m in models if (n := finite((m.summary.get("out_of_range") or {}).get("noise"))) is not None]
-    levels = ((max(noises), f"noise {number(max(noises))}"),) if noises else ()
+    noise = max(section.noise for m in models if (section := m.summary.out_of_range) is not None)
+    levels = ((noise, f"noise {number(noise)}"),)
     x = Axis(
         "distances up to, in training lengths", "log", every[0] / 1.1, every[-1] * 1.1,
         tuple((t, f"{t:g}x") for t in every),
@@ -445,23 +425,23 @@ def departure(models: Sequence[Model]) -> CurveChart | None:
     )
 
 
-def departure_by_pair(models: Sequence[Model]) -> HeatChart | None:
+def departure_by_pair(models: Sequence[Inspection]) -> HeatChart | None:
     """Layer x pair at each multiple."""
-    found = [m.array("departure_by_pair", 3) for m in models]
-    every = sorted({x for m in models for x in m.multiples})
+    found = [m.measured("departure_by_pair") for m in models]
+    every = _multiples(models)
     if not every or all(values is None for values in found):
         return None
     panels, tables = [], []
     for m, values in zip(models, found, strict=True):
-        own = m.multiples
-        if values is None or values.shape[-1] != len(own):
+        section = m.summary.out_of_range
+        if values is None or section is None:
             panels.append(HeatPanel(m.name, (), (), (None,) * len(every)))
             continue
         layers, pairs, _ = values.shape
         columns, of_layer = _pair_columns(m, layers, pairs)
         frames: list[HeatFrame | None] = []
         for at in every:
-            cells = values[..., own.index(at)] if at in own else None
+            cells = values[..., section.multiples.index(at)] if at in section.multiples else None
             tables.append((at, cells))
             named = [] if cells is None else [
                 HeatRow(f"layer {i}", of_layer[i], row) for i, row in enumerate(graded(cells))
@@ -484,49 +464,44 @@ def departure_by_pair(models: Sequence[Model]) -> HeatChart | None:
     )
 
 
+def _multiples(models: Sequence[Inspection]) -> list[int]:
+    """Those of the training length at which departures of any model were measured."""
+    sections = [section for m in models if (section := m.summary.out_of_range) is not None]
+    return sorted({multiple for section in sections for multiple in section.multiples})
+
+
 # Ablation
 
 
-def ablation(models: Sequence[Model]) -> CurveChart | None:
+def ablation(models: Sequence[Inspection]) -> CurveChart | None:
     """Loss in range and past it, over the number of pairs that still turn."""
-    lengths = [n for m in models if (n := whole((m.summary.get("ablation") or {}).get("past_length"))) is not None]
-    past = f"at {lengths[0]:,} tokens" if len(set(lengths)) == 1 else "past the range"
+    sections = [section for m in models if (section := m.summary.ablation) is not None and section.cuts]
+    if not sections:
+        return None
+    lengths = {section.past_length for section in sections if section.past_length is not None}
+    past = f"at {lengths.pop():,} tokens" if len(lengths) == 1 else "past the range"
     views = []
-    for label, keys, errors in (
-        ("change in loss", ("in_range_change", "past_change"), ("in_range_stderr", "past_stderr")),
-        ("loss", ("in_range", "past"), ("", "")),
+    for label, columns in (
+        ("change in loss", (("in range", "in_range_change", "in_range_stderr"), (past, "past_change", "past_stderr"))),
+        ("loss", (("in range", "in_range", ""), (past, "past", ""))),
     ):
 
-        def read(m: Model, keys: tuple[str, str] = keys, errors: tuple[str, str] = errors) -> Any:
-            table = sorted(
-                (row for row in rows(m.summary.get("ablation"), "cuts") if finite(row.get("cut")) is not None),
-                key=lambda row: row["cut"],
-            )
-            if not any(finite(row.get(key)) is not None for row in table for key in keys):
+        def read(m: Inspection, columns: tuple[tuple[str, str, str], ...] = columns) -> Any:
+            if m.summary.ablation is None or not m.summary.ablation.cuts:
                 return None
+            table = m.summary.ablation.cuts
             notes = [
-                f"pairs {row['cut']} and slower stand still"
-                + (f", wavelength from {tokens(w)}" if (w := finite(row.get("wavelength"))) is not None else "")
+                f"pairs {row.cut} and slower stand still"
+                + (f", wavelength from {tokens(row.wavelength)}" if row.wavelength is not None else "")
                 for row in table
             ]
-            grid = Grid(tuple(float(row["cut"]) for row in table), tuple(notes))
-            curves = []
-            for key, error, name in zip(keys, errors, ("in range", past), strict=True):
-                y = np.array([_number(row.get(key)) for row in table])
-                width = np.array([_number(row.get(error)) for row in table]) if error else None
-                curves.append((name, y, width))
+            grid = Grid(tuple(float(row.cut) for row in table), tuple(notes))
+            curves = [(name, _column(table, y), _column(table, band) if band else None) for name, y, band in columns]
             return [grid], [(0, curves)]
 
         levels = ((0.0, "untouched"),) if label != "loss" else ()
         views.append(_curve_view(models, label, f"{label} (nats per token)", read, "linear", levels, _cut_mark))
-    cuts = [
-        float(row["cut"])
-        for m in models
-        for row in rows(m.summary.get("ablation"), "cuts")
-        if finite(row.get("cut")) is not None
-    ]
-    if not cuts:
-        return None
+    cuts = [float(row.cut) for section in sections for row in section.cuts]
     x = axis("pairs that still turn", "linear", cuts)
     return _curves(
         "ablation",
@@ -544,24 +519,24 @@ def ablation(models: Sequence[Model]) -> CurveChart | None:
 # Spectrum
 
 
-def spectrum(models: Sequence[Model]) -> StripChart | None:
+def spectrum(models: Sequence[Inspection]) -> StripChart | None:
     """Which pairs turn, and which fully within the training length; layers that agree are drawn once."""
     strips: list[Strip] = []
     for m in models:
         found = m.arrays.get("wavelength")
-        if found is None or np.ndim(found) != 2 or not np.size(found):
+        if found is None or not found.size:
             continue
-        layers = [tuple(m.wavelengths(layer, found.shape[1])) for layer in range(len(found))]
+        layers = [tuple(_wavelengths(m, layer, found.shape[1])) for layer in range(len(found))]
         distinct = list(dict.fromkeys(layers))
         turning = [sum(w is not None and math.isfinite(w) for w in layer) for layer in distinct]
-        pairs = tuple(tuple(pair_of(i, w, m.reach) for i, w in enumerate(layer)) for layer in distinct)
-        cut = finite(m.spectrum(0).get("hope_cut")) if len(distinct) == 1 else None
-        mark = cut if cut is not None and 0 < cut <= found.shape[1] else None
+        pairs = tuple(tuple(pair_of(i, w, m.train_length) for i, w in enumerate(layer)) for layer in distinct)
+        cut = m.summary.spectrum.layers[0].hope_cut if len(distinct) == 1 else 0
+        mark = float(cut) if 0 < cut <= found.shape[1] else None
         turn = f"{', '.join(map(str, dict.fromkeys(turning)))} of {found.shape[1]}"
         strips.append(Strip(m.name, len(strips), turn, pairs, mark))
     if not strips:
         return None
-    lengths = list(dict.fromkeys(f"{m.reach:,}" for m in models if m.reach is not None))
+    lengths = list(dict.fromkeys(f"{m.train_length:,}" for m in models))
     length = f"{lengths[0]} tokens" if len(lengths) == 1 else "the training length"
     return strip_chart("spectrum", tuple(strips), length, "HoPE's cut: what is slower would stand still")
 
@@ -569,16 +544,17 @@ def spectrum(models: Sequence[Model]) -> StripChart | None:
 # Divergence and training
 
 
-def divergence(models: Sequence[Model]) -> CurveChart | None:
+def divergence(models: Sequence[Inspection]) -> CurveChart | None:
     """Jensen-Shannon divergence by layer: between lengths, a line per model, and between the models."""
     lengths, between = [], []
     for m in models:
-        section = m.summary.get("divergence") or {}
-        found = section.get("lengths") or {}
-        if any(finite(v) is not None for v in found.get("layers") or []):
-            lengths.append((m.name, np.array([_number(v) for v in found["layers"]])))
-        if any(finite(v) is not None for v in section.get("models") or []):
-            between.append(("between the models", np.array([_number(v) for v in section["models"]])))
+        section = m.summary.divergence
+        if section is None:
+            continue
+        if section.lengths is not None and any(v is not None for v in section.lengths.layers):
+            lengths.append((m.name, np.array(section.lengths.layers, dtype=float)))
+        if section.models is not None and any(v is not None for v in section.models):
+            between.append(("between the models", np.array(section.models, dtype=float)))
     deepest = max((len(y) for _, y in lengths + between), default=0)
     if not deepest:
         return None
@@ -605,31 +581,27 @@ def divergence(models: Sequence[Model]) -> CurveChart | None:
     )
 
 
-def training(models: Sequence[Model]) -> CurveChart | None:
+def training(models: Sequence[Inspection]) -> CurveChart | None:
     """The rise of the U-shape and the number of positional heads by training step."""
 
-    def rise(m: Model) -> Any:
+    def rise(m: Inspection) -> Any:
         table = _steps(m)
         curves = []
         for protocol, words in PROTOCOLS.items():
-            us = [u_shape(row, protocol) for row in table]
-            y, width = (np.array([_number(u.get(key)) for u in us]) for key in ("rise", "stderr"))
-            if np.isfinite(y).any():
+            us = [at.u_shape.on(protocol) for at in table]
+            if any(u is not None for u in us):
+                y = np.array([math.nan if u is None else u.rise for u in us])
+                width = np.array([math.nan if u is None or u.stderr is None else u.stderr for u in us])
                 curves.append((words, y, width))
         return ([_step_grid(table)], [(0, curves)]) if curves else None
 
-    def counts(m: Model) -> Any:
-        table = [row for row in _steps(m) if isinstance(row.get("heads"), list)]
-        if not table:
-            return None
-        kinds = dict.fromkeys(str(head.get("kind")) for row in table for head in row["heads"])
-        curves = [
-            (kind, np.array([float(sum(head.get("kind") == kind for head in row["heads"])) for row in table]))
-            for kind in kinds
-        ]
+    def counts(m: Inspection) -> Any:
+        table = _steps(m)
+        kinds = dict.fromkeys(head.kind for at in table for head in at.heads)
+        curves = [(kind, np.array([float(sum(h.kind == kind for h in at.heads)) for at in table])) for kind in kinds]
         return ([_step_grid(table)], [(0, curves)]) if curves else None
 
-    steps = [float(row["step"]) for m in models for row in _steps(m)]
+    steps = [float(at.step) for m in models for at in m.summary.training]
     if not steps or max(steps) <= 0:
         return None
     low = min(s for s in steps if s > 0)
@@ -659,28 +631,25 @@ def training(models: Sequence[Model]) -> CurveChart | None:
     )
 
 
-def training_by_pair(models: Sequence[Model]) -> HeatChart | None:
+def training_by_pair(models: Sequence[Inspection]) -> HeatChart | None:
     """Pair x step: each pair's rise."""
     views = []
-    for protocol, label in (("text", "on the text"), ("random", "random tokens")):
+    for protocol, label in LABELS.items():
         panels, tables = [], []
         for m in models:
-            table = [row for row in _steps(m) if rows(u_shape(row, protocol), "pairs")]
-            known = [rows(u_shape(row, protocol), "pairs") for row in table]
-            count = max((whole(pair.get("pair")) or 0 for pairs in known for pair in pairs), default=-1) + 1
-            cells = np.full((count, len(table)), np.nan)
-            for step, pairs in enumerate(known):
-                for pair in pairs:
-                    if (i := whole(pair.get("pair"))) is not None and 0 <= i < count:
-                        cells[i, step] = _number(pair.get("rise"))
-            if not np.isfinite(cells).any():
+            told = [(at.step, u.pairs) for at in _steps(m) if (u := at.u_shape.on(protocol)) is not None and u.pairs]
+            count = max((len(pairs) for _, pairs in told), default=0)
+            cells = np.full((count, len(told)), np.nan)
+            for column, (_, pairs) in enumerate(told):
+                cells[: len(pairs), column] = [pair.rise for pair in pairs]
+            if not told:
                 panels.append(HeatPanel(m.name, (), (), (None,)))
                 continue
-            waves = {whole(p.get("pair")): finite(p.get("wavelength")) for p in known[-1]}
+            waves = {pair.pair: pair.wavelength for pair in told[-1][1]}
             named = tuple(HeatRow(_pair_note(i, waves.get(i)), 0, row) for i, row in enumerate(graded(cells)))
-            every = max(1, math.ceil(len(table) / 8))
-            ticks = tuple((i + 0.5, f"{table[i]['step']:,}") for i in range(0, len(table), every))
-            columns = Columns(tuple(f"step {row['step']:,}" for row in table), ())
+            every = max(1, math.ceil(len(told) / 8))
+            ticks = tuple((i + 0.5, f"{told[i][0]:,}") for i in range(0, len(told), every))
+            columns = Columns(tuple(f"step {step:,}" for step, _ in told), ())
             frame = HeatFrame("pair", row_ticks(count), named, _cuts(m, 0, count))
             panels.append(HeatPanel(m.name, ticks, (columns,), (frame,)))
             tables.append(cells)
@@ -697,52 +666,41 @@ def training_by_pair(models: Sequence[Model]) -> HeatChart | None:
     )
 
 
-def _steps(m: Model) -> list[Mapping[str, Any]]:
-    table = [row for row in rows(m.summary, "training") if whole(row.get("step")) is not None]
-    return sorted(table, key=lambda row: row["step"])
+def _steps(m: Inspection) -> list[Snapshot]:
+    return sorted(m.summary.training, key=lambda at: at.step)
 
 
-def _step_grid(table: Sequence[Mapping[str, Any]]) -> Grid:
-    return Grid(tuple(float(row["step"]) for row in table), tuple(f"step {row['step']:,}" for row in table))
+def _step_grid(table: Sequence[Snapshot]) -> Grid:
+    return Grid(tuple(float(at.step) for at in table), tuple(f"step {at.step:,}" for at in table))
 
 
 # Shared
 
 
-def _layers_with_heads(models: Sequence[Model]) -> list[int]:
+def _layers_with_heads(models: Sequence[Inspection]) -> list[int]:
     """The layers whose heads the page carries: all of them, or those with positional heads first."""
-    heads = sum(_head_count(m) for m in models)
-    layers = max((_layer_count(m) for m in models), default=0)
+    heads = sum(m.summary.model.heads for m in models)
+    layers = max((m.summary.model.layers for m in models), default=0)
     if not heads or not layers:
         return []
-    positional = {whole(row["layer"]) for m in models for row in m.heads}
+    positional = {head.layer for m in models for head in m.summary.heads or ()}
     wanted = sorted(range(layers), key=lambda layer: (layer not in positional, layer))
     return sorted(wanted[: max(1, MOST_HEADS // heads)])
 
 
-def _carried(models: Sequence[Model]) -> str:
+def _carried(models: Sequence[Inspection]) -> str:
     """A remark where the page does not carry the heads of every layer."""
-    carried, every = len(_layers_with_heads(models)), max((_layer_count(m) for m in models), default=0)
+    carried, every = len(_layers_with_heads(models)), max((m.summary.model.layers for m in models), default=0)
     return f" Heads are shown of {carried} of {every} layers, those with positional heads first." * (carried < every)
 
 
-def _layer_options(models: Sequence[Model]) -> tuple[str, ...]:
+def _layer_options(models: Sequence[Inspection]) -> tuple[str, ...]:
     return (LAYERS, *(f"layer {layer}, its heads" for layer in _layers_with_heads(models)))
 
 
-def _layer_count(m: Model) -> int:
-    found = [len(values) for name in ("logit", "attention", "norm_q") if (values := m.array(name, 3)) is not None]
-    return whole(m.model.get("layers")) or max(found, default=0)
-
-
-def _head_count(m: Model) -> int:
-    found = [values.shape[1] for name in ("logit", "attention", "norm_q") if (values := m.array(name, 3)) is not None]
-    return whole(m.model.get("heads")) or max(found, default=0)
-
-
 def _layers_and_heads(
-    m: Model,
-    models: Sequence[Model],
+    m: Inspection,
+    models: Sequence[Inspection],
     start: np.ndarray,
     stop: np.ndarray,
     values: np.ndarray,
@@ -769,13 +727,13 @@ def _grid(start: np.ndarray, stop: np.ndarray, name: Callable[[float, float], st
 
 
 def _curve_view(
-    models: Sequence[Model],
+    models: Sequence[Inspection],
     label: str,
     unit: str,
-    read: Callable[[Model], Any],
+    read: Callable[[Inspection], Any],
     scale: Literal["log", "linear"],
     levels: Marks,
-    mark: Callable[[Model], Marks] | None,
+    mark: Callable[[Inspection], Marks] | None,
 ) -> CurveView | None:
     """`read` gives (grids, frames) of a model, or None; a frame is (its grid, curves of (name, y, half a band)."""
     found = [read(m) for m in models]
@@ -844,40 +802,47 @@ def _heat(
     return HeatChart(name, title, caption, x_label, selector, options, kept) if kept else None
 
 
-def _distance_axes(models: Sequence[Model]) -> tuple[tuple[str, Axis], ...]:
+def _distance_axes(models: Sequence[Inspection]) -> tuple[tuple[str, Axis], ...]:
     last = _last(models, "distance_to")
     label = "distance from query to key, in tokens"
     return ("log", count_axis(label, last)), ("linear", axis(label, "linear", [0.0, last]))
 
 
-def _last(models: Sequence[Model], name: str) -> float:
+def _last(models: Sequence[Inspection], name: str) -> float:
     """The end of the last bin of any model."""
-    ends = [ends for m in models if (ends := m.array(name, 1)) is not None]
+    ends = [ends for m in models if (ends := m.measured(name)) is not None]
     return max((float(np.nanmax(values)) for values in ends), default=2.0)
 
 
-def _train_mark(m: Model) -> Marks:
-    return () if m.train_length is None else ((float(m.train_length), "training length"),)
+def _train_mark(m: Inspection) -> Marks:
+    return ((float(m.train_length), "training length"),)
 
 
-def _cut_mark(m: Model) -> Marks:
-    cut = finite((m.summary.get("ablation") or {}).get("hope_cut"))
-    return () if cut is None else ((cut, "HoPE's cut"),)
+def _cut_mark(m: Inspection) -> Marks:
+    return () if m.summary.ablation is None else ((float(m.summary.ablation.hope_cut), "HoPE's cut"),)
 
 
-def _cuts(m: Model, layer: int, pairs: int) -> Marks:
+def _cuts(m: Inspection, layer: int, pairs: int) -> Marks:
     """Where HoPE and p-RoPE 0.75 cut the pairs of a layer, in pairs from the first."""
-    told = m.spectrum(layer)
-    cuts = (("hope_cut", "HoPE's cut"), ("p_rope_cut", "p-RoPE 0.75"))
-    return tuple((cut, words) for key, words in cuts if (cut := finite(told.get(key))) is not None and 0 < cut < pairs)
+    told = m.summary.spectrum.layers[layer]
+    cuts = ((told.hope_cut, "HoPE's cut"), (told.p_rope_cut, "p-RoPE 0.75"))
+    return tuple((float(cut), words) for cut, words in cuts if 0 < cut < pairs)
 
 
-def _pair_columns(m: Model, layers: int, pairs: int) -> tuple[tuple[Columns, ...], list[int]]:
+def _wavelengths(m: Inspection, layer: int, pairs: int) -> list[float | None]:
+    """Tokens of one turn of each pair: infinity where it stands still, None where that is not told."""
+    found = m.arrays.get("wavelength")
+    if found is None or layer >= len(found):
+        return [None] * pairs
+    return [None if np.isnan(value) else float(value) for value in found[layer, :pairs]]
+
+
+def _pair_columns(m: Inspection, layers: int, pairs: int) -> tuple[tuple[Columns, ...], list[int]]:
     """The different kinds of columns that the layers have, and which of them each layer has."""
     kinds: dict[Columns, int] = {}
     of_layer = []
     for layer in range(layers):
-        notes = tuple(_pair_note(i, w) for i, w in enumerate(m.wavelengths(layer, pairs)))
+        notes = tuple(_pair_note(i, w) for i, w in enumerate(_wavelengths(m, layer, pairs)))
         of_layer.append(kinds.setdefault(Columns(notes, _cuts(m, layer, pairs)), len(kinds)))
     return tuple(kinds), of_layer
 
@@ -895,9 +860,8 @@ def _position(start: float, stop: float) -> str:
     return f"position {start:,.0f}" if stop - start <= 1 else f"positions {start:,.0f} to {stop - 1:,.0f}"
 
 
-def _number(value: Any) -> float:
-    known = finite(value)
-    return math.nan if known is None else known
+def _column(table: Sequence[Cut], name: str) -> np.ndarray:
+    return np.array([getattr(row, name) for row in table], dtype=float)  # NaN for None
 
 
 def _numbers(tables: Iterable[np.ndarray]) -> list[float]:

@@ -14,8 +14,7 @@ import torch
 
 import whorl
 from whorl.data.windows import text_windows
-from whorl.inspection import ablation, analysis
-from whorl.inspection import running as running_module
+from whorl.inspection import ablation, analysis, stages
 from whorl.inspection.reporting import run
 from whorl.sources import source
 from whorl.testing import peaked, tiny_model
@@ -55,10 +54,10 @@ def test_what_an_inspection_holds() -> None:
     assert found.arrays.keys() == found.AXES.keys()
     for name, array in found.arrays.items():
         assert array.shape == tuple(sizes[axis] for axis in found.axes(name)), name
-    json.dumps(found.summary, allow_nan=False)
-    assert found.summary["model"]["encoding"] == "rope:base=10000"
-    assert found.summary["out_of_range"]["multiples"] == [1, 2, 4]
-    assert found.summary["spectrum"]["layers"][0]["pairs"] == pairs
+    json.dumps(found.summary.to_json(), allow_nan=False)
+    assert found.summary.model.encoding == "rope:base=10000"
+    assert found.summary.out_of_range.multiples == (1, 2, 4)
+    assert found.summary.spectrum.layers[0].pairs == pairs
     assert np.isfinite(found.attention[..., :-1]).all()
     mass = found.attention * (64 - found.distance_from)
     np.testing.assert_allclose(mass.sum(-1), 64, rtol=1e-4)  # (bins of one distance each: 64 tokens)
@@ -70,7 +69,7 @@ def test_it_comes_back_from_disk(tmp_path: Path) -> None:
     found = whorl.inspect(tiny_model("llama"), IDS, train_length=64, random_windows=0)
     found.save(tmp_path)
     again = whorl.Inspection.load(tmp_path)
-    assert again.summary == json.loads(json.dumps(found.summary))
+    assert again.summary == found.summary
     np.testing.assert_array_equal(again.norm_q, found.norm_q)
     with pytest.raises(AttributeError, match="departure was not measured.*nothing past the training length, 64"):
         _ = again.departure
@@ -80,15 +79,15 @@ def test_it_comes_back_from_disk(tmp_path: Path) -> None:
 def test_without_pairs_the_rest_is_there_and_says_so(encoding: str, tmp_path: Path) -> None:
     model = whorl.attach(peaked(tiny_model("llama")), encoding)
     found = whorl.inspect(model, IDS, train_length=16, random_windows=2, ablate=True)
-    assert "no layer of this model turns pairs" in found.summary["absent"]["pairs"]
-    assert found.summary["absent"]["ablation"] == found.summary["absent"]["pairs"]
+    assert "no layer of this model turns pairs" in found.summary.absent["pairs"]
+    assert found.summary.absent["ablation"] == found.summary.absent["pairs"]
     assert found.attention.shape[:2] == (3, 4)
     assert found.departure.shape == (3, 3)
     assert "norm_q" not in found.arrays
-    assert found.summary["u_shape"]["text"]["pairs"] == []
+    assert found.summary.u_shape.text.pairs == ()
     from whorl.reports import inspection as report
 
-    report.write([(found.summary, found.arrays)], tmp_path)
+    report.write([found], tmp_path)
     assert "turns pairs of channels" in (tmp_path / "report.md").read_text()
 
 
@@ -97,26 +96,24 @@ def test_distances_that_a_window_hides_leave_no_range(tmp_path: Path) -> None:
     found = whorl.inspect(mixed, IDS, train_length=16, random_windows=0)
     seen = np.isfinite(found.departure).tolist()  # [layers, multiples 1, 2, 4], from (8, 16], (16, 32] and (32, 64]
     assert seen == [[False, False, False], [True, True, True], [True, True, False]]
-    assert found.summary["out_of_range"]["pairs"][0]["layer"] in (1, 2)
+    assert found.summary.out_of_range.pairs[0].layer in (1, 2)
     found.save(tmp_path)
     assert (
         json.loads((tmp_path / "inspection.json").read_text())["out_of_range"]["layers"][0]["departure"] == [None] * 3
     )
     from whorl.reports import inspection as report
 
-    report.write([(found.summary, found.arrays)], tmp_path)
+    report.write([found], tmp_path)
     within = whorl.attach(peaked(tiny_model("llama"), 3.0), "rope+window:size=16")
     found = whorl.inspect(within, IDS, train_length=16, random_windows=0)
-    assert found.summary["absent"]["out_of_range"].startswith(
-        "every layer's window lies within the training length, 16"
-    )
+    assert found.summary.absent["out_of_range"].startswith("every layer's window lies within the training length, 16")
 
 
 def test_stilling_pairs_is_attaching_fewer() -> None:
     """Pairs turned back at inference give what an attached encoding without their frequencies gives."""
     model = peaked(tiny_model("llama"), 3.0).eval()
     cut = 3
-    (layer, *_) = running_module.layers_of(model)
+    (layer, *_) = stages.layers_of(model)
     stilled = ablation.losses(model, IDS, cut)
     kept = "@".join(str(f if i < cut else 0.0) for i, f in enumerate(layer.frequencies))
     whorl.attach(model, f"frequencies:values={kept}")
@@ -165,12 +162,12 @@ def test_an_interrupted_run_leaves_what_it_had(trial: Path, tmp_path: Path, monk
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running_module._Running, "past_range", stop)
+    monkeypatch.setattr(stages._Running, "past_range", stop)
     with pytest.raises(KeyboardInterrupt):
         run([str(trial)], windows=2, random_windows=2, out=tmp_path)
     left = whorl.Inspection.load(tmp_path)
     assert left.norm_q.shape[0] == 4
-    assert "random" in left.summary["u_shape"]
+    assert left.summary.u_shape.random is not None
 
 
 def test_bad_input_says_what_to_try(trial: Path, tmp_path: Path) -> None:
@@ -253,16 +250,16 @@ def test_the_real_checkpoint(shared: Path) -> None:
     text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
     ids = text_windows(text, found.tokenizer(), 1024, 3)
     summary = whorl.inspect(found.model(), ids, train_length=256, ablate=True, random_windows=16).summary
-    changes = {row["cut"]: row["in_range_change"] for row in summary["ablation"]["cuts"]}
+    changes = {row.cut: row.in_range_change for row in summary.ablation.cuts}
     assert abs(changes[6]) < 0.02, "pairs 6 and 7 stilled: nothing happens"
     assert changes[4] > 1, "pair 4 (wavelength 628) stilled: it breaks, without training"
-    first = summary["out_of_range"]["first_pair"]
-    assert first["wavelength"] > 256, "what leaves its range is a pair that never turned fully in it"
-    assert first["multiple"] == 2
+    first = summary.out_of_range.first_pair
+    assert first.wavelength > 256, "what leaves its range is a pair that never turned fully in it"
+    assert first.multiple == 2
 
 
 def test_windows_are_cut_whole() -> None:
-    cut = running_module._cut(torch.arange(14).view(2, 7), 3)
+    cut = stages._cut(torch.arange(14).view(2, 7), 3)
     assert cut.tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9], [10, 11, 12]], "the seventh of each is left out"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,9 +23,18 @@ from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
 from whorl.inspection.measures import Array
 from whorl.inspection.passes import Pass, Sums
-from whorl.inspection.result import Inspection, stacked
 from whorl.inspection.watching import Layer, layers_of
 from whorl.provenance import machine, versions
+from whorl.results.inspection import (
+    Divergence,
+    Inspection,
+    LengthDivergence,
+    Model,
+    Settings,
+    Spectrum,
+    Summary,
+    UShapes,
+)
 
 Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
 
@@ -75,21 +84,21 @@ def inspect(
         raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
     facts = layers_of(host)
     finite.check_weights(host.model)
-    result = Inspection(_about(host, facts, inputs, limit, random_windows, seed))
-    running = _Running(host, facts, inputs.long(), limit, attention, seed, stage, result)
+    about = _about(host, facts, inputs, limit, random_windows, seed)
+    running = _Running(host, facts, inputs.long(), limit, attention, seed, stage, about)
     running.spectrum()
     running.in_range()
-    finished(result)
+    finished(running.result())
     running.random_tokens(random_windows)
-    finished(result)
+    finished(running.result())
     running.past_range()
-    finished(result)
+    finished(running.result())
     if ablate:
         running.ablation()
-        finished(result)
+        finished(running.result())
     else:
-        result.summary["absent"]["ablation"] = "not asked for (--ablate)"
-    return result
+        running.tell(ablation="not asked for (--ablate)")
+    return running.result()
 
 
 def _check_inputs(inputs: Any, model: Any) -> None:
@@ -123,23 +132,33 @@ class _Running:
     attention: bool
     seed: int
     stage: Stage
-    result: Inspection
+    summary: Summary
+    arrays: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.summary, self.arrays = self.result.summary, self.result.arrays
-        self.absent: dict[str, str] = self.summary["absent"]
         self.length = self.inputs.shape[1]
         self.inside_length = min(self.limit, self.length)
         self.inside = _cut(self.inputs, self.inside_length)
         heads = self.host.model.config.get_text_config().num_attention_heads
         self.count = analysis.sample_count(self.facts, heads)
 
+    def result(self) -> Inspection:
+        """What has been found so far."""
+        return Inspection(self.summary, dict(self.arrays))
+
+    def add(self, **sections: Any) -> None:
+        self.summary = replace(self.summary, **sections)
+
+    def tell(self, **reasons: str) -> None:
+        """Why sections are absent."""
+        self.add(absent=self.summary.absent | reasons)
+
     @contextmanager
     def _stage(self, key: str, name: str, steps: int) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
         with torch.no_grad(), self.stage(name, steps) as advance:
             yield advance
-        self.summary["seconds"][key] = round(time.perf_counter() - start, 2)
+        self.add(seconds=self.summary.seconds | {key: round(time.perf_counter() - start, 2)})
 
     def _pass(self, windows: torch.Tensor, logits: str, seed: int, advance: Any, **how: Any) -> Pass:
         found = Pass(self.host, windows, logits, attention=self.attention, seed=seed, advance=advance, **how)
@@ -147,7 +166,7 @@ class _Running:
 
     def spectrum(self) -> None:
         if not any(layer.turns for layer in self.facts):
-            self.absent["pairs"] = NO_PAIRS.format(encoding=self.summary["model"]["encoding"])
+            self.tell(pairs=NO_PAIRS.format(encoding=self.summary.model.encoding))
             return
         rows = [np.array([wavelength(f) for f in layer.frequencies]) for layer in self.facts]
         self._put("wavelength", [row if len(row) else None for row in rows])
@@ -158,7 +177,7 @@ class _Running:
             how: dict[str, Any] = {"norms": True, "regions_over": self.inside_length, "samples": self.count}
             how["sampled"] = ranges if self.length > self.limit else {}
             self.text = self._pass(self.inside, "raw", self.seed, advance, **how)
-        self.summary["u_shape"] = {"text": analysis.u_shape(self.text, self.inside_length)}
+        self.add(u_shape=UShapes(analysis.u_shape(self.text, self.inside_length)))
         for name in ("q", "k", "v"):
             self._put(f"norm_{name}", self.text.norm(name))
         self._curves(self.text)
@@ -169,22 +188,22 @@ class _Running:
             ids = random_tokens(self.host.model, windows, self.inside_length, self.seed)
             with self._stage("random", "random tokens", windows) as advance:
                 found = self._pass(ids, "standardised", self.seed, advance, regions_over=self.inside_length)
-            self.summary["u_shape"]["random"] = analysis.u_shape(found, self.inside_length)
+            self.add(u_shape=replace(self.summary.u_shape, random=analysis.u_shape(found, self.inside_length)))
             self._put("random_logit", found.of_layers(found.mean_logit))
             means = found.of_layers(found.mean_by_pair)
             self._put("random_logit_by_pair", [None if x is None else x.mean(0) for x in means])
             self._put("random_attention", found.of_layers(found.mean_attention))
         else:
-            self.absent["random"] = "no random windows were asked for"
+            self.tell(random="no random windows were asked for")
         if self.attention:
-            self.summary["heads"] = analysis.positional_heads(self.text, found)
-            self.summary["first_token"] = analysis.first_token(self.text, found)
+            self.add(heads=analysis.positional_heads(self.text, found))
+            self.add(first_token=analysis.first_token(self.text, found))
         else:
-            self.absent["attention"] = "not asked for"
+            self.tell(attention="not asked for")
 
     def past_range(self) -> None:
         if self.length <= self.limit:
-            self.absent["out_of_range"] = NOT_SO_LONG.format(length=self.length, train_length=self.limit)
+            self.tell(out_of_range=NOT_SO_LONG.format(length=self.length, train_length=self.limit))
             return
         ranges = analysis.sampled_ranges(self.inside_length, self.length)
         with self._stage("long", f"text of {self.length:,} tokens", len(self.inputs)) as advance:
@@ -193,29 +212,29 @@ class _Running:
         self._curves(found)
         self._widen()
         if all(layer.window is not None and layer.window <= self.inside_length for layer in self.facts):
-            self.absent["out_of_range"] = WITHIN.format(train_length=self.limit)
+            self.tell(out_of_range=WITHIN.format(train_length=self.limit))
         elif ranges:
-            self.summary["out_of_range"], whole, by_pair = analysis.out_of_range(self.text, found)
+            section, whole, by_pair = analysis.out_of_range(self.text, found)
+            self.add(out_of_range=section)
             self._put("departure", whole)
             self._put("departure_by_pair", by_pair)
         if self.attention:
             keys = [p.of_layers(lambda sums: per_window(sums.last_keys, sums)) for p in (self.text, found)]
             layers = analysis.divergences(*keys)
-            lengths = {"train_length": self.inside_length, "length": self.length, "layers": layers}
-            self.summary["divergence"] = {"lengths": lengths}
+            self.add(divergence=Divergence(LengthDivergence(self.inside_length, self.length, layers)))
 
     def ablation(self) -> None:
-        if "pairs" in self.absent:
-            self.absent["ablation"] = self.absent["pairs"]
+        if "pairs" in self.summary.absent:
+            self.tell(ablation=self.summary.absent["pairs"])
             return
         steps = 1 + len(cuts(max(self.facts, key=lambda layer: layer.pairs), self.limit))
         past = self.inputs if self.length > self.limit else None
         with self._stage("ablation", "ablation", steps) as advance:
             found = run_ablation(self.host, self.inside, past, self.limit, lambda: advance(1))
-        self.summary["ablation"] = found
+        self.add(ablation=found)
 
     def _put(self, name: str, rows: list[Array | None]) -> None:
-        found = stacked(rows)
+        found = _stacked(rows)
         if found is not None:
             self.arrays[name] = found
 
@@ -256,11 +275,26 @@ def random_tokens(model: Any, windows: int, length: int, seed: int) -> torch.Ten
     return ids
 
 
-def compare_models(a: Inspection, b: Inspection) -> None:
-    """Notes in the first how far the attention of two models is apart, layer by layer."""
-    if "key_distribution" in a.arrays and "key_distribution" in b.arrays:
-        rows = analysis.divergences(list(a.key_distribution), list(b.key_distribution))
-        a.summary.setdefault("divergence", {})["models"] = rows
+def beside(a: Inspection, b: Inspection) -> Inspection:
+    """The first, with how far the attention of the two models is apart, layer by layer."""
+    if "key_distribution" not in a.arrays or "key_distribution" not in b.arrays:
+        return a
+    apart = analysis.divergences(list(a.key_distribution), list(b.key_distribution))
+    divergence = replace(a.summary.divergence or Divergence(), models=apart)
+    return replace(a, summary=replace(a.summary, divergence=divergence))
+
+
+def _stacked(layers: list[Array | None]) -> Array | None:
+    """Per-layer arrays as one, padded with NaN where layers differ in heads or pairs; None where there are none."""
+    found = [x for x in layers if x is not None]
+    if not found:
+        return None
+    shape = tuple(max(x.shape[i] for x in found) for i in range(found[0].ndim))
+    out = np.full((len(layers), *shape), np.nan, dtype=np.float32)
+    for i, x in enumerate(layers):
+        if x is not None:
+            out[i][tuple(slice(n) for n in x.shape)] = x
+    return out
 
 
 def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
@@ -271,40 +305,34 @@ def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
 
 def _about(
     host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, random_windows: int, seed: int
-) -> dict[str, Any]:
+) -> Summary:
     model, config = host.model, host.model.config.get_text_config()
     heads = config.num_attention_heads
-    return {
-        "whorl": whorl.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {
-            "name": getattr(model, "name_or_path", "") or type(model).__name__,
-            "type": model.config.model_type,
-            "layers": len(facts),
-            "heads": heads,
-            "key_heads": getattr(config, "num_key_value_heads", None) or heads,
-            "head_dim": max(shape.head_dim for shape in host.shapes),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "encoding": _encoding(model),
-            "windows": [layer.window for layer in facts],
-        },
-        "settings": {
-            "length": inputs.shape[1],
-            "windows": inputs.shape[0],
-            "train_length": limit,
-            "random_windows": random_windows,
-            "seed": seed,
-        },
-        "spectrum": {
-            "base": _base(config),
-            "layout": None if host.rotation is None else host.rotation.layout,
-            "layers": analysis.spectrum(facts, limit),
-        },
-        "absent": {},
-        "seconds": {},
-        "machine": machine(),
-        "versions": versions("torch", "transformers", "numpy"),
-    }
+    return Summary(
+        whorl=whorl.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=Model(
+            name=getattr(model, "name_or_path", "") or type(model).__name__,
+            type=model.config.model_type,
+            layers=len(facts),
+            heads=heads,
+            key_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=max(shape.head_dim for shape in host.shapes),
+            parameters=sum(p.numel() for p in model.parameters()),
+            encoding=_encoding(model),
+            windows=tuple(layer.window for layer in facts),
+        ),
+        settings=Settings(inputs.shape[1], inputs.shape[0], limit, random_windows, seed),
+        spectrum=Spectrum(
+            base=_base(config),
+            layout=None if host.rotation is None else host.rotation.layout,
+            layers=analysis.spectrum(facts, limit),
+        ),
+        absent={},
+        seconds={},
+        machine=machine(),
+        versions=versions("torch", "transformers", "numpy"),
+    )
 
 
 def _encoding(model: Any) -> str:

@@ -1,0 +1,411 @@
+"""What `whorl inspect` finds: a summary of plain numbers (inspection.json) and arrays with named axes (inspection.npz).
+
+Pairs are numbered from the fastest; wavelengths are in tokens per full turn, None where a pair stands still. Losses and
+divergences are in nats, lengths and distances in tokens. docs/inspect.md defines every measure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from whorl.checking import check_path
+from whorl.files import write_atomically
+from whorl.results.schema import Result
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Protocol = Literal["text", "random"]
+
+FILES = ("inspection.json", "inspection.npz")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that was read; `windows` are its layers' sliding windows."""
+
+    name: str
+    type: str
+    layers: int
+    heads: int
+    key_heads: int
+    head_dim: int
+    parameters: int
+    encoding: str
+    windows: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`windows` of `length` tokens each were read, and random_windows of random tokens; text: None without a name."""
+
+    length: int
+    windows: int
+    train_length: int
+    random_windows: int
+    seed: int
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """How many pairs a layer has, turns, turns less than once within the training length; and what two cuts keep."""
+
+    layer: int
+    pairs: int
+    turning: int
+    never_full: int
+    hope_cut: int
+    p_rope_cut: int
+    amplitude: float
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """base, layout: None where the model has none."""
+
+    base: float | None
+    layout: str | None
+    layers: tuple[LayerSpectrum, ...]
+
+
+@dataclass(frozen=True)
+class LayerRise:
+    layer: int
+    rise: float
+    stderr: float | None
+    near: float
+
+
+@dataclass(frozen=True)
+class PairRise:
+    """A pair's part of the rise; of the curve's variance."""
+
+    pair: int
+    wavelength: float | None
+    rise: float
+    rise_share: float | None
+    variance_share: float | None
+
+
+@dataclass(frozen=True)
+class Activated:
+    """The pairs that make the U-shape, the shortest and longest of their wavelengths, their share of the rise."""
+
+    pairs: tuple[int, ...]
+    wavelengths: tuple[float, ...] | None
+    share: float
+    removed_by_hope: int
+
+
+@dataclass(frozen=True)
+class UShape:
+    """Far and near end of the mean logit by distance above its middle; stderr: None for a single window.
+
+    `activated` is None where there is no U-shape, and where no group of pairs is known that makes it.
+    """
+
+    appears: bool
+    rise: float
+    stderr: float | None
+    near: float
+    layers: tuple[LayerRise, ...]
+    pairs: tuple[PairRise, ...]
+    activated: Activated | None
+
+
+@dataclass(frozen=True)
+class UShapes:
+    """On the inspected text and on random tokens; None where it was not measured."""
+
+    text: UShape | None = None
+    random: UShape | None = None
+
+    def on(self, protocol: Protocol) -> UShape | None:
+        return self.text if protocol == "text" else self.random
+
+
+@dataclass(frozen=True)
+class Head:
+    """A positional head, and the mean attention that it pays to its place on the text and on random tokens.
+
+    kind        previous-token, diagonal, offset or first-token
+    offset      the distance of its place; None for the first token
+    fast_share  the part of the fastest quarter of the pairs in the margin of its logit there
+    bound       the mean logit there over that of Cauchy and Schwarz
+    """
+
+    layer: int
+    head: int
+    kind: str
+    offset: int | None
+    text: float
+    random: float | None
+    fast_share: float | None
+    pairs: tuple[int, ...]
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """A layer's mean attention on the first token."""
+
+    layer: int
+    text: float | None
+    random: float | None
+
+
+@dataclass(frozen=True)
+class LayerDeparture:
+    """The departures at each multiple; None where the layer's window hides the distances."""
+
+    layer: int
+    departure: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class PairDeparture:
+    layer: int
+    pair: int
+    wavelength: float | None
+    departure: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The first layer that leaves its range: at which multiple of the training length, and by how much."""
+
+    layer: int
+    multiple: int
+    departure: float
+
+
+@dataclass(frozen=True)
+class FirstPair:
+    """The first pair that leaves its range."""
+
+    layer: int
+    pair: int
+    wavelength: float | None
+    multiple: int
+    departure: float
+
+
+@dataclass(frozen=True)
+class OutOfRange:
+    """Departures from the range of training at these multiples of its length, in standard deviations.
+
+    pairs: the ten that depart most. first_pair, first_layer: None where nothing leaves its range.
+    """
+
+    multiples: tuple[int, ...]
+    noise: float
+    layers: tuple[LayerDeparture, ...]
+    pairs: tuple[PairDeparture, ...]
+    first_pair: FirstPair | None
+    first_layer: FirstLayer | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The losses with the pairs from `cut` on stilled, and how much more they are than the untouched model's."""
+
+    cut: int
+    wavelength: float | None
+    in_range: float
+    in_range_change: float
+    in_range_stderr: float | None
+    past: float | None = None
+    past_change: float | None = None
+    past_stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The untouched losses in range and past it (None: the windows are no longer), and those of every cut."""
+
+    in_range: float
+    past: float | None
+    past_length: int | None
+    hope_cut: int
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class LengthDivergence:
+    """Of every layer's attention, between two lengths."""
+
+    train_length: int
+    length: int
+    layers: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """lengths: None for windows of the training length. models: by layer, between the two that stand side by side."""
+
+    lengths: LengthDivergence | None = None
+    models: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a trial's weights showed after `step` steps of its training."""
+
+    step: int
+    u_shape: UShapes
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True)
+class Summary(Result):
+    """All numbers and settings of an inspection. A section that was not measured is None, and `absent` says why."""
+
+    schema: ClassVar[int] = 1
+
+    whorl: str
+    created: str
+    model: Model
+    settings: Settings
+    spectrum: Spectrum
+    absent: dict[str, str]
+    seconds: dict[str, float]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    u_shape: UShapes = UShapes()
+    heads: tuple[Head, ...] | None = None
+    first_token: tuple[FirstToken, ...] | None = None
+    out_of_range: OutOfRange | None = None
+    ablation: Ablation | None = None
+    divergence: Divergence | None = None
+    training: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """How a checkpoint uses positions. Arrays are float32, NaN where nothing was measured; None: not measured at all.
+
+    `summary.absent` says why something is not there. Pairs are numbered from the fastest; distances are query
+    position - key position, in tokens. Means over a distance leave the first token out as a key (see
+    `inspection.measures.curves`). Ranges are `from` <= x < `to`. Raises ValueError for arrays that are not `AXES`'s.
+
+    >>> inspection = whorl.inspect(model, ids, train_length=256)
+    >>> inspection.axes("norm_q"), inspection.norm_q.shape
+    (('layer', 'head', 'pair'), (4, 2, 32))
+    >>> inspection.summary.u_shape.text.rise
+    0.21
+    """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "distance_from": ("distance",),
+        "distance_to": ("distance",),
+        "coarse_from": ("coarse",),
+        "coarse_to": ("coarse",),
+        "position_from": ("position",),
+        "position_to": ("position",),
+        "wavelength": ("layer", "pair"),
+        "norm_q": ("layer", "head", "pair"),
+        "norm_k": ("layer", "key_head", "pair"),
+        "norm_v": ("layer", "key_head", "pair"),
+        "logit": ("layer", "head", "distance"),
+        "logit_by_pair": ("layer", "head", "pair", "coarse"),
+        "random_logit": ("layer", "head", "distance"),
+        "random_logit_by_pair": ("layer", "pair", "coarse"),
+        "attention": ("layer", "head", "distance"),
+        "random_attention": ("layer", "head", "distance"),
+        "entropy": ("layer", "head", "position"),
+        "first_token": ("layer", "head", "position"),
+        "key_distribution": ("layer", "head", "key"),
+        "departure": ("layer", "multiple"),
+        "departure_by_pair": ("layer", "pair", "multiple"),
+    }
+    BINNED: ClassVar[tuple[str, ...]] = ("distance", "coarse", "position")
+
+    summary: Summary
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        left = self.summary.out_of_range
+        sizes = {axis: self._bins(axis) for axis in self.BINNED}
+        sizes |= {"layer": self.summary.model.layers, "multiple": 0 if left is None else len(left.multiples)}
+        for name, array in self.arrays.items():
+            axes = self.axes(name)
+            if array.ndim != len(axes):
+                raise ValueError(f"the array {name} must be [{', '.join(axes)}], got {array.ndim} dimensions")
+            for axis, size in zip(axes, array.shape, strict=True):
+                if axis in sizes and size != sizes[axis]:
+                    raise ValueError(f"the array {name} must have {sizes[axis]} places along {axis}, got {size}")
+
+    def _bins(self, axis: str) -> int:
+        found = [len(self.arrays.get(f"{axis}_{side}", ())) for side in ("from", "to")]
+        if found[0] != found[1]:
+            raise ValueError(f"the arrays {axis}_from and {axis}_to have {found[0]} and {found[1]} places")
+        return found[0]
+
+    def __getattr__(self, name: str) -> Array:
+        arrays = self.__dict__.get("arrays", {})
+        if name in arrays:
+            return arrays[name]
+        if name in self.AXES:
+            raise AttributeError(f"{name} was not measured; summary.absent says why: {self.summary.absent}")
+        raise AttributeError(f"an Inspection has no {name!r}; its arrays are {', '.join(arrays)}")
+
+    @property
+    def name(self) -> str:
+        return self.summary.model.name
+
+    @property
+    def train_length(self) -> int:
+        return self.summary.settings.train_length
+
+    @classmethod
+    def axes(cls, name: str) -> tuple[str, ...]:
+        """The names of an array's axes. Raises ValueError for a name that no inspection has."""
+        if name not in cls.AXES:
+            close = difflib.get_close_matches(str(name), cls.AXES, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(cls.AXES)}"
+            raise ValueError(f"an Inspection has no array {name!r}; {hint}")
+        return cls.AXES[name]
+
+    def measured(self, name: str) -> Array | None:
+        """An array; None where it was not measured, or holds no finite number."""
+        found = self.arrays.get(name)
+        return None if found is None or not np.isfinite(found).any() else found
+
+    def bins(self, axis: str) -> tuple[Array, Array]:
+        """Where the bins of the axis distance, coarse or position begin and end, float64."""
+        start, stop = (self.arrays[f"{axis}_{side}"].astype(float) for side in ("from", "to"))
+        return start, stop
+
+    def save(self, folder: str | Path) -> None:
+        """Writes inspection.json and inspection.npz, each whole or not at all."""
+        folder = Path(folder)
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = dict(self.arrays)
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(folder / "inspection.npz", buffer.getvalue())
+        self.summary.write(folder / "inspection.json")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Inspection:
+        """What `save` wrote there. Raises ValueError for a folder that holds no inspection, or a damaged one."""
+        folder = Path(check_path("folder", folder, "the path of a folder that whorl inspect wrote"))
+        if folder.name in FILES:
+            raise ValueError(f"an inspection is a folder, and {folder} names a file of one; try {str(folder.parent)!r}")
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            there = f"{folder} has no {' and no '.join(missing)}" if folder.is_dir() else f"there is no folder {folder}"
+            raise ValueError(f"no inspection in {str(folder)!r}: {there}; whorl inspect --out DIR writes one")
+        summary = Summary.read(folder / "inspection.json")
+        try:
+            with np.load(folder / "inspection.npz") as arrays:
+                return cls(summary, dict(arrays))
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{folder / 'inspection.npz'} is damaged ({error}); inspect again") from error
