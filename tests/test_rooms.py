@@ -45,11 +45,7 @@ KNOWN = {
 }
 
 LONGEST = 500  # lines; C excepted
-LONG = {
-    "src/whorl/reports/inspection_charts.py",
-    "src/whorl/reports/inspection_words.py",
-    "tests/reports/test_inspection_report.py",
-}
+LONG: set[str] = set()
 
 Arrow = tuple[str, str]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from whorl.reports.bins import span
-from whorl.reports.inspection_charts import all_charts
+from whorl.reports.inspection import all_charts
 
 
 def test_curves_of_logits_are_drawn_from_their_middle() -> None:

@@ -13,8 +13,7 @@ from test_comparison_report import PNG, charts_in
 from test_report_browser import CHROMIUM, open_page, with_script
 
 from whorl.reports.document import Document
-from whorl.reports.inspection import build, write
-from whorl.reports.inspection_words import differences
+from whorl.reports.inspection import build, differences, write
 
 FIGURES = [
     *("ablation", "attention", "departure", "departure-pairs", "divergence", "heads", "logits", "pairs-by-distance"),
@@ -151,7 +150,7 @@ def test_half_of_every_array_missing_leaves_figures_and_valid_json(tmp_path: Pat
 
 
 def test_text_from_the_results_is_escaped(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("whorl.reports.inspection.png", lambda chart: {})
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
     evil = "</script><img src=x onerror=alert(1)> & |"
     summary, arrays = samples.rope(evil)
     summary["absent"]["x"] = evil
@@ -164,7 +163,7 @@ def test_text_from_the_results_is_escaped(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_page_of_a_large_model_stays_below_eight_megabytes(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("whorl.reports.inspection.png", lambda chart: {})
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
     for models in (1, 2):
         results = [samples.read(*samples.rope(f"m{i}", layers=32, heads=32, pairs=64, seed=i)) for i in range(models)]
         write(results, tmp_path / str(models))
@@ -298,7 +297,7 @@ def test_two_models_are_drawn_in_panels_under_the_same_controls(side_by_side: Pa
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to open the report in")
 def test_many_layers_have_a_ramp_of_colours_and_one_can_be_highlighted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("whorl.reports.inspection.png", lambda chart: {})
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
     write([samples.read(*samples.rope(layers=9))], tmp_path)
     seen = probed((tmp_path / "report.html").read_text("utf-8"), tmp_path, MANY)
     assert seen["keys"] == [0, "layer 0layer 8"]

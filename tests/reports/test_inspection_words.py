@@ -6,7 +6,8 @@ import inspection_samples as samples
 import numpy as np
 import pytest
 
-from whorl.reports.inspection_words import account, differences, findings
+from whorl.reports.inspection import differences, findings
+from whorl.reports.inspection.account import account
 
 
 def said(summary: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> list[str]:

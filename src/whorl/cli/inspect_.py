@@ -81,7 +81,7 @@ def inspect(
 
 def _say(results: list[Inspection], out: Path, guessed: bool) -> None:
     """The findings, as the report opens with them."""
-    from whorl.reports.inspection_words import findings
+    from whorl.reports.inspection import findings
 
     terminal = console()
     for result in results:

@@ -13,8 +13,8 @@ It reads results by attribute and knows nothing of the verbs that made them.
     charts.py     its charts
     comparison.py puts them together: `write(results, out)`
 
-    bins.py              curves over bins, and tables of cells
-    inspection_words.py  what the numbers show and what they do not: `findings(inspection)`
-    inspection_charts.py its charts
-    inspection.py        puts them together: `write(results, out)`
+    inspection/   the report of an inspection: a module for each section, with its charts, words and tables
+    bins.py       curves over bins, and tables of cells
+
+    extension.py, spectrum.py   the figures of `whorl extend` and `whorl spectrum`
 """

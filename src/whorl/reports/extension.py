@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from whorl.reports.axes import axis
+from whorl.reports.bins import rounded
 from whorl.reports.chart import Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
-from whorl.reports.inspected import rounded
 
 UNTOUCHED = "none"
 GREY, BEST, OTHERS = 6, 0, 5

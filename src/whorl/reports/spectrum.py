@@ -7,8 +7,8 @@ import numpy as np
 from whorl import theory
 from whorl.encodings import Spectrum
 from whorl.reports.axes import axis, cell_ticks
+from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
-from whorl.reports.inspected import rounded
 
 FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
 LIMIT = 2**20

@@ -1,0 +1,201 @@
+"""The report of an inspection: from its summaries and arrays to report.md, report.html and figures/*.png.
+
+Each section is a module that holds its charts, its words and its tables together. drawing.py has what their charts have
+in common, telling.py what their words have in common, account.py the verdict that the report opens with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from whorl.files import write_atomically
+from whorl.reports import html, markdown
+from whorl.reports.chart import Chart
+from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
+from whorl.reports.formatting import DASH, compact, duration, listing
+from whorl.reports.inspection import (
+    ablation,
+    attention,
+    departure,
+    divergence,
+    heads,
+    logits,
+    spectrum,
+    training,
+    usage,
+)
+from whorl.reports.inspection.account import account
+from whorl.reports.inspection.drawing import Models
+from whorl.reports.inspection.telling import Charts, Finding
+from whorl.results.inspection import Inspection
+from whorl.results.schema import as_json
+
+__all__ = ["all_charts", "build", "differences", "findings", "write"]
+
+
+class Section(Protocol):
+    """What every section's module has."""
+
+    def charts(self, models: Models) -> list[Chart | None]:
+        """Its charts; None, or not there, where nothing of one was measured."""
+
+    def blocks(self, models: Models, charts: Charts) -> list[Block]:
+        """What the report shows, given all its charts by name."""
+
+    def findings(self, m: Inspection) -> list[Finding]:
+        """What its numbers show of one model, and what they do not."""
+
+
+SECTIONS: tuple[Section, ...] = (
+    usage, logits, attention, heads, departure, ablation, spectrum, divergence, training
+)  # fmt: skip
+TELLING: tuple[Section, ...] = (
+    heads, logits, departure, ablation, usage, attention, spectrum, divergence, training
+)  # fmt: skip
+"""The same, those first whose findings tell most."""
+
+
+def findings(m: Inspection) -> list[Finding]:
+    """What one model's inspection shows and what it does not, the most telling first."""
+    verdict = account(m)
+    return [*([verdict] if verdict else []), *(found for section in TELLING for found in section.findings(m))]
+
+
+def differences(models: Models) -> list[Finding]:
+    """What sets two models apart, and where they are not told apart; nothing of one model."""
+    if len(models) != 2:
+        return []
+    a, b = models
+    return [
+        *logits.differences(a, b),
+        *heads.differences(a, b),
+        *departure.differences(a, b),
+        *ablation.differences(a, b),
+        *divergence.differences(a, b),
+    ]
+
+
+def write(results: Sequence[Inspection], out: Path) -> list[Path]:
+    """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
+
+    results: one model's inspection, or two to be shown side by side. What was not measured says why in its place.
+    """
+    from whorl.reports.png import png
+
+    document = build(results)
+    images = {name: image for chart in document.charts for name, image in png(chart).items()}
+    written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]
+    written.append(write_atomically(out / "report.md", markdown.render(document)))
+    written.append(write_atomically(out / "report.html", html.render(document)))
+    return written
+
+
+def build(results: Sequence[Inspection]) -> Document:
+    """The document: findings first, then a section for each measure, then how it was made."""
+    models = _named(results)
+    charts = all_charts(models)
+    blocks = [
+        *_findings(models, charts),
+        *(block for section in SECTIONS for block in section.blocks(models, charts)),
+        _settings(results, models),
+    ]
+    return Document(_title(models), _subtitle(models), _facts(models), blocks, _footer(models))
+
+
+def all_charts(models: Models) -> dict[str, Chart]:
+    """Every chart that the results are enough for, by name."""
+    return {chart.name: chart for section in SECTIONS for chart in section.charts(models) if chart is not None}
+
+
+def _named(results: Sequence[Inspection]) -> list[Inspection]:
+    """Named by the last part of a path where that tells them apart, and by their number where names are the same."""
+    full = [m.name for m in results]
+    short = [Path(name).name if Path(name).is_absolute() else name for name in full]
+    names: list[str] = []
+    for name in short if len(set(short)) == len(short) else full:
+        names.append(f"{name} ({len(names) + 1})" if name in names else name)
+    return [
+        replace(m, summary=replace(m.summary, model=replace(m.summary.model, name=name)))
+        for m, name in zip(results, names, strict=True)
+    ]
+
+
+def _findings(models: Sequence[Inspection], charts: Mapping[str, Chart]) -> list[Block]:
+    blocks: list[Block] = [Heading("Findings")]
+    for i, m in enumerate(models):
+        found = findings(m)
+        verdict = account(m)
+        if len(models) > 1:
+            bullets = [Bullet("", m.name, i)] if not found else []
+            bullets += [
+                _bullet(f, charts, m.name if n == 0 else "", i if n == 0 else None) for n, f in enumerate(found)
+            ]
+        else:
+            if verdict is not None:
+                blocks.append(Paragraph(verdict.text, "lead"))
+            bullets = [_bullet(f, charts) for f in found if f != verdict]
+        blocks.append(Bullets(bullets) if bullets else Paragraph("There is nothing to report: nothing was measured."))
+    if apart := differences(models):
+        blocks += [Heading("Differences"), Bullets([_bullet(f, charts) for f in apart])]
+    return blocks
+
+
+def _bullet(found: Finding, charts: Mapping[str, Chart], label: str = "", series: int | None = None) -> Bullet:
+    chart = charts.get(found.figure)
+    return Bullet(found.text, label, series, (found.figure, chart.title) if chart is not None else ("", ""))
+
+
+def _settings(results: Sequence[Inspection], models: Sequence[Inspection]) -> Details:
+    """models: the results by the names that tell them apart."""
+    groups: dict[str, Mapping[str, Any]] = {}
+    for result, m in zip(results, models, strict=True):
+        whose = f", {m.name}" if len(models) > 1 else ""
+        for name, group in (
+            ("Model", as_json(result.summary.model)),
+            ("Settings", as_json(m.summary.settings)),
+            ("Machine", m.summary.machine),
+            ("Versions", m.summary.versions),
+            ("Time", {key: duration(seconds) for key, seconds in m.summary.seconds.items()}),
+            ("Not shown", m.summary.absent),
+        ):
+            if group:
+                groups[f"{name}{whose}"] = {key: _text(value) for key, value in group.items()}
+    return Details("Settings, machine and versions", groups)
+
+
+def _title(models: Sequence[Inspection]) -> str:
+    names = listing([m.name for m in models])
+    return f"How {names} use{'s' if len(models) == 1 else ''} positions"
+
+
+def _subtitle(models: Sequence[Inspection]) -> str:
+    settings = models[0].summary.settings
+    read = f"Read on {settings.text}, at" if settings.text else "Read at"
+    count = f"{settings.windows} window{'' if settings.windows == 1 else 's'}"
+    return f"{read} up to {settings.length:,} tokens, trained at {settings.train_length:,}, {count}."
+
+
+def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:
+    facts = []
+    for m in models:
+        model = m.summary.model
+        shape = [f"{model.layers} layers", f"{model.heads} heads"]
+        if model.key_heads != model.heads:
+            shape.append(f"{model.key_heads} key heads")
+        shape.append(f"head dim {model.head_dim}")
+        kind = [model.type, model.encoding, f"{compact(model.parameters)} parameters"]
+        facts.append((m.name if len(models) > 1 else "Model", " · ".join([*kind, ", ".join(shape)])))
+    machine, created = models[0].summary.machine, models[0].summary.created
+    facts.append(("Device", str(machine.get("device") or machine.get("cpu") or "")))
+    facts.append(("Created", created[:16].replace("T", " ")))
+    return [(name, value) for name, value in facts if value]
+
+
+def _footer(models: Sequence[Inspection]) -> str:
+    version = models[0].summary.whorl
+    return f"Written by whorl {version}, from inspection.json and inspection.npz beside this report."
+
+
+def _text(value: Any) -> str:
+    return DASH if value is None else str(value)

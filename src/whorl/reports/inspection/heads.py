@@ -1,0 +1,138 @@
+"""Positional heads: those that keep to a distance, or to the first token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from whorl.reports.axes import cell_ticks
+from whorl.reports.bins import mean
+from whorl.reports.chart import Chart, Columns
+from whorl.reports.document import Block, Row, Table
+from whorl.reports.formatting import DASH, listing, number
+from whorl.reports.inspection.drawing import Cells, Models, cells, heat, heat_view
+from whorl.reports.inspection.telling import Charts, Finding, of_model, pairs_in_words, runs_in_words, section, share
+from whorl.results.inspection import Head, Inspection
+
+KINDS = {
+    "previous-token": ("previous token", "on the previous token"),
+    "diagonal": ("itself", "on its own token"),
+    "offset": ("fixed offset", "at its distance"),
+    "first-token": ("first token", "on the first token"),
+}
+"""What a head's kind is called on a button, and the place that it attends to."""
+NEAR_OFFSETS = 16
+MOST_ROWS = 40
+
+
+def charts(models: Models) -> list[Chart | None]:
+    """Layer x head: the mean attention on the previous token, on itself, on the best near offset, on the first."""
+    tables = [_scores(m) for m in models]
+    views = []
+    for label in ("best of these", *(label for label, _ in KINDS.values())):
+        parts = [_part(table[label]) if label in table else None for table in tables]
+        views.append(heat_view(models, label, "mean attention", "sequential", parts, high=1.0))
+    scores = heat(
+        "heads",
+        "How positional each head is",
+        "The mean attention, on the text, that a head pays to the previous token, to the query's own token, to the "
+        f"best single distance of 2 to {NEAR_OFFSETS}, and to the first token of the text.",
+        "head",
+        views,
+    )
+    return [scores]
+
+
+def _part(table: np.ndarray) -> Cells:
+    heads = table.shape[1]
+    columns = Columns(tuple(f"head {i}" for i in range(heads)))
+    return Cells(cell_ticks(heads), (columns,), [cells("layer", table, lambda i: f"layer {i}")])
+
+
+def _scores(m: Inspection) -> dict[str, np.ndarray]:
+    """[layer, head] for each kind, from the attention arrays."""
+    scores: dict[str, np.ndarray] = {}
+    paid, first = m.measured("attention"), m.measured("first_token")
+    if paid is not None:
+        start, stop = m.bins("distance")
+        single = stop - start == 1
+        for kind, at in (("previous-token", 1), ("diagonal", 0)):
+            where = np.flatnonzero(single & (start == at))
+            if len(where):
+                scores[KINDS[kind][0]] = paid[..., where[0]].astype(float)
+        near = single & (start >= 2) & (start <= NEAR_OFFSETS)
+        if near.any():
+            scores[KINDS["offset"][0]] = _best(paid[..., near], -1)
+    if first is not None:
+        scores[KINDS["first-token"][0]] = mean(first, -1)
+    if scores:
+        scores["best of these"] = _best(np.array(list(scores.values())), 0)
+    return scores
+
+
+def _best(values: np.ndarray, axis: int) -> np.ndarray:
+    """The largest of what is there; NaN where nothing is."""
+    best = np.where(np.isfinite(values), values, -np.inf).max(axis)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def blocks(models: Models, charts: Charts) -> list[Block]:
+    said = (
+        "A positional head pays most of its attention to one distance, or to the first token, whatever the tokens are: "
+        "it should do so on random tokens too. Its pairs are those that carry 80 % of the margin of that logit; the "
+        "bound is that of Cauchy and Schwarz, |q||k|, and 1 is at the bound."
+    )
+    found = section("Positional heads", said, models, [charts.get("heads")], ["heads", "attention"])
+    head_row = [
+        ("head", ""), ("kind", ""), ("attention there", "on the text"), ("attention there", "random tokens"),
+        ("pairs", "that carry it"), ("fastest quarter", "of the margin"), ("bound", ""),
+    ]  # fmt: skip
+    for m in models:
+        if m.summary.heads:
+            ordered = sorted(m.summary.heads, key=lambda head: -head.text)
+            left = f", the first {MOST_ROWS} of {len(ordered)}" if len(ordered) > MOST_ROWS else ""
+            caption = f"The positional heads{of_model(m, models)}, by their attention{left}."
+            found.append(Table(caption, head_row, [_row(head) for head in ordered[:MOST_ROWS]]))
+    return found
+
+
+def _row(head: Head) -> Row:
+    pairs = [str(pair) for pair in head.pairs]
+    some = f"{', '.join(pairs[:6])} and {len(pairs) - 6} more" if len(pairs) > 7 else ", ".join(pairs)
+    kind = (head.kind, f"{head.offset} tokens back" if head.kind == "offset" else "")
+    values = [share(head.text), share(head.random), some or DASH, share(head.fast_share), number(head.bound)]
+    return Row([(f"layer {head.layer}, head {head.head}", ""), kind, *((value, "") for value in values)])
+
+
+def findings(m: Inspection) -> list[Finding]:
+    if m.summary.heads is None:
+        return []
+    if not m.summary.heads:
+        return [Finding("No head is positional: none keeps to a distance, nor to the first token.", "heads")]
+    by_kind = {kind: [head for head in m.summary.heads if head.kind == kind] for kind in KINDS}
+    return [_of_kind(kind, heads) for kind, heads in by_kind.items() if heads]
+
+
+def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
+    layers = sorted({head.layer for head in heads})
+    hold = "Layer {} holds" if len(layers) == 1 else "Layers {} hold"
+    said = f"{hold.format(runs_in_words(layers))} {len(heads)} {kind} head{'' if len(heads) == 1 else 's'}"
+    if kind == "offset":
+        offsets = sorted({head.offset for head in heads if head.offset is not None})
+        said += f" ({listing([str(o) for o in offsets])} tokens back)"
+    if pairs := sorted({pair for head in heads for pair in head.pairs}):
+        said += f", carried by {pairs_in_words(pairs)}"
+    best = max(heads, key=lambda head: head.text)
+    who = f"The strongest, head {best.head} of layer {best.layer}," if len(heads) > 1 else "It"
+    said += f". {who} puts {share(best.text)} of its attention {KINDS[kind][1]} on the text"
+    if best.random is not None and best.random < best.text / 2:
+        said += f" but only {share(best.random)} on random tokens: the text draws it more than the position does"
+    elif best.random is not None:
+        said += f" and {share(best.random)} on random tokens"
+    return Finding(f"{said}.", "heads")
+
+
+def differences(a: Inspection, b: Inspection) -> list[Finding]:
+    if a.summary.heads is None or b.summary.heads is None:
+        return []
+    counts = f"{len(a.summary.heads)} in {a.name}, {len(b.summary.heads)} in {b.name}"
+    return [Finding(f"Positional heads: {counts}.", "heads")]
