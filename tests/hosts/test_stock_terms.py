@@ -18,7 +18,7 @@ from whorl.attaching.stock import StockForm, stock_form
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import share_of
 from whorl.hosts import FAMILIES
-from whorl.hosts.transformers.stock_terms import SEE, for_older_readers
+from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE, for_older_readers
 from whorl.testing import logits_and_budget, tiny_model
 
 ROTARY = tuple(f for f, host in FAMILIES.items() if host.rotary is not None)
@@ -158,13 +158,15 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
     local = {"rope_theta": 1e4, "rope_local_base_freq": 2e4}
     assert top("gemma3_text", f"full_attention=rope:base=10000{sliding}") == local
     assert top("gemma3_text", f"full_attention={yarn}{sliding}") == {**local, "rope_scaling": YARN}
-    assert top("gemma3_text", "hope:train_length=40") == {"rope_local_base_freq": SEE}, "no scaling of sliding layers"
+    assert top("gemma3_text", "hope:train_length=40") == {"rope_local_base_freq": SEE_BY_TYPE}, (
+        "no scaling of sliding layers"
+    )
     assert top("modernbert-decoder", f"full_attention=rope:base=10000{sliding}") == {
         "global_rope_theta": 1e4,
         "local_rope_theta": 2e4,
     }
-    assert top("olmo3", f"full_attention=rope:base=10000{sliding}") == {"rope_theta": SEE}, "one base there"
-    assert top("modernbert-decoder", "hope:train_length=40") == {"local_rope_theta": SEE}
+    assert top("olmo3", f"full_attention=rope:base=10000{sliding}") == {"rope_theta": SEE_BY_TYPE}, "one base there"
+    assert top("modernbert-decoder", "hope:train_length=40") == {"local_rope_theta": SEE_BY_TYPE}
     assert top("gemma4_text", f"full_attention=rope:base=10000{sliding}") == {}, "younger than rope_parameters"
 
 

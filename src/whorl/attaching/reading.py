@@ -56,8 +56,7 @@ def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
     Without `at_any_length`, a spectrum that depends on the length is read as it is now, as if it did not.
     """
     if host.rotary is None:
-        rows = host.position_table.weight.shape[0] - getattr(host.position_table, "offset", 0)
-        return Learned(max_positions=rows)
+        return Learned(max_positions=host.table_rows)
     rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]
     return layered(host, rules)
 

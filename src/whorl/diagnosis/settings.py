@@ -22,7 +22,7 @@ from whorl.hosts.transformers.rope_settings import (
     rope_type,
     turning_share,
 )
-from whorl.hosts.transformers.stock_terms import SEE
+from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE
 
 LONG = 40  # characters of a value that is no number
 MOST = 1 << 24  # distances at which B(m) is taken
@@ -104,7 +104,7 @@ def theta(subject: Subject) -> Answer:
             return judged(False, f"config.{name} is {value} and goes unread; the model turns by {shown}")
     if subject.files is not None:
         top = subject.files.text_config.get("rope_theta")
-        if top not in (None, SEE) and (
+        if top not in (None, SEE_BY_TYPE) and (
             not isinstance(top, int | float) or min(top, NO_THETA) not in subject.files.thetas
         ):
             return judged(False, f"config.json says rope_theta {str(top)[:LONG]!r}; the model turns by {shown}")
@@ -140,9 +140,8 @@ def attention_factor(subject: Subject) -> Answer:
 
 def length(subject: Subject) -> Answer:
     """Positions that nothing prepares the model for."""
-    table, declared = subject.host.position_table, subject.context
-    if table is not None and subject.encoding is None:
-        rows, name = table.weight.shape[0] - getattr(table, "offset", 0), subject.host.family.table_size
+    rows, name, declared = subject.host.table_rows, subject.host.family.table_size, subject.context
+    if rows is not None and subject.encoding is None:
         says = getattr(subject.config, name, rows)
         if rows < says:
             return judged(False, f"the table has {rows:,} positions, and config.{name} says {says:,}")
@@ -165,17 +164,17 @@ def length(subject: Subject) -> Answer:
         )
     short = ""
     for r in stock:
+        kind, factor = rope_type(r.settings), r.settings.get("factor") or 0
         original = r.settings.get("original_max_position_embeddings") or 0
-        factor = r.settings.get("factor") or 0
-        if rope_type(r.settings) in ("yarn", "longrope") and original and factor and declared > original * factor:
-            reach = f"{rope_type(r.settings)} x {factor:g} reaches from {original:,} to {original * factor:,.0f}"
-            return judged(False, f"{reach} tokens, and the config declares {declared:,}")
-        extended = rope_type(r.settings) in ("yarn", "longrope") and original and factor
-        if extended and original <= declared < original * factor * 0.99:
-            reach = f"{rope_type(r.settings)} x {factor:g} reaches {original * factor:,.0f} tokens"
-            short = (
-                f"{reach} from {original:,}, and the config declares {declared:,}: readers differ in which they take"
-            )
+        reach = original * factor
+        if kind not in ("yarn", "longrope") or not reach:
+            continue
+        if declared > reach:
+            words = f"{kind} x {factor:g} reaches from {original:,} to {reach:,.0f} tokens"
+            return judged(False, f"{words}, and the config declares {declared:,}")
+        if original <= declared < reach * 0.99:
+            words = f"{kind} x {factor:g} reaches {reach:,.0f} tokens from {original:,}"
+            short = f"{words}, and the config declares {declared:,}: readers differ in which they take"
     if subject.length is not None and subject.length > declared:
         return judged(False, f"asked for {subject.length:,} tokens, and the config declares {declared:,}")
     tokens = subject.files.tokenizer_length if subject.files else None

@@ -182,9 +182,7 @@ class Runs:
         self.model = copy.deepcopy(model).float() if half else model
         self.autocasts = _autocasts(subject)
         self.host = open_host(self.model)
-        table = subject.host.position_table
-        rows = TOKENS if table is None else table.weight.shape[0] - getattr(table, "offset", 0)
-        self.length = min(TOKENS, subject.context or TOKENS, rows)
+        self.length = min(TOKENS, subject.context or TOKENS, subject.host.table_rows or TOKENS)
         self.ids = self._ids()
         self.outputs = torch.cat([self(row) for row in self.ids.split(1)])  # alone, so that rows cannot mix in it
         self.budget = self._budget()

@@ -59,8 +59,10 @@ class Scaled(Rotary):
     @property
     def settled(self) -> tuple[Scaling, ...]:
         """The scalings, with `inner`'s training length where they lack the original one."""
-        known = Known(train_length=getattr(self.inner, "train_length", None))
-        return tuple(scaling.filled(known) for scaling in self.scalings)
+        trained = getattr(self.inner, "train_length", None)
+        if trained is None:
+            return self.scalings
+        return tuple(scaling.filled(Known(train_length=trained)) for scaling in self.scalings)
 
     def spectrum(self, head_dim: int) -> Spectrum:
         """The frequencies at this head dim; up to the original length, where they depend on the length."""

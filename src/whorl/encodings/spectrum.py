@@ -58,12 +58,18 @@ def wavelength(frequency: float) -> float:
 
 def turns_fully(frequency: float, length: float) -> bool:
     """Whether a pair makes a full turn within `length` tokens: HoPE's rule (2410.21216)."""
-    return frequency >= 2 * math.pi / length
+    return frequency >= one_turn_in(length)
+
+
+def one_turn_in(length: float) -> float:
+    """The frequency, radians per token, of one full turn in `length` tokens."""
+    return 2 * math.pi / length
 
 
 def fully_turning(frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
     """The same frequencies with those that make no full turn within `length` tokens set to 0."""
-    return tuple(f if turns_fully(f, length) else 0.0 for f in frequencies)
+    slowest = one_turn_in(length)
+    return tuple(f if f >= slowest else 0.0 for f in frequencies)
 
 
 def rope_frequencies(base: float, width: int) -> tuple[float, ...]:

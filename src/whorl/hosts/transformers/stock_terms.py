@@ -24,14 +24,14 @@ from whorl.encodings.scalings.llama3 import Llama3
 from whorl.encodings.scalings.longrope import LongRoPE
 from whorl.encodings.scalings.ntk import NTK, grown_base
 from whorl.encodings.scalings.yarn import YaRN
-from whorl.encodings.spectrum import base_of, share_of
+from whorl.encodings.spectrum import base_of, rope_frequencies, share_of
 
-NEVER = 1e39  # a longrope factor past float32: the frequency is then exactly zero
-SEE = "see rope_parameters, by layer type"  # a base that is no number, at which a reader of bases stops
-FAR = 1e30  # a base whose powers stock's float32 may not hold
+STILLING_FACTOR = 1e39  # of a longrope: past float32, so that the frequency is exactly zero
+LARGEST_BASE = 1e30  # the powers of larger ones stock's float32 may not hold
+SEE_BY_TYPE = "see rope_parameters, by layer type"  # in the place of a base: no number, so that readers of bases stop
 
 # Where older readers look for a setting, in families that call it by another name.
-NAMES: dict[str, dict[str, str]] = {
+OLDER_NAMES: dict[str, dict[str, str]] = {
     "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
 }
 # Families with settings by layer type that were there before: the names of the bases of full and of sliding layers. A
@@ -63,9 +63,10 @@ def candidates(
             yield {**named, "rope_theta": base, **partial}
         yield {"rope_type": "default", "rope_theta": base, **partial}
         yield {"rope_type": "proportional", "rope_theta": base, "partial_rotary_factor": share}
-    base = bases[0] if bases[0] < FAR else 10000.0
+    base = bases[0] if bases[0] < LARGEST_BASE else 10000.0
     original = _length_before(spectrum.amplitude, longest)
-    factors = [base ** (-2 * i / width) / f if f > 0 else NEVER for i, f in enumerate(spectrum.frequencies)]
+    pairs = zip(rope_frequencies(base, width), spectrum.frequencies, strict=True)
+    factors = [plain / f if f > 0 else STILLING_FACTOR for plain, f in pairs]
     yield {
         "rope_type": "longrope",
         "rope_theta": base,
@@ -157,7 +158,7 @@ def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str,
     """
     by_type = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     if not by_type:
-        return _flat(settings, NAMES.get(model_type, {}))
+        return _flat(settings, OLDER_NAMES.get(model_type, {}))
     full, sliding = by_type.get("full_attention"), by_type.get("sliding_attention")
     names = BASES_BY_TYPE.get(model_type)
     if names is None or full is None or sliding is None:
@@ -166,7 +167,7 @@ def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str,
     unsaid = sliding.get("rope_type", "default") != "default"
     unsaid |= "rope_scaling" in older and model_type.startswith("modernbert")
     unsaid |= names[0] == names[1] and full["rope_theta"] != sliding["rope_theta"]
-    return {names[1]: SEE} if unsaid else {**older, names[1]: sliding["rope_theta"]}
+    return {names[1]: SEE_BY_TYPE} if unsaid else {**older, names[1]: sliding["rope_theta"]}
 
 
 def _flat(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
