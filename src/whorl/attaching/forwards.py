@@ -10,6 +10,7 @@ from whorl.attaching.interface import CARRIERS
 from whorl.attaching.key_positions import Call, asked, key_positions
 from whorl.attaching.seams import INTERFACE, LayerSeam
 from whorl.attaching.turns import LayerTables, Turns
+from whorl.hosts.transformers import compat
 from whorl.ops import rotation_tables
 
 
@@ -25,9 +26,9 @@ def rotary_forward(
 def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam
-    turns, _ = kwargs.pop("position_embeddings")
+    turns, _ = kwargs.pop(compat.ROTATION)
     tables = LayerTables(turns.tables[seam.table], seam.impl)
-    kwargs["position_embeddings"] = tables if seam.call == "complex" else (tables, None)
+    kwargs[compat.ROTATION] = tables if seam.call == "complex" else (tables, None)
     if seam.in_mask:
         kwargs["attention_mask"] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
     elif _carried(self):
@@ -48,14 +49,13 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
-    cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
-    return asked(cache, getattr(attention, "layer_idx", -1), positions)
+    return asked(compat.cache_in(kwargs), getattr(attention, "layer_idx", -1), positions)
 
 
 def _carried(attention: Any) -> bool:
     """Whether this layer attends through whorl. Raises ValueError where it must and does not."""
     seam: LayerSeam = attention.whorl_seam
-    found = attention.config._attn_implementation
+    found = compat.attention_of(attention.config)
     if found in CARRIERS:
         return True
     if seam.in_interface:
@@ -89,7 +89,7 @@ def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: to
     if mask is None or mask.ndim != 4:
         raise ValueError(
             f"{seam.notation} goes in through the attention mask of this {type(attention).__name__}, [batch, heads, "
-            f"queries, keys], and under {attention.config._attn_implementation!r} it gets "
+            f"queries, keys], and under {compat.attention_of(attention.config)!r} it gets "
             f"{'none' if mask is None else f'one of {mask.ndim} dimensions'}; build or load the model with "
             'attn_implementation="sdpa" or "eager"'
         )
@@ -114,5 +114,5 @@ def position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | N
 def add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A pre-hook of the first layer: hidden states + the vectors of their positions."""
     hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
-    turns, _ = kwargs["position_embeddings"]
+    turns, _ = kwargs[compat.ROTATION]
     return (hidden + layer.whorl_add(turns.positions).to(hidden.dtype), *rest), kwargs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -14,25 +15,34 @@ from whorl.attaching.key_positions import Call, key_positions
 from whorl.attaching.masks import GivenMask, HostMask, of_queries
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
 from whorl.encodings import Spectrum
+from whorl.hosts.transformers import compat
 from whorl.ops import biased_attention, rotate, rotation_tables
 
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
 
 
-@cache
-def register_interface() -> None:
-    """Registers the attention *and* its mask function: without the latter causality is lost without a word."""
+def register(name: str, attention: Callable[..., Any], mask: Callable[..., Any]) -> None:
+    """Registers an attention that carries encodings *and* its mask function: without that causality is lost in silence.
+
+    Holds for the whole process, and changes no model that does not ask for it by name."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
-    def mask(**kwargs: Any) -> Any:
-        kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-        if torch.compiler.is_compiling() or kwargs["q_length"] == 1:
-            return sdpa_mask(**kwargs)
-        return HostMask(sdpa_mask, kwargs)
+    CARRIERS.add(name)
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)
 
-    AttentionInterface.register(INTERFACE, attention)
-    AttentionMaskInterface.register(INTERFACE, mask)
+
+@cache
+def register_own() -> None:
+    """Makes the implementation "whorl" known to transformers."""
+    register(INTERFACE, attention, mask)
+
+
+def mask(**how: Any) -> torch.Tensor | HostMask:
+    """The mask of one forward: block by block where it would be a matrix of queries by keys."""
+    if torch.compiler.is_compiling() or how["q_length"] == 1:
+        return compat.whole_mask(**how)
+    return HostMask(compat.whole_mask, how)
 
 
 def attention(

@@ -14,30 +14,24 @@ an adapter   PEFT asks for the state dict too, before it writes the adapter's co
 from __future__ import annotations
 
 import json
-import sys
 import types
 import warnings
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
+from whorl.hosts.transformers import compat
 
 
 def before_state_dict(attachment: Any, prefix: str, keep_vars: bool) -> None:
     """A state-dict hook of what `attach` puts on a model: a larger model, or PEFT, may be saving it as a part."""
     if attachment.in_save:
         return
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code in _savers():
-            saver = frame.f_locals["self"]
-            at = next((name for name, module in saver.named_modules() if module is attachment), None)
-            if at is not None:
-                _save_as_a_part(frame, saver, at.rpartition(".")[0], attachment)
-            return
-        frame = frame.f_back  # type: ignore[assignment]
+    save = compat.running_save()
+    if save is not None:
+        at = next((name for name, module in save.saver.named_modules() if module is attachment), None)
+        if at is not None:
+            _save_as_a_part(save, at.rpartition(".")[0], attachment)
 
 
 def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None:
@@ -47,22 +41,14 @@ def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None
         mark_adapters(model, attachment)
 
 
-def _savers() -> tuple[Any, ...]:
-    from transformers import PreTrainedModel
-
-    peft = getattr(sys.modules.get("peft"), "PeftModel", None)
-    classes = (PreTrainedModel,) if peft is None else (PreTrainedModel, peft)
-    return tuple(cls.save_pretrained.__code__ for cls in classes)
-
-
-def _save_as_a_part(frame: FrameType, saver: Any, at: str, attachment: Any) -> None:
-    how = frame.f_locals
+def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
+    saver = save.saver
     if hasattr(saver, "peft_config"):
         mark_adapters(saver, attachment)
         return
-    if not how.get("save_on_this_rank", how.get("is_main_process", True)):
+    if not save.writes:
         return
-    path = Path(how["save_directory"]) / "config.json"
+    path = save.directory / "config.json"
     if not path.exists():
         raise ValueError(
             f"this {type(saver).__name__} holds a model with {attachment.encoding} attached (at {at!r}), and there is "

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from whorl.attaching.masks import HostMask
+from whorl.hosts.transformers import compat
 
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold
 TRY = (
@@ -186,10 +187,10 @@ def _keep_in_place(kept: KeptPositions, slots: torch.Tensor, room: int) -> None:
     fits = own is not None and len(own) == len(slots) and own.device == slots.device and own.shape[1] >= count
     if own is None or not fits:
         own = kept.slots = slots.new_zeros(len(slots), max(room, count + ROOM * (count > room)))
-        torch._dynamo.mark_static_address(own)
+        compat.keep_address(own)
     if not isinstance(kept.count, torch.Tensor):
         kept.count = torch.zeros((), dtype=torch.int64, device=slots.device)
-        torch._dynamo.mark_static_address(kept.count)
+        compat.keep_address(kept.count)
     own[:, :count] = slots
     kept.count.fill_(count)
 
@@ -204,7 +205,7 @@ def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> to
     assert kept.slots is not None
     assert isinstance(kept.count, torch.Tensor)
     count = start + queries
-    torch._assert_async((kept.count == start) | (kept.count == count), f"the keys' positions are unknown; {TRY}")
+    compat.assert_in_graph((kept.count == start) | (kept.count == count), f"the keys' positions are unknown; {TRY}")
     if isinstance(count, int) and count > kept.slots.shape[1]:
         kept.slots = nn.functional.pad(kept.slots, (0, count + ROOM))
     at = torch.arange(queries, device=positions.device) + start
@@ -219,7 +220,7 @@ def _counted_compiled(mask: torch.Tensor | HostMask | None, positions: torch.Ten
         raise ValueError(f"{positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown")
     seen = mask[:, :, -1].any(1)
     count = seen.sum(-1, keepdim=True)
-    torch._assert_async((count - 1 == positions[:, -1:]).all(), f"the keys' positions are unknown; {TRY}")
+    compat.assert_in_graph((count - 1 == positions[:, -1:]).all(), f"the keys' positions are unknown; {TRY}")
     return seen.cumsum(-1) - 1
 
 

@@ -24,6 +24,7 @@ from whorl.attaching.seams import Attachment, attached
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.hosts import open_host
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
@@ -55,7 +56,10 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     name_or_path = check_path("name_or_path", name_or_path, "a directory or a hub name")
     _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
-    if _file(name_or_path, "adapter_config.json", hub) is not None and _file(name_or_path, "config.json", hub) is None:
+    if (
+        compat.file_of(name_or_path, "adapter_config.json", hub) is not None
+        and compat.file_of(name_or_path, "config.json", hub) is None
+    ):
         return _load_adapter(name_or_path, base, hub, kwargs)
     if base is not None:
         raise ValueError(f"{name_or_path} is a model and no adapter, so there is nothing to put on a base")
@@ -144,10 +148,7 @@ def _unguarded(config: Any) -> dict[str, Any] | None:
             raise ValueError(
                 f"the config's record under {CONFIG_KEY!r} is damaged, it names no architecture: {str(record)[:80]}"
             )
-        config.__dict__.pop("transformers_weights", None)
-        for name in ("_attn_implementation", "_experts_implementation"):
-            if getattr(config, name) == GUARD:
-                setattr(config, name, None)
+        compat.readable_again(config, GUARD)
         config.architectures = [record["architecture"]]
     return record
 
@@ -273,11 +274,11 @@ def _ours(where: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     """What whorl has put among a checkpoint's weights."""
     from safetensors import safe_open
 
-    index = _file(where, "model.safetensors.index.json", hub)
+    index = compat.file_of(where, "model.safetensors.index.json", hub)
     names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
     found: dict[str, torch.Tensor] = {}
     for name in sorted(names):
-        with safe_open(_file(where, name, hub), framework="pt") as file:
+        with safe_open(compat.file_of(where, name, hub), framework="pt") as file:
             found |= {key: file.get_tensor(key) for key in file.keys() if is_ours(key)}  # noqa: SIM118
     return found
 
@@ -309,10 +310,9 @@ def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: 
 
 def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
     """A PEFT adapter's config, and the encoding that it was trained with where it says one."""
-    from peft import PeftConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 
-    said = json.loads(Path(str(_file(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
+    said = json.loads(Path(str(compat.file_of(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
     record = said.pop(CONFIG_KEY, None)
     if record is None:
         config = PeftConfig.from_pretrained(where, **hub)
@@ -365,17 +365,10 @@ def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
 
     Embeddings may be there too: it writes those of a vocabulary that has grown.
     """
-    from peft import get_peft_model_state_dict
-    from peft.utils.save_and_load import load_peft_weights
+    from peft import get_peft_model_state_dict, load_peft_weights
 
     held = set(load_peft_weights(where, device="cpu", **hub))
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
     allowed = tuple(f"{name}." for name, module in adapted.named_modules() if any(module is m for m in embeddings))
     refuse_incomplete(where, adapted, wanted - held, (k for k in held - wanted if not k.startswith(allowed)))
-
-
-def _file(where: Any, name: str, hub: dict[str, Any]) -> str | None:
-    from transformers.utils import cached_file
-
-    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **hub)

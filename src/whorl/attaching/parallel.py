@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from whorl.encodings.biases import RelativeBias
+from whorl.hosts.transformers import compat
 
 
 def refuse_wrapped(model: Any) -> None:
     """Raises ValueError for a model in a wrapper, or with parts in one."""
-    model = getattr(model, "_orig_mod", model)
+    model = compat.compiled_inside(model) or model
     if not isinstance(model, nn.Module):
         return
     wrapper = model if isinstance(getattr(model, "module", None), nn.Module) and not _is_a_model(model) else None
@@ -64,12 +65,12 @@ def _sharded_by(model: Any) -> str | None:
     dtensor = _class("torch.distributed.tensor", "DTensor")
     if fully_sharded is not None and any(isinstance(m, fully_sharded) for m in model.modules()):
         return "FSDP's fully_shard"
-    if (getattr(model, "_tp_size", None) or 1) > 1:
+    if (getattr(model, "tp_size", None) or 1) > 1:
         return "tensor parallelism"
     parameters = list(model.parameters())
     if dtensor is not None and any(isinstance(p, dtensor) for p in parameters):
         return "its parameters are DTensors"
-    if any(getattr(p, "_fsdp_flattened", False) for p in parameters):
+    if any(compat.flattened_by_fsdp(p) for p in parameters):
         return "FSDP"
     return None
 
@@ -88,8 +89,8 @@ class Share(NamedTuple):
 
 def heads_share(model: Any) -> Share | None:
     """This process's part under transformers' tensor parallelism, or None without it."""
-    mesh = getattr(model, "_device_mesh", None)
-    if mesh is None or (getattr(model, "_tp_size", None) or 1) == 1:
+    mesh = compat.tensor_parallel_mesh(model)
+    if mesh is None or (getattr(model, "tp_size", None) or 1) == 1:
         return None
     mesh = mesh["tp"] if mesh.ndim > 1 else mesh
     return Share(mesh.get_local_rank(), mesh.size())

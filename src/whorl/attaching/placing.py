@@ -17,7 +17,7 @@ from whorl.attaching.forwards import (
     rotary_forward,
     unturned_forward,
 )
-from whorl.attaching.interface import register_interface
+from whorl.attaching.interface import register_own
 from whorl.attaching.keeping import before_state_dict, before_state_dict_of_model, unmark_adapters
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
@@ -25,6 +25,7 @@ from whorl.attaching.saving import save_pretrained
 from whorl.attaching.seams import INTERFACE, Attachment
 from whorl.encodings import Encoding
 from whorl.hosts import OpenHost
+from whorl.hosts.transformers import compat
 
 
 def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
@@ -32,10 +33,10 @@ def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     model, base = host.model, host.base
     attention_was = None
     if plan.needs_interface:
-        register_interface()
-        attention_was = host.attending.config._attn_implementation
+        register_own()
+        attention_was = host.attention
         host.set_attention(INTERFACE)
-        if host.attending.config._attn_implementation != INTERFACE:
+        if host.attention != INTERFACE:
             raise ValueError(f"{type(model).__name__} does not let its attention be set, which {encoding} needs")
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     attachment = Attachment(encoding, plan.modules, attention_was)
@@ -89,33 +90,30 @@ def _saved(host: OpenHost) -> list[Any]:
     return [m for m in (host.model, host.base) if hasattr(m, "save_pretrained")]
 
 
-# A module's forward is replaced on the instance; accelerate's hooks stand there too, and keep what they replaced in
-# `_old_forward`. Ours goes under theirs, so that they go on working, whichever came first.
+# A module's forward is replaced on the instance, where accelerate's hooks may stand. Ours goes under theirs, so that
+# they go on working, whichever came first.
 
 
 def _replaced(host: OpenHost) -> list[nn.Module]:
     return [m for m in (*host.attentions, host.rotary, host.position_table) if m is not None]
 
 
-def _slot(module: nn.Module) -> str:
-    return "_old_forward" if hasattr(module, "_hf_hook") and "_old_forward" in module.__dict__ else "forward"
-
-
 def _set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    module.__dict__[_slot(module)] = types.MethodType(forward, module)
+    module.__dict__[compat.forward_slot(module)] = types.MethodType(forward, module)
 
 
 def _restore_forward(module: nn.Module) -> None:
-    if _slot(module) == "forward":
+    slot = compat.forward_slot(module)
+    if slot == "forward":
         module.__dict__.pop("forward", None)
     else:
-        module.__dict__["_old_forward"] = types.MethodType(type(module).forward, module)
+        module.__dict__[slot] = types.MethodType(type(module).forward, module)
 
 
 def refuse_foreign_forwards(host: OpenHost) -> None:
     """Raises ValueError where somebody else has replaced a forward that `put_on` and `take_off` would lose."""
     for module in _replaced(host):
-        forward = module.__dict__.get(_slot(module))
+        forward = module.__dict__.get(compat.forward_slot(module))
         ours = (
             attention_forward, unturned_forward, rotary_forward, position_table_forward, type(module).forward
         )  # fmt: skip
@@ -127,6 +125,7 @@ def refuse_foreign_forwards(host: OpenHost) -> None:
 
 
 def forget_compiled() -> None:
-    """A compiled graph keeps the functions that it was traced with; drop it, so that the next call traces anew."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
+    """A compiled graph keeps the functions that it was traced with: all graphs of the process are dropped, and the next
+    call of a compiled model, this one or another, traces anew."""
+    if "torch._dynamo" in sys.modules:  # nothing has been compiled otherwise, and importing it takes seconds
+        torch.compiler.reset()

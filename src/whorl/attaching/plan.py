@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dis
-import inspect
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,6 +16,7 @@ from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectru
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost
+from whorl.hosts.transformers import compat
 
 
 @dataclass
@@ -142,8 +141,7 @@ def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
 @cache
 def _normalised_after(attention: Any, rotate: str) -> tuple[str, ...]:
     """The norms (by name, those of values left out) that an attention's code reads after its last call of `rotate`."""
-    names = [i.argval for i in dis.get_instructions(inspect.unwrap(attention.forward)) if isinstance(i.argval, str)]
-    after = names[len(names) - names[::-1].index(rotate) :]
+    after = compat.names_after(attention, rotate)
     return tuple(name for name in after if "norm" in name and not name.startswith("v"))
 
 

@@ -10,14 +10,13 @@ import torch
 
 from whorl.encodings import Encoding, from_dict
 from whorl.files import write_atomically
+from whorl.hosts.transformers import compat
 
 CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
 ENTRY = "_extra_state"  # torch's name for it in a state dict
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters
 
 
-# The stock loader looks for the file that `transformers_weights` names, does not find it, and says so; a model built
-# from the config alone asks for its implementations of attention and experts, and says that this is none.
 GUARD = "use whorl.load(directory) for this checkpoint: stock transformers would drop its positional encoding"
 UNFINISHED = "this save was not finished"
 ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would drop the positional encoding"
@@ -35,12 +34,7 @@ def architecture_of(model: Any) -> str:
 
 def guards(architecture: str) -> dict[str, Any]:
     """Entries of a config that make every stock load of it fail, and every model that is built from it alone."""
-    return {
-        "transformers_weights": f"{GUARD}.safetensors",
-        "attn_implementation": GUARD,
-        "experts_implementation": GUARD,  # asked for by every model, also where the caller gives the other one
-        "architectures": [f"{architecture}WithWhorl"],
-    }
+    return {**compat.unreadable(GUARD), "architectures": [f"{architecture}WithWhorl"]}
 
 
 def as_tensor(encoding: Encoding) -> torch.Tensor:

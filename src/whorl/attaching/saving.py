@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_
 from whorl.attaching.seams import attached
 from whorl.attaching.stock import StockForm, older_settings, stock_form
 from whorl.hosts import FAMILIES, open_host
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
@@ -53,14 +53,14 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
             call.arguments["state_dict"] = {k: v for k, v in given.items() if not is_ours(k)}
         # What is pushed from inside the save is read by nobody before it is whole.
         over = _holds_weights(save_directory) and not call.arguments.get("push_to_hub")
-        over = over and not getattr(model, "_hf_peft_config_loaded", False)  # adapters alone are written, and no config
+        over = over and not compat.only_adapters_are_saved(model)  # adapters alone are written, and no config
         stamp = {**form.older, **({"transformers_weights": f"{UNFINISHED}.safetensors"} if over else {})}
         record |= {"unfinished": True} if over else {}
     else:
         in_weights = given is None or any(k.endswith(ENTRY) for k in given)
         record |= {"stock": False, "in_weights": in_weights, "why": form}
         stamp = guards(architecture_of(model))
-    _stamp(config, {**stamp, CONFIG_KEY: record})
+    compat.add_to_written(config, {**stamp, CONFIG_KEY: record})
     attachment.in_save = "stock" if isinstance(form, StockForm) else "whorl"
     try:
         with _in_place(model, config):
@@ -83,7 +83,7 @@ def save_for_all(model: Any, folder: Any) -> None:
         model.save_pretrained(folder)
         return
     config = copy.deepcopy(model.config)
-    _stamp(config, older)
+    compat.add_to_written(config, older)
     with _in_place(model, config):
         model.save_pretrained(folder)
 
@@ -112,17 +112,6 @@ def _finish(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["transformers_weights"], config[CONFIG_KEY]["unfinished"]
     replace_json(path, config)
-
-
-def _stamp(config: Any, stamp: dict[str, Any]) -> None:
-    """Adds entries to what this one config writes. Set as attributes, stock code would drop or check some of them."""
-
-    def to_diff_dict(self: Any) -> dict[str, Any]:
-        written = type(self).to_diff_dict(self)
-        written.pop("to_diff_dict", None)
-        return {**written, **stamp}
-
-    config.__dict__["to_diff_dict"] = types.MethodType(to_diff_dict, config)
 
 
 def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ candidate config, has the wanted frequencies.
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import length_dependent
 from whorl.hosts.transformers.stock_terms import candidates, for_older_readers
@@ -125,7 +125,7 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
     read = config.rope_parameters.get(layer_type) if host.typed else config.rope_parameters
     if length_dependent(read or {}):
         return False
-    if "rotary_ndims" in inspect.unwrap(type(attention).forward).__code__.co_names:  # slices by the config itself
+    if "rotary_ndims" in compat.names_in(type(attention)):  # slices by the config itself
         share = read.get("partial_rotary_factor", 1.0)
         if int(head_dim_of(config, attention) * share) != attention.rotary_ndims:
             return False

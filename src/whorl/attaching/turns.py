@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import types
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ import torch
 
 from whorl.attaching.contexts import Contexts
 from whorl.hosts import OpenHost, Rotation
+from whorl.hosts.transformers import compat
 from whorl.ops import Tables, rotate
 
 
@@ -58,7 +57,7 @@ class LayerTables(NamedTuple):
 @cache
 def rebound(attention: Any, name: str, rotation: Rotation) -> Callable[..., Any]:
     """The class's `forward` with its rotation function replaced by whorl's; one function for all models of a class."""
-    return _with_global(attention, name, ROTATIONS[rotation.call, rotation.layout])
+    return compat.with_global(attention, name, ROTATIONS[rotation.call, rotation.layout])
 
 
 def watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
@@ -71,22 +70,7 @@ def watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Callab
         report(index)
         return rotation(*args, **kwargs)
 
-    return _with_global(type(host.attentions[index]), host.family.rotate, watched)
-
-
-def _with_global(attention: Any, name: str, value: Any) -> Callable[..., Any]:
-    """The class's `forward` with the global `name` pointing elsewhere; the class itself is not touched.
-
-    `__name__` is left out of the copied globals: with it, torch.compile looks values up in the real module.
-    """
-    forward = inspect.unwrap(attention.forward)
-    replaced = {key: value for key, value in forward.__globals__.items() if key != "__name__"}
-    replaced[name] = value
-    rebound = types.FunctionType(
-        forward.__code__, replaced, forward.__name__, forward.__defaults__, forward.__closure__
-    )
-    rebound.__kwdefaults__ = forward.__kwdefaults__
-    return rebound
+    return compat.with_global(type(host.attentions[index]), host.family.rotate, watched)
 
 
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.

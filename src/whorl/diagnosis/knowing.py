@@ -23,6 +23,7 @@ from whorl.attaching.proving import prove
 from whorl.encodings.scalings.longrope import FLOAT32_MAX
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import LISTS, READ, by_layer_type
 
@@ -94,7 +95,7 @@ def _number(name: str, value: Any) -> bool:
 def skeleton(host: OpenHost) -> OpenHost | None:
     """The model that the config describes now, without weights; None where it cannot be built."""
     config = copy.deepcopy(host.model.config)
-    config._attn_implementation = "eager"
+    compat.build_with_attention(config, "eager")
     try:
         with torch.device("meta"), quiet():
             empty = type(host.model)(config)

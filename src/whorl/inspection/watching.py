@@ -18,10 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from whorl import finite
 from whorl.attaching import attached, seams_of
-from whorl.attaching.interface import CARRIERS, attention_arguments
+from whorl.attaching.interface import attention_arguments, register
 from whorl.attaching.masks import HostMask
 from whorl.data.losses import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
+from whorl.hosts.transformers import compat
 from whorl.ops import Visible, biased_attention
 
 INTERFACE = "whorl_inspect"
@@ -154,7 +155,7 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
     _refuse(host)
     _register()
     facts = layers_of(host)
-    before = host.attending.config._attn_implementation
+    before = host.attention
     host.set_attention(INTERFACE)
     try:
         for attention, layer in zip(host.attentions, facts, strict=True):
@@ -198,20 +199,14 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
 
 @cache
 def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
     def mask(**kwargs: Any) -> Any:
-        skip = kwargs.pop("allow_is_causal_skip", True)
+        skip = kwargs.get("allow_is_causal_skip", True)
         window, keys = kwargs.get("local_size"), kwargs["kv_length"]
         if skip and kwargs.get("attention_mask") is None and (window is None or keys <= window):
             return None  # plainly causal
-        kwargs.pop("allow_is_bidirectional_skip", None)
-        return HostMask(sdpa_mask, {**kwargs, "allow_is_causal_skip": False})
+        return HostMask(compat.whole_mask, kwargs)
 
-    CARRIERS.add(INTERFACE)
-    AttentionInterface.register(INTERFACE, _interface)
-    AttentionMaskInterface.register(INTERFACE, mask)
+    register(INTERFACE, _interface, mask)
 
 
 def _interface(

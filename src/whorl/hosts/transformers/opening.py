@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from whorl.encodings import Shape
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
 from whorl.hosts.transformers.rotary_module import stock_width
@@ -77,21 +78,26 @@ class OpenHost:
         own = getattr(self.base, "config", None) is getattr(self.attentions[0], "config", self)
         return self.base if own and hasattr(self.base, "set_attn_implementation") else self.model
 
-    def set_attention(self, implementation: str) -> None:
+    @property
+    def attention(self) -> str | None:
+        """The name of the implementation by which its layers attend: "sdpa", "eager", "whorl", ..."""
+        return compat.attention_of(self.attending.config)
+
+    def set_attention(self, implementation: str | None) -> None:
         """Sets how this host attends. What else the model holds (a vision tower, a draft model) keeps its own, which
         transformers would set along with it."""
         part = self.attending
         models = [m for m in part.modules() if hasattr(m, "set_attn_implementation")]
-        kept = [(m.config, m.config._attn_implementation) for m in models if m.config is not part.config]
+        kept = [(m.config, compat.attention_of(m.config)) for m in models if m.config is not part.config]
         part.set_attn_implementation(implementation)
         for config, was in kept:
-            config._attn_implementation_internal = was
+            compat.set_attention_of(config, was)
 
 
 def unwrapped(model: Any) -> Any:
     """The transformers model inside torch.compile's, PEFT's and data-parallel wrappers; the model itself otherwise."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = compat.compiled_inside(model)
         if inner is None and hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
             inner = model.get_base_model()
         if inner is None and not hasattr(model, "config") and isinstance(getattr(model, "module", None), nn.Module):
@@ -200,7 +206,7 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
         windows=tuple(_window(config, a, t) for a, t in zip(attentions, types, strict=True)),
         turns=tuple(rotary is not None and family.turns(a) for a in attentions),
         typed=rotary is not None and _takes_layer_type(rotary),
-        biases="interface" if "ALL_ATTENTION_FUNCTIONS" in _code(type(attentions[0])).co_names else "mask",
+        biases="interface" if compat.attends_by_name(type(attentions[0])) else "mask",
     )
 
 
@@ -289,21 +295,17 @@ def _find(parent: Any, name: str, model: Any) -> Any:
     return found
 
 
-def _code(attention: Any) -> Any:
-    return inspect.unwrap(attention.forward).__code__
-
-
 @cache
 def _rotation(name: str, attention: Any) -> Rotation:
     """Calls the rotation function of an attention class on a few numbers, to see how it pairs channels."""
-    forward = inspect.unwrap(attention.forward)
-    if name not in forward.__code__.co_names:
+    names_there = compat.names_in(attention)
+    if name not in names_there:
         raise ValueError(
             f"looked for a call of {name} in {attention.__name__}.forward and found only "
-            f"{', '.join(n for n in forward.__code__.co_names if 'rot' in n) or 'nothing like it'}; "
+            f"{', '.join(n for n in names_there if 'rot' in n) or 'nothing like it'}; "
             "this version of transformers keeps its rotation elsewhere"
         )
-    function = forward.__globals__[name]
+    function = compat.global_of(attention, name)
     names = list(inspect.signature(function).parameters)
     if names[:4] == ["q", "k", "cos", "sin"]:
         call = "pair"
