@@ -33,7 +33,11 @@ class Source:
     text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
-        """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed."""
+        """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed.
+
+        Streaming has glibc map blocks of 1 MiB and more anew for the rest of the process, which cannot be undone: a
+        threshold once set does not grow again by itself. Elsewhere nothing of the process changes.
+        """
         if self.folder is not None:
             from whorl.training.trials import load_trial
 

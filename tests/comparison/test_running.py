@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils.logging import is_progress_bar_enabled
 
 import whorl
 from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
@@ -83,7 +84,9 @@ def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, dict], text: 
 def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
     out, results = finished
     trial = results["trials"][4]
+    before = torch.get_rng_state()
     model = load_trial(out / "trials" / trial["id"])
+    assert torch.equal(torch.get_rng_state(), before), "who loads a trial is not seeded anew"
     assert str(whorl.attached(model).encoding) == "rope:base=10000+window:size=8/nope"
     from whorl.tasks import get
     from whorl.tasks.base import TaskSettings
@@ -96,7 +99,10 @@ def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
 
 
 def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tuple[Path, dict]) -> None:
+    before = torch.get_rng_state()
     whorl.compare(["rope"], out=tmp_path / "out", text=str(text), snapshots=3, **SMALL)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are his own"
+    assert is_progress_bar_enabled(), "and so are transformers' progress bars"
     (trial,) = (tmp_path / "out" / "trials").iterdir()
     steps = list(snapshots_of(trial))
     assert (steps[0], steps[-1]) == (8, STEPS)

@@ -61,6 +61,10 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
 
     Of a model that also sees or hears, the text's layers get the encoding; its towers attend as before.
 
+    Of the process this changes two things: the first encoding that needs it makes the attention "whorl" known to
+    transformers by its name, and where torch.compile has been used, all compiled graphs are dropped, so that the next
+    calls compile anew (`detach` does that too).
+
     Raises ValueError, with the model unchanged, for a model without a known seam (`whorl list` names the families;
     encoder-decoders, models without attention, M-RoPE and most latent attention have none), sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, learned

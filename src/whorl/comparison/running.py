@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers.utils.logging import disable_progress_bar
 
 import whorl
 from whorl import outputs
@@ -32,8 +31,10 @@ from whorl.comparison.display import Display, Silent
 from whorl.encodings import Encoding, parse
 from whorl.files import read_json, write_json
 from whorl.hosts import OpenHost, open_host, trained_length
+from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import alone
 from whorl.provenance import machine, versions
+from whorl.randomness import put_back
 from whorl.reports import comparison as report
 from whorl.tasks import get
 from whorl.tasks.base import Task, TaskSettings
@@ -44,6 +45,8 @@ from whorl.training.trials import read_result
 log = logging.getLogger(__name__)
 
 
+@put_back()
+@without_progress_bars()  # one per checkpoint
 def compare(
     encodings: Sequence[str | Encoding] = DEFAULT_ENCODINGS,
     *,
@@ -87,7 +90,6 @@ def compare(
     folder = Path(out)
     _refuse_other_settings(folder, resolved)
     hosts = _check_encodings(asked, resolved)
-    disable_progress_bar()  # transformers' own bars, one per checkpoint
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):

@@ -24,6 +24,7 @@ from whorl.conversion.resuming import Diverged
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host
+from whorl.randomness import put_back
 from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
 from whorl.training.checkpoints import KEPT, complete, discard_damaged, resume_point
@@ -94,6 +95,7 @@ def evaluated(model: Any, task: Language) -> dict[int, float | None]:
     return losses
 
 
+@put_back()
 def convert(
     model: Any,
     to: str | Encoding,
@@ -175,7 +177,7 @@ def train_on(
     host = open_host(model)
     host.model.config.use_cache = False
     written_out = not torch.cuda.is_available() and healing.train_length <= EAGER_UP_TO
-    if written_out and host.attending.config._attn_implementation == "sdpa":
+    if written_out and host.attention == "sdpa":
         host.attending.set_attn_implementation("eager")
     arguments = training_arguments(settings, healing.seed, folder)
     discard_damaged(folder)

@@ -20,6 +20,7 @@ from whorl.encodings import parse
 from whorl.extras import require
 from whorl.files import write_atomically, write_json
 from whorl.hosts import open_host
+from whorl.randomness import put_back
 from whorl.sources import Source, source
 
 Say = Callable[[str], None]
@@ -139,6 +140,7 @@ def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
     return {"model": resuming.digest(model), "text": task.fingerprint(), **settings}
 
 
+@put_back()
 def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) -> Any:
     """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
     from transformers import set_seed

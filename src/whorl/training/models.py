@@ -76,7 +76,8 @@ def has_weights(settings: Settings) -> bool:
 def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
     """The model of one trial. The same seed gives the same initial weights whatever the encoding.
 
-    encoding: a trial's, which leaves nothing to the host.
+    encoding: a trial's, which leaves nothing to the host. Seeds torch's global generators, from which a training draws
+    on: who wants his own back takes `whorl.randomness.put_back`.
     """
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
@@ -91,9 +92,9 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
 
 def for_evaluation(model: Any) -> Any:
     """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
-    part = open_host(model).attending
-    if part.config._attn_implementation == "eager":
-        part.set_attn_implementation("sdpa")
+    host = open_host(model)
+    if host.attention == "eager":
+        host.attending.set_attn_implementation("sdpa")
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from whorl.attaching.loading import load_weights
 from whorl.checking import check_path
 from whorl.encodings import from_dict
 from whorl.files import read_json
+from whorl.randomness import put_back
 from whorl.training.models import build, for_evaluation
 from whorl.training.settings import Settings
 
@@ -38,7 +39,8 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     result = read_result(folder / "result.json")
     settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
     encoding = from_dict(result["config"])
-    model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
+    with put_back():
+        model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
     kept = snapshots_of(folder)
     if step is not None and step not in kept:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")

@@ -17,3 +17,17 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, in the whole process. A context, or a decorator."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
