@@ -1,9 +1,9 @@
 """Which spectrum scores which query, where that depends on the length of the context.
 
-Such a spectrum (dynamic NTK, LongRoPE) goes by the query's own position p, whose context is the p + 1 tokens up to it.
-Keys stay unturned in the cache, and are turned for each distinct spectrum among the queries. So cached decoding equals
-a full forward, and a row of a batch does not depend on a longer one. Stock means something else: the longest row of a
-batch sets the spectrum for all, and keys in the cache stay turned by that of the moment they came. The two agree where
+The spectrum (of dynamic NTK, LongRoPE) follows from the query's own position p: its context is the p + 1 tokens up to
+it. Keys are cached as they are, and rotated once for each distinct spectrum among the queries. So cached decoding
+equals a full forward, and a row of a batch does not depend on a longer one. Stock does something else: the longest row
+of a batch sets the spectrum for all, and a cached key keeps the rotation that it got when it came. The two agree where
 no row is longer than the original length.
 """
 
@@ -30,7 +30,7 @@ class SameSpectrum(NamedTuple):
 
 
 class Contexts:
-    """The spectra of one forward's queries, each of which goes by its own position, and what layers share of them."""
+    """The spectra of one forward's queries, each found from the query's position, and the tables that layers share."""
 
     def __init__(self, positions: torch.Tensor) -> None:
         self.positions = positions

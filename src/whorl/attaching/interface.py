@@ -1,4 +1,4 @@
-"""The attention implementation "whorl": where logits are biased, and q and k turned late."""
+"""The attention implementation "whorl": where logits are biased, and where q and k are rotated after the cache."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _unturned(
     whorl_keys: Call | None = None,
     **__: Any,
 ) -> dict[str, Any]:
-    """The arguments of `biased_attention`, before q and k are turned in a layer that is turned late."""
+    """The arguments of `biased_attention`, with q and k as the host gives them."""
     seam = seam_of(module)
     if whorl_positions is not None:
         position_ids = whorl_positions
@@ -158,7 +158,7 @@ def _unturned(
 def _turned(
     seam: LayerSeam, arguments: dict[str, Any], spectrum: Spectrum | None = None, contexts: Contexts | None = None
 ) -> dict[str, Any]:
-    """The same with q and k turned, where this layer is turned late; by its own spectrum, or another."""
+    """The same with q and k rotated, in a layer that is rotated here (`late`): by its own spectrum, or a given one."""
     if not seam.late:
         return arguments
     make = rotation_tables if contexts is None else contexts.tables_of
@@ -176,9 +176,9 @@ BY_VALUE = "a spectrum that depends on the length: how many there are depends on
 def _by_context(
     seam: LayerSeam, arguments: dict[str, Any], contexts: Contexts | None, how: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention in which every query, and all the keys that it sees, are turned by the spectrum of its own context.
+    """Attention in which each query, and all the keys that it sees, are rotated by the spectrum of the query's context.
 
-    For each distinct spectrum: the smallest slice of queries that has all of its own, and keys up to the last of them.
+    Once for each distinct spectrum: over the smallest slice that holds all of its queries, and the keys up to the last.
     """
     assert seam.scaled is not None
     if torch.compiler.is_exporting() or torch.jit.is_tracing():

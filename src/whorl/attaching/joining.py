@@ -4,18 +4,18 @@ Nothing process-wide is patched. What is put in place, and taken away again:
 
 rotary module       an instance `forward` that gives `Turns`, which travel to the layers as arguments
 attention modules   an instance `forward`: the class's own code, with its rotation function rebound where it has one;
-                    raises where somebody has taken the attention interface away since
+                    raises where another attention implementation has been set since
 position table      an instance `forward` that gives the new encoding's vectors, or zeros
 first layer         a forward pre-hook that adds an encoding to the embedding, where the host has no table
 base model          a submodule `whorl` that holds the encoding and its learned parameters
-attention interface "whorl", where logits are biased, or q and k turned late: in a layer without a rotation of its own,
-                    and where a spectrum depends on the length of the context
-cache               the positions of its keys, and methods that keep them true (see `key_positions`)
-model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that says
-                    it: PEFT writes that into adapters, so that a stock load of their base fails by that name
+attention interface "whorl", where logits are biased, or where q and k are rotated after the cache: in a layer that has
+                    no rotation itself, and where a spectrum depends on the length of the context
+cache               the positions of its keys, and methods that keep them up to date (see `key_positions`)
+model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that
+                    names it: PEFT writes that into adapters, and a stock load of their base then fails on the name
 
-Everything that a forward needs is read from its arguments and from `self`, never from a closure, so that
-`copy.deepcopy`, gradient checkpointing and several models in one process are safe.
+A forward reads all that it needs from its arguments and from `self`, never from a closure. That makes `copy.deepcopy`,
+gradient checkpointing and several models in one process safe.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     What the host declares itself stays: its windows, soft caps, sinks and scales, and the layers that it does not turn
     (unless `Layers` gives such a layer a rotary encoding by name). A model inside torch.compile or PEFT is found.
 
-    An encoding that biases logits, hides keys or goes by the length runs in an attention implementation of its own,
-    "whorl". A forward raises ValueError where somebody has set another since (transformers' `generate_batch` sets flash
-    or paged attention), where the positions of cached keys are unknown, and for packed documents in a call that fills a
+    An encoding that biases logits, hides keys or depends on the length runs in whorl's attention implementation,
+    "whorl". A forward raises ValueError where another has been set since (transformers' `generate_batch` sets flash or
+    paged attention), where the positions of cached keys are unknown, and for packed documents in a call that fills a
     cache: see `whorl.attaching.key_positions`.
 
     impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one,
@@ -68,10 +68,10 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     Raises ValueError, with the model unchanged, for a model without a known seam (`whorl list` names the families;
     encoder-decoders, models without attention, M-RoPE and most latent attention have none), sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, learned
-    parameters on a model that is sharded already (see `whorl.attaching.parallel`), or a module whose `forward`
-    somebody else has replaced; and for a spectrum that depends on the length, on an encoder and where the host cannot
-    be turned late (falcon; hunyuan, which normalises q and k after it has turned them). Such a spectrum is not exported
-    either: torch.export and torch.jit.trace of the model raise ValueError.
+    parameters on a model that is sharded already (see `whorl.attaching.parallel`), or a module whose `forward` other
+    code has replaced; and for a spectrum that depends on the length, on an encoder and where q and k cannot be rotated
+    last of all (falcon; hunyuan, which normalises them after its rotation). Such a spectrum is not exported either:
+    torch.export and torch.jit.trace of the model raise ValueError.
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
@@ -104,7 +104,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
 def detach(model: Any) -> Any:
     """Takes the attached encoding off again: the model's outputs are bit for bit what they were. Returns the model.
 
-    Raises ValueError when nothing is attached, or when somebody else has replaced a `forward` since.
+    Raises ValueError when nothing is attached, or when other code has replaced a `forward` since.
     """
     attachment = attached(model)
     if attachment is None:

@@ -145,7 +145,7 @@ def key_positions(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -
         first = max(0, count - keys)
         _check_layer(call, mask, keys, first, count)
         given = kept.slots[:, first : first + keys].to(positions.device)
-        if given.shape[1] < keys:  # nobody has spoken of the slots behind, and no query sees them
+        if given.shape[1] < keys:  # empty slots of a static cache, which no query sees
             given = nn.functional.pad(given, (0, keys - given.shape[1]))
         kept.given[keys, positions.device] = given
     return given

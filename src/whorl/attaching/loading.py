@@ -249,7 +249,7 @@ def _known_in_pretraining(model: Any) -> set[str]:
 
 
 def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
-    """The stock settings and whorl's record of them are in one file, and somebody may have changed one of the two."""
+    """The stock settings and whorl's record of them are in one file, where one of the two may have been edited."""
     host, own = open_host(model), encoding_of(model)
     agree = own == encoding if host.rotary is None else same_rotations(host, own, encoding)
     if not agree:

@@ -50,7 +50,7 @@ class HostMask(Visible, FlexBlockMask):
         how = self.how
         queries, keys = how.get("q_offset", 0), how.get("kv_offset", 0)
         function, padding = how["mask_function"], how.get("attention_mask")
-        if padding is not None:  # a static cache has slots that nobody has spoken of yet
+        if padding is not None:  # a static cache has slots past the end of the mask
             beyond = int(keys) + how["kv_length"] - padding.shape[-1]
             padding = nn.functional.pad(padding, (0, max(0, beyond)))
 

@@ -5,7 +5,7 @@ Wrappers and shardings would not see parameters that an encoding adds later: att
 wrappers   a data-parallel module, FSDP's first version, a DeepSpeed engine: they listed, flattened or hooked the
            parameters when they were made. Nothing is attached to a model in one of them.
 shardings  FSDP's second version (`fully_shard`) and tensor parallelism change the model in place: its parameters are
-           then DTensors, and the plain ones of an encoding would be synchronised by nobody. An encoding without
+           then DTensors, and nothing would synchronise the plain ones of an encoding. An encoding without
            parameters has nothing to synchronise, and may still be attached. Under tensor parallelism each process has
            some heads of a layer, and gets the biases of these.
 """
@@ -76,7 +76,7 @@ def _sharded_by(model: Any) -> str | None:
 
 
 def _class(module: str, name: str) -> Any:
-    """A class of a module that somebody else must have imported, if there is one in use; None otherwise."""
+    """A class of a module, where other code has imported that already; None otherwise."""
     return getattr(sys.modules.get(module), name, None)
 
 

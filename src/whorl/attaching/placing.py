@@ -111,7 +111,7 @@ def _restore_forward(module: nn.Module) -> None:
 
 
 def refuse_foreign_forwards(host: OpenHost) -> None:
-    """Raises ValueError where somebody else has replaced a forward that `put_on` and `take_off` would lose."""
+    """Raises ValueError where other code has replaced a forward that `put_on` and `take_off` would lose."""
     for module in _replaced(host):
         forward = module.__dict__.get(compat.forward_slot(module))
         ours = (

@@ -17,7 +17,7 @@ from whorl.hosts import KNOWN, OpenHost, turns_latent_keys
 def prove(host: OpenHost, late: bool = False) -> None:
     """For a family that no test covers: attaching what it has must leave the logits of a few tokens as they were.
 
-    late: turned in the attention interface, as a spectrum that depends on the length must be.
+    late: rotated in the attention interface, as a spectrum that depends on the length must be.
 
     Raises ValueError, with the model unchanged, when the seams that were found do not carry the host's own encoding.
     """
@@ -67,7 +67,7 @@ def prove(host: OpenHost, late: bool = False) -> None:
 
 
 def _turn_late(plan: Plan) -> None:
-    """Changes a plan so that what the host's own rotation would turn is turned in the attention interface."""
+    """Changes a plan: what the host's own rotation would rotate is rotated in the attention interface."""
     for spectra in plan.spectra.values():
         spectra[:] = [Spectrum((), spectrum.head_dim) for spectrum in spectra]
     for seam in plan.layers:

@@ -78,8 +78,8 @@ def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
 def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
     """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
 
-    Only where that changes no pair: where none turns, or pairs are neighbours. In halves, a pair's channels depend on
-    the width. And only without an amplitude, which multiplies the channels of still pairs too.
+    Only where that changes no pair: where none rotates, or where pairs are neighbours (in halves, a pair's channels
+    depend on the width). And only without an amplitude, which also multiplies pairs that do not rotate.
     """
     neighbours = host.rotation is not None and host.rotation.layout == "interleaved"
     missing = spectrum.head_dim // 2 - len(spectrum.frequencies)

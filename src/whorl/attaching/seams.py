@@ -26,21 +26,21 @@ INTERFACE = "whorl"  # the name of whorl's attention implementation
 class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
 
-    table: int  # which of the rotary module's tables (of this layer's type, where it goes by type) is this layer's
-    spectrum: Spectrum  # what this layer's q and k are turned by; where that depends on the length, up to the original
-    scaled: Scaled | None  # the encoding that says the spectrum of each context, where that depends on its length
-    late: bool  # turned inside the attention interface, keys unturned in the cache: so are `scaled` layers, and those
-    # in which the host has no rotation
+    table: int  # the index of this layer's table among those that the rotary module makes (for its layer type)
+    spectrum: Spectrum  # rotates this layer's q and k; where it depends on the length, that of the original length
+    scaled: Scaled | None  # an encoding whose spectrum depends on the length: it gives that of each context
+    late: bool  # rotated inside the attention interface, after the cache: `scaled` layers, and those in which the host
+    # has no rotation
     layout: str
     call: str  # how the host's code takes the tables: see `whorl.hosts.Rotation`
     biases: tuple[nn.Module, ...]
     in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
-    in_interface: bool  # this model's attention is whorl's, which needs positions
-    impl: str  # which implementation of the rotation
-    attention: str  # and of biased attention
-    forward: Callable[..., Any] | None  # the class's forward, rotation rebound
-    notation: str = ""  # for errors: the encoding as a user writes it,
-    part: str = ""  # and the name of the part of the model that has it
+    in_interface: bool  # the model needs whorl's attention implementation
+    impl: str  # the implementation of `rotate`
+    attention: str  # the implementation of `biased_attention`
+    forward: Callable[..., Any] | None  # the class's forward, which calls whorl's rotation in place of its own
+    notation: str = ""  # the encoding as a user writes it, for errors
+    part: str = ""  # the name of the part of the model that has it, for errors
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
         return replace(self, biases=copy.deepcopy(self.biases, memo))

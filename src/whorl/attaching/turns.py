@@ -1,4 +1,4 @@
-"""What travels through a host's own code in the place of (cos, sin), and the functions that turn q and k by it."""
+"""What travels through a host's code in the place of (cos, sin), and the functions that rotate q and k by it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def stock_spectrum(rotary: Any, layer_type: str, head_dim: int) -> Spectrum | No
     """The spectrum that a stock rotary module has for a layer type, from its buffers; None where it has none.
 
     `head_dim` is the head's full width; the module's own may be less of it. Raises ValueError where they are no
-    frequencies: NaN, infinite or below zero, as buffers are that nobody has filled.
+    frequencies: NaN, infinite or below zero, as buffers are before they are filled.
     """
     frequencies, amplitude = frequencies_of(rotary, layer_type), amplitude_of(rotary, layer_type)
     if frequencies is None:
