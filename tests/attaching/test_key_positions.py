@@ -322,3 +322,63 @@ def test_compiled_steps_on_a_static_cache_go_on_with_gaps() -> None:
     assert difference(step(ids[:, 8:9], past_key_values=cache, position_ids=torch.tensor([[8]])).logits, plain) < budget
     with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
         step(ids[:, 9:10], past_key_values=cache, position_ids=torch.tensor([[19]]))
+
+
+def by_hand(cache: Any, order: list[int]) -> None:
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[order], layer.values[order]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["alibi", DYNAMIC_NTK])
+@pytest.mark.parametrize("copied", [False, True])
+def test_rows_exchanged_by_hand_are_counted_anew_or_refused(encoding: str, copied: bool) -> None:
+    """The record of their positions is that of other rows."""
+    model = carrying("llama", encoding)
+    first, seen = padded([row[0] for row in ROWS])
+    second, shown = padded([row[1] for row in ROWS])
+    mask = torch.cat([seen, shown], 1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    split, order = first.shape[1], [1, 0]
+
+    def filled() -> Any:
+        cache = DynamicCache()
+        model(first, attention_mask=seen, position_ids=positions[:, :split], past_key_values=cache)
+        if copied:
+            cache = copy.deepcopy(cache)
+            step = {"attention_mask": mask[:, : split + 1], "position_ids": positions[:, split : split + 1]}
+            model(second[:, :1], past_key_values=cache, **step)
+            cache.crop(-1)
+        by_hand(cache, order)
+        return cache
+
+    how = {"attention_mask": mask[order], "position_ids": positions[order, split:]}
+    logits = model(second[order], past_key_values=filled(), **how).logits
+    for row, found in zip(reversed(ROWS), logits, strict=True):
+        expected, budget = alone(model, [*row[0], *row[1]], len(row[1]))
+        assert difference(found[-len(row[1]) :], expected) < budget
+    with pytest.raises(ValueError, match="keys of the cache came or went past whorl"):
+        model(second[order], past_key_values=filled(), attention_mask=mask[order], position_ids=how["position_ids"] + 1)
+
+
+@torch.no_grad()
+def test_keys_that_were_offloaded_are_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions with a gap cannot be counted from a mask: that the record is believed is seen."""
+    from transformers.cache_utils import DynamicLayer
+
+    for name in ("offload", "prefetch"):  # on a CPU they move nothing
+        monkeypatch.setattr(DynamicLayer, name, lambda self: setattr(self, "keys", self.keys.clone()))
+    model = carrying("llama", "alibi")
+    gap = torch.tensor([[0, 1, 2, 3, 4, 5, 16, 17, 18, 19]])
+    ids = TOKENS[:1, :10]
+    expected, budget = logits_and_budget(model, ids, position_ids=gap, attention_mask=torch.ones(1, 10))
+    cache = DynamicCache()
+    model(ids[:, :8], position_ids=gap[:, :8], attention_mask=torch.ones(1, 8), past_key_values=cache)
+    for layer in cache.layers:
+        layer.offload()
+        layer.prefetch()
+    step = model(ids[:, 8:], position_ids=gap[:, 8:], attention_mask=torch.ones(1, 10), past_key_values=cache)
+    assert difference(step.logits, expected[:, 8:]) < budget
+    by_hand(cache, [0])
+    with pytest.raises(ValueError, match="came or went past whorl"):
+        model(ids[:, :1], position_ids=gap[:, -1:] + 1, attention_mask=torch.ones(1, 11), past_key_values=cache)

@@ -1,20 +1,22 @@
 """The positions of the keys that a cache holds: kept beside the keys, never guessed.
 
-A bias, a window and a late turn need to know where each key stands, and what a cache hands out are keys alone. So the
-positions of every forward are kept on one layer of the cache, in the order in which the keys came: slot by slot. What
-is done to that layer (`crop`, `reorder_cache`, `batch_select_indices`, ...) is done to them, by methods on the
-instance. A layer hands out its latest keys or all of them, with room behind them where it is static; so the number of
-keys says which slots they are.
+A bias, a window and a rotation after the cache need to know where each key stands, and what a cache hands out are keys
+alone. So the positions of every forward are kept on one layer of the cache, in the order in which the keys came: slot
+by slot. What is done to that layer (`crop`, `reorder_cache`, `batch_select_indices`, ...) is done to them, by methods
+on the instance. A layer hands out its latest keys or all of them, with room behind them where it is static; so the
+number of keys says which slots they are.
 
-A cache that was filled elsewhere (from a file, by prefix tuning, by a model without an encoding) has no such record,
-and one whose keys were taken out by hand has another number of keys. There positions are counted from the attention
-mask: a query at position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise
-the positions are unknown, and the forward raises.
+Some caches have no such record: one that was filled elsewhere (from a file, by prefix tuning, by a model without an
+encoding), and one whose keys were taken out or put in another order by hand (`layer.keys = layer.keys[[1, 0]]`), which
+holds another tensor than the record was made for. There positions are counted from the attention mask: a query at
+position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise the positions are
+unknown, and the forward raises. A deep copy of a cache is believed to hold the same keys.
 """
 
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,6 +44,7 @@ class KeptPositions:
         self.asked: set[int] = set()  # the layers that have asked in it,
         self.settled = False  # whether its positions are among the slots,
         self.given: dict[tuple[int, torch.device], torch.Tensor] = {}  # and what layers got, by their number of keys
+        self.held: tuple[weakref.ref[Any], weakref.ref[Any]] | None = None  # a layer, and the keys that it then held
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPositions:
         twin = KeptPositions()
@@ -52,6 +55,16 @@ class KeptPositions:
 
     def __reduce__(self) -> Any:
         return KeptPositions, ()  # from a file, a layer comes without the methods that keep these true
+
+    def believe(self, layer: Any) -> None:
+        """The positions are those of the keys that the layer holds now."""
+        keys = getattr(layer, "keys", None)
+        self.held = None if keys is None else (weakref.ref(layer), weakref.ref(keys))
+
+    def check(self) -> None:
+        """Forgets the positions where other keys have been put into the layer, in an order that nobody knows."""
+        if self.held is not None and self.held[1]() is not getattr(self.held[0](), "keys", None):
+            self.slots, self.count, self.held = None, 0, None
 
     def keep(self, count: int) -> None:
         """The first slots alone."""
@@ -98,6 +111,7 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
     if kept is None:
         kept = KeptPositions()
     if not _goes_on(kept, cache, layer, positions):
+        kept.check()
         kept.start = int(cache.get_seq_length(layer))
         kept.call, kept.asked, kept.settled = positions, set(), False
     kept.asked.add(layer)
@@ -174,6 +188,7 @@ def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | Non
     else:
         kept.slots, kept.count = slots, slots.shape[1]
     kept.settled, kept.given = True, {}
+    kept.believe(layer)
     if layer is not None and getattr(layer, "whorl_positions", None) is not kept:
         layer.whorl_positions = kept
         for name, method in FOLLOWED.items():
@@ -293,6 +308,8 @@ def _following(name: str, change: Callable[..., None]) -> Callable[..., Any]:
         kept = getattr(self, "whorl_positions", None)
         if kept is not None:
             change(kept, self, *args, **kwargs)
+            if kept.held is not None and kept.held[0]() is self:
+                kept.believe(self)
         return result
 
     method.__name__ = name
@@ -319,11 +336,17 @@ def _repeated(kept: KeptPositions, layer: Any, repeats: int) -> None:
     kept.rows(lambda slots: slots.repeat_interleave(repeats, dim=0))
 
 
+def _moved(kept: KeptPositions, layer: Any) -> None:
+    """To another device and back, as caches that are offloaded do: the same keys, in other tensors."""
+
+
 CHANGES: dict[str, Callable[..., None]] = {
     "crop": _cropped,
     "reset": _emptied,
     "reorder_cache": _reordered,
     "batch_select_indices": _selected,
     "batch_repeat_interleave": _repeated,
+    "offload": _moved,
+    "prefetch": _moved,
 }
 FOLLOWED = {name: _following(name, change) for name, change in CHANGES.items()}
