@@ -26,6 +26,8 @@ def rotary_forward(
 def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam
+    if seam.first:
+        _refuse_other_keys(seam, kwargs)
     turns, _ = kwargs.pop(compat.ROTATION)
     tables = LayerTables(turns.tables[seam.table], seam.impl)
     kwargs[compat.ROTATION] = tables if seam.call == "complex" else (tables, None)
@@ -42,6 +44,9 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, for a host without a rotary module, which hands its layers the positions themselves."""
+    seam: LayerSeam = self.whorl_seam
+    if seam.first:
+        _refuse_other_keys(seam, kwargs)
     positions = kwargs.get("position_ids")
     if _carried(self) and positions is not None:
         kwargs["whorl_keys"] = _asked(self, kwargs, positions)
@@ -50,6 +55,26 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
     return asked(compat.cache_in(kwargs), getattr(attention, "layer_idx", -1), positions)
+
+
+def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
+    """Raises ValueError for a cache that was filled while the model had another encoding attached.
+
+    Its keys are those of hidden states, and most of rotations, that the model would not give now.
+    """
+    cache = compat.cache_in(kwargs)
+    own = getattr(cache, "__dict__", None)
+    if own is None or torch.compiler.is_compiling():
+        return
+    filled = own.setdefault("whorl_encoding", seam.notation)
+    if filled == seam.notation:
+        return
+    if int(cache.get_seq_length()) > 0:
+        raise ValueError(
+            f"this cache was filled with {filled} attached, and now {seam.notation} is: its keys are not those that "
+            "the model would give. Begin with a new cache, and give the whole text again"
+        )
+    own["whorl_encoding"] = seam.notation
 
 
 def _carried(attention: Any) -> bool:

@@ -44,6 +44,7 @@ def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
     base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
     base.whorl.train(model.training)
     part = "" if host.attending.config is model.config else next(n for n, m in model.named_modules() if m is base)
+    plan.layers[0].first = True
     for attention, seam in zip(host.attentions, plan.layers, strict=True):
         seam.notation, seam.part = str(encoding), part
         attention.__dict__["whorl_seam"] = seam

@@ -39,6 +39,7 @@ class LayerSeam:
     impl: str  # the implementation of `rotate`
     attention: str  # the implementation of `biased_attention`
     forward: Callable[..., Any] | None  # the class's forward, which calls whorl's rotation in place of its own
+    first: bool = False  # the first of the model's layers
     notation: str = ""  # the encoding as a user writes it, for errors
     part: str = ""  # the name of the part of the model that has it, for errors
 
