@@ -166,8 +166,8 @@ def test_flex_takes_what_attention_can_be_asked(kind: str, encoding: str, querie
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     """Calls of FlexAttention."""
     made: list = []
-    original = flex.attention
-    monkeypatch.setattr(flex, "attention", lambda *how: (made.append(how), original(*how))[1])
+    original = flex.run
+    monkeypatch.setattr(flex, "run", lambda *how: (made.append(how), original(*how))[1])
     return made
 
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from whorl.encodings import Shape, parse
-from whorl.ops import biased_attention
+from whorl.ops import Visible, biased_attention
+from whorl.ops.problem import AttentionProblem
 from whorl.testing import max_error
 
 NOTATIONS = ("alibi", "t5", "kerple", "kerple:form=power", "alibi+window:size=9", "window:size=9")
@@ -46,6 +47,15 @@ def data(queries: int, keys: int, head_dim: int, dtype: torch.dtype, batch: int 
 
 def at(*positions: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"query_positions": positions[0], "key_positions": positions[-1]}
+
+
+def problem(
+    biases: list, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Visible | None = None, dropout: float = 0.0
+) -> AttentionProblem:
+    """What an implementation is asked, at consecutive positions."""
+    positions = torch.arange(k.shape[2])[None]
+    at = (positions[:, k.shape[2] - q.shape[2] :], positions)
+    return AttentionProblem(q, k, v, tuple(biases), *at, mask, False, 1.0, None, None, dropout, q.device.type)
 
 
 def arriving(out: torch.Tensor) -> torch.Tensor:

@@ -67,13 +67,13 @@ def test_positions_and_masks_of_every_kind(notation: str, kind: str) -> None:
 
 def test_windows_skip_what_they_hide_and_masks_what_they_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     spans: list[tuple[int, int]] = []
-    original = blocked.Problem.logits
+    original = blocked.Blocks.logits
 
     def noted(self, vector, q, k, *at):
         spans.append(at[2:])
         return original(self, vector, q, k, *at)
 
-    monkeypatch.setattr(blocked.Problem, "logits", noted)
+    monkeypatch.setattr(blocked.Blocks, "logits", noted)
     tensors, positions = data(64, 64, 8, torch.float32), torch.arange(64)[None]
 
     def count(notation: str, **arguments) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import HEADS, NOTATIONS, agree, arriving, at, data, everything, kinds, modules
+from attention_cases import HEADS, NOTATIONS, agree, arriving, at, data, everything, kinds, modules, problem
 from torch.utils.checkpoint import checkpoint
 
 from whorl.ops import Visible, biased_attention
@@ -281,9 +281,9 @@ def test_what_is_asked_for_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> No
     assert weights(impl="reference") is not None
     with pytest.raises(ValueError, match="impl='cpu' cannot run here: the loops are float32"):
         weights(*(x.double() for x in tensors), impl="cpu")
-    with pytest.raises(ValueError, match="impl='blocked' has no dropout"):
+    with pytest.raises(ValueError, match="impl='blocked' cannot run here: it has no dropout .* dropout is 0.1; take"):
         weights(impl="blocked", dropout=0.1)
-    with pytest.raises(ValueError, match="impl must be one of auto, reference, cpu, blocked, flex, got 'flash'"):
+    with pytest.raises(ValueError, match="impl must be one of auto, reference, cpu, flex, blocked, got 'flash'"):
         weights(impl="flash")
     monkeypatch.setattr(native, "missing", lambda: "no C compiler")
     with pytest.raises(ValueError, match="impl='cpu' cannot run here: no C compiler"):
@@ -313,12 +313,16 @@ def test_layers_share_what_is_found_of_a_mask() -> None:
             Counted.asked += 1
             return super().block(*at)
 
-    mask, positions = Counted(torch.ones(1, 1, 9, 9).tril().bool(), 9, 9), torch.arange(9)[None]
-    plans = [cpu_attention.plan(positions, positions, mask, False, modules("alibi")) for _ in range(3)]
+    mask = Counted(torch.ones(1, 1, 9, 9).tril().bool(), 9, 9)
+
+    def plan(notation: str, mask: Visible | None) -> cpu_attention.Plan | str:
+        return cpu_attention.plan(problem(modules(notation), *data(9, 9, 8, torch.float32), mask))
+
+    plans = [plan("alibi", mask) for _ in range(3)]
     assert plans[0] is plans[2]
     assert Counted.asked == 1
-    assert cpu_attention.plan(positions, positions, mask, False, modules("window:size=3")).first[0, 8] == 6
-    both_ways = cpu_attention.plan(positions, positions, None, False, modules("window:size=3"))
+    assert plan("window:size=3", mask).first[0, 8] == 6
+    both_ways = plan("window:size=3", None)
     assert [int(x[0, 4]) for x in both_ways[:2]] == [2, 7]
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from attention_cases import HEADS, NOTATIONS, agree, at, data, kinds, modules
+from attention_cases import HEADS, NOTATIONS, agree, at, data, kinds, modules, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import flex_attention as pytorch
 
@@ -171,7 +171,7 @@ def test_masks_are_kept_by_all_that_they_depend_on() -> None:
                     biased_attention(*tensors, modules(notation), impl=i, **how)[0] for i in ("flex", "reference")
                 )
                 assert max_error(got, expected) < 1e-5
-    assert len(vars(mask)["flex"]) == 3 * 2 * len(places)
+    assert len(mask.of_layers[flex._shared]) == 3 * 2 * len(places)
 
 
 @torch.no_grad()
@@ -273,6 +273,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WHORL_IMPL", raising=False)
 
 
+def chosen(impl: str, biases: list, *given, **how) -> str:
+    return _choose(impl, problem(biases, *given, **how))
+
+
 class BlocksOnly(Visible):
     """A mask that says itself only block by block."""
 
@@ -285,15 +289,15 @@ class Absolute(torch.nn.Module):
 def test_auto_takes_flex_on_a_gpu(notation: str, gpu: None) -> None:
     q, k, v = fake()
     for mask in (None, DenseVisible(torch.ones(1, 1, 9, 9, dtype=torch.bool), 9, 9)):
-        assert _choose("auto", 0.0, modules(notation), q, k, v, mask) == "flex"
-    assert _choose("auto", 0.0, modules(notation), *fake(dtype=torch.bfloat16, width=96, values=80), None) == "flex"
-    assert _choose("auto", 0.1, modules(notation), q, k, v, None) == "reference"
-    assert _choose("blocked", 0.0, modules(notation), q, k, v, None) == "blocked"
+        assert chosen("auto", modules(notation), q, k, v, mask) == "flex"
+    assert chosen("auto", modules(notation), *fake(dtype=torch.bfloat16, width=96, values=80)) == "flex"
+    assert chosen("auto", modules(notation), q, k, v, dropout=0.1) == "reference"
+    assert chosen("blocked", modules(notation), q, k, v) == "blocked"
 
 
 def test_auto_keeps_to_the_reference_where_it_is_asked_for(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHORL_IMPL", "reference")
-    assert _choose("auto", 0.0, modules("alibi"), *fake(), None) == "reference"
+    assert chosen("auto", modules("alibi"), *fake()) == "reference"
 
 
 MISSING = {
@@ -315,21 +319,21 @@ def test_auto_takes_blocks_where_flex_cannot_run(why: str, gpu: None) -> None:
     case = {"biases": modules("alibi"), "tensors": fake(), "mask": None, **MISSING[why]}
     arguments = case["biases"], *case["tensors"], case["mask"]
     on_meta = case["tensors"][0].device.type == "meta"  # no numbers, and so no memory that blocks would save
-    assert _choose("auto", 0.0, *arguments) == ("reference" if on_meta else "blocked")
+    assert chosen("auto", *arguments) == ("reference" if on_meta else "blocked")
     with pytest.raises(ValueError, match=f"impl='flex' cannot run here: .*{why}"):
-        _choose("flex", 0.0, *arguments)
+        chosen("flex", *arguments)
 
 
 def test_auto_takes_blocks_on_a_gpu_with_too_little_memory_in_a_block(
     gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide, half = fake(width=80), fake(width=128, values=128, dtype=torch.bfloat16)
-    assert _choose("auto", 0.0, modules("alibi"), *wide, None) == "flex"
+    assert chosen("auto", modules("alibi"), *wide) == "flex"
     monkeypatch.setattr(flex, "_shared_memory", lambda _: 99 << 10)
-    assert _choose("auto", 0.0, modules("alibi"), *half, None) == "flex"
-    assert _choose("auto", 0.0, modules("alibi"), *wide, None) == "blocked"
+    assert chosen("auto", modules("alibi"), *half) == "flex"
+    assert chosen("auto", modules("alibi"), *wide) == "blocked"
     with pytest.raises(ValueError, match="kernels for rows of 512 bytes take more shared memory than cuda:0 has"):
-        _choose("flex", 0.0, modules("alibi"), *wide, None)
+        chosen("flex", modules("alibi"), *wide)
 
 
 def test_auto_takes_blocks_where_a_sum_must_have_an_order(gpu: None) -> None:
@@ -337,14 +341,14 @@ def test_auto_takes_blocks_where_a_sum_must_have_an_order(gpu: None) -> None:
     q.requires_grad_()
     torch.use_deterministic_algorithms(True)
     try:
-        assert _choose("auto", 0.0, modules("alibi"), q, k, v, None) == "flex"
-        assert _choose("auto", 0.0, modules("t5"), q, k, v, None) == "blocked", "its gradient is summed with atomics"
+        assert chosen("auto", modules("alibi"), q, k, v) == "flex"
+        assert chosen("auto", modules("t5"), q, k, v) == "blocked", "its gradient is summed with atomics"
         with torch.no_grad():
-            assert _choose("auto", 0.0, modules("t5"), q, k, v, None) == "flex"
+            assert chosen("auto", modules("t5"), q, k, v) == "flex"
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 def test_auto_takes_blocks_without_triton(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "_triton_missing", lambda: "there is none")
-    assert _choose("auto", 0.0, modules("alibi"), *fake(), None) == "blocked"
+    assert chosen("auto", modules("alibi"), *fake()) == "blocked"

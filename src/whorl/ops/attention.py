@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -10,11 +11,10 @@ from torch import nn
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
 from whorl.ops.environment import asked_by_environment
-from whorl.ops.impl import blocked, cpu_attention, flex, reference
+from whorl.ops.impl import reference
+from whorl.ops.implementations import ATTENTIONS
+from whorl.ops.problem import FLOATS, AttentionProblem
 from whorl.ops.visible import DenseVisible, Visible
-
-IMPLS = ("auto", "reference", "cpu", "blocked", "flex")
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def biased_attention(
@@ -58,74 +58,36 @@ def biased_attention(
     Raises ValueError for arguments that do not fit one another.
     """
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout)
-    asked, impl = impl, _choose(impl, dropout, biases, q, k, v, mask)
-    if impl in ("cpu", "blocked") and not (q.numel() and k.numel() and v.numel()):
-        impl = "reference"  # there is next to nothing to do
+    visible = DenseVisible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
+    device, at = q.device.type, (query_positions, key_positions)
+    problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
+    chosen = _choose(impl, problem)
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
+            return _by_reference(problem)
+        return ATTENTIONS[chosen].run(problem).to(v.dtype), None
+
+
+def _choose(impl: str, problem: AttentionProblem) -> str:
+    """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
+    if impl == "auto" and (torch.compiler.is_compiling() or asked_by_environment() == "reference"):
+        return "reference"
+    followed = transformed()
+    if followed is None and not plain(problem[:3]):
+        followed = "q, k or v is a tensor with a dispatch of its own"
+    return ATTENTIONS.chosen(impl, problem, followed)
+
+
+def _by_reference(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
+    q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap, sinks, dropout, _ = problem
     queries, keys = q.shape[2], k.shape[2]
-    with torch.autocast(q.device.type, enabled=False):
-        visible = DenseVisible(mask, queries, keys) if isinstance(mask, torch.Tensor) else mask
-        if impl == "cpu":
-            plan = cpu_attention.plan(query_positions, key_positions, visible, causal, biases)
-            if isinstance(plan, cpu_attention.Plan):
-                return cpu_attention.attention(q, k, v, biases, plan, scale, softcap, sinks, dropout).to(v.dtype), None
-            if asked == "cpu":
-                raise ValueError(f"impl='cpu' cannot run here: {plan}")
-            impl = "reference" if dropout else "blocked"
-        if impl != "reference":
-            arguments = (query_positions, key_positions, visible, causal, scale, softcap, sinks)
-            backend = flex if impl == "flex" else blocked
-            return backend.attention(q, k, v, biases, *arguments).to(v.dtype), None
-        seen = mask.block(0, queries, 0, keys) if isinstance(mask, Visible) else mask
-        if causal:
-            below = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-            seen = below if seen is None else seen & below
-        sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
-        bias = [fitting(module, module(query_positions, key_positions), sizes) for module in biases]
-        return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout)
-
-
-def _choose(
-    impl: str,
-    dropout: float,
-    biases: Sequence[nn.Module],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | Visible | None,
-) -> str:
-    if impl not in IMPLS:
-        raise ValueError(f"impl must be one of {', '.join(IMPLS)}, got {impl!r}")
-    if impl in ("blocked", "flex") and dropout:
-        raise ValueError(
-            f"impl={impl!r} has no dropout on its weights, and dropout is {dropout}; take impl='reference'"
-        )
-    following = transformed()
-    if following is None and not plain((q, k, v)):
-        following = "q, k or v is a tensor with a dispatch of its own"
-    if following is not None:
-        if impl in ("auto", "reference"):
-            return "reference"
-        raise ValueError(f"impl={impl!r} cannot run here: {following}; take impl='reference'")
-    if impl == "auto":
-        asked = asked_by_environment()
-        if asked == "reference" or torch.compiler.is_compiling() or q.device.type == "meta":
-            return "reference"
-        if cpu_attention.missing(q, biases) is None:
-            return "cpu"
-        if dropout:
-            return "reference"
-        if q.device.type == "cpu":
-            return "blocked"
-    if impl == "cpu" and (why := cpu_attention.missing(q, biases)) is not None:
-        raise ValueError(f"impl='cpu' cannot run here: {why}")
-    if impl not in ("auto", "flex"):
-        return impl
-    learned = (p for module in biases for p in module.parameters())
-    grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *learned))
-    why = flex.missing(biases, q, k, v, mask, grad)
-    if impl == "flex" and why is not None:
-        raise ValueError(f"impl='flex' cannot run here: {why}")
-    return "flex" if why is None else "blocked"
+    seen = None if mask is None else mask.dense()
+    if causal:
+        below = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        seen = below if seen is None else seen & below
+    sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
+    bias = [fitting(module, module(query_positions, key_positions), sizes) for module in biases]
+    return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout)
 
 
 def _check(

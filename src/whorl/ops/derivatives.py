@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 _C: Any = torch._C
 _func_at_work = _C._are_functorch_transforms_active
 _NO_DISPATCH = torch.Tensor.__torch_dispatch__
-_INSTEAD = "take impl='reference' (for a model: whorl.attach(model, encoding, impl='reference'))"
+INSTEAD = "take impl='reference' (for a model: whorl.attach(model, encoding, impl='reference'))"
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -62,7 +62,7 @@ def refuse_batches(impl: str, *gradients: torch.Tensor) -> None:
     if tangents or _func_at_work() or any(map(batch_of_gradients, gradients)):
         raise ValueError(
             f"impl={impl!r} of biased_attention takes gradients one at a time, without tangents, and these came as a "
-            f"batch or with a forward-mode derivative; {_INSTEAD}"
+            f"batch or with a forward-mode derivative; {INSTEAD}"
         )
 
 
@@ -78,5 +78,5 @@ class _FirstOnly(torch.autograd.Function):
     def backward(ctx: Any, *_: Any) -> Any:
         raise ValueError(
             f"impl={ctx.impl!r} of biased_attention has first derivatives alone, and a second one was asked for; "
-            f"{_INSTEAD}"
+            f"{INSTEAD}"
         )

@@ -23,6 +23,8 @@ def reach_of(modules: Sequence[nn.Module]) -> int | None:
 
 def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
     """Their sum at each of some integer distances [n], query position - key position: [heads or 1, n], contiguous."""
+    if not modules:
+        return torch.zeros(1, len(distances), dtype=dtype, device=distances.device)
     found: list[Any] = list(modules)
     sizes = {"heads": heads, "distances": len(distances)}
     each = torch.broadcast_tensors(*[fitting(module, module.of_distance(distances), sizes) for module in found])

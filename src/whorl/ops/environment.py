@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# os.environ.get raises and catches an error where a variable is not set: half a microsecond, of a call's eight.
+# os.environ.get, which raises and catches an error where a variable is not set, takes 0.56 microseconds, and this 0.04:
+# of a one-token rotation's 7.3. No public function looks a variable up without that.
 _ENVIRON: Any = os.environ
 _KEY = _ENVIRON.encodekey("WHORL_IMPL")
 

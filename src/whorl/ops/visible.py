@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+T = TypeVar("T")
 ROWS_AT_ONCE = 1 << 22  # entries of a mask that are looked at together
 
 
@@ -28,7 +29,7 @@ class Visible:
         self.ahead = keys - queries  # the last query stands at the last key
         self.kinds: dict[tuple[int, ...], str] = {}
         self.found_runs: list[Runs | None] = []
-        self.plans: list[tuple[torch.Tensor, torch.Tensor, Any, Any]] = []  # what an implementation makes of it
+        self.of_layers: dict[Callable[..., Any], list[tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], Any]]] = {}
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""
@@ -61,6 +62,22 @@ class Visible:
             self.found_runs.append(self._find_runs())
         return self.found_runs[0]
 
+    def derived(
+        self, make: Callable[..., T], query_positions: torch.Tensor, key_positions: torch.Tensor, *settings: Any
+    ) -> T:
+        """`make(self, query_positions, key_positions, *settings)`, and the same again for the layers that ask again."""
+        kept = self.of_layers.setdefault(make, [])
+        for q_at, k_at, known, found in kept:
+            if known == settings and _same(q_at, query_positions) and _same(k_at, key_positions):
+                return found
+        found = make(self, query_positions, key_positions, *settings)
+        kept.append((query_positions, key_positions, settings, found))
+        return found
+
+    def dense(self) -> torch.Tensor:
+        """All of it, where each dimension may also be 1."""
+        return self.block(0, self.queries, 0, self.keys)
+
     def _find_runs(self) -> Runs | None:
         if self.queries == 0 or self.keys == 0:
             return Runs(*torch.zeros(2, 1, self.queries, dtype=torch.int64))
@@ -85,11 +102,19 @@ class DenseVisible(Visible):
 
     def __init__(self, mask: torch.Tensor, queries: int, keys: int) -> None:
         super().__init__(queries, keys)
+        self.given = mask
         self.mask = mask.expand(*mask.shape[:2], queries, keys)
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         return self.mask[:, :, q0:q1, k0:k1]
 
+    def dense(self) -> torch.Tensor:
+        return self.given
+
     def mod(self) -> Callable[..., torch.Tensor]:
         mask = self.mask
         return lambda b, h, i, j: mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0, i, j]
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))

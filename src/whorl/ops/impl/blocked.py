@@ -10,7 +10,7 @@ vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, fitting, not_relative, reach_of
+from whorl.ops.problem import AttentionProblem, math_dtype
 from whorl.ops.visible import Visible
 
 # Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
@@ -29,9 +30,10 @@ FEWEST = 128  # queries: with fewer, matrix products are slow, whatever fits whe
 
 
 @dataclass
-class Problem:
+class Blocks:
     """What does not change from block to block. Rows are in reverse order within a block of queries."""
 
+    batch: int
     heads: int
     key_heads: int
     queries: int
@@ -42,11 +44,10 @@ class Problem:
     mask: Visible | None
     query_positions: torch.Tensor
     key_positions: torch.Tensor
-    modules: tuple[nn.Module, ...]
+    biases: tuple[nn.Module, ...]
     start: int | None  # query position 0 - key position 0 where all positions are consecutive, and alike in the batch
-    batch: int
 
-    def blocks(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    def each(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """(first query, end, the blocks of keys that any of them may see)."""
         keys = min(self.keys, KEYS)
         queries = BLOCK_BYTES // (4 * self.batch * self.heads * keys)
@@ -62,7 +63,7 @@ class Problem:
 
     def _in_reach(self, q0: int, q1: int, k0: int, k1: int) -> bool:
         """False where a window hides every key from every query."""
-        reach = reach_of(self.modules)
+        reach = reach_of(self.biases)
         if reach is None:
             return True
         if self.start is not None:
@@ -84,7 +85,7 @@ class Problem:
             return self._grouped(view[None])
         total: torch.Tensor | None = None
         sizes = {"batch": self.batch, "heads": self.heads, "queries": q1 - q0, "keys": k1 - k0}
-        for module in self.modules:
+        for module in self.biases:
             one = fitting(module, module(self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1]), sizes)
             total = one if total is None else total + one
         return None if total is None else self._grouped(total)
@@ -169,7 +170,7 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        problem: Problem,
+        blocks: Blocks,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -177,20 +178,20 @@ class BlockedAttention(torch.autograd.Function):
         sinks: torch.Tensor | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        G, B = problem.key_heads, q.shape[0]
+        dtype = math_dtype(q.dtype)
+        G, B = blocks.key_heads, q.shape[0]
         k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
         # The exact output is kept: its product with the gradient is taken from every logit's gradient.
         out = torch.empty(*q.shape[:3], v.shape[3], dtype=dtype, device=q.device)
         per_row: list[torch.Tensor] = []
-        for q0, q1, spans in problem.blocks():
+        for q0, q1, spans in blocks.each():
             rows = q1 - q0
-            q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
-            top = q_b.new_full((B, G, problem.heads // G, rows, 1), -torch.inf)
+            q_b = _rows(q, q0, q1, G, dtype).mul_(blocks.scale)
+            top = q_b.new_full((B, G, blocks.heads // G, rows, 1), -torch.inf)
             total = torch.zeros_like(top)
             o = q_b.new_zeros(B * G, q_b.shape[2], v.shape[3])
             for first, (k0, k1) in enumerate(spans):
-                s, _ = problem.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                s, _ = blocks.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
                 p, fade = _softened(s, top, total)
                 if first:
                     o.mul_(fade.view(B * G, -1, 1))
@@ -206,7 +207,7 @@ class BlockedAttention(torch.autograd.Function):
             per_row += (top, normal)
             o.mul_(normal.view(B * G, -1, 1))
             out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
-        ctx.problem, ctx.blocks = problem, len(per_row) // 2
+        ctx.blocks, ctx.of_rows = blocks, len(per_row)
         ctx.save_for_backward(q, k, v, out, vector, sinks, *per_row, *parameters)
         return out.to(q.dtype)
 
@@ -217,15 +218,15 @@ class BlockedAttention(torch.autograd.Function):
         with torch.no_grad():
             made = BlockedAttention.gradients(ctx, saved, *grads)
         q, k, v, _, vector, sinks, *rest = saved
-        return None, *first_only("blocked", made, [q, k, v, vector, sinks, *rest[2 * ctx.blocks :], *grads])
+        return None, *first_only("blocked", made, [q, k, v, vector, sinks, *rest[ctx.of_rows :], *grads])
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """To q, k, v, the vector, the sinks and the parameters."""
         q, k, v, out, vector, sinks, *rest = saved
-        per_row, parameters = rest[: 2 * ctx.blocks], rest[2 * ctx.blocks :]
-        problem: Problem = ctx.problem
-        dtype, G, B = out.dtype, problem.key_heads, q.shape[0]
+        per_row, parameters = rest[: ctx.of_rows], rest[ctx.of_rows :]
+        blocks: Blocks = ctx.blocks
+        dtype, G, B = out.dtype, blocks.key_heads, q.shape[0]
         k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
         to_q = torch.empty_like(q, memory_format=torch.contiguous_format)
         to_k, to_v = torch.zeros_like(k_m), torch.zeros_like(v_m)
@@ -233,9 +234,9 @@ class BlockedAttention(torch.autograd.Function):
         to_sinks = torch.zeros_like(sinks, dtype=dtype) if sinks is not None else None
         learned = [p for p in parameters if p.requires_grad]
         to_parameters = [torch.zeros_like(p, dtype=dtype) for p in learned]
-        for block, (q0, q1, spans) in enumerate(problem.blocks()):
+        for block, (q0, q1, spans) in enumerate(blocks.each()):
             rows, row = q1 - q0, Rows(*per_row[2 * block : 2 * block + 2])
-            q_b = _rows(q, q0, q1, G, dtype).mul_(problem.scale)
+            q_b = _rows(q, q0, q1, G, dtype).mul_(blocks.scale)
             g_b = _rows(grad, q0, q1, G, dtype)
             delta = (g_b * _rows(out, q0, q1, G, dtype)).sum(-1).view_as(row.top)
             if to_sinks is not None:
@@ -246,15 +247,15 @@ class BlockedAttention(torch.autograd.Function):
             for k0, k1 in spans:
                 k_b, v_b = k_m[:, :, k0:k1].flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1)
                 ds = torch.bmm(g_f, v_b.transpose(1, 2)).view(B, G, -1, rows, k1 - k0)
-                s, tanh = problem.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                s, tanh = blocks.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
                 p = row.weights(s)
                 ds.sub_(delta).mul_(p)
                 if to_vector is not None:
-                    offset = problem.queries - q1 + k0
+                    offset = blocks.queries - q1 + k0
                     to_vector[:, offset : offset + rows + k1 - k0 - 1] += _antidiagonals(ds, to_vector.shape[0])
                 if learned:
                     with torch.enable_grad():
-                        bias = problem.bias(None, q0, q1, k0, k1)
+                        bias = blocks.bias(None, q0, q1, k0, k1)
                         assert bias is not None
                     wanted = ds.sum_to_size(bias.shape).to(bias.dtype)
                     for total, part in zip(to_parameters, torch.autograd.grad(bias, learned, wanted), strict=True):
@@ -265,7 +266,7 @@ class BlockedAttention(torch.autograd.Function):
                 _add_product(to_v[:, :, k0:k1], p_f, g_f)
                 _add_product(to_k[:, :, k0:k1], ds_f, q_f)
                 dq.baddbmm_(ds_f, k_b)
-            to_q[:, :, q0:q1] = _back(dq.mul_(problem.scale).view_as(q_b), rows)
+            to_q[:, :, q0:q1] = _back(dq.mul_(blocks.scale).view_as(q_b), rows)
         found = iter(to_parameters)
         for_parameters = [next(found).to(p.dtype) if p.requires_grad else None for p in parameters]
         return (
@@ -299,43 +300,38 @@ def _antidiagonals(grouped: torch.Tensor, heads: int) -> torch.Tensor:
     return padded.view(-1, rows, rows + keys - 1).sum(1)
 
 
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    modules: Sequence[nn.Module],
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    mask: Visible | None,
-    causal: bool,
-    scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]. There are queries and keys."""
-    query_positions, key_positions = query_positions.long(), key_positions.long()  # int32 ends where distances may not
+def missing(problem: AttentionProblem) -> str | None:
+    if problem.dropout:
+        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
+    return "tensors on meta have no numbers" if problem.device == "meta" else None
+
+
+def run(problem: AttentionProblem) -> torch.Tensor:
+    q, k, biases = problem.q, problem.k, problem.biases
+    query_positions = problem.query_positions.long()  # int32 ends where distances may not
+    key_positions = problem.key_positions.long()
     start = _start(query_positions, key_positions)
     vector = None
-    if modules and not_relative(modules) is None and start is not None:
+    if biases and not_relative(biases) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
-        vector = by_distance(modules, span, q.shape[1], torch.float64 if q.dtype == torch.float64 else torch.float32)
-    problem = Problem(
+        vector = by_distance(biases, span, q.shape[1], math_dtype(q.dtype))
+    blocks = Blocks(
+        batch=q.shape[0],
         heads=q.shape[1],
         key_heads=k.shape[1],
         queries=q.shape[2],
         keys=k.shape[2],
-        scale=scale,
-        softcap=softcap,
-        causal=causal,
-        mask=mask,
+        scale=problem.scale,
+        softcap=problem.softcap,
+        causal=problem.causal,
+        mask=problem.mask,
         query_positions=query_positions,
         key_positions=key_positions,
-        modules=tuple(modules),
+        biases=biases,
         start=start,
-        batch=q.shape[0],
     )
-    parameters = [] if vector is not None else [p for m in modules for p in m.parameters()]
-    return BlockedAttention.apply(problem, q, k, v, vector, sinks, *parameters)
+    parameters = [] if vector is not None else [p for m in biases for p in m.parameters()]
+    return BlockedAttention.apply(blocks, q, k, problem.v, vector, problem.sinks, *parameters)
 
 
 def _start(query_positions: torch.Tensor, key_positions: torch.Tensor) -> int | None:

@@ -7,15 +7,14 @@ at positions without gaps (causal, windowed, padded, packed, with a cache). `pla
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, not_relative, reach_of
 from whorl.ops.impl import native
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Runs, Visible
 
 
@@ -27,29 +26,30 @@ class Plan(NamedTuple):
     own: int
 
 
-def missing(q: torch.Tensor, modules: Sequence[nn.Module]) -> str | None:
-    """None when the loops can run, positions and masks aside, else the reason why not."""
-    if q.device.type != "cpu":
-        return f"the inputs are on {q.device}"
-    if q.dtype == torch.float64:
+def missing(problem: AttentionProblem) -> str | None:
+    if problem.device != "cpu":
+        return f"the inputs are on {problem.device}"
+    if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    return not_relative(modules) or native.missing()
+    why = not_relative(problem.biases) or native.missing()
+    if why is None and isinstance(found := problem.once(plan), str):
+        why = found
+    return why
 
 
-def plan(
+def plan(problem: AttentionProblem) -> Plan | str:
+    """What the loops need to know of positions and masks, or the reason why they cannot take them."""
+    return problem.shared(_plan, problem.causal, reach_of(problem.biases))
+
+
+def _plan(
+    mask: Visible | None,
     query_positions: torch.Tensor,
     key_positions: torch.Tensor,
-    mask: Visible | None,
     causal: bool,
-    modules: Sequence[nn.Module],
+    reach: int | None,
 ) -> Plan | str:
-    """What the loops need to know of positions and masks, or the reason why they cannot take them."""
     queries, keys = query_positions.shape[1], key_positions.shape[1]
-    reach = reach_of(modules)
-    if mask is not None:
-        for q_at, k_at, settings, found in mask.plans:
-            if q_at is query_positions and k_at is key_positions and settings == (causal, reach):
-                return found
     runs = Runs(*torch.tensor([[0], [keys]]).expand(2, queries)[:, None]) if mask is None else mask.runs()
     if runs is None:
         return "the mask shows a query more than one run of keys, or differs from head to head"
@@ -64,17 +64,14 @@ def plan(
         nearest, farthest = (max(-queries, min(shift, keys)) for shift in (own - reach + 1, own + reach))
         first = torch.maximum(first, index + nearest)  # of a window wider than int64 is, these are where all is seen
         end = torch.minimum(end, index + farthest)
-    found = Plan(first.contiguous(), end.contiguous(), own)
-    if mask is not None:
-        mask.plans.append((query_positions, key_positions, (causal, reach), found))
-    return found
+    return Plan(first.contiguous(), end.contiguous(), own)
 
 
 def _own(
     query_positions: torch.Tensor, key_positions: torch.Tensor, first: torch.Tensor, end: torch.Tensor
 ) -> int | None:
     """The number for which query i is i + own - j tokens from every key j that it sees, or None where there is none."""
-    if query_positions.numel() == 0 or key_positions.numel() == 0:
+    if not (query_positions.numel() and key_positions.numel() and first.numel()):
         return 0
     q_shift = query_positions - torch.arange(query_positions.shape[1])
     k_shift = key_positions - torch.arange(key_positions.shape[1])
@@ -204,21 +201,13 @@ class _Attention(torch.autograd.Function):
         return tuple(None if x is None else x.to(of.dtype) for x, of in zip(made, given, strict=True))
 
 
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    modules: Sequence[nn.Module],
-    plan: Plan,
-    scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    dropout: float,
-) -> torch.Tensor:
-    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
-    vector = None
-    if modules:
-        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
-        vector = by_distance(modules, distances, q.shape[1], torch.float32)
-    seed = int(torch.randint(2**62, ())) if dropout else 0
-    return _Attention.apply(_How(scale, softcap, dropout, seed), plan, q, k, v, vector, sinks)
+def run(problem: AttentionProblem) -> torch.Tensor:
+    found = problem.once(plan)
+    assert isinstance(found, Plan)
+    q, k, vector = problem.q, problem.k, None
+    if problem.biases:
+        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (found.own - (k.shape[2] - 1))
+        vector = by_distance(problem.biases, distances, q.shape[1], torch.float32)
+    seed = int(torch.randint(2**62, ())) if problem.dropout else 0
+    how = _How(problem.scale, problem.softcap, problem.dropout, seed)
+    return _Attention.apply(how, found, q, k, problem.v, vector, problem.sinks)

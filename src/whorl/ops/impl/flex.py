@@ -7,16 +7,16 @@ a CPU FlexAttention has no backward pass, and this serves to check the forward o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
-from whorl.ops.distances import fitting, not_relative, reach_of
+from whorl.ops.distances import by_distance, not_relative, reach_of
+from whorl.ops.problem import AttentionProblem, math_dtype
 from whorl.ops.visible import Visible
 
 FEW = 128  # queries: one block of FlexAttention's own
@@ -27,38 +27,33 @@ SMALL_ROW, ROOMY = 256, 144 << 10
 KERNELS = 64  # compiled for one process at most; PyTorch's own limit is 8, and then it goes on without a kernel
 
 
-def missing(
-    modules: Sequence[nn.Module],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | Visible | None,
-    grad: bool,
-) -> str | None:
-    """None when FlexAttention can serve, else the reason why not. Nothing is read from the device."""
-    if (why := not_relative(modules)) is not None:
+def missing(problem: AttentionProblem) -> str | None:
+    """Nothing is read from the device."""
+    q, k, v, mask = problem.q, problem.k, problem.v, problem.mask
+    if problem.dropout:
+        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
+    if (why := not_relative(problem.biases)) is not None:
         return why
-    if isinstance(mask, Visible) and type(mask).mod is Visible.mod:
+    if mask is not None and type(mask).mod is Visible.mod:
         return f"a {type(mask).__name__} has no `mod`, its mask as a function of indices"
     if not q.dtype == k.dtype == v.dtype:  # under autocast, where only the norms of q and k are float32
         return f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}"
     if not q.numel() or not k.numel():
         return "there are no queries or no keys"
-    device = q.device
-    if device.type == "cpu":
-        return "FlexAttention has no backward pass on a CPU" if grad else None
-    if device.type != "cuda":
-        return f"the inputs are on {device}"
+    if problem.device == "cpu":
+        return "FlexAttention has no backward pass on a CPU" if problem.differentiable else None
+    if problem.device != "cuda":
+        return f"the inputs are on {problem.device}"
     if q.dtype == torch.float64:
         return "its kernels add up in float32, and the inputs are float64"
     narrow, wide = sorted((q.shape[3], v.shape[3]))
     if narrow < 16 or wide > 256:
         return f"its kernels are made for heads of 16 to 256 channels, and these have {narrow} and {wide}"
     row = q.element_size() << (wide - 1).bit_length()  # a power of 2
-    if row > SMALL_ROW and _shared_memory(device) < ROOMY:
-        return f"its kernels for rows of {row} bytes take more shared memory than {device} has"
-    learned = any(p.requires_grad for m in modules for p in m.parameters())
-    if grad and learned and torch.are_deterministic_algorithms_enabled():
+    if row > SMALL_ROW and _shared_memory(q.device) < ROOMY:
+        return f"its kernels for rows of {row} bytes take more shared memory than {q.device} has"
+    learned = any(p.requires_grad for module in problem.biases for p in module.parameters())
+    if torch.is_grad_enabled() and learned and torch.are_deterministic_algorithms_enabled():
         return "a learned bias's gradient is summed with atomics, and deterministic algorithms are asked for"
     return _triton_missing()
 
@@ -97,54 +92,32 @@ def _many_kernels(compiled: Callable[..., Any]) -> Callable[..., Any]:
 class Shared(NamedTuple):
     """What the layers of one forward share."""
 
-    query_positions: torch.Tensor
-    key_positions: torch.Tensor
-    causal: bool
-    reach: int | None
     rows: torch.Tensor  # [batch, queries] and
     columns: torch.Tensor  # [batch, keys]: their difference is the number of a pair's distance
     distances: torch.Tensor  # these, from the least up
     blocks: BlockMask
 
 
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    modules: Sequence[nn.Module],
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    mask: Visible | None,
-    causal: bool,
-    scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """See `whorl.ops.biased_attention`; the output [batch, heads, queries, head_dim]."""
-    batch, heads = q.shape[:2]
-    q, k, v = (x.resolve_neg() for x in (q, k, v))  # a kernel is made for memory that holds its numbers
-    shared = _shared(mask, query_positions, key_positions, causal, reach_of(modules), batch)
-    rows, columns = shared.rows, shared.columns
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    vector = torch.zeros(heads, len(shared.distances), dtype=dtype, device=q.device)
-    sizes = {"heads": heads, "distances": len(shared.distances)}
-    for module in modules:
-        one: Any = module
-        vector = vector + fitting(module, one.of_distance(shared.distances), sizes)
-    vector = vector.contiguous()
-    cap = None if softcap is None else torch.full((), softcap, dtype=vector.dtype, device=q.device)
+def run(problem: AttentionProblem) -> torch.Tensor:
+    heads, softcap, sinks = problem.q.shape[1], problem.softcap, problem.sinks
+    # a kernel is made for memory that holds its numbers
+    q, k, v = problem.q.resolve_neg(), problem.k.resolve_neg(), problem.v.resolve_neg()
+    rows, columns, distances, blocks = problem.shared(_shared, problem.causal, reach_of(problem.biases), len(q))
+    dtype = math_dtype(q.dtype)
+    vector = by_distance(problem.biases, distances, heads, dtype).expand(heads, -1).contiguous()
+    cap = None if softcap is None else torch.full((), softcap, dtype=dtype, device=q.device)
 
     def score(logit: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
         if cap is not None:
             logit = cap * torch.tanh(logit / cap)
         return logit + vector[h, rows[b, i] - columns[b, j]]
 
-    run = _in_kernels(q.device)[0]
-    how: dict[str, Any] = {"score_mod": score, "block_mask": shared.blocks, "scale": scale}
+    attend = _in_kernels(q.device)[0]
+    how: dict[str, Any] = {"score_mod": score, "block_mask": blocks, "scale": problem.scale}
     how["enable_gqa"] = heads != k.shape[1]
     if sinks is None:
-        return run(q, k, v, **how)
-    out, aux = run(q, k, v, return_aux=AuxRequest(lse=True), **how)
+        return attend(q, k, v, **how)
+    out, aux = attend(q, k, v, return_aux=AuxRequest(lse=True), **how)
     # of all keys together, beside the sink; a sigmoid's own gradient has lost 1 - weight where that is small
     weight = logsigmoid(aux.lse - sinks[:, None].to(aux.lse.dtype)).exp()
     return (out * weight[..., None]).to(out.dtype)
@@ -159,11 +132,6 @@ def _shared(
     batch: int,
 ) -> Shared:
     """Kept on the mask, which the layers of a forward share; without one, blocks are kept by what they are made of."""
-    kept: list[Shared] = [] if mask is None else vars(mask).setdefault("flex", [])
-    for known in kept:
-        alike = (known.causal, known.reach, len(known.rows)) == (causal, reach, batch)
-        if alike and _same(known.query_positions, query_positions) and _same(known.key_positions, key_positions):
-            return known
     queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
     q, k = query_positions.long(), key_positions.long()  # int32 ends where distances may not
     least, most, even = _extent(q, k)
@@ -185,12 +153,7 @@ def _shared(
             rows = max(rows, len(query_positions), len(key_positions))
         blocks = _blocks(q, k, causal, reach, None if mask is None else mask.mod(), rows, heads)
     distances = torch.arange(least, most + 1, device=device)
-    kept.append(Shared(query_positions, key_positions, causal, reach, q - least, k, distances, blocks))
-    return kept[-1]
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return Shared(q - least, k, distances, blocks)
 
 
 def _extent(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tuple[int, int, bool]:
