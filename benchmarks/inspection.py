@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from whorl.inspection.measures import curves, softmax
 from whorl.inspection.passes import Pass
-from whorl.inspection.watching import forward
+from whorl.watching import forward
 
 LENGTHS = (2048, 8192, 32768)
 REACHABLE = 4096  # for output_attentions: 2 heads and 4 layers at 8,192 tokens would be 2 GiB, and eager copies

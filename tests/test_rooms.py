@@ -28,7 +28,7 @@ FLOORS = (
     "attaching",
     "data results",
     "tasks training",
-    "sources",
+    "sources watching",
     "reports",
     "inspection comparison conversion diagnosis runtimes",
     "cli testing",
@@ -39,9 +39,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Debts, each to be paid by deleting its line: an arrow (importer, imported) that goes up, sideways or closes a circle.
 KNOWN = {
     ("conversion.needle", "inspection.measures"),
-    ("conversion.needle", "inspection.watching"),
-    ("diagnosis.fits", "inspection.watching"),
-    ("diagnosis.texts", "inspection.watching"),
 }
 
 LONGEST = 500  # lines; C excepted

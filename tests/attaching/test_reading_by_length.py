@@ -149,7 +149,7 @@ def test_a_record_is_not_believed_when_the_settings_depend_on_the_length(tmp_pat
 
 @torch.no_grad()
 def test_inspection_reads_windows_of_one_spectrum_and_says_so_of_others() -> None:
-    from whorl.inspection.watching import forward, layers_of
+    from whorl.watching import forward, layers_of
 
     model = whorl.attach(four_layers("llama"), LONGROPE)
     layers = layers_of(model)

@@ -13,8 +13,8 @@ from whorl.encodings import Shape, parse
 from whorl.inspection import analysis, measures
 from whorl.inspection.measures import Bins
 from whorl.inspection.passes import Pass, regions
-from whorl.inspection.watching import Attended, Layer
 from whorl.ops.visible import DenseVisible
+from whorl.watching import Attended, Layer
 
 TOKENS, HEADS, KEY_HEADS, DIM = 256, 4, 2, 24
 CASES = {

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import whorl
 from whorl.inspection import analysis
-from whorl.inspection.watching import Layer
+from whorl.watching import Layer
 
 VOCABULARY, LENGTH, HEADS, DIM, WIDTH = 101, 200, 4, 32, 128
 PREVIOUS, FIRST, CONTENT, IDLE = range(HEADS)

@@ -11,8 +11,8 @@ import torch
 from whorl.encodings import Spectrum
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.inspection import measures
-from whorl.inspection.watching import Attended, Layer
 from whorl.ops import rotate, rotation_tables
+from whorl.watching import Attended, Layer
 
 TOKENS, DIM = 512, 64
 SPECTRUM = Spectrum(rope_frequencies(10_000.0, DIM), DIM)

@@ -16,7 +16,7 @@ from whorl import finite
 from whorl.data.losses import token_losses
 from whorl.hosts import open_host
 from whorl.inspection import measures
-from whorl.inspection.watching import Attended, watching
+from whorl.watching import Attended, watching
 
 STATED = "\nThe secret number of {name} is {number}.\n"
 ASKED = "\nThe secret number of {name} is"

@@ -19,7 +19,7 @@ from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, NotA
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.texts import Other, Turned, cut, entropy, interval, losses, require_text
 from whorl.hosts.transformers.rope_settings import rope_type, turning_share
-from whorl.inspection.watching import Layer
+from whorl.watching import Layer
 
 BASES = (1e4, 5e4, 1e5, 1.5e5, 5e5, 1e6, 5e6, 1e7)
 LINEAR = (2.0, 4.0, 8.0)

@@ -23,8 +23,8 @@ from whorl.diagnosis.subject import Subject
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
 from whorl.hosts.transformers.rope_settings import of_layers, turning_share
-from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
+from whorl.watching import Layer, layers_of, watching
 
 CONFIDENCE = 0.99
 WINDOW, WINDOWS = 256, 8
@@ -201,7 +201,7 @@ def losses(subject: Subject, text: torch.Tensor, other: Other | None) -> torch.T
 
 
 def _turned_otherwise(other: Other) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """An edit (see `whorl.inspection.watching`): q and k turned back, and turned again by the other rotation."""
+    """An edit (see `whorl.watching`): q and k turned back, and turned again by the other rotation."""
 
     def edit(
         layer: Layer, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor

@@ -1,6 +1,5 @@
 """whorl inspect: how a checkpoint uses positions, at any length, in memory that grows with the number of tokens.
 
-watching.py   reads q, k and v where they reach the attention interface
 measures.py   what is measured of one layer: pair norms, logits by distance through an FFT, streamed softmax
 passes.py     windows of one length through a model, and the sums over them
 analysis.py   the U-shape and its pairs, positional heads, what leaves its range

@@ -14,9 +14,9 @@ from whorl.data.losses import window_losses
 from whorl.encodings import Spectrum
 from whorl.hosts import open_host
 from whorl.inspection.analysis import finite_wavelength, hope_cut
-from whorl.inspection.watching import Layer, layers_of, watching
 from whorl.ops import rotate, rotation_tables
 from whorl.results.inspection import Ablation, Cut
+from whorl.watching import Layer, layers_of, watching
 
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 

@@ -13,7 +13,6 @@ from whorl.encodings.spectrum import turns_fully, wavelength
 from whorl.inspection import measures
 from whorl.inspection.measures import Array
 from whorl.inspection.passes import OFFSETS, Pass, Sums
-from whorl.inspection.watching import Layer
 from whorl.results.inspection import (
     Activated,
     FirstLayer,
@@ -28,6 +27,7 @@ from whorl.results.inspection import (
     PairRise,
     UShape,
 )
+from whorl.watching import Layer
 
 Row = TypeVar("Row", LayerDeparture, PairDeparture)
 POSITIONAL = 0.5  # mean attention at one place from which on a head is a positional head

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from whorl.inspection.watching import Attended, Layer
+from whorl.watching import Attended, Layer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,7 +12,7 @@ import torch
 from whorl.hosts import open_host
 from whorl.inspection import measures
 from whorl.inspection.measures import Array, Bins
-from whorl.inspection.watching import Attended, Layer, forward
+from whorl.watching import Attended, Layer, forward
 
 BATCH_TOKENS = 8192  # of a forward
 EXACT, FURTHER = 512, 32  # bins of distances: those of one token each, and those per doubling past them

@@ -23,7 +23,6 @@ from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
 from whorl.inspection.measures import Array
 from whorl.inspection.passes import Pass, Sums
-from whorl.inspection.watching import Layer, layers_of
 from whorl.provenance import machine, versions
 from whorl.results.inspection import (
     Divergence,
@@ -35,6 +34,7 @@ from whorl.results.inspection import (
     Summary,
     UShapes,
 )
+from whorl.watching import Layer, layers_of
 
 Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
 

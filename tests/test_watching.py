@@ -11,10 +11,10 @@ import torch
 import whorl
 from whorl.hosts import open_host
 from whorl.inspection import measures
-from whorl.inspection.watching import forward, layers_of, watching
 from whorl.testing import peaked, tiny_model
+from whorl.watching import forward, layers_of, watching
 
-from ..contract import DECODERS, IN_FULL
+from .contract import DECODERS, IN_FULL
 
 TOKENS = torch.randint(3, 97, (2, 48), generator=torch.Generator().manual_seed(0))
 READ = [f for f in DECODERS if f != "falcon"]
