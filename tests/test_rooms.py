@@ -36,11 +36,6 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
-# Debts, each to be paid by deleting its line: an arrow (importer, imported) that goes up, sideways or closes a circle.
-KNOWN = {
-    ("conversion.needle", "inspection.measures"),
-}
-
 LONGEST = 500  # lines; C excepted
 LONG: set[str] = set()
 
@@ -120,11 +115,8 @@ def test_arrows_point_down_and_close_no_circle() -> None:
     assert len(found) > 300, "the graph was read"
     homeless = {room for arrow in found for room in (module.partition(".")[0] for module in arrow)} - FLOOR.keys()
     assert not homeless, f"give {sorted(homeless)} a place in FLOORS"
-    honest = found - KNOWN
-    wrong = sorted(against_the_floors(honest) | in_circles(honest))
+    wrong = sorted(against_the_floors(found) | in_circles(found))
     assert not wrong, f"{wrong} import what is not below them (FLOORS), or in a circle: move what they need down"
-    paid = {debt for debt in KNOWN if debt not in against_the_floors(found) | in_circles(honest | {debt})}
-    assert not paid, f"no longer so, which is good: delete {sorted(paid)} from KNOWN in {Path(__file__).name}"
 
 
 def test_a_wrong_arrow_is_seen_wherever_it_hides(tmp_path: Path) -> None:

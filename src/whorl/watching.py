@@ -139,6 +139,17 @@ class Attended:
             s.masked_fill_(~(seen[heads] if seen.shape[0] > 1 else seen), -torch.inf)
         return s, k0
 
+    def entropy(self, batch: int, q0: int, q1: int) -> torch.Tensor:
+        """Of one window's attention weights, a sink's among them, in nats: [heads, q1 - q0]."""
+        repeats, found = self.q.shape[1] // self.k.shape[1], []
+        for group in range(self.k.shape[1]):
+            s, _ = self.logits(batch, group, q0, q1)
+            if self.sinks is not None:
+                sinks = self.sinks[group * repeats : (group + 1) * repeats].float()
+                s = torch.cat([s, sinks[:, None, None].expand(-1, q1 - q0, 1)], -1)
+            found.append(torch.special.entr(s.softmax(-1)).sum(-1))
+        return torch.cat(found)
+
 
 Watcher = Callable[[Attended], None]
 Edit = Callable[[Layer, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

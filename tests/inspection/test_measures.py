@@ -78,6 +78,8 @@ def test_the_streamed_softmax(case: str, monkeypatch: pytest.MonkeyPatch) -> Non
     by_distance = torch.stack([seen.diagonal(-d, 1, 2).sum(-1) for d in range(tokens)], -1)
     np.testing.assert_allclose(got.by_distance, by_distance, atol=2e-5)
     np.testing.assert_allclose(got.entropy, torch.special.entr(weights).sum(-1), atol=2e-5)
+    for q0, q1 in ((0, 3), (tokens - 9, tokens - 2)):
+        np.testing.assert_allclose(a.entropy(window, q0, q1), got.entropy[:, q0:q1], atol=2e-5)
     np.testing.assert_allclose(got.first, seen[:, :, 0], atol=2e-6)
     last = seen[:, tokens - max(1, tokens // 8) :].mean(1)
     edges = np.linspace(0, tokens, measures.KEY_BINS + 1).round().astype(int)

@@ -15,7 +15,6 @@ import torch
 from whorl import finite
 from whorl.data.losses import token_losses
 from whorl.hosts import open_host
-from whorl.inspection import measures
 from whorl.watching import Attended, watching
 
 STATED = "\nThe secret number of {name} is {number}.\n"
@@ -83,8 +82,8 @@ def retrieval(
                 entropies: list[float] = []
 
                 def watch(attended: Attended, answer: int = answer, entropies: list[float] = entropies) -> None:
-                    entropy = measures.softmax(attended, 0).entropy[:, -answer - 1 : -1]
-                    entropies.append(float(entropy.mean()))
+                    last = attended.q.shape[2] - 1
+                    entropies.append(float(attended.entropy(0, last - answer, last).mean()))
 
                 with watching(model, watch):
                     logits = inner(input_ids=ids[None].to(inner.device), use_cache=False).logits.cpu()
