@@ -25,8 +25,9 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from whorl.comparison.planning import from_scratch
 from whorl.training.models import build, build_model
-from whorl.training.settings import Settings, from_scratch
+from whorl.training.settings import Settings
 from whorl.training.trainer import training_arguments
 
 VOCABULARY = 1024
@@ -59,11 +60,11 @@ class StepTimes(TrainerCallback):
 def whorl_round(settings: Settings, encoding: str, data: Batches) -> tuple[list[float], list[float]]:
     """Seconds per step and losses of whorl's own training path (Trainer, callbacks and data loader included)."""
     model = build(settings, from_scratch(encoding, settings), 0, VOCABULARY, 0)
-    times = StepTimes()
+    times, recipe = StepTimes(), settings.recipe(seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(settings, 0, Path(folder))
+        arguments = training_arguments(recipe, Path(folder))
         arguments.save_strategy = "no"
-        arguments.logging_steps = 1 if settings.steps == 1 else settings.steps // 2
+        arguments.logging_steps = max(1, recipe.steps // 2)
         trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[times])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -92,7 +93,7 @@ def plain_round(settings: Settings, encoding: str, data: Batches) -> tuple[list[
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
         marks.append(time.perf_counter())
-        if len(marks) == settings.steps:
+        if len(marks) == settings.recipe(seed=0).steps:
             break
     return [b - a for a, b in pairwise(marks)], losses
 

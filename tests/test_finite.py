@@ -175,14 +175,14 @@ def test_a_trial_that_diverges_stops_and_the_others_go_on(text: str, tmp_path: P
 
     monkeypatch.setattr(training._Watch, "on_train_begin", spoiling)
     results = whorl.compare(["rope", "rope+window:size=8"], text=text, out=tmp_path / "out", **SMALL)
-    sound, diverged = results["trials"]
-    assert "diverged" not in sound["train"]
-    assert (diverged["train"]["diverged"], diverged["train"]["tokens"]) == (1, 4 * 32), "one step, and no more"
-    assert [row["tail"] for row in diverged["evaluations"]["perplexity"]] == [None, None]
+    sound, diverged = results.trials
+    assert sound.train.diverged is None
+    assert (diverged.train.diverged, diverged.train.tokens) == (1, 4 * 32), "one step, and no more"
+    assert all(math.isnan(row.values["tail"]) for row in diverged.evaluations["perplexity"])
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Its training diverged and was stopped at step 1 (seed 0)." in report
     assert "| diverged | diverged |" in report
-    trial = str(tmp_path / "out" / "trials" / diverged["id"])
+    trial = str(tmp_path / "out" / "trials" / diverged.id)
     from whorl.inspection.reporting import run
 
     with pytest.raises(ValueError, match=r"has weights that are not finite: model\.embed_tokens"):

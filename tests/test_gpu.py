@@ -85,9 +85,9 @@ def test_a_model_gives_on_the_device_what_it_gives_on_the_cpu(family: str, encod
 def test_a_comparison_runs(tmp_path: Path) -> None:
     settings = {"train_length": 32, "lengths": ("1x", "2x"), "tokens": 40 * 8 * 32, "batch_size": 8, "tail": 8}
     results = whorl.compare(["rope", "t5"], out=tmp_path / "out", windows=8, quiet=True, **settings)
-    assert results["machine"]["device"] == torch.cuda.get_device_name()
-    for trial in results["trials"]:
-        assert trial["train"]["loss"] < 6.5
+    assert results.machine.device == torch.cuda.get_device_name()
+    for trial in results.trials:
+        assert trial.train.loss < 6.5
 
 
 HEADS, KEY_HEADS, HEAD_DIM = 4, 2, 64

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import whorl
+from tests.results.samples import FINISHED
 from whorl import outputs
 from whorl.conversion.running import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
@@ -119,9 +120,8 @@ def test_a_trial_reads_its_folder_its_tokenizer_and_the_model_that_it_began_with
 
     trial = tmp_path / "run" / "trials" / "rope"
     trial.mkdir(parents=True)
-    settings = {"train_length": 32, "text": "stdlib", "model": "path/to/model"}
-    rest = {"id": "rope", "train": {}, "evaluations": {}, "config": {}}
-    (trial / "result.json").write_text(json.dumps({"notation": "rope", "seed": 0, "settings": settings, **rest}))
+    result = {**FINISHED, "settings": {"train_length": 32, "text": "stdlib", "model": "path/to/model"}}
+    (trial / "result.json").write_text(json.dumps(result))
     assert source(str(trial)).reads == (str(trial), str(tmp_path / "run" / "tokenizer"), "path/to/model")
 
 

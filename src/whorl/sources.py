@@ -74,16 +74,14 @@ def source(name: str) -> Source:
     path = Path(name)
     result = path / "result.json"
     if result.exists():
-        from whorl.training.trials import read_result, snapshots_of
+        from whorl.training.trials import read_result, settings_of, snapshots_of
 
-        facts = read_result(result)
-        settings, text = facts["settings"], facts.get("text") or {}
-        label = f"{facts['notation']}, seed {facts['seed']}"
-        reads = (str(path), str(path.parents[1] / "tokenizer"), settings["model"])
-        return Source(
-            label, settings["train_length"], text.get("source", settings["text"]), tuple(snapshots_of(path)), path,
-            reads, text.get("sha256"),
-        )  # fmt: skip
+        trial = read_result(result)
+        settings, text = settings_of(trial), trial.text
+        where, digest = (settings.text, None) if text is None else (text.source, text.sha256)
+        reads = (str(path), str(path.parents[1] / "tokenizer"), settings.model)
+        label, snapshots = f"{trial.notation}, seed {trial.seed}", tuple(snapshots_of(path))
+        return Source(label, settings.train_length, where, snapshots, path, reads, digest)
     if (path / "trials").is_dir():
         trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
         raise ValueError(

@@ -3,6 +3,9 @@
 import math
 from typing import Any
 
+from whorl.results.comparison import Comparison
+
+read = Comparison.from_json
 LENGTHS = (128, 256, 512, 1024, 2048)
 TAILS = {
     "rope": (17.9, 40.7, 55.8, 74.8, 84.1),
@@ -66,14 +69,22 @@ def results(trials: list[dict[str, Any]], **config: Any) -> dict[str, Any]:
             "parameters": 838_912,
             "train_length": 128,
             "tokens": 4_096_000,
+            "windows": 200,
             "batch_size": 32,
             "learning_rate": 4e-3,
             "schedule": "linear",
+            "warmup": 0.05,
+            "weight_decay": 0.1,
+            "compile": False,
+            "steps": 1000,
             "seeds": sorted({t["seed"] for t in trials}),
+            "trials_planned": len(trials),
             "lengths": list(LENGTHS),
             "tail": 64,
             "text": "stdlib",
+            "tokenizer": None,
             "precision": "bf16",
+            "data": {"task": "language", "version": 1, "vocab_size": 1024},
             **config,
         },
         "trials": trials,
@@ -93,7 +104,7 @@ def language(seeds: tuple[int, ...] = (0,), spread: float = 0.03, **config: Any)
 def copying(**accuracies: dict[int, float]) -> dict[str, Any]:
     """The copy task: length -> token accuracy, by encoding."""
     trials = [trial(name, 0, {"copy": accuracy_rows(rows)}) for name, rows in accuracies.items()]
-    return results(trials, task="copy", tail=None, text=None)
+    return results(trials, task="copy", data={"task": "copy", "version": 1, "vocab_size": 67})
 
 
 def curves(data: dict[str, Any], steps: int = 60) -> dict[str, list[dict[str, Any]]]:

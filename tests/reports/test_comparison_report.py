@@ -17,7 +17,6 @@ from whorl.reports.charts import by_length, pairs_turning, training_curves
 from whorl.reports.comparison import build, write
 from whorl.reports.formatting import compact, multiple, number, with_spread
 from whorl.reports.png import spread_out
-from whorl.reports.summary import summarize
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -48,7 +47,7 @@ def drawn(chart: CurveChart, view: int = 0) -> tuple[Grid, tuple[Curve, ...]]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "new" / "folder"
     data = samples.language((0, 1, 2))
-    written = write(data, out, samples.curves(data))
+    written = write(samples.read(data), out, samples.curves(data))
     assert sorted(written) == sorted(path for path in out.rglob("*") if path.is_file())
     return out
 
@@ -102,7 +101,7 @@ def test_text_from_the_results_is_escaped_everywhere(tmp_path: Path) -> None:
     trial["evaluations"]["perplexity"][4] = {"length": 2048, "unreachable": evil}
     data = samples.results([trial], text=evil)
     data["machine"]["cpu"] = evil
-    write(data, tmp_path)
+    write(samples.read(data), tmp_path)
     page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     seen: list[str] = []
     parser = HTMLParser()
@@ -126,7 +125,7 @@ def test_values_that_are_not_numbers_show_as_such_and_leave_valid_json(tmp_path:
     data = samples.results([trial, lost])
     curves = samples.curves(data)
     curves["alibi-0"][30]["loss"] = bad  # type: ignore[assignment]
-    write(data, tmp_path, curves)
+    write(samples.read(data), tmp_path, curves)
     shown = "diverged | diverged | diverged | diverged"  # null, too: it is what results.json has for NaN
     assert f"| alibi | – | 17.0 | {shown} |" in (tmp_path / "report.md").read_text("utf-8")
     lines = lines_in((tmp_path / "report.html").read_text("utf-8"))
@@ -139,12 +138,12 @@ def test_a_seed_that_diverged_is_counted_and_left_out_of_the_mean() -> None:
     rows = [samples.perplexity_rows((17.0,) * 5) for _ in range(3)]
     rows[1][2]["tail"] = math.nan
     data = samples.results([samples.trial("rope", s, {"perplexity": r}) for s, r in enumerate(rows)])
-    table = next(block for block in build(summarize(data), {}).blocks if hasattr(block, "rows"))
+    table = next(block for block in build(samples.read(data), {}).blocks if hasattr(block, "rows"))
     assert table.rows[0].cells[4] == ("17.0 ± 0.0", "1.00x, 1 of 3 diverged")
 
 
 def test_a_comparison_without_any_trial_still_has_a_report(tmp_path: Path) -> None:
-    written = write(samples.results([], trials_planned=3), tmp_path)
+    written = write(samples.read(samples.results([], trials_planned=3)), tmp_path)
     assert {path.name for path in written} == {"report.md", "report.html"}
     assert "None of the 3 trials has finished yet." in (tmp_path / "report.md").read_text("utf-8")
 
@@ -152,7 +151,7 @@ def test_a_comparison_without_any_trial_still_has_a_report(tmp_path: Path) -> No
 def test_copy_draws_both_accuracies_and_a_report_can_hold_several_evaluations(tmp_path: Path) -> None:
     trial = samples.trial("rope", 0, {"perplexity": samples.perplexity_rows((17.0,) * 5)})
     trial["evaluations"]["recall"] = samples.accuracy_rows({128: 0.99, 256: 0.5})
-    write(samples.results([trial]), tmp_path)
+    write(samples.read(samples.results([trial])), tmp_path)
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "## Perplexity: findings" in text
     assert "## Recall accuracy: findings" in text
@@ -175,7 +174,7 @@ def test_files_are_replaced_in_one_step_and_a_failure_leaves_the_old_one(tmp_pat
 
 
 def test_pairs_that_turn_are_marked_where_a_turn_takes_the_training_length() -> None:
-    chart = pairs_turning(summarize(samples.language()))
+    chart = pairs_turning(samples.read(samples.language()))
     assert chart is not None
     rope, hope, p_rope, nope = chart.strips
     states = [[pair.state for pair in strip.layers[0]] for strip in (rope, hope, p_rope, nope)]
@@ -194,7 +193,7 @@ def test_pairs_keep_their_place_and_layers_their_own() -> None:
     slowest.update(pairs_turning=16, pairs=32, wavelengths=[None] * 16 + samples.wavelengths(32)[16:])
     mixed = samples.trial("layers", 0, {})
     mixed.update(pairs_turning=[32, 0], pairs=32, wavelengths=None)
-    chart = pairs_turning(summarize(samples.results([slowest, mixed])))
+    chart = pairs_turning(samples.read(samples.results([slowest, mixed])))
     assert chart is not None
     assert [pair.state for pair in chart.strips[0].layers[0]] == ["still"] * 16 + ["beyond"] * 16
     assert [{pair.state for pair in layer} for layer in chart.strips[1].layers] == [{"turning"}, {"still"}]
@@ -203,7 +202,7 @@ def test_pairs_keep_their_place_and_layers_their_own() -> None:
 def test_training_curves_are_smoothed_over_tokens_and_keep_their_level() -> None:
     data = samples.language((0, 1))
     rows = [{"step": i, "tokens": 100 * i, "loss": 3.0 + (-1) ** i, "learning_rate": 1.0} for i in range(1, 1001)]
-    chart = training_curves(summarize(data), {"rope-0": rows, "rope-1": rows, "hope-0": rows[:1]})
+    chart = training_curves(samples.read(data), {"rope-0": rows, "rope-1": rows, "hope-0": rows[:1]})
     assert chart is not None
     grid, (line,) = drawn(chart)
     assert (line.name, len(line.thin)) == ("rope", 2)
@@ -212,7 +211,7 @@ def test_training_curves_are_smoothed_over_tokens_and_keep_their_level() -> None
 
 
 def test_every_length_has_a_tick_and_every_value_lies_within_the_axis() -> None:
-    chart = by_length(summarize(samples.language((0, 1))), "perplexity", "", "")
+    chart = by_length(samples.read(samples.language((0, 1))), "perplexity", "", "")
     assert chart is not None
     assert [label for _, label in chart.xs[0][1].ticks] == ["128\n1x", "256\n2x", "512\n4x", "1,024\n8x", "2,048\n16x"]
     for i, view in enumerate(chart.views):

@@ -70,7 +70,7 @@ def with_script(page: str, script: str) -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("browser")
     data = samples.language((0, 1))
-    write(data, out, samples.curves(data))
+    write(samples.read(data), out, samples.curves(data))
     return (out / "report.html").read_text(encoding="utf-8")
 
 

@@ -8,12 +8,14 @@ import report_samples as samples
 from whorl.reports.comparison import build
 from whorl.reports.differences import Difference, difference, student
 from whorl.reports.document import Paragraph
-from whorl.reports.summary import TAIL, metrics_of, summarize, turning_in_words
-from whorl.reports.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, verdict
+from whorl.reports.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, turning_in_words, verdict
+from whorl.tasks import of_evaluation
+
+TAIL, _ = of_evaluation("perplexity").measured()
 
 
 def bullets(data: dict, kind: str = "perplexity") -> dict[str, str]:
-    return {e.name: text for e, text in findings(summarize(data))[kind].bullets}
+    return {e.name: text for e, text in findings(samples.read(data))[kind].bullets}
 
 
 def with_tails(tails: tuple[float, ...], seeds: tuple[int, ...] = (0,), spread: float = 0.0, error: float = 0.01):
@@ -55,7 +57,7 @@ def two_lengths(near: list[float], far: list[float], **row: object) -> dict:
 
 
 def far_from_near(data: dict) -> Difference | None:
-    (hope,) = summarize(data).encodings
+    (hope,) = samples.read(data).encodings
     return difference(TAIL, (hope, 512), (hope, 128))
 
 
@@ -108,8 +110,8 @@ def test_shares_of_right_answers_are_paired_by_sequence() -> None:
     for trial, values in zip(data["trials"], (right, [1.0, *right[1:-1], 0.8]), strict=True):
         (row,) = trial["evaluations"]["copy"]
         row.update(samples=values, token_accuracy=sum(values) / 8)
-    rope, hope = summarize(data).encodings
-    found = difference(metrics_of("copy")[0], (hope, 128), (rope, 128))
+    rope, hope = samples.read(data).encodings
+    found = difference(of_evaluation("copy").measured()[0], (hope, 128), (rope, 128))
     assert found.mean == pytest.approx(0.1)
     assert (found.pairs, found.resolved) == ("windows", False)
 
@@ -118,7 +120,7 @@ def test_a_difference_that_is_not_resolved_is_said_so_with_its_interval() -> Non
     data = with_tails((17.0, 17.0, 17.1, 17.1, 17.2))
     said = bullets(data)["hope"]
     assert "17.1 at 4x (1.01 times; 95 % interval 0.98 to 1.03)" in said
-    lead = findings(summarize(data))["perplexity"].lead[0]
+    lead = findings(samples.read(data))["perplexity"].lead[0]
     assert lead == (
         "No encoding is seen to gain from context past the training length; whether hope does is not resolved at every "
         "length."
@@ -130,7 +132,7 @@ def test_encodings_are_ranked_and_told_apart_only_where_pairs_of_seeds_resolve_t
     for trial in data["trials"]:  # the seed that is best for one is worst for the other
         if trial["notation"] == "p-rope:p=0.5":
             trial["seed"] = 2 - trial["seed"]
-    lead = " ".join(findings(summarize(data))["perplexity"].lead)
+    lead = " ".join(findings(samples.read(data))["perplexity"].lead)
     assert "At 512 tokens (4x), hope has the lowest tail perplexity" in lead
     in_range = lead.split("At 512")[0]
     assert "nope (27.6) lies above it" in in_range
@@ -139,7 +141,7 @@ def test_encodings_are_ranked_and_told_apart_only_where_pairs_of_seeds_resolve_t
 
 
 def test_one_seed_is_said_to_give_no_spread_and_several_are_not() -> None:
-    one, three = (findings(summarize(samples.language(s)))["perplexity"] for s in ((0,), (0, 1, 2)))
+    one, three = (findings(samples.read(samples.language(s)))["perplexity"] for s in ((0,), (0, 1, 2)))
     assert "One seed gives no spread" in one.rule
     assert "as an indication only" in one.rule
     assert any(text.startswith("One seed.") for text in one.caveats)
@@ -150,7 +152,7 @@ def test_one_seed_is_said_to_give_no_spread_and_several_are_not() -> None:
 
 
 def test_the_target_tokens_and_the_limits_of_perplexity_are_explained() -> None:
-    found = findings(summarize(samples.language()))["perplexity"]
+    found = findings(samples.read(samples.language()))["perplexity"]
     assert "the last 64 tokens of the same windows" in found.reading
     assert "dropping the far context" in found.reading
     assert any("Perplexity is not retrieval" in text for text in found.caveats)
@@ -163,7 +165,7 @@ def test_a_task_not_learnt_in_range_means_nothing_beyond_it() -> None:
         hope={64: 0.99, 128: 0.98, 512: 0.9},
         nope={64: 0.99, 128: 0.949, 512: 0.9},
     )
-    found = findings(summarize(data))["copy"]
+    found = findings(samples.read(data))["copy"]
     said = bullets(data, "copy")
     assert "learnt in range" in found.lead[0]
     assert "by rope and hope. The others did not" in found.lead[0]
@@ -174,7 +176,7 @@ def test_a_task_not_learnt_in_range_means_nothing_beyond_it() -> None:
 
 
 def test_no_learner_at_all_is_said_plainly() -> None:
-    found = findings(summarize(samples.copying(rope={128: 0.5, 256: 0.1}, hope={128: 0.6, 256: 0.1})))["copy"]
+    found = findings(samples.read(samples.copying(rope={128: 0.5, 256: 0.1}, hope={128: 0.6, 256: 0.1})))["copy"]
     assert found.lead[0].startswith("No encoding learnt the copy task in range")
 
 
@@ -197,16 +199,16 @@ def test_unreachable_lengths_and_divergence_are_reported() -> None:
 
 
 def test_a_running_comparison_says_that_it_is_partial() -> None:
-    assert partial_notice(summarize(samples.language())) is None
-    assert partial_notice(summarize(samples.language(trials_planned=4))) is None
-    assert "4 of 9 trials" in (partial_notice(summarize(samples.language(trials_planned=9))) or "")
-    assert "None of the 3" in (partial_notice(summarize(samples.results([], trials_planned=3))) or "")
+    assert partial_notice(samples.read(samples.language())) is None
+    assert partial_notice(samples.read(samples.language(trials_planned=4))) is None
+    assert "4 of 9 trials" in (partial_notice(samples.read(samples.language(trials_planned=9))) or "")
+    assert "None of the 3" in (partial_notice(samples.read(samples.results([], trials_planned=3))) or "")
 
 
 def test_ratios_are_taken_seed_by_seed() -> None:
     a, b = samples.perplexity_rows((10.0, 1, 30.0, 1, 1)), samples.perplexity_rows((20.0, 1, 40.0, 1, 1))
     data = samples.results([samples.trial("rope", s, {"perplexity": r}) for s, r in enumerate((a, b))])
-    ratio = summarize(data).encodings[0].ratio(TAIL, 512, 128)
+    ratio = samples.read(data).encodings[0].ratio(TAIL, 512, 128)
     assert ratio is not None
     assert ratio.values == {0: 3.0, 1: 2.0}
     assert ratio.spread == pytest.approx(math.sqrt(0.5))
@@ -217,6 +219,7 @@ def test_ratios_are_taken_seed_by_seed() -> None:
     [
         (11, "11 of 32"),
         (None, "–"),
+        (0, "0 of 32"),
         ([11, 0, 11, 0], "11, 0 of 32 (layers in turn)"),
         ([11, 11], "11 of 32"),
         ([4, 0, 0], "4, 0, 0 of 32 (by layer)"),
@@ -224,7 +227,7 @@ def test_ratios_are_taken_seed_by_seed() -> None:
 )
 def test_pairs_turning_reads_compactly(turning, expected) -> None:
     trial = {**samples.trial("rope", 0, {}), "pairs_turning": turning}
-    assert turning_in_words(summarize(samples.results([trial])).encodings[0]) == expected
+    assert turning_in_words(samples.read(samples.results([trial])).encodings[0]) == expected
 
 
 # Learnt at all; what the weights began with; how often the text was seen
@@ -232,13 +235,13 @@ def test_pairs_turning_reads_compactly(turning, expected) -> None:
 
 def with_unigram(data: dict, tail: float = 60.0, mean: float = 70.0) -> dict:
     rows = [{"length": n, "tail": tail, "mean": mean} for n in samples.LENGTHS]
-    data["config"]["data"] = {"train_tokens": 2_048_000, "unigram": rows}
+    data["config"]["data"] |= {"train_tokens": 2_048_000, "unigram": rows}
     return data
 
 
 def test_what_is_not_below_a_unigram_model_has_learnt_nothing() -> None:
     data = with_unigram(samples.language(), 26.8)  # what nope has in range, to the digit
-    found = findings(summarize(data))["perplexity"]
+    found = findings(samples.read(data))["perplexity"]
     said = bullets(data)
     assert said["nope"] == (
         "(0 of 32 pairs turn) learnt nothing from context: 26.8 in range, where a unigram model has 26.8. Its values "
@@ -257,7 +260,7 @@ def test_one_seed_that_learnt_nothing_is_enough() -> None:
 
 
 def test_where_nothing_was_learnt_nothing_is_compared() -> None:
-    found = findings(summarize(with_unigram(samples.language(), 17.2)))["perplexity"]
+    found = findings(samples.read(with_unigram(samples.language(), 17.2)))["perplexity"]
     assert found.lead == [
         "No encoding learnt anything from context: in range, none is below a unigram model, which knows how often each "
         "token occurs and nothing else (17.2). Nothing here about longer contexts means anything; train for longer."
@@ -266,12 +269,12 @@ def test_where_nothing_was_learnt_nothing_is_compared() -> None:
 
 
 def test_results_without_a_unigram_model_say_so() -> None:
-    found = findings(summarize(samples.language()))["perplexity"]
+    found = findings(samples.read(samples.language()))["perplexity"]
     assert any("whether a model learnt anything from context at all is not checked" in text for text in found.caveats)
 
 
 def test_the_unigram_line_is_in_figure_and_table() -> None:
-    document = build(summarize(with_unigram(samples.language())), {})
+    document = build(samples.read(with_unigram(samples.language())), {})
     (chart, *_) = document.charts
     levels = [level for view in chart.views for level in view.levels]
     assert levels == [(60.0, "a unigram model, 60.0"), (70.0, "a unigram model, 70.0")]
@@ -279,28 +282,28 @@ def test_the_unigram_line_is_in_figure_and_table() -> None:
     tables = [block for block in document.blocks if hasattr(block, "rows")]
     assert [cell[0] for cell in tables[0].rows[-1].cells] == ["a unigram model", "–", *["60.0"] * 5]
     assert [cell[0] for cell in tables[1].rows[-1].cells] == ["a unigram model", "–", *["70.0"] * 5]
-    assert not any(v.levels for v in build(summarize(samples.language()), {}).charts[0].views)
+    assert not any(v.levels for v in build(samples.read(samples.language()), {}).charts[0].views)
 
 
 def test_weights_that_were_trained_before_are_said_first() -> None:
     data = samples.language()
     for trial in data["trials"]:
         trial["pretrained"] = "rope:base=500000"
-    first = build(summarize(data), {}).blocks[0]
+    first = build(samples.read(data), {}).blocks[0]
     assert isinstance(first, Paragraph)
     assert first.style == "notice"
     assert first.text.startswith(
         "The trials began with the pretrained weights of tiny, which were trained with rope:base=500000. That favours "
         "rope:base=500000: it goes on where it was, and the others have 4.1 M tokens to replace it."
     )
-    assert not any("pretrained" in getattr(b, "text", "") for b in build(summarize(samples.language()), {}).blocks)
+    assert not any("pretrained" in getattr(b, "text", "") for b in build(samples.read(samples.language()), {}).blocks)
 
 
 def test_tokens_beyond_one_pass_are_counted_in_epochs() -> None:
     data = with_unigram(samples.language())
-    document = build(summarize(data), {})
+    document = build(samples.read(data), {})
     assert ("Budget", "4.1 M tokens a trial, 2 epochs of the text") in document.facts
-    assert any(text.startswith("2 epochs: ") for text in findings(summarize(data))["perplexity"].caveats)
+    assert any(text.startswith("2 epochs: ") for text in findings(samples.read(data))["perplexity"].caveats)
     data["config"]["data"]["train_tokens"] = 5_000_000
-    assert ("Budget", "4.1 M tokens a trial") in build(summarize(data), {}).facts
-    assert not any("epochs" in text for text in findings(summarize(data))["perplexity"].caveats)
+    assert ("Budget", "4.1 M tokens a trial") in build(samples.read(data), {}).facts
+    assert not any("epochs" in text for text in findings(samples.read(data))["perplexity"].caveats)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from whorl.tasks import TaskSettings
+from whorl.results.trial import Row
+from whorl.tasks.base import TaskSettings
 from whorl.tasks.copy import SYMBOLS, Copy
 from whorl.tasks.generated import BOS, PAD, SEP, SPECIAL
 from whorl.tasks.recall import KEYS, NOISE, PAIRS, QUERIES, VALUES, Recall
@@ -125,19 +126,14 @@ def test_scores_of_a_model_that_knows_and_of_one_that_errs(cls, targets):
     task = build(cls)
     for length in LENGTHS:
         row = task.evaluate(Answers(task, length), length, batch_tokens=4 * length)
-        assert row == {
-            "length": length,
-            "token_accuracy": 1.0,
-            "exact_match": 1.0,
-            "sequences": 6,
-            "samples": [1.0] * 6,
-            "stderr": 0.0,
-        }
+        assert row == Row(
+            length, {"token_accuracy": 1.0, "exact_match": 1.0}, sequences=6, samples=(1.0,) * 6, stderr=0.0
+        )
     row = task.evaluate(Answers(task, 128, wrong_from=2), 128, batch_tokens=4 * 128)
-    assert row["exact_match"] == pytest.approx(2 / 6)
-    assert row["token_accuracy"] == pytest.approx(1 - 4 / (6 * targets))
+    assert row.values["exact_match"] == pytest.approx(2 / 6)
+    assert row.values["token_accuracy"] == pytest.approx(1 - 4 / (6 * targets))
     spread = torch.tensor([0.0, 0, 1, 1, 1, 1]).std().item() / targets
-    assert row["stderr"] == pytest.approx(spread / math.sqrt(6), rel=1e-5)
+    assert row.stderr == pytest.approx(spread / math.sqrt(6), rel=1e-5)
 
 
 @pytest.mark.parametrize("cls", [Copy, Recall])
@@ -149,7 +145,7 @@ def test_a_model_whose_logits_are_not_numbers_has_no_accuracy(cls, value):
         "Output", (), {"logits": torch.full((*input_ids.shape, task.vocab_size), value)}
     )
     row = task.evaluate(model, 64)
-    assert all(math.isnan(row[key]) for key in ("token_accuracy", "exact_match", "stderr"))
+    assert all(map(math.isnan, (*row.values.values(), row.stderr)))
 
 
 def test_refuses_lengths_that_hold_nothing():
@@ -157,3 +153,12 @@ def test_refuses_lengths_that_hold_nothing():
         build(Copy, lengths=(3,))
     with pytest.raises(ValueError, match="the recall task has 34 tokens or more, got 33; try --train-length 68"):
         build(Recall, train_length=33)
+
+
+@pytest.mark.parametrize("cls", [Copy, Recall])
+def test_a_text_is_not_read(cls):
+    message = f"the {cls.name} task makes its own data and reads no --text and --tokenizer; leave .* out"
+    with pytest.raises(ValueError, match=message):
+        build(cls, text="book.txt", tokenizer="gpt2")
+    with pytest.raises(ValueError, match="reads no --text; leave --text out"):
+        build(cls, text="book.txt")

@@ -8,7 +8,8 @@ import torch
 
 from whorl.data import corpus
 from whorl.data.losses import token_losses
-from whorl.tasks import TaskSettings
+from whorl.results.trial import Row
+from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
 
 LENGTHS = (24, 48, 96)
@@ -79,7 +80,7 @@ def test_targets_are_the_same_tokens_at_every_length(task):
 def test_windows_lie_within_one_held_out_document_and_share_no_target(task, folder):
     texts = [path.read_text() for path in sorted(folder.iterdir())]
     _, heldout = corpus.split_documents(texts)
-    assert task.describe()["heldout_documents"] == len(heldout) == 4
+    assert task.describe().facts["heldout_documents"] == len(heldout) == 4
     documents = corpus.encode(task.tokenizer, heldout)
     targets = []
     for window in windows_seen(task, 96).numpy():
@@ -101,14 +102,14 @@ def test_windows_lie_within_one_held_out_document_and_share_no_target(task, fold
 def test_all_windows_there_are_when_more_are_asked(folder):
     task = Language(settings(folder, windows=10**6))
     room = sum(max(0, (len(tokens) - 96) // TAIL + 1) for tokens in task.heldout)
-    assert task.describe()["windows"] == len(windows_seen(task, 96)) == room > 7
+    assert task.describe().facts["windows"] == len(windows_seen(task, 96)) == room > 7
 
 
 def test_training_windows_are_of_the_training_documents_only(task, folder):
     texts = [path.read_text() for path in sorted(folder.iterdir())]
     train, _ = corpus.split_documents(texts)
     stream = np.concatenate(corpus.encode(task.tokenizer, train))
-    assert task.describe()["train_tokens"] == len(stream)
+    assert task.describe().train_tokens == len(stream)
     places = {tuple(w) for w in np.lib.stride_tricks.sliding_window_view(stream, 24).tolist()}
     items = task.training_set(seed=0, examples=200)
     drawn = {tuple(items[i]["input_ids"].tolist()) for i in range(200)}
@@ -128,15 +129,14 @@ def test_the_last_window_of_the_stream_can_be_drawn(folder):
 def test_uniform_model_has_the_perplexity_of_the_vocabulary(task):
     for length in LENGTHS:
         row = task.evaluate(uniform(task), length)
-        assert row == {
-            "length": length,
-            "tail": pytest.approx(task.vocab_size, rel=1e-5),
-            "mean": pytest.approx(task.vocab_size, rel=1e-5),
-            "windows": 7,
-            "tokens": 7 * TAIL,
-            "samples": pytest.approx([math.log(task.vocab_size)] * 7, rel=1e-5),
-            "stderr": pytest.approx(0, abs=1e-3),
-        }
+        assert row == Row(
+            length,
+            {"tail": pytest.approx(task.vocab_size, rel=1e-5), "mean": pytest.approx(task.vocab_size, rel=1e-5)},
+            windows=7,
+            tokens=7 * TAIL,
+            samples=pytest.approx((math.log(task.vocab_size),) * 7, rel=1e-5),
+            stderr=pytest.approx(0, abs=1e-3),
+        )
 
 
 def test_a_unigram_model_has_the_counts_of_the_training_documents_and_one_more(task):
@@ -144,26 +144,26 @@ def test_a_unigram_model_has_the_counts_of_the_training_documents_and_one_more(t
     for token in task.train_tokens.tolist():
         counts[token] += 1
     rows = task.unigram()
-    assert [row["length"] for row in rows] == list(LENGTHS)
-    assert task.describe()["unigram"] == rows
+    assert [row.length for row in rows] == list(LENGTHS)
+    assert task.describe().unigram == rows
     for row in rows:
         losses = [[-math.log(counts[t] / sum(counts)) for t in window] for window in task.windows.tolist()]
         tail = [loss for window in losses for loss in window[-TAIL:]]
-        read = [loss for window in losses for loss in window[-row["length"] + 1 :]]
-        assert row["tail"] == pytest.approx(math.exp(sum(tail) / len(tail)))
-        assert row["mean"] == pytest.approx(math.exp(sum(read) / len(read)))
+        read = [loss for window in losses for loss in window[-row.length + 1 :]]
+        assert row.values["tail"] == pytest.approx(math.exp(sum(tail) / len(tail)))
+        assert row.values["mean"] == pytest.approx(math.exp(sum(read) / len(read)))
 
 
 def test_samples_are_the_windows_own_values(task):
     row = task.evaluate(certain(task, 5.0), 48)
-    assert math.exp(sum(row["samples"]) / 7) == pytest.approx(row["tail"], rel=1e-5)
+    assert math.exp(sum(row.samples) / 7) == pytest.approx(row.values["tail"], rel=1e-5)
 
 
 def test_perplexity_of_a_model_that_knows_the_next_token(task):
     expected = 1 + (task.vocab_size - 1) * math.exp(-5)  # 1 / softmax of the right token
     row = task.evaluate(certain(task, 5.0), 48)
-    assert row["tail"] == pytest.approx(expected, rel=1e-5)
-    assert row["mean"] == pytest.approx(expected, rel=1e-5)
+    assert row.values["tail"] == pytest.approx(expected, rel=1e-5)
+    assert row.values["mean"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_tail_counts_the_last_tokens_only_and_mean_all_of_them(task):
@@ -173,8 +173,8 @@ def test_tail_counts_the_last_tokens_only_and_mean_all_of_them(task):
         return known
 
     row = task.evaluate(Model(logits), 48)
-    assert row["tail"] == pytest.approx(1, abs=1e-5)
-    assert row["mean"] == pytest.approx(task.vocab_size ** ((47 - TAIL) / 47), rel=1e-4)
+    assert row.values["tail"] == pytest.approx(1, abs=1e-5)
+    assert row.values["mean"] == pytest.approx(task.vocab_size ** ((47 - TAIL) / 47), rel=1e-4)
 
 
 def test_stderr_is_of_the_mean_over_windows(task):
@@ -186,19 +186,19 @@ def test_stderr_is_of_the_mean_over_windows(task):
         return -others * torch.nn.functional.one_hot(ids.roll(-1, dims=1), task.vocab_size).float()
 
     row = task.evaluate(Model(logits), 48, batch_tokens=1)
-    assert row["tail"] == pytest.approx(math.exp(1.5), rel=1e-4)
-    assert row["stderr"] == pytest.approx(math.exp(1.5) * losses.std().item() / math.sqrt(7), rel=1e-3)
+    assert row.values["tail"] == pytest.approx(math.exp(1.5), rel=1e-4)
+    assert row.stderr == pytest.approx(math.exp(1.5) * losses.std().item() / math.sqrt(7), rel=1e-3)
 
 
 def test_diverged_models_give_inf_and_nan(task):
-    assert task.evaluate(certain(task, -1e6), 24)["tail"] == math.inf
+    assert task.evaluate(certain(task, -1e6), 24).values["tail"] == math.inf
     nan = Model(lambda ids: torch.full((*ids.shape, task.vocab_size), math.nan))
-    assert math.isnan(task.evaluate(nan, 24)["tail"])
+    assert math.isnan(task.evaluate(nan, 24).values["tail"])
 
 
 def test_one_window_has_no_standard_error(folder):
     task = Language(settings(folder, windows=1))
-    assert math.isnan(task.evaluate(uniform(task), 24)["stderr"])
+    assert math.isnan(task.evaluate(uniform(task), 24).stderr)
 
 
 def test_losses_in_bfloat16_are_those_of_its_logits_in_float32_across_chunks():
@@ -224,13 +224,13 @@ def test_a_given_tokenizer_is_used(task, folder, tmp_path):
     task.save_tokenizer(tmp_path)
     same = Language(settings(folder, tokenizer=str(tmp_path)))
     assert same.fingerprint() == task.fingerprint()
-    assert same.describe()["tokenizer"] == str(tmp_path)
+    assert same.describe().facts["tokenizer"] == str(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tail": 24}, "the shortest length, 24 tokens, must exceed the 24 target tokens"),
+        ({"tail": 24}, "tail=24 tokens do not fit in the shortest length, 24; try --tail 12"),
         ({"lengths": (24, 48, 9999)}, r"no held-out document .* has 9999 tokens, the longest has \d+; try lengths up"),
         ({"train_length": 10**6}, r"gives \d+ tokens to train on, less than one example of 1000000"),
         ({"text": "nowhere/at.all"}, "no text at 'nowhere/at.all'"),

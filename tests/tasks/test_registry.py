@@ -1,13 +1,16 @@
 """The registry of tasks, their common settings, and what every task promises."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from whorl import tasks
-from whorl.tasks import TASKS, Task, TaskSettings, get
+from whorl.results.schema import as_json
+from whorl.tasks import TASKS, get, of_evaluation
+from whorl.tasks.base import Task, TaskSettings
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +22,38 @@ def text(tmp_path_factory):
 
 
 def build(name, text, **changes):
-    settings = {"train_length": 64, "lengths": (64, 96), "tail": 8, "windows": 5, "text": text, "vocab_size": 280}
+    settings = {"train_length": 64, "lengths": (64, 96), "tail": 8, "windows": 5, "vocab_size": 280}
+    settings |= {"text": text} if "text" in get(name).options else {}
     return get(name)(TaskSettings(**settings | changes))
 
 
 def test_folder_and_registry_agree():
-    shared = {"__init__", "base", "generated"}
+    shared = {"__init__", "base", "generated", "metrics"}
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
     assert files == set(TASKS)
     for name in TASKS:
         assert issubclass(get(name), Task)
         assert get(name).name == name
         assert get(name).version >= 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_describes_itself(name, text):
+    """All that settings, models, the command line and reports say of a task is its own."""
+    task = get(name)
+    assert of_evaluation(task.evaluation) is task
+    assert task.title
+    model = Uniform(build(name, text).vocab_size)
+    row = build(name, text).evaluate(model, 64)
+    assert list(row.values) == [metric.key for metric in task.metrics]
+    assert {metric.evaluation for metric in task.measured()} == {task.evaluation}
+    options = {field.name for field in fields(TaskSettings) if field.metadata.get("option")}
+    assert task.options.keys() <= options
+
+
+def test_an_evaluation_that_no_task_makes():
+    with pytest.raises(ValueError, match=r"no task makes the evaluation 'bleu' \(known: perplexity, copy, recall\)"):
+        of_evaluation("bleu")
 
 
 def test_unknown_task():
@@ -88,7 +111,7 @@ def test_labels_are_the_tokens_of_their_position_or_ignored(name, text):
 @pytest.mark.parametrize("name", TASKS)
 def test_description_is_json_and_fingerprint_follows_the_data(name, text, tmp_path):
     task = build(name, text)
-    assert json.loads(json.dumps(task.describe()))["task"] == name
+    assert json.loads(json.dumps(as_json(task.describe())))["task"] == name
     fingerprint = task.fingerprint()
     assert len(fingerprint) == 64
     assert build(name, text).fingerprint() == fingerprint
@@ -120,7 +143,7 @@ def test_evaluation_batches_progress_and_mode(name, text):
     assert model.training
     assert model.batches == [(2, 64), (2, 64), (1, 64)]
     assert done == [2, 2, 1]
-    assert row["length"] == 64
+    assert row.length == 64
     assert task.evaluate(model, 64, batch_tokens=1) == row  # one window at a time at least
     model.eval()
     task.evaluate(model, 96)

@@ -92,18 +92,18 @@ def test_a_comparison_goes_on_from_the_last_whole_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    undisturbed = whorl.compare(["rope"], out=tmp_path / "undisturbed", text=str(text), **SMALL)["trials"][0]
+    undisturbed = whorl.compare(["rope"], out=tmp_path / "undisturbed", text=str(text), **SMALL).trials[0]
     folder = interrupted(tmp_path / "out", text, monkeypatch)
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {f"checkpoint-{s}" for s in (STEPS * 3 // 4, STEPS)}
     (folder / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer.pt").unlink()
-    resumed = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL)["trials"][0]
+    resumed = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL).trials[0]
     assert f"checkpoint-{STEPS} is not used, and deleted: its optimizer.pt is missing" in caplog.text
-    assert resumed["train"]["loss"] == undisturbed["train"]["loss"]
-    assert resumed["evaluations"] == undisturbed["evaluations"]
+    assert resumed.train.loss == undisturbed.train.loss
+    assert resumed.evaluations == undisturbed.evaluations
 
     caplog.clear()
     (folder / "result.json").unlink()
     os.truncate(folder / "model.safetensors", 1000)
-    again = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL)["trials"][0]
+    again = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL).trials[0]
     assert "model.safetensors is not what was written there" in caplog.text
-    assert again["evaluations"] == undisturbed["evaluations"]
+    assert again.evaluations == undisturbed.evaluations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from whorl.training.settings import DEFAULT_ENCODINGS, MODELS, Settings
+from whorl.comparison.planning import DEFAULT_ENCODINGS
+from whorl.tasks import TASKS
+from whorl.training.settings import MODELS, Settings
 
 EPILOG = """
 [bold]Examples[/]
@@ -23,6 +26,14 @@ The same command goes on where a killed run stopped; finished trials are never r
 """
 
 _D = Settings()
+_LISTING = json.loads(Path(__file__).with_name("listing.json").read_text(encoding="utf-8"))
+
+
+def _of_tasks(option: str) -> str:
+    """The help of an option that only some tasks read, and which those are, as `whorl.cli.listing` wrote them down."""
+    tasks = _LISTING.get("tasks", {}).items()  # none where the listing, which imports this, is about to be made anew
+    told = {name: task["options"][option] for name, task in tasks if option in task["options"]}
+    return "; ".join(dict.fromkeys(told.values())) + f" (task {', '.join(told)})."
 
 
 def compare(
@@ -34,13 +45,9 @@ def compare(
             f"layers; TYPE=A/TYPE=B by layer type. `whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
         ),
     ] = None,
-    task: Annotated[str, typer.Option(help="language, copy or recall.")] = _D.task,
-    text: Annotated[
-        str, typer.Option(help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET (task language).")
-    ] = _D.text,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="A tokenizer's directory or hub name. Without it, one is trained on the text.")
-    ] = None,
+    task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}.")] = _D.task,
+    text: Annotated[str, typer.Option(help=_of_tasks("text"))] = _D.text,
+    tokenizer: Annotated[str | None, typer.Option(help=_of_tasks("tokenizer"))] = None,
     model: Annotated[
         str, typer.Option(help=f"{', '.join(MODELS)}, or a Hugging Face config or model directory.")
     ] = _D.model,

@@ -1,7 +1,7 @@
-"""What `whorl list` and README.md say of every encoding and scaling, and the model families, from their registries.
+"""What the command line and README.md say of encodings, scalings, model families and tasks, from their registries.
 
-`python -m whorl.cli.listing` writes it anew, to listing.json and README.md. (From there `whorl list` reads it, at once:
-importing every encoding imports PyTorch.)
+`python -m whorl.cli.listing` writes it anew, to listing.json and README.md. (From there `whorl list` and the help read
+it, at once: importing every encoding imports PyTorch.)
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 from whorl.encodings.config import format_value
 from whorl.hosts import FAMILIES
+from whorl.tasks import TASKS
+from whorl.tasks import get as get_task
 
 KEPT = Path(__file__).with_name("listing.json")
 BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
@@ -53,7 +55,9 @@ def arguments(cls: Any) -> str:
 
 def listing() -> str:
     """The content of listing.json."""
-    return json.dumps({"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES)}, indent=1) + "\n"
+    tasks = {name: {"title": task.title, "options": task.options} for name in TASKS for task in [get_task(name)]}
+    told = {"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES), "tasks": tasks}
+    return json.dumps(told, indent=1) + "\n"
 
 
 def table() -> str:

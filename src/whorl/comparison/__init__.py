@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from whorl.extras import require
 
 if TYPE_CHECKING:
-    from whorl.comparison.running import compare
+    from whorl.comparison.comparing import compare
     from whorl.training.trials import load_trial, snapshots_of
 
 __all__ = ["compare", "load_trial", "snapshots_of"]
@@ -19,7 +19,7 @@ __all__ = ["compare", "load_trial", "snapshots_of"]
 def __getattr__(name: str) -> Any:
     if name == "compare":
         require("a comparison", "compare")
-        from whorl.comparison.running import compare
+        from whorl.comparison.comparing import compare
 
         return compare
     if name in __all__:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -13,6 +14,10 @@ from rich.table import Table
 
 from whorl.console import console as plain
 from whorl.console import said
+from whorl.results.comparison import Comparison, Config
+from whorl.results.over_seeds import Metric
+from whorl.results.trial import Machine, Row, Trial
+from whorl.tasks import get, of_evaluation
 
 Update = Callable[[int, float | None], None]
 
@@ -23,7 +28,7 @@ class Silent:
     def waiting(self, what: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None: ...
+    def start(self, config: Config, machine: Machine, trials: list[str]) -> None: ...
 
     def filled(self, words: list[str]) -> None: ...
 
@@ -33,9 +38,9 @@ class Silent:
     def evaluating(self, trial: str, lengths: int) -> AbstractContextManager[Callable[[int], None]]:
         return nullcontext(lambda length: None)
 
-    def trial_done(self, trial: str, result: dict[str, Any], again: bool) -> None: ...
+    def trial_done(self, trial: Trial, again: bool) -> None: ...
 
-    def finish(self, results: dict[str, Any], folder: Path) -> None: ...
+    def finish(self, results: Comparison, folder: Path) -> None: ...
 
 
 class Display(Silent):
@@ -51,15 +56,15 @@ class Display(Silent):
         self.console.print(what)
         return nullcontext()
 
-    def start(self, config: dict[str, Any], machine: dict[str, Any], trials: list[str]) -> None:
+    def start(self, config: Config, machine: Machine, trials: list[str]) -> None:
         self.trials = trials
         self.console.print(
             said(
                 (f"{len(trials)} trials", "bold"),
-                f" of {config['tokens']:,} tokens ({config['steps']:,} steps of {config['batch_size']} x "
-                f"{config['train_length']}), task {config['task']}, model {config['model']} "
-                f"({config['parameters'] / 1e6:.2f} M parameters), {config['precision']}, on {machine['device']} "
-                f"({machine['cpu']}, {machine['cores']} cores)",
+                f" of {config.tokens:,} tokens ({config.steps:,} steps of {config.batch_size} x "
+                f"{config.train_length}), task {config.task}, model {config.model} "
+                f"({config.parameters / 1e6:.2f} M parameters), {config.precision}, on {machine.device} "
+                f"({machine.cpu}, {machine.cores} cores)",
             )
         )
 
@@ -110,55 +115,52 @@ class Display(Silent):
             bar = progress.add_task(name, total=total, note="")
             yield lambda step, note: progress.update(bar, completed=step, note=note)
 
-    def trial_done(self, trial: str, result: dict[str, Any], again: bool) -> None:
-        train = result.get("train", {})
-        facts = f"loss {_number(train.get('loss'))}, {train.get('tokens_per_second', 0):,.0f} tokens/s"
+    def trial_done(self, trial: Trial, again: bool) -> None:
+        facts = f"loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} tokens/s"
         verb = ("was done already", "dim") if again else ("done ", "green")
-        self.console.print(said(verb, f" {trial}: {facts}; {_evaluations(result)}"))
+        rows = ((row, _main(name)) for name, found in trial.evaluations.items() for row in found)
+        values = "  ".join(f"{row.length:,}: {_cell(row, metric)}" for row, metric in rows)
+        self.console.print(said(verb, f" {trial.id}: {facts}; {values}"))
 
-    def finish(self, results: dict[str, Any], folder: Path) -> None:
+    def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))
         self.console.print(
             f"report: {folder / 'report.html'} and {folder / 'report.md'}; numbers: {folder / 'results.json'}"
         )
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: Comparison) -> Table:
     """One row per trial: the task's main number at every length."""
-    lengths = results["config"]["lengths"]
-    title = {"language": "perplexity of the same last tokens, by context length"}.get(
-        results["config"]["task"], "token accuracy, by length"
-    )
-    table = Table(title=title, title_justify="left")
+    config = results.config
+    task = get(config.task)
+    metric = task.measured()[0]
+    table = Table(title=task.words().table, title_justify="left")
     table.add_column("encoding")
     table.add_column("seed", justify="right")
-    for length in lengths:
-        trained = length == results["config"]["train_length"]
+    for length in config.lengths:
+        trained = length == config.train_length
         table.add_column(f"{length:,}" + (" (trained)" if trained else ""), justify="right")
-    for trial in results["trials"]:
-        rows = {row["length"]: row for rows in trial["evaluations"].values() for row in rows}
-        table.add_row(trial["notation"], str(trial["seed"]), *(_cell(rows.get(length)) for length in lengths))
-    unigram = {row["length"]: row for row in results["config"]["data"].get("unigram", [])}
+    for trial in results.trials:
+        rows = (trial.row(metric.evaluation, length) for length in config.lengths)
+        table.add_row(trial.notation, str(trial.seed), *("" if row is None else _cell(row, metric) for row in rows))
+    unigram = {row.length: row for row in config.data.unigram}
     if unigram:
         table.add_section()
-        table.add_row("a unigram model", "", *(_cell(unigram.get(length)) for length in lengths))
+        cells = ("" if n not in unigram else _cell(unigram[n], metric) for n in config.lengths)
+        table.add_row("a unigram model", "", *cells)
     return table
 
 
-def _evaluations(result: dict[str, Any]) -> str:
-    rows = [row for rows in result.get("evaluations", {}).values() for row in rows]
-    return "  ".join(f"{row['length']:,}: {_cell(row)}" for row in rows)
+def _main(evaluation: str) -> Metric:
+    return of_evaluation(evaluation).measured()[0]
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    if "unreachable" in row:
+def _cell(row: Row, metric: Metric) -> str:
+    if row.unreachable:
         return "out of reach"
-    if "tail" in row:
-        return _number(row["tail"])
-    return "diverged" if row["token_accuracy"] is None else f"{row['token_accuracy']:.1%}"
+    value = row.values[metric.key]
+    return f"{value:.1%}" if metric.share and math.isfinite(value) else _number(value)
 
 
-def _number(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.2f}"
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "diverged"

@@ -27,16 +27,15 @@ from whorl.hosts import open_host
 from whorl.randomness import put_back
 from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
+from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training
 from whorl.training.checkpoints import KEPT, complete, discard_damaged, resume_point
-from whorl.training.models import for_evaluation
-from whorl.training.settings import Settings
+from whorl.training.recipe import Recipe
 from whorl.training.trainer import release, training_arguments, training_record
 
 log = logging.getLogger(__name__)
 
 BANDS = 8  # steps in which a gradual change stills the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
-EAGER_UP_TO = 256  # tokens: written-out attention is faster on a CPU, as in `training.models`
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,15 @@ class Healing:
     def __post_init__(self) -> None:
         check_numbers(gradual=self.gradual, seed=self.seed)
 
-    def settings(self) -> Settings:
-        settings = Settings(
-            train_length=self.train_length, tokens=self.tokens, batch_size=self.batch_size, tail=1, lengths=("1x",),
-            learning_rate=self.learning_rate, precision=self.precision,
-        )  # fmt: skip
-        return settings.resolve()
+    def recipe(self) -> Recipe:
+        return Recipe(
+            self.train_length,
+            self.tokens,
+            self.batch_size,
+            self.learning_rate,
+            precision=self.precision,
+            seed=self.seed,
+        )
 
 
 def language(
@@ -85,7 +87,7 @@ def evaluated(model: Any, task: Language) -> dict[int, float | None]:
     for_evaluation(host.model)
     rows = positions_of(host)
     losses = {
-        n: None if rows is not None and n > rows else float(torch.tensor(task.evaluate(model, n)["tail"]).log())
+        n: None if rows is not None and n > rows else float(torch.tensor(task.evaluate(model, n).values["tail"]).log())
         for n in task.settings.lengths
     }
     for n, loss in losses.items():
@@ -173,25 +175,22 @@ def train_on(
 
     It goes on from the newest whole checkpoint in `folder`, where a run of the same arguments was interrupted.
     """
-    settings = healing.settings()
-    host = open_host(model)
-    host.model.config.use_cache = False
-    written_out = not torch.cuda.is_available() and healing.train_length <= EAGER_UP_TO
-    if written_out and host.attention == "sdpa":
-        host.attending.set_attn_implementation("eager")
-    arguments = training_arguments(settings, healing.seed, folder)
+    recipe = healing.recipe()
+    open_host(model).model.config.use_cache = False
+    for_training(model, recipe.train_length, HEALED_WRITTEN_OUT_UP_TO)
+    arguments = training_arguments(recipe, folder)
     discard_damaged(folder)
     checkpoint, _ = resume_point(folder)
     trainer = _Healer(
         model=model,
         args=arguments,
-        train_dataset=task.training_set(healing.seed, settings.steps * settings.batch_size),
-        callbacks=[_Steps(model, settings.steps, update, bands, healing.gradual)],
+        train_dataset=task.training_set(recipe.seed, recipe.steps * recipe.batch_size),
+        callbacks=[_Steps(model, recipe.steps, update, bands, healing.gradual)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     release(trainer, model)
-    return training_record(trainer.state.log_history, settings, 1.0)["curve"]
+    return training_record(trainer.state.log_history, recipe, 1.0)["curve"]
 
 
 def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> dict[str, Any] | None:

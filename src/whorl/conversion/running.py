@@ -136,7 +136,7 @@ def run_extend(
 
 def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
     """What the numbers of a training follow from."""
-    settings = {**asdict(healing), "precision": healing.settings().precision}
+    settings = {**asdict(healing), "precision": healing.recipe().precision}
     return {"model": resuming.digest(model), "text": task.fingerprint(), **settings}
 
 

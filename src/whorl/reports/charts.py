@@ -21,7 +21,10 @@ from whorl.reports.chart import (
     StripChart,
 )
 from whorl.reports.formatting import compact, multiple, number, percent, ratio, with_spread
-from whorl.reports.summary import Cell, Comparison, Encoding, Metric, metrics_of
+from whorl.reports.levels import level
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks import of_evaluation
 
 CURVE_POINTS = 160
 SMOOTHING = 0.03
@@ -31,13 +34,13 @@ SMOOTHING = 0.03
 def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart | None:
     """The two metrics of an evaluation against length; None when it has no finite value."""
     lengths = c.lengths(kind)
-    views = [_view(c, metric, lengths) for metric in metrics_of(kind)]
+    views = [_view(c, metric, lengths) for metric in of_evaluation(kind).measured()]
     found = tuple(view for view in views if view is not None)
     if not found:
         return None
     ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in lengths)
     x = Axis("length in tokens", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
-    shares = metrics_of(kind)[0].percent  # two shares have one scale, two perplexities do not
+    shares = of_evaluation(kind).measured()[0].share  # two shares have one scale, two perplexities do not
     return CurveChart(
         *(kind, title, caption, (("length", x),), found), named=True, pictured=2 if shares else 1, overlaid=shares
     )
@@ -46,7 +49,7 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
 def training_curves(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> CurveChart | None:
     """Smoothed training loss against tokens: a line per encoding, its seeds as thin lines."""
     runs = {
-        e.name: found for e in c.encodings if (found := [r for t in e.trials if (r := _smoothed(curves.get(t["id"])))])
+        e.name: found for e in c.encodings if (found := [r for t in e.trials if (r := _smoothed(curves.get(t.id)))])
     }
     if not runs:
         return None
@@ -120,13 +123,12 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | 
     values = [v for line in lines for row in (line.y, line.low, line.high, *line.thin) for v in row if v is not None]
     if not values:
         return None
-    reference = c.reference(metric.kind)
-    unigram = None if reference is None else c.unigram(metric, reference)
-    levels = () if unigram is None else ((unigram, f"a unigram model, {number(unigram)}"),)
+    nothing = level(c, metric, c.reference(metric.evaluation))
+    levels = () if nothing is None else ((nothing.value, f"{nothing.name}, {nothing.shown}"),)
     values += [value for value, _ in levels]
     y = (
         percent_axis(metric.label)
-        if metric.percent
+        if metric.share
         else axis(f"{metric.label} (log scale, lower is better)", "log", values)
     )
     notes = tuple(f"{n:,} tokens, {multiple(n, c.train_length)}" for n in lengths)
@@ -140,7 +142,7 @@ def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) ->
     cells = [e.cell(metric, n) for n in lengths]
     bands = [_band(cell, metric) for cell in cells]
     spread = any(low is not None for low, _ in bands)
-    seeds = (tuple(finite(cell and cell.values.get(t["seed"])) for cell in cells) for t in e.trials)
+    seeds = (tuple(finite(cell and cell.values.get(t.seed)) for cell in cells) for t in e.trials)
     return Curve(
         e.name,
         e.index,
@@ -167,20 +169,20 @@ def _band(cell: Cell | None, metric: Metric) -> tuple[float | None, float | None
     if cell is None or mean is None or spread is None:
         return None, None
     low = mean - spread
-    if not metric.percent and low <= 0:
+    if not metric.share and low <= 0:
         low = min(cell.finite)  # a logarithmic axis has no place for it
     return low, mean + spread
 
 
 def _rows(c: Comparison, e: Encoding, metric: Metric, cell: Cell) -> Rows:
-    rows = [(metric.label, with_spread(cell.mean, cell.spread, metric.percent))]
-    in_range = e.ratio(metric, cell.length, c.reference(metric.kind))
-    if in_range is not None and in_range.mean is not None and not metric.percent:
+    rows = [(metric.label, with_spread(cell.mean, cell.spread, metric.share))]
+    in_range = e.ratio(metric, cell.length, c.reference(metric.evaluation))
+    if in_range is not None and in_range.mean is not None and not metric.share:
         rows.append(("ratio to in-range", ratio(in_range.mean)))
     if cell.stderr is not None:
-        rows.append(("standard error", percent(cell.stderr) if metric.percent else number(cell.stderr)))
+        rows.append(("standard error", percent(cell.stderr) if metric.share else number(cell.stderr)))
     if cell.samples is not None:
-        rows.append(("sequences" if metric.percent else "windows", f"{cell.samples:,}"))
+        rows.append(("sequences" if metric.share else "windows", f"{cell.samples:,}"))
     if len(cell.values) > 1:
         rows.append(("seeds", str(len(cell.finite))))
     return tuple(rows)

@@ -24,29 +24,30 @@ from whorl.reports.formatting import (
     compact,
     duration,
     multiple,
-    number,
     plural,
     ratio,
     with_spread,
 )
+from whorl.reports.levels import Level, level
 from whorl.reports.png import png
-from whorl.reports.summary import Comparison, Encoding, Metric, metrics_of, summarize, turning_in_words
-from whorl.reports.words import Findings, findings, partial_notice, pretrained_notice
-
-TASKS = {"language": "Language modelling", "copy": "Copying a segment", "recall": "Recalling values by their keys"}
+from whorl.reports.words import Findings, findings, partial_notice, pretrained_notice, turning_in_words
+from whorl.results import showing
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Encoding, Metric
+from whorl.results.schema import as_json
+from whorl.results.trial import Trial
+from whorl.tasks import get, of_evaluation
 
 
 def write(
-    results: dict[str, Any], out: Path, training_curves: dict[str, list[dict[str, Any]]] | None = None
+    results: Comparison, out: Path, training_curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
 ) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
 
-    results: as in results.json. Trials may be missing (the report then says that it is partial), a length may be
-        `unreachable`, and a value may be None or not finite. `wavelengths` with one entry per pair, None where the
-        pair stands still, tells which pairs turn; a shorter list is taken as the first pairs.
-    training_curves: trial id -> rows with `tokens` seen and `loss` in nats per token.
+    Trials may be missing (the report then says that it is partial), a length may be unreachable, and a value may be not
+    finite. training_curves: trial id -> rows with `tokens` seen and `loss` in nats per token.
     """
-    document = build(summarize(results), training_curves or {})
+    document = build(results, training_curves or {})
     images = {name: image for chart in document.charts for name, image in png(chart).items()}
     written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]
     written.append(write_atomically(out / "report.md", markdown.render(document)))
@@ -62,7 +63,7 @@ def build(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> D
     if c.pretrained is not None:
         blocks.append(Paragraph(pretrained_notice(c), "notice"))
     said = findings(c)
-    for kind in c.kinds:
+    for kind in c.evaluations:
         blocks += _evaluation(c, kind, said[kind])
     caveats = dict.fromkeys(text for found in said.values() for text in found.caveats)
     if caveats:
@@ -74,39 +75,34 @@ def build(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> D
 
 
 def _evaluation(c: Comparison, kind: str, found: Findings) -> list[Block]:
-    first, second = metrics_of(kind)
-    name = "Perplexity" if kind == "perplexity" else f"{capital(kind)} accuracy"
+    task = of_evaluation(kind)
+    name = task.words().measure
     chart = charts.by_length(c, kind, f"{name} against length", _chart_caption(c, kind))
-    blocks: list[Block] = [Heading("Findings" if len(c.kinds) == 1 else f"{name}: findings")]
+    blocks: list[Block] = [Heading("Findings" if len(c.evaluations) == 1 else f"{name}: findings")]
     blocks += [Paragraph(text, "lead") for text in found.lead]
     blocks += [Paragraph(found.rule, "note")] if found.rule else []
     blocks.append(Bullets([Bullet(text, encoding.name, encoding.index) for encoding, text in found.bullets]))
     blocks += [Paragraph(found.reading, "note")] if found.reading else []
     blocks += [Figure(chart)] if chart is not None else []
-    blocks += [_table(c, metric) for metric in (first, second)]
+    blocks += [_table(c, metric) for metric in task.measured()]
     return blocks
 
 
 def _chart_caption(c: Comparison, kind: str) -> str:
-    spread = " Bands are one standard deviation over seeds, thin lines single seeds." if len(c.seeds) > 1 else ""
-    if kind == "perplexity":
-        tail = c.config.get("tail")
-        level = c.unigram(metrics_of(kind)[0], c.reference(kind) or 0)
-        if level is not None:
-            spread += " The dotted line is a model that knows how often each token occurs and nothing else."
-        return (
-            f"Tail: the same last {tail or ''} tokens of every window, with more context before them. Mean: all tokens "
-            f"of the window.{spread}"
-        ).replace("  ", " ")
-    return f"The share of tokens that are right, and of sequences that are right as a whole.{spread}"
+    task = of_evaluation(kind)
+    said = [task.words().caption.format(config=c.config)]
+    if len(c.seeds) > 1:
+        said.append("Bands are one standard deviation over seeds, thin lines single seeds.")
+    found = level(c, task.measured()[0], c.reference(kind))
+    return " ".join([*said, f"The dotted line is {found.meaning}."] if found is not None else said)
 
 
 def _table(c: Comparison, metric: Metric) -> Table:
     """A row per encoding, a column per length: mean ± spread, and for perplexity the ratio to in-range."""
-    lengths, reference = c.lengths(metric.kind), c.reference(metric.kind)
+    lengths, reference = c.lengths(metric.evaluation), c.reference(metric.evaluation)
     spread = ", ± one standard deviation over seeds" if len(c.seeds) > 1 else ""
-    against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.percent else ""
-    unigrams = [c.unigram(metric, n) for n in lengths]
+    against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.share else ""
+    levels = [level(c, metric, n) for n in lengths]
     return Table(
         f"{capital(metric.label)} by length in tokens{spread}{against}.",
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
@@ -117,8 +113,15 @@ def _table(c: Comparison, metric: Metric) -> Table:
             )
             for e in c.encodings
         ]
-        + ([Row([("a unigram model", ""), (DASH, ""), *((number(u), "") for u in unigrams)])] if any(unigrams) else []),
+        + _levels_row(levels),
     )
+
+
+def _levels_row(levels: Sequence[Level | None]) -> list[Row]:
+    """What a model has that has learnt nothing, where that is known."""
+    known = [one for one in levels if one is not None]
+    shown = [(DASH if one is None else one.shown, "") for one in levels]
+    return [Row([(known[0].name, ""), (DASH, ""), *shown])] if known else []
 
 
 def _turning(e: Encoding) -> tuple[str, str]:
@@ -134,12 +137,12 @@ def _value(e: Encoding, metric: Metric, length: int, reference: int | None) -> t
     if cell.unreachable:
         return "cannot reach", ""
     small = []
-    held = e.ratio(metric, length, reference) if length != reference and not metric.percent else None
+    held = e.ratio(metric, length, reference) if length != reference and not metric.share else None
     if held is not None and held.finite:
         small.append(ratio(held.mean))
     if cell.diverged and cell.finite:
         small.append(f"{len(cell.diverged)} of {len(cell.values)} diverged")
-    return with_spread(cell.mean, cell.spread, metric.percent), ", ".join(small)
+    return with_spread(cell.mean, cell.spread, metric.share), ", ".join(small)
 
 
 def _how_they_turn(c: Comparison) -> list[Block]:
@@ -153,10 +156,10 @@ def _training(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) 
     chart = charts.training_curves(c, curves)
     rows = []
     for e in c.encodings:
-        speed, loss, seconds = (e.training(key) for key in ("tokens_per_second", "loss", "seconds"))
+        speed, loss, seconds = (e.training("tokens_per_second"), e.training("loss"), e.training("seconds"))
         cells = [
             (e.name, ""),
-            (", ".join(str(trial["seed"]) for trial in e.trials), ""),
+            (", ".join(str(trial.seed) for trial in e.trials), ""),
             (compact(e.training("tokens").mean), ""),
             (with_spread(loss.mean, loss.spread), ""),
             (with_spread(speed.mean, speed.spread), ""),
@@ -170,31 +173,28 @@ def _training(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) 
 
 
 def _settings(c: Comparison) -> Details:
-    groups = {name.capitalize(): dict(c.results.get(name) or {}) for name in ("config", "machine", "versions")}
-    groups["Trials"] = {str(trial["id"]): f"{_name(c, trial)}, seed {trial['seed']}" for trial in c.trials}
+    groups = {name.capitalize(): as_json(getattr(c, name)) for name in ("config", "machine", "versions")}
+    groups["Trials"] = {trial.id: f"{_name(trial)}, seed {trial.seed}" for e in c.encodings for trial in e.trials}
     return Details("Settings, machine and versions", {name: group for name, group in groups.items() if group})
 
 
-def _name(c: Comparison, trial: Mapping[str, Any]) -> str:
-    name = trial.get("notation") or trial["encoding"]
-    parameters = ", ".join(f"{key}={value}" for key, value in (trial.get("parameters") or {}).items())
-    return f"{name} ({parameters})" if parameters else str(name)
+def _name(trial: Trial) -> str:
+    parameters = ", ".join(f"{key}={value}" for key, value in trial.parameters.items())
+    return f"{trial.notation} ({parameters})" if parameters else trial.notation
 
 
 def _title(c: Comparison) -> str:
     count = len(c.encodings)
     if not count:
         return "A comparison of positional encodings"
-    far = any(c.far(kind) for kind in c.kinds)
+    far = any(c.far(kind) for kind in c.evaluations)
     return f"{capital(plural(count, 'positional encoding'))}{' past the training length' if far else ''}"
 
 
 def _subtitle(c: Comparison) -> str:
-    task = c.config.get("task")
-    longest = max((n for kind in c.kinds for n in c.lengths(kind)), default=None)
-    parts = [TASKS.get(str(task), str(task))] if task else []
-    if task == "language" and c.config.get("text"):
-        parts[0] += f" on {c.config['text']}"
+    task = get(c.config.task)
+    longest = max((n for kind in c.evaluations for n in c.lengths(kind)), default=None)
+    parts = [task.title + (f" on {c.config.text}" if "text" in task.options else "")]
     parts.append(f"trained at {c.train_length:,} tokens")
     if longest is not None:
         parts.append(f"evaluated at up to {longest:,}")
@@ -202,22 +202,16 @@ def _subtitle(c: Comparison) -> str:
 
 
 def _facts(c: Comparison) -> list[tuple[str, str]]:
-    config, machine = c.config, c.results.get("machine") or {}
-    parameters = config.get("parameters")
-    model = " · ".join(
-        filter(None, [str(config.get("model") or ""), f"{compact(parameters)} parameters" if parameters else ""])
-    )
-    device = machine.get("device")
-    chip = machine.get("cpu") if device in (None, "cpu") else None
-    cores = f"{machine['cores']} cores" if machine.get("cores") else None
-    facts = [
-        ("Model", model),
-        ("Budget", f"{compact(config['tokens'])} tokens a trial{_epochs(c)}" if config.get("tokens") else ""),
-        ("Seeds", ", ".join(map(str, c.seeds or config.get("seeds") or []))),
-        ("Device", ", ".join(str(part) for part in (device, chip, cores) if part)),
-        ("Created", str(c.results.get("created") or "")[:16].replace("T", " ")),
+    config, machine = c.config, c.machine
+    chip = machine.cpu if machine.device == "cpu" else None
+    cores = f"{machine.cores} cores" if machine.cores else None
+    return [
+        ("Model", f"{config.model} · {compact(config.parameters)} parameters"),
+        ("Budget", f"{compact(config.tokens)} tokens a trial{_epochs(c)}"),
+        ("Seeds", ", ".join(map(str, c.seeds or config.seeds))),
+        ("Device", ", ".join(part for part in (machine.device, chip, cores) if part)),
+        ("Created", c.created[:16].replace("T", " ")),
     ]
-    return [(name, value) for name, value in facts if value]
 
 
 def _epochs(c: Comparison) -> str:
@@ -225,4 +219,7 @@ def _epochs(c: Comparison) -> str:
 
 
 def _footer(c: Comparison) -> str:
-    return f"Written by whorl {c.results.get('whorl') or ''}".strip() + ", from results.json beside this report."
+    return f"Written by whorl {c.whorl}, from results.json beside this report."
+
+
+showing.HEADS[Comparison] = lambda results: html.head(build(results, {}))

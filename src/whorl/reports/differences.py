@@ -6,14 +6,15 @@ known better than either value. Perplexities differ by the logarithm of their ra
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from whorl.reports.summary import Encoding, Metric
+from whorl.results.over_seeds import Encoding, Metric
+from whorl.results.trial import Row
 
 CONFIDENCE = 0.95
 Pairs = Literal["seeds", "windows", "none"]
@@ -43,36 +44,36 @@ def difference(metric: Metric, a: tuple[Encoding, int], b: tuple[Encoding, int])
     common = [s for s in rows[0] if s in rows[1] and all(_usable(metric, r[s]) for r in rows)]
     if not common:
         return None
-    each = [_on_scale(metric, rows[0][s][metric.key]) - _on_scale(metric, rows[1][s][metric.key]) for s in common]
+    each = [_on_scale(metric, rows[0][s]) - _on_scale(metric, rows[1][s]) for s in common]
     mean = float(np.mean(each))
     if len(common) > 1:
         return Difference(mean, _half(each), "seeds")
     x, y = (r[common[0]] for r in rows)
-    samples = [row.get("samples") or [] for row in (x, y)]
-    if len(samples[0]) == len(samples[1]) > 1 and None not in (*samples[0], *samples[1]):
-        return Difference(mean, _half(np.subtract(*map(np.asarray, samples)).tolist()), "windows")
+    if len(x.samples) == len(y.samples) > 1 and all(map(math.isfinite, (*x.samples, *y.samples))):
+        return Difference(mean, _half(np.subtract(x.samples, y.samples).tolist()), "windows")
     errors = [_error(metric, row) for row in (x, y)]
     if errors[0] is None or errors[1] is None:
         return Difference(mean, None, "none")
     return Difference(mean, 2 * math.hypot(errors[0], errors[1]), "none")
 
 
-def _usable(metric: Metric, row: Mapping[str, Any]) -> bool:
-    value = row.get(metric.key)
-    return value is not None and math.isfinite(value) and (metric.percent or value > 0)
+def _usable(metric: Metric, row: Row) -> bool:
+    value = row.values.get(metric.key, math.nan)
+    return math.isfinite(value) and (metric.share or value > 0)
 
 
-def _on_scale(metric: Metric, value: float) -> float:
-    return value if metric.percent else math.log(value)
+def _on_scale(metric: Metric, row: Row) -> float:
+    value = row.values[metric.key]
+    return value if metric.share else math.log(value)
 
 
-def _error(metric: Metric, row: Mapping[str, Any]) -> float | None:
-    error = row.get("stderr")
-    if error is None and metric.percent and row.get("sequences"):  # binomial, the widest that it can be
-        error = math.sqrt(row[metric.key] * (1 - row[metric.key]) / row["sequences"])
+def _error(metric: Metric, row: Row) -> float | None:
+    error, value = row.stderr, row.values[metric.key]
+    if error is None and metric.share and row.sequences:  # binomial, the widest that it can be
+        error = math.sqrt(value * (1 - value) / row.sequences)
     if error is None or not math.isfinite(error):
         return None
-    return float(error if metric.percent else error / row[metric.key])
+    return error if metric.share else error / value
 
 
 def _half(each: Sequence[float]) -> float:

@@ -30,6 +30,15 @@ def render(document: Document) -> str:
     )
 
 
+def head(document: Document) -> str:
+    """The document's title, its facts and its first findings, as a fragment for a notebook: no style, no script."""
+    facts = " · ".join(f"{escape(name)}: {escape(value)}" for name, value in document.facts)
+    first = (f"<p>{escape(b.text)}</p>" for b in document.blocks if isinstance(b, Paragraph) and b.style != "note")
+    tables = (_table(b) for b in document.blocks if isinstance(b, Table))
+    lines = [f"<h3>{escape(document.title)}</h3>", f"<p>{escape(document.subtitle)}</p>", f"<p>{facts}</p>", *first]
+    return "\n".join([*lines, next(tables, "")])
+
+
 def _colours() -> str:
     """The colours as variables of CSS, one set for each theme; the page follows the reader's."""
     everywhere = {**LIGHT, **{name: str(value) for name, value in OPACITY.items()}}

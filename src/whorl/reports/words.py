@@ -7,18 +7,11 @@ from itertools import groupby
 
 from whorl.reports.differences import Difference, difference
 from whorl.reports.formatting import DASH, capital, compact, listing, multiple, number, percent, plural, with_spread
-from whorl.reports.summary import (
-    LEARNT,
-    TAIL,
-    Cell,
-    Comparison,
-    Encoding,
-    Metric,
-    above_unigram,
-    learnt_in_range,
-    metrics_of,
-    turning_in_words,
-)
+from whorl.reports.levels import level
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks import of_evaluation
+from whorl.tasks.base import Task
 
 HURT = "is hurt by context that it cannot use"
 GAINS = "gains from context past its training length"
@@ -44,18 +37,19 @@ class Findings:
 
 def findings(comparison: Comparison) -> dict[str, Findings]:
     """The findings of each evaluation that was made, by its name."""
-    return {
-        kind: _perplexity(comparison) if kind == "perplexity" else _accuracy(comparison, kind)
-        for kind in comparison.kinds
-    }
+    found = {}
+    for name in comparison.evaluations:
+        task = of_evaluation(name)
+        found[name] = (_shares if task.metrics[0].share else _ratios)(comparison, task)
+    return found
 
 
 def partial_notice(comparison: Comparison) -> str | None:
     """A sentence for a comparison that is still running, or None."""
-    done, planned = len(comparison.trials), comparison.planned
+    done, planned = len(comparison.trials), comparison.config.trials_planned
     if not done:
-        return "No trial has finished yet." if planned is None else f"None of the {planned} trials has finished yet."
-    if planned is None or done >= planned:
+        return f"None of the {planned} trials has finished yet."
+    if done >= planned:
         return None
     return f"This report is partial: {done} of {planned} trials are finished. Every number in it may still move."
 
@@ -63,9 +57,9 @@ def partial_notice(comparison: Comparison) -> str | None:
 def pretrained_notice(c: Comparison) -> str:
     """What a comparison that begins with trained weights has to say first."""
     return (
-        f"The trials began with the pretrained weights of {c.config.get('model')}, which were trained with "
+        f"The trials began with the pretrained weights of {c.config.model}, which were trained with "
         f"{c.pretrained}. That favours {c.pretrained}: it goes on where it was, and the others have "
-        f"{compact(c.config.get('tokens'))} tokens to replace it. This compares how well they take the place of "
+        f"{compact(c.config.tokens)} tokens to replace it. This compares how well they take the place of "
         f"{c.pretrained}, not how well they would do from the start."
     )
 
@@ -79,43 +73,40 @@ def verdict(found: Difference | None) -> str | None:
     return HURT if found.mean > 0 else GAINS
 
 
-# Perplexity
+# Ratios: perplexity
 
 
-def _perplexity(c: Comparison) -> Findings:
-    reference = c.reference("perplexity")
-    lengths = [*([reference] if reference else []), *_telling(c.far("perplexity"), c.train_length)]
-    learnt = [e for e in c.encodings if reference is None or not above_unigram(c, e, reference)]
-    ranks = [_ranking(c, TAIL, learnt, length, number) for length in lengths]
-    lead = " ".join(filter(None, [_who_learnt_nothing(c, learnt), *ranks, _who_gains(c, learnt)]))
+def _ratios(c: Comparison, task: type[Task]) -> Findings:
+    metric, _ = task.measured()
+    reference, far = c.reference(task.evaluation), c.far(task.evaluation)
+    lengths = [*([reference] if reference else []), *_telling(far, c.train_length)]
+    learnt = [e for e in c.encodings if reference is None or not above_unigram(c, e, metric, reference)]
+    ranks = [_ranking(c, metric, learnt, length, number) for length in lengths]
+    lead = " ".join(filter(None, [_who_learnt_nothing(c, metric, learnt), *ranks, _who_gains(c, metric, learnt)]))
+    words = task.words()
+    at = multiple(reference or c.train_length, c.train_length)
     return Findings(
         lead=[lead] if lead else [],
-        bullets=[(e, _turning(e) + _perplexity_bullet(c, e)) for e in c.encodings],
-        rule=_rule(c, TAIL, "windows") if learnt else "",
-        reading=_same_targets(c) if reference and c.far("perplexity") else "",
-        caveats=_perplexity_caveats(c),
+        bullets=[(e, _turning(e) + _ratio_bullet(c, metric, e)) for e in c.encodings],
+        rule=_rule(c, metric, words.samples) if learnt else "",
+        reading=words.reading.format(config=c.config, at=at) if reference and far else "",
+        caveats=_caveats(c, task),
     )
 
 
-def _same_targets(c: Comparison) -> str:
-    tail = c.config.get("tail")
-    targets = f"the last {tail} tokens of the same windows" if tail else "the last tokens of the same windows"
-    at = multiple(c.reference("perplexity") or c.train_length, c.train_length)
-    return (
-        f"Tail perplexity is measured on the same target tokens at every length: {targets}, with more context "
-        f"before them. So the value at {at} is also what one gets by simply dropping the far context. An encoding "
-        f"that rises above its own {at} value is hurt by context that it cannot use; one that falls below it gains "
-        "from that context."
-    )
+def above_unigram(c: Comparison, e: Encoding, metric: Metric, length: int) -> bool:
+    """Whether a seed's value at a length is not below a unigram model's: it has learnt nothing of context."""
+    nothing, cell = c.unigram(metric, length), e.cell(metric, length)
+    return nothing is not None and cell is not None and any(value >= nothing for value in cell.finite)
 
 
-def _who_learnt_nothing(c: Comparison, learnt: Sequence[Encoding]) -> str:
-    """The gate that the other tasks have: nothing that is no better than counting tokens is compared."""
+def _who_learnt_nothing(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str:
+    """The gate that shares have in `Metric.learnt`: nothing that is no better than counting tokens is compared."""
     nothing = [e.name for e in c.encodings if e not in learnt]
     if not nothing:
         return ""
-    level = number(c.unigram(TAIL, c.reference("perplexity") or 0))
-    model = f"a unigram model, which knows how often each token occurs and nothing else ({level})"
+    unigram = number(c.unigram(metric, c.reference(metric.evaluation) or 0))
+    model = f"a unigram model, which knows how often each token occurs and nothing else ({unigram})"
     if not learnt:
         return (
             f"No encoding learnt anything from context: in range, none is below {model}. Nothing here about longer "
@@ -124,15 +115,13 @@ def _who_learnt_nothing(c: Comparison, learnt: Sequence[Encoding]) -> str:
     return f"In range, {listing(nothing)} {'is' if len(nothing) == 1 else 'are'} not below {model}, and not compared."
 
 
-def _who_gains(c: Comparison, learnt: Sequence[Encoding]) -> str:
+def _who_gains(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str:
     """One sentence over all encodings and all lengths beyond the training length."""
-    reference = c.reference("perplexity")
+    reference = c.reference(metric.evaluation)
     if reference is None:
         return ""
-    verdicts = {
-        e.name: [v for n in c.far("perplexity") if (v := verdict(difference(TAIL, (e, n), (e, reference)))) is not None]
-        for e in learnt
-    }
+    apart = {e.name: [difference(metric, (e, n), (e, reference)) for n in c.far(metric.evaluation)] for e in learnt}
+    verdicts = {name: [v for one in found if (v := verdict(one)) is not None] for name, found in apart.items()}
     if not any(verdicts.values()):
         return ""
     gaining = [name for name, found in verdicts.items() if GAINS in found]
@@ -153,31 +142,31 @@ def _who_gains(c: Comparison, learnt: Sequence[Encoding]) -> str:
     )
 
 
-def _perplexity_bullet(c: Comparison, e: Encoding) -> str:
-    reference = c.reference("perplexity")
-    base = e.cell(TAIL, reference) if reference is not None else None
-    far = [cell for n in c.far("perplexity") if (cell := e.cell(TAIL, n)) is not None]
+def _ratio_bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
+    reference, beyond = c.reference(metric.evaluation), c.far(metric.evaluation)
+    base = e.cell(metric, reference) if reference is not None else None
+    far = [cell for n in beyond if (cell := e.cell(metric, n)) is not None]
     notes = _stopped(e) + _unreachable(far) + _diverged(far if base is None else [base, *far])
     if base is None or reference is None:
         return " ".join(["was not evaluated within its training length.", *notes])
     if not base.finite:
         return " ".join(["has no finite value in range, so nothing beyond it means anything.", *notes])
-    level = c.unigram(TAIL, reference)
-    if above_unigram(c, e, reference):
+    unigram = c.unigram(metric, reference)
+    if above_unigram(c, e, metric, reference):
         return " ".join(
             [
                 f"learnt nothing from context: {with_spread(base.mean, base.spread)} in range, where a unigram model "
-                f"has {number(level)}. Its values at longer lengths mean nothing.",
+                f"has {number(unigram)}. Its values at longer lengths mean nothing.",
                 *notes,
             ]
         )
-    lost = [f"{n:,}" for n in c.far("perplexity") if above_unigram(c, e, n)]
+    lost = [f"{n:,}" for n in beyond if above_unigram(c, e, metric, n)]
     if lost:
-        notes.insert(0, f"At {listing(lost)} tokens it is worse than a unigram model, {number(level)}.")
+        notes.insert(0, f"At {listing(lost)} tokens it is worse than a unigram model, {number(unigram)}.")
     reached = {cell.length: cell for cell in far if cell.finite}
     verdicts, values = [], []
     for length in _telling(list(reached), c.train_length):
-        ratio, apart = e.ratio(TAIL, length, reference), difference(TAIL, (e, length), (e, reference))
+        ratio, apart = e.ratio(metric, length, reference), difference(metric, (e, length), (e, reference))
         if ratio is not None and apart is not None and (found := verdict(apart)) is not None:
             verdicts.append((length, found))
             times = f"{with_spread(ratio.mean, ratio.spread)} times{_interval(apart)}"
@@ -205,40 +194,32 @@ def _judgement(judged: Sequence[tuple[int, str]]) -> str:
     return ", ".join(f"at {listing([f'{n:,}' for n in lengths])} tokens it {found}" for found, lengths in runs)
 
 
-def _perplexity_caveats(c: Comparison) -> list[str]:
-    text = c.config.get("text")
-    kind = f"One kind of text ({text}), one" if text else "One"
-    return [
-        "Perplexity is not retrieval. Most tokens can be guessed from nearby context, so a value that holds does not "
-        "show that the model finds or uses what lies far back. The copy and recall tasks ask for that.",
-        *_common_caveats(c),
-        *([] if c.unigram(TAIL, c.reference("perplexity") or 0) else [NO_UNIGRAM]),
-        f"{kind} training length ({c.train_length:,} tokens) and one optimiser setting for all: an encoding that "
-        "would do better with another was not given it.",
-    ]
+# Shares: token accuracy and exact match
 
 
-# Copy, recall: token accuracy and exact match
-
-
-def _accuracy(c: Comparison, kind: str) -> Findings:
-    metric, exact = metrics_of(kind)
+def _shares(c: Comparison, task: type[Task]) -> Findings:
+    metric, exact = task.measured()
     learnt = [e for e in c.encodings if learnt_in_range(c, e, metric)]
-    ranks = [_ranking(c, metric, learnt, n, percent) for n in _telling(c.far(kind), c.train_length)]
-    synthetic = (
-        f"{capital(kind)} is a synthetic task: a model trained on it alone shows what its encoding lets it learn, not "
-        "how a language model behaves on text."
-    )
+    ranks = [_ranking(c, metric, learnt, n, percent) for n in _telling(c.far(task.evaluation), c.train_length)]
     return Findings(
-        lead=[" ".join(filter(None, [_who_learnt(c, kind, learnt), *ranks]))],
-        bullets=[(e, _turning(e) + _accuracy_bullet(c, e, metric, exact, e in learnt)) for e in c.encodings],
-        rule=_rule(c, metric, "sequences") if any(ranks) else "",
-        caveats=[synthetic, *_common_caveats(c)],
+        lead=[" ".join(filter(None, [_who_learnt(c, task.name, metric, learnt), *ranks]))],
+        bullets=[(e, _turning(e) + _share_bullet(c, e, metric, exact, e in learnt)) for e in c.encodings],
+        rule=_rule(c, metric, task.words().samples) if any(ranks) else "",
+        caveats=_caveats(c, task),
     )
 
 
-def _who_learnt(c: Comparison, kind: str, learnt: Sequence[Encoding]) -> str:
-    rule = f"at least {100 * LEARNT:.0f} % of the tokens right at every length up to {c.train_length:,}, on every seed"
+def learnt_in_range(c: Comparison, e: Encoding, metric: Metric) -> bool:
+    """Whether every seed has what the metric asks for at every length within the training length."""
+    lengths = [length for length in c.lengths(metric.evaluation) if length <= c.train_length]
+    cells = [cell for length in lengths if (cell := e.cell(metric, length)) is not None]
+    values = [value for cell in cells for value in cell.values.values()]
+    needed = metric.learnt or 0.0
+    return bool(values) and all(value is not None and value >= needed for value in values)
+
+
+def _who_learnt(c: Comparison, kind: str, metric: Metric, learnt: Sequence[Encoding]) -> str:
+    rule = f"at least {_needed(metric)} of the tokens right at every length up to {c.train_length:,}, on every seed"
     if not learnt:
         return (
             f"No encoding learnt the {kind} task in range ({rule}), so nothing here about longer sequences means "
@@ -253,13 +234,13 @@ def _who_learnt(c: Comparison, kind: str, learnt: Sequence[Encoding]) -> str:
     )
 
 
-def _accuracy_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, learnt: bool) -> str:
+def _share_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, learnt: bool) -> str:
     in_range = [
         cell
-        for n in c.lengths(metric.kind)
+        for n in c.lengths(metric.evaluation)
         if n <= c.train_length and (cell := e.cell(metric, n)) is not None and not cell.unreachable
     ]
-    far = [cell for n in c.far(metric.kind) if (cell := e.cell(metric, n)) is not None]
+    far = [cell for n in c.far(metric.evaluation) if (cell := e.cell(metric, n)) is not None]
     notes = _stopped(e) + _unreachable(far) + _diverged(in_range + far)
     if not in_range:
         return " ".join(["was not evaluated within its training length.", *notes])
@@ -268,7 +249,7 @@ def _accuracy_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, 
         return " ".join(
             [
                 f"did not learn the task in range: {percent(worst.mean)} of the tokens right at "
-                f"{_at(worst.length, c)}, where {100 * LEARNT:.0f} % on every seed are needed. Its values at longer "
+                f"{_at(worst.length, c)}, where {_needed(metric)} on every seed are needed. Its values at longer "
                 "lengths therefore mean nothing.",
                 *notes,
             ]
@@ -280,6 +261,10 @@ def _accuracy_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, 
         exactly = f" (exact match {percent(whole.mean)})" if whole is not None and whole.finite else ""
         said.append(f"{percent(reached[length].mean)} at {_at(length, c)}{exactly}")
     return " ".join([f"{'; '.join(said)}.", *notes])
+
+
+def _needed(metric: Metric) -> str:
+    return f"{100 * (metric.learnt or 0.0):.0f} %"
 
 
 # Shared
@@ -311,8 +296,8 @@ def _ranking(
 def _rule(c: Comparison, metric: Metric, samples: str) -> str:
     """What is called a difference here."""
     single = [e.name for e in c.encodings if len(e.trials) == 1]
-    rows = [row for e in c.encodings for n in c.lengths(metric.kind) for row in e.rows(metric, n).values()]
-    paired = all(row.get("samples") for row in rows if not row.get("unreachable"))
+    rows = [row for e in c.encodings for n in c.lengths(metric.evaluation) for row in e.rows(metric, n).values()]
+    paired = all(row.samples for row in rows if not row.unreachable)
     by_sample = (
         f"the 95 % interval of the difference on the same {samples}"
         if paired
@@ -333,21 +318,20 @@ def _rule(c: Comparison, metric: Metric, samples: str) -> str:
     return rule
 
 
-def _common_caveats(c: Comparison) -> list[str]:
-    seeds, parameters, tokens = len(c.seeds), c.config.get("parameters"), c.config.get("tokens")
-    caveats = []
-    if parameters:
-        size = "very small " if parameters < 2e7 else "small " if parameters < 1e9 else ""
-        budget = f", trained on {compact(tokens)} tokens" if tokens else ""
-        caveats.append(
-            f"One {size}model ({compact(parameters)} parameters{budget}). Whether the order stays the same in a "
-            "larger or longer-trained one is not tested here."
-        )
+def _caveats(c: Comparison, task: type[Task]) -> list[str]:
+    """What the numbers do not show: the task's own words, then what follows from the run's settings."""
+    metric, config, seeds = task.measured()[0], c.config, len(c.seeds)
+    size = "very small " if config.parameters < 2e7 else "small " if config.parameters < 1e9 else ""
+    caveats = [text.format(config=config) for text in task.words().caveats]
+    caveats.append(
+        f"One {size}model ({compact(config.parameters)} parameters, trained on {compact(config.tokens)} tokens). "
+        "Whether the order stays the same in a larger or longer-trained one is not tested here."
+    )
     if c.epochs is not None and c.epochs > 1:
-        text = compact((c.config.get("data") or {}).get("train_tokens"))
         caveats.append(
-            f"{c.epochs:.2g} epochs: a trial's {compact(tokens)} tokens are drawn from a text of {text}, so that part "
-            "of what is learnt is this text itself, and more tokens are not more text."
+            f"{c.epochs:.2g} epochs: a trial's {compact(config.tokens)} tokens are drawn from a text of "
+            f"{compact(config.data.train_tokens)}, so that part of what is learnt is this text itself, and more tokens "
+            "are not more text."
         )
     if seeds == 1:
         caveats.append(
@@ -357,6 +341,13 @@ def _common_caveats(c: Comparison) -> list[str]:
     elif seeds < 5:
         caveats.append(
             f"{capital(plural(seeds, 'seed'))}: their standard deviation is a rough spread, not a confidence interval."
+        )
+    if metric.learnt is None and level(c, metric, c.reference(task.evaluation)) is None:
+        caveats.append(NO_UNIGRAM)
+    if "text" in task.options:
+        caveats.append(
+            f"One kind of text ({config.text}), one training length ({c.train_length:,} tokens) and one optimiser "
+            "setting for all: an encoding that would do better with another was not given it."
         )
     return caveats
 
@@ -387,10 +378,32 @@ def _diverged(cells: Sequence[Cell]) -> list[str]:
 
 def _stopped(e: Encoding) -> list[str]:
     """A sentence on the trainings that diverged, and so ended before their time."""
-    steps = [
-        f"at step {step:,} (seed {t['seed']})" for t in e.trials if (step := (t.get("train") or {}).get("diverged"))
-    ]
+    steps = [f"at step {step:,} (seed {t.seed})" for t in e.trials if (step := t.train.diverged)]
     return [f"Its training diverged and was stopped {listing(steps)}."] if steps else []
+
+
+def turning_in_words(encoding: Encoding) -> str:
+    """`11 of 32`; per layer `11, 0 of 32 (layers in turn)`; a dash where nothing is rotary."""
+    turning, pairs = encoding.pairs_turning, encoding.pairs
+    if turning is None:
+        return DASH
+    of = f" of {pairs}" if pairs is not None else ""
+    if isinstance(turning, int):
+        return f"{turning}{of}"
+    if len(set(turning)) == 1:
+        return f"{turning[0]}{of}"
+    cycle = _cycle(turning)
+    words = ", ".join(map(str, cycle))
+    return f"{words}{of} ({'by layer' if len(cycle) == len(turning) else 'layers in turn'})"
+
+
+def _cycle(items: Sequence[int]) -> Sequence[int]:
+    """The shortest head of the items whose repetition gives them."""
+    return next(
+        items[:period]
+        for period in range(1, len(items) + 1)
+        if all(item == items[i % period] for i, item in enumerate(items))
+    )
 
 
 def _turning(e: Encoding) -> str:

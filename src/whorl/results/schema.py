@@ -64,10 +64,7 @@ class Result:
                 value = cls.upgraded(value, found)
             except (KeyError, TypeError, AttributeError) as error:
                 raise damaged(where, f"it is no {cls.__name__} of schema {found} ({error!r})") from None
-        try:
-            return parsed(cls, value)
-        except _Wrong as error:
-            raise damaged(where, str(error)) from None
+        return parsed(cls, value, where)
 
     @classmethod
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:
@@ -82,6 +79,14 @@ class Result:
     def read(cls, path: Path) -> Self:
         """Raises ValueError that names the file, as `from_json` does."""
         return cls.from_json(read_json(path), str(path))
+
+
+def parsed(kind: type[T], value: Any, where: str = "the result") -> T:
+    """A dataclass that is no file of its own. Raises ValueError, naming the key, for what has not its form."""
+    try:
+        return _read(kind, value, "")
+    except _Wrong as error:
+        raise damaged(where, str(error)) from None
 
 
 def damaged(where: str, why: str) -> ValueError:
@@ -113,10 +118,10 @@ class _Wrong(Exception):
     """What a key holds is not of its form; the message names the key."""
 
 
-def parsed(kind: type[T], value: dict[str, Any], at: str = "") -> T:
+def _object(kind: Any, value: dict[str, Any], at: str) -> Any:
     """The dataclass of an object, whose place in its file is `at`."""
     given, found = dict(value), {}
-    types_of, own = _types(kind), fields(kind)  # type: ignore[arg-type]
+    types_of, own = _types(kind), fields(kind)
     for one in own:
         if one.metadata.get("rest"):
             continue
@@ -147,9 +152,9 @@ def _read(kind: Any, value: Any, at: str) -> Any:
         raise _Wrong(f"its {at} must be a list, got {shown(value)}")
     if origin is dict or is_dataclass(kind):
         if not isinstance(value, dict):
-            raise _Wrong(f"its {at} must be an object, got {shown(value)}")
+            raise _Wrong(f"{f'its {at}' if at else 'it'} must be an object, got {shown(value)}")
         if origin is not dict:
-            return parsed(kind, value, at)
+            return _object(kind, value, at)
         return {_key(arguments[0], k, at): _read(arguments[1], v, f"{at}.{k}".lstrip(".")) for k, v in value.items()}
     if kind is float and value is None:
         return math.nan

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import TYPE_CHECKING
 
-from whorl.tasks.base import Task, TaskSettings
+if TYPE_CHECKING:
+    from whorl.tasks.base import Task
 
 TASKS = {
     "language": "whorl.tasks.language:Language",
     "copy": "whorl.tasks.copy:Copy",
     "recall": "whorl.tasks.recall:Recall",
 }
-
-__all__ = ["TASKS", "Task", "TaskSettings", "get"]
 
 
 def get(name: str) -> type[Task]:
@@ -24,3 +24,11 @@ def get(name: str) -> type[Task]:
         raise ValueError(f"unknown task {name!r}; {hint} (known: {', '.join(TASKS)})")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def of_evaluation(name: str) -> type[Task]:
+    """The task whose rows stand under this name in a trial's evaluations. Raises ValueError when there is none."""
+    known = {task.evaluation: task for task in map(get, TASKS)}
+    if name not in known:
+        raise ValueError(f"no task makes the evaluation {name!r} (known: {', '.join(known)}); a later whorl's may")
+    return known[name]

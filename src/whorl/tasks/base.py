@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch.utils.data import Dataset
+from whorl.results.comparison import Data
+from whorl.results.over_seeds import Metric
+from whorl.results.trial import Row, Text
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
 
 IGNORED = -100  # the label of a position without loss (Hugging Face's convention)
-Example = dict[str, torch.Tensor]
+Example = dict[str, Any]  # of tensors
 Progress = Callable[[int], None]
 
 
@@ -34,8 +39,8 @@ class TaskSettings:
     lengths: tuple[int, ...]
     tail: int = 64
     windows: int = 96
-    text: str = "stdlib"
-    tokenizer: str | None = None
+    text: str = field(default="stdlib", metadata={"option": True})
+    tokenizer: str | None = field(default=None, metadata={"option": True})
     vocab_size: int = 1024
     data_seed: int = 0
 
@@ -49,26 +54,92 @@ class TaskSettings:
             raise ValueError(f"lengths must be different positive numbers of tokens, got {list(self.lengths)}")
 
 
-class Task(ABC):
-    """Data and measure of a comparison, prepared once and used by all its trials.
+@dataclass(frozen=True)
+class Needs:
+    """What a model takes to learn a task from scratch.
 
-    `version` goes up with every change that can change a number. `metric` is the key of the rows in results.json.
-    `vocab_size` is the number of ids that a model needs.
+    tokens, learning_rate  times those of the preset (see `whorl.training.settings.MODELS`)
+    tied_embeddings        whether the output shares the embeddings of the input
+    initializer_range      standard deviation of the initial weights; None: one over the square root of the width
+    """
+
+    tokens: int = 1
+    learning_rate: float = 1.0
+    tied_embeddings: bool = True
+    initializer_range: float | None = 0.02
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a report says of a task beside its numbers. Braces are filled from the run's `config`, as {config.tail}.
+
+    measure  what is measured, as a heading
+    samples  what a value is taken over: windows, sequences
+    caption  below its figure
+    table    the title of the table on the terminal
+    reading  how to read values past the training length; {at} is the length in range that they are held against
+    caveats  what the numbers do not show
+    """
+
+    measure: str
+    samples: str
+    caption: str
+    table: str
+    reading: str = ""
+    caveats: tuple[str, ...] = ()
+
+
+class Task(ABC):
+    """Data and measure of a comparison, prepared once and used by all its trials. It describes itself:
+
+    title       in words, for reports
+    version     goes up with every change that can change a number
+    evaluation  the key of its rows in a trial's evaluations
+    metrics     what a row has (see `whorl.tasks.metrics`), the telling one first
+    needs       what a model takes to learn it from scratch
+    options     which of `TaskSettings`' options it reads, each with its help for the command line
+
+    An instance says `vocab_size`, the number of ids that a model needs. Raises ValueError for settings that the task
+    cannot be made with.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     version: ClassVar[int]
-    metric: ClassVar[str]
+    evaluation: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    needs: ClassVar[Needs] = Needs()
+    options: ClassVar[Mapping[str, str]] = {}
     vocab_size: int
     bos_token_id: int
     eos_token_id: int
 
     def __init__(self, settings: TaskSettings) -> None:
+        self.check(settings)
         self.settings = settings
 
+    @classmethod
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Facts for the report, JSON-able: how much data there is, and of what kind."""
+    def words(cls) -> Words:
+        """What a report says of it."""
+
+    @classmethod
+    def measured(cls) -> tuple[Metric, ...]:
+        """Its metrics, which say that they are of its evaluation."""
+        return tuple(replace(metric, evaluation=cls.evaluation) for metric in cls.metrics)
+
+    @classmethod
+    def check(cls, settings: TaskSettings) -> None:
+        """Raises ValueError, before any work, for settings that this task cannot be made with, or does not read."""
+        unread = [o for o in fields(settings) if o.metadata.get("option") and o.name not in cls.options]
+        given = [o.name for o in unread if getattr(settings, o.name) != o.default]
+        if given:
+            named = " and ".join(f"--{name}" for name in given)
+            raise ValueError(f"the {cls.name} task makes its own data and reads no {named}; leave {named} out")
+
+    @abstractmethod
+    def describe(self) -> Data:
+        """Facts for the report: how much data there is, and of what kind."""
 
     @abstractmethod
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
@@ -86,7 +157,7 @@ class Task(ABC):
         length: int,
         batch_tokens: int = 16384,
         progress: Progress | None = None,
-    ) -> dict[str, Any]:
+    ) -> Row:
         """One row of results at `length` tokens, from at most about `batch_tokens` tokens at a time.
 
         The model is put in eval mode and back. `progress` is called with the number of windows just done.
@@ -97,8 +168,8 @@ class Task(ABC):
         """Writes the tokenizer beside a model, where the task has one."""
         return None
 
-    def text(self) -> dict[str, str] | None:
-        """Where the text lies ("source": an absolute path, or its name) and its "sha256"; None for a task without."""
+    def text(self) -> Text | None:
+        """The text that it reads, where it reads one."""
         return None
 
     def fingerprint(self) -> str:

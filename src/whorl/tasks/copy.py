@@ -9,11 +9,13 @@ of padding). Training: the same for half of the sequences, and for the others n 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from whorl.tasks.generated import SEP, SPECIAL, Generated
+from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 SYMBOLS = 64
 
@@ -21,9 +23,10 @@ SYMBOLS = 64
 class Copy(Generated):
     """Copies of random segments; the ids of the symbols are 3 to 2 + SYMBOLS."""
 
-    name = "copy"
+    name = evaluation = "copy"
+    title = "Copying a segment"
     version = 1
-    metric = "copy"
+    metrics = (replace(TOKEN_ACCURACY, chance=1 / SYMBOLS), EXACT_MATCH)
     shortest = 4
     vocab_size = SPECIAL + SYMBOLS
 

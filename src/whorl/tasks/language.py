@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,23 +23,55 @@ from torch.utils.data import Dataset
 from whorl.data import corpus
 from whorl.data.losses import window_losses
 from whorl.data.windows import cut_windows, spread, window_ends
-from whorl.tasks.base import Example, Progress, Task, TaskSettings
+from whorl.results.comparison import Data
+from whorl.results.trial import Row, Text
+from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words
+from whorl.tasks.metrics import MEAN, TAIL
 
 
 class Language(Task):
     """Reads, splits and encodes the text. Raises ValueError for a text or lengths that give no data."""
 
     name = "language"
+    title = "Language modelling"
     version = 1
-    metric = "perplexity"
+    evaluation = "perplexity"
+    metrics = (TAIL, MEAN)
+    options: ClassVar[dict[str, str]] = {
+        "text": "stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET",
+        "tokenizer": "A tokenizer's directory or hub name. Without it, one is trained on the text",
+    }
+
+    @classmethod
+    def words(cls) -> Words:
+        return Words(
+            measure="Perplexity",
+            samples="windows",
+            caption="Tail: the same last {config.tail} tokens of every window, with more context before them. Mean: "
+            "all tokens of the window.",
+            table="perplexity of the same last tokens, by context length",
+            reading="Tail perplexity is measured on the same target tokens at every length: the last {config.tail} "
+            "tokens of the same windows, with more context before them. So the value at {at} is also what one gets by "
+            "simply dropping the far context. An encoding that rises above its own {at} value is hurt by context that "
+            "it cannot use; one that falls below it gains from that context.",
+            caveats=(
+                "Perplexity is not retrieval. Most tokens can be guessed from nearby context, so a value that holds "
+                "does not show that the model finds or uses what lies far back. The copy and recall tasks ask for "
+                "that.",
+            ),
+        )
+
+    @classmethod
+    def check(cls, settings: TaskSettings) -> None:
+        super().check(settings)
+        shortest = min(settings.lengths)
+        if settings.tail >= shortest:
+            raise ValueError(
+                f"tail={settings.tail} tokens do not fit in the shortest length, {shortest}; try --tail {shortest // 2}"
+            )
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        if settings.tail >= min(settings.lengths):
-            raise ValueError(
-                f"the shortest length, {min(settings.lengths)} tokens, must exceed the {settings.tail} target tokens "
-                "at the end of each window; try a longer length or a smaller tail"
-            )
         documents = corpus.read_documents(settings.text)
         self.digest = corpus.digest(documents)
         train, heldout = corpus.split_documents(documents, seed=settings.data_seed)
@@ -71,37 +103,32 @@ class Language(Task):
             )
         self.windows = cut_windows(self.heldout, spread(ends, settings.windows), max(settings.lengths))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Data:
         heldout_tokens = sum(map(len, self.heldout))
-        return {
-            "task": self.name,
-            "version": self.version,
+        facts = {
             "text": self.settings.text,
             "tokenizer": self.settings.tokenizer or "byte-level BPE trained on the training documents",
-            "vocab_size": self.vocab_size,
             "train_documents": self.train_documents,
-            "train_tokens": len(self.train_tokens),
             "heldout_documents": len(self.heldout),
             "heldout_tokens": heldout_tokens,
             "heldout_bytes_per_token": self.heldout_bytes / heldout_tokens,
             "windows": len(self.windows),
             "tail": self.settings.tail,
-            "unigram": self.unigram(),
         }
+        return Data(self.name, self.version, self.vocab_size, facts, len(self.train_tokens), self.unigram())
 
-    def unigram(self) -> list[dict[str, Any]]:
-        """A row {"length", "tail", "mean"} per length: the perplexities of the same tokens under a model that knows how
-        often each occurs in the training documents (one more than counted), and nothing of what stands before it.
+    def unigram(self) -> tuple[Row, ...]:
+        """A row of tail and mean per length: the perplexities of the same tokens under a model that knows how often
+        each occurs in the training documents (one more than counted), and nothing of what stands before it.
 
         A trained model that is not below it has learnt nothing of context, or is lost without it.
         """
         counts = np.bincount(self.train_tokens, minlength=self.vocab_size) + 1.0
         nll = torch.from_numpy(np.log(counts.sum()) - np.log(counts))[self.windows]
         tail = _exp(nll[:, -self.settings.tail :].mean())
-        return [
-            {"length": length, "tail": tail, "mean": _exp(nll[:, 1 - length :].mean())}
-            for length in self.settings.lengths
-        ]
+        return tuple(
+            Row(length, {"tail": tail, "mean": _exp(nll[:, 1 - length :].mean())}) for length in self.settings.lengths
+        )
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
         offsets = np.random.default_rng(seed).integers(
@@ -115,8 +142,8 @@ class Language(Task):
         length: int,
         batch_tokens: int = 16384,
         progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """The row {"length", "tail", "mean", "windows", "tokens", "stderr", "samples"}.
+    ) -> Row:
+        """The row of tail and mean.
 
         `tokens` counts the targets, `stderr` is the standard error of `tail` over windows (delta method; nan for one
         window), which does not count the spread over training seeds. `samples` are the windows' own values, nats per
@@ -131,19 +158,18 @@ class Language(Task):
         nll = window_losses(model, self.windows[:, -length:], self.vocab_size, batch_tokens, progress).double()
         per_window = nll[:, -tail:].mean(1)
         perplexity = _exp(per_window.mean())
-        return {
-            "length": length,
-            "tail": perplexity,
-            "mean": _exp(nll.mean()),
-            "windows": len(nll),
-            "tokens": len(nll) * tail,
-            "samples": [round(x, 6) for x in per_window.tolist()],
-            "stderr": perplexity * float(per_window.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
-        }
+        return Row(
+            length,
+            {"tail": perplexity, "mean": _exp(nll.mean())},
+            windows=len(nll),
+            tokens=len(nll) * tail,
+            samples=tuple(round(x, 6) for x in per_window.tolist()),
+            stderr=perplexity * float(per_window.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
+        )
 
-    def text(self) -> dict[str, str]:
+    def text(self) -> Text:
         path = Path(self.settings.text)
-        return {"source": str(path.absolute()) if path.exists() else self.settings.text, "sha256": self.digest}
+        return Text(str(path.absolute()) if path.exists() else self.settings.text, self.digest)
 
     def save_tokenizer(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(folder)

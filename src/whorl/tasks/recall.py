@@ -18,11 +18,13 @@ second statement, being predicted, teaches the heads that look one token back, o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from whorl.tasks.generated import SEP, SPECIAL, Generated
+from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 KEYS, VALUES, NOISE = 16, 16, 32
 PAIRS = 4
@@ -32,9 +34,10 @@ QUERIES = 8
 class Recall(Generated):
     """Pairs, noise and queries; the ids after the special ones are KEYS keys, VALUES values and NOISE noise symbols."""
 
-    name = "recall"
+    name = evaluation = "recall"
+    title = "Recalling values by their keys"
     version = 1
-    metric = "recall"
+    metrics = (replace(TOKEN_ACCURACY, chance=1 / PAIRS), EXACT_MATCH)
     shortest = 2 + 4 * PAIRS + 2 * QUERIES
     vocab_size = SPECIAL + KEYS + VALUES + NOISE
 

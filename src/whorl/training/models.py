@@ -13,11 +13,9 @@ from whorl.attaching.loading import configuration, from_config, from_pretrained
 from whorl.encodings import Encoding
 from whorl.finite import check_weights
 from whorl.hosts import open_host
+from whorl.training.attention import for_training
 from whorl.training.settings import MODELS, Settings
 
-# Up to this length a CPU trains faster with the attention written out (batched matrix products) than with its fused
-# SDPA, whose backward is slow: 1.4, 1.2 and 1.3 times the speed at 128, 256 and 512 (experiments/0001-language/LOG.md).
-EAGER_ATTENTION_UP_TO = 512
 WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere config; pickled ones are then refused
 
 
@@ -31,10 +29,7 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     if settings.preset is not None:
-        size = settings.preset
-        # Symbols that are never predicted (recall's keys) collapse onto one direction when the embeddings are tied, and
-        # at Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
-        of_text = settings.task == "language"
+        size, needs = settings.preset, settings.task_class.needs
         config = LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=size.width,
@@ -42,8 +37,8 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
             max_position_embeddings=settings.train_length,
-            tie_word_embeddings=of_text,
-            initializer_range=0.02 if of_text else size.width**-0.5,
+            tie_word_embeddings=needs.tied_embeddings,
+            initializer_range=needs.initializer_range or size.width**-0.5,
             bos_token_id=eos_token_id,
             eos_token_id=eos_token_id,
         )
@@ -82,20 +77,11 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
     model.config.use_cache = False
-    if not torch.cuda.is_available() and settings.train_length <= EAGER_ATTENTION_UP_TO:
-        model.set_attn_implementation("eager")
+    for_training(model, settings.train_length)
     attach(model, completed(open_host(model), encoding))
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
     torch.manual_seed(seed)
     return model
-
-
-def for_evaluation(model: Any) -> Any:
-    """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
-    host = open_host(model)
-    if host.attention == "eager":
-        host.attending.set_attn_implementation("sdpa")
-    return model.eval()
 
 
 def parameter_count(model: Any) -> int:

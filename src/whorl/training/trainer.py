@@ -25,8 +25,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from whorl.attaching.loading import load_weights
 from whorl.files import read_json, write_json
+from whorl.results.schema import parsed
+from whorl.results.trial import Training
 from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
-from whorl.training.settings import Settings, Trial
+from whorl.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +101,15 @@ def save_whole(model: Any, path: Path) -> None:
 
 def train(
     model: Any,
-    trial: Trial,
-    settings: Settings,
+    recipe: Recipe,
     dataset: Any,
     folder: Path,
     update: Callable[[int, float | None], None],
     snapshots: int = 0,
-) -> dict[str, Any]:
+) -> Training:
     """Trains `model` in place, resuming what an interrupted run left in `folder`, and returns its training record.
 
-    The record: {"tokens", "seconds", "tokens_per_second", "loss", "curve": [{"step", "tokens", "loss",
-    "learning_rate"}]}; loss is in nats per token, the mean over the last twentieth of the steps. A training whose loss
-    is not finite any more stops there, and its record has "diverged", the step.
+    A training whose loss is not finite any more stops there, and its record says at which step.
     """
     record_path, weights = folder / "training.json", folder / "model.safetensors"
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -119,7 +118,7 @@ def train(
         if state.is_main_process:  # a kill may have come between the record and their removal
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         load_weights(model, weights)
-        return record
+        return parsed(Training, record, str(record_path))
     if state.is_main_process:
         discard_damaged(folder / "checkpoints")
     state.wait_for_everyone()
@@ -127,24 +126,24 @@ def train(
     watch = _Watch(seconds, update)
     trainer = Trainer(
         model=model,
-        args=training_arguments(settings, trial.seed, folder / "checkpoints"),
+        args=training_arguments(recipe, folder / "checkpoints"),
         train_dataset=dataset,
-        callbacks=[watch, _Snapshots(model, folder / "snapshots", snapshot_steps(settings.steps, snapshots))],
+        callbacks=[watch, _Snapshots(model, folder / "snapshots", snapshot_steps(recipe.steps, snapshots))],
     )
     trainer.remove_callback(PrinterCallback)
     if checkpoint is not None:
-        log.info("%s: resuming from step %s", trial.id, checkpoint.name.removeprefix("checkpoint-"))
+        log.info("%s: resuming from step %s", folder.name, checkpoint.name.removeprefix("checkpoint-"))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    record = training_record(trainer.state.log_history, settings, watch.seconds, watch.diverged)
+    record = training_record(trainer.state.log_history, recipe, watch.seconds, watch.diverged)
     if watch.diverged is not None:
-        log.warning("%s diverged: its loss is %s at step %d", trial.id, watch.loss, watch.diverged)
+        log.warning("%s diverged: its loss is %s at step %d", folder.name, watch.loss, watch.diverged)
     if trainer.is_world_process_zero():
         save_whole(model, weights)
         write_json(record_path, {**record, "weights": contents(weights)})
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     release(trainer, model)
-    return record
+    return parsed(Training, record, str(record_path))
 
 
 def _finished(record_path: Path, weights: Path) -> dict[str, Any] | None:
@@ -165,34 +164,34 @@ def release(trainer: Any, model: Any) -> None:
     trainer.accelerator.free_memory()
 
 
-def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingArguments:
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     """The Trainer's arguments. Data come in the dataset's own order, which is the same for every encoding."""
     cpu = not torch.cuda.is_available()
     processes = PartialState(cpu=cpu).num_processes
-    if settings.batch_size % processes:
+    if recipe.batch_size % processes:
         raise ValueError(
-            f"batch-size {settings.batch_size} cannot be shared by {processes} processes; try a multiple of {processes}"
+            f"batch-size {recipe.batch_size} cannot be shared by {processes} processes; try a multiple of {processes}"
         )
     arguments = TrainingArguments(
         output_dir=str(output),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size // processes,
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size // processes,
         train_sampling_strategy="sequential",
-        learning_rate=settings.learning_rate or 0.0,
-        lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
-        warmup_steps=round(settings.warmup * settings.steps),
-        weight_decay=settings.weight_decay,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        weight_decay=recipe.weight_decay,
         adam_beta2=0.95,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
-        bf16=settings.precision == "bf16",
-        torch_compile=settings.compile and _can_compile(),
-        seed=seed,
-        data_seed=seed,
+        bf16=recipe.precision == "bf16",
+        torch_compile=recipe.compile and _can_compile(),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
         use_cpu=cpu,
         save_strategy="steps",
-        save_steps=max(MIN_STEPS, settings.steps // CHECKPOINTS),
-        logging_steps=max(1, settings.steps // CURVE_POINTS),
+        save_steps=max(MIN_STEPS, recipe.steps // CHECKPOINTS),
+        logging_steps=max(1, recipe.steps // CURVE_POINTS),
         logging_nan_inf_filter=False,
         dataloader_pin_memory=not cpu,
         disable_tqdm=True,
@@ -206,16 +205,17 @@ def training_arguments(settings: Settings, seed: int, output: Path) -> TrainingA
 
 
 def training_record(
-    history: list[dict[str, float]], settings: Settings, seconds: float, diverged: int | None = None
+    history: list[dict[str, float]], recipe: Recipe, seconds: float, diverged: int | None = None
 ) -> dict[str, Any]:
-    """The learning curve and its summary, from the Trainer's log history (which survives a resume)."""
-    per_step = settings.batch_size * settings.train_length
+    """What a `results.trial.Training` has, and the learning curve, from the Trainer's log history (which survives a
+    resume): "curve" is a list of {"step", "tokens", "loss", "learning_rate"}."""
+    per_step = recipe.batch_size * recipe.train_length
     curve = [
         {"step": e["step"], "tokens": e["step"] * per_step, "loss": e["loss"], "learning_rate": e["learning_rate"]}
         for e in history
         if "loss" in e
     ]
-    steps = settings.steps if diverged is None else diverged
+    steps = recipe.steps if diverged is None else diverged
     last = [p["loss"] for p in curve if p["step"] > 0.95 * steps] or [float("nan")]
     tokens = steps * per_step
     return {

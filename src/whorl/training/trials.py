@@ -8,18 +8,12 @@ from typing import Any
 from whorl.attaching.loading import load_weights
 from whorl.checking import check_path
 from whorl.encodings import from_dict
-from whorl.files import read_json
 from whorl.randomness import put_back
-from whorl.training.models import build, for_evaluation
+from whorl.results.schema import damaged
+from whorl.results.trial import FinishedTrial
+from whorl.training.attention import for_evaluation
+from whorl.training.models import build
 from whorl.training.settings import Settings
-
-RESULT = {
-    "id",
-    "train",
-    "evaluations",
-    "config",
-    "settings",
-}  # what every trial's result.json has
 
 
 def snapshots_of(folder: str | Path) -> dict[int, Path]:
@@ -37,10 +31,9 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     if not (folder / "result.json").exists():
         raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
     result = read_result(folder / "result.json")
-    settings = Settings(**{**result["settings"], "lengths": tuple(result["settings"]["lengths"])})
-    encoding = from_dict(result["config"])
+    encoding = from_dict(result.config)
     with put_back():
-        model = build(settings, encoding, result["seed"], result["vocab_size"], result["eos_token_id"])
+        model = build(settings_of(result), encoding, result.seed, result.vocab_size, result.eos_token_id)
     kept = snapshots_of(folder)
     if step is not None and step not in kept:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
@@ -48,11 +41,18 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     return for_evaluation(model)
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> FinishedTrial:
     """A trial's result.json. Raises ValueError, naming the file, where it is not what the trial of its folder wrote."""
-    result = read_json(path)
-    if not isinstance(result, dict) or not result.keys() >= RESULT:
-        raise ValueError(f"{path} is damaged, it is no trial's result; delete it, and the trial is evaluated again")
-    if result["id"] != path.absolute().parent.name:
-        raise ValueError(f"{path} is the result of {result['id']!r}, another trial; delete it, or move it back")
+    result = FinishedTrial.read(path)
+    if result.id != path.absolute().parent.name:
+        raise ValueError(f"{path} is the result of {result.id!r}, another trial; delete it, or move it back")
+    try:
+        settings_of(result)
+    except ValueError as error:
+        raise damaged(str(path), f"its settings are none: {error}") from error
     return result
+
+
+def settings_of(result: FinishedTrial) -> Settings:
+    """What the trial was run with."""
+    return Settings.from_dict(result.settings)

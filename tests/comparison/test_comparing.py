@@ -18,74 +18,88 @@ from transformers.utils.logging import is_progress_bar_enabled
 import whorl
 from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
 from whorl.attaching import seams_of
-from whorl.comparison.running import _filled
+from whorl.comparison.comparing import _filled
+from whorl.comparison.planning import plan_trials
+from whorl.results.comparison import Comparison
 from whorl.sources import source
 from whorl.testing import tiny_model
 from whorl.training.checkpoints import MARKER
 from whorl.training.models import build
-from whorl.training.settings import Settings, plan_trials
+from whorl.training.settings import Settings
 from whorl.training.trainer import snapshot_steps
 from whorl.training.trials import load_trial, read_result, snapshots_of
 
 
 @pytest.fixture(scope="session")
-def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
     """One finished comparison that several tests read."""
     out = tmp_path_factory.mktemp("run") / "out"
     encodings = ["rope", "hope", "learned", "t5", "rope+window:size=8/nope"]
     return out, whorl.compare(encodings, out=out, text=str(text), **SMALL)
 
 
-def test_results_have_the_schema(finished: tuple[Path, dict]) -> None:
+def test_results_are_those_of_their_file(finished: tuple[Path, Comparison]) -> None:
     out, results = finished
-    assert json.loads((out / "results.json").read_text()) == results
-    assert {"whorl", "created", "machine", "versions", "config", "trials"} <= results.keys()
-    assert [t["encoding"] for t in results["trials"]] == ["rope", "hope", "learned", "t5", "layers"]
-    rope, hope, learned, _t5, layers = results["trials"]
-    assert {"id", "encoding", "parameters", "seed", "pairs_turning", "train", "evaluations"} <= rope.keys()
-    assert rope["train"].keys() == {"tokens", "seconds", "tokens_per_second", "loss"}
-    assert rope["train"]["tokens"] == STEPS * BATCH * LENGTH
-    assert (rope["pairs_turning"], hope["pairs_turning"], rope["pairs"]) == (32, 6, 32)
-    assert layers["pairs_turning"] == [32, 0, 32, 0]
-    assert hope["parameters"] == {"train_length": LENGTH, "base": 10000.0}
-    assert learned["pairs_turning"] is None
-    rows = rope["evaluations"]["perplexity"]
-    assert [r["length"] for r in rows] == [32, 64]
-    assert {"length", "tail", "mean", "windows", "stderr"} <= rows[0].keys()
+    assert Comparison.read(out / "results.json") == results
+    written = json.loads((out / "results.json").read_text())
+    assert written == results.to_json()
+    assert {"schema", "whorl", "created", "machine", "versions", "config", "trials"} == written.keys()
+    assert [t.encoding for t in results.trials] == ["rope", "hope", "learned", "t5", "layers"]
+    rope, hope, learned, _t5, layers = results.trials
+    assert rope.train.tokens == STEPS * BATCH * LENGTH
+    assert (rope.pairs_turning, hope.pairs_turning, rope.pairs) == (32, 6, 32)
+    assert layers.pairs_turning == (32, 0, 32, 0)
+    assert hope.parameters == {"train_length": LENGTH, "base": 10000.0}
+    assert learned.pairs_turning is None
+    rows = rope.evaluations["perplexity"]
+    assert [row.length for row in rows] == [32, 64]
+    assert (rows[0].values.keys(), rows[0].windows, len(rows[0].samples)) == ({"tail", "mean"}, 4, 4)
 
 
-def test_a_length_out_of_reach_is_reported(finished: tuple[Path, dict]) -> None:
+def test_results_show_themselves(finished: tuple[Path, Comparison]) -> None:
     _, results = finished
-    rows = results["trials"][2]["evaluations"]["perplexity"]
-    assert rows[0]["tail"] > 1
-    assert "position 63 is past the learned table, which has 32 positions" in rows[1]["unreachable"]
+    header, first, *_ = repr(results).splitlines()
+    assert header.split() == ["encoding", "value", "seeds", "32", "64"]
+    assert first.split()[:4] == ["rope", "perplexity", "tail", "1"]
+    assert results._repr_html_().startswith("<h3>Five positional encodings past the training length</h3>")
+    frame = results.to_frame()
+    assert list(frame.columns) == ["encoding", "seed", "evaluation", "length", "tail", "mean", "stderr"]
+    assert len(frame) == 10
+    assert results["trials"][0]["notation"] == "rope", "a key of results.json"
 
 
-def test_the_report_is_written(finished: tuple[Path, dict]) -> None:
+def test_a_length_out_of_reach_is_reported(finished: tuple[Path, Comparison]) -> None:
+    _, results = finished
+    rows = results.trials[2].evaluations["perplexity"]
+    assert rows[0].values["tail"] > 1
+    assert "position 63 is past the learned table, which has 32 positions" in rows[1].unreachable
+
+
+def test_the_report_is_written(finished: tuple[Path, Comparison]) -> None:
     out, results = finished
-    assert [t["notation"] for t in results["trials"]] == ["rope", "hope", "learned", "t5", "rope+window:size=8/nope"]
+    assert [t.notation for t in results.trials] == ["rope", "hope", "learned", "t5", "rope+window:size=8/nope"]
     for report in ("report.md", "report.html"):
-        for trial in results["trials"]:
-            assert trial["notation"] in (out / report).read_text()
+        for trial in results.trials:
+            assert trial.notation in (out / report).read_text()
     assert (out / "figures" / "perplexity.png").stat().st_size > 1000
 
 
-def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, dict], text: Path) -> None:
+def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, Comparison], text: Path) -> None:
     out, results = finished
     times = {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file()}
     again = whorl.compare(["hope", "rope"], out=out, text=str(text), **SMALL)
-    names = [t["notation"] for t in again["trials"]]
+    names = [t.notation for t in again.trials]
     assert names[:2] == ["hope", "rope"]
-    assert sorted(names) == sorted(t["notation"] for t in results["trials"]), "earlier trials stay in the results"
-    assert again["trials"][1] == results["trials"][0]
+    assert sorted(names) == sorted(t.notation for t in results.trials), "earlier trials stay in the results"
+    assert again.trials[1] == results.trials[0]
     assert times == {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file()}
 
 
-def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
+def test_a_trial_loads_again(finished: tuple[Path, Comparison]) -> None:
     out, results = finished
-    trial = results["trials"][4]
+    trial = results.trials[4]
     before = torch.get_rng_state()
-    model = load_trial(out / "trials" / trial["id"])
+    model = load_trial(out / "trials" / trial.id)
     assert torch.equal(torch.get_rng_state(), before), "who loads a trial is not seeded anew"
     assert str(whorl.attached(model).encoding) == "rope:base=10000+window:size=8/nope"
     from whorl.tasks import get
@@ -93,12 +107,14 @@ def test_a_trial_loads_again(finished: tuple[Path, dict]) -> None:
 
     settings = json.loads((out / "config.json").read_text())
     task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
-    assert task.evaluate(model, 64)["tail"] == pytest.approx(trial["evaluations"]["perplexity"][1]["tail"], rel=1e-6)
+    assert task.evaluate(model, 64).values["tail"] == pytest.approx(
+        trial.evaluations["perplexity"][1].values["tail"], rel=1e-6
+    )
     with pytest.raises(ValueError, match="no finished trial in"):
         load_trial(out / "trials" / "nothing")
 
 
-def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tuple[Path, dict]) -> None:
+def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tuple[Path, Comparison]) -> None:
     before = torch.get_rng_state()
     whorl.compare(["rope"], out=tmp_path / "out", text=str(text), snapshots=3, **SMALL)
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are his own"
@@ -125,11 +141,11 @@ def test_what_is_trained_in_bfloat16_is_measured_in_float32(text: Path, tmp_path
 
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     task = get("language")(TaskSettings(LENGTH, (32, 64), 8, 4, settings["text"]))
-    measured = task.evaluate(load_trial(trial), 32)["tail"]
-    assert measured == pytest.approx(results["trials"][0]["evaluations"]["perplexity"][0]["tail"], rel=1e-6)
+    measured = task.evaluate(load_trial(trial), 32).values["tail"]
+    assert measured == pytest.approx(results.trials[0].evaluations["perplexity"][0].values["tail"], rel=1e-6)
 
 
-def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, dict], text: Path) -> None:
+def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, Comparison], text: Path) -> None:
     out, _ = finished
     before = (out / "results.json").read_bytes()
     with pytest.raises(ValueError, match="another configuration .tail 8 there and 16 asked.; give another --out"):
@@ -137,10 +153,10 @@ def test_results_of_another_configuration_are_not_touched(finished: tuple[Path, 
     assert (out / "results.json").read_bytes() == before
 
 
-def test_a_damaged_result_is_named(finished: tuple[Path, dict], text: Path, tmp_path: Path, caplog) -> None:
+def test_a_damaged_result_is_named(finished: tuple[Path, Comparison], text: Path, tmp_path: Path, caplog) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    rope, hope, *others = (out / "trials" / t["id"] for t in finished[1]["trials"])
+    rope, hope, *others = (out / "trials" / t.id for t in finished[1].trials)
     for broken in ('{"id": "rope', "{}", "5", (hope / "result.json").read_text()):
         (rope / "result.json").write_text(broken)
         with pytest.raises(ValueError, match=f"{rope.name}/result.json is"):
@@ -151,20 +167,20 @@ def test_a_damaged_result_is_named(finished: tuple[Path, dict], text: Path, tmp_
     found = whorl.compare(["hope"], out=out, text=str(text), **SMALL)
     assert f"left out of the report: {rope}/result.json is" in caplog.text
     assert f"the learning curve of {hope.name} is left out" in caplog.text
-    assert {t["id"] for t in found["trials"]} == {p.name for p in (hope, *others)}
+    assert {t.id for t in found.trials} == {p.name for p in (hope, *others)}
 
 
 def test_a_trial_keeps_the_tokenizer_and_the_digest_of_its_text(text: Path, tmp_path: Path, caplog) -> None:
     mine, out = tmp_path / "text", tmp_path / "out"
     shutil.copytree(text, mine)
-    first = whorl.compare(["rope"], out=out, text=str(mine), **SMALL)["trials"][0]
-    before = source(str(out / "trials" / first["id"]))
+    first = whorl.compare(["rope"], out=out, text=str(mine), **SMALL).trials[0]
+    before = source(str(out / "trials" / first.id))
     assert before.holds_out(before.text)
     words = before.tokenizer().get_vocab()
     (mine / "more.txt").write_text("zzzz yyyy xxxx " * 9000)
-    second = whorl.compare(["rope"], out=out, text=str(mine), **SMALL)["trials"][0]
-    after = source(str(out / "trials" / second["id"]))
-    assert first["id"] != second["id"]
+    second = whorl.compare(["rope"], out=out, text=str(mine), **SMALL).trials[0]
+    after = source(str(out / "trials" / second.id))
+    assert first.id != second.id
     assert after.tokenizer().get_vocab() != words
     assert before.tokenizer().get_vocab() == words, "the first trial's is its own"
     assert after.holds_out(after.text)
@@ -209,15 +225,15 @@ def test_a_models_directory_is_trained_further(shared: Path, tmp_path: Path) -> 
     sample = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
     settings = {**SMALL, "learning_rate": 1e-6, "lengths": ("1x",)}
     results = whorl.compare(["rope"], out=tmp_path / "out", model=folder, tokenizer=folder, text=sample, **settings)
-    assert results["trials"][0]["train"]["loss"] < 3, "random weights would give log 105 = 4.65"
-    assert results["config"]["model"] == "babyllama-tok105"
-    assert results["trials"][0]["pretrained"] == "rope"
+    assert results.trials[0].train.loss < 3, "random weights would give log 105 = 4.65"
+    assert results.config.model == "babyllama-tok105"
+    assert results.trials[0].pretrained == "rope"
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.index("began with the pretrained weights of babyllama-tok105") < report.index("Findings")
 
 
 def test_a_pretrained_models_config_fills_what_is_not_given(
-    finished: tuple[Path, dict], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, Comparison], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the command: base and training length are the model's own, said and recorded; what is given stays."""
     from whorl.cli import app
@@ -259,25 +275,6 @@ def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
     assert str(trial.encoding) == "hope:train_length=128,base=10000"
     model = build(settings, trial.encoding, 0, 97, 0)
     assert seams_of(model)[0].spectrum == trial.encoding.spectrum(16), "whole heads turn"
-
-
-# Named before arguments could be unset; a finished trial is found by its name.
-IDS = {
-    "rope": "rope-s0-c6b2a5b594",
-    "hope": "hope-train-length-128-s0-553e012008",
-    "p-rope:p=0.5,base=500": "p-rope-p-0.5-base-500-s0-fdd216cf6e",
-    "partial-rope": "partial-rope-s0-8debaa7735",
-    "learned": "learned-max-positions-128-s0-ccd54c5e0d",
-    "rope+window:size=64/nope": "rope-window-size-64-nope-s0-26eb359f2b",
-    "hope~linear:factor=2+alibi": "hope-train-length-128-linear-factor-2-alibi-s0-71d147d0ef",
-}
-
-
-@pytest.mark.parametrize("encoding", IDS)
-def test_trials_from_scratch_keep_their_names(encoding: str) -> None:
-    settings = Settings(precision="fp32").resolve()
-    (trial,) = plan_trials([encoding], (0,), settings, "data")
-    assert trial.id == IDS[encoding]
 
 
 KILLED = """
@@ -325,7 +322,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.002)
 
 
-def test_two_processes_train_what_one_trains(finished: tuple[Path, dict], text: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(finished: tuple[Path, Comparison], text: Path, tmp_path: Path) -> None:
     """The same global batches, so the same losses to rounding; and not the same bits, so really two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "whorl"]
     options = {
@@ -344,9 +341,8 @@ def test_two_processes_train_what_one_trains(finished: tuple[Path, dict], text: 
         [*command, "compare", "rope", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
-    (two,) = json.loads((tmp_path / "out" / "results.json").read_text())["trials"]
-    one = finished[1]["trials"][0]
-    assert two["id"] == one["id"]
-    for ours, theirs in zip(two["evaluations"]["perplexity"], one["evaluations"]["perplexity"], strict=True):
-        assert ours["tail"] == pytest.approx(theirs["tail"], rel=1e-5)
-    assert two["evaluations"] != one["evaluations"]
+    (two,), one = Comparison.read(tmp_path / "out" / "results.json").trials, finished[1].trials[0]
+    assert two.id == one.id
+    for ours, theirs in zip(two.evaluations["perplexity"], one.evaluations["perplexity"], strict=True):
+        assert ours.values["tail"] == pytest.approx(theirs.values["tail"], rel=1e-5)
+    assert two.evaluations != one.evaluations

@@ -28,6 +28,7 @@ from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent
+from whorl.comparison.planning import DEFAULT_ENCODINGS, Planned, check_asked, check_model, plan_trials
 from whorl.encodings import Encoding, parse
 from whorl.files import read_json, write_json
 from whorl.hosts import OpenHost, open_host, trained_length
@@ -36,10 +37,12 @@ from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.randomness import put_back
 from whorl.reports import comparison as report
-from whorl.tasks import get
-from whorl.tasks.base import Task, TaskSettings
-from whorl.training.models import build, build_model, for_evaluation, has_weights, model_label, parameter_count
-from whorl.training.settings import DEFAULT_ENCODINGS, Settings, Trial, check_asked, check_model, plan_trials
+from whorl.results.comparison import Comparison, Config
+from whorl.results.trial import FinishedTrial, Machine, Row
+from whorl.tasks.base import Task
+from whorl.training.attention import for_evaluation
+from whorl.training.models import build, build_model, has_weights, model_label, parameter_count
+from whorl.training.settings import Settings
 from whorl.training.trials import read_result
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ def compare(
     snapshots: int = 0,
     quiet: bool = False,
     **settings: Any,
-) -> dict[str, Any]:
+) -> Comparison:
     """Trains the encodings from the same initial weights on the same batches, evaluates them, and writes the report.
 
     encodings  configs or their notation. Arguments that they leave unset (a base, HoPE's train_length, Learned's table)
@@ -66,8 +69,8 @@ def compare(
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
     settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
-    Returns the content of results.json. Raises ValueError for bad settings before anything is trained, and for an
-    `out` that holds results of other settings; nothing there is overwritten.
+    Returns what results.json holds. Raises ValueError for bad settings before anything is trained, and for an `out`
+    that holds results of other settings; nothing there is overwritten.
 
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
@@ -80,12 +83,12 @@ def compare(
     for seed in seeds:
         check_numbers(seed=seed)
     chosen = Settings(**settings)
+    chosen.task_class.check(chosen.task_settings())
     resolved = chosen.resolve()
     labels = [str(parse(e)) for e in encodings]
     check_model(resolved.model)
     of_model, words = _filled(encodings, resolved)
     asked = check_asked(of_model, seeds, resolved)
-    get(resolved.task)
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
     _refuse_other_settings(folder, resolved)
@@ -93,23 +96,25 @@ def compare(
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):
-        task = _task(resolved)
+        task = resolved.task_class(resolved.task_settings())
     fingerprint = task.fingerprint()
     trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
     facts = _facts(resolved, task, trials, seeds)
     run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
     with _alone(folder, resolved):
-        display.start(run.facts["config"], run.facts["machine"], [t.id for t in trials])
+        display.start(facts.config, facts.machine, [t.id for t in trials])
         display.filled(words)
         for trial in trials:
             finished = _result(folder, trial) is not None
             if not finished:
                 run.trial(trial, display)
-            display.trial_done(trial.id, _result(folder, trial) or {}, again=finished)
+            done = _result(folder, trial)
+            if done is not None:  # another process than the main one may come before it is written
+                display.trial_done(done, again=finished)
             if state.is_main_process and (not finished or trial is trials[-1]):
                 run.write_results(trials)
             state.wait_for_everyone()
-        results = read_json(folder / "results.json")
+        results = Comparison.read(folder / "results.json")
     display.finish(results, folder)
     return results
 
@@ -140,10 +145,10 @@ class _Run:
     task: Task
     data: str  # the task's fingerprint
     hosts: dict[Encoding, OpenHost]
-    facts: dict[str, Any]
+    facts: Comparison  # without trials
     snapshots: int
 
-    def trial(self, trial: Trial, display: Display | Silent) -> None:
+    def trial(self, trial: Planned, display: Display | Silent) -> None:
         """Trains and evaluates one trial and writes its result.json, last of all."""
         from whorl.training.trainer import train
 
@@ -153,9 +158,10 @@ class _Run:
         if PartialState().is_main_process:
             task.save_tokenizer(folder / "tokenizer")
         model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
-        dataset = task.training_set(trial.seed, settings.steps * settings.batch_size)
-        with display.training(trial.id, settings.steps) as update:
-            record = train(model, trial, settings, dataset, folder, update, self.snapshots)
+        recipe = settings.recipe(trial.seed)
+        dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
+        with display.training(trial.id, recipe.steps) as update:
+            record = train(model, recipe, dataset, folder, update, self.snapshots)
         if not PartialState().is_main_process:
             return
         model = for_evaluation(model)
@@ -165,33 +171,29 @@ class _Run:
             for length in lengths:
                 rows.append(_evaluate(task, model, length))
                 advance(length)
-        del record["curve"]
-        write_json(
-            folder / "result.json",
-            {
-                "id": trial.id,
-                "encoding": trial.encoding.name,
-                "notation": trial.label,
-                "parameters": {k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
-                "seed": trial.seed,
-                **_turning(trial.encoding, self.hosts[trial.encoding]),
-                **({"pretrained": own_encoding(model)} if has_weights(settings) else {}),
-                "train": record,
-                "evaluations": {task.metric: rows},
-                "config": trial.encoding.to_dict(),
-                "settings": settings.to_dict(),
-                "data": self.data,
-                "text": task.text(),
-                "vocab_size": task.vocab_size,
-                "eos_token_id": task.eos_token_id,
-                "machine": self.facts["machine"],
-                "versions": self.facts["versions"],
-            },
-        )
+        FinishedTrial(
+            id=trial.id,
+            encoding=trial.encoding.name,
+            notation=trial.label,
+            parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
+            seed=trial.seed,
+            **_turning(trial.encoding, self.hosts[trial.encoding]),
+            pretrained=own_encoding(model) if has_weights(settings) else None,
+            train=record,
+            evaluations={task.evaluation: tuple(rows)},
+            config=trial.encoding.to_dict(),
+            settings=settings.to_dict(),
+            data=self.data,
+            text=task.text(),
+            vocab_size=task.vocab_size,
+            eos_token_id=task.eos_token_id,
+            machine=self.facts.machine,
+            versions=self.facts.versions,
+        ).write(folder / "result.json")
 
-    def write_results(self, trials: list[Trial]) -> None:
+    def write_results(self, trials: list[Planned]) -> None:
         """results.json and the report: the finished trials of this run, then those of earlier runs on the same data."""
-        done = [{**r, "notation": t.label} for t in trials if (r := _result(self.folder, t)) is not None]
+        done = [found.trial(t.label) for t in trials if (found := _result(self.folder, t)) is not None]
         asked = {t.id for t in trials}
         for path in sorted((self.folder / "trials").glob("*/result.json")):
             if path.parent.name in asked:
@@ -201,33 +203,14 @@ class _Run:
             except ValueError as error:
                 log.warning("left out of the report: %s", error)
                 continue
-            if earlier.get("data") == self.data:
-                done.append(earlier)
-        inner = ("config", "settings", "data", "text", "vocab_size", "eos_token_id", "machine", "versions")
-        results = {
-            "whorl": whorl.__version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self.facts,
-            "config": {**self.facts["config"], "seeds": sorted({r["seed"] for r in done})},
-            "trials": [{k: v for k, v in r.items() if k not in inner} for r in done],
-        }
-        curves = {r["id"]: _curve(self.folder / "trials" / r["id"] / "training.json") for r in done}
-        write_json(self.folder / "results.json", results)
+            if earlier.data == self.data:
+                done.append(earlier.trial())
+        config = dataclasses.replace(self.facts.config, seeds=tuple(sorted({t.seed for t in done})))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        results = dataclasses.replace(self.facts, created=created, config=config, trials=tuple(done))
+        curves = {t.id: _curve(self.folder / "trials" / t.id / "training.json") for t in done}
+        results.write(self.folder / "results.json")
         report.write(results, self.folder, curves)
-
-
-def _task(settings: Settings) -> Task:
-    return get(settings.task)(
-        TaskSettings(
-            train_length=settings.train_length,
-            lengths=settings.evaluation_lengths(),
-            tail=settings.tail,
-            windows=settings.windows,
-            text=settings.text,
-            tokenizer=settings.tokenizer,
-            **({"vocab_size": settings.preset.vocab_size} if settings.preset else {}),
-        )
-    )
 
 
 def _filled(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:
@@ -270,9 +253,9 @@ def _turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
     counts = [0 if s is None else len(s.turning) for s in spectra]
     widest = max((s for s in spectra if s is not None), key=lambda s: len(s.turning))
     return {
-        "pairs_turning": counts[0] if len(set(counts)) == 1 else counts,
+        "pairs_turning": counts[0] if len(set(counts)) == 1 else tuple(counts),
         "pairs": max(shape.head_dim for shape in host.shapes) // 2,
-        "wavelengths": [w if math.isfinite(w) else None for w in widest.wavelengths],
+        "wavelengths": tuple(w if math.isfinite(w) else None for w in widest.wavelengths),
     }
 
 
@@ -281,32 +264,35 @@ def own_encoding(model: Any) -> str:
     return str(stock_encoding(open_host(model), at_any_length=False).without_defaults())
 
 
-def _evaluate(task: Task, model: Any, length: int) -> dict[str, Any]:
+def _evaluate(task: Task, model: Any, length: int) -> Row:
     """One length's row; a length that the encoding cannot reach is a row that says why."""
     try:
         return task.evaluate(model, length)
     except ValueError as error:
-        return {"length": length, "unreachable": str(error)}
+        return Row(length, unreachable=str(error))
 
 
-def _facts(settings: Settings, task: Task, trials: list[Trial], seeds: Sequence[int]) -> dict[str, Any]:
-    """The machine, the versions and the settings, as results.json has them."""
+def _facts(settings: Settings, task: Task, trials: list[Planned], seeds: Sequence[int]) -> Comparison:
+    """The comparison before any trial: the machine, the versions and the settings."""
     with torch.device("meta"):
         model = build_model(settings, task.vocab_size, task.eos_token_id, weights=False)
-    return {
-        "machine": machine(),
-        "versions": versions("torch", "transformers", "accelerate", "tokenizers"),
-        "config": {
-            **settings.to_dict(),
-            "lengths": list(settings.evaluation_lengths()),
-            "model": model_label(settings),
-            "parameters": parameter_count(model),
-            "steps": settings.steps,
-            "seeds": list(seeds),
-            "trials_planned": len(trials),
-            "data": task.describe(),
-        },
-    }
+    recipe = settings.recipe(seed=0)
+    known = settings.to_dict() | {"lengths": settings.evaluation_lengths(), "model": model_label(settings)}
+    return Comparison(
+        whorl=whorl.__version__,
+        created="",
+        machine=Machine(**machine()),
+        versions=versions("torch", "transformers", "accelerate", "tokenizers"),
+        config=Config(
+            **known,
+            parameters=parameter_count(model),
+            steps=recipe.steps,
+            seeds=tuple(seeds),
+            trials_planned=len(trials),
+            data=task.describe(),
+        ),
+        trials=(),
+    )
 
 
 def _refuse_other_settings(folder: Path, settings: Settings) -> None:
@@ -322,7 +308,7 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
         raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
 
 
-def _result(folder: Path, trial: Trial) -> dict[str, Any] | None:
+def _result(folder: Path, trial: Planned) -> FinishedTrial | None:
     path = folder / "trials" / trial.id / "result.json"
     return read_result(path) if path.exists() else None
 

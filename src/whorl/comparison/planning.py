@@ -1,0 +1,88 @@
+"""Which trials a comparison has: what is asked for is checked, filled and named before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whorl.encodings import Encoding, Known, parse
+from whorl.training.settings import MODELS, Settings
+
+DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial that is to be run. `id` is a readable name and a digest of everything that determines it.
+
+    `label` is the notation that was asked for ("hope"), `encoding` has its unset arguments filled in.
+    """
+
+    encoding: Encoding
+    seed: int
+    id: str
+    label: str
+
+
+def check_asked(encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings) -> list[Encoding]:
+    """The encodings of a run, with what they leave unset: its training length, and the registry's defaults.
+
+    Raises ValueError when none or one twice is asked for.
+    """
+    parsed = [from_scratch(e, settings) for e in encodings]
+    for name, items in (("encoding", parsed), ("seed", list(seeds))):
+        twice = next((i for n, i in enumerate(items) if i in items[:n]), None)
+        if twice is not None:
+            shown = twice.without_defaults() if isinstance(twice, Encoding) else twice
+            raise ValueError(f"the {name} {shown} is asked for twice; give it once")
+        if not items:
+            raise ValueError(f"no {name} was given; try {'rope hope' if name == 'encoding' else '--seeds 0'}")
+    return parsed
+
+
+def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
+    """The encoding with what it leaves unset, where no host says it."""
+    return parse(encoding).filled(Known(train_length=settings.train_length)).with_defaults()
+
+
+def plan_trials(
+    encodings: Sequence[str | Encoding],
+    seeds: Sequence[int],
+    settings: Settings,
+    data_fingerprint: str,
+    labels: Sequence[str] | None = None,
+) -> list[Planned]:
+    """The trials in the order in which they run: all encodings of the first seed, then of the next.
+
+    settings must be resolved, encodings and seeds checked. labels: the notations that were asked for, where the
+    encodings have been filled since.
+    """
+    labels = labels or [str(parse(e)) for e in encodings]
+    parsed = [from_scratch(e, settings) for e in encodings]
+    trials = []
+    for seed in seeds:
+        for encoding, label in zip(parsed, labels, strict=True):
+            what = {
+                "encoding": encoding.to_dict(),
+                "seed": seed,
+                "settings": settings.to_dict(),
+                "data": data_fingerprint,
+            }
+            digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+            slug = re.sub(r"[^a-z0-9.]+", "-", str(encoding.without_defaults()))[:48].strip("-")
+            trials.append(Planned(encoding, seed, f"{slug}-s{seed}-{digest}", label))
+    return trials
+
+
+def check_model(model: str) -> None:
+    """Refuses a model that is neither a preset nor a path that is there. Hub names have exactly one slash."""
+    if model in MODELS or Path(model).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return
+    raise ValueError(
+        f"model {model!r} is neither {', '.join(MODELS)} nor a path that is there; "
+        "give a preset, a Hugging Face config.json or a model directory"
+    )

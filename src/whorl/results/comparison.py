@@ -1,0 +1,160 @@
+"""A comparison: what it was run with, and its finished trials. `DIR/results.json`, and what `whorl.compare` returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from whorl.results.over_seeds import Encoding, Metric
+from whorl.results.schema import REST, Result
+from whorl.results.showing import Shown
+from whorl.results.trial import Machine, Row, Trial
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a task says of its data.
+
+    train_tokens  of the training text, where there is one
+    unigram       a row per length: what a model has that knows how often each token occurs and nothing else
+    facts         the rest, for people: how much data there is, and of what kind
+    """
+
+    task: str
+    version: int
+    vocab_size: int
+    facts: dict[str, Any] = field(default_factory=dict, metadata=REST)
+    train_tokens: int | None = None
+    unigram: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of the run with nothing left open (see `whorl.training.settings.Settings`), and what follows."""
+
+    task: str
+    text: str
+    tokenizer: str | None
+    model: str
+    train_length: int
+    lengths: tuple[int, ...]
+    tokens: int
+    tail: int
+    windows: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    precision: str
+    compile: bool
+    parameters: int
+    steps: int
+    seeds: tuple[int, ...]
+    trials_planned: int
+    data: Data
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Comparison(Shown, Result):
+    """The finished trials of a comparison. Lengths are in tokens.
+
+    >>> results = whorl.compare(["rope", "hope"], seeds=[0, 1, 2])
+    >>> results.trials[0].evaluations["perplexity"][0].values["tail"]
+    20.43
+    """
+
+    schema: ClassVar[int] = 1
+
+    whorl: str
+    created: str
+    machine: Machine
+    versions: dict[str, str]
+    config: Config
+    trials: tuple[Trial, ...]
+
+    def __getitem__(self, key: str) -> Any:
+        """A key of results.json, as JSON has it."""
+        return self.to_json()[key]
+
+    @property
+    def train_length(self) -> int:
+        return self.config.train_length
+
+    @cached_property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """The trials by their notation, in the order in which they appear."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            groups.setdefault(trial.notation, []).append(trial)
+        return tuple(
+            Encoding(name, index, tuple(sorted(trials, key=lambda trial: trial.seed)))
+            for index, (name, trials) in enumerate(groups.items())
+        )
+
+    @property
+    def evaluations(self) -> list[str]:
+        """The evaluations that were made, e.g. `perplexity`, `copy`."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.evaluations))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the finished trials."""
+        return sorted({trial.seed for trial in self.trials})
+
+    @property
+    def pretrained(self) -> str | None:
+        """The encoding that the weights which the trials began with were trained with; None for random ones."""
+        return next((trial.pretrained for trial in self.trials if trial.pretrained), None)
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training text that a trial's tokens amount to."""
+        text = self.config.data.train_tokens
+        return self.config.tokens / text if text else None
+
+    def unigram(self, metric: Metric, length: int) -> float | None:
+        """The metric of a model that knows how often each token occurs and nothing else; None where it was not had."""
+        rows = (row for row in self.config.data.unigram if row.length == length)
+        return next((row.values[metric.key] for row in rows if metric.key in row.values), None)
+
+    def lengths(self, evaluation: str) -> list[int]:
+        """The lengths at which this evaluation was made, ascending."""
+        return sorted({row.length for trial in self.trials for row in trial.evaluations.get(evaluation, ())})
+
+    def reference(self, evaluation: str) -> int | None:
+        """The in-range length that the others are held against: the longest within the training length."""
+        return max((n for n in self.lengths(evaluation) if n <= self.train_length), default=None)
+
+    def far(self, evaluation: str) -> list[int]:
+        """The evaluated lengths beyond the training length."""
+        return [n for n in self.lengths(evaluation) if n > self.train_length]
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row per trial, evaluation and length."""
+        return [
+            {"encoding": t.notation, "seed": t.seed, "evaluation": name, "length": r.length} | r.values
+            | {"stderr": r.stderr}
+            for t in self.trials
+            for name, rows in t.evaluations.items()
+            for r in rows
+        ]  # fmt: skip
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """A row per encoding and evaluation: the mean of its first number over the seeds, by length."""
+        lengths = sorted({n for name in self.evaluations for n in self.lengths(name)})
+        rows = []
+        for e in self.encodings:
+            for name in self.evaluations:
+                found = (row for t in e.trials for row in t.evaluations.get(name, ()) if row.values)
+                key = next((key for row in found for key in row.values), "")
+                metric = Metric(key, key, "ratio", evaluation=name)
+                cells = [None if (cell := e.cell(metric, n)) is None else cell.mean for n in lengths]
+                shown = [
+                    "" if value is None else f"{value:.4g}" if math.isfinite(value) else "diverged" for value in cells
+                ]
+                rows.append([e.name, f"{name} {key}", str(len(e.trials)), *shown])
+        return ["encoding", "value", "seeds", *(f"{n:,}" for n in lengths)], rows

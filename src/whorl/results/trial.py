@@ -1,0 +1,122 @@
+"""One trial of a comparison: an encoding trained from one seed and evaluated. `DIR/trials/ID/result.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from whorl.results.schema import REST, Result
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a task measured at one length, in tokens.
+
+    values       by the keys of the task's metrics; NaN where a value is not finite
+    windows      how many windows or sequences they are over, and `tokens`, how many targets
+    samples      the windows' (or sequences') own values, in one order for all trials, so that differences can be paired
+    stderr       the standard error of the first metric over windows or sequences
+    unreachable  why there are no values: the encoding does not reach that length
+    """
+
+    length: int
+    values: dict[str, float] = field(default_factory=dict, metadata=REST)
+    windows: int | None = None
+    sequences: int | None = None
+    tokens: int | None = None
+    samples: tuple[float, ...] = ()
+    stderr: float | None = None
+    unreachable: str | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """`loss`: nats per token, the mean over the last twentieth of the steps. `diverged`: the step at which it stopped
+    to be finite, and the training with it."""
+
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    loss: float
+    diverged: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One encoding trained from one seed, as results.json has it.
+
+    notation       as it was asked for ("hope"); `encoding` is its name, `parameters` its arguments, filled
+    pairs_turning  channel pairs per head that turn, of `pairs`: one number, or one per layer where they differ; None
+                   for an encoding that is not rotary
+    wavelengths    tokens of one turn of each pair of the layer in which most turn; None: it stands still. A list that
+                   is shorter than `pairs` has the first ones
+    pretrained     the encoding that the weights which it began with were trained with; None for random ones
+    evaluations    rows by the name of the evaluation ("perplexity")
+    """
+
+    id: str
+    encoding: str
+    notation: str
+    parameters: dict[str, Any]
+    seed: int
+    pairs_turning: int | tuple[int, ...] | None
+    pairs: int | None
+    wavelengths: tuple[float | None, ...] | None
+    pretrained: str | None = None
+    train: Training
+    evaluations: dict[str, tuple[Row, ...]]
+
+    def row(self, evaluation: str, length: int) -> Row | None:
+        """The row of an evaluation at a length, or None."""
+        return next((row for row in self.evaluations.get(evaluation, ()) if row.length == length), None)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a trial ran on: see `whorl.provenance.machine`."""
+
+    cpu: str
+    cores: int | None
+    memory_gib: float | None
+    device: str
+    platform: str
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """`source`: an absolute path, or the name of the text; `sha256` of its documents."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedTrial(Result, Trial):
+    """A trial's own file, which is written last of all and says what it takes to load and to trust it.
+
+    config     the encoding's JSON
+    settings   the fields of `whorl.training.settings.Settings`
+    data       the fingerprint of the task's data
+    text       what it was trained on; None for a task that makes its own
+    """
+
+    schema: ClassVar[int] = 1
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    data: str
+    text: Text | None
+    vocab_size: int
+    eos_token_id: int
+    machine: Machine
+    versions: dict[str, str]
+
+    @classmethod
+    def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:
+        return {"text": None, **value}  # the first versions did not keep it
+
+    def trial(self, notation: str | None = None) -> Trial:
+        """The part that results.json has; `notation`: as a later run asked for it."""
+        shared = {own.name: getattr(self, own.name) for own in fields(Trial)}
+        return Trial(**shared | ({"notation": notation} if notation else {}))
