@@ -284,6 +284,7 @@ def test_other_ways_to_compute_it_give_the_same(model) -> None:
     assert difference(model(TOKENS).logits, logits) < budget
 
 
+@pytest.mark.full
 @pairs([EVERY[0], ("gpt_neox", f"{LONGROPE}+alibi")])
 def test_compiles_all_but_the_attention(model) -> None:
     """How many spectra there are depends on the positions: there the graph breaks, and fullgraph=True would fail."""

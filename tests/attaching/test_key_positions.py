@@ -82,6 +82,7 @@ def holds(model: Any, logits: torch.Tensor, rows: Any = ROWS) -> None:
         assert difference(logits[row, -len(after) :], truth) < budget
 
 
+@pytest.mark.matrix
 @torch.no_grad()
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("family", HOSTS)

@@ -39,6 +39,7 @@ def test_forward_and_every_gradient(notation: str, dtype: torch.dtype, softcap: 
 SIZES = [*itertools.product((1, 63, 200), (2, 80, 96)), (1000, 16)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("tokens", "head_dim"), SIZES)
 @pytest.mark.parametrize("notation", ["alibi", "t5"])
 def test_odd_sizes(tokens: int, head_dim: int, notation: str, monkeypatch: pytest.MonkeyPatch) -> None:

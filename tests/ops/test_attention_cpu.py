@@ -24,6 +24,7 @@ def _poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.matrix(times=4)
 @pytest.mark.parametrize("notation", NOTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -45,6 +46,7 @@ def test_a_cap_far_above_the_logits() -> None:
 SIZES = [*itertools.product((1, 63, 200), (2, 80, 96, 256)), (1000, 16)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("tokens", "head_dim"), SIZES)
 @pytest.mark.parametrize("notation", ["alibi", "t5"])
 def test_odd_sizes(tokens: int, head_dim: int, notation: str) -> None:

@@ -137,6 +137,7 @@ def test_whatever_is_null_is_named_or_the_report_does_without_it(section: str) -
     assert bool(shown) != (section in NEVER_NULL)
 
 
+@pytest.mark.full
 def test_half_of_every_array_missing_leaves_figures_and_valid_json(tmp_path: Path) -> None:
     summary, arrays = samples.rope()
     rng = np.random.default_rng(0)
@@ -162,6 +163,7 @@ def test_text_from_the_results_is_escaped(tmp_path: Path, monkeypatch) -> None:
 # The page
 
 
+@pytest.mark.full
 def test_the_page_of_a_large_model_stays_below_eight_megabytes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
     for models in (1, 2):
