@@ -44,6 +44,9 @@ def main(wheel: Path) -> None:
     """Raises AssertionError or CalledProcessError with what went wrong."""
     assert not wheel.name.endswith("-any.whl"), f"{wheel.name} has no compiled loops: is there a C compiler?"
     (about,) = (path for path in Zipped(wheel).iterdir() if path.name.endswith(".dist-info"))
+    described = (about / "METADATA").read_text("utf-8")
+    assert "# whorl" in described, "README.md is not in the metadata"
+    assert not re.search(r"!\[|\]\((?!https?:)", described), "a picture, or a link to a file that is not there"
     with tempfile.TemporaryDirectory(prefix="whorl-wheel-") as place:
         here = Path(place).resolve()
         venv.create(here / "env", with_pip=False)
@@ -66,6 +69,7 @@ def main(wheel: Path) -> None:
         assert "slower code" not in done.stderr
         link(needed(PathDistribution(about), "cli"), packages)
         assert run(whorl, "list").returncode == 0
+        assert run(whorl, "--version").stdout == f"whorl {PathDistribution(about).version}\n"
         done = run(whorl, "doctor", "model")
         assert done.returncode == 0
         assert re.search(r"\d+ pass", done.stdout)
