@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pkgutil
 import sys
@@ -127,6 +128,16 @@ REFUSED = [
 def test_nonsense_is_refused_when_built(notation: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(notation)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_none_for_an_argument_that_has_no_default_is_refused(name: str) -> None:
+    """As a hand-written JSON form may have it. (None for another is one that is unset.)"""
+    scaling = get_scaling(name)
+    needed = [f.name for f in dataclasses.fields(scaling) if f.default is dataclasses.MISSING]
+    assert needed
+    with pytest.raises(ValueError, match=f"{needed[0]} must be .*, got None"):
+        scaling.of_arguments(dict.fromkeys(needed))
 
 
 NOT_OF_THIS_SPECTRUM = [

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.encodings.config import Config, require_number, require_positive_int
+from whorl.encodings.config import Config, check_base, require_number, require_positive, require_positive_int
 from whorl.encodings.spectrum import Spectrum, decay
 
 GEOMETRIC = 1e-5  # how far from base^(-2i/d) a frequency may lie: float32 tables lie within 2e-6
 
 
+def _check_factor(factor: Any) -> None:
+    require_number("factor", factor)
+    if not 1 <= factor < math.inf:
+        raise ValueError(
+            f"factor must be a finite number of at least 1 (how many times longer the context becomes), got {factor}"
+        )
+
+
+# The arguments that several scalings have mean the same in all of them, and make sense alike.
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "factor": _check_factor,
+    "original": lambda value: require_positive_int("original", value, " tokens"),
+    "attention_factor": lambda value: require_positive("attention_factor", value, "times cos and sin"),
+    "wavelength": lambda value: require_positive("wavelength", value, "tokens"),
+    "base": check_base,
+}
+
+
 @dataclass(frozen=True)
 class Scaling(Config):
     """Base of every scaling. An `original` length that is unset is the training length of what is scaled."""
+
+    def __post_init__(self) -> None:
+        """Refuses arguments of `CHECKS` that make no sense; None is one that is unset."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in CHECKS and not (value is None and field.default is None):
+                CHECKS[field.name](value)
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         """The scaled spectrum; of one that depends on the length, that up to the original length."""
@@ -66,18 +93,3 @@ def original_length(scaling: Any) -> int:
             f"try {scaling.example}"
         )
     return scaling.original
-
-
-def check_factor(factor: object) -> None:
-    """Refuses what is not a finite number of at least 1."""
-    require_number("factor", factor)
-    if not 1 <= factor < math.inf:  # type: ignore[operator]
-        raise ValueError(
-            f"factor must be a finite number of at least 1 (how many times longer the context becomes), got {factor}"
-        )
-
-
-def check_original(original: object) -> None:
-    """Refuses what is no length in tokens; None is one that is unset."""
-    if original is not None:
-        require_positive_int("original", original, " tokens")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from whorl.encodings.config import check_base
 from whorl.encodings.scalings.base import Scaling, geometric
 from whorl.encodings.spectrum import Spectrum
 
@@ -23,9 +22,6 @@ class BaseChange(Scaling):
     title = "another base under the same exponents (ABF)"
     paper = "2309.16039"
     example = "base-change:base=500000"
-
-    def __post_init__(self) -> None:
-        check_base(self.base)
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         if not spectrum.turning:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from whorl.encodings.config import require_positive
 from whorl.encodings.scalings.base import Scaling
 from whorl.encodings.spectrum import Spectrum, fully_turning, turns_fully
 
@@ -27,9 +26,6 @@ class Clip(Scaling):
     title = "pairs with a wavelength above this many tokens stand still"
     paper = "2602.05258"
     example = "clip:wavelength=512"
-
-    def __post_init__(self) -> None:
-        require_positive("wavelength", self.wavelength, "tokens")
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         return replace(spectrum, frequencies=fully_turning(spectrum.frequencies, self.wavelength))
@@ -51,9 +47,6 @@ class SoftClip(Scaling):
     title = "pairs with a wavelength above this many tokens slow down to a stop along half a cosine"
     paper = "2602.05258"
     example = "soft-clip:wavelength=512"
-
-    def __post_init__(self) -> None:
-        require_positive("wavelength", self.wavelength, "tokens")
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         band = [i for i in spectrum.turning if not turns_fully(spectrum.frequencies[i], self.wavelength)]

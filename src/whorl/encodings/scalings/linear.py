@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from whorl.encodings.scalings.base import Scaling, check_factor
+from whorl.encodings.scalings.base import Scaling
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -18,9 +18,6 @@ class Linear(Scaling):
     title = "position interpolation: every frequency divided by the factor"
     paper = "2306.15595"
     example = "linear:factor=2"
-
-    def __post_init__(self) -> None:
-        check_factor(self.factor)
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         return replace(spectrum, frequencies=tuple(f / self.factor for f in spectrum.frequencies))

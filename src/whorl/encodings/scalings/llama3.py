@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from whorl.encodings.config import of_host, require_positive
-from whorl.encodings.scalings.base import Scaling, check_factor, check_original, original_length
+from whorl.encodings.scalings.base import Scaling, original_length
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -35,8 +35,7 @@ class Llama3(Scaling):
     example = "llama3:factor=8,original=8192"
 
     def __post_init__(self) -> None:
-        check_factor(self.factor)
-        check_original(self.original)
+        super().__post_init__()
         require_positive("low_freq_factor", self.low_freq_factor, "turns within the original length")
         require_positive("high_freq_factor", self.high_freq_factor, "turns within the original length")
         if self.high_freq_factor < self.low_freq_factor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from whorl.encodings.config import number_list, of_host, require_positive, require_positive_int
-from whorl.encodings.scalings.base import Scaling, check_factor, check_original, original_length
+from whorl.encodings.config import number_list, of_host, require_positive_int
+from whorl.encodings.scalings.base import Scaling, original_length
 from whorl.encodings.spectrum import Spectrum
 
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
@@ -36,6 +36,7 @@ class LongRoPE(Scaling):
     example = "longrope:short_factor=1@1,long_factor=1.5@4,factor=4,original=4096"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for argument in ("short_factor", "long_factor"):
             numbers = number_list(argument, getattr(self, argument), "1@1.5@4")
             if not numbers or not all(0 < number < math.inf for number in numbers):
@@ -46,13 +47,8 @@ class LongRoPE(Scaling):
                 f"short_factor and long_factor need one number per pair each, got {len(self.short_factor)} and "
                 f"{len(self.long_factor)}"
             )
-        check_original(self.original)
         if self.original == 1:
             raise ValueError("original must be at least 2 tokens (its logarithm divides), got 1")
-        if self.factor is not None:
-            check_factor(self.factor)
-        if self.attention_factor is not None:
-            require_positive("attention_factor", self.attention_factor, "times cos and sin")
         if (self.factor is None) == (self.attention_factor is None):
             raise ValueError(
                 "longrope needs factor (cos and sin are multiplied by sqrt(1 + ln(factor) / ln(original))) or "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whorl.encodings.config import of_host, require_positive_int
-from whorl.encodings.scalings.base import Scaling, check_factor, check_original, original_length
+from whorl.encodings.scalings.base import Scaling, original_length
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -23,9 +23,6 @@ class NTK(Scaling):
     title = "a larger base: the slowest pair divided by the factor, the fastest kept"
     paper = "2309.00071"
     example = "ntk:factor=2"
-
-    def __post_init__(self) -> None:
-        check_factor(self.factor)
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         return _with_base_grown(spectrum, self.factor, self.name)
@@ -52,8 +49,7 @@ class DynamicNTK(Scaling):
     example = "dynamic-ntk:factor=2,original=2048"
 
     def __post_init__(self) -> None:
-        check_factor(self.factor)
-        check_original(self.original)
+        super().__post_init__()
         if self.step is not None:
             require_positive_int("step", self.step, " tokens")
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from whorl.encodings.config import of_host, require_number, require_positive
-from whorl.encodings.scalings.base import Scaling, check_factor, check_original, geometric, original_length
+from whorl.encodings.scalings.base import Scaling, geometric, original_length
 from whorl.encodings.spectrum import Spectrum
 
 
@@ -34,8 +34,7 @@ class NTKByParts(Scaling):
     example = "ntk-by-parts:factor=4,original=2048"
 
     def __post_init__(self) -> None:
-        check_factor(self.factor)
-        check_original(self.original)
+        super().__post_init__()
         require_positive("beta_fast", self.beta_fast, "turns within the original length")
         require_positive("beta_slow", self.beta_slow, "turns within the original length")
         if self.beta_fast < self.beta_slow:
@@ -107,8 +106,6 @@ class YaRN(NTKByParts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attention_factor is not None:
-            require_positive("attention_factor", self.attention_factor, "times cos and sin")
         for argument in ("mscale", "mscale_all_dim"):
             value = getattr(self, argument)
             if value is None:
