@@ -14,6 +14,7 @@ from whorl.inspection import analysis, measures
 from whorl.inspection.measures import Bins
 from whorl.inspection.passes import Pass, regions
 from whorl.ops.visible import DenseVisible
+from whorl.results.inspection import LayerDeparture
 from whorl.watching import Attended, Layer
 
 TOKENS, HEADS, KEY_HEADS, DIM = 256, 4, 2, 24
@@ -216,10 +217,10 @@ def test_the_rise_is_far_less_middle_by_its_definition() -> None:
             return float(raw[(distance >= low) & (distance < high)].mean())
 
         rises.append(mean(112, 128) - mean(48, 80))
-    assert shape["rise"] == pytest.approx(np.mean(rises), abs=1e-6)
-    assert shape["stderr"] == pytest.approx(np.std(rises, ddof=1) / math.sqrt(2), abs=1e-6)
-    assert sum(p["rise_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)
-    assert sum(p["variance_share"] for p in shape["pairs"]) == pytest.approx(1, abs=1e-4)
+    assert shape.rise == pytest.approx(np.mean(rises), abs=1e-6)
+    assert shape.stderr == pytest.approx(np.std(rises, ddof=1) / math.sqrt(2), abs=1e-6)
+    assert sum(p.rise_share for p in shape.pairs) == pytest.approx(1, abs=1e-4)
+    assert sum(p.variance_share for p in shape.pairs) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_window_shows_nothing_past_itself() -> None:
@@ -238,12 +239,11 @@ def test_a_u_shape_is_high_at_both_ends(near: float, far: float, appears: bool) 
     pairs = DIM // 2 + 1
     noise = np.linspace(-0.01, 0.01, 3)
     found.layers[0].regions = [np.outer([near, 0, far + e], np.ones(pairs)) for e in noise]
-    assert analysis.u_shape(found, TOKENS)["appears"] == appears
+    assert analysis.u_shape(found, TOKENS).appears == appears
 
 
 def test_leaving_a_range_is_measured_against_the_value_in_it() -> None:
     """A pair whose far half always differs from its near half has not left its range by that."""
-    always, leaves = {"pair": 1, "departure": [0.9, 0.9, 0.9]}, {"pair": 2, "departure": [0.1, 0.2, 0.8]}
-    first = analysis._first([always, leaves], ["1", "2", "4"], noise=0.05)
-    assert first == {"pair": 2, "multiple": 4, "departure": 0.8}
-    assert analysis._first([always], ["1", "2", "4"], noise=0.05) is None
+    always, leaves = LayerDeparture(1, (0.9, 0.9, 0.9)), LayerDeparture(2, (0.1, 0.2, 0.8))
+    assert analysis._first([always, leaves], noise=0.05) == (leaves, 2, 0.8)
+    assert analysis._first([always], noise=0.05) is None
