@@ -13,8 +13,8 @@ from whorl import files
 from whorl.reports import html
 from whorl.reports.axes import log_ticks
 from whorl.reports.chart import Curve, CurveChart, Grid
-from whorl.reports.charts import by_length, pairs_turning, training_curves
 from whorl.reports.comparison import build, write
+from whorl.reports.comparison.charts import by_length, pairs_turning, training_curves
 from whorl.reports.formatting import compact, multiple, number, with_spread
 from whorl.reports.png import spread_out
 

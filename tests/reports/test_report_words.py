@@ -6,9 +6,9 @@ import pytest
 import report_samples as samples
 
 from whorl.reports.comparison import build
-from whorl.reports.differences import Difference, difference, student
+from whorl.reports.comparison.differences import Difference, difference, student
+from whorl.reports.comparison.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, turning_in_words, verdict
 from whorl.reports.document import Paragraph
-from whorl.reports.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, turning_in_words, verdict
 from whorl.tasks import of_evaluation
 
 TAIL, _ = of_evaluation("perplexity").measured()

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 from whorl.reports.chart import Chart, Strip
-from whorl.reports.charts import pair_of, strip_chart
 from whorl.reports.document import Block, Row, Table
 from whorl.reports.formatting import DASH, plural
 from whorl.reports.inspection.drawing import Models, wavelengths
 from whorl.reports.inspection.telling import Charts, Finding, section
+from whorl.reports.strips import pair_of, strip_chart
 from whorl.results.inspection import Inspection, LayerSpectrum
 
 

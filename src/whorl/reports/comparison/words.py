@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from whorl.reports.differences import Difference, difference
+from whorl.reports.comparison.differences import Difference, difference
+from whorl.reports.comparison.levels import level
 from whorl.reports.formatting import DASH, capital, compact, listing, multiple, number, percent, plural, with_spread
-from whorl.reports.levels import level
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.tasks import of_evaluation

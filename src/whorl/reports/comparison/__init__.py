@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from whorl.files import write_atomically
-from whorl.reports import charts, html, markdown
+from whorl.reports import html, markdown
+from whorl.reports.comparison import charts
+from whorl.reports.comparison.levels import Level, level
+from whorl.reports.comparison.words import Findings, findings, partial_notice, pretrained_notice, turning_in_words
 from whorl.reports.document import (
     Block,
     Bullet,
@@ -28,9 +31,6 @@ from whorl.reports.formatting import (
     ratio,
     with_spread,
 )
-from whorl.reports.levels import Level, level
-from whorl.reports.png import png
-from whorl.reports.words import Findings, findings, partial_notice, pretrained_notice, turning_in_words
 from whorl.results import showing
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding, Metric
@@ -47,6 +47,8 @@ def write(
     Trials may be missing (the report then says that it is partial), a length may be unreachable, and a value may be not
     finite. training_curves: trial id -> rows with `tokens` seen and `loss` in nats per token.
     """
+    from whorl.reports.png import png
+
     document = build(results, training_curves or {})
     images = {name: image for chart in document.charts for name, image in png(chart).items()}
     written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]

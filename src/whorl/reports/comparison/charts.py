@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from whorl.reports.axes import axis, cell_ticks, linear_ticks, percent_axis
+from whorl.reports.axes import axis, linear_ticks, percent_axis
 from whorl.reports.chart import (
     Axis,
     Curve,
@@ -20,8 +20,9 @@ from whorl.reports.chart import (
     Strip,
     StripChart,
 )
+from whorl.reports.comparison.levels import level
 from whorl.reports.formatting import compact, multiple, number, percent, ratio, with_spread
-from whorl.reports.levels import level
+from whorl.reports.strips import pair_of, strip_chart
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.tasks import of_evaluation
@@ -80,42 +81,6 @@ def pairs_turning(c: Comparison) -> StripChart | None:
         return None
     mark = f"one full turn takes exactly the training length, {c.train_length:,} tokens"
     return strip_chart("pairs", strips, f"{c.train_length:,} tokens", mark)
-
-
-def strip_chart(name: str, strips: tuple[Strip, ...], length: str, mark: str) -> StripChart:
-    """`length` says the training length in words, `mark` what a strip's mark is."""
-    words: dict[str, str] = {
-        "within": f"turns fully within {length}",
-        "beyond": "turns more slowly: angles past the training length are new to the model",
-        "turning": "turns, at a speed that the results do not tell",
-        "still": "stands still",
-    }
-    states: set[str] = {pair.state for strip in strips for layer in strip.layers for pair in layer}
-    legend = {state: text for state, text in words.items() if state in states}
-    if any(strip.mark is not None for strip in strips):
-        legend["mark"] = mark
-    several = any(len(strip.layers) > 1 for strip in strips)
-    return StripChart(
-        name,
-        "Which channel pairs turn",
-        "Each cell is one pair of channels of a head, from the fastest to the slowest."
-        + (" Layers that turn differently are drawn one below the other." if several else ""),
-        "channel pair (fastest first)",
-        cell_ticks(max(len(strip.layers[0]) for strip in strips)),
-        legend,
-        strips,
-    )
-
-
-def pair_of(index: int, wavelength: float | None, length: int | None) -> Pair:
-    """wavelength: tokens of one turn, infinity where it stands still, None where that is not told."""
-    heading = ("pair", str(index))
-    if wavelength is None:
-        return Pair("turning", (heading, ("one turn", "not told by the results")))
-    if not math.isfinite(wavelength):
-        return Pair("still", (heading, ("one turn", "never: it stands still")))
-    state: Literal["within", "beyond"] = "within" if length is None or wavelength <= length else "beyond"
-    return Pair(state, (heading, ("one turn", f"{number(wavelength)} tokens")))
 
 
 def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | None:
