@@ -190,6 +190,7 @@ def test_a_trial_that_diverges_stops_and_the_others_go_on(text: str, tmp_path: P
     assert not (tmp_path / "inspect").exists()
 
 
+@pytest.mark.full
 def test_a_healing_that_diverges_stops_and_says_at_which_step(text: str, tmp_path: Path) -> None:
     settings = {k: v for k, v in SMALL.items() if k != "quiet"}
     whorl.compare(["rope"], text=text, out=tmp_path / "run", quiet=True, **settings)

@@ -330,6 +330,7 @@ def test_one_graph_is_refused_and_the_reason_said(notation: str, how: str) -> No
         assert "~ntk:factor=4" in str(refused.value)
 
 
+@pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize("notation", ["rope~ntk:factor=4", "alibi"])
 def test_what_is_the_same_at_every_length_is_exported_for_every_length(notation: str) -> None:

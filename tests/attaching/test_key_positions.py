@@ -280,6 +280,7 @@ def test_generate_twice_on_the_cache_of_a_padded_batch(family: str, encoding: st
     assert torch.equal(text, slow)
 
 
+@pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize("encoding", ["alibi", DYNAMIC_NTK])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
@@ -300,6 +301,7 @@ def test_beams_static_caches_chunks_and_assistants(family: str, encoding: str) -
     assert torch.equal(model.generate(ids[1:], prompt_lookup_num_tokens=3, **one), slow[1:])
 
 
+@pytest.mark.full
 @torch.no_grad()
 def test_compiled_steps_on_a_static_cache_go_on_with_gaps() -> None:
     model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "rope+alibi"))

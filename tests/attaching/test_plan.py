@@ -107,6 +107,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_it_or_says_why_not(family: str) -> None:

@@ -132,6 +132,7 @@ def test_snapshots_along_the_training(text: Path, tmp_path: Path, finished: tupl
         load_trial(trial, 9)
 
 
+@pytest.mark.full
 def test_what_is_trained_in_bfloat16_is_measured_in_float32(text: Path, tmp_path: Path) -> None:
     """The Trainer wraps the model's forward in autocast; a result must be that of the weights that are kept."""
     results = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **{**SMALL, "precision": "bf16"})
@@ -170,6 +171,7 @@ def test_a_damaged_result_is_named(finished: tuple[Path, Comparison], text: Path
     assert {t.id for t in found.trials} == {p.name for p in (hope, *others)}
 
 
+@pytest.mark.full
 def test_a_trial_keeps_the_tokenizer_and_the_digest_of_its_text(text: Path, tmp_path: Path, caplog) -> None:
     mine, out = tmp_path / "text", tmp_path / "out"
     shutil.copytree(text, mine)
@@ -286,6 +288,7 @@ whorl.compare(["hope", "t5"], out=sys.argv[1], text=sys.argv[2], train_length=32
 """
 
 
+@pytest.mark.full
 def test_kill_9_and_the_same_command_give_the_undisturbed_results(text: Path, tmp_path: Path) -> None:
     """Killed twice: once after a checkpoint of the first trial, once while a later checkpoint lacks its marker."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -322,6 +325,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.002)
 
 
+@pytest.mark.full
 def test_two_processes_train_what_one_trains(finished: tuple[Path, Comparison], text: Path, tmp_path: Path) -> None:
     """The same global batches, so the same losses to rounding; and not the same bits, so really two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "whorl"]

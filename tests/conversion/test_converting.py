@@ -105,6 +105,7 @@ def test_bands_are_attached_in_time() -> None:
     assert seen == [str(bands[0]).replace("p=0.75,", "")] * 2 + [str(bands[1])] * 2 + [str(bands[2])] * 8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lora", [0, 4])
 def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], tmp_path: Path, lora: int) -> None:
     folder, _ = trial
@@ -163,6 +164,7 @@ def byte_model(family: str, folder: Path, text: str, **sizes: int) -> str:
     return str(folder)
 
 
+@pytest.mark.full
 def test_a_learned_table_becomes_rope(
     trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +183,7 @@ def test_a_learned_table_becomes_rope(
         run_convert(model, "rope", heal=100, train_length=80, windows=4, text=trial[1], out=tmp_path / "out2")
 
 
+@pytest.mark.full
 def test_rope_becomes_a_learned_table(trial: tuple[Path, str], tmp_path: Path) -> None:
     report = run_convert(
         str(trial[0]), "learned", heal=8 * LENGTH, batch_size=8, windows=4, control=False, out=tmp_path / "out"

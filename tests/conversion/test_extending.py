@@ -185,7 +185,13 @@ def test_a_method_that_stock_has_a_name_for_is_written_by_it(method: str, tmp_pa
         assert said.get("original_max_position_embeddings") == (None if method == "linear" else 15)
 
 
-@pytest.mark.parametrize(("family", "method"), [("llama", "yarn"), ("llama", "window"), ("gpt_neox", "ntk")])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("llama", "yarn"),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in (("llama", "window"), ("gpt_neox", "ntk"))),
+    ],
+)
 def test_the_written_directory_has_the_same_losses_without_whorl(family: str, method: str, tmp_path: Path) -> None:
     model = peaked(tiny_model(family), 3.0).eval()
     best, _ = extend(model, 60, IDS, train_length=20, method=method)
@@ -226,6 +232,7 @@ def test_bad_input_says_what_to_try(tmp_path: Path) -> None:
         overlapping(str(text), Letters(), 100, 4)
 
 
+@pytest.mark.full
 def test_the_real_checkpoint_reads_four_times_as_far(shared: Path, tmp_path: Path) -> None:
     """babyllama-tok105, trained at 256: its loss from 768 on falls from above 4, and stock transformers agree."""
     name, text = str(shared / "fixtures" / "babyllama-tok105"), str(shared / "fixtures/text/tinystories_sample.txt")

@@ -62,6 +62,7 @@ def seen(steps: list[tuple[str, int]], interrupt: tuple[str, int] | None = None)
     return stage
 
 
+@pytest.mark.full
 def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tuple[Path, str], tmp_path: Path) -> None:
     """Killed in the gradual change of the healing, then interrupted in the control."""
     folder = str(trial[0])
@@ -87,6 +88,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tupl
     assert os.listdir(place) == ["out"], "nothing is left"
 
 
+@pytest.mark.full
 def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
     def run(out: str, say: Callable[[str], None] = lambda line: None) -> Any:
         return run_extend(

@@ -75,6 +75,7 @@ def test_it_comes_back_from_disk(tmp_path: Path) -> None:
         _ = again.departure
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("encoding", ["nope", "alibi", "kerple", "sinusoidal"])
 def test_without_pairs_the_rest_is_there_and_says_so(encoding: str, tmp_path: Path) -> None:
     model = whorl.attach(peaked(tiny_model("llama")), encoding)
@@ -138,6 +139,7 @@ def test_a_trial_from_the_command_line(trial: Path, tmp_path: Path) -> None:
     assert summary["ablation"]["cuts"]
 
 
+@pytest.mark.full
 def test_two_models_side_by_side(trial: Path, tmp_path: Path) -> None:
     run([str(trial), str(trial)], windows=2, random_windows=2, snapshots=False, out=tmp_path)
     summary = json.loads((tmp_path / "inspection.json").read_text())
@@ -209,6 +211,7 @@ def test_windows_lie_within_documents_where_they_fit(tmp_path: Path) -> None:
     assert len(set(joined[0].tolist()) - {0}) > 1
 
 
+@pytest.mark.full
 def test_layers_are_streamed_from_disk_in_bounded_memory(tmp_path: Path) -> None:
     """384 MiB of weights; the process may grow by a quarter of that."""
     script = """
@@ -244,6 +247,7 @@ print(resident("VmHWM") - before, found.norm_q.shape[0])
     assert float(grown) < 96, f"{grown} MiB"
 
 
+@pytest.mark.full
 def test_the_real_checkpoint(shared: Path) -> None:
     """babyllama-tok105: its slowest pairs, which never turn far in 256 tokens, are not used as positions."""
     found = source(str(shared / "fixtures" / "babyllama-tok105"))

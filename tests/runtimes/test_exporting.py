@@ -154,6 +154,7 @@ def test_the_command_exports_a_directory_for_both_runtimes(tmp_path: Path) -> No
     assert "is there already" in str(again.exception)
 
 
+@pytest.mark.full
 def test_a_trial_of_a_comparison_is_exported(tmp_path: Path, shared: Path) -> None:
     from whorl.comparison import compare
 
