@@ -173,6 +173,14 @@ def test_a_model_split_over_devices_holds_its_mesh() -> None:
     assert compat.tensor_parallel_mesh(tiny_model("llama")) is None
 
 
+def test_the_cpu_says_whether_it_multiplies_bfloat16() -> None:
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("this system does not list what its CPU has")
+    words = set(flags.read_text().split())
+    assert compat.cpu_multiplies_bfloat16() == bool({"avx512_bf16", "amx_tile"} & words), "torch.cpu asks otherwise now"
+
+
 # --- other people's forwards and saves -------------------------------------------------------------------------------
 
 
@@ -187,6 +195,16 @@ def test_accelerates_hooks_keep_the_forward_under_them() -> None:
     assert torch.equal(module(torch.zeros(2)), torch.ones(3)), "accelerate's hooks call something else now"
     remove_hook_from_module(module)
     assert compat.forward_slot(module) == "forward"
+
+
+def test_a_trainer_is_told_to_use_one_gpu(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments._n_gpu = 2
+    assert arguments.n_gpu == 2, "TrainingArguments keeps its number of GPUs by another name now"
+    compat.use_one_gpu(arguments)
+    assert arguments.n_gpu == 1
 
 
 def test_a_model_with_adapters_of_its_own_says_so() -> None:

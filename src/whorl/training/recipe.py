@@ -67,6 +67,8 @@ def has_fast_bf16() -> bool:
     """Whether the hardware multiplies bfloat16 natively: a CUDA device from Ampere on, AVX512-BF16 or AMX."""
     import torch
 
+    from whorl.hosts.transformers import compat
+
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return compat.cpu_multiplies_bfloat16()

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from whorl.attaching.loading import load_weights
 from whorl.files import read_json, write_json
+from whorl.hosts.transformers import compat
 from whorl.results.schema import parsed
 from whorl.results.trial import Training
 from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
@@ -200,7 +201,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         # The Trainer would split every batch over the GPUs of one process (DataParallel), which is another batch size.
         log.warning("using one of %d GPUs; torchrun --nproc_per_node %d uses all", arguments.n_gpu, arguments.n_gpu)
-        arguments._n_gpu = 1
+        compat.use_one_gpu(arguments)
     return arguments
 
 

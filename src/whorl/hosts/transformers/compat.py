@@ -142,6 +142,11 @@ def tensor_parallel_mesh(model: Any) -> Any:
     return getattr(model, "_device_mesh", None)
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has AVX512-BF16 or AMX. Leans on two private questions of `torch.cpu`."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 # --- other people's forwards and saves -------------------------------------------------------------------------------
 
 
@@ -152,6 +157,12 @@ def forward_slot(module: nn.Module) -> str:
     put back in `_old_forward`.
     """
     return "_old_forward" if hasattr(module, "_hf_hook") and "_old_forward" in module.__dict__ else "forward"
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """Has the Trainer leave a process's other GPUs alone, over which it would split every batch. Leans on `_n_gpu`, of
+    which the public `n_gpu` is the reader."""
+    arguments._n_gpu = 1
 
 
 def only_adapters_are_saved(model: Any) -> bool:
