@@ -24,8 +24,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from whorl.checking import shown
-from whorl.encodings.base import Add, Bias, Effect, Encoding, Rotate, Shape, Sum
+from whorl.encodings.base import Encoding, Sum
 from whorl.encodings.config import Known
+from whorl.encodings.effects import Add, Bias, Effect, Rotate, Shape
 from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling

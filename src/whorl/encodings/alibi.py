@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias
+from whorl.encodings.effects import Bias, Effect, Shape
 
 
 def slopes(heads: int) -> tuple[float, ...]:

@@ -13,58 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from whorl.checking import check_list, shown
 from whorl.encodings.config import Config, Known
+from whorl.encodings.effects import Effect, Shape
 from whorl.encodings.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import nn
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a host that an encoding may depend on.
-
-    `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
-    embedding, `bidirectional` whether a query also sees later keys (an encoder).
-    """
-
-    head_dim: int
-    heads: int
-    width: int
-    bidirectional: bool = False
-
-
-@dataclass(frozen=True)
-class Rotate:
-    """Turns pairs of q and k channels by position x frequency (radians)."""
-
-    spectrum: Spectrum
-
-
-@dataclass(frozen=True)
-class Add:
-    """Adds `module(positions)` to the token embedding.
-
-    positions: integers [batch, tokens]; result: float32 [batch, tokens, width].
-    """
-
-    module: nn.Module
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Adds `module(query_positions, key_positions)` to the attention logits, after scaling.
-
-    query_positions [batch, queries] and key_positions [batch, keys] are integers; the result is float32,
-    [batch, heads or 1, queries, keys]; minus infinity hides a key. `shared`: one module serves all layers.
-    """
-
-    module: nn.Module
-    shared: bool = False
-
-
-Effect = Rotate | Add | Bias
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias, in_full
 from whorl.encodings.config import choices
+from whorl.encodings.effects import Bias, Effect, Shape
 
 SMALLEST = 0.01  # the official code keeps both parameters at this or above, away from the edge of the valid range
 STEEPEST = 2.0  # and the power form's exponent at this or below

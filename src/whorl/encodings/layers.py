@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from whorl.checking import check_list
-from whorl.encodings.base import Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.config import Known
+from whorl.encodings.effects import Effect, Shape
 
 
 def by_layer(rules: Sequence[Encoding], layer_types: Sequence[str]) -> Encoding:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Add, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.config import of_host, require_positive_int
+from whorl.encodings.effects import Add, Effect, Shape
 
 
 class PositionTable(nn.Module):

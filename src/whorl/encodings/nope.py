@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
+from whorl.encodings.effects import Effect, Shape
 
 
 @dataclass(frozen=True)

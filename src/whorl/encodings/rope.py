@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.base import Effect, Encoding, Rotate, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.config import check_base, of_host, require_number
+from whorl.encodings.effects import Effect, Rotate, Shape
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.base import Add, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.config import check_base
+from whorl.encodings.effects import Add, Effect, Shape
 from whorl.encodings.turns import cos_sin
 
 

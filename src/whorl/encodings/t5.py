@@ -13,9 +13,10 @@ from functools import cache
 import torch
 from torch import nn
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias, in_full
 from whorl.encodings.config import require_positive_int
+from whorl.encodings.effects import Bias, Effect, Shape
 
 
 def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirectional: bool) -> torch.Tensor:

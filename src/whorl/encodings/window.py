@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.base import Bias, Effect, Encoding, Shape
+from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias
 from whorl.encodings.config import require_positive_int
+from whorl.encodings.effects import Bias, Effect, Shape
 
 
 class WindowBias(RelativeBias):

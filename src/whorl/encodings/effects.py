@@ -1,0 +1,73 @@
+"""The effects of encodings on a transformer, which is all that hosts and kernels know of them.
+
+Positions are integers [batch, tokens], or [batch, tokens, axes] (integers for grids, real numbers for points).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whorl.encodings.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a host that an encoding may depend on.
+
+    `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
+    embedding, `bidirectional` whether a query also sees later keys (an encoder).
+    """
+
+    head_dim: int
+    heads: int
+    width: int
+    bidirectional: bool = False
+
+
+class Effect:
+    """Base of all effects. A host that has no place for one refuses it (`whorl.attaching.plan`)."""
+
+    shared: bool = True  # what it is for one layer, it is for all layers of the same sizes
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What it computes with, and learns."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Rotate(Effect):
+    """Turns pairs of q and k channels by position x frequency (radians)."""
+
+    spectrum: Spectrum
+
+
+@dataclass(frozen=True)
+class Add(Effect):
+    """Adds `module(positions)` to the token embedding: float32 [batch, tokens, width]."""
+
+    module: nn.Module
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.module,)
+
+
+@dataclass(frozen=True)
+class Bias(Effect):
+    """Adds `module(query_positions, key_positions)` to the attention logits, after scaling.
+
+    For positions of queries and of keys the result is float32, [batch, heads or 1, queries, keys]; minus infinity hides
+    a key. `shared`: one module serves all layers.
+    """
+
+    module: nn.Module
+    shared: bool = False
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.module,)
