@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ import whorl
 from tests.contract import TOKENS, difference
 from whorl.attaching import seams_of
 from whorl.attaching.seams import Attachment
+from whorl.encodings import Encoding, Shape
+from whorl.encodings.effects import Effect
 from whorl.hosts import ENCODERS, FAMILIES
 from whorl.testing import logits_and_budget, tiny_model
 
@@ -164,3 +169,50 @@ def test_a_layer_that_the_host_does_not_turn_stays_so_unless_it_is_named() -> No
     assert scaled(whorl.attach(model, DYNAMIC)) == [True, False, True]
     assert scaled(whorl.attach(model, f"{DYNAMIC}/")) == [True, True, True]
     assert scaled(whorl.attach(model, f"{DYNAMIC}/rope")) == [True, False, True]
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["frequencies:values=1@0.5@0.25,axes=0@1@1", "rope/frequencies:values=1,axes=1"])
+def test_a_spectrum_of_several_axes_is_refused_where_positions_have_one(encoding: str) -> None:
+    model = tiny_model("llama")
+    with pytest.raises(
+        ValueError, match="turns pairs by 2 axes of a position, and a position in LlamaForCausalLM has 1"
+    ):
+        whorl.attach(model, encoding)
+    assert whorl.attached(model) is None
+    tokens = torch.arange(9)[None]
+    first = whorl.attach(model, "frequencies:values=1@0.5@0.25,axes=0@0@0")(tokens).logits
+    assert torch.equal(whorl.attach(model, "frequencies:values=1@0.5@0.25")(tokens).logits, first)
+
+
+@dataclass(frozen=True)
+class Unheard(Effect):
+    """An effect that no host has a place for."""
+
+
+@dataclass(frozen=True)
+class Novel(Encoding):
+    name, title, paper, kinds = "novel", "", "", ()
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Unheard(),)
+
+
+def test_an_effect_without_a_place_is_refused_and_not_dropped() -> None:
+    with pytest.raises(ValueError, match="novel has the effect Unheard, and LlamaForCausalLM has no place for one"):
+        whorl.attach(tiny_model("llama"), Novel())
+
+
+def test_effects_are_told_apart_in_one_place() -> None:
+    source = Path(whorl.__file__).parent
+    effects = {kind.__name__ for kind in Effect.__subclasses__()} - {"Unheard"}
+    assert effects == {"Rotate", "Add", "Bias"}
+    knowing = set()
+    for path in source.rglob("*.py"):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {a.name for node in imports if (node.module or "").startswith("whorl.encodings") for a in node.names}
+        if names & effects and path.parent.name != "encodings":
+            knowing.add(path.relative_to(source).as_posix())
+    assert knowing == {"attaching/plan.py"}

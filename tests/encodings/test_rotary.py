@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal, getcontext
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from whorl.encodings import Known, Spectrum, parse
+from whorl.encodings import Known, Spectrum, from_dict, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.hope import HoPE
 from whorl.encodings.p_rope import PRoPE
@@ -144,3 +145,26 @@ def test_frequencies_refuse_nonsense(notation: str, message: str) -> None:
 def test_more_frequencies_than_pairs_say_how_many_fit() -> None:
     with pytest.raises(ValueError, match="3 frequencies turn 6 channels, and this host lets 4 turn; give at most 2"):
         parse("frequencies:values=0.9@0.5@0.1").spectrum(4)
+
+
+def test_a_spectrum_says_which_axis_each_pair_goes_by() -> None:
+    assert Spectrum((1.0, 0.5), 8).number_of_axes == 1
+    spectrum = Spectrum((1.0, 0.5), 8, axes=[2, 0])
+    assert (spectrum.axes, spectrum.number_of_axes) == ((2, 0), 3)
+    assert spectrum != Spectrum((1.0, 0.5), 8, axes=(0, 2))
+    for axes, message in (((0,), "one axis for each of 2 pairs, got 1"), ((0, -1), "whole numbers from 0"),
+                          ((0, 0.5), "whole numbers from 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Spectrum((1.0, 0.5), 8, axes=axes)
+
+
+def test_frequencies_with_axes_in_notation_and_json() -> None:
+    encoding = parse("frequencies:values=1@0.5@0.25,axes=0@1@1")
+    assert encoding.spectrum(8) == Spectrum((1.0, 0.5, 0.25), 8, axes=(0, 1, 1))
+    assert parse(str(encoding)) == encoding == from_dict(json.loads(json.dumps(encoding.to_dict())))
+    assert "axes" not in parse("frequencies:values=1@0.5").to_dict(), "files are what they were"
+    scaled = parse("frequencies:values=1@0.5@0.25,axes=0@1@1~linear:factor=2").spectrum(8)
+    assert (scaled.frequencies, scaled.axes) == ((0.5, 0.25, 0.125), (0, 1, 1))
+    for axes in ("0@1", "0@1@0.5", "-1@0@0"):
+        with pytest.raises(ValueError, match="axes must be 3 whole numbers from 0, one for each value"):
+            parse(f"frequencies:values=1@0.5@0.25,axes={axes}")

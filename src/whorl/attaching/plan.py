@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from whorl.attaching.parallel import heads_here, heads_share
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import Add, Bias, Encoding, Layers, Rotate, Scaled, Spectrum
+from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scaled, Spectrum
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost
@@ -30,6 +30,33 @@ class Plan:
     needs_interface: bool
 
 
+@dataclass
+class Placed:
+    """The effects on one layer, each at its place: this is where effects are told apart, and nowhere else."""
+
+    spectrum: Spectrum
+    scaled: Scaled | None = None
+    biases: list[nn.Module] = field(default_factory=list)
+    add: nn.Module | None = None
+
+    def place(self, effect: Effect, part: Encoding, host: OpenHost) -> None:
+        """Takes in an effect of `part`. Raises ValueError where the host has no place for it."""
+        match effect:
+            case Rotate():
+                _check_axes(effect.spectrum, part, host)
+                self.spectrum = effect.spectrum
+                self.scaled = part if isinstance(part, Scaled) and part.length_dependent else None
+            case Bias():
+                self.biases.append(effect.module)
+            case Add():
+                self.add = effect.module
+            case _:
+                raise ValueError(
+                    f"{part} has the effect {type(effect).__name__}, and {type(host.model).__name__} has no place for "
+                    "one; it takes encodings that turn q and k, bias the logits or add to the embedding"
+                )
+
+
 def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
     by_type: dict[str | None, list[Spectrum]] = {}
@@ -39,9 +66,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     shared: dict[Any, tuple[Any, ...]] = {}
     for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
-        spectrum = Spectrum((), shape.head_dim)
-        scaled: Scaled | None = None
-        biases: list[nn.Module] = []
+        placed = Placed(Spectrum((), shape.head_dim))
         for part in getattr(of_layer, "parts", (of_layer,)):
             if isinstance(part, Window) and _window_is_the_hosts(host, index, part):
                 continue
@@ -50,17 +75,13 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
             effects = shared.get(key)
             if effects is None:
                 effects = part.effects(shape)
-                modules += [e.module for e in effects if not isinstance(e, Rotate)]
-                if all(e.shared for e in effects if isinstance(e, Bias)):
+                modules += [module for effect in effects for module in effect.modules]
+                if all(effect.shared for effect in effects):
                     shared[key] = effects
             for effect in effects:
-                if isinstance(effect, Rotate):
-                    spectrum = effect.spectrum
-                    scaled = part if isinstance(part, Scaled) and part.length_dependent else None
-                elif isinstance(effect, Bias):
-                    biases.append(effect.module)
-                elif isinstance(effect, Add):
-                    add = effect.module
+                placed.place(effect, part, host)
+        spectrum, scaled, biases = placed.spectrum, placed.scaled, placed.biases
+        add = add if placed.add is None else placed.add
         if not host.turns[index] and host.rotary is not None and not isinstance(encoding, Layers):
             spectrum, scaled = Spectrum((), shape.head_dim), None  # the host declares this layer position-free
         if scaled is not None:
@@ -99,6 +120,15 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     for seam in seams:
         seam.in_interface = needs_interface
     return Plan(by_type, seams, add, modules, needs_interface)
+
+
+def _check_axes(spectrum: Spectrum, part: Encoding, host: OpenHost) -> None:
+    """Raises ValueError where this host's positions lack an axis that a pair goes by."""
+    if spectrum.number_of_axes > host.axes:
+        raise ValueError(
+            f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
+            f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by axis 0"
+        )
 
 
 def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:

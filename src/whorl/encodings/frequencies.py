@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from whorl.encodings.config import number_list, require_number
 from whorl.encodings.rope import Rotary
@@ -19,10 +20,12 @@ class Frequencies(Rotary):
 
     values: up to head_dim / 2 numbers; channels past the pairs pass through. In the notation they are joined by "@".
     amplitude: what cos and sin are multiplied by (YaRN's attention factor).
+    axes: which axis of a position each pair goes by, from 0, where positions have several.
     """
 
     values: tuple[float, ...]
     amplitude: float = 1.0
+    axes: tuple[int, ...] = ()
 
     name = "frequencies"
     title = "an explicit list, radians per token for each pair"
@@ -36,7 +39,11 @@ class Frequencies(Rotary):
         require_number("amplitude", self.amplitude)
         if not math.isfinite(self.amplitude):
             raise ValueError(f"amplitude must be finite (cos and sin are multiplied by it), got {self.amplitude}")
+        axes = number_list("axes", self.axes, "0@0@1") if self.axes != () else ()
+        if axes and (len(axes) != len(values) or not all(axis >= 0 and axis.is_integer() for axis in axes)):
+            raise ValueError(f"axes must be {len(values)} whole numbers from 0, one for each value, got {self.axes}")
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "axes", tuple(map(int, axes)))
 
     def spectrum(self, head_dim: int) -> Spectrum:
         if 2 * len(self.values) > head_dim:
@@ -44,4 +51,8 @@ class Frequencies(Rotary):
                 f"{len(self.values)} frequencies turn {2 * len(self.values)} channels, and this host lets "
                 f"{head_dim} turn; give at most {head_dim // 2}"
             )
-        return Spectrum(self.values, head_dim, float(self.amplitude))
+        return Spectrum(self.values, head_dim, float(self.amplitude), self.axes)
+
+    def to_dict(self) -> dict[str, Any]:
+        config = super().to_dict()
+        return config if self.axes else {key: value for key, value in config.items() if key != "axes"}

@@ -3,6 +3,8 @@
 pair i    two channels that turn together, i = 0 .. width/2 - 1, fastest first in RoPE
 frequency radians per token; 0 means that the pair does not turn (a position-independent channel)
 wavelength tokens per full turn, 2 pi / frequency
+axis      one number of a position that has several: a row or a column of a grid (integers), a coordinate of a point
+          (a real number); frequencies are then radians per row, column or unit of length
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ class Spectrum:
 
     `head_dim` is the head's full width. The channels from `width` on are in no pair (partial rotary).
     `amplitude` multiplies cos and sin (YaRN's attention factor; 1 otherwise).
+    `axes` says which axis of a position each pair goes by, from 0; empty where positions have one axis.
     """
 
     frequencies: tuple[float, ...]
     head_dim: int
     amplitude: float = 1.0
+    axes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         values = (self.frequencies,) if isinstance(self.frequencies, int | float | str) else tuple(self.frequencies)
@@ -34,6 +38,16 @@ class Spectrum:
             raise ValueError("frequencies must be finite and not negative (radians per token)")
         if not math.isfinite(self.amplitude):
             raise ValueError(f"amplitude must be finite (cos and sin are multiplied by it), got {self.amplitude}")
+        object.__setattr__(self, "axes", tuple(self.axes))
+        if self.axes and len(self.axes) != len(values):
+            raise ValueError(f"axes must name one axis for each of {len(values)} pairs, got {len(self.axes)}")
+        if any(isinstance(axis, bool) or not isinstance(axis, int) or axis < 0 for axis in self.axes):
+            raise ValueError(f"axes must be whole numbers from 0, got {self.axes}")
+
+    @property
+    def number_of_axes(self) -> int:
+        """How many axes a position must have."""
+        return 1 + max(self.axes, default=0)
 
     @property
     def width(self) -> int:

@@ -13,14 +13,21 @@ import torch
 
 
 def cos_sin(
-    positions: torch.Tensor, frequencies: Sequence[float], dtype: torch.dtype = torch.float32
+    positions: torch.Tensor,
+    frequencies: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    axes: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of positions [...] x frequencies [n] (radians per token): two tensors [..., n] of `dtype`.
+
+    axes: which axis of positions [..., axes], integers or real numbers, each frequency goes by; None where they have
+    one, and no dimension for it.
 
     The tables land on the positions' device; a device without float64 (MPS) has them made on the CPU.
     """
     device = positions.device
     where = torch.device("cpu") if device.type == "mps" else device
     omega = torch.tensor(frequencies, dtype=torch.float64, device=where)
-    angles = positions.to(where, torch.float64)[..., None] * omega
+    at = positions.to(where, torch.float64)
+    angles = (at[..., None] if axes is None else at[..., list(axes)]) * omega
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)

@@ -34,7 +34,10 @@ class Tables(NamedTuple):
 def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype = torch.float32) -> Tables:
     """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`).
 
-    With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too.
+    Where the spectrum names axes, positions are [batch, tokens, axes]: integers (of a grid) or real numbers (of
+    points). With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too.
+
+    Raises ValueError for positions that lack an axis which the spectrum names, and for axes that it does not name.
     """
     if not isinstance(spectrum, Spectrum) or not isinstance(positions, torch.Tensor):
         given = spectrum if not isinstance(spectrum, Spectrum) else positions
@@ -42,11 +45,27 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
         raise ValueError(f"{wanted} is wanted, got {shown(given)}")
     if positions.dim() == 1:
         positions = positions[None]
+    axes = _axes_of(spectrum, positions)
     turning = spectrum.turning
     first, last = (turning[0], turning[-1] + 1) if turning else (0, 0)
     if spectrum.amplitude != 1.0:
         first, last = 0, len(spectrum.frequencies)
-    cos, sin = cos_sin(positions, spectrum.frequencies[first:last], math_dtype(dtype))
+    axes = axes if axes is None else axes[first:last]
+    cos, sin = cos_sin(positions, spectrum.frequencies[first:last], math_dtype(dtype), axes)
     if spectrum.amplitude != 1.0:
         cos, sin = cos * spectrum.amplitude, sin * spectrum.amplitude
     return Tables(cos, sin, first, spectrum.width)
+
+
+def _axes_of(spectrum: Spectrum, positions: torch.Tensor) -> tuple[int, ...] | None:
+    """The axis of these positions that each pair goes by; None where they have one, and no dimension for it."""
+    named, dims = spectrum.number_of_axes, positions.dim()
+    if dims == 2 and named == 1:
+        return None
+    if dims != 3 or not spectrum.axes or positions.shape[-1] < named:
+        wanted = "[batch, tokens] or [tokens]" if named == 1 else f"[batch, tokens, {named} axes or more]"
+        raise ValueError(
+            f"positions must be {wanted}, got {list(positions.shape)}: the pairs of this spectrum go by {named} "
+            f"{'axes' if named > 1 else 'axis'}; Spectrum(..., axes=...) says which axis each pair goes by"
+        )
+    return spectrum.axes

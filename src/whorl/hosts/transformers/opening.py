@@ -65,6 +65,7 @@ class OpenHost:
     turns: tuple[bool, ...]  # per layer: whether the host turns q and k in it
     typed: bool  # the rotary module computes tables by layer type
     biases: str  # where biases go in: "interface" or "mask"
+    axes: int = 1  # of a position, as the host gives it to its layers: the tokens of a text stand in a row
 
     @property
     def table_rows(self) -> int | None:

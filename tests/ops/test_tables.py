@@ -1,0 +1,96 @@
+"""rotation_tables() where positions have axes: grids and points, pair by pair against Python's own cos and sin."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from whorl.encodings import Spectrum, parse
+from whorl.ops import rotate, rotation_tables
+
+AXIAL = Spectrum((1.0, 0.1, 0.01, 0.5, 0.25, 0.0), head_dim=16, axes=(0, 1, 2, 1, 0, 2))
+GRID = torch.tensor([[[0, 0, 0], [3, 1, 4], [1_000_003, 2**31 - 1, 7]], [[2, 7, 1], [8, 2, 8], [1, 8, 2]]])
+POINTS = torch.tensor([[[0.0, -1.5, 0.25], [math.pi, 1e-3, 1e6 + 1 / 3]]], dtype=torch.float64)
+
+
+def by_hand(spectrum: Spectrum, positions: torch.Tensor, function) -> torch.Tensor:
+    """[batch, tokens, pairs] in float64, one number after another."""
+    return torch.tensor(
+        [
+            [
+                [
+                    spectrum.amplitude * function(float(at[axis]) * f)
+                    for f, axis in zip(spectrum.frequencies, spectrum.axes, strict=True)
+                ]
+                for at in row
+            ]
+            for row in positions.tolist()
+        ],
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize(
+    "positions", [GRID, GRID.int(), POINTS, POINTS.float()], ids=["grid", "int32", "points", "f32"]
+)
+@pytest.mark.parametrize("amplitude", [1.0, 1.2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_each_pair_goes_by_its_axis(dtype: torch.dtype, amplitude: float, positions: torch.Tensor) -> None:
+    spectrum = Spectrum(AXIAL.frequencies, AXIAL.head_dim, amplitude, AXIAL.axes)
+    tables = rotation_tables(spectrum, positions, dtype)
+    turning = slice(0, 5 if amplitude == 1 else 6)
+    for got, function in ((tables.cos, math.cos), (tables.sin, math.sin)):
+        assert got.dtype == dtype
+        exact = by_hand(spectrum, positions, function)[..., turning]
+        assert float((got.double() - exact).abs().max()) <= (1e-15 if dtype == torch.float64 else 1.2e-7)
+
+
+def test_positions_may_have_more_axes_than_a_spectrum_names_and_one_axis_needs_no_dimension() -> None:
+    first = Spectrum((1.0, 0.5), head_dim=8, axes=(0, 0))
+    expected = rotation_tables(Spectrum((1.0, 0.5), head_dim=8), GRID[..., 0])
+    for positions in (GRID, GRID[..., :1], GRID[..., 0]):
+        for got, wanted in zip(rotation_tables(first, positions)[:2], expected[:2], strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_only_the_pairs_that_turn_are_in_the_tables_each_with_its_axis() -> None:
+    spectrum = Spectrum((0.0, 0.5, 0.25, 0.0), head_dim=8, axes=(0, 1, 0, 1))
+    tables = rotation_tables(spectrum, torch.tensor([[[3, 5]]]), torch.float64)
+    assert (tables.first, tables.width) == (1, 8)
+    torch.testing.assert_close(tables.cos, torch.tensor([[[2.5, 0.75]]]).double().cos(), rtol=0, atol=1e-15)
+
+
+def test_no_pair_turns_by_any_axis() -> None:
+    tables = rotation_tables(Spectrum((0.0, 0.0), head_dim=8, axes=(0, 1)), GRID)
+    assert tables.cos.shape == tables.sin.shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_logits_depend_on_the_offset_along_each_axis(impl: str) -> None:
+    """And on nothing else: the property that makes the encoding relative, axis by axis."""
+    q, k = torch.randn(1, 2, 3, 16), torch.randn(1, 2, 3, 16)
+    at = GRID[1:]
+
+    def logits(positions: torch.Tensor) -> torch.Tensor:
+        turned = rotate(q.double(), k.double(), rotation_tables(AXIAL, positions, torch.float64), impl=impl)
+        return turned[0] @ turned[1].transpose(-1, -2)
+
+    torch.testing.assert_close(logits(at + torch.tensor([5, 70, 900])), logits(at), rtol=1e-9, atol=1e-9)
+    moved = at.clone()
+    moved[:, 0, 1] += 1
+    assert float((logits(moved) - logits(at)).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "positions", "message"),
+    [
+        (AXIAL, torch.arange(5), r"must be \[batch, tokens, 3 axes or more\], got \[1, 5\]: .* go by 3 axes"),
+        (AXIAL, torch.zeros(1, 5, 2), r"got \[1, 5, 2\]"),
+        (parse("rope").spectrum(8), GRID, r"be \[batch, tokens\] or \[tokens\], got \[2, 3, 3\]: .* by 1 axis;"),
+    ],
+)
+def test_positions_of_other_axes_are_refused(spectrum: Spectrum, positions: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rotation_tables(spectrum, positions)
