@@ -267,25 +267,3 @@ def test_the_doctor_sees_it() -> None:
     found = whorl.doctor(model)
     assert found.failed == ("runs",)
     assert "somebody has set 'sdpa', which would drop it" in found["runs"].measured
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
-def test_a_cache_that_was_filled_under_another_encoding_is_refused(family: str) -> None:
-    model = tiny_model(family)
-    for before, after in (("hope:train_length=16", "rope"), ("alibi", "nope"), ("rope", "t5")):
-        whorl.attach(model, before)
-        cache = model(TOKENS[:, :30], use_cache=True).past_key_values
-        step = {"past_key_values": cache, "use_cache": True}
-        whorl.attach(model, after)
-        with pytest.raises(ValueError, match=f"filled with {before}.* attached, and now {after}.*Begin with a new"):
-            model(TOKENS[:, 30:], **step)
-        with pytest.raises(ValueError, match="Begin with a new cache"):
-            model(TOKENS[:, 30:], **{**step, "past_key_values": copy.deepcopy(cache)})
-        whorl.attach(model, before)  # the same again
-        logits, budget = logits_and_budget(model, TOKENS)
-        assert difference(model(TOKENS[:, 30:], **step).logits, logits[:, 30:]) < budget
-        whorl.attach(model, after)
-        cache.crop(-40)  # nothing of the other encoding is left
-        logits, budget = logits_and_budget(model, TOKENS)
-        assert difference(model(TOKENS, **step).logits, logits) < budget

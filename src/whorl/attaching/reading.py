@@ -35,7 +35,7 @@ def encoding_of(model: Any) -> Encoding:
 
     Where the spectrum depends on the length (rope_type dynamic, or longrope with two lists) it is a `Scaled` with the
     config's settings, and attaching that changes what the model does past the original length: whorl goes by each
-    query's own context, stock by the longest row (see `whorl.attaching.joining`).
+    query's own context, stock by the longest row (see `whorl.attaching.contexts`).
 
     Raises ValueError for a model without a known seam, and for length-dependent settings that no scaling says, or that
     were changed after the model was built.

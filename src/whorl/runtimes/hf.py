@@ -1,4 +1,4 @@
-"""Stock transformers: a directory with the encoding in stock terms (`whorl.attaching.saving` says which)."""
+"""Stock transformers: a directory with the encoding in stock terms (`whorl.attaching.stock` says which)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How stock transformers may say a spectrum, and where readers older than `rope_parameters` look for it.
 
-`candidates` proposes rope settings; `whorl.attaching.saving` asks the host's own rotary module which of them it
+`candidates` proposes rope settings; `whorl.attaching.stock` asks the host's own rotary module which of them it
 understands. A rope type by name comes first wherever the encoding has one (`yarn`, `llama3`, `linear`), with its own
 arguments and base: readers know what to do with those, and several drop the attention factor of a `longrope` (vLLM,
 mlx-lm).

@@ -1,0 +1,81 @@
+"""The forwards in a model: the vectors in the place of a host's table of positions, and caches of another encoding."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import whorl
+from tests.contract import TOKENS, difference
+from whorl.testing import logits_and_budget, tiny_model
+
+FAR = torch.arange(40)[None] + 1_000_003
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bert"])
+def test_the_hosts_own_table_falls_silent(family: str) -> None:
+    types = {"token_type_ids": torch.zeros_like(TOKENS)} if family == "bert" else {}
+    model = tiny_model(family)
+    whorl.attach(model, "nope")
+    before, budget = logits_and_budget(model, TOKENS)
+    table = next(m for n, m in model.named_modules() if n.endswith(("wpe", "embed_positions", "position_embeddings")))
+    table.weight.normal_(std=10)
+    assert torch.equal(model(TOKENS).logits, before)
+    assert difference(model(TOKENS, position_ids=FAR, **types).logits, before) < budget, "far past the table of 64"
+    whorl.detach(model)
+    assert difference(model(TOKENS).logits, before) > 100 * budget
+
+
+@torch.no_grad()
+def test_a_learned_table_starts_from_the_hosts_own() -> None:
+    model = tiny_model("opt")
+    own = model.model.decoder.embed_positions.weight[2:]  # OPT's first two rows are for padding
+    for rows in (50, 64, 80):
+        whorl.attach(model, whorl.Learned(max_positions=rows))
+        table = whorl.attached(model).effects[0].weight
+        assert torch.equal(table[:64], own[:rows])
+        assert table.shape == (rows, 64)
+        assert (table[64:] != 0).all()
+
+
+@torch.no_grad()
+def test_opts_left_padding_without_positions() -> None:
+    """OPT counts positions from the mask and gives padding the position -1."""
+    model = tiny_model("opt")
+    padded = torch.cat([torch.zeros(2, 5, dtype=torch.long), TOKENS], 1)
+    for encoding in ("learned:max_positions=64", "rope", "alibi"):
+        whorl.attach(model, encoding)
+        logits, budget = logits_and_budget(model, TOKENS)
+        assert difference(model(padded, attention_mask=(padded != 0).long()).logits[:, 5:], logits) < budget, encoding
+
+
+def test_a_table_that_is_too_small_says_what_is_needed() -> None:
+    model = whorl.attach(tiny_model("llama"), "learned:max_positions=39")
+    with pytest.raises(ValueError, match=r"position 39 is past the learned table, which has 39 positions.*=40"):
+        model(TOKENS)
+    model(TOKENS[:, :39])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
+def test_a_cache_that_was_filled_under_another_encoding_is_refused(family: str) -> None:
+    model = tiny_model(family)
+    for before, after in (("hope:train_length=16", "rope"), ("alibi", "nope"), ("rope", "t5")):
+        whorl.attach(model, before)
+        cache = model(TOKENS[:, :30], use_cache=True).past_key_values
+        step = {"past_key_values": cache, "use_cache": True}
+        whorl.attach(model, after)
+        with pytest.raises(ValueError, match=f"filled with {before}.* attached, and now {after}.*Begin with a new"):
+            model(TOKENS[:, 30:], **step)
+        with pytest.raises(ValueError, match="Begin with a new cache"):
+            model(TOKENS[:, 30:], **{**step, "past_key_values": copy.deepcopy(cache)})
+        whorl.attach(model, before)  # the same again
+        logits, budget = logits_and_budget(model, TOKENS)
+        assert difference(model(TOKENS[:, 30:], **step).logits, logits[:, 30:]) < budget
+        whorl.attach(model, after)
+        cache.crop(-40)  # nothing of the other encoding is left
+        logits, budget = logits_and_budget(model, TOKENS)
+        assert difference(model(TOKENS, **step).logits, logits) < budget
