@@ -61,7 +61,7 @@ def test_themes_have_the_same_colours_and_every_one_that_is_asked_for() -> None:
     assert style.LIGHT.keys() == style.DARK.keys() == style.PRINT.keys()
     assert {stop for stops in style.RAMPS.values() for stop in stops} | set(style.SERIES) <= style.LIGHT.keys()
     asked = {name for path in HERE.glob("*.css") for name in re.findall(r"var\(--([\w-]+)\)", path.read_text("utf-8"))}
-    assert asked - {"series"} <= style.LIGHT.keys() | style.OPACITY.keys()
+    assert asked - {"series"} <= style.LIGHT.keys() | style.OPACITY.keys() | {f"{name}-dashes" for name in style.DASHES}
 
 
 def test_a_page_without_charts_is_small() -> None:

@@ -62,7 +62,7 @@ function curvePanel(plot, chart, state, number) {
     }
     grid(root, area, height, xAxis, yAxis, x, y);
     for (const [value] of view.levels ?? [])
-      svg("line", { x1: area.left, x2: area.right, y1: y(value), y2: y(value), class: "mark" }, root);
+      svg("line", { x1: area.left, x2: area.right, y1: y(value), y2: y(value), class: "level" }, root);
     for (const [value, text] of panel.marks ?? []) {
       if (!inside(value)) continue;
       svg("line", { x1: x(value), x2: x(value), y1: area.top - 8, y2: area.bottom, class: "mark" }, root);

@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
-from whorl.reports.style import DARK, LIGHT, MARKS, OPACITY, PRINT, RAMPS, SERIES
+from whorl.reports.style import DARK, DASHES, LIGHT, MARKS, OPACITY, PRINT, RAMPS, SERIES
 
 HERE = Path(__file__).parent
 
@@ -40,8 +40,9 @@ def head(document: Document) -> str:
 
 
 def _colours() -> str:
-    """The colours as variables of CSS, one set for each theme; the page follows the reader's."""
+    """The style as variables of CSS, its colours once for each theme; the page follows the reader's."""
     everywhere = {**LIGHT, **{name: str(value) for name, value in OPACITY.items()}}
+    everywhere |= {f"{name}-dashes": f"{on:g} {off:g}" for name, (on, off) in DASHES.items()}
     rules = [f":root {{ {_variables(everywhere)} }}"]
     for where, theme in (("(prefers-color-scheme: dark)", DARK), ("print", PRINT)):
         rules.append(f"@media {where} {{ :root {{ {_variables(theme)} }} }}")

@@ -34,14 +34,12 @@ from whorl.reports.chart import (
     Strip,
     StripChart,
 )
-from whorl.reports.style import OPACITY, RAMPS, colour, mark, series
+from whorl.reports.style import DASHES, OPACITY, RAMPS, colour, mark, series
 
 DPI = {"": 110, "@2x": 220}
 """Suffix of the file name, and dots per inch: for the screen, and for slides and print."""
 NARROW, WIDE = 7.4, 10.4
 """Inches, for one panel and for several."""
-DASHED: Any = (0, (4, 2))
-DOTTED: Any = (0, (1, 2))
 INK, MUTED = colour("ink"), colour("muted")
 MAPS = {name: LinearSegmentedColormap.from_list(name, [colour(stop) for stop in RAMPS[name]]) for name in RAMPS}
 
@@ -84,8 +82,8 @@ def _curves(chart: CurveChart) -> Figure:
             _lines(axes, view, panel, "solid")
     if len(shown) > len(views):
         for axes, panel in zip(grid[0], shown[1].panels, strict=True):
-            _lines(axes, shown[1], panel, DASHED)
-        keys = [Line2D([], [], color=MUTED, linestyle=dashes) for dashes in ("solid", DASHED)]
+            _lines(axes, shown[1], panel, _dashes("mark"))
+        keys = [Line2D([], [], color=MUTED, linestyle=dashes) for dashes in ("solid", _dashes("mark"))]
         place = {"ncols": 2, "loc": "lower right", "bbox_to_anchor": (1, 1)}
         grid[0][0].legend(keys, [view.label for view in shown], **_LEGEND, **place)
         grid[0][0].set_ylabel("")
@@ -116,12 +114,12 @@ def _frame_of_curves(axes: Any, chart: CurveChart, view: CurveView, panel: Curve
         axes.text((low + high) / 2, 0.5, label, **middle, **_SMALL)
     for where, label in panel.marks:
         if x.low <= where <= x.high:
-            axes.axvline(where, color=MUTED, linewidth=1, linestyle=DASHED, zorder=1)
+            axes.axvline(where, color=MUTED, linewidth=1, linestyle=_dashes("mark"), zorder=1)
             part = _part(x, where)
             side = "left" if part < 0.1 else "right" if part > 0.9 else "center"
             axes.text(where, 1.015, label, transform=axes.get_xaxis_transform(), **_SMALL, ha=side)
     for where, label in view.levels:
-        axes.axhline(where, color=MUTED, linewidth=0.8, linestyle=DOTTED, zorder=1)
+        axes.axhline(where, color=MUTED, linewidth=0.8, linestyle=_dashes("level"), zorder=1)
         axes.annotate(
             label, (float(view.level_side == "right"), where), (0, 3), xycoords=axes.get_yaxis_transform(),
             textcoords="offset points", ha=view.level_side, zorder=4, path_effects=_HALO, **_SMALL,
@@ -269,7 +267,7 @@ def _cells(axes: Any, chart: HeatChart, panel: HeatPanel, colours: Colours) -> N
 
 def _cut(depth: int) -> Any:
     """The first cut is solid, the second dashed."""
-    return (0, (2, 1.5)) if depth else "solid"
+    return _dashes("second") if depth else "solid"
 
 
 def _colour_bar(figure: Figure, row: Sequence[Any], colours: Colours) -> None:
@@ -353,6 +351,11 @@ def _scale(axis: Any, set_scale: Any, set_limits: Any, spec: Axis) -> None:
     axis.set_major_locator(FixedLocator([value for value, _ in spec.ticks]))
     axis.set_major_formatter(FixedFormatter([label for _, label in spec.ticks]))
     axis.set_minor_locator(NullLocator())
+
+
+def _dashes(kind: str) -> Any:
+    """In pixels of the screen; matplotlib counts in points."""
+    return 0, tuple(0.75 * part for part in DASHES[kind])
 
 
 def _part(axis: Axis, where: float) -> float:

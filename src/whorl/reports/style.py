@@ -33,6 +33,8 @@ RAMPS = {
     "many": ("many-0", "many-1", "many-2"),
 }
 """The stops of colours that lie between, by name, at equal steps; between them sRGB is mixed."""
+DASHES = {"mark": (5.0, 4.0), "level": (1.5, 3.0), "second": (3.0, 2.0)}
+"""Drawn and left out in turn, in pixels: of vertical marks and overlaid views, of levels, of the second cut."""
 OPACITY = {"within": 1.0, "turning": 0.65, "beyond": 0.36, "band": 0.16, "thin": 0.45}
 
 
