@@ -23,6 +23,7 @@ from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import Attachment, attached
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
+from whorl.extras import require
 from whorl.hosts import open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
@@ -310,6 +311,7 @@ def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: 
 
 def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
     """A PEFT adapter's config, and the encoding that it was trained with where it says one."""
+    require(f"the adapter {where}", "peft")
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 
     said = json.loads(Path(str(compat.file_of(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
@@ -324,9 +326,9 @@ def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
 
 
 def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    config, encoding = adapter_config(where, **hub)
     from peft import PeftModel
 
-    config, encoding = adapter_config(where, **hub)
     if base is None:
         path = (config.base_model_name_or_path or "").partition(NAMED)[0]
         if not path:
