@@ -13,7 +13,7 @@ import pytest
 import whorl
 from whorl.checking import RANGES, check_numbers
 from whorl.cli.spectrum import spectrum
-from whorl.conversion.running import run_convert, run_extend
+from whorl.conversion.folders import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
 from whorl.training.settings import Settings
 

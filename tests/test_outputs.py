@@ -13,7 +13,7 @@ import pytest
 import whorl
 from tests.results.samples import FINISHED
 from whorl import outputs
-from whorl.conversion.running import run_convert, run_extend
+from whorl.conversion.folders import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
 from whorl.outputs import MARKER, check_goes_on, check_replaces, mark, replacing, written_by
 from whorl.runtimes.exporting import export

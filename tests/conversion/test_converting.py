@@ -14,7 +14,7 @@ import whorl
 from whorl.conversion import converting
 from whorl.conversion.converting import Healing, convert, language
 from whorl.conversion.extending import loss_by_position
-from whorl.conversion.running import overlapping, run_convert, run_extend
+from whorl.conversion.folders import overlapping, run_convert, run_extend
 from whorl.encodings import parse
 from whorl.testing import tiny_model
 

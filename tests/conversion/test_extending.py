@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import whorl
 from whorl.conversion import extending
 from whorl.conversion.extending import METHODS, changes, choose, extend, extended, loss_by_position, see_new_distances
-from whorl.conversion.running import overlapping, run_extend
+from whorl.conversion.folders import overlapping, run_extend
 from whorl.encodings import parse
 from whorl.hosts import open_host
 from whorl.testing import peaked, tiny_model

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from whorl.conversion import resuming, running
+from whorl.conversion import folders, resuming
+from whorl.conversion.folders import run_convert, run_extend
 from whorl.conversion.resuming import Diverged, clear, working, written
-from whorl.conversion.running import run_convert, run_extend
 from whorl.locking import alone
 from whorl.outputs import MARKER
 from whorl.training import trainer as training
@@ -33,7 +33,7 @@ KILLED = """
 import json, os, signal, sys, torch
 import whorl.training.trainer as training
 from pathlib import Path
-from whorl.conversion.running import run_convert
+from whorl.conversion.folders import run_convert
 training.MIN_STEPS = 2
 torch.set_num_threads(int(sys.argv[4]))
 def update(step, steps):
@@ -157,7 +157,7 @@ def test_an_interrupt_says_what_the_same_command_does(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, run, interrupt)
+    monkeypatch.setattr(folders, run, interrupt)
     done = CliRunner().invoke(app, [command, "model", *options, "--out=out"])
     assert done.exit_code == 130
     assert f"whorl: interrupted; {'the same command ' if 'goes' in words else ''}{words}" in done.output

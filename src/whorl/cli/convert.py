@@ -40,7 +40,7 @@ def convert(
     force: Force = False,
 ) -> None:
     """Swap the encoding of a trained model and heal it by training on, beside the untouched model trained alike."""
-    from whorl.conversion.running import run_convert
+    from whorl.conversion.folders import run_convert
 
     terminal = console()
     try:

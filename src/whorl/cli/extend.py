@@ -68,7 +68,7 @@ def extend(
 
     Writes a directory that stock transformers load, wherever they can say the encoding, and loss.png.
     """
-    from whorl.conversion.running import run_extend
+    from whorl.conversion.folders import run_extend
 
     terminal = console()
     try:

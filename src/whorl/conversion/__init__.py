@@ -3,5 +3,5 @@
 extending.py    a longer context: scalings of a checkpoint's spectrum
 converting.py   a checkpoint from one encoding to another
 resuming.py     what a killed convert or extend --tune goes on from
-exporting.py    export(): stock transformers and llama.cpp (GGUF), and permute_layout()
+folders.py      both, from names to a folder
 """

@@ -6,7 +6,7 @@ angles.py     what reaches the layers, as the model runs it, on both sides of ev
 settings.py   checks of settings and modules: nothing runs but the rotary module
 knowing.py    whether the seams that were found are the model's own, and its weights numbers
 unread.py     settings that nobody reads, or that say two things
-running.py    checks that run the model: cache, batch, padding, packing, shifts, which layers turn
+agreement.py  checks that run the model: cache, batch, padding, packing, shifts, which layers turn
 texts.py      checks by the loss on a text: layout, proportional against partial
 fits.py       which base, layout and scaling reads a text best
 files.py      what a directory holds: JSON and safetensors, never a pickle, never its code

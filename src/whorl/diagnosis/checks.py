@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from whorl.checking import check_numbers
-from whorl.diagnosis import angles, files, fits, running, settings, texts
+from whorl.diagnosis import agreement, angles, files, fits, settings, texts
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.result import (
     FAIL,
@@ -56,7 +56,7 @@ CHECKS = (
         "The model gives finite logits",
         "settings that contradict each other may only show in the first forward",
         "read the error; with rope settings set after loading, load again with the settings in the config",
-        running.runs,
+        agreement.runs,
     ),
     Check(
         "initialised",
@@ -154,28 +154,28 @@ CHECKS = (
         "generation reads keys that were turned under other frequencies or positions",
         "with rope types dynamic and longrope, whorl.attach(model, whorl.encoding_of(model)) goes by each query's own "
         "position",
-        running.cached,
+        agreement.cached,
     ),
     Check(
         "batch",
         "Rows of a batch do not change one another",
         "the same prompt gives another answer beside a longer one",
         "run rows of one length together, or attach an encoding whose frequencies do not depend on the length",
-        running.rows,
+        agreement.rows,
     ),
     Check(
         "padding",
         "Left padding changes nothing",
         "batched generation pads on the left; wrong positions or an unmasked padding change every answer",
         "pass attention_mask, and position_ids that count it: (mask.cumsum(-1) - 1).clamp(min=0)",
-        running.padding,
+        agreement.padding,
     ),
     Check(
         "packing",
         "Packed documents do not see one another",
         "training on packed rows otherwise mixes documents, or counts positions on",
         "pass position_ids that start again and no attention_mask, with use_cache=False, or do not pack",
-        running.packing,
+        agreement.packing,
     ),
     Check(
         "shift",
@@ -183,14 +183,14 @@ CHECKS = (
         "rotary and biased models must not notice a constant added to all positions; low precision in the angles, or a "
         "second encoding left in, shows here",
         "compute positions as integers and angles in float32 or better; whorl.attach does",
-        running.shift,
+        agreement.shift,
     ),
     Check(
         "pattern",
         "The layers turn that should",
         "models with position-free layers were trained so; turning them, or stilling another, is not an error anywhere",
         "set no_rope_layers (or the layer types) before the model is built",
-        running.pattern,
+        agreement.pattern,
     ),
     Check(
         "length",
