@@ -13,7 +13,6 @@ import pytest
 import whorl
 from whorl.checking import RANGES, check_numbers
 from whorl.cli.spectrum import spectrum
-from whorl.conversion.folders import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
 from whorl.training.settings import Settings
 
@@ -21,11 +20,11 @@ NOWHERE = "no/such/model"
 
 
 def extend(**arguments: Any) -> object:
-    return run_extend(NOWHERE, **{"to": 64, "out": Path("out"), **arguments})
+    return whorl.extend(NOWHERE, **{"to": 64, "out": Path("out"), **arguments})
 
 
 def convert(**arguments: Any) -> object:
-    return run_convert(NOWHERE, **{"to": "hope", "heal": 1000, "out": Path("out"), **arguments})
+    return whorl.convert(NOWHERE, **{"to": "hope", "heal": 1000, "out": Path("out"), **arguments})
 
 
 def inspect(**arguments: Any) -> object:

@@ -13,7 +13,6 @@ import pytest
 import whorl
 from tests.results.samples import FINISHED
 from whorl import outputs
-from whorl.conversion.folders import run_convert, run_extend
 from whorl.inspection.reporting import run as run_inspect
 from whorl.outputs import MARKER, check_goes_on, check_replaces, mark, replacing, written_by
 from whorl.runtimes.exporting import export
@@ -34,9 +33,9 @@ def made(folder: Path, by: str = "extend", **files: str) -> Path:
 def asked(verb: str, out: Path, model: str) -> None:
     """The verb as its command calls it, with force where it has one."""
     if verb == "extend":
-        run_extend(model, 64, out=out, force=True)
+        whorl.extend(model, 64, out=out, force=True)
     elif verb == "convert":
-        run_convert(model, "hope", heal=1, out=out, force=True)
+        whorl.convert(model, "hope", heal=1, out=out, force=True)
     elif verb == "export":
         from whorl.cli.export import export as command
 
@@ -112,7 +111,7 @@ def test_what_is_read_from_is_never_replaced(verb: str, spelling: str, model: st
 def test_a_text_that_is_read_is_not_replaced(model: str, tmp_path: Path) -> None:
     out = made(tmp_path / "out")
     with pytest.raises(ValueError, match="config.json is read from, which lies there"):
-        run_extend(model, 64, text=str(out / "config.json"), out=out, force=True)
+        whorl.extend(model, 64, text=str(out / "config.json"), out=out, force=True)
 
 
 def test_a_trial_reads_its_folder_its_tokenizer_and_the_model_that_it_began_with(tmp_path: Path) -> None:

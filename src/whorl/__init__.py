@@ -19,9 +19,11 @@ _EXPORTS = {
     "attached": "whorl.attaching",
     "detach": "whorl.attaching",
     "compare": "whorl.comparison",
+    "convert": "whorl.conversion.folders",
     "doctor": "whorl.diagnosis",
     "Diagnosis": "whorl.diagnosis",
     "encoding_of": "whorl.attaching",
+    "extend": "whorl.conversion.folders",
     "export": "whorl.runtimes.exporting",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
@@ -49,6 +51,7 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from whorl.attaching import attach, attached, detach, encoding_of, load
     from whorl.comparison import compare
+    from whorl.conversion.folders import convert, extend
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi

@@ -13,9 +13,10 @@ import torch
 import whorl
 from whorl.conversion import converting
 from whorl.conversion.converting import Healing, convert, language
-from whorl.conversion.extending import loss_by_position
-from whorl.conversion.folders import overlapping, run_convert, run_extend
+from whorl.conversion.extending import loss_by_position, summed
+from whorl.conversion.folders import overlapping
 from whorl.encodings import parse
+from whorl.results.extension import Within
 from whorl.testing import tiny_model
 
 LENGTH = 32
@@ -28,22 +29,22 @@ def test_a_trial_becomes_hope(trial: tuple[Path, str], tmp_path: Path) -> None:
     def stage(name: str):
         return lambda step, of: steps.append(name)
 
-    report = run_convert(
+    report = whorl.convert(
         str(folder), "hope", heal=25 * 8 * LENGTH, batch_size=8, windows=4, learning_rate=1e-3, out=tmp_path / "out",
         stage=stage,
     )  # fmt: skip
-    assert (report["from"], report["to"]) == ("rope:base=10000", f"hope:train_length={LENGTH},base=10000")
-    assert list(report["before"]) == [LENGTH, 4 * LENGTH]
-    assert report["swapped"] != report["before"]
-    for key in ("healed", "control"):
-        assert report[key][LENGTH] < report["before"][LENGTH], "trained on, on the same kind of text"
+    assert (report.from_, report.to) == ("rope:base=10000", f"hope:train_length={LENGTH},base=10000")
+    assert list(report.before) == [LENGTH, 4 * LENGTH]
+    assert report.swapped != report.before
+    for losses in (report.healed, report.control):
+        assert losses[LENGTH] < report.before[LENGTH], "trained on, on the same kind of text"
     assert steps.count("healing") == steps.count("control") == 25
     written = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    assert written["healed"][str(LENGTH)] == report["healed"][LENGTH]
+    assert written["healed"][str(LENGTH)] == report.healed[LENGTH]
     again = whorl.load(tmp_path / "out")
     assert str(whorl.encoding_of(again)) == f"hope:train_length={LENGTH},base=10000"
     task = language(text, str(folder / "tokenizer"), LENGTH, (LENGTH, 4 * LENGTH), 4, LENGTH // 4)
-    assert converting.evaluated(again, task)[LENGTH] == pytest.approx(report["healed"][LENGTH], abs=1e-5)
+    assert converting.evaluated(again, task)[LENGTH] == pytest.approx(report.healed[LENGTH], abs=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["out"], "the Trainer's files are gone"
 
 
@@ -55,8 +56,8 @@ def test_the_control_is_the_untouched_model_trained_alike(trial: tuple[Path, str
 
     healing = Healing(4 * 8 * LENGTH, LENGTH, batch_size=8, precision="fp32")
     report = convert(source(str(folder)).model(), "p-rope:p=1", task, healing, tmp_path)
-    assert report["healed"][LENGTH] == pytest.approx(report["control"][LENGTH], abs=1e-6)
-    assert [p["loss"] for p in report["curve"]] == pytest.approx([p["loss"] for p in report["control_curve"]])
+    assert report.healed[LENGTH] == pytest.approx(report.control[LENGTH], abs=1e-6)
+    assert [p.loss for p in report.curve] == pytest.approx([p.loss for p in report.control_curve])
 
 
 def test_the_swap_keeps_the_models_own_base(
@@ -109,33 +110,35 @@ def test_bands_are_attached_in_time() -> None:
 @pytest.mark.parametrize("lora", [0, 4])
 def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], tmp_path: Path, lora: int) -> None:
     folder, _ = trial
-    best, tried, how = run_extend(
+    found = whorl.extend(
         str(folder), 2 * LENGTH, method="base=20000", windows=4, tune=40 * 4 * 2 * LENGTH, lora=lora,
         learning_rate=1e-2 if lora else 3e-3, batch_size=4, out=tmp_path / "out",
     )  # fmt: skip
-    assert [t.method for t in tried] == ["none", "base=20000", "base=20000, tuned"]
-    assert best is tried[-1]
+    best = found.best
+    assert [t.method for t in found.tried] == ["none", "base=20000", "base=20000, tuned"]
+    assert best is found.tried[-1]
     if lora:  # on a model that has learnt next to nothing, adapters of its attention change little for the better
-        assert abs(best.past - tried[1].past) > 1e-4
+        assert abs(best.past - found.tried[1].past) > 1e-4
     else:
-        assert best.past < tried[1].past
-    assert how == "stock"
+        assert best.past < found.tried[1].past
+    assert found.loads == "stock"
     again = whorl.load(tmp_path / "out")
     assert not any("lora" in name for name in again.state_dict())
     from whorl.data.corpus import load_tokenizer
 
     ids = overlapping(trial[1], load_tokenizer(str(tmp_path / "out")), 2 * LENGTH, 4)
-    torch.testing.assert_close(loss_by_position(again.eval(), ids), best.by_position, atol=1e-4, rtol=1e-4)
+    read = summed("", parse("rope"), loss_by_position(again.eval(), ids), LENGTH, 2 * LENGTH)
+    assert (read.in_range, read.past) == pytest.approx((best.in_range, best.past), abs=1e-4)
 
 
 def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trial
     with pytest.raises(ValueError, match="the model has rope:base=10000 already; name another"):
-        run_convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
+        whorl.convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
     with pytest.raises(ValueError, match="gradual must be a number of at least 0 and below 1"):
         Healing(100, 32, gradual=1.5)
     with pytest.raises(ValueError, match="unknown encoding 'hop'"):
-        run_convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
+        whorl.convert(str(folder), "hop", heal=100, windows=4, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     assert torch.is_grad_enabled()
 
@@ -144,15 +147,14 @@ def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> No
     model = tiny_model("gemma3_text")
     was = whorl.encoding_of(model)
     found = converting._within(model, was, parse("hope:train_length=24"), 24)
-    assert found == {
-        "layers": [0, 2],
-        "leave": "full_attention=hope:train_length=24/sliding_attention=rope:base=10000+window:size=24",
-    }
-    assert converting._within(model, was, parse(found["leave"]), 24) is None, "what it says is taken"
+    assert found == Within(
+        (0, 2), "full_attention=hope:train_length=24/sliding_attention=rope:base=10000+window:size=24"
+    )
+    assert converting._within(model, was, parse(found.leave), 24) is None, "what it says is taken"
     assert converting._within(model, was, parse("hope:train_length=23"), 23) is None
     assert converting._within(tiny_model("llama"), parse("rope"), parse("hope:train_length=24"), 24) is None
     everywhere = converting._within(tiny_model("mistral"), parse("rope+window:size=24"), parse("nope"), 24)
-    assert everywhere == {"layers": [0, 1, 2], "leave": None}
+    assert everywhere == Within((0, 1, 2), None)
 
 
 def byte_model(family: str, folder: Path, text: str, **sizes: int) -> str:
@@ -180,22 +182,22 @@ def test_a_learned_table_becomes_rope(
         assert [written[name][n] is not None for n in ("64", "256")] == [True, far], name
     assert str(whorl.encoding_of(whorl.load(tmp_path / "out"))) == "rope:base=10000"
     with pytest.raises(ValueError, match="has 64 learned positions, and cannot be trained at 80 tokens beside"):
-        run_convert(model, "rope", heal=100, train_length=80, windows=4, text=trial[1], out=tmp_path / "out2")
+        whorl.convert(model, "rope", heal=100, train_length=80, windows=4, text=trial[1], out=tmp_path / "out2")
 
 
 @pytest.mark.full
 def test_rope_becomes_a_learned_table(trial: tuple[Path, str], tmp_path: Path) -> None:
-    report = run_convert(
+    report = whorl.convert(
         str(trial[0]), "learned", heal=8 * LENGTH, batch_size=8, windows=4, control=False, out=tmp_path / "out"
     )
-    assert report["before"][4 * LENGTH] is not None
-    assert report["healed"][LENGTH] is not None
-    assert report["healed"][4 * LENGTH] is None
+    assert report.before[4 * LENGTH] is not None
+    assert report.healed[LENGTH] is not None
+    assert report.healed[4 * LENGTH] is None
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(trial: tuple[Path, str], tmp_path: Path) -> None:
     model = byte_model("llama", tmp_path / "model", trial[1])
     with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own"):
-        run_convert(model, "hope", heal=100, windows=4, text=trial[1], out=tmp_path / "out")
+        whorl.convert(model, "hope", heal=100, windows=4, text=trial[1], out=tmp_path / "out")
     with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own"):
-        run_extend(model, 160, windows=4, text=trial[1], out=tmp_path / "out")
+        whorl.extend(model, 160, windows=4, text=trial[1], out=tmp_path / "out")

@@ -13,10 +13,20 @@ from transformers import AutoModelForCausalLM
 
 import whorl
 from whorl.conversion import extending
-from whorl.conversion.extending import METHODS, changes, choose, extend, extended, loss_by_position, see_new_distances
-from whorl.conversion.folders import overlapping, run_extend
+from whorl.conversion.extending import (
+    METHODS,
+    changes,
+    choose,
+    extend,
+    extended,
+    loss_by_position,
+    see_new_distances,
+    summed,
+)
+from whorl.conversion.folders import overlapping
 from whorl.encodings import parse
 from whorl.hosts import open_host
+from whorl.results.extension import Extension
 from whorl.testing import peaked, tiny_model
 
 IDS = torch.randint(3, 97, (2, 60), generator=torch.Generator().manual_seed(0))
@@ -236,24 +246,24 @@ def test_bad_input_says_what_to_try(tmp_path: Path) -> None:
 def test_the_real_checkpoint_reads_four_times_as_far(shared: Path, tmp_path: Path) -> None:
     """babyllama-tok105, trained at 256: its loss from 768 on falls from above 4, and stock transformers agree."""
     name, text = str(shared / "fixtures" / "babyllama-tok105"), str(shared / "fixtures/text/tinystories_sample.txt")
-    best, tried, how = run_extend(name, 1020, text=text, train_length=256, out=tmp_path / "out", windows=6)
-    untouched, by_name = tried[0], {t.method: t for t in tried}
-    past = {t.method: float(t.by_position[768:].mean()) for t in tried}
+    found = whorl.extend(name, 1020, text=text, train_length=256, out=tmp_path / "out", windows=6)
+    best, untouched, by_name = found.best, found.tried[0], {t.method: t for t in found.tried}
+    past = {t.method: t.past for t in found.tried}
     assert past["none"] > 4
     assert past["yarn"] < 1.0
     assert best.in_range <= untouched.in_range + 0.2
     assert best is by_name["yarn"]
     assert past["window of 128"] < 0.8 < past["yarn"], "a window is measured beside, and never kept by auto"
-    assert how.startswith("stock")
+    assert found.loads.startswith("stock")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     from whorl.data.corpus import load_tokenizer
 
     tokenizer = load_tokenizer(name)
     ids = overlapping(text, tokenizer, 1020, 6)
-    stock = loss_by_position(again, ids, tokenizer.unk_token_id)
-    torch.testing.assert_close(stock, best.by_position, atol=2e-3, rtol=1e-4)
+    stock = summed("", parse(best.encoding), loss_by_position(again, ids, tokenizer.unk_token_id), 256, 1020)
+    assert (stock.in_range, stock.past) == pytest.approx((best.in_range, best.past), abs=1e-4)
     assert (tmp_path / "out" / "loss.png").stat().st_size > 5000
-    assert json.loads((tmp_path / "out" / "extension.json").read_text())["loads"] == how
+    assert Extension.read(tmp_path / "out" / "extension.json") == found
 
 
 def no_losses(*_: object) -> torch.Tensor:

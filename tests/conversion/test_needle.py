@@ -61,9 +61,9 @@ def test_a_model_that_looks_it_up_finds_it(tokenizer, filler: list[int]) -> None
         return out
 
     model.forward = types.MethodType(looks_up, model)
-    rows = {(r["length"], r["depth"]): r for r in retrieval(model, tokenizer, filler, (150, 400), (0.0, 1.0), trials=2)}
-    assert rows[150, 0.0]["found"] == rows[150, 1.0]["found"] == rows[400, 1.0]["found"] == 1
-    assert rows[400, 0.0]["found"] == 0, "350 tokens back is further than it looks"
-    assert rows[400, 1.0]["loss"] < 0.01 < rows[400, 1.0]["without"]
-    assert rows[400, 0.0]["loss"] == pytest.approx(rows[400, 0.0]["without"], abs=1e-3)
-    assert 0 < rows[150, 0.0]["entropy"] < 5.1
+    rows = {(r.length, r.depth): r for r in retrieval(model, tokenizer, filler, (150, 400), (0.0, 1.0), trials=2)}
+    assert rows[150, 0.0].found == rows[150, 1.0].found == rows[400, 1.0].found == 1
+    assert rows[400, 0.0].found == 0, "350 tokens back is further than it looks"
+    assert rows[400, 1.0].loss < 0.01 < rows[400, 1.0].without
+    assert rows[400, 0.0].loss == pytest.approx(rows[400, 0.0].without, abs=1e-3)
+    assert 0 < rows[150, 0.0].entropy < 5.1

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import whorl
 from whorl.conversion import folders, resuming
-from whorl.conversion.folders import run_convert, run_extend
 from whorl.conversion.resuming import Diverged, clear, working, written
 from whorl.locking import alone
 from whorl.outputs import MARKER
@@ -33,13 +33,13 @@ KILLED = """
 import json, os, signal, sys, torch
 import whorl.training.trainer as training
 from pathlib import Path
-from whorl.conversion.folders import run_convert
+import whorl
 training.MIN_STEPS = 2
 torch.set_num_threads(int(sys.argv[4]))
 def update(step, steps):
     if step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-run_convert(sys.argv[1], out=Path(sys.argv[2]), stage=lambda name: update, **json.loads(sys.argv[3]))
+whorl.convert(sys.argv[1], out=Path(sys.argv[2]), stage=lambda name: update, **json.loads(sys.argv[3]))
 """
 
 
@@ -66,7 +66,7 @@ def seen(steps: list[tuple[str, int]], interrupt: tuple[str, int] | None = None)
 def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tuple[Path, str], tmp_path: Path) -> None:
     """Killed in the gradual change of the healing, then interrupted in the control."""
     folder = str(trial[0])
-    run_convert(folder, out=tmp_path / "undisturbed", **CONVERT)
+    whorl.convert(folder, out=tmp_path / "undisturbed", **CONVERT)
     place = tmp_path / "place"
     command = [sys.executable, "-c", KILLED, folder, str(place / "out"), json.dumps(CONVERT)]
     assert subprocess.run([*command, str(torch.get_num_threads())]).returncode == -9
@@ -74,11 +74,11 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tupl
     steps: list[tuple[str, int]] = []
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_convert(folder, out=place / "out", **CONVERT, stage=seen(steps, ("control", 5)), say=said.append)
+        whorl.convert(folder, out=place / "out", **CONVERT, stage=seen(steps, ("control", 5)), say=said.append)
     assert steps[0] == ("healing", 5), "after the checkpoint at step 4"
     assert said == [f"going on from the checkpoints that an interrupted run left in {place / '.out.work'}"]
     steps.clear()
-    run_convert(folder, out=place / "out", **CONVERT, stage=seen(steps))
+    whorl.convert(folder, out=place / "out", **CONVERT, stage=seen(steps))
     assert steps == [("control", step) for step in range(5, STEPS + 1)], "the healing was over"
     facts, other = (json.loads((p / "conversion.json").read_text()) for p in (place / "out", tmp_path / "undisturbed"))
     assert facts == other
@@ -91,7 +91,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tupl
 @pytest.mark.full
 def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
     def run(out: str, say: Callable[[str], None] = lambda line: None) -> Any:
-        return run_extend(
+        return whorl.extend(
             str(trial[0]), 2 * LENGTH, method="base=20000", windows=4, tune=STEPS * 4 * 2 * LENGTH, lora=4,
             learning_rate=3e-3, batch_size=4, out=tmp_path / out, say=say,
         )  # fmt: skip
@@ -100,14 +100,14 @@ def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_
         if line.startswith("tuned: step 5 "):
             raise KeyboardInterrupt
 
-    undisturbed, _, _ = run("undisturbed")
+    undisturbed = run("undisturbed")
     with pytest.raises(KeyboardInterrupt):
         run("out", interrupt)
     said: list[str] = []
-    best, tried, _ = run("out", said.append)
+    found = run("out", said.append)
     assert next(line for line in said if line.startswith("tuned")) == f"tuned: step 5 of {STEPS}"
-    assert torch.equal(best.by_position, undisturbed.by_position)
-    assert best.past != tried[1].past, "it was tuned"
+    assert found == undisturbed
+    assert found.best.past != found.tried[1].past, "it was tuned"
     assert sorted(os.listdir(tmp_path)) == ["out", "undisturbed"]
     assert json.loads((tmp_path / "out" / "extension.json").read_text())["from"] == str(trial[0])
 
@@ -120,7 +120,7 @@ def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, st
     def run(out: str, rate: float, interrupt: tuple[str, int] | None = None) -> Any:
         steps.clear()
         said.clear()
-        return run_convert(
+        return whorl.convert(
             str(trial[0]), out=tmp_path / out, **{**CONVERT, "to": "t5", "gradual": 0.0, "learning_rate": rate},
             control=False, stage=seen(steps, interrupt), say=said.append,
         )  # fmt: skip
@@ -144,9 +144,9 @@ def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, st
 @pytest.mark.parametrize(
     ("command", "run", "options", "words"),
     [
-        ("convert", "run_convert", ["--to=hope", "--heal=100"], "goes on from the last checkpoint of its training"),
-        ("extend", "run_extend", ["--to=100", "--tune=100"], "goes on from the last checkpoint of its training"),
-        ("extend", "run_extend", ["--to=100"], "nothing was written"),
+        ("convert", "convert", ["--to=hope", "--heal=100"], "goes on from the last checkpoint of its training"),
+        ("extend", "extend", ["--to=100", "--tune=100"], "goes on from the last checkpoint of its training"),
+        ("extend", "extend", ["--to=100"], "nothing was written"),
     ],
 )
 def test_an_interrupt_says_what_the_same_command_does(

@@ -64,7 +64,7 @@ def test_without_a_text_it_is_not_asked_and_says_so(tmp_path: Path) -> None:
     assert found.having("not asked") == ("fit", "layout")
     assert "give a text with --text" in found["fit"].measured
     tiny_model("llama").save_pretrained(tmp_path)
-    assert json.loads(json.dumps(doctor(tmp_path).to_dict()))["findings"]
+    assert json.loads(json.dumps(doctor(tmp_path).to_json()))["findings"]
     assert doctor(tmp_path)["fit"].status == "not asked"
     assert doctor(tiny_model("llama"), text_ids=torch.arange(3, 90))["fit"].status == "not asked", "too short"
 

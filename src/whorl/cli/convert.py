@@ -40,11 +40,11 @@ def convert(
     force: Force = False,
 ) -> None:
     """Swap the encoding of a trained model and heal it by training on, beside the untouched model trained alike."""
-    from whorl.conversion.folders import run_convert
+    from whorl.conversion.folders import convert as write
 
     terminal = console()
     try:
-        report = run_convert(
+        found = write(
             model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate,
             batch_size=batch_size, gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
             stage=lambda name: _progress(terminal, name), say=terminal.print,
@@ -52,25 +52,22 @@ def convert(
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED, err=True)
         raise typer.Exit(130) from None
-    lengths = list(report["before"])
-    table = Table("", *(f"{n:,} tokens" for n in lengths), title="loss, nats per token", title_justify="left")
-    rows = {"before": "before", "swapped": "swapped", "healed": "healed", "control": "untouched, trained alike"}
-    for key, label in rows.items():
-        if report[key] is not None:
-            table.add_row(label, *(_loss(report[key][n]) for n in lengths))
+    table = Table("", *(f"{n:,} tokens" for n in found.before), title="loss, nats per token", title_justify="left")
+    for label, losses in found.measured().items():
+        table.add_row(label, *(_loss(loss) for loss in losses.values()))
     terminal.print(table)
-    if (within := report["within"]) is not None:
+    if found.within is not None:
         terminal.print(
-            f"layers {', '.join(map(str, within['layers']))} were converted too, which see no further than the "
-            "training length" + (f"; --to {within['leave']} leaves them" if within["leave"] else "")
+            f"layers {', '.join(map(str, found.within.layers))} were converted too, which see no further than the "
+            "training length" + (f"; --to {found.within.leave} leaves them" if found.within.leave else "")
         )
-    if "control_diverged" in report:
-        terminal.print(f"the untouched model, trained alike: {report['control_diverged']}")
+    if found.control_diverged is not None:
+        terminal.print(f"the untouched model, trained alike: {found.control_diverged}")
     if train_length is None:
-        terminal.print(report["train_length_from"])
-    if report["filled"]:
-        terminal.print(report["filled"])
-    terminal.print(said(f"{report['from']} is now ", (report["to"], "bold"), f"; {out} loads in {report['loads']}"))
+        terminal.print(found.train_length_from)
+    if found.filled:
+        terminal.print(found.filled)
+    terminal.print(said(f"{found.from_} is now ", (found.to, "bold"), f"; {out} loads in {found.loads}"))
 
 
 def _loss(loss: float | None) -> str:

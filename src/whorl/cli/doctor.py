@@ -10,7 +10,7 @@ import typer
 from whorl.console import console, said
 
 if TYPE_CHECKING:
-    from whorl.diagnosis import Diagnosis
+    from whorl.results.diagnosis import Diagnosis
 
 EPILOG = """
 [bold]Examples[/]
@@ -44,7 +44,7 @@ def doctor(
 
     found = examine(model, text_ids=None if text is None else _ids(model, text), length=length)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         _show(found)
     if not found.healthy:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from whorl.console import console, said
+
+if TYPE_CHECKING:
+    from whorl.results.extension import Needle
 
 EPILOG = """
 [bold]Examples[/]
@@ -68,11 +71,11 @@ def extend(
 
     Writes a directory that stock transformers load, wherever they can say the encoding, and loss.png.
     """
-    from whorl.conversion.folders import run_extend
+    from whorl.conversion.folders import extend as write
 
     terminal = console()
     try:
-        best, tried, how = run_extend(
+        found = write(
             model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance,
             tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
             force=force, say=terminal.print,
@@ -80,24 +83,24 @@ def extend(
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED if tune else "whorl: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
+    best, untouched = found.best, found.tried[0]
     table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
-    for one in tried:
+    for one in found.tried:
         style = "bold" if one is best else None if one.whole_context else "dim"
-        inside, past = _loss(one.in_range, tried[0].in_range), _loss(one.past, tried[0].past)
+        inside, past = _loss(one.in_range, untouched.in_range), _loss(one.past, untouched.past)
         table.add_row(one.method, *inside, *past, style=style)
     terminal.print(table)
-    facts = json.loads((out / "extension.json").read_text())
-    if needle:
-        _say_needle(terminal, facts["needle"])
-    if kept := facts["layers_as_they_were"]:
+    if found.needle is not None:
+        _say_needle(terminal, found.needle)
+    if kept := found.layers_as_they_were:
         terminal.print(
-            f"layers {', '.join(map(str, kept))} see no further than {facts['train_length']:,} tokens and stay as they "
+            f"layers {', '.join(map(str, kept))} see no further than {found.train_length:,} tokens and stay as they "
             "were: no distance is new to them"
         )
-    terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {how}"))
+    terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {found.loads}"))
     if not best.whole_context:
         terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
-    elif any(not one.whole_context for one in tried):
+    elif any(not one.whole_context for one in found.tried):
         terminal.print("a window reads nothing beyond itself: measured beside, and kept only with --method window")
 
 
@@ -108,9 +111,9 @@ def _loss(loss: float, untouched: float) -> tuple[str, str]:
     return f"{loss:.3f}", f"{loss - untouched:+.3f}" if math.isfinite(untouched) else ""
 
 
-def _say_needle(terminal: Console, rows: list[dict[str, float]]) -> None:
+def _say_needle(terminal: Console, rows: Sequence[Needle]) -> None:
     table = Table("tokens", "depth", "found", "loss", "a guess", "entropy", title="the needle", title_justify="left")
     for row in rows:
-        numbers = (f"{row[key]:.2f}" for key in ("loss", "without", "entropy"))
-        table.add_row(f"{row['length']:,}", f"{row['depth']:.0%}", f"{row['found']:.0%}", *numbers)
+        numbers = (f"{number:.2f}" for number in (row.loss, row.without, row.entropy))
+        table.add_row(f"{row.length:,}", f"{row.depth:.0%}", f"{row.found:.0%}", *numbers)
     terminal.print(table)

@@ -25,6 +25,7 @@ from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host
 from whorl.randomness import put_back
+from whorl.results.extension import Conversion, Losses, Step, Within
 from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
 from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training
@@ -77,7 +78,7 @@ def language(
     return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
 
 
-def evaluated(model: Any, task: Language) -> dict[int, float | None]:
+def evaluated(model: Any, task: Language) -> Losses:
     """Loss (nats per token) of the same target tokens at every length of the task; None past a learned table's end.
 
     Raises ValueError for NaN, and for a task with tokens that the model does not have.
@@ -107,13 +108,11 @@ def convert(
     *,
     control: bool = True,
     stage: Callable[[str], Callable[[int, int], None]] = lambda name: lambda step, steps: None,
-) -> dict[str, Any]:
+) -> Conversion:
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 
-    {"before", "swapped", "healed": {length: loss, or None where a learned table ends before it}, "control": the same
-    or None, "curve", "tokens", "filled": which unset arguments of `to` the model's config filled, in words, ...}.
     HoPE's training length is the healing's. The control is the untouched model given the same training: same batches in
-    the same order, same schedule. It is None, and "control_diverged" says why, where that training diverged. "within"
+    the same order, same schedule. It is None, and `control_diverged` says why, where that training diverged. `within`
     has the layers that are converted although no distance past the training length reaches them, and the notation that
     leaves them as they are.
     folder: for the trainings' checkpoints. What an interrupted run of the same arguments left there goes on, to the
@@ -133,27 +132,37 @@ def convert(
             f"{healing.train_length:,} tokens beside the converted one; give --no-control, or --train-length {rows}"
         )
     finite.check_weights(model)
-    report: dict[str, Any] = {"from": str(was), "to": str(target), "tokens": healing.tokens}
-    report["within"] = _within(model, was, target, healing.train_length)
-    report["filled"] = what_was_filled(host, asked, target, healing.train_length)
+    within = _within(model, was, target, healing.train_length)
     untouched = copy.deepcopy(model) if control else None
-    report["before"] = evaluated(model, task)
+    before = evaluated(model, task)
     attach(model, target)
-    report["swapped"] = evaluated(model, task)
-    report["curve"] = train_on(
-        model, task, healing, folder / "healing", stage("healing"), _bands(model, was, target, healing)
+    swapped = evaluated(model, task)
+    curve = train_on(model, task, healing, folder / "healing", stage("healing"), _bands(model, was, target, healing))
+    found = Conversion(
+        from_=str(was),
+        to=str(target),
+        tokens=healing.tokens,
+        within=within,
+        filled=what_was_filled(host, asked, target, healing.train_length),
+        before=before,
+        swapped=swapped,
+        curve=curve,
+        healed=evaluated(model, task),
+        control=None,
+        text=task.settings.text,
+        train_length=healing.train_length,
+        learning_rate=healing.learning_rate,
+        gradual=healing.gradual,
     )
-    report["healed"] = evaluated(model, task)
-    report["control"] = None
-    if untouched is not None:
-        same = replace(healing, gradual=0.0)
-        try:
-            report["control_curve"] = train_on(untouched, task, same, folder / "control", stage("control"), [])
-            report["control"] = evaluated(untouched, task)
-        except Diverged as error:  # which is no reason to lose the healed model
-            report["control_diverged"] = str(error)
-            log.warning("the untouched model, trained alike: %s", error)
-    return report
+    if untouched is None:
+        return found
+    same = replace(healing, gradual=0.0)
+    try:
+        curve = train_on(untouched, task, same, folder / "control", stage("control"), [])
+    except Diverged as error:  # which is no reason to lose the healed model
+        log.warning("the untouched model, trained alike: %s", error)
+        return replace(found, control_diverged=str(error))
+    return replace(found, control=evaluated(untouched, task), control_curve=curve)
 
 
 def check_tokens(model: Any, task: Language) -> None:
@@ -170,7 +179,7 @@ def train_on(
     folder: Path,
     update: Callable[[int, int], None],
     bands: list[Encoding],
-) -> list[dict[str, float]]:
+) -> tuple[Step, ...]:
     """Trains a model further and returns its learning curve; `bands` are attached one after another on the way.
 
     It goes on from the newest whole checkpoint in `folder`, where a run of the same arguments was interrupted.
@@ -190,10 +199,10 @@ def train_on(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     release(trainer, model)
-    return training_record(trainer.state.log_history, recipe, 1.0)["curve"]
+    return tuple(Step(**point) for point in training_record(trainer.state.log_history, recipe, 1.0)["curve"])
 
 
-def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> dict[str, Any] | None:
+def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> Within | None:
     """Layers that change although they see no further than the training length, and the notation that leaves them."""
     host = open_host(model)
     rules = [(was.for_layer(i, t), target.for_layer(i, t)) for i, t in enumerate(host.layer_types)]
@@ -202,7 +211,7 @@ def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> d
     if not layers:
         return None
     kept = [b if far else a for (a, b), far in zip(rules, new, strict=True)]
-    return {"layers": layers, "leave": str(layered(host, kept)) if any(new) else None}
+    return Within(tuple(layers), str(layered(host, kept)) if any(new) else None)
 
 
 class _Healer(Trainer):

@@ -12,22 +12,23 @@ import torch
 
 from whorl import finite, hosts, outputs
 from whorl.attaching.reading import encoding_of
-from whorl.checking import check_numbers
+from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, resuming
 from whorl.conversion.extending import Tried
 from whorl.data.corpus import read_documents
 from whorl.encodings import parse
 from whorl.extras import require
-from whorl.files import write_atomically, write_json
+from whorl.files import write_atomically
 from whorl.hosts import open_host
 from whorl.randomness import put_back
+from whorl.results.extension import CONVERSION, EXTENSION, Conversion, Extension, Method
 from whorl.sources import Source, source
 
 Say = Callable[[str], None]
 STRIDE = 0.5  # of a window, between the starts of two
 
 
-def run_extend(
+def extend(
     name: str,
     to: int,
     *,
@@ -41,17 +42,17 @@ def run_extend(
     learning_rate: float = 2e-4,
     batch_size: int = 8,
     needle: bool = False,
-    out: Path,
+    out: str | Path,
     force: bool = False,
     say: Say = lambda line: None,
-) -> tuple[Tried, list[Tried], str]:
-    """Extends a checkpoint and writes it: the best method, all that were tried, and how the folder loads.
+) -> Extension:
+    """Extends a checkpoint, by name, and writes it to the folder `out`, with extension.json and loss.png.
 
     tune  tokens of training at the new length, after the method without training; with `lora`, of adapters of that rank
           (through peft), merged at the end. Its losses are then those of the method "NAME, tuned". A tuning that was
           interrupted goes on (see `resuming`).
     needle  also asks for a number stated far back (see `needle`), at the training length and the new one, in
-          extension.json under "needle".
+          the result as `needle`.
     Raises ValueError for what does not fit, before anything is written.
     """
     check_numbers(
@@ -63,6 +64,7 @@ def run_extend(
     require("extend", "reports", *(["compare"] if tune else []), *(["peft"] if lora else []))
     if method != "auto":
         extending.check_method(method)
+    name, out = _paths(name, out)
     found = source(name)
     reads = [*found.reads, text or found.text]
     resuming.clear(out)
@@ -99,39 +101,37 @@ def run_extend(
             after = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
             best = replace(after, whole_context=best.whole_context)
             tried.append(best)
-        facts = {
-            "from": name,
-            "train_length": limit,
-            "to": to,
-            "text": text or found.text or "stdlib",
-            "windows": list(ids.shape),
-            "method": best.method,
-            "encoding": str(best.encoding),
-            "layers_as_they_were": [i for i, reaches in enumerate(new) if not reaches],
-            "tried": [
-                {
-                    "method": t.method,
-                    "encoding": str(t.encoding),
-                    "in_range": t.in_range,
-                    "past": t.past,
-                    "whole_context": t.whole_context,
-                }
-                for t in tried
-            ],
-        }
+        rows = None
         if needle:
             from whorl.conversion.needle import DEPTHS, retrieval
 
             say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
-            facts["needle"] = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
+            rows = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
         with outputs.replacing(out, "extend", force, reads) as folder:
-            how = extending.save(model, folder, tokenizer, to)
-            write_json(folder / "extension.json", {**facts, "loads": how})
+            result = Extension(
+                from_=name,
+                train_length=limit,
+                to=to,
+                text=text or found.text or "stdlib",
+                windows=tuple(ids.shape),
+                method=best.method,
+                encoding=str(best.encoding),
+                layers_as_they_were=tuple(i for i, reaches in enumerate(new) if not reaches),
+                tried=tuple(Method(t.method, str(t.encoding), t.in_range, t.past, t.whole_context) for t in tried),
+                loads=extending.save(model, folder, tokenizer, to),
+                needle=rows,
+            )
+            result.write(folder / EXTENSION)
             write_atomically(folder / "loss.png", figure(tried, best, limit))
             if work is not None:
                 resuming.written(work)
     resuming.clear(out, finished=False)  # what was for this place under other arguments is of no use any more
-    return best, tried, how
+    return result
+
+
+def _paths(name: Any, out: Any) -> tuple[str, Path]:
+    """Raises ValueError for what is no name of a model and no path of a folder."""
+    return check_path("the model", name, "a directory, a hub name or a trial's folder"), Path(check_path("out", out))
 
 
 def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def figure(tried: list[Tried], best: Tried, train_length: int) -> bytes:
     return png.image(png.draw(extension.loss_by_position(losses, best.method, train_length)), dpi=110)
 
 
-def run_convert(
+def convert(
     name: str,
     to: str,
     *,
@@ -210,22 +210,23 @@ def run_convert(
     gradual: float = 0.0,
     control: bool = True,
     seed: int = 0,
-    out: Path,
+    out: str | Path,
     force: bool = False,
     stage: Any = None,
     say: Say = lambda line: None,
-) -> dict[str, Any]:
-    """Converts a checkpoint, heals it and writes it, with `conversion.json` beside the weights.
+) -> Conversion:
+    """Converts a checkpoint, by name, heals it and writes it to the folder `out`, with conversion.json.
 
     Trainings that were interrupted go on (see `resuming`).
     """
-    from whorl.conversion.converting import Healing, convert, language
+    from whorl.conversion import converting
 
     check_numbers(
         heal=heal, train_length=train_length, reach=reach, windows=windows, learning_rate=learning_rate,
         batch_size=batch_size, gradual=gradual, seed=seed,
     )  # fmt: skip
     parse(to)
+    name, out = _paths(name, out)
     found = source(name)
     reads = [*found.reads, text or found.text]
     resuming.clear(out)
@@ -234,17 +235,16 @@ def run_convert(
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     chosen = text or found.text or "stdlib"
     where = found.tokenizer_name
-    task = language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
-    healing = Healing(heal, limit, batch_size, learning_rate, gradual, seed)
+    task = converting.language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
+    healing = converting.Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
     asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}
     with resuming.working(out, "convert", asked, say) as work:
-        report = convert(model, to, task, healing, work, control=control, **how)
-        report |= {"model": name, "text": chosen, "train_length": limit}
-        report |= {"learning_rate": learning_rate, "gradual": gradual}
-        report["train_length_from"] = "--train-length" if train_length else told_length(found, limit)
+        result = converting.convert(model, to, task, healing, work, control=control, **how)
+        said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:
-            report["loads"] = extending.save(model, folder, tokenizer, limit)
-            write_json(folder / "conversion.json", report)
+            loads = extending.save(model, folder, tokenizer, limit)
+            result = replace(result, model=name, train_length_from=said, loads=loads)
+            result.write(folder / CONVERSION)
             resuming.written(work)
-    return report
+    return result

@@ -15,6 +15,7 @@ import torch
 from whorl import finite
 from whorl.data.losses import token_losses
 from whorl.hosts import open_host
+from whorl.results.extension import Needle
 from whorl.watching import Attended, watching
 
 STATED = "\nThe secret number of {name} is {number}.\n"
@@ -61,13 +62,8 @@ def retrieval(
     depths: Sequence[float] = DEPTHS,
     trials: int = 8,
     advance: Callable[[], None] = lambda: None,
-) -> list[dict[str, float]]:
+) -> tuple[Needle, ...]:
     """One row per length and depth, means over `trials` numbers.
-
-    found    the share whose every token is the model's first choice
-    loss     nats per token of the number
-    without  the same where the number is not stated: what a guess costs; a loss near it means nothing was retrieved
-    entropy  of attention at the tokens of the answer, nats, mean over layers and heads
 
     Raises ValueError for logits that are not finite: none of them is the first choice.
     """
@@ -97,6 +93,6 @@ def retrieval(
                 blank, _ = prompt(tokenizer, filler, length, depth, trial, stated=False)
                 logits = inner(input_ids=blank[None].to(inner.device), use_cache=False).logits.cpu()
                 sums["without"] += float(token_losses(logits, blank[None])[0, -answer:].mean())
-            rows.append({"length": length, "depth": depth} | {k: v / trials for k, v in sums.items()})
+            rows.append(Needle(length, depth, **{name: total / trials for name, total in sums.items()}))
             advance()
-    return rows
+    return tuple(rows)

@@ -12,10 +12,10 @@ fits.py       which base, layout and scaling reads a text best
 files.py      what a directory holds: JSON and safetensors, never a pickle, never its code
 subject.py    what is examined, and what is worked out once for several checks
 checks.py     the table of checks, and doctor()
-result.py     Finding and Diagnosis
+answers.py    what a check gives
 """
 
 from whorl.diagnosis.checks import CHECKS, doctor
-from whorl.diagnosis.result import Diagnosis, Finding
+from whorl.results.diagnosis import Diagnosis, Finding
 
 __all__ = ["CHECKS", "Diagnosis", "Finding", "doctor"]

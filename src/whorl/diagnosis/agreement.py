@@ -11,12 +11,13 @@ import torch
 
 from whorl.attaching import seams_of
 from whorl.attaching.turns import Turns
-from whorl.diagnosis.result import PASS, Answer, NotApplicable, judged
+from whorl.diagnosis.answers import Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite
 from whorl.hosts import FAMILIES, open_host
 from whorl.hosts.transformers.tiny import tiny_model
 from whorl.numerics import max_error
+from whorl.results.diagnosis import PASS
 
 PADDING = 5
 SHOWN = 3  # names of tensors in one line

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from whorl.diagnosis.answers import Answer, NotApplicable, judged
 from whorl.diagnosis.meaning import Turning, meant, precision
 from whorl.diagnosis.reading import UNINITIALISED, Reading, undisturbed
-from whorl.diagnosis.result import Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
 from whorl.hosts.transformers.rope_settings import length_dependent, rope_type, unscaled_up_to
 

@@ -11,20 +11,11 @@ import torch
 
 from whorl.checking import check_numbers
 from whorl.diagnosis import agreement, angles, files, fits, settings, texts
+from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.knowing import require_known, require_numbers
-from whorl.diagnosis.result import (
-    FAIL,
-    NOT_APPLICABLE,
-    NOT_ASKED,
-    Answer,
-    Diagnosis,
-    Finding,
-    NotApplicable,
-    NotAsked,
-    judged,
-)
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import open_host, unwrapped
+from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, Diagnosis, Finding
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked
 from whorl.diagnosis.meaning import Turning, meant, other_reading, unscaled
 from whorl.diagnosis.reading import Reading
-from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, NotAsked
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.texts import Other, Turned, cut, entropy, interval, losses, require_text
 from whorl.hosts.transformers.rope_settings import rope_type, turning_share
+from whorl.results.diagnosis import FAIL, PASS, WARN
 from whorl.watching import Layer
 
 BASES = (1e4, 5e4, 1e5, 1.5e5, 5e5, 1e6, 5e6, 1e7)

@@ -6,8 +6,8 @@ from typing import Any
 
 from whorl.attaching import seams_of
 from whorl.diagnosis import reading
+from whorl.diagnosis.answers import Answer, NotApplicable, judged
 from whorl.diagnosis.files import NO_THETA
-from whorl.diagnosis.result import FAIL, PASS, WARN, Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Subject
 from whorl.diagnosis.unread import contradicted, originals
 from whorl.diagnosis.unread import unread as unread_keys
@@ -23,6 +23,7 @@ from whorl.hosts.transformers.rope_settings import (
     turning_share,
 )
 from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE
+from whorl.results.diagnosis import FAIL, PASS, WARN
 
 LONG = 40  # characters of a value that is no number
 MOST = 1 << 24  # distances at which B(m) is taken

@@ -13,10 +13,10 @@ import torch
 
 from whorl.attaching import attached
 from whorl.attaching.plan import layer_plan
+from whorl.diagnosis.answers import NotApplicable
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, undisturbed, usable
-from whorl.diagnosis.result import NotApplicable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host

@@ -15,15 +15,16 @@ import torch
 
 from whorl.checking import shown
 from whorl.data.losses import token_losses
+from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.meaning import Sizes, other_reading
 from whorl.diagnosis.reading import MIXED
-from whorl.diagnosis.result import PASS, Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.settings import _of_cause
 from whorl.diagnosis.subject import Subject
 from whorl.encodings import Spectrum
 from whorl.hosts import head_dim_of
 from whorl.hosts.transformers.rope_settings import of_layers, turning_share
 from whorl.ops import rotate, rotation_tables
+from whorl.results.diagnosis import PASS
 from whorl.watching import Layer, layers_of, watching
 
 CONFIDENCE = 0.99

@@ -1,6 +1,6 @@
 """How a result is written as JSON and read back: frozen dataclasses whose fields say what a file must hold.
 
-A field's name is its key. What stands in a file for a type:
+A field's name is its key (less a last underscore, as in `from_`). What stands in a file for a type:
 
     int, float, str, bool      themselves; null for a float is a value that is not finite, which JSON has none of: NaN
     X | None                   null
@@ -110,7 +110,7 @@ def as_json(value: Any) -> Any:
         if own.metadata.get("rest"):
             found |= as_json(item)
         elif not _is_default(own, item):
-            found[own.name] = as_json(item)
+            found[_key_of(own)] = as_json(item)
     return found
 
 
@@ -125,9 +125,10 @@ def _object(kind: Any, value: dict[str, Any], at: str) -> Any:
     for one in own:
         if one.metadata.get("rest"):
             continue
-        key = f"{at}.{one.name}" if at else one.name
-        if one.name in given:
-            found[one.name] = _read(types_of[one.name], given.pop(one.name), key)
+        name = _key_of(one)
+        key = f"{at}.{name}" if at else name
+        if name in given:
+            found[one.name] = _read(types_of[one.name], given.pop(name), key)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise _Wrong(f"it has no {key}")
     for one in own:
@@ -192,6 +193,10 @@ def _key(kind: Any, key: str, at: str) -> Any:
         return int(key)
     except ValueError:
         raise _Wrong(f"its {at} has the key {key!r}, which is no whole number") from None
+
+
+def _key_of(own: Field[Any]) -> str:
+    return own.name.removesuffix("_")
 
 
 def _is_default(own: Field[Any], value: Any) -> bool:

@@ -1,31 +1,15 @@
-"""What a diagnosis is made of: a finding per check."""
+"""What `whorl doctor` finds: an answer to each of its questions about a model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
+
+from whorl.results.schema import Result
+from whorl.results.showing import Shown
 
 PASS, WARN, FAIL, NOT_APPLICABLE, NOT_ASKED = "pass", "warn", "fail", "n/a", "not asked"
-
-
-class Answer(NamedTuple):
-    """What a check function gives: its status, and the number that it measured, in words."""
-
-    status: str
-    measured: str
-
-
-class NotApplicable(Exception):
-    """A check has nothing to ask of this model; the message says why."""
-
-
-class NotAsked(Exception):
-    """A check could not ask this model for want of something that a user may give; the message says what."""
-
-
-def judged(ok: bool, measured: str) -> Answer:
-    """Pass or fail."""
-    return Answer(PASS if ok else FAIL, measured)
 
 
 @dataclass(frozen=True)
@@ -44,13 +28,15 @@ class Finding:
     remedy: str
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """The findings about one model, in the order of `CHECKS`.
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Result, Shown):
+    """The findings about one model, in the order of `diagnosis.CHECKS`.
 
     >>> whorl.doctor(model).failed
     ('precision',)
     """
+
+    schema: ClassVar[int] = 1
 
     model: str
     findings: tuple[Finding, ...]
@@ -74,11 +60,19 @@ class Diagnosis:
         """No check failed. Warnings and checks that do not apply or were not asked are no failures."""
         return not self.failed
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {"model": self.model, "healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
+    def to_json(self) -> dict[str, Any]:
+        """With whether it is healthy, for those who read no further."""
+        return {"schema": self.schema, "model": self.model, "healthy": self.healthy} | {
+            "findings": [asdict(f) for f in self.findings]
+        }
 
-    def __str__(self) -> str:
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        return ("status", "check", "measured"), [(f.status, f.check, f.measured) for f in self.findings]
+
+    def __repr__(self) -> str:
         lines = [f"{self.model}: {'healthy' if self.healthy else 'fails ' + ', '.join(self.failed)}"]
-        lines += [f"  {f.status:9} {f.check:16} {f.measured}" for f in self.findings]
+        lines += [f"  {status:9} {check:16} {measured}" for status, check, measured in self.table()[1]]
         return "\n".join(lines)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [asdict(finding) for finding in self.findings]
