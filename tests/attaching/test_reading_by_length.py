@@ -167,9 +167,9 @@ def test_inspection_reads_windows_of_one_spectrum_and_says_so_of_others() -> Non
 
 
 def test_comparisons_read_the_first_spectrum() -> None:
-    from whorl.comparison.comparing import _turning
+    from whorl.comparison.fitting import turning
     from whorl.hosts import open_host
 
     host = open_host(four_layers("llama"))
     for encoding in (DYNAMIC, LONGROPE, COMPOSED[2]):
-        assert _turning(whorl.parse(encoding), host)["pairs"] == 8
+        assert turning(whorl.parse(encoding), host)["pairs"] == 8

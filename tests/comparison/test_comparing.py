@@ -18,7 +18,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 import whorl
 from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
 from whorl.attaching import seams_of
-from whorl.comparison.comparing import _filled
+from whorl.comparison.fitting import filled_by_model
 from whorl.comparison.planning import plan_trials
 from whorl.results.comparison import Comparison
 from whorl.sources import source
@@ -263,8 +263,10 @@ def test_a_pretrained_models_config_fills_what_is_not_given(
     again = load_trial(tmp_path / "out" / "trials" / trials[1]["id"])
     assert str(whorl.encoding_of(again)) == "hope:train_length=64,base=500000"
     longer = Settings(model=str(tmp_path / "model"), train_length=100)
-    assert str(_filled(["hope"], longer)[0][0]) == "hope:train_length=100,base=500000", "it is trained at both"
-    assert _filled(["hope"], longer)[1] == ["hope: train length 100 of this run, base 500,000 from the model's config"]
+    assert str(filled_by_model(["hope"], longer)[0][0]) == "hope:train_length=100,base=500000", "it is trained at both"
+    assert filled_by_model(["hope"], longer)[1] == [
+        "hope: train length 100 of this run, base 500,000 from the model's config"
+    ]
 
 
 def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
     config = tiny_model("gpt_neox", rope_parameters={"rope_type": "default", "rope_theta": 5e5}).config
     config.save_pretrained(tmp_path)
     settings = Settings(model=str(tmp_path), precision="fp32").resolve()
-    assert _filled(["rope"], settings) == ([whorl.RoPE()], [])
+    assert filled_by_model(["rope"], settings) == ([whorl.RoPE()], [])
     (trial,) = plan_trials(["hope"], (0,), settings, "data")
     assert str(trial.encoding) == "hope:train_length=128,base=10000"
     model = build(settings, trial.encoding, 0, 97, 0)

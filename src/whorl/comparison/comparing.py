@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,21 +22,20 @@ from accelerate import PartialState
 
 import whorl
 from whorl import outputs
-from whorl.attaching import attach
-from whorl.attaching.filling import completed, filled, what_was_filled
-from whorl.attaching.reading import stock_encoding
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent
+from whorl.comparison.fitting import attached_to_each, filled_by_model, own_encoding, turning
 from whorl.comparison.planning import DEFAULT_ENCODINGS, Planned, check_asked, check_model, plan_trials
 from whorl.encodings import Encoding, parse
 from whorl.files import read_json, write_json
-from whorl.hosts import OpenHost, open_host, trained_length
+from whorl.hosts import OpenHost
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.randomness import put_back
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
+from whorl.results.schema import damaged
 from whorl.results.trial import FinishedTrial, Machine, Row
 from whorl.tasks.base import Task
 from whorl.training.attention import for_evaluation
@@ -87,12 +85,12 @@ def compare(
     resolved = chosen.resolve()
     labels = [str(parse(e)) for e in encodings]
     check_model(resolved.model)
-    of_model, words = _filled(encodings, resolved)
+    of_model, words = filled_by_model(encodings, resolved)
     asked = check_asked(of_model, seeds, resolved)
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
     _refuse_other_settings(folder, resolved)
-    hosts = _check_encodings(asked, resolved)
+    hosts = attached_to_each(asked, resolved)
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):
@@ -177,7 +175,7 @@ class _Run:
             notation=trial.label,
             parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
             seed=trial.seed,
-            **_turning(trial.encoding, self.hosts[trial.encoding]),
+            **turning(trial.encoding, self.hosts[trial.encoding]),
             pretrained=own_encoding(model) if has_weights(settings) else None,
             train=record,
             evaluations={task.evaluation: tuple(rows)},
@@ -211,57 +209,6 @@ class _Run:
         curves = {t.id: _curve(self.folder / "trials" / t.id / "training.json") for t in done}
         results.write(self.folder / "results.json")
         report.write(results, self.folder, curves)
-
-
-def _filled(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:
-    """The encodings with what a model with weights says of their unset arguments, and that in words.
-
-    The training length is the model's own, or the run's where it is longer: the model is trained at both.
-    """
-    parsed = [parse(e) for e in encodings]
-    if not has_weights(settings):
-        return parsed, []
-    with torch.device("meta"):
-        host = open_host(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
-    length = max(settings.train_length, trained_length(host) or 0)
-    given = [filled(host, encoding, length) for encoding in parsed]
-    words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
-    return given, [line for line in words if line]
-
-
-def _check_encodings(encodings: list[Encoding], settings: Settings) -> dict[Encoding, OpenHost]:
-    """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
-    hosts = {}
-    for encoding in encodings:
-        with torch.device("meta"):
-            model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
-        hosts[encoding] = open_host(attach(model, completed(open_host(model), encoding)))
-    return hosts
-
-
-def _turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
-    """How many pairs turn, of how many, and the wavelength in tokens of each (None: it stands still).
-
-    Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.
-    """
-    spectra = [
-        encoding.for_layer(i, layer_type).spectrum(shape.head_dim)
-        for i, (layer_type, shape) in enumerate(zip(host.layer_types, host.shapes, strict=True))
-    ]
-    if all(s is None for s in spectra):
-        return {"pairs_turning": None, "pairs": None, "wavelengths": None}
-    counts = [0 if s is None else len(s.turning) for s in spectra]
-    widest = max((s for s in spectra if s is not None), key=lambda s: len(s.turning))
-    return {
-        "pairs_turning": counts[0] if len(set(counts)) == 1 else tuple(counts),
-        "pairs": max(shape.head_dim for shape in host.shapes) // 2,
-        "wavelengths": tuple(w if math.isfinite(w) else None for w in widest.wavelengths),
-    }
-
-
-def own_encoding(model: Any) -> str:
-    """What the model's own code does with positions, whatever is attached to it: what its weights were trained with."""
-    return str(stock_encoding(open_host(model), at_any_length=False).without_defaults())
 
 
 def _evaluate(task: Task, model: Any, length: int) -> Row:
@@ -301,6 +248,8 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
     there = _read(folder / "config.json")
     if there is None:
         return
+    if not isinstance(there, dict):
+        raise damaged(str(folder / "config.json"), "it holds no settings")
     asked = settings.to_dict()
     differ = [k for k in sorted({*asked, *there}) if asked.get(k) != there.get(k)]
     if differ:

@@ -158,7 +158,7 @@ def _main(evaluation: str) -> Metric:
 def _cell(row: Row, metric: Metric) -> str:
     if row.unreachable:
         return "out of reach"
-    value = row.values[metric.key]
+    value = row.values.get(metric.key, math.nan)
     return f"{value:.1%}" if metric.share and math.isfinite(value) else _number(value)
 
 

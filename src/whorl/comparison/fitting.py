@@ -1,0 +1,68 @@
+"""What the encodings of a comparison are on its model: filled, attached once for a look, which pairs turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from whorl.attaching import attach
+from whorl.attaching.filling import completed, filled, what_was_filled
+from whorl.attaching.reading import stock_encoding
+from whorl.encodings import Encoding, parse
+from whorl.hosts import OpenHost, open_host, trained_length
+from whorl.training.models import build_model, has_weights
+from whorl.training.settings import Settings
+
+
+def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:
+    """The encodings with what a model with weights says of their unset arguments, and that in words.
+
+    The training length is the model's own, or the run's where it is longer: the model is trained at both.
+    """
+    parsed = [parse(e) for e in encodings]
+    if not has_weights(settings):
+        return parsed, []
+    with torch.device("meta"):
+        host = open_host(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
+    length = max(settings.train_length, trained_length(host) or 0)
+    given = [filled(host, encoding, length) for encoding in parsed]
+    words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
+    return given, [line for line in words if line]
+
+
+def attached_to_each(encodings: list[Encoding], settings: Settings) -> dict[Encoding, OpenHost]:
+    """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
+    hosts = {}
+    for encoding in encodings:
+        with torch.device("meta"):
+            model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
+        hosts[encoding] = open_host(attach(model, completed(open_host(model), encoding)))
+    return hosts
+
+
+def turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
+    """How many pairs turn, of how many, and the wavelength in tokens of each (None: it stands still).
+
+    Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.
+    """
+    spectra = [
+        encoding.for_layer(i, layer_type).spectrum(shape.head_dim)
+        for i, (layer_type, shape) in enumerate(zip(host.layer_types, host.shapes, strict=True))
+    ]
+    if all(s is None for s in spectra):
+        return {"pairs_turning": None, "pairs": None, "wavelengths": None}
+    counts = [0 if s is None else len(s.turning) for s in spectra]
+    widest = max((s for s in spectra if s is not None), key=lambda s: len(s.turning))
+    return {
+        "pairs_turning": counts[0] if len(set(counts)) == 1 else tuple(counts),
+        "pairs": max(shape.head_dim for shape in host.shapes) // 2,
+        "wavelengths": tuple(w if math.isfinite(w) else None for w in widest.wavelengths),
+    }
+
+
+def own_encoding(model: Any) -> str:
+    """What the model's own code does with positions, whatever is attached to it: what its weights were trained with."""
+    return str(stock_encoding(open_host(model), at_any_length=False).without_defaults())
