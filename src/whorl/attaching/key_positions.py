@@ -45,6 +45,7 @@ class KeptPositions:
         self.settled = False  # whether its positions are among the slots,
         self.given: dict[tuple[int, torch.device], torch.Tensor] = {}  # and what layers got, by their number of keys
         self.held: tuple[weakref.ref[Any], weakref.ref[Any]] | None = None  # a layer, and the keys that it then held
+        self.exchanged = False  # whether it holds others now
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPositions:
         twin = KeptPositions()
@@ -59,12 +60,11 @@ class KeptPositions:
     def believe(self, layer: Any) -> None:
         """The positions are those of the keys that the layer holds now."""
         keys = getattr(layer, "keys", None)
-        self.held = None if keys is None else (weakref.ref(layer), weakref.ref(keys))
+        self.held, self.exchanged = None if keys is None else (weakref.ref(layer), weakref.ref(keys)), False
 
     def check(self) -> None:
-        """Forgets the positions where other keys have been put into the layer, in an order that nobody knows."""
-        if self.held is not None and self.held[1]() is not getattr(self.held[0](), "keys", None):
-            self.slots, self.count, self.held = None, 0, None
+        """Notes whether other keys have been put into the layer, in an order that is not known."""
+        self.exchanged = self.held is not None and self.held[1]() is not getattr(self.held[0](), "keys", None)
 
     def keep(self, count: int) -> None:
         """The first slots alone."""
@@ -168,7 +168,7 @@ def key_positions(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -
 def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | None) -> None:
     """Puts the positions of this forward after those of the keys that are there already."""
     positions, start = call.positions, kept.start
-    known = kept.slots is not None and int(kept.count) == start
+    known = kept.slots is not None and int(kept.count) == start and not kept.exchanged
     if known and kept.slots is not None and kept.slots.shape[0] > 1 and positions.shape[0] not in (1, len(kept.slots)):
         known = False  # rows came or went past the cache's methods
     if start == 0:
@@ -267,7 +267,7 @@ def _counted(mask: torch.Tensor | HostMask | None, start: int, known: int, posit
     """The positions [batch or 1, start] of the keys before this call, where the mask proves them: every query at p sees
     p + 1 keys, all positions up to its own. Raises ValueError where it does not."""
     queries = positions.shape[1]
-    found = f"{start} keys of the cache came or went past whorl, which knows the positions of {known}"
+    found = f"{start} keys of the cache came, went or changed places past whorl, which knows the positions of {known}"
     if isinstance(mask, HostMask):
         padding = mask.how.get("attention_mask")
         if padding is None:
