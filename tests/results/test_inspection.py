@@ -62,6 +62,18 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         _ = again.entropy
 
 
+def test_it_is_shown_by_layer_and_in_a_notebook_by_the_head_of_its_report() -> None:
+    assert [line.split() for line in repr(FOUND).splitlines()] == [
+        ["layer", "turning", "departure", "at", "2x"], ["0", "2", "0.4"], ["1", "2"],
+    ]  # fmt: skip
+    frame = FOUND.to_frame()
+    assert frame["hope_cut"].tolist() == [1, 1]
+    assert frame["departure_1x"].tolist()[0] == 0.02
+    head = FOUND._repr_html_()
+    assert head.startswith("<h3>How runs/rope uses positions</h3>")
+    assert "<p>Logits leave the range of training in pair 1 of layer 0 first" in head
+
+
 def test_files_of_the_first_version_which_say_none_hold_the_same() -> None:
     assert "schema" not in SUMMARY
     now = FOUND.summary.to_json()

@@ -25,6 +25,10 @@ class Losses(Shown):
         return [{"encoding": name, "loss": value} for name, value in self.values]
 
 
+def head(result: Losses) -> str:
+    return f"<h3>{len(result.values)} losses</h3>"
+
+
 LOSSES = Losses((("<rope>", 2.5), ("hope", 12.25)))
 
 
@@ -34,7 +38,7 @@ def test_its_repr_is_a_short_table() -> None:
 
 def test_a_notebook_shows_the_head_of_its_report_or_else_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LOSSES._repr_html_().startswith("<pre>encoding   loss\n&lt;rope&gt;")
-    monkeypatch.setitem(showing.HEADS, Losses, lambda result: f"<h3>{len(result.values)} losses</h3>")
+    monkeypatch.setitem(showing.HEADS, "Losses", f"{__name__}:head")
     assert LOSSES._repr_html_() == "<h3>2 losses</h3>"
 
 

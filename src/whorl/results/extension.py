@@ -172,7 +172,8 @@ class Conversion(Result, Shown):
             (name, *("out of reach" if loss is None else f"{loss:.3f}" for loss in losses.values()))
             for name, losses in self.measured().items()
         ]
-        return (f"{self.from_} to {self.to}, nats per token", *(f"{n:,} tokens" for n in self.before)), rows
+        to = self.to if len(self.to) <= 40 else f"{self.to[:37]}..."
+        return (f"to {to}, nats per token", *(f"{n:,} tokens" for n in self.before)), rows
 
     def records(self) -> list[dict[str, Any]]:
         return [

@@ -10,7 +10,7 @@ import difflib
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +20,7 @@ import numpy as np
 from whorl.checking import check_path
 from whorl.files import write_atomically
 from whorl.results.schema import Result
+from whorl.results.showing import Shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Protocol = Literal["text", "random"]
@@ -288,8 +289,8 @@ class Summary(Result):
     training: tuple[Snapshot, ...] = ()
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False, eq=False)
+class Inspection(Shown):
     """How a checkpoint uses positions. Arrays are float32, NaN where nothing was measured; None: not measured at all.
 
     `summary.absent` says why something is not there. Pairs are numbered from the fastest; distances are query
@@ -384,6 +385,36 @@ class Inspection:
         start, stop = (self.arrays[f"{axis}_{side}"].astype(float) for side in ("from", "to"))
         return start, stop
 
+    def records(self) -> list[dict[str, Any]]:
+        """A row per layer: its spectrum, what it does on the text and on random tokens, and how far it leaves its range
+        (departure_2x: at twice the training length)."""
+        found = self.summary
+        rows = {s.layer: {"model": self.name, **vars(s)} for s in found.spectrum.layers}
+        for protocol, u in (("text", found.u_shape.text), ("random", found.u_shape.random)):
+            for rise in u.layers if u is not None else ():
+                rows[rise.layer] |= {f"rise_{protocol}": rise.rise, f"rise_{protocol}_stderr": rise.stderr}
+        for first in found.first_token or ():
+            rows[first.layer] |= {"first_token_text": first.text, "first_token_random": first.random}
+        for layer, row in rows.items():
+            if found.heads is not None:
+                row["positional_heads"] = sum(head.layer == layer for head in found.heads)
+        if found.out_of_range is not None:
+            for left in found.out_of_range.layers:
+                at = zip(found.out_of_range.multiples, left.departure, strict=True)
+                rows[left.layer] |= {f"departure_{m}x": departure for m, departure in at}
+        return list(rows.values())
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """A row per layer, of what `records` has of it: its positional heads, rises and departures."""
+        columns = {
+            "layer": "layer", "turning": "turning", "positional_heads": "positional heads", "rise_text": "rise",
+            "rise_random": "on random tokens", "first_token_text": "first token", "departure_2x": "departure at 2x",
+        }  # fmt: skip
+        records = self.records()
+        shown = [key for key in columns if any(row.get(key) is not None for row in records)]
+        cells = [[_short(row.get(key)) for key in shown] for row in records]
+        return [columns[key] for key in shown], cells
+
     def save(self, folder: str | Path) -> None:
         """Writes inspection.json and inspection.npz, each whole or not at all."""
         folder = Path(folder)
@@ -409,3 +440,7 @@ class Inspection:
                 return cls(summary, dict(arrays))
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{folder / 'inspection.npz'} is damaged ({error}); inspect again") from error
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-HEADS: dict[type, Callable[[Any], str]] = {}
-"""By kind of result, the head of its report as HTML. The reports, which know the kinds, put theirs in."""
+from whorl.registry import look_up
+
+HEADS = {
+    "Comparison": "whorl.reports.comparison:head",
+    "Inspection": "whorl.reports.inspection:head",
+}
+"""By kind of result, what makes the head of its report, as HTML."""
 
 
 class Shown:
@@ -26,8 +31,11 @@ class Shown:
         return text_table(*self.table())
 
     def _repr_html_(self) -> str:
-        head = HEADS.get(type(self))
-        return head(self) if head is not None else f"<pre>{escape(repr(self))}</pre>"
+        kind = type(self).__name__
+        if kind not in HEADS:
+            return f"<pre>{escape(repr(self))}</pre>"
+        head: str = look_up("result", kind, HEADS, "")(self)
+        return head
 
     def to_frame(self) -> Any:
         """The numbers as a pandas DataFrame. Raises ValueError where pandas is not installed."""

@@ -31,7 +31,6 @@ from whorl.reports.formatting import (
     ratio,
     with_spread,
 )
-from whorl.results import showing
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.results.schema import as_json
@@ -224,4 +223,6 @@ def _footer(c: Comparison) -> str:
     return f"Written by whorl {c.whorl}, from results.json beside this report."
 
 
-showing.HEADS[Comparison] = lambda results: html.head(build(results, {}))
+def head(results: Comparison) -> str:
+    """The head of the report, for a notebook."""
+    return html.head(build(results, {}))

@@ -31,7 +31,7 @@ from whorl.reports.inspection.telling import Charts, Finding
 from whorl.results.inspection import Inspection
 from whorl.results.schema import as_json
 
-__all__ = ["all_charts", "build", "differences", "findings", "write"]
+__all__ = ["all_charts", "build", "differences", "findings", "head", "write"]
 
 
 class Section(Protocol):
@@ -106,6 +106,13 @@ def build(results: Sequence[Inspection]) -> Document:
 def all_charts(models: Models) -> dict[str, Chart]:
     """Every chart that the results are enough for, by name."""
     return {chart.name: chart for section in SECTIONS for chart in section.charts(models) if chart is not None}
+
+
+def head(result: Inspection) -> str:
+    """The head of one model's report, for a notebook."""
+    models = _named([result])
+    told = [Paragraph(found.text) for found in findings(result)]
+    return html.head(Document(_title(models), _subtitle(models), _facts(models), told, _footer(models)))
 
 
 def _named(results: Sequence[Inspection]) -> list[Inspection]:
