@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import whorl
+from ..adding import Copy
 
 FILE = '''
 """Reversing: a random segment, then the segment backwards. Version 1."""
@@ -38,27 +34,18 @@ class Reverse(Generated):
     def _facts(self):
         return {"symbols": SYMBOLS}
 '''
-LINE = '    "reverse": "whorl.tasks.reverse:Reverse",\n'
 OPTIONS = "--train-length=16 --lengths=1x,2x --tokens=64 --batch-size=4 --windows=4 --precision=fp32"
 
 
 def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
-    package = tmp_path / "src" / "whorl"
-    shutil.copytree(Path(whorl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "tasks" / "reverse.py").write_text(FILE.lstrip())
-    registry = package / "tasks" / "__init__.py"
-    last = '    "recall": "whorl.tasks.recall:Recall",\n'
-    assert last in registry.read_text()
-    registry.write_text(registry.read_text().replace(last, last + LINE))
-
-    command = [sys.executable, "-m", "whorl", "compare", "rope", "alibi", "--task=reverse", *OPTIONS.split()]
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "token accuracy, by length" in done.stdout
+    copy = Copy(tmp_path)
+    copy.add_file("tasks/reverse.py", FILE)
+    copy.add_line("tasks/__init__.py", "TASKS", '"reverse": "whorl.tasks.reverse:Reverse",')
+    said = copy.run("-m", "whorl", "compare", "rope", "alibi", "--task=reverse", *OPTIONS.split())
+    assert "token accuracy, by length" in said
     folder = tmp_path / "runs" / "compare"
     report = (folder / "report.md").read_text()
-    for said in (
+    for line in (
         "Reversing a segment, trained at 16 tokens, evaluated at up to 32.",
         "## Findings",
         "No encoding learnt the reverse task in range (at least 95 % of the tokens right",
@@ -68,5 +55,5 @@ def test_a_task_is_one_file_and_one_line(tmp_path: Path) -> None:
         "Exact match by length in tokens",
         "Reverse is a synthetic task",
     ):
-        assert said in report, said
+        assert line in report, line
     assert (folder / "figures" / "reverse.png").stat().st_size > 1000
