@@ -215,6 +215,20 @@ def test_a_model_with_adapters_of_its_own_says_so() -> None:
     assert compat.only_adapters_are_saved(model), "transformers marks a model with adapters by another name now"
 
 
+def test_an_adapters_config_is_written_as_it_is_told_and_read_by_its_task(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    words = "a sentence of ours"
+    compat.write_adapter_as(config, lambda self: {**type(self).to_dict(self), "task_type": words})
+    config.save_pretrained(tmp_path)
+    assert words in (tmp_path / "adapter_config.json").read_text(), "PEFT writes configs by another method than to_dict"
+    with pytest.raises(ValueError, match=words):  # if not, PEFT reads adapters of task types that it does not know
+        peft.PeftConfig.from_pretrained(tmp_path)
+    compat.write_adapter_as(config, None)
+    config.save_pretrained(tmp_path)
+    assert peft.PeftConfig.from_pretrained(tmp_path).task_type == "CAUSAL_LM"
+
+
 def test_a_config_writes_what_to_diff_dict_gives(tmp_path: Path) -> None:
     config = tiny_model("llama").config
     compat.add_to_written(config, {"canary": {"sings": True}})

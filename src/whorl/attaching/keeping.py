@@ -14,7 +14,6 @@ an adapter   PEFT asks for the state dict too, before it writes the adapter's co
 from __future__ import annotations
 
 import json
-import types
 import warnings
 from typing import Any
 
@@ -77,15 +76,16 @@ def mark_adapters(model: Any, attachment: Any) -> None:
     for config in _adapters(model):
         config.__dict__["whorl_lost"] = lost
         if attachment.stock_directory:
-            config.__dict__.pop("to_dict", None)
+            compat.write_adapter_as(config, None)
         else:
-            config.__dict__["to_dict"] = types.MethodType(_adapter_to_dict, config)
+            compat.write_adapter_as(config, _adapter_to_dict)
             config.__dict__["whorl_record"] = record_of(attachment.encoding)
 
 
 def unmark_adapters(model: Any) -> None:
     for config in _adapters(model):
-        for name in ("to_dict", "whorl_record", "whorl_lost"):
+        compat.write_adapter_as(config, None)
+        for name in ("whorl_record", "whorl_lost"):
             config.__dict__.pop(name, None)
 
 

@@ -170,6 +170,16 @@ def only_adapters_are_saved(model: Any) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
+def write_adapter_as(config: Any, to_dict: Callable[[Any], dict[str, Any]] | None) -> None:
+    """Has PEFT write this one config of an adapter as a function of it says; None: as its class does.
+
+    Leans on: it is written as its `to_dict` gives it, and one with a task type that PEFT does not know is not read.
+    """
+    config.__dict__.pop("to_dict", None)
+    if to_dict is not None:
+        config.__dict__["to_dict"] = types.MethodType(to_dict, config)
+
+
 def add_to_written(config: Any, entries: dict[str, Any]) -> None:
     """Adds entries to what this one config writes: set as attributes, stock code would drop or check some of them.
 
