@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from whorl.results.comparison import Comparison
+from whorl.results.training import Step
 
 read = Comparison.from_json
 LENGTHS = (128, 256, 512, 1024, 2048)
@@ -107,15 +108,10 @@ def copying(**accuracies: dict[int, float]) -> dict[str, Any]:
     return results(trials, task="copy", data={"task": "copy", "version": 1, "vocab_size": 67})
 
 
-def curves(data: dict[str, Any], steps: int = 60) -> dict[str, list[dict[str, Any]]]:
+def curves(data: dict[str, Any], steps: int = 60) -> dict[str, list[Step]]:
     return {
         t["id"]: [
-            {
-                "step": i,
-                "tokens": 4096 * i,
-                "loss": 3 + 4 * math.exp(-i / 12) + 0.2 * math.sin(i * 1.7) + 0.05 * k,
-                "learning_rate": 4e-3,
-            }
+            Step(i, 4096 * i, 3 + 4 * math.exp(-i / 12) + 0.2 * math.sin(i * 1.7) + 0.05 * k, 4e-3)
             for i in range(1, steps)
         ]
         for k, t in enumerate(data["trials"])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from whorl.reports.comparison import build, write
 from whorl.reports.comparison.charts import by_length, pairs_turning, training_curves
 from whorl.reports.formatting import compact, multiple, number, with_spread
 from whorl.reports.png import spread_out
+from whorl.results.training import Step
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -124,7 +126,7 @@ def test_values_that_are_not_numbers_show_as_such_and_leave_valid_json(tmp_path:
     lost = samples.trial("kerple", 0, {"perplexity": [{**row, "tail": bad, "mean": bad} for row in rows]})
     data = samples.results([trial, lost])
     curves = samples.curves(data)
-    curves["alibi-0"][30]["loss"] = bad  # type: ignore[assignment]
+    curves["alibi-0"][30] = replace(curves["alibi-0"][30], loss=math.nan if bad is None else bad)
     write(samples.read(data), tmp_path, curves)
     shown = "diverged | diverged | diverged | diverged"  # null, too: it is what results.json has for NaN
     assert f"| alibi | – | 17.0 | {shown} |" in (tmp_path / "report.md").read_text("utf-8")
@@ -201,8 +203,8 @@ def test_pairs_keep_their_place_and_layers_their_own() -> None:
 
 def test_training_curves_are_smoothed_over_tokens_and_keep_their_level() -> None:
     data = samples.language((0, 1))
-    rows = [{"step": i, "tokens": 100 * i, "loss": 3.0 + (-1) ** i, "learning_rate": 1.0} for i in range(1, 1001)]
-    chart = training_curves(samples.read(data), {"rope-0": rows, "rope-1": rows, "hope-0": rows[:1]})
+    points = [Step(i, 100 * i, 3.0 + (-1) ** i, 1.0) for i in range(1, 1001)]
+    chart = training_curves(samples.read(data), {"rope-0": points, "rope-1": points, "hope-0": points[:1]})
     assert chart is not None
     grid, (line,) = drawn(chart)
     assert (line.name, len(line.thin)) == ("rope", 2)

@@ -36,6 +36,7 @@ from whorl.randomness import put_back
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
 from whorl.results.schema import damaged
+from whorl.results.training import Step, TrainingRecord
 from whorl.results.trial import FinishedTrial, Machine, Row
 from whorl.tasks.base import Task
 from whorl.training.attention import for_evaluation
@@ -262,13 +263,13 @@ def _result(folder: Path, trial: Planned) -> FinishedTrial | None:
     return read_result(path) if path.exists() else None
 
 
-def _curve(path: Path) -> list[dict[str, float]]:
+def _curve(path: Path) -> tuple[Step, ...]:
     """A finished trial's learning curve; none, and a warning, where its file is gone or damaged."""
     try:
-        return list(read_json(path)["curve"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return TrainingRecord.read(path).curve
+    except (OSError, ValueError) as error:
         log.warning("the learning curve of %s is left out of the report: %s", path.parent.name, error)
-        return []
+        return ()
 
 
 def _read(path: Path) -> Any:

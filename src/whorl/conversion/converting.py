@@ -25,7 +25,8 @@ from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.hosts import open_host
 from whorl.randomness import put_back
-from whorl.results.extension import Conversion, Losses, Step, Within
+from whorl.results.extension import Conversion, Losses, Within
+from whorl.results.training import Step
 from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
 from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training
@@ -199,7 +200,7 @@ def train_on(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     release(trainer, model)
-    return tuple(Step(**point) for point in training_record(trainer.state.log_history, recipe, 1.0)["curve"])
+    return training_record(trainer.state.log_history, recipe, 1.0).curve
 
 
 def _within(model: Any, was: Encoding, target: Encoding, train_length: int) -> Within | None:

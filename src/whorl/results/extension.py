@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from whorl.results.schema import Result
 from whorl.results.showing import Shown
+from whorl.results.training import Step
 
 EXTENSION, CONVERSION = "extension.json", "conversion.json"
 
@@ -106,16 +107,6 @@ class Within:
 
     layers: tuple[int, ...]
     leave: str | None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A point of a learning curve."""
-
-    step: int
-    tokens: int
-    loss: float
-    learning_rate: float
 
 
 Losses = dict[int, float | None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from whorl.results.schema import REST, Result
+from whorl.results.training import Training
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,6 @@ class Row:
     samples: tuple[float, ...] = ()
     stderr: float | None = None
     unreachable: str | None = None
-
-
-@dataclass(frozen=True)
-class Training:
-    """`loss`: nats per token, the mean over the last twentieth of the steps. `diverged`: the step at which it stopped
-    to be finite, and the training with it."""
-
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    loss: float
-    diverged: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,8 @@ from safetensors.torch import save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from whorl.attaching.loading import load_weights
-from whorl.files import read_json, write_json
 from whorl.hosts.transformers import compat
-from whorl.results.schema import parsed
-from whorl.results.trial import Training
+from whorl.results.training import Step, Training, TrainingRecord
 from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
 from whorl.training.recipe import Recipe
 
@@ -119,7 +118,7 @@ def train(
         if state.is_main_process:  # a kill may have come between the record and their removal
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         load_weights(model, weights)
-        return parsed(Training, record, str(record_path))
+        return record.training()
     if state.is_main_process:
         discard_damaged(folder / "checkpoints")
     state.wait_for_everyone()
@@ -140,20 +139,19 @@ def train(
         log.warning("%s diverged: its loss is %s at step %d", folder.name, watch.loss, watch.diverged)
     if trainer.is_world_process_zero():
         save_whole(model, weights)
-        write_json(record_path, {**record, "weights": contents(weights)})
+        replace(record, weights=contents(weights)).write(record_path)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     release(trainer, model)
-    return parsed(Training, record, str(record_path))
+    return record.training()
 
 
-def _finished(record_path: Path, weights: Path) -> dict[str, Any] | None:
+def _finished(record_path: Path, weights: Path) -> TrainingRecord | None:
     """The record of a training that is over and whose weights are whole; None where there is none."""
     if not (record_path.exists() and weights.exists()):
         return None
-    record = read_json(record_path)
-    written = record.pop("weights", None)  # earlier versions did not say
-    if written is not None and written != contents(weights):
+    record = TrainingRecord.read(record_path)
+    if record.weights is not None and record.weights != contents(weights):
         log.warning("%s is not what was written there; the trial is trained anew", weights)
         return None
     return record
@@ -207,26 +205,22 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
 
 def training_record(
     history: list[dict[str, float]], recipe: Recipe, seconds: float, diverged: int | None = None
-) -> dict[str, Any]:
-    """What a `results.trial.Training` has, and the learning curve, from the Trainer's log history (which survives a
-    resume): "curve" is a list of {"step", "tokens", "loss", "learning_rate"}."""
+) -> TrainingRecord:
+    """The learning curve and its summary, from the Trainer's log history (which survives a resume)."""
     per_step = recipe.batch_size * recipe.train_length
-    curve = [
-        {"step": e["step"], "tokens": e["step"] * per_step, "loss": e["loss"], "learning_rate": e["learning_rate"]}
-        for e in history
-        if "loss" in e
-    ]
+    points = (e for e in history if "loss" in e)
+    curve = tuple(Step(int(e["step"]), int(e["step"]) * per_step, e["loss"], e["learning_rate"]) for e in points)
     steps = recipe.steps if diverged is None else diverged
-    last = [p["loss"] for p in curve if p["step"] > 0.95 * steps] or [float("nan")]
+    last = [point.loss for point in curve if point.step > 0.95 * steps] or [float("nan")]
     tokens = steps * per_step
-    return {
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "loss": sum(last) / len(last),
-        "curve": curve,
-        **({} if diverged is None else {"diverged": diverged}),
-    }
+    return TrainingRecord(
+        tokens=tokens,
+        seconds=round(seconds, 2),
+        tokens_per_second=round(tokens / seconds, 1),
+        loss=sum(last) / len(last),
+        curve=curve,
+        diverged=diverged,
+    )
 
 
 def _can_compile() -> bool:

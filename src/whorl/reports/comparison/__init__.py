@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from whorl.files import write_atomically
 from whorl.reports import html, markdown
@@ -34,17 +33,16 @@ from whorl.reports.formatting import (
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.results.schema import as_json
+from whorl.results.training import Step
 from whorl.results.trial import Trial
 from whorl.tasks import get, of_evaluation
 
 
-def write(
-    results: Comparison, out: Path, training_curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
-) -> list[Path]:
+def write(results: Comparison, out: Path, training_curves: Mapping[str, Sequence[Step]] | None = None) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
 
     Trials may be missing (the report then says that it is partial), a length may be unreachable, and a value may be not
-    finite. training_curves: trial id -> rows with `tokens` seen and `loss` in nats per token.
+    finite. training_curves: by trial id.
     """
     from whorl.reports.png import png
 
@@ -56,7 +54,7 @@ def write(
     return written
 
 
-def build(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Document:
+def build(c: Comparison, curves: Mapping[str, Sequence[Step]]) -> Document:
     """The document: findings first, then figures and tables of each evaluation, then how it was made."""
     blocks: list[Block] = []
     if (notice := partial_notice(c)) is not None:
@@ -151,7 +149,7 @@ def _how_they_turn(c: Comparison) -> list[Block]:
     return [] if chart is None else [Heading("Pairs"), Figure(chart)]
 
 
-def _training(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Block]:
+def _training(c: Comparison, curves: Mapping[str, Sequence[Step]]) -> list[Block]:
     if not c.encodings:
         return []
     chart = charts.training_curves(c, curves)

@@ -25,6 +25,7 @@ from whorl.reports.formatting import compact, multiple, number, percent, ratio, 
 from whorl.reports.strips import pair_of, strip_chart
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.results.training import Step
 from whorl.tasks import of_evaluation
 
 CURVE_POINTS = 160
@@ -47,10 +48,10 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     )
 
 
-def training_curves(c: Comparison, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> CurveChart | None:
+def training_curves(c: Comparison, curves: Mapping[str, Sequence[Step]]) -> CurveChart | None:
     """Smoothed training loss against tokens: a line per encoding, its seeds as thin lines."""
     runs = {
-        e.name: found for e in c.encodings if (found := [r for t in e.trials if (r := _smoothed(curves.get(t.id)))])
+        e.name: found for e in c.encodings if (found := [r for t in e.trials if (r := _smoothed(curves.get(t.id, ())))])
     }
     if not runs:
         return None
@@ -168,9 +169,9 @@ def _curve(e: Encoding, runs: Sequence[tuple[np.ndarray, np.ndarray]], places: n
     return Curve(e.name, e.index, tuple(y), thin=thin, rows=tuple(rows))
 
 
-def _smoothed(rows: Sequence[Mapping[str, Any]] | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """(tokens, loss) of the finite rows, by a centred mean whose window is cut at both ends alike."""
-    kept = [(float(r["tokens"]), y) for r in rows or () if (y := finite(r.get("loss"))) is not None]
+def _smoothed(points: Sequence[Step]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(tokens, loss) of the finite points, by a centred mean whose window is cut at both ends alike."""
+    kept = [(float(point.tokens), point.loss) for point in points if math.isfinite(point.loss)]
     if len(kept) < 2:
         return None
     tokens, loss = np.array(sorted(kept)).T
