@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,15 +42,30 @@ def doctor(
 
     Reads JSON and safetensors alone: no pickle is opened, no code of the directory is run. Nothing is written.
     """
+    from whorl.diagnosis import CHECKS
     from whorl.diagnosis import doctor as examine
 
-    found = examine(model, text_ids=None if text is None else _ids(model, text), length=length)
+    ids = None if text is None else _ids(model, text)
+    with _progress(len(CHECKS)) as advance:
+        found = examine(model, text_ids=ids, length=length, advance=advance)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         _show(found)
     if not found.healthy:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(checks: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, with the check that is asked, gone when all are; nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    terminal = console(stderr=True)
+    columns = (TextColumn("{task.description:44}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+        task = bars.add_task("", total=checks, completed=-1)
+        yield lambda title: bars.update(task, description=title, advance=1)
 
 
 def _ids(model: str, text: str) -> object:

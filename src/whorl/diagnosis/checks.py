@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whorl.attaching import attached, detach
 from whorl.checking import check_numbers
 from whorl.diagnosis import agreement, angles, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import open_host, unwrapped
-from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, Diagnosis, Finding
+from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,13 @@ CHECKS = (
 )
 
 
-def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = None) -> Diagnosis:
+def doctor(
+    model_or_path: Any,
+    *,
+    text_ids: Any = None,
+    length: int | None = None,
+    advance: Callable[[str], None] = lambda check: None,
+) -> Diagnosis:
     """Looks for what goes wrong with positions without an error, and measures it.
 
     model_or_path: a model object, which is left as it was; or a directory (or hub name, or a trial's folder of
@@ -216,6 +223,10 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     text_ids: token ids [tokens] or [windows, tokens] of a text that the model should read well. Without it, a directory
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
+    advance: is told the title of each check before it is asked.
+
+    A directory whose encoding is also said in stock terms has two readers. What cannot be asked of whorl's reading is
+    asked of the stock one, and so is whether the settings prepare for the length.
 
     cos and sin are taken from the model as it runs, in its own dtype and autocast. Where two ways to the same outputs
     are compared, models in half precision are run in a float32 copy, and all against one in float64, where memory
@@ -252,9 +263,39 @@ def doctor(model_or_path: Any, *, text_ids: Any = None, length: int | None = Non
     training = inner.training
     inner.eval()
     try:
-        return Diagnosis(subject.name, tuple(_finding(check, subject) for check in CHECKS))
+        findings = []
+        for check in CHECKS:
+            advance(check.title)
+            findings.append(_finding(check, subject))
+        if isinstance(model_or_path, (str, Path)) and is_stock_too(inner):
+            findings = _asked_of_stock(inner, subject, findings)
+        return Diagnosis(subject.name, tuple(findings))
     finally:
         inner.train(training)
+
+
+def is_stock_too(model: Any) -> bool:
+    """Whether an encoding is attached that the model's directory also says in stock terms."""
+    attachment = attached(model)
+    return attachment is not None and attachment.stock_directory
+
+
+def _asked_of_stock(model: Any, subject: Subject, findings: list[Finding]) -> list[Finding]:
+    """The findings, with those of the stock reading where whorl's does not apply, or leaves its settings out.
+
+    The encoding is taken off the model, which is then what stock transformers load.
+    """
+    detach(model)
+    stock = replace(subject, host=open_host(model))
+    both = []
+    for check, own in zip(CHECKS, findings, strict=True):
+        if own.status == NOT_APPLICABLE or check.ask is settings.length:
+            other = _finding(check, stock)
+            answers = other.status not in (NOT_APPLICABLE, NOT_ASKED)
+            if own.status == NOT_APPLICABLE or other.status in (WARN, FAIL):
+                own = replace(other, measured=f"as stock reads it: {other.measured}" if answers else other.measured)
+        both.append(own)
+    return both
 
 
 def _of_this_model(ids: torch.Tensor, model: Any) -> bool:
