@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(implementations, "rows", {"new": Row(name, None), **implementations.rows})
         monkeypatch.setattr(implementations, "names", (*implementations.names, "new"))
         monkeypatch.setattr(implementations, "tried_on", {})
+        monkeypatch.setitem(implementations, "new", importlib.import_module(name))
 
 
 def test_a_new_rotation_is_a_file_and_a_line(new: None) -> None:

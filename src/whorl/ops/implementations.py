@@ -10,7 +10,6 @@ run(problem, ...)  does it. A rotation is given tensors beside the problem (tens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -22,16 +21,19 @@ class Row(NamedTuple):
     device: str | None  # the kind of device on which "auto" takes it; None for any. By name it runs wherever it can
 
 
-class Implementations:
-    """The implementations of one operation, in the order in which "auto" tries them; then comes the reference."""
+class Implementations(dict[str, Any]):
+    """The modules of one operation by name, imported when first asked for; in the order in which "auto" tries them.
+
+    Then comes the reference, which always can and stands in no row.
+    """
 
     def __init__(self, rows: Mapping[str, Row]) -> None:
         self.rows = rows
         self.names = ("auto", "reference", *rows)
-        self.tried_on: dict[str, list[tuple[str, Any]]] = {}  # names and modules that "auto" tries on a kind of device
+        self.tried_on: dict[str, list[tuple[str, Any]]] = {}  # what "auto" tries, by kind of device
 
-    def __getitem__(self, name: str) -> Any:
-        return _module(self.rows[name].module)
+    def __missing__(self, name: str) -> Any:
+        return self.setdefault(name, import_module(self.rows[name].module))
 
     def _try_on(self, device: str) -> list[tuple[str, Any]]:
         tried = [(name, self[name]) for name, row in self.rows.items() if row.device in (None, device)]
@@ -58,8 +60,6 @@ class Implementations:
         if asked not in self.names:
             raise ValueError(f"impl must be one of {', '.join(self.names)}, got {asked!r}{where}")
 
-
-_module = cache(import_module)
 
 ROTATIONS = Implementations(
     {

@@ -77,7 +77,13 @@ def rotate(
         turned = [reference.rotate_one(x, *tables, layout=layout, heads_dim=heads_dim) for x in tensors]
         if inplace:
             turned = [x.copy_(y) for x, y in zip(tensors, turned, strict=True)]
-    elif eager and not differentiable and problem.ready and not _negative(q, k, cos, sin):
+    elif (
+        eager
+        and not differentiable
+        and problem.ready
+        # a view may say minus: what lies in memory is not its numbers
+        and not (q.is_neg() or cos.is_neg() or sin.is_neg() or (k is not None and k.is_neg()))
+    ):
         turned = run(impl, problem, tensors, cos, sin)
     else:
         how = How(first, width, layout, heads_dim, 1, impl)
@@ -153,14 +159,6 @@ def _check(problem: RotationProblem) -> None:
         raise ValueError(
             f"q and k must agree in batch, head dim and dtype, got {tuple(q[0])} {q[2]} and {tuple(k[0])} {k[2]}"
         )
-
-
-def _negative(*tensors: torch.Tensor | None) -> bool:
-    """Whether a view says minus: what lies in memory is not its numbers."""
-    for x in tensors:  # noqa: SIM110 (half of the time of any() and a generator)
-        if x is not None and x.is_neg():
-            return True
-    return False
 
 
 def _share(q: torch.Tensor, k: torch.Tensor, spans: tuple[int, ...]) -> bool:

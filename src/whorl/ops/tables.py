@@ -45,7 +45,7 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
         raise ValueError(f"{wanted} is wanted, got {shown(given)}")
     if positions.dim() == 1:
         positions = positions[None]
-    axes = _axes_of(spectrum, positions)
+    axes = None if positions.dim() == 2 and not spectrum.axes else _axes_of(spectrum, positions)
     turning = spectrum.turning
     first, last = (turning[0], turning[-1] + 1) if turning else (0, 0)
     if spectrum.amplitude != 1.0:
