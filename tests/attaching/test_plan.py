@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 import whorl
 from tests.contract import TOKENS, difference
 from whorl.attaching import seams_of
+from whorl.attaching.plan import layer_plan
 from whorl.attaching.seams import Attachment
-from whorl.encodings import Encoding, Shape
+from whorl.encodings import Encoding, Shape, parse
 from whorl.encodings.effects import Effect
-from whorl.hosts import ENCODERS, FAMILIES
+from whorl.hosts import ENCODERS, FAMILIES, open_host
 from whorl.testing import logits_and_budget, tiny_model
 
 from .by_length import DYNAMIC, LENGTH, LONGROPE
@@ -185,6 +186,14 @@ def test_a_spectrum_of_several_axes_is_refused_where_positions_have_one(encoding
     tokens = torch.arange(9)[None]
     first = whorl.attach(model, "frequencies:values=1@0.5@0.25,axes=0@0@0")(tokens).logits
     assert torch.equal(whorl.attach(model, "frequencies:values=1@0.5@0.25")(tokens).logits, first)
+
+
+def test_a_host_whose_positions_have_axes_takes_a_spectrum_of_so_many() -> None:
+    host = replace(open_host(tiny_model("llama")), axes=2)
+    plan = layer_plan(host, parse("frequencies:values=1@0.5,axes=0@1+window:size=8"))
+    assert {seam.spectrum.axes for seam in plan.layers} == {(0, 1)}
+    with pytest.raises(ValueError, match="pairs by 3 axes of a position, and a position in LlamaForCausalLM has 2"):
+        layer_plan(host, parse("frequencies:values=1@0.5,axes=0@2"))
 
 
 @dataclass(frozen=True)

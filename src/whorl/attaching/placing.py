@@ -24,11 +24,11 @@ from whorl.attaching.records import NAMED
 from whorl.attaching.saving import save_pretrained
 from whorl.attaching.seams import INTERFACE, Attachment
 from whorl.encodings import Encoding
-from whorl.hosts import OpenHost
+from whorl.hosts import Host
 from whorl.hosts.transformers import compat
 
 
-def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
+def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     """Carries out a plan. Raises ValueError for a model that does not let its attention be set."""
     model, base = host.model, host.base
     attention_was = None
@@ -65,7 +65,7 @@ def put_on(host: OpenHost, encoding: Encoding, plan: Plan) -> None:
         model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
 
 
-def take_off(host: OpenHost, attachment: Attachment) -> None:
+def take_off(host: Host, attachment: Attachment) -> None:
     """Undoes `put_on`: the host's outputs are bit for bit what they were."""
     for module in _replaced(host):
         _restore_forward(module)
@@ -86,7 +86,7 @@ def take_off(host: OpenHost, attachment: Attachment) -> None:
     forget_compiled()
 
 
-def _saved(host: OpenHost) -> list[Any]:
+def _saved(host: Host) -> list[Any]:
     """The model and its base, either of which may be saved by itself."""
     return [m for m in (host.model, host.base) if hasattr(m, "save_pretrained")]
 
@@ -95,7 +95,7 @@ def _saved(host: OpenHost) -> list[Any]:
 # they go on working, whichever came first.
 
 
-def _replaced(host: OpenHost) -> list[nn.Module]:
+def _replaced(host: Host) -> list[nn.Module]:
     return [m for m in (*host.attentions, host.rotary, host.position_table) if m is not None]
 
 
@@ -111,7 +111,7 @@ def _restore_forward(module: nn.Module) -> None:
         module.__dict__[slot] = types.MethodType(type(module).forward, module)
 
 
-def refuse_foreign_forwards(host: OpenHost) -> None:
+def refuse_foreign_forwards(host: Host) -> None:
     """Raises ValueError where other code has replaced a forward that `put_on` and `take_off` would lose."""
     for module in _replaced(host):
         forward = module.__dict__.get(compat.forward_slot(module))

@@ -15,7 +15,7 @@ from whorl.attaching.turns import rebound
 from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scaled, Spectrum
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
-from whorl.hosts import OpenHost
+from whorl.hosts import Host
 from whorl.hosts.transformers import compat
 
 
@@ -39,7 +39,7 @@ class Placed:
     biases: list[nn.Module] = field(default_factory=list)
     add: nn.Module | None = None
 
-    def place(self, effect: Effect, part: Encoding, host: OpenHost) -> None:
+    def place(self, effect: Effect, part: Encoding, host: Host) -> None:
         """Takes in an effect of `part`. Raises ValueError where the host has no place for it."""
         match effect:
             case Rotate():
@@ -57,7 +57,7 @@ class Placed:
                 )
 
 
-def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
+def layer_plan(host: Host, encoding: Encoding) -> Plan:
     """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
     by_type: dict[str | None, list[Spectrum]] = {}
     seams: list[LayerSeam] = []
@@ -106,7 +106,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
                 in_interface=False,
                 impl="auto",
                 attention="auto",
-                forward=None if rotation is None else rebound(attention, host.family.rotate, rotation),
+                forward=None if rotation is None else rebound(attention, rotation),
             )
         )
     if isinstance(add, PositionTable) and host.position_table is not None:
@@ -122,7 +122,7 @@ def layer_plan(host: OpenHost, encoding: Encoding) -> Plan:
     return Plan(by_type, seams, add, modules, needs_interface)
 
 
-def _check_axes(spectrum: Spectrum, part: Encoding, host: OpenHost) -> None:
+def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     """Raises ValueError where this host's positions lack an axis that a pair goes by."""
     if spectrum.number_of_axes > host.axes:
         raise ValueError(
@@ -131,7 +131,7 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: OpenHost) -> None:
         )
 
 
-def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:
+def _window_is_the_hosts(host: Host, index: int, window: Window) -> bool:
     """Whether the host hides these keys already. Raises ValueError for a window that is wider than its own."""
     own = host.windows[index]
     if own is not None and window.size > own:
@@ -143,7 +143,7 @@ def _window_is_the_hosts(host: OpenHost, index: int, window: Window) -> bool:
     return window.size == own
 
 
-def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
+def _check_by_length(host: Host, index: int, scaled: Scaled) -> None:
     """Raises ValueError where a layer cannot have a spectrum that depends on the length of the context."""
     shape, attention, name = host.shapes[index], host.attentions[index], type(host.model).__name__
     code: Any = type(attention)
@@ -158,7 +158,7 @@ def _check_by_length(host: OpenHost, index: int, scaled: Scaled) -> None:
             f"{scaled} depends on the length, so q and k must be turned in transformers' attention interface, which "
             f"{name} does not use; {fixed}"
         )
-    norms = () if host.rotary is None else _normalised_after(code, host.family.rotate)
+    norms = () if host.rotation is None else _normalised_after(code, host.rotation.name)
     modules = [m for name in norms if isinstance(m := getattr(attention, name, None), nn.Module)]
     # One without weights keeps its hands off the angles, and takes an amplitude away again.
     if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in modules):
@@ -175,7 +175,7 @@ def _normalised_after(attention: Any, rotate: str) -> tuple[str, ...]:
     return tuple(name for name in after if "norm" in name and not name.startswith("v"))
 
 
-def _check_shared_keys(host: OpenHost, seams: list[LayerSeam]) -> None:
+def _check_shared_keys(host: Host, seams: list[LayerSeam]) -> None:
     """A layer that reuses the keys of an earlier one (Gemma 4) must turn its queries as that one turned its keys."""
     keys: dict[str, int] = {}
     for index, (attention, layer_type) in enumerate(zip(host.attentions, host.layer_types, strict=True)):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from whorl.attaching.contexts import Contexts
-from whorl.hosts import OpenHost, Rotation
+from whorl.hosts import Host, Rotation
 from whorl.hosts.transformers import compat
 from whorl.ops import Tables, rotate
 
@@ -55,22 +55,22 @@ class LayerTables(NamedTuple):
 
 
 @cache
-def rebound(attention: Any, name: str, rotation: Rotation) -> Callable[..., Any]:
+def rebound(attention: Any, rotation: Rotation) -> Callable[..., Any]:
     """The class's `forward` with its rotation function replaced by whorl's; one function for all models of a class."""
-    return compat.with_global(attention, name, ROTATIONS[rotation.call, rotation.layout])
+    return compat.with_global(attention, rotation.name, ROTATIONS[rotation.call, rotation.layout])
 
 
-def watched(host: OpenHost, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
+def watched(host: Host, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
     """One layer's rebound forward that also reports that it turned; for a probe, never for use."""
     if host.rotation is None:
         return None
-    rotation = ROTATIONS[host.rotation.call, host.rotation.layout]
+    name, rotation = host.rotation.name, ROTATIONS[host.rotation.call, host.rotation.layout]
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         report(index)
         return rotation(*args, **kwargs)
 
-    return compat.with_global(type(host.attentions[index]), host.family.rotate, watched)
+    return compat.with_global(type(host.attentions[index]), name, watched)
 
 
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.

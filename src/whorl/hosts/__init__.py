@@ -1,12 +1,13 @@
-"""WHERE: how a model family is opened. `families` says where its seams are, as data; `opening` finds and reads them;
-`stating` reads what its config says of its own encoding; `closed` says why a model has none of them."""
+"""WHERE: how a model is opened. `protocol` is what every host answers. In `transformers`, `families` says where its
+families' seams are, as data; `opening` finds and reads them; `stating` reads what a config says of its own encoding;
+`closed` says why a model has none of them."""
 
+from whorl.hosts.protocol import Host, Rotation
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Family
 from whorl.hosts.transformers.opening import (
     KNOWN,
     OpenHost,
-    Rotation,
     bases_of,
     head_dim_of,
     open_host,
@@ -20,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "KNOWN",
     "Family",
+    "Host",
     "OpenHost",
     "Rotation",
     "bases_of",

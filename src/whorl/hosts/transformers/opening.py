@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from whorl.encodings import Shape
+from whorl.hosts.protocol import Host, Rotation
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
@@ -28,44 +29,11 @@ from whorl.hosts.transformers.rotary_module import stock_width
 KNOWN = "`whorl list` names the families that are known"
 
 
-@dataclass(frozen=True)
-class Rotation:
-    """How a family's rotation function is called and what it does, found by calling it.
+@dataclass(frozen=True, kw_only=True)
+class OpenHost(Host):
+    """A model of transformers. Everything `per layer` counts the layers that attend (not a hybrid's convolutions)."""
 
-    call     "pair": f(q, k, cos, sin, unsqueeze_dim); "single": f(x, cos, sin, unsqueeze_dim) for q and k in turn;
-             "complex": f(q, k, frequencies) with heads in dimension 2
-    layout   "half": channels i and i + width/2 turn together; "interleaved": 2i and 2i + 1
-    free     channels past the tables pass through, so any width up to the whole head may turn
-    """
-
-    call: str
-    layout: str
-    free: bool
-
-
-@dataclass(frozen=True)
-class OpenHost:
-    """A model with its seams found: the modules themselves, and what they let an encoding do.
-
-    Everything `per layer` counts the layers that attend (a hybrid's convolutions are left out).
-    """
-
-    model: Any
-    base: Any
     family: Family  # what its family's code calls things
-    known: bool  # a family of the list, under the contract tests
-    first_layer: nn.Module
-    attentions: tuple[nn.Module, ...]  # per layer
-    rotary: Any
-    rotation: Rotation | None
-    position_table: Any
-    shapes: tuple[Shape, ...]  # per layer; head_dim is the width that the host lets turn
-    layer_types: tuple[str, ...]  # per layer
-    windows: tuple[int | None, ...]  # per layer: the keys at distances below this are seen (the host's own window)
-    turns: tuple[bool, ...]  # per layer: whether the host turns q and k in it
-    typed: bool  # the rotary module computes tables by layer type
-    biases: str  # where biases go in: "interface" or "mask"
-    axes: int = 1  # of a position, as the host gives it to its layers: the tokens of a text stand in a row
 
     @property
     def table_rows(self) -> int | None:
@@ -337,4 +305,4 @@ def _rotation(name: str, attention: Any) -> Rotation:
         layout, narrow = "interleaved", [-2, 1, -4, 3, 5, 6, 7, 8]
     else:
         raise ValueError(f"{name} of {attention.__name__} pairs channels in no way that whorl knows: {turned}")
-    return Rotation(call, layout, free=quarter_turn(4) == narrow)
+    return Rotation(name, call, layout, free=quarter_turn(4) == narrow)
