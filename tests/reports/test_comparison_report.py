@@ -15,7 +15,9 @@ from whorl.reports import html
 from whorl.reports.axes import log_ticks
 from whorl.reports.chart import Curve, CurveChart, Grid
 from whorl.reports.comparison import build, write
-from whorl.reports.comparison.charts import by_length, pairs_turning, training_curves
+from whorl.reports.comparison.by_length import by_length
+from whorl.reports.comparison.pairs import pairs_turning
+from whorl.reports.comparison.training import training_curves
 from whorl.reports.formatting import compact, multiple, number, with_spread
 from whorl.reports.png import spread_out
 from whorl.results.training import Step

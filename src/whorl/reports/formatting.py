@@ -17,6 +17,11 @@ def _fixed(value: float, decimals: int) -> str:
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:,.{decimals}f}"
 
 
+def finite(value: float | None) -> float | None:
+    """None for what is not a number."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
 def number(value: float | None) -> str:
     if value is None:
         return DASH

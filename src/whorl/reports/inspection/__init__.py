@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from whorl.files import write_atomically
-from whorl.reports import html, markdown
+from whorl.reports import html, writing
 from whorl.reports.chart import Chart
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
 from whorl.reports.formatting import DASH, compact, duration, listing
@@ -81,14 +80,7 @@ def write(results: Sequence[Inspection], out: Path) -> list[Path]:
 
     results: one model's inspection, or two to be shown side by side. What was not measured says why in its place.
     """
-    from whorl.reports.png import png
-
-    document = build(results)
-    images = {name: image for chart in document.charts for name, image in png(chart).items()}
-    written = [write_atomically(out / "figures" / name, image) for name, image in images.items()]
-    written.append(write_atomically(out / "report.md", markdown.render(document)))
-    written.append(write_atomically(out / "report.html", html.render(document)))
-    return written
+    return writing.write(build(results), out)
 
 
 def build(results: Sequence[Inspection]) -> Document:

@@ -1,0 +1,169 @@
+"""An evaluation against length: its findings in words, its chart, and a table of each of its two metrics."""
+
+from collections.abc import Sequence
+
+from whorl.reports.axes import axis, percent_axis
+from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid, Rows
+from whorl.reports.comparison.levels import Level, level
+from whorl.reports.comparison.words import Findings, turning_in_words
+from whorl.reports.document import Block, Bullet, Bullets, Figure, Heading, Paragraph, Row, Table
+from whorl.reports.formatting import DASH, capital, finite, multiple, number, percent, ratio, with_spread
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks import of_evaluation
+
+
+def blocks(c: Comparison, kind: str, found: Findings) -> list[Block]:
+    task = of_evaluation(kind)
+    name = task.words().measure
+    chart = by_length(c, kind, f"{name} against length", _chart_caption(c, kind))
+    blocks: list[Block] = [Heading("Findings" if len(c.evaluations) == 1 else f"{name}: findings")]
+    blocks += [Paragraph(text, "lead") for text in found.lead]
+    blocks += [Paragraph(found.rule, "note")] if found.rule else []
+    blocks.append(Bullets([Bullet(text, encoding.name, encoding.index) for encoding, text in found.bullets]))
+    blocks += [Paragraph(found.reading, "note")] if found.reading else []
+    blocks += [Figure(chart)] if chart is not None else []
+    blocks += [_table(c, metric) for metric in task.measured()]
+    return blocks
+
+
+def _chart_caption(c: Comparison, kind: str) -> str:
+    task = of_evaluation(kind)
+    said = [task.words().caption.format(config=c.config)]
+    if len(c.seeds) > 1:
+        said.append("Bands are one standard deviation over seeds, thin lines single seeds.")
+    found = level(c, task.measured()[0], c.reference(kind))
+    return " ".join([*said, f"The dotted line is {found.meaning}."] if found is not None else said)
+
+
+def _table(c: Comparison, metric: Metric) -> Table:
+    """A row per encoding, a column per length: mean ± spread, and for perplexity the ratio to in-range."""
+    lengths, reference = c.lengths(metric.evaluation), c.reference(metric.evaluation)
+    spread = ", ± one standard deviation over seeds" if len(c.seeds) > 1 else ""
+    against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.share else ""
+    levels = [level(c, metric, n) for n in lengths]
+    return Table(
+        f"{capital(metric.label)} by length in tokens{spread}{against}.",
+        [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
+        [
+            Row(
+                [(e.name, ""), _turning(e), *(_value(e, metric, n, reference) for n in lengths)],
+                e.index,
+            )
+            for e in c.encodings
+        ]
+        + _levels_row(levels),
+    )
+
+
+def _levels_row(levels: Sequence[Level | None]) -> list[Row]:
+    """What a model has that has learnt nothing, where that is known."""
+    known = [one for one in levels if one is not None]
+    shown = [(DASH if one is None else one.shown, "") for one in levels]
+    return [Row([(known[0].name, ""), (DASH, ""), *shown])] if known else []
+
+
+def _turning(e: Encoding) -> tuple[str, str]:
+    """`11, 0 of 32` and, in small print, `layers in turn`."""
+    text, _, small = turning_in_words(e).partition(" (")
+    return text, small.removesuffix(")")
+
+
+def _value(e: Encoding, metric: Metric, length: int, reference: int | None) -> tuple[str, str]:
+    cell = e.cell(metric, length)
+    if cell is None:
+        return DASH, ""
+    if cell.unreachable:
+        return "cannot reach", ""
+    small = []
+    held = e.ratio(metric, length, reference) if length != reference and not metric.share else None
+    if held is not None and held.finite:
+        small.append(ratio(held.mean))
+    if cell.diverged and cell.finite:
+        small.append(f"{len(cell.diverged)} of {len(cell.values)} diverged")
+    return with_spread(cell.mean, cell.spread, metric.share), ", ".join(small)
+
+
+def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart | None:
+    """The two metrics of an evaluation against length; None when it has no finite value."""
+    lengths = c.lengths(kind)
+    views = [_view(c, metric, lengths) for metric in of_evaluation(kind).measured()]
+    found = tuple(view for view in views if view is not None)
+    if not found:
+        return None
+    ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in lengths)
+    x = Axis("length in tokens", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
+    shares = of_evaluation(kind).measured()[0].share  # two shares have one scale, two perplexities do not
+    return CurveChart(
+        *(kind, title, caption, (("length", x),), found), named=True, pictured=2 if shares else 1, overlaid=shares
+    )
+
+
+def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | None:
+    lines = tuple(_line(c, e, metric, lengths) for e in c.encodings)
+    values = [v for line in lines for row in (line.y, line.low, line.high, *line.thin) for v in row if v is not None]
+    if not values:
+        return None
+    nothing = level(c, metric, c.reference(metric.evaluation))
+    levels = () if nothing is None else ((nothing.value, f"{nothing.name}, {nothing.shown}"),)
+    values += [value for value, _ in levels]
+    y = (
+        percent_axis(metric.label)
+        if metric.share
+        else axis(f"{metric.label} (log scale, lower is better)", "log", values)
+    )
+    notes = tuple(f"{n:,} tokens, {multiple(n, c.train_length)}" for n in lengths)
+    grid = Grid(tuple(map(float, lengths)), notes)
+    marks = ((float(c.train_length), "training length"),)
+    panel = CurvePanel("", (grid,), (CurveFrame(0, lines),), marks)
+    return CurveView(metric.label, (y,), (panel,), levels, "left", markers=True)
+
+
+def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) -> Curve:
+    cells = [e.cell(metric, n) for n in lengths]
+    bands = [_band(cell, metric) for cell in cells]
+    spread = any(low is not None for low, _ in bands)
+    seeds = (tuple(None if cell is None else finite(cell.values.get(t.seed)) for cell in cells) for t in e.trials)
+    return Curve(
+        e.name,
+        e.index,
+        tuple(None if cell is None else finite(cell.mean) for cell in cells),
+        tuple(low for low, _ in bands) if spread else (),
+        tuple(high for _, high in bands) if spread else (),
+        tuple(seeds) if len(e.trials) > 1 else (),
+        tuple(() if cell is None else _rows(c, e, metric, cell) for cell in cells),
+        _note([cell for cell in cells if cell is not None], lengths),
+    )
+
+
+def _note(cells: Sequence[Cell], lengths: Sequence[int]) -> str:
+    """What to say beside the name of a line that does not reach every length."""
+    reached = [cell.length for cell in cells if cell.finite]
+    if not reached:
+        return "diverged" if any(cell.diverged for cell in cells) else "no value"
+    return "" if reached[-1] == lengths[-1] else f"to {reached[-1]:,}"
+
+
+def _band(cell: Cell | None, metric: Metric) -> tuple[float | None, float | None]:
+    """One standard deviation to both sides of the mean."""
+    mean, spread = (None, None) if cell is None else (finite(cell.mean), cell.spread)
+    if cell is None or mean is None or spread is None:
+        return None, None
+    low = mean - spread
+    if not metric.share and low <= 0:
+        low = min(cell.finite)  # a logarithmic axis has no place for it
+    return low, mean + spread
+
+
+def _rows(c: Comparison, e: Encoding, metric: Metric, cell: Cell) -> Rows:
+    rows = [(metric.label, with_spread(cell.mean, cell.spread, metric.share))]
+    in_range = e.ratio(metric, cell.length, c.reference(metric.evaluation))
+    if in_range is not None and in_range.mean is not None and not metric.share:
+        rows.append(("ratio to in-range", ratio(in_range.mean)))
+    if cell.stderr is not None:
+        rows.append(("standard error", percent(cell.stderr) if metric.share else number(cell.stderr)))
+    if cell.samples is not None:
+        rows.append(("sequences" if metric.share else "windows", f"{cell.samples:,}"))
+    if len(cell.values) > 1:
+        rows.append(("seeds", str(len(cell.finite))))
+    return tuple(rows)
