@@ -9,6 +9,7 @@ from whorl.reports.comparison import build
 from whorl.reports.comparison.differences import Difference, difference, student
 from whorl.reports.comparison.words import GAINS, HURT, UNRESOLVED, findings, partial_notice, turning_in_words, verdict
 from whorl.reports.document import Paragraph
+from whorl.results.over_seeds import Metric
 from whorl.tasks import of_evaluation
 
 TAIL, _ = of_evaluation("perplexity").measured()
@@ -307,3 +308,22 @@ def test_tokens_beyond_one_pass_are_counted_in_epochs() -> None:
     data["config"]["data"]["train_tokens"] = 5_000_000
     assert ("Budget", "4.1 M tokens a trial") in build(samples.read(data), {}).facts
     assert not any("epochs" in text for text in findings(samples.read(data))["perplexity"].caveats)
+
+
+def test_a_task_may_measure_one_thing_or_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics that a task lists are in its sentences, its tables and its figure."""
+    task = of_evaluation("copy")
+    data = samples.copying(rope={128: 0.97, 512: 0.7})
+    for row in data["trials"][0]["evaluations"]["copy"]:
+        row["first"] = 0.5
+    accuracy, exact = task.metrics
+    first = Metric("first", "first symbol right", "share")
+    beside = {(accuracy,): "", (accuracy, exact, first): " (exact match 40.0 %, first symbol right 50.0 %)"}
+    for metrics, words in beside.items():
+        monkeypatch.setattr(task, "metrics", metrics)
+        assert bullets(data, "copy")["rope"].endswith(f"70.0 % at 512 tokens (4x){words}.")
+        document = build(samples.read(data), {})
+        labels = [metric.label for metric in metrics]
+        assert [view.label for view in document.charts[0].views] == labels
+        tables = [block.caption for block in document.blocks if hasattr(block, "caption")]
+        assert [caption.partition(" by length")[0].lower() for caption in tables[: len(labels)]] == labels

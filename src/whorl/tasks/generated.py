@@ -51,7 +51,7 @@ class Generated(Task):
             measure=f"{name} accuracy",
             samples="sequences",
             caption="The share of tokens that are right, and of sequences that are right as a whole.",
-            table="token accuracy, by length",
+            table=f"{cls.metrics[0].label}, by length",
             caveats=(
                 f"{name} is a synthetic task: a model trained on it alone shows what its encoding lets it learn, not "
                 "how a language model behaves on text.",

@@ -77,7 +77,7 @@ def verdict(found: Difference | None) -> str | None:
 
 
 def _ratios(c: Comparison, task: type[Task]) -> Findings:
-    metric, _ = task.measured()
+    metric = task.measured()[0]
     reference, far = c.reference(task.evaluation), c.far(task.evaluation)
     lengths = [*([reference] if reference else []), *_telling(far, c.train_length)]
     learnt = [e for e in c.encodings if reference is None or not above_unigram(c, e, metric, reference)]
@@ -198,12 +198,12 @@ def _judgement(judged: Sequence[tuple[int, str]]) -> str:
 
 
 def _shares(c: Comparison, task: type[Task]) -> Findings:
-    metric, exact = task.measured()
+    metric, *others = task.measured()
     learnt = [e for e in c.encodings if learnt_in_range(c, e, metric)]
     ranks = [_ranking(c, metric, learnt, n, percent) for n in _telling(c.far(task.evaluation), c.train_length)]
     return Findings(
         lead=[" ".join(filter(None, [_who_learnt(c, task.name, metric, learnt), *ranks]))],
-        bullets=[(e, _turning(e) + _share_bullet(c, e, metric, exact, e in learnt)) for e in c.encodings],
+        bullets=[(e, _turning(e) + _share_bullet(c, e, metric, others, e in learnt)) for e in c.encodings],
         rule=_rule(c, metric, task.words().samples) if any(ranks) else "",
         caveats=_caveats(c, task),
     )
@@ -234,7 +234,7 @@ def _who_learnt(c: Comparison, kind: str, metric: Metric, learnt: Sequence[Encod
     )
 
 
-def _share_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, learnt: bool) -> str:
+def _share_bullet(c: Comparison, e: Encoding, metric: Metric, others: Sequence[Metric], learnt: bool) -> str:
     in_range = [
         cell
         for n in c.lengths(metric.evaluation)
@@ -257,9 +257,10 @@ def _share_bullet(c: Comparison, e: Encoding, metric: Metric, exact: Metric, lea
     reached = {cell.length: cell for cell in far if cell.finite}
     said = [f"learnt the task in range, {percent(worst.mean)} of the tokens right at {_at(worst.length, c)}"]
     for length in _telling(list(reached), c.train_length):
-        whole = e.cell(exact, length)
-        exactly = f" (exact match {percent(whole.mean)})" if whole is not None and whole.finite else ""
-        said.append(f"{percent(reached[length].mean)} at {_at(length, c)}{exactly}")
+        cells = [(other.label, e.cell(other, length)) for other in others]
+        beside = [f"{label} {percent(cell.mean)}" for label, cell in cells if cell is not None and cell.finite]
+        also = f" ({', '.join(beside)})" if beside else ""
+        said.append(f"{percent(reached[length].mean)} at {_at(length, c)}{also}")
     return " ".join([f"{'; '.join(said)}.", *notes])
 
 
