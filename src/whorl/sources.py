@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,14 @@ class Source:
         own = self.folder / "tokenizer"
         return str(own if own.exists() else self.folder.parents[1] / "tokenizer")
 
-    def holds_out(self, text: str) -> bool:
-        """Whether this is the text that a trial was trained on, of which a part was held out; not if it has changed."""
+    def holds_out(self, text: str, documents: Sequence[str]) -> bool:
+        """Whether this is the text that a trial was trained on, of which a part was held out; not if it has changed.
+
+        documents: what the text holds now.
+        """
         if self.folder is None or self.text not in (text, str(Path(text).absolute())):
             return False
-        if self.text_digest in (None, corpus.digest(corpus.read_documents(text))):
+        if self.text_digest in (None, corpus.digest(documents)):
             return True
         log.warning(
             "%s is not the text any more that %s was trained on: nothing of it counts as held out", text, self.name

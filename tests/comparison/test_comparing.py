@@ -20,6 +20,7 @@ from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
 from whorl.attaching import seams_of
 from whorl.comparison.fitting import filled_by_model
 from whorl.comparison.planning import plan_trials
+from whorl.data.corpus import read_documents
 from whorl.results.comparison import Comparison
 from whorl.sources import source
 from whorl.testing import tiny_model
@@ -177,7 +178,7 @@ def test_a_trial_keeps_the_tokenizer_and_the_digest_of_its_text(text: Path, tmp_
     shutil.copytree(text, mine)
     first = whorl.compare(["rope"], out=out, text=str(mine), **SMALL).trials[0]
     before = source(str(out / "trials" / first.id))
-    assert before.holds_out(before.text)
+    assert before.holds_out(before.text, read_documents(before.text))
     words = before.tokenizer().get_vocab()
     (mine / "more.txt").write_text("zzzz yyyy xxxx " * 9000)
     second = whorl.compare(["rope"], out=out, text=str(mine), **SMALL).trials[0]
@@ -185,8 +186,9 @@ def test_a_trial_keeps_the_tokenizer_and_the_digest_of_its_text(text: Path, tmp_
     assert first.id != second.id
     assert after.tokenizer().get_vocab() != words
     assert before.tokenizer().get_vocab() == words, "the first trial's is its own"
-    assert after.holds_out(after.text)
-    assert not before.holds_out(before.text)
+    now = read_documents(after.text)
+    assert after.holds_out(after.text, now)
+    assert not before.holds_out(before.text, now)
     assert "is not the text any more" in caplog.text
     assert Path(before.text).is_absolute()
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import whorl
+from whorl.data.corpus import _read_path, read_documents
 from whorl.data.windows import text_windows
 from whorl.inspection import ablation, analysis, stages
 from whorl.inspection.reporting import run
@@ -140,11 +141,14 @@ def test_a_trial_from_the_command_line(trial: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_two_models_side_by_side(trial: Path, tmp_path: Path) -> None:
+def test_two_models_side_by_side(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("whorl.data.corpus._read_path", lambda text: read.append(text) or _read_path(text))
     run([str(trial), str(trial)], windows=2, random_windows=2, snapshots=False, out=tmp_path)
     summary = json.loads((tmp_path / "inspection.json").read_text())
     assert summary["divergence"]["models"] == pytest.approx([0.0] * 4, abs=1e-6)
     assert (tmp_path / "other" / "inspection.npz").exists()
+    assert len(read) == 1, "the text of both, and its digest"
 
 
 def test_a_second_model_without_a_tokenizer_takes_the_firsts(trial: Path, tmp_path: Path, caplog) -> None:
@@ -204,10 +208,10 @@ def test_windows_lie_within_documents_where_they_fit(tmp_path: Path) -> None:
 
     for name, length in (("a", 30), ("b", 5), ("c", 41)):
         (tmp_path / f"{name}.txt").write_text(name * length)
-    windows = text_windows(str(tmp_path), Letters(), 20, 3)
+    windows = text_windows("text", read_documents(str(tmp_path)), Letters(), 20, 3)
     assert len(windows) == 3
     assert all(len(set(row.tolist()) - {0}) == 1 for row in windows), "one document each"
-    joined = text_windows(str(tmp_path), Letters(), 60, 1)
+    joined = text_windows("text", read_documents(str(tmp_path)), Letters(), 60, 1)
     assert len(set(joined[0].tolist()) - {0}) > 1
 
 
@@ -252,7 +256,7 @@ def test_the_real_checkpoint(shared: Path) -> None:
     """babyllama-tok105: its slowest pairs, which never turn far in 256 tokens, are not used as positions."""
     found = source(str(shared / "fixtures" / "babyllama-tok105"))
     text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
-    ids = text_windows(text, found.tokenizer(), 1024, 3)
+    ids = text_windows(text, read_documents(text), found.tokenizer(), 1024, 3)
     summary = whorl.inspect(found.model(), ids, train_length=256, ablate=True, random_windows=16).summary
     changes = {row.cut: row.in_range_change for row in summary.ablation.cuts}
     assert abs(changes[6]) < 0.02, "pairs 6 and 7 stilled: nothing happens"
@@ -268,7 +272,7 @@ def test_windows_are_cut_whole() -> None:
 
 
 def test_a_trial_is_read_on_documents_that_it_was_not_trained_on(tmp_path: Path) -> None:
-    from whorl.data.corpus import read_documents, split_documents
+    from whorl.data.corpus import split_documents
 
     class Letters:
         bos_token_id = None
@@ -279,7 +283,7 @@ def test_a_trial_is_read_on_documents_that_it_was_not_trained_on(tmp_path: Path)
     for letter in "abcdefghijklmnopqrst":
         (tmp_path / f"{letter}.txt").write_text(letter * 40)
     held = {document[0] for document in split_documents(read_documents(str(tmp_path)))[1]}
-    windows = text_windows(str(tmp_path), Letters(), 20, 50, heldout=True)
+    windows = text_windows("text", read_documents(str(tmp_path)), Letters(), 20, 50, heldout=True)
     assert {chr(i) for i in windows.flatten().tolist()} == held
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,13 @@ PER_DOCUMENT = 4  # windows, so that one long document is not all that is read
 
 
 def text_windows(
-    text: str, tokenizer: Any, length: int, windows: int, heldout: bool = False, seed: int = 0
+    text: str, documents: Sequence[str], tokenizer: Any, length: int, windows: int, heldout: bool = False, seed: int = 0
 ) -> torch.Tensor:
     """Token ids [windows or fewer, length] of a text, each window within one document where documents are long enough.
 
-    heldout: of the documents that `whorl compare` holds out alone. Raises ValueError for a text that is shorter than a
-    window.
+    text: its name; documents: what it holds. heldout: of the documents that `whorl compare` holds out alone.
+    Raises ValueError for a text that is shorter than a window.
     """
-    documents = corpus.read_documents(text)
     if heldout:
         documents = corpus.split_documents(documents)[1]
     order = np.random.default_rng(seed).permutation(len(documents))

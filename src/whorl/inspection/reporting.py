@@ -11,6 +11,7 @@ from typing import Any
 
 from whorl import outputs
 from whorl.checking import check_numbers
+from whorl.data.corpus import read_documents
 from whorl.data.windows import text_windows
 from whorl.inspection import analysis
 from whorl.inspection.passes import Pass
@@ -51,6 +52,7 @@ def run(
     sources = [source(name) for name in models]
     tokenizers = _tokenizers(sources)
     results: list[Inspection] = []
+    read: dict[str, list[str]] = {}  # texts, by name
     with ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
             folder = out if at == 0 else out / "other"
@@ -58,8 +60,10 @@ def run(
             limit = train_length or found.train_length or _declared(model)
             tokens = length or REACH * limit
             from_text = text or found.text or "stdlib"
-            heldout = found.holds_out(from_text)
-            ids = text_windows(from_text, tokenizer, tokens, windows, heldout, seed)
+            if from_text not in read:
+                read[from_text] = read_documents(from_text)
+            heldout = found.holds_out(from_text, read[from_text])
+            ids = text_windows(from_text, read[from_text], tokenizer, tokens, windows, heldout, seed)
             if at == 0:
                 while_measuring.enter_context(alone(out, "inspect"))
                 outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
