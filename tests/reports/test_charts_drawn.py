@@ -57,6 +57,14 @@ def test_colours_stand_in_style_alone() -> None:
     assert found == {"style.py"}
 
 
+def test_matplotlib_is_imported_by_one_module_and_pyplot_by_none() -> None:
+    """pyplot has a state for the whole process, a notebook's backend and figures among it."""
+    source = {path: path.read_text("utf-8") for path in HERE.parent.rglob("*.py")}
+    found = {path.name for path, text in source.items() if re.search(r"^\s*(?:from|import) matplotlib", text, re.M)}
+    assert found == {"png.py"}
+    assert not [path.name for path, text in source.items() if re.search(r"import .*pyplot", text)]
+
+
 def test_themes_have_the_same_colours_and_every_one_that_is_asked_for() -> None:
     assert style.LIGHT.keys() == style.DARK.keys() == style.PRINT.keys()
     assert {stop for stops in style.RAMPS.values() for stop in stops} | set(style.SERIES) <= style.LIGHT.keys()
