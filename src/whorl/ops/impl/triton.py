@@ -29,6 +29,16 @@ def _not_installed() -> str | None:
     return None
 
 
+@cache
+def _triton() -> tuple[Any, Any, Any]:
+    """The package, its language, and the module of the kernel, which cannot be imported without them."""
+    import triton
+
+    from whorl.ops.impl import triton_kernel
+
+    return triton, triton.language, triton_kernel
+
+
 def run(
     problem: RotationProblem,
     tensors: list[torch.Tensor],
@@ -36,11 +46,7 @@ def run(
     cos: torch.Tensor,
     sin: torch.Tensor,
 ) -> None:
-    import triton
-    import triton.language as tl
-
-    from whorl.ops.impl import triton_kernel
-
+    triton, tl, kernel = _triton()
     heads_dim, tokens_dim, first = problem.heads_dim, 3 - problem.heads_dim, problem.first
     n = cos.shape[-1]
     pairs = triton.next_power_of_2(n)
@@ -56,7 +62,7 @@ def run(
     described = [facts(x, y) for x, y in zip(tensors, out, strict=True)]
     blocks = [triton.cdiv(of[1], rows) for of in described]
     half = problem.layout == "half"
-    triton_kernel.turn[(sum(blocks),)](
+    kernel.turn[(sum(blocks),)](
         q, out[0], k, out[-1], cos, sin, blocks[0], q.shape[tokens_dim], *described[0], *described[-1],
         cos.stride(0) if cos.shape[0] > 1 else 0, cos.stride(tokens_dim if per_head else 1),
         n, first if half else 2 * first, problem.width // 2 + first if half else 2 * first + 1, q.shape[-1],
