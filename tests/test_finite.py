@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,7 +52,8 @@ def overflowing() -> Any:
 
 
 def heal(model: Any) -> Any:
-    return convert(model, "hope", None, Healing(1, 20), Path("nowhere"))  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(settings=SimpleNamespace(text="nothing is read of it"))
+    return convert(model, "hope", task, Healing(1, 20), Path("nowhere"))
 
 
 READERS = {
@@ -223,6 +225,6 @@ def test_a_control_that_diverges_does_not_lose_the_healed_model(monkeypatch) -> 
     monkeypatch.setattr(converting, "train_on", train)
     monkeypatch.setattr(converting, "evaluated", lambda model, task: {20: 1.0})
     report = heal(tiny_model("llama"))
-    assert (report["healed"], report["control"]) == ({20: 1.0}, None)
-    assert report["control_diverged"] == "its loss is nan at step 3"
-    assert json.dumps(report, allow_nan=False)
+    assert (report.healed, report.control) == ({20: 1.0}, None)
+    assert report.control_diverged == "its loss is nan at step 3"
+    assert json.dumps(report.to_json(), allow_nan=False)
