@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from typing import TYPE_CHECKING
+
+from whorl.registry import look_up
 
 if TYPE_CHECKING:
     from whorl.tasks.base import Task
@@ -18,12 +18,7 @@ TASKS = {
 
 def get(name: str) -> type[Task]:
     """The task class of a name. Raises ValueError with a suggestion when there is none."""
-    if not isinstance(name, str) or name not in TASKS:
-        close = difflib.get_close_matches(str(name).lower(), TASKS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else "try language"
-        raise ValueError(f"unknown task {name!r}; {hint} (known: {', '.join(TASKS)})")
-    module, _, attribute = TASKS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return look_up("task", name, TASKS, "try language")
 
 
 def of_evaluation(name: str) -> type[Task]:
