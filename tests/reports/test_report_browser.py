@@ -54,10 +54,10 @@ document.body.append(Object.assign(document.createElement("pre"), { id: "probe",
 """
 
 
-def open_page(page: str, folder: Path) -> tuple[str, list[str]]:
+def open_page(page: str, folder: Path, *flags: str) -> tuple[str, list[str]]:
     """The document after its scripts ran, and every line that it logged to the console."""
     (folder / "page.html").write_text(page, encoding="utf-8")
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}", (folder / "page.html").as_uri()]
+    command = [str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", (folder / "page.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -97,6 +97,17 @@ def test_the_page_draws_and_responds_without_a_console_error(page: str, tmp_path
     assert seen["after"] == ["hope", "p-rope:p=0.5", "nope"]
     assert seen["elsewhere"] is None
     assert seen["label"].startswith("mean perplexity")
+
+
+def test_a_narrow_page_draws_every_chart_within_its_width(page: str, tmp_path: Path) -> None:
+    probe = """
+    const wide = (svg) => svg.getBoundingClientRect().right > document.documentElement.clientWidth;
+    const drawn = [...document.querySelectorAll("svg.drawn")];
+    document.body.dataset.seen = [drawn.length, drawn.filter(wide).length, innerWidth].join(" ");
+    """
+    document, console = open_page(with_script(page, probe), tmp_path, "--window-size=500,5200")
+    assert console == []
+    assert 'data-seen="3 0 500"' in document
 
 
 def test_a_planted_error_is_seen(page: str, tmp_path: Path) -> None:

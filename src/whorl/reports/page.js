@@ -118,13 +118,13 @@ function plotIn(parent) {
 /** Draws now, when the plot's width changes and when a line is switched on or off. */
 function redrawWith(plot, draw) {
   redraws.push(draw);
-  let width = 0;
+  draw();
+  let width = plot.clientWidth;
   new ResizeObserver(() => {
     if (plot.clientWidth === width) return;
     width = plot.clientWidth;
-    draw();
+    requestAnimationFrame(draw); // a drawing changes heights, which an observer must not do while it is told of sizes
   }).observe(plot);
-  draw();
 }
 
 // Pointing at values, with pointer or keys
