@@ -108,6 +108,11 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "a sum of texts": (lambda: Sum(("rope", "alibi")), "a sum is of encodings, got 'rope'"),
     "a sum of a text": (lambda: Sum("rope"), "a sum's parts must be a list, got 'rope'; try RoPE() + Window(32)"),
     "a head dim of text": (lambda: whorl.RoPE().spectrum("8"), "needs an even head dim of at least 2, got 8"),
+    "extend a model": (
+        lambda: whorl.extend(MODEL, 64, out="out"),
+        "the model must be a directory, a hub name or a trial's folder, got a LlamaForCausalLM",
+    ),
+    "convert to nowhere": (lambda: whorl.convert("a/b", "hope", heal=9, out=None), "out must be a path, got None"),
     "extend to None": (lambda: extend(MODEL, None, IDS, train_length=8), "to must be a number of tokens, got None"),
     "extend from None": (lambda: extend(MODEL, 20, IDS, train_length=None), "train_length must be a number of tokens"),
     "extend on a text": (lambda: extend(MODEL, 20, "text", train_length=8), "windows must be a tensor of token ids"),

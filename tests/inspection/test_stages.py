@@ -168,7 +168,7 @@ def test_an_interrupted_run_leaves_what_it_had(trial: Path, tmp_path: Path, monk
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages._Running, "past_range", stop)
+    monkeypatch.setattr(stages._Stages, "past_range", stop)
     with pytest.raises(KeyboardInterrupt):
         run([str(trial)], windows=2, random_windows=2, out=tmp_path)
     left = whorl.Inspection.load(tmp_path)

@@ -79,6 +79,7 @@ def test_files_of_the_first_version_which_say_none_hold_the_same() -> None:
     now = FOUND.summary.to_json()
     assert now.pop("schema") == Summary.schema
     assert now == SUMMARY
+    assert FOUND.summary["out_of_range"] == SUMMARY["out_of_range"]
 
 
 def test_the_sections_that_a_study_kept_are_read() -> None:

@@ -11,10 +11,10 @@ import torch
 from whorl.encodings.p_rope import PRoPE, pairs_of_share
 from whorl.encodings.spectrum import turns_fully, wavelength
 from whorl.inspection import measures
-from whorl.inspection.measures import Array
 from whorl.inspection.passes import OFFSETS, Pass, Sums
 from whorl.results.inspection import (
     Activated,
+    Array,
     FirstLayer,
     FirstPair,
     FirstToken,

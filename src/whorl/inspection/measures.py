@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from whorl.results.inspection import Array
 from whorl.watching import Attended, Layer
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK_NUMBERS = 1 << 20  # logits of a block: what stays in a processor's cache
 FFT_CHANNELS = 16  # transformed at a time, for a bound on memory

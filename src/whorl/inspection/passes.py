@@ -11,7 +11,8 @@ import torch
 
 from whorl.hosts import open_host
 from whorl.inspection import measures
-from whorl.inspection.measures import Array, Bins
+from whorl.inspection.measures import Bins
+from whorl.results.inspection import Array
 from whorl.watching import Attended, Layer, forward
 
 BATCH_TOKENS = 8192  # of a forward

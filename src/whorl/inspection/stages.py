@@ -21,10 +21,10 @@ from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
-from whorl.inspection.measures import Array
 from whorl.inspection.passes import Pass, Sums
 from whorl.provenance import machine, versions
 from whorl.results.inspection import (
+    Array,
     Divergence,
     Inspection,
     LengthDivergence,
@@ -85,20 +85,20 @@ def inspect(
     facts = layers_of(host)
     finite.check_weights(host.model)
     about = _about(host, facts, inputs, limit, random_windows, seed)
-    running = _Running(host, facts, inputs.long(), limit, attention, seed, stage, about)
-    running.spectrum()
-    running.in_range()
-    finished(running.result())
-    running.random_tokens(random_windows)
-    finished(running.result())
-    running.past_range()
-    finished(running.result())
+    stages = _Stages(host, facts, inputs.long(), limit, attention, seed, stage, about)
+    stages.spectrum()
+    stages.in_range()
+    finished(stages.result())
+    stages.random_tokens(random_windows)
+    finished(stages.result())
+    stages.past_range()
+    finished(stages.result())
     if ablate:
-        running.ablation()
-        finished(running.result())
+        stages.ablation()
+        finished(stages.result())
     else:
-        running.tell(ablation="not asked for (--ablate)")
-    return running.result()
+        stages.tell(ablation="not asked for (--ablate)")
+    return stages.result()
 
 
 def _check_inputs(inputs: Any, model: Any) -> None:
@@ -122,7 +122,7 @@ def _check_inputs(inputs: Any, model: Any) -> None:
 
 
 @dataclass
-class _Running:
+class _Stages:
     """The stages of an inspection; each adds to the result."""
 
     host: OpenHost

@@ -288,6 +288,10 @@ class Summary(Result):
     divergence: Divergence | None = None
     training: tuple[Snapshot, ...] = ()
 
+    def __getitem__(self, key: str) -> Any:
+        """What inspection.json holds under a key, as before there were attributes."""
+        return self.to_json()[key]
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Inspection(Shown):
