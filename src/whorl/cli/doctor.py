@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,8 +65,8 @@ def _progress(checks: int) -> Iterator[Callable[[str], None]]:
     terminal = console(stderr=True)
     columns = (TextColumn("{task.description:44}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
-        task = bars.add_task("", total=checks, completed=-1)
-        yield lambda title: bars.update(task, description=title, advance=1)
+        task, answered = bars.add_task("", total=checks), count()
+        yield lambda title: bars.update(task, description=title, completed=next(answered))
 
 
 def _ids(model: str, text: str) -> object:
