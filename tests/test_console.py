@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 from rich.table import Table
@@ -12,7 +13,9 @@ from whorl.console import console, said
 from whorl.reports.axes import axis
 from whorl.reports.chart import Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 from whorl.reports.png import png
+from whorl.results.comparison import Comparison
 
+REPO = Path(__file__).parents[1]
 NAME = "a[/b][bold]:smile: $\\frac{$"
 
 
@@ -26,24 +29,17 @@ def test_markup_in_names_is_text() -> None:
 
 
 def test_a_comparison_of_a_model_with_a_strange_name() -> None:
+    there = json.loads((REPO / "experiments/0001-language/results.json").read_text())
+    there["config"]["model"] = there["machine"]["cpu"] = NAME
+    there["trials"] = [{**trial, "notation": NAME, "id": NAME} for trial in there["trials"][:1]]
+    results = Comparison.from_json(there)
     for terminal in (False, True):
         shown = io.StringIO()
         display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
-        config = {
-            "tokens": 64,
-            "steps": 2,
-            "batch_size": 4,
-            "train_length": 8,
-            "task": "language",
-            "model": NAME,
-            "data": {},
-        }
-        machine = {"device": "cpu", "cpu": NAME, "cores": 2}
-        display.start({**config, "parameters": 1, "precision": "fp32"}, machine, [NAME])
+        display.start(results.config, results.machine, [NAME])
         with display.training(NAME, 2) as update:
             update(2, 1.0)
-        display.trial_done(NAME, {}, again=True)
-        results = {"config": {**config, "lengths": [8]}, "trials": [{"notation": NAME, "seed": 0, "evaluations": {}}]}
+        display.trial_done(results.trials[0], again=True)
         display.finish(results, Path(NAME))
         assert shown.getvalue().count(NAME) >= 6
 
