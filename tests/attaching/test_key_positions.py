@@ -385,3 +385,26 @@ def test_keys_that_were_offloaded_are_the_same_keys(monkeypatch: pytest.MonkeyPa
     by_hand(cache, [0])
     with pytest.raises(ValueError, match="changed places past whorl"):
         model(ids[:, :1], position_ids=gap[:, -1:] + 1, attention_mask=torch.ones(1, 11), past_key_values=cache)
+
+
+@pytest.mark.parametrize("change", ["detach", "clone", "rounded"])
+@pytest.mark.parametrize("encoding", ["alibi", DYNAMIC_NTK])
+def test_other_tensors_with_the_same_keys_are_believed(encoding: str, change: str) -> None:
+    changes = {
+        "detach": lambda keys: keys.detach(),  # backpropagation that is cut between segments
+        "clone": lambda keys: keys.clone(),
+        "rounded": lambda keys: keys.bfloat16().float(),
+    }
+    model = carrying("llama", encoding)
+    mask = torch.ones_like(TOKENS)
+    mask[1, :5] = 0  # so that the mask alone does not prove where keys are
+    whole, budget = logits_and_budget(model, TOKENS, attention_mask=mask)
+    cache = DynamicCache(config=model.config)
+    model(TOKENS[:, :12], attention_mask=mask[:, :12], past_key_values=cache)
+    for layer in cache.layers:
+        layer.keys, layer.values = changes[change](layer.keys), changes[change](layer.values)
+    with torch.no_grad():
+        rest = model(TOKENS[:, 12:], attention_mask=mask, past_key_values=cache).logits
+    if change == "rounded":  # the numbers are others then, and the positions are not
+        budget += 2**-7 * float(whole.abs().max())
+    assert difference(rest, whole[:, 12:]) <= budget

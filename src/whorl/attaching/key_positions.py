@@ -8,9 +8,9 @@ number of keys says which slots they are.
 
 Some caches have no such record: one that was filled elsewhere (from a file, by prefix tuning, by a model without an
 encoding), and one whose keys were taken out or put in another order by hand (`layer.keys = layer.keys[[1, 0]]`), which
-holds another tensor than the record was made for. There positions are counted from the attention mask: a query at
-position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise the positions are
-unknown, and the forward raises. A deep copy of a cache is believed to hold the same keys.
+holds another tensor than the record was made for, with other values. There positions are counted from the attention
+mask: a query at position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise
+the positions are unknown, and the forward raises. A deep copy of a cache is believed to hold the same keys.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 from whorl.attaching.masks import HostMask
 from whorl.hosts.transformers import compat
 
+ROUNDING = 2**-7  # of bfloat16, the coarsest dtype that keys are cast to and back
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold
 TRY = (
     "give position_ids that count the tokens that the attention mask shows (mask.cumsum(-1) - 1); change a cache only "
@@ -44,7 +45,8 @@ class KeptPositions:
         self.asked: set[int] = set()  # the layers that have asked in it,
         self.settled = False  # whether its positions are among the slots,
         self.given: dict[tuple[int, torch.device], torch.Tensor] = {}  # and what layers got, by their number of keys
-        self.held: tuple[weakref.ref[Any], weakref.ref[Any]] | None = None  # a layer, and the keys that it then held
+        self.held: tuple[weakref.ref[Any], weakref.ref[Any], torch.Tensor] | None = None  # a layer, the keys that it
+        # then held, and their values
         self.exchanged = False  # whether it holds others now
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPositions:
@@ -60,11 +62,19 @@ class KeptPositions:
     def believe(self, layer: Any) -> None:
         """The positions are those of the keys that the layer holds now."""
         keys = getattr(layer, "keys", None)
-        self.held, self.exchanged = None if keys is None else (weakref.ref(layer), weakref.ref(keys)), False
+        self.held = None if keys is None else (weakref.ref(layer), weakref.ref(keys), keys.detach())
+        self.exchanged = False
 
     def check(self) -> None:
         """Notes whether other keys have been put into the layer, in an order that is not known."""
-        self.exchanged = self.held is not None and self.held[1]() is not getattr(self.held[0](), "keys", None)
+        if self.held is None:
+            self.exchanged = False
+            return
+        layer, keys, values = self.held
+        now = getattr(layer(), "keys", None)
+        self.exchanged = keys() is not now and not (
+            isinstance(now, torch.Tensor) and _alike_but_for_rounding(now, values)
+        )
 
     def keep(self, count: int) -> None:
         """The first slots alone."""
@@ -81,6 +91,13 @@ class KeptPositions:
         self.call = None
         if self.slots is not None and self.slots.shape[0] > 1:
             self.slots = of(self.slots)
+
+
+def _alike_but_for_rounding(now: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether these are the same keys: a detached tensor, a clone, one of another device or dtype and back."""
+    if now.shape != before.shape:
+        return False
+    return torch.allclose(now.to(before).float(), before.float(), rtol=ROUNDING, atol=0.0)
 
 
 class Call(NamedTuple):
