@@ -119,7 +119,11 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
     layers = getattr(cache, "layers", None)
     if layers is None:
         return Call(positions, layer)
-    kept = next((found for one in layers if (found := getattr(one, "whorl_positions", None)) is not None), None)
+    kept = None
+    for one in layers:  # no generator: dynamo of torch 2.11 cannot trace it
+        kept = getattr(one, "whorl_positions", None)
+        if kept is not None:
+            break
     if torch.compiler.is_compiling():
         if kept is None or not isinstance(kept.count, torch.Tensor):
             return Call(positions, layer, cache)
