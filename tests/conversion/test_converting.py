@@ -143,6 +143,32 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
     assert torch.is_grad_enabled()
 
 
+def test_short_documents_are_measured_as_far_as_they_reach(
+    trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names an option of the command, and the command takes it."""
+    from whorl.cli import app
+
+    text = tmp_path / "text"
+    text.mkdir()
+    for source_file in Path(trial[1]).iterdir():
+        (text / source_file.name).write_text(source_file.read_text()[:160])
+    options = {"heal": 8 * LENGTH, "batch-size": 8, "windows": 4, "text": text, "out": tmp_path / "out"}
+    arguments = ["convert", str(trial[0]), "--to=hope", "--no-control", *(f"--{k}={v}" for k, v in options.items())]
+    with pytest.raises(ValueError, match=r"measured at 32 tokens and 4 times as many, .* give --reach \d, or") as error:
+        app(arguments, standalone_mode=False)
+    reach = int(str(error.value).partition("--reach ")[2][0])
+    with pytest.raises(ValueError, match=f"give --reach {reach}, or"):
+        app([*arguments, f"--reach={reach + 1}"], standalone_mode=False)
+    with pytest.raises(ValueError, match="reach must be a whole number from 1 to"):
+        app([*arguments, "--reach=0"], standalone_mode=False)
+    app([*arguments, f"--reach={reach}"], standalone_mode=False)
+    assert f"{reach * LENGTH} tokens" in capsys.readouterr().out
+    once = whorl.convert(str(trial[0]), "nope", heal=8 * LENGTH, batch_size=8, windows=4, text=str(text), reach=1,
+                         control=False, out=tmp_path / "once")  # fmt: skip
+    assert list(once.before) == list(once.healed) == [LENGTH]
+
+
 def test_layers_that_see_no_new_distance_are_named_and_how_to_leave_them() -> None:
     model = tiny_model("gemma3_text")
     was = whorl.encoding_of(model)

@@ -34,6 +34,13 @@ def convert(
     gradual: Annotated[
         float, typer.Option(help="The share of the healing over which pairs stop turning, band by band.")
     ] = 0.0,
+    reach: Annotated[
+        int,
+        typer.Option(
+            help="The loss is taken at the training length and at so many times it; less where the text's documents "
+            "are short."
+        ),
+    ] = 4,
     windows: Annotated[int, typer.Option(help="Evaluation windows.")] = 48,
     control: Annotated[bool, typer.Option(help="Give the untouched model the same training, to compare with.")] = True,
     seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
@@ -45,7 +52,7 @@ def convert(
     terminal = console()
     try:
         found = write(
-            model, to, heal=heal, text=text, train_length=train_length, learning_rate=learning_rate,
+            model, to, heal=heal, text=text, train_length=train_length, reach=reach, learning_rate=learning_rate,
             batch_size=batch_size, gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
             stage=lambda name: _progress(terminal, name), say=terminal.print,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from whorl.hosts import open_host
 from whorl.randomness import put_back
 from whorl.results.extension import CONVERSION, EXTENSION, Conversion, Extension, Method
 from whorl.sources import Source, source
+from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]
 STRIDE = 0.5  # of a window, between the starts of two
@@ -217,7 +218,8 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint, by name, heals it and writes it to the folder `out`, with conversion.json.
 
-    Trainings that were interrupted go on (see `resuming`).
+    reach  losses are taken at the training length and at so many times it, which some held-out document must have
+    Trainings that were interrupted go on (see `resuming`). Raises ValueError for what does not fit.
     """
     from whorl.conversion import converting
 
@@ -235,7 +237,16 @@ def convert(
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     chosen = text or found.text or "stdlib"
     where = found.tokenizer_name
-    task = converting.language(chosen, where, limit, (limit, reach * limit), windows, max(1, limit // 4))
+    lengths = (limit, reach * limit) if reach > 1 else (limit,)
+    try:
+        task = converting.language(chosen, where, limit, lengths, windows, max(1, limit // 4))
+    except ShortDocuments as error:
+        if error.longest < limit:
+            raise
+        raise ValueError(
+            f"the loss is measured at {limit:,} tokens and {reach} times as many, and the longest held-out document of "
+            f"{chosen!r} has {error.longest:,}; give --reach {error.longest // limit}, or a text of longer documents"
+        ) from None
     healing = converting.Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
     asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}

@@ -29,6 +29,14 @@ from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words
 from whorl.tasks.metrics import MEAN, TAIL
 
 
+class ShortDocuments(ValueError):
+    """No held-out document has the tokens of the longest length; the longest of them has `longest` tokens."""
+
+    def __init__(self, message: str, longest: int) -> None:
+        super().__init__(message)
+        self.longest = longest
+
+
 class Language(Task):
     """Reads, splits and encodes the text. Raises ValueError for a text or lengths that give no data."""
 
@@ -97,9 +105,10 @@ class Language(Task):
             longest = max(map(len, self.heldout))
             fitting = [length for length in settings.lengths if length <= longest]
             hint = f"lengths up to {longest}, as {', '.join(map(str, fitting))}, or " if fitting else ""
-            raise ValueError(
+            raise ShortDocuments(
                 f"no held-out document of {settings.text!r} has {max(settings.lengths)} tokens, the longest has "
-                f"{longest}; try {hint}a text of longer documents"
+                f"{longest}; try {hint}a text of longer documents",
+                longest,
             )
         self.windows = cut_windows(self.heldout, spread(ends, settings.windows), max(settings.lengths))
 
