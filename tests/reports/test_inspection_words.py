@@ -1,13 +1,17 @@
 """What is said of an inspection."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import inspection_samples as samples
 import numpy as np
 import pytest
 
-from whorl.reports.inspection import differences, findings
+from whorl.reports import inspection
+from whorl.reports.inspection import SECTIONS, TELLING, differences, findings
 from whorl.reports.inspection.account import account
+from whorl.reports.inspection.telling import Finding
 
 
 def said(summary: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> list[str]:
@@ -22,6 +26,16 @@ def verdict(summary: dict[str, Any]) -> str:
 @pytest.fixture
 def rope() -> dict[str, Any]:
     return samples.rope()[0]
+
+
+def test_every_section_is_in_the_report_and_its_findings_are_told(rope, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(inspection.__path__[0])
+    named = {section.__name__.rpartition(".")[2] for section in SECTIONS}
+    assert named == {path.stem for path in folder.glob("*.py") if "def blocks(" in path.read_text()} - {"__init__"}
+    assert set(TELLING) < set(SECTIONS)
+    added = SimpleNamespace(findings=lambda m: [Finding("Something new.")])
+    monkeypatch.setattr(inspection, "SECTIONS", (added, *SECTIONS))
+    assert "Something new." in said(rope), "though TELLING does not name it"
 
 
 def test_positional_heads_are_counted_by_layer_with_the_pairs_that_carry_them(rope) -> None:

@@ -49,16 +49,15 @@ class Section(Protocol):
 SECTIONS: tuple[Section, ...] = (
     usage, logits, attention, heads, departure, ablation, spectrum, divergence, training
 )  # fmt: skip
-TELLING: tuple[Section, ...] = (
-    heads, logits, departure, ablation, usage, attention, spectrum, divergence, training
-)  # fmt: skip
-"""The same, those first whose findings tell most."""
+TELLING: tuple[Section, ...] = (heads, logits, departure, ablation)
+"""Those whose findings tell most, and are said before those of the others."""
 
 
 def findings(m: Inspection) -> list[Finding]:
     """What one model's inspection shows and what it does not, the most telling first."""
     verdict = account(m)
-    return [*([verdict] if verdict else []), *(found for section in TELLING for found in section.findings(m))]
+    sections = [*TELLING, *(section for section in SECTIONS if section not in TELLING)]
+    return [*([verdict] if verdict else []), *(found for section in sections for found in section.findings(m))]
 
 
 def differences(models: Models) -> list[Finding]:
