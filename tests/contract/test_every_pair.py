@@ -105,3 +105,16 @@ def test_the_table_in_the_docs_is_current() -> None:
         assert PATH.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tests.contract.table"
     assert len(DECODERS) >= 34
     assert int(text.partition(" decoder families are open")[0].rpartition(" ")[2]) >= 30
+
+
+def test_the_counts_in_readme_and_changelog_are_the_tables() -> None:
+    from .table import PATH
+
+    text = PATH.read_text(encoding="utf-8")
+    native = {name: text.partition(f" ({name})")[0].rpartition(" ")[2] for name in ("rope", "hope", "p-rope", "nope")}
+    root = PATH.parents[1]
+    readme, changes = ((root / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md"))
+    assert f"attaches to {len(DECODERS)} decoder families" in readme
+    assert set(native.values()) == {native["rope"]}, "README.md gives one number for them"
+    assert f"RoPE, HoPE, p-RoPE and NoPE are saved in stock terms on {native['rope']} of these families" in readme
+    assert f"for {len(FAMILIES)} families of transformers" in changes
