@@ -33,6 +33,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of UTF-8
         raise ValueError(f"{path} is damaged, it holds no JSON ({error}); restore it, or delete it") from error
+    except RecursionError:
+        raise ValueError(f"{path} is damaged, its JSON is nested too deeply; restore it, or delete it") from None
 
 
 def _finite(value: Any) -> Any:
