@@ -56,7 +56,7 @@ def test_a_trial_of_the_first_version_loads(tmp_path: Path) -> None:
 
 WRONG = {
     "nothing": ({}, "it has no id"),
-    "a number": (5, "it holds 5 and no FinishedTrial"),
+    "a number": (5, "is no FinishedTrial: it holds 5"),
     "another's id": ({**FINISHED, "id": "../../.."}, r"the result of '\.\./\.\./\.\.', another trial"),
     "an id that is no text": ({**FINISHED, "id": ["rope"]}, r"its id must be text, got \['rope'\]"),
     "a record of nothing": ({**FINISHED, "train": {}}, r"it has no train\.tokens"),

@@ -34,3 +34,10 @@ def test_it_is_shown_as_lines() -> None:
     ]
     assert "path/to/model: fails theta" in FOUND._repr_html_()
     assert [row["check"] for row in FOUND.records()] == ["runs", "theta"]
+
+
+def test_findings_are_read_by_check_as_from_a_dict() -> None:
+    assert dict(FOUND) == {"runs": FOUND.findings[0], "theta": FOUND.findings[1]}
+    assert ("theta" in FOUND, "precision" in FOUND, FOUND.get("precision")) == (True, False, None)
+    with pytest.raises(ValueError, match="no check 'precision'; there are runs, theta"):
+        FOUND["precision"]

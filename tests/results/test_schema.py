@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from whorl.results.schema import REST, Result
+from whorl.results.schema import REST, Keyed
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve(Result):
+class Curve(Keyed):
     schema: ClassVar[int] = 2
 
     name: str
@@ -81,10 +81,8 @@ def test_a_file_without_a_schema_is_upgraded() -> None:
 
 
 WRONG = {
-    "no object": (5, "it holds 5 and no Curve"),
     "nothing": ({}, r"it is no Curve of schema 0 .KeyError..title.."),
     "no name": ({k: v for k, v in FILE.items() if k != "name"}, "it has no name"),
-    "a list": ([FILE], "it holds a list and no Curve"),
     "schema": ({**FILE, "schema": "2"}, "its schema must be a whole number, got '2'"),
     "text": ({**FILE, "name": 3}, "its name must be text, got 3"),
     "no list": ({**FILE, "points": {"at": 0}}, "its points must be a list, got {'at': 0}"),
@@ -109,3 +107,29 @@ def test_a_file_that_holds_no_result_is_named_with_its_key(wrong: str, tmp_path:
     (tmp_path / "curve.json").write_text(json.dumps(value))
     with pytest.raises(ValueError, match=rf"curve\.json is damaged, {message}.*; restore it, or delete it"):
         Curve.read(tmp_path / "curve.json")
+
+
+@pytest.mark.parametrize(("value", "what"), [(5, "5"), ([FILE], "a list"), ("rope", "'rope'")])
+def test_a_file_of_something_else_is_not_called_damaged(value: Any, what: str, tmp_path: Path) -> None:
+    (tmp_path / "curve.json").write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=rf"curve\.json is no Curve: it holds {what}$"):
+        Curve.read(tmp_path / "curve.json")
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"schema": ' * 100_000])
+def test_a_file_that_is_nested_too_deeply_is_named(deep: str, tmp_path: Path) -> None:
+    (tmp_path / "curve.json").write_text(deep)
+    with pytest.raises(ValueError, match=r"curve\.json is damaged, its JSON is nested too deeply; restore it"):
+        Curve.read(tmp_path / "curve.json")
+
+
+def test_a_result_is_read_by_key_as_a_dict_is() -> None:
+    assert dict(CURVE) == FILE
+    assert list(CURVE) == list(CURVE.keys()) == list(FILE)
+    assert CURVE["points"][1] == FILE["points"][1]
+    assert "points" in CURVE
+    assert "colour" not in CURVE
+    assert 0 not in CURVE
+    assert (CURVE.get("name"), CURVE.get("colour"), CURVE.get("colour", "red")) == ("a", None, "red")
+    with pytest.raises(KeyError, match="colour"):
+        CURVE["colour"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from whorl.results.over_seeds import Encoding, Metric
-from whorl.results.schema import REST, Result
+from whorl.results.schema import REST, Keyed
 from whorl.results.showing import Shown
 from whorl.results.trial import Machine, Row, Trial
 
@@ -59,7 +59,7 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Comparison(Shown, Result):
+class Comparison(Shown, Keyed):
     """The finished trials of a comparison. Lengths are in tokens.
 
     >>> results = whorl.compare(["rope", "hope"], seeds=[0, 1, 2])
@@ -75,10 +75,6 @@ class Comparison(Shown, Result):
     versions: dict[str, str]
     config: Config
     trials: tuple[Trial, ...]
-
-    def __getitem__(self, key: str) -> Any:
-        """A key of results.json, as JSON has it."""
-        return self.to_json()[key]
 
     @property
     def train_length(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from whorl.results.schema import Result
+from whorl.results.schema import Keyed
 from whorl.results.showing import Shown
 
 PASS, WARN, FAIL, NOT_APPLICABLE, NOT_ASKED = "pass", "warn", "fail", "n/a", "not asked"
@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis(Result, Shown):
+class Diagnosis(Keyed, Shown):
     """The findings about one model, in the order of `diagnosis.CHECKS`.
 
     >>> whorl.doctor(model).failed
@@ -41,11 +41,14 @@ class Diagnosis(Result, Shown):
     model: str
     findings: tuple[Finding, ...]
 
+    def by_key(self) -> dict[str, Finding]:
+        """The findings by their checks."""
+        return {finding.check: finding for finding in self.findings}
+
     def __getitem__(self, check: str) -> Finding:
-        for finding in self.findings:
-            if finding.check == check:
-                return finding
-        raise ValueError(f"no check {check!r}; there are {', '.join(f.check for f in self.findings)}")
+        if check not in self:
+            raise ValueError(f"no check {check!r}; there are {', '.join(self)}")
+        return self.by_key()[check]
 
     def having(self, status: str) -> tuple[str, ...]:
         """The names of the checks with this status."""

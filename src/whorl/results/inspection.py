@@ -19,7 +19,7 @@ import numpy as np
 
 from whorl.checking import check_path
 from whorl.files import write_atomically
-from whorl.results.schema import Result
+from whorl.results.schema import Keyed
 from whorl.results.showing import Shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -266,7 +266,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Summary(Result):
+class Summary(Keyed):
     """All numbers and settings of an inspection. A section that was not measured is None, and `absent` says why."""
 
     schema: ClassVar[int] = 1
@@ -287,10 +287,6 @@ class Summary(Result):
     ablation: Ablation | None = None
     divergence: Divergence | None = None
     training: tuple[Snapshot, ...] = ()
-
-    def __getitem__(self, key: str) -> Any:
-        """What inspection.json holds under a key, as before there were attributes."""
-        return self.to_json()[key]
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Iterator, KeysView
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ class Result:
         Raises ValueError for a schema that is newer than this, and, naming the key, for what has not the form.
         """
         if not isinstance(value, dict):
-            raise damaged(where, f"it holds {shown(value)} and no {cls.__name__}")
+            raise ValueError(f"{where} is no {cls.__name__}: it holds {shown(value)}")
         found = value.get(SCHEMA, 0)
         if not isinstance(found, int) or isinstance(found, bool) or found < 0:
             raise damaged(where, f"its {SCHEMA} must be a whole number, got {shown(found)}")
@@ -79,6 +80,29 @@ class Result:
     def read(cls, path: Path) -> Self:
         """Raises ValueError that names the file, as `from_json` does."""
         return cls.from_json(read_json(path), str(path))
+
+
+class Keyed(Result):
+    """A result that is also read by key, as a dict is: `result["key"]`, `"key" in result`, `dict(result)`."""
+
+    def by_key(self) -> dict[str, Any]:
+        """What is found under which key: as JSON has it."""
+        return self.to_json()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.by_key()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.by_key()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_key())
+
+    def keys(self) -> KeysView[str]:
+        return self.by_key().keys()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.by_key().get(key, default)
 
 
 def parsed(kind: type[T], value: Any, where: str = "the result") -> T:
