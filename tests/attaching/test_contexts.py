@@ -335,11 +335,12 @@ def test_one_graph_is_refused_and_the_reason_said(notation: str, how: str) -> No
 @pytest.mark.parametrize("notation", ["rope~ntk:factor=4", "alibi"])
 def test_what_is_the_same_at_every_length_is_exported_for_every_length(notation: str) -> None:
     module = LogitsOf(whorl.attach(tiny_model("llama"), notation))
-    tokens = torch.export.Dim("tokens", min=2, max=40)
+    tokens = torch.export.Dim.AUTO  # with a range of its own, torch 2.11 refuses stock's grouped heads too
     exported = torch.export.export(module, (torch.arange(12)[None],), dynamic_shapes=({1: tokens},)).module()
-    ids = torch.arange(30)[None] * 3 % 80
-    truth, budget = logits_and_budget(module.model, ids, use_cache=False)
-    assert difference(exported(ids), truth) <= budget
+    for length in (2, 30):
+        ids = torch.arange(length)[None] * 3 % 80
+        truth, budget = logits_and_budget(module.model, ids, use_cache=False)
+        assert difference(exported(ids), truth) <= budget
 
 
 @torch.no_grad()
