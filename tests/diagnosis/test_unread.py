@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from transformers import AutoConfig
 
 import whorl
 from whorl.diagnosis import doctor
@@ -98,13 +99,29 @@ def test_rope_settings_that_say_what_is_done(settings: dict[str, Any]) -> None:
     assert doctor(tiny_model("llama", **rope(settings)))["ignored"].status == "pass"
 
 
-def test_flat_settings_beside_those_by_layer_type() -> None:
-    model = tiny_model("gemma3_text")
-    settings = copy.deepcopy(model.config.rope_parameters)
-    found = doctor(tiny_model("gemma3_text", **rope({**settings, "factor": 4.0})))
+def test_flat_settings_beside_those_by_layer_type(tmp_path: Path) -> None:
+    """Set on a model that stands: not every transformers builds one from such settings, and whorl says which."""
+
+    def beside(**more: Any) -> Any:
+        model = tiny_model("gemma3_text")
+        model.config.rope_parameters = {**model.config.rope_parameters, **more}
+        return model
+
+    found = doctor(beside(factor=4.0))
     assert found.failed == ("ignored",), str(found)
     assert "factor=4.0 beside the settings by layer type" in found["ignored"].measured
-    assert doctor(tiny_model("gemma3_text", **rope({**settings, "rope_type": "default"}))).healthy, "what each says"
+    assert doctor(beside(rope_type="default")).healthy, "what each says"
+
+    folder = tmp_path / "model"
+    tiny_model("gemma3_text").save_pretrained(folder)
+    settings = beside(factor=4.0).config.rope_parameters
+    try:
+        AutoConfig.for_model("gemma3_text", **rope(settings))
+    except AttributeError:  # of transformers 5.17
+        with pytest.raises(ValueError, match=rf"cannot load .*transformers {transformers.__version__} raises Attrib"):
+            doctor(changed(folder, rope_parameters=settings))
+    else:
+        assert doctor(changed(folder, rope_parameters=settings)).failed == ("ignored",)
 
 
 # Lengths

@@ -194,6 +194,8 @@ def _explained(where: Any) -> Iterator[None]:
 
 
 def _reason(folder: Path, error: Exception) -> str:
+    import transformers
+
     said = " ".join(str(error).split())
     if not folder.exists():
         return f"there is no such folder here, and from the hub nothing came ({said[:LONG]})"
@@ -204,7 +206,9 @@ def _reason(folder: Path, error: Exception) -> str:
         )
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return "its weights are pickled (*.bin), and whorl reads safetensors alone; save it anew as safetensors"
-    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    kind = ""
+    if not isinstance(error, ValueError | OSError):  # no refusal in words, and perhaps of this version alone
+        kind = f"transformers {transformers.__version__} raises {type(error).__name__}: "
     return kind + (said if len(said) <= LONG else f"{said[:LONG]}...")
 
 
