@@ -62,7 +62,9 @@ def test_results_show_themselves(finished: tuple[Path, Comparison]) -> None:
     header, first, *_ = repr(results).splitlines()
     assert header.split() == ["encoding", "value", "seeds", "32", "64"]
     assert first.split()[:4] == ["rope", "perplexity", "tail", "1"]
-    assert results._repr_html_().startswith("<h3>Five positional encodings past the training length</h3>")
+    head = results._repr_html_()
+    assert head.startswith("<h3>Five positional encodings past the training length</h3>")
+    assert head.count("<small>") == head.count(" <small>") > 0, "small print is not glued to its number"
     frame = results.to_frame()
     assert list(frame.columns) == ["encoding", "seed", "evaluation", "length", "tail", "mean", "stderr"]
     assert len(frame) == 10

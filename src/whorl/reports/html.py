@@ -113,7 +113,7 @@ def _row(row: Row) -> str:
 
 
 def _cell(text: str, small: str) -> str:
-    return escape(text) + (f"<small>{escape(small)}</small>" if small else "")
+    return escape(text) + (f" <small>{escape(small)}</small>" if small else "")
 
 
 def _label(text: str, series: int | None) -> str:
