@@ -175,6 +175,34 @@ def test_the_ablation_tells_what_hope_s_cut_changes_and_a_better_one(rope) -> No
     assert any(text.endswith("No cut is seen to lower the loss at 1,024 tokens.") for text in said(rope))
 
 
+def test_an_ablation_that_moves_next_to_nothing_says_so_and_names_no_best_cut(rope) -> None:
+    for row in rope["ablation"]["cuts"]:
+        row.update(in_range_change=0.001, in_range_stderr=0.0002, past_change=-0.001, past_stderr=0.0002)
+    assert (
+        "Without training, HoPE's cut (pairs 11 and slower stand still) moves the loss by less than 0.005 in range and "
+        "by less than 0.005 at 1,024 tokens, in nats per token. No cut lowers the loss at 1,024 tokens by as much as "
+        "0.005."
+    ) in said(rope)
+    for row in rope["ablation"]["cuts"]:
+        row.update(in_range_stderr=0.04)
+    assert any("moves the loss up by 0.00 ± 0.04 in range" in text for text in said(rope)), "so little is not known"
+
+
+@pytest.mark.parametrize(
+    ("turning", "never", "expected"),
+    [
+        (32, 21, "32 of 32 pairs turn; 21 of them never turn fully within 128 tokens."),
+        (32, 1, "32 of 32 pairs turn; 1 of them never turns fully within 128 tokens."),
+        (11, 0, "11 of 32 pairs turn; all of them turn fully within 128 tokens."),
+        (0, 0, "No pair turns."),
+    ],
+)
+def test_the_spectrum_tells_what_turns_fully(rope, turning, never, expected) -> None:
+    for layer in rope["spectrum"]["layers"]:
+        layer.update(turning=turning, never_full=never)
+    assert expected in said(rope)
+
+
 def test_norms_are_told_from_the_arrays_against_those_of_values() -> None:
     norms = np.ones((1, 1, 8), np.float32)
     slow = norms.copy()

@@ -12,6 +12,9 @@ from whorl.reports.inspection.drawing import Line, Lines, Models, curve_view, cu
 from whorl.reports.inspection.telling import Charts, Finding, section
 from whorl.results.inspection import Cut, Inspection
 
+SMALL = 0.005
+"""A change of the loss below it, nats per token, is told as small: two decimals would show nothing."""
+
 
 def charts(models: Models) -> list[Chart | None]:
     """Loss in range and past it, over the number of pairs that still turn."""
@@ -87,6 +90,8 @@ def findings(m: Inspection) -> list[Finding]:
         error = best.past_stderr
         if lowest >= 0:
             said.append(f"No cut is seen to lower the loss {past}.")
+        elif _is_small(lowest, error):
+            said.append(f"No cut lowers the loss {past} by as much as {SMALL}.")
         elif error is None or -lowest <= 2 * error:
             said.append(f"That a cut lowers the loss {past} is not resolved: at best, {_moves(lowest, error)}.")
         elif best is not own:
@@ -102,7 +107,14 @@ def _changes(row: Cut, past: str) -> str:
     return f"moves the loss {' and '.join(parts)}"
 
 
+def _is_small(change: float, stderr: float | None) -> bool:
+    """Whether a change is below `SMALL`, and known so well."""
+    return abs(change) < SMALL and (stderr is None or stderr < SMALL)
+
+
 def _moves(change: float, stderr: float | None) -> str:
+    if _is_small(change, stderr):
+        return f"by less than {SMALL}"
     return f"{'up' if change >= 0 else 'down'} by {with_spread(abs(change), stderr)}"
 
 

@@ -71,5 +71,7 @@ def findings(m: Inspection) -> list[Finding]:
     if len(told) > 1:
         return [Finding(f"The layers turn in {plural(len(told), 'different way')}: see the spectrum.", "spectrum")]
     pairs, turning, never = told[0]
-    said = f"{turning} of {pairs} pairs turn; {never or 'none'} of them never {'turns' if never <= 1 else 'turn'} fully"
-    return [Finding(f"{said} within {m.train_length:,} tokens.", "spectrum")]
+    if not turning:
+        return [Finding("No pair turns.", "spectrum")]
+    some = f"{never} of them never {'turns' if never == 1 else 'turn'} fully" if never else "all of them turn fully"
+    return [Finding(f"{turning} of {pairs} pairs turn; {some} within {m.train_length:,} tokens.", "spectrum")]
