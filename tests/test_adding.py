@@ -153,7 +153,7 @@ whorl.attach(model, "sparse:n=2").save_pretrained("model-for-arrays")
 
 
 def test_a_runtime_is_one_file_and_one_line(copy: Copy) -> None:
-    said = "for the runtime of arrays, sparse:base=10000; arrays read back differ by 0, of 0 that rounding explains"
+    said = "for the runtime of arrays, sparse:base=10000; arrays read back differ by 0; rounding explains up to 0"
     assert copy.run("-c", EXPORTED) == f"first: {said}\n"
     assert not (copy.folder / "second").exists()
     out = copy.run("-m", "whorl", "export", "model-for-arrays", "--runtime", "arrays", "--out", "third")

@@ -47,8 +47,8 @@ def test_an_extension_is_read_by_attribute() -> None:
     assert found.needle == (Needle(256, 0.5, 1.0, 0.1, 5.0, 2.0),)
     assert found.tried[2] == Method("window of 64", "rope+window:size=64", 0.8, 0.7, False)
     assert repr(found).splitlines()[:2] == [
-        "path/to/model, nats per token  in range  up to 1,024",
-        "none                              0.800        4.400",
+        "path/to/model, nats per token  in range  last quarter, to 1,024",
+        "none                              0.800                   4.400",
     ]
     assert [row["kept"] for row in found.records()] == [False, True, False]
 

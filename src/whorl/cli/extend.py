@@ -84,7 +84,15 @@ def extend(
         typer.echo(INTERRUPTED if tune else "whorl: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
     best, untouched = found.best, found.tried[0]
-    table = Table("method", "in range", "", f"up to {to:,}", "", title="loss, nats per token", title_justify="left")
+    table = Table(
+        "method",
+        "in range",
+        "change",
+        f"last quarter, to {to:,}",
+        "change",
+        title="loss, nats per token",
+        title_justify="left",
+    )
     for one in found.tried:
         style = "bold" if one is best else None if one.whole_context else "dim"
         inside, past = _loss(one.in_range, untouched.in_range), _loss(one.past, untouched.past)

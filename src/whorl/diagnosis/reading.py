@@ -155,7 +155,7 @@ def _explained(
             return AMPLITUDE, f"cos and sin carry {done.amplitude:.6g}, and the settings give {meaning.amplitude:.6g}"
         if again is not None and unused(settings):
             return IGNORED, f"rope type {rope_type(settings)!r} does not use {', '.join(unused(settings))}"
-        return "", f"frequencies off by {off(done, meaning):.1e} of themselves (float32: {allowed:.1e})"
+        return "", f"frequencies off by a relative {off(done, meaning):.1e} (float32 allows {allowed:.1e})"
     dtype = _rounded_to(done, stored, meaning)
     if dtype is not None:
         turn = float(np.abs(done.frequencies - meaning.frequencies).max()) * sizes.max_position

@@ -95,7 +95,7 @@ class Extension(Result, Shown):
             (f"{row.method} (kept)" if row is self.best else row.method, f"{row.in_range:.3f}", f"{row.past:.3f}")
             for row in self.tried
         ]
-        return (f"{self.from_}, nats per token", "in range", f"up to {self.to:,}"), rows
+        return (f"{self.from_}, nats per token", "in range", f"last quarter, to {self.to:,}"), rows
 
     def records(self) -> list[dict[str, Any]]:
         return [vars(row) | {"kept": row is self.best} for row in self.tried]

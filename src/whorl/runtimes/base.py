@@ -38,7 +38,7 @@ class Check:
         return self.off <= self.allowed
 
     def __str__(self) -> str:
-        return f"{self.compared} differ by {self.off:.2g}, of {self.allowed:.2g} that rounding explains"
+        return f"{self.compared} differ by {self.off:.2g}; rounding explains up to {self.allowed:.2g}"
 
 
 @dataclass(frozen=True)

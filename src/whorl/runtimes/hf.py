@@ -42,7 +42,7 @@ class HF(Runtime):
         save_for_all(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        encoding = "its own" if attached(model) is None else str(encoding_of(model))
+        encoding = "the model's own" if attached(model) is None else str(encoding_of(model))
         return Written(folder, encoding, "none given" if tokenizer is None else type(tokenizer).__name__)
 
     @torch.no_grad()
