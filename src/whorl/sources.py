@@ -1,4 +1,4 @@
-"""What `whorl inspect` is pointed at: a model's directory or hub name, a trial of `whorl compare`, and a text."""
+"""What a command is pointed at: a model's directory or hub name, or a trial."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """whorl compare: trains encodings side by side, same weights, batches and budget, and reports what differs.
 
-Imported on first use: the settings, which the command line's help shows, need no transformers.
+Imported on first use: a training needs transformers, and what it is planned from does not (`planning`).
 """
 
 from __future__ import annotations

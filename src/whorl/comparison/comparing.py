@@ -1,7 +1,7 @@
 """Runs a comparison: prepares the task once, trains and evaluates every trial that is not there yet, writes the report.
 
 DIR/config.json            the settings; a run with others refuses to write here
-DIR/trials/ID/             see `training`
+DIR/trials/ID/             see `training.trainer`
 DIR/results.json           every finished trial, rewritten after each
 DIR/report.md, report.html, figures/
 """

@@ -1,4 +1,4 @@
-"""Text for a comparison: read it, split it by document, train or load a tokenizer, turn it into token ids.
+"""Text, for every command: read it, split it by document, train or load a tokenizer, turn it into token ids.
 
 Everything here is deterministic: the same source and settings give the same ids, on every machine.
 """

@@ -1,4 +1,4 @@
-"""What the implementations ask of biases that depend on distance alone (`whorl.encodings.base.RelativeBias`)."""
+"""What the implementations ask of biases that depend on distance alone (`whorl.encodings.biases.RelativeBias`)."""
 
 from __future__ import annotations
 
