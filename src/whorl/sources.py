@@ -16,6 +16,7 @@ import torch
 
 from whorl.attaching.records import NAMED
 from whorl.data import corpus
+from whorl.results.extension import EXTENSION, TUNED, Extension
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 @dataclass
 class Source:
     """A model by name, and what goes with it. `steps` are the training steps of a trial's snapshots, `reads` the
-    folders that its weights and its tokenizer are read from (or hub names)."""
+    folders that its weights and its tokenizer are read from (or hub names). `extended_from` is the length that a model
+    was trained at which `extend` then made read further without training; its config says the length that it reads."""
 
     name: str
     train_length: int | None
@@ -32,6 +34,7 @@ class Source:
     folder: Path | None = None  # of a trial
     reads: tuple[str, ...] = ()
     text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
+    extended_from: int | None = None
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
         """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed.
@@ -46,6 +49,11 @@ class Source:
             model.name_or_path = self.name
             return model
         return _streamed(self.name) if stream_layers else _loaded(self.name)
+
+    @property
+    def tells_length(self) -> str:
+        """What says the length that it was trained at."""
+        return "its trial" if self.train_length else EXTENSION if self.extended_from else "its config"
 
     def tokenizer(self) -> Any:
         return corpus.load_tokenizer(self.tokenizer_name)
@@ -96,7 +104,19 @@ def source(name: str) -> Source:
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
     if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
         raise ValueError(f"there is nothing at {name}; give a model's directory, a hub name, or a trial's folder")
-    return Source(name, None, None, reads=(name, *_base_of_adapter(path)))
+    return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+
+
+def _extended_from(path: Path) -> int | None:
+    """The training length that extension.json says beside the weights; None after a tuning at the new one."""
+    if not (path / EXTENSION).exists():
+        return None
+    try:
+        found = Extension.read(path / EXTENSION)
+    except ValueError as error:
+        log.warning("%s; the training length is taken from the config", error)
+        return None
+    return None if found.method.endswith(TUNED) else found.train_length
 
 
 def _base_of_adapter(path: Path) -> tuple[str, ...]:

@@ -295,3 +295,26 @@ def test_what_does_not_turn_is_refused_before_anything_is_measured(
 def test_ids_that_the_model_does_not_have_are_refused() -> None:
     with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own tokenizer"):
         extend(tiny_model("llama"), 60, IDS + 97, train_length=20)
+
+
+def test_a_directory_that_was_extended_says_what_it_was_trained_at(
+    trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whorl.cli import app
+    from whorl.conversion.folders import told_length, trained_length
+    from whorl.sources import source
+
+    longer = tmp_path / "longer"
+    whorl.extend(str(trial[0]), 64, method="linear", windows=2, out=longer)
+    found, model = source(str(longer)), whorl.load(longer)
+    assert trained_length(found, model, None, scaled=False) == 32, "what convert heals at"
+    assert trained_length(found, model, None) == 64, "its scaling is there already, and another goes on top of it"
+    assert told_length(found, 64) == "extended to 64 tokens already, its config says; trained at 32"
+    options = ["--windows=1", "--random-windows=1", f"--text={trial[1]}", f"--out={tmp_path / 'seen'}"]
+    app(["inspect", str(longer), *options], standalone_mode=False)
+    assert "trained at 32 tokens, extension.json says (--train-length)" in capsys.readouterr().out
+    written = json.loads((longer / "extension.json").read_text())
+    (longer / "extension.json").write_text(json.dumps(written | {"method": "linear, tuned"}))
+    assert source(str(longer)).tells_length == "its config", "it was trained at 64 then"
+    (longer / "extension.json").write_text("{")
+    assert source(str(longer)).tells_length == "its config"

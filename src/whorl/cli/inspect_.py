@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,18 +77,20 @@ def inspect(
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was finished is in {out}", err=True)
         raise typer.Exit(130) from None
-    _say(results, out, guessed=train_length is None)
+    _say(results, out, [] if train_length else models)
 
 
-def _say(results: list[Inspection], out: Path, guessed: bool) -> None:
-    """The findings, as the report opens with them."""
+def _say(results: list[Inspection], out: Path, asked: list[str]) -> None:
+    """The findings, as the report opens with them; asked: the models whose training length was not given."""
     from whorl.reports.inspection import findings
+    from whorl.sources import source
 
     terminal = console()
-    for result in results:
+    for result, name in zip_longest(results, asked):
         terminal.print(said("\n", (result.name, "bold")))
-        if guessed:
-            terminal.print(f"trained at {result.train_length:,} tokens, its config or trial says (--train-length)")
+        if name is not None:
+            told = source(name).tells_length
+            terminal.print(f"trained at {result.train_length:,} tokens, {told} says (--train-length)")
         first, *others = (str(finding) for finding in findings(result))
         terminal.print(first, *(f"  - {other}" for other in others), sep="\n")
     terminal.print(f"\nthe figures: {out / 'report.html'}")

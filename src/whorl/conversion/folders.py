@@ -21,7 +21,7 @@ from whorl.extras import require
 from whorl.files import write_atomically
 from whorl.hosts import open_host
 from whorl.randomness import put_back
-from whorl.results.extension import CONVERSION, EXTENSION, Conversion, Extension, Method
+from whorl.results.extension import CONVERSION, EXTENSION, TUNED, Conversion, Extension, Method
 from whorl.sources import Source, source
 from whorl.tasks.language import ShortDocuments
 
@@ -99,7 +99,7 @@ def extend(
             model = tuned(model, task, healing, lora, work, say)
             losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
             finite.check_values(losses, "losses are not finite after the tuning", model, ids)
-            after = extending.summed(f"{best.method}, tuned", best.encoding, losses, limit, to)
+            after = extending.summed(f"{best.method}{TUNED}", best.encoding, losses, limit, to)
             best = replace(after, whole_context=best.whole_context)
             tried.append(best)
         rows = None
@@ -165,7 +165,8 @@ def trained_length(found: Source, model: Any, given: int | None, scaled: bool = 
     scaled: with the config's own scaling of its positions; without it, the model was trained at the length before.
     """
     declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    length = given or found.train_length or (declared if scaled else hosts.trained_length(hosts.open_host(model)))
+    unscaled = found.extended_from or hosts.trained_length(hosts.open_host(model))
+    length = given or found.train_length or (declared if scaled else unscaled)
     if length is None:
         raise ValueError(f"{found.name} does not say its training length; give --train-length")
     return int(length)
@@ -173,7 +174,9 @@ def trained_length(found: Source, model: Any, given: int | None, scaled: bool = 
 
 def told_length(found: Source, limit: int) -> str:
     """Where a training length that was not given comes from."""
-    return f"trained at {limit:,} tokens, {'its trial' if found.train_length else 'its config'} says"
+    if found.extended_from and limit != found.extended_from:
+        return f"extended to {limit:,} tokens already, its config says; trained at {found.extended_from:,}"
+    return f"trained at {limit:,} tokens, {found.tells_length} says"
 
 
 def overlapping(text: str, tokenizer: Any, length: int, windows: int) -> torch.Tensor:

@@ -57,7 +57,7 @@ def run(
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
             folder = out if at == 0 else out / "other"
             model = found.model(stream_layers)
-            limit = train_length or found.train_length or _declared(model)
+            limit = train_length or found.train_length or found.extended_from or _declared(model)
             tokens = length or REACH * limit
             from_text = text or found.text or "stdlib"
             if from_text not in read:

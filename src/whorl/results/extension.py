@@ -14,6 +14,7 @@ from whorl.results.showing import Shown
 from whorl.results.training import Step
 
 EXTENSION, CONVERSION = "extension.json", "conversion.json"
+TUNED = ", tuned"  # after the name of a method whose model was then trained at the new length
 
 
 @dataclass(frozen=True)
