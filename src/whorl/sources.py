@@ -56,7 +56,15 @@ class Source:
         return "its trial" if self.train_length else EXTENSION if self.extended_from else "its config"
 
     def tokenizer(self) -> Any:
-        return corpus.load_tokenizer(self.tokenizer_name)
+        """Raises ValueError without one; where the model's config is what cannot be read, it says so."""
+        try:
+            return corpus.load_tokenizer(self.tokenizer_name)
+        except ValueError:
+            if (Path(self.tokenizer_name) / "config.json").is_file():  # which stock code reads for a tokenizer
+                from whorl.attaching.loading import configuration
+
+                configuration(self.tokenizer_name)
+            raise
 
     @property
     def tokenizer_name(self) -> str:

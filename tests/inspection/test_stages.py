@@ -164,6 +164,14 @@ def test_a_second_model_without_a_tokenizer_takes_the_firsts(trial: Path, tmp_pa
         _tokenizers([theirs, mine])
 
 
+def test_a_config_that_cannot_be_read_is_not_taken_for_a_missing_tokenizer(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "broken")
+    config = tmp_path / "broken" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rope_parameters": [1]}))
+    with pytest.raises(ValueError, match=r"cannot load .*broken"):
+        run([str(tmp_path / "broken")], out=tmp_path / "out")
+
+
 def test_an_interrupted_run_leaves_what_it_had(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
