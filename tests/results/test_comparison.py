@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,45 @@ def test_what_is_no_trial_is_named(wrong: str, tmp_path: Path) -> None:
     value, message = WRONG[wrong]
     with pytest.raises(ValueError, match=rf"trials/rope/result\.json .*{message}"):
         read_result(laid(tmp_path, value))
+
+
+UNFIT: dict[str, tuple[list[str | int], Any, str]] = {
+    "no training length": (["config", "train_length"], 0, "config: train-length must be a whole number from 1 to"),
+    "a negative one": (["config", "train_length"], -1, "config: train-length must be a whole number from 1 to"),
+    "no tokens": (["config", "tokens"], 0, "config: tokens must be a whole number from 1 to"),
+    "a length of 0": (["config", "lengths"], [0], "config: length must be a whole number from 1 to"),
+    "a count of more than 64 bits": (["config", "tokens"], 10**400, r"its config\.tokens must be a whole number, got"),
+    "an endless unigram": (
+        ["config", "data", "unigram"],
+        [{"length": 128, "tail": math.inf}],
+        r"config\.data: unigram must have finite perplexities, got tail nan at 128 tokens",
+    ),
+    "no layers": (["trials", 0, "pairs_turning"], [], r"trials\[0\]: pairs_turning must have a number per layer"),
+    "more pairs than there are": (
+        ["trials", 0, "pairs_turning"],
+        [1, 99],
+        r"trials\[0\]: pairs_turning must be from 0",
+    ),
+    "no pairs": (["trials", 0, "pairs"], 0, r"trials\[0\]: pairs must be a whole number from 1 to"),
+    "a row of length 0": (
+        ["trials", 0, "evaluations", "copy", 0, "length"],
+        0,
+        r"trials\[0\]\.evaluations\.copy\[0\]: length must be a whole number from 1 to",
+    ),
+    "less than no sequences": (
+        ["trials", 0, "evaluations", "copy", 0, "sequences"],
+        -1,
+        r"trials\[0\]\.evaluations\.copy\[0\]: sequences must be a whole number from 1 to",
+    ),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_what_no_comparison_can_have_measured_is_damaged(unfit: str) -> None:
+    keys, value, message = UNFIT[unfit]
+    found = place = json.loads((EXPERIMENTS / "0002-copy" / "results.json").read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    with pytest.raises(ValueError, match=rf"^FILE is damaged, {message}.*; restore it, or delete it$"):
+        Comparison.from_json(found, "FILE")

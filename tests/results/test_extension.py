@@ -1,6 +1,7 @@
 """What extend and convert wrote comes back, and so does what earlier versions wrote."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,25 @@ def test_a_wrong_form_names_the_file_and_the_key(key: str, value: Any, named: st
     path.write_text(json.dumps(EXTENSION | {key: value}))
     with pytest.raises(ValueError, match=f"extension.json is damaged, {named}"):
         Extension.read(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "named"),
+    [
+        (Extension, {"method": "pi"}, "it: method 'pi' is none of those that were tried (none, yarn, window of 64)"),
+        (Extension, {"tried": []}, "it: method 'yarn' is none of those that were tried ()"),
+        (Extension, {"to": -1}, "it: to must be a whole number from 1 to"),
+        (Conversion, {"train_length": 0}, "it: train-length must be a whole number from 1 to"),
+        (Conversion, {"before": {}}, "it: swapped must have the lengths of before (), got 64, 256"),
+        (Conversion, {"swapped": {"64": 3.0}}, "it: swapped must have the lengths of before (64, 256), got 64"),
+        (Conversion, {"healed": {}}, "it: healed must have the lengths of before (64, 256), got none"),
+        (Conversion, {"healed": {"256": 1.0, "64": 2.0}}, "it: healed must have the lengths of before"),
+        (Conversion, {"control": {"64": 3.0, "128": 1.0}}, "it: untouched, trained alike must have the lengths"),
+    ],
+)
+def test_what_does_not_fit_together_is_damaged(
+    kind: type[Extension | Conversion], changed: dict[str, Any], named: str
+) -> None:
+    stored = EXTENSION if kind is Extension else CONVERSION
+    with pytest.raises(ValueError, match=re.escape(f"FILE is damaged, {named}")):
+        kind.from_json(stored | changed, "FILE")

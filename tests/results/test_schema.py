@@ -67,6 +67,8 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(bad: float) -> None:
     (point,) = Curve.from_json(json.loads(json.dumps(written, allow_nan=False))).points
     assert math.isnan(point.loss)
     assert math.isnan(point.others["tail"])
+    read = json.loads(json.dumps(written).replace("null", "Infinity"))
+    assert math.isnan(Curve.from_json(read | {"turning": None}).points[0].loss), "which JSON has not, and Python writes"
 
 
 def test_a_key_that_nobody_must_know_is_passed_over_and_a_later_schema_is_refused() -> None:
@@ -93,7 +95,12 @@ WRONG = {
     ),
     "true is no number": ({**FILE, "points": [{"at": True, "loss": 1}]}, r"its points\[0\]\.at must be a whole number"),
     "a rest": ({**FILE, "points": [{"at": 0, "loss": 1, "tail": "x"}]}, r"its points\[0\]\.tail must be a number"),
-    "no float": ({**FILE, "share": 10**400}, "its share must be a number, got a whole one that no float holds"),
+    "no float": ({**FILE, "share": 10**400}, "its share must be a number, got a whole one of more than 64 bits"),
+    "no count": ({**FILE, "turning": 1 << 64}, "its turning must be a list, got 18446744073709551616"),
+    "no count within": (
+        {**FILE, "points": [{"at": 10**400, "loss": 1}]},
+        r"its points\[0\]\.at must be a whole number, got a whole one of more than 64 bits",
+    ),
     "null": ({**FILE, "name": None}, "its name must be text, got None"),
     "either": ({**FILE, "turning": "x"}, "its turning must be a list, got 'x'"),
     "a key": ({**FILE, "by_length": {"far": 1.0}}, "its by_length has the key 'far', which is no whole number"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from whorl.checking import check_numbers
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.results.schema import REST, Keyed
 from whorl.results.showing import Shown
@@ -29,6 +30,13 @@ class Data:
     facts: dict[str, Any] = field(default_factory=dict, metadata=REST)
     train_tokens: int | None = None
     unigram: tuple[Row, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_numbers(tokens=self.train_tokens)
+        for row in self.unigram:
+            for key, value in row.values.items():
+                if not 0 < value < math.inf:
+                    raise ValueError(f"unigram must have finite perplexities, got {key} {value} at {row.length} tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,11 @@ class Config:
     seeds: tuple[int, ...]
     trials_planned: int
     data: Data
+
+    def __post_init__(self) -> None:
+        check_numbers(train_length=self.train_length, tokens=self.tokens)
+        for length in self.lengths:
+            check_numbers(length=length)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from whorl.checking import check_numbers, shown
 from whorl.results.schema import Result
 from whorl.results.showing import Shown
 from whorl.results.training import Step
@@ -72,6 +73,12 @@ class Extension(Result, Shown):
     tried: tuple[Method, ...]
     loads: str
     needle: tuple[Needle, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(train_length=self.train_length, to=self.to)
+        tried = [row.method for row in self.tried]
+        if self.method not in tried:
+            raise ValueError(f"method {shown(self.method)} is none of those that were tried ({', '.join(tried)})")
 
     @classmethod
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:
@@ -148,6 +155,15 @@ class Conversion(Result, Shown):
     model: str = ""
     train_length_from: str = ""
     loads: str = ""
+
+    def __post_init__(self) -> None:
+        check_numbers(train_length=self.train_length)
+        for name, losses in self.measured().items():
+            if list(losses) != list(self.before):
+                lengths = ", ".join(map(str, losses)) or "none"
+                raise ValueError(
+                    f"{name} must have the lengths of before ({', '.join(map(str, self.before))}), got {lengths}"
+                )
 
     @classmethod
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:

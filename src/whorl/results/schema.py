@@ -2,7 +2,8 @@
 
 A field's name is its key (less a last underscore, as in `from_`). What stands in a file for a type:
 
-    int, float, str, bool      themselves; null for a float is a value that is not finite, which JSON has none of: NaN
+    int, float, str, bool      themselves, whole numbers up to 64 bits; null for a float is a value that is not finite,
+                               which JSON has none of: NaN
     X | None                   null
     tuple[X, ...]              a list
     dict[str, X], dict[int, X] an object
@@ -32,6 +33,7 @@ from whorl.files import read_json, write_json
 
 SCHEMA = "schema"
 REST = {"rest": True}
+LARGEST = (1 << 64) - 1
 T = TypeVar("T")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -185,10 +187,11 @@ def _read(kind: Any, value: Any, at: str) -> Any:
         return math.nan
     if not _fits(kind, value):
         raise _Wrong(f"its {at} must be {KINDS[kind]}, got {shown(value)}")
-    try:
-        return float(value) if kind is float else value
-    except OverflowError:
-        raise _Wrong(f"its {at} must be a number, got a whole one that no float holds") from None
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise _Wrong(f"its {at} must be {KINDS[kind]}, got a whole one of more than 64 bits")
+    if kind is not float:
+        return value
+    return float(value) if math.isfinite(value) else math.nan
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, at: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from whorl.checking import check_numbers
 from whorl.results.schema import REST, Result
 from whorl.results.training import Training
 
@@ -28,6 +29,9 @@ class Row:
     samples: tuple[float, ...] = ()
     stderr: float | None = None
     unreachable: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(length=self.length, windows=self.windows, sequences=self.sequences, tokens=self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,15 @@ class Trial:
     pretrained: str | None = None
     train: Training
     evaluations: dict[str, tuple[Row, ...]]
+
+    def __post_init__(self) -> None:
+        check_numbers(pairs=self.pairs)
+        turning = self.pairs_turning
+        if turning == ():
+            raise ValueError("pairs_turning must have a number per layer, got an empty list")
+        for count in turning if isinstance(turning, tuple) else () if turning is None else (turning,):
+            if not 0 <= count <= (count if self.pairs is None else self.pairs):
+                raise ValueError(f"pairs_turning must be from 0 to pairs ({self.pairs}), got {count}")
 
     def row(self, evaluation: str, length: int) -> Row | None:
         """The row of an evaluation at a length, or None."""
