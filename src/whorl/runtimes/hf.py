@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -28,6 +29,15 @@ class HF(Runtime):
 
     name = "hf"
     title = "stock transformers"
+
+    @classmethod
+    def of_options(cls, options: Mapping[str, Any]) -> Self:
+        if "dtype" in options:
+            raise ValueError(
+                f"dtype={options['dtype']!r} is of the matrices of GGUF files; an hf directory keeps the model's own; "
+                "leave it out, or take the runtime gguf"
+            )
+        return super().of_options(options)
 
     def refuse(self, model: Any) -> str | None:
         form = None if attached(model) is None else stock_form(model)
