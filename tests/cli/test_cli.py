@@ -128,7 +128,14 @@ def test_help_and_list_import_nothing_heavy() -> None:
     code = "import sys; from whorl.cli import app\nsys.argv = ['whorl', *sys.argv[1:]]\ntry: app()\nfinally: " + (
         "print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
     )
-    for arguments in (["--help"], ["list"], ["compare", "--help"], ["inspect", "--help"], ["doctor", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["list"],
+        ["compare", "--help"],
+        ["inspect", "--help"],
+        ["doctor", "--help"],
+        ["export", "--help"],
+    ):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "[]\n"), arguments
 

@@ -84,7 +84,8 @@ def test_force_replaces_nothing_but_exports(tmp_path: Path) -> None:
         ({"runtime": "onnx"}, r"unknown runtime 'onnx'; docs/export.md .* \(known: hf, gguf"),
         ({"runtime": "GUFF"}, "unknown runtime 'GUFF'; did you mean 'gguf'"),
         ({"runtime": None}, "unknown runtime None"),
-        ({"dtype": "f16"}, "the runtime hf has no option dtype='f16'; it takes none"),
+        ({"dtype": "f16"}, "dtype='f16' is of the matrices of GGUF files; an hf directory keeps the model's own"),
+        ({"bits": 4}, "the runtime hf has no option bits=4; it takes none"),
         ({"runtime": "gguf", "bits": 4}, "the runtime gguf has no option bits=4; it takes dtype"),
         ({"runtime": "gguf", "dtype": "q4_0"}, "dtype must be one of f32, f16, bf16, got 'q4_0'"),
         ({"runtime": GGUF("f16"), "dtype": "f32"}, r"GGUF\(dtype='f16'\) has its options already, and dtype came too"),
@@ -152,6 +153,23 @@ def test_the_command_exports_a_directory_for_both_runtimes(tmp_path: Path) -> No
     again = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"))
     assert isinstance(again.exception, ValueError)
     assert "is there already" in str(again.exception)
+
+
+@pytest.mark.parametrize("names_of_it", [("--runtime", "--format"), ("--format", "--runtime"), ("--runtime",) * 2])
+def test_two_runtimes_at_once_are_refused(names_of_it: tuple[str, str], tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "model")
+    first, second = names_of_it
+    both = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"), first, "gguf", second, "hf")
+    assert isinstance(both.exception, ValueError)
+    assert str(both.exception) == "one runtime at a time, got gguf and hf; export once for each"
+    assert not (tmp_path / "out").exists()
+    same = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"), first, "hf", second, "hf")
+    assert same.exit_code == 0, same.output
+
+
+def test_the_help_says_every_runtime_and_its_title() -> None:
+    said = " ".join(run("--help").output.replace("│", " ").split())
+    assert all(f"{name}: {get(name).title}" in said for name in RUNTIMES), said
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,9 @@ What was written is loaded and compared before it gets its name; nothing is left
 what each runtime can say. --format is another name of --runtime.
 """
 
+_LISTING = json.loads(Path(__file__).with_name("listing.json").read_text(encoding="utf-8"))
+_TITLES = _LISTING.get("runtimes", {})  # none where the listing, which imports this, is about to be made anew
+
 
 def export(
     model: Annotated[
@@ -27,14 +31,15 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not hold anything yet.")],
     runtime: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--runtime",
             "--format",
             metavar="|".join(RUNTIMES),
-            help="What will run the model; hf: stock transformers, gguf: llama.cpp.",
+            help=f"What will run the model; {', '.join(f'{n}: {_TITLES.get(n, n)}' for n in RUNTIMES)}.",
+            show_default="hf",
         ),
-    ] = "hf",
+    ] = ["hf"],  # noqa: B006
     dtype: Annotated[
         str | None, typer.Option(metavar="f32|f16|bf16", help="Of a GGUF's matrices.", show_default="f32")
     ] = None,
@@ -42,11 +47,13 @@ def export(
         bool, typer.Option("--force", help="Replace DIR if whorl wrote it and nothing was added.")
     ] = False,
 ) -> None:
-    """Write a model with its encoding for runtimes that do not know whorl: stock transformers, llama.cpp."""
+    """Write a model with its encoding for runtimes that do not know whorl."""
     from whorl import outputs
     from whorl.runtimes.exporting import export as write
     from whorl.sources import source
 
+    if len(set(runtime)) > 1:
+        raise ValueError(f"one runtime at a time, got {' and '.join(dict.fromkeys(runtime))}; export once for each")
     found = source(model)
     outputs.check_replaces(out, force, found.reads)
     try:
@@ -55,7 +62,7 @@ def export(
         typer.echo(f"whorl: goes without a tokenizer: {' '.join(str(error).split())}", err=True)
         tokenizer = None
     options = {} if dtype is None else {"dtype": dtype}
-    done = write(found.model(), out, runtime=runtime, tokenizer=tokenizer, force=force, **options)
+    done = write(found.model(), out, runtime=runtime[0], tokenizer=tokenizer, force=force, **options)
     typer.echo(f"{done.path}: for {done.runtime.title}, positional encoding {done.encoding}")
     typer.echo(f"tokenizer: {done.tokenizer}")
     typer.echo(str(done.checked))

@@ -1,4 +1,4 @@
-"""What the command line and README.md say of encodings, scalings, model families and tasks, from their registries.
+"""What the command line and README.md say of encodings, scalings, families, tasks and runtimes, from their registries.
 
 `python -m whorl.cli.listing` writes it anew, to listing.json and README.md. (From there `whorl list` and the help read
 it, at once: importing every encoding imports PyTorch.)
@@ -15,6 +15,8 @@ from typing import Any
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 from whorl.encodings.config import format_value
 from whorl.hosts import FAMILIES
+from whorl.runtimes import RUNTIMES
+from whorl.runtimes import get as get_runtime
 from whorl.tasks import TASKS
 from whorl.tasks import get as get_task
 
@@ -57,6 +59,7 @@ def listing() -> str:
     """The content of listing.json."""
     tasks = {name: {"title": task.title, "options": task.options} for name in TASKS for task in [get_task(name)]}
     told = {"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES), "tasks": tasks}
+    told["runtimes"] = {name: get_runtime(name).title for name in RUNTIMES}
     return json.dumps(told, indent=1) + "\n"
 
 
