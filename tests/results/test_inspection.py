@@ -142,3 +142,24 @@ def test_a_damaged_inspection_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "inspection.json").unlink()
     with pytest.raises(ValueError, match="has no inspection.json; whorl inspect"):
         Inspection.load(tmp_path)
+
+
+LEFT = SUMMARY["out_of_range"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"out_of_range": {**LEFT, "multiples": [1, 2, 4]}},
+            r"out_of_range: layer 0 must have a departure at each of 3 multiples, got 2",
+        ),
+        (
+            {"out_of_range": {**LEFT, "pairs": [{**LEFT["pairs"][0], "departure": []}]}},
+            r"out_of_range: layer 0 must have a departure at each of 2 multiples, got 0",
+        ),
+    ],
+)
+def test_departures_that_are_not_of_the_multiples_are_damaged(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^FILE is damaged, {message}; restore it"):
+        Summary.from_json(SUMMARY | changed, "FILE")

@@ -213,6 +213,15 @@ class OutOfRange:
     first_pair: FirstPair | None
     first_layer: FirstLayer | None
 
+    def __post_init__(self) -> None:
+        departed: list[LayerDeparture | PairDeparture] = [*self.layers, *self.pairs]
+        for one in departed:
+            if len(one.departure) != len(self.multiples):
+                raise ValueError(
+                    f"layer {one.layer} must have a departure at each of {len(self.multiples)} multiples, "
+                    f"got {len(one.departure)}"
+                )
+
 
 @dataclass(frozen=True)
 class Cut:
