@@ -35,8 +35,9 @@ def _of(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     text = str(options.get("text") or "")
     if text.startswith("hf:") or text.endswith(".parquet"):
         yield f"--text {text}", "hub"
-    if (runtime := options.get("runtime")) and (extra := get(runtime).extra):
-        yield f"--runtime {runtime}", extra
+    for runtime in options.get("runtime") or ():  # a list, so that two are seen
+        if extra := get(runtime).extra:
+            yield f"--runtime {runtime}", extra
     for option in ("tune", "stream_layers"):
         if options.get(option):
             yield f"--{option.replace('_', '-')}", "compare"
