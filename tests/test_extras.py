@@ -131,10 +131,15 @@ def test_commands_say_at_once_what_is_missing_and_run_on_what_they_name(tmp_path
 def test_python_says_it_too(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    asked = ("whorl.compare", "whorl.load('adapter')")
-    comparison, adapter = said([(without(""), f"import whorl\n{line}") for line in asked], tmp_path)
+    asked = (
+        "whorl.compare", "whorl.load('adapter')", "whorl.convert('adapter', 'hope', heal=9, out='out')",
+        "whorl.extend('adapter', 9, out='out')",
+    )  # fmt: skip
+    comparison, adapter, convert, extend = said([(without(""), f"import whorl\n{line}") for line in asked], tmp_path)
     assert comparison.startswith("MissingExtraError: a comparison needs accelerate, matplotlib and rich, which are not")
     assert adapter.startswith("MissingExtraError: the adapter adapter needs peft, which is not installed; try pip")
+    assert convert.startswith("MissingExtraError: convert needs accelerate, matplotlib and rich, which are not")
+    assert extend.startswith("MissingExtraError: extend needs matplotlib, which is not installed; try pip")
 
 
 def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,11 +65,7 @@ def extend(
     require("extend", "reports", *(["compare"] if tune else []), *(["peft"] if lora else []))
     if method != "auto":
         extending.check_method(method)
-    name, out = _paths(name, out)
-    found = source(name)
-    reads = [*found.reads, text or found.text]
-    resuming.clear(out)
-    outputs.check_replaces(out, force, reads)
+    name, out, found, reads = _from_and_to(name, out, text, force)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length)
     if train_length is None:
@@ -130,9 +126,18 @@ def extend(
     return result
 
 
-def _paths(name: Any, out: Any) -> tuple[str, Path]:
-    """Raises ValueError for what is no name of a model and no path of a folder."""
-    return check_path("the model", name, "a directory, a hub name or a trial's folder"), Path(check_path("out", out))
+def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[str, Path, Source, list[str | None]]:
+    """The name and the folder, what the name is of, and all that will be read.
+
+    Raises ValueError for what is no name of a model or no path of a folder, and for a folder that may not be written.
+    """
+    name = check_path("the model", name, "a directory, a hub name or a trial's folder")
+    out = Path(check_path("out", out))
+    found = source(name)
+    reads = [*found.reads, text or found.text]
+    resuming.clear(out)
+    outputs.check_replaces(out, force, reads)
+    return name, out, found, reads
 
 
 def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
@@ -224,6 +229,7 @@ def convert(
     reach  losses are taken at the training length and at so many times it, which some held-out document must have
     Trainings that were interrupted go on (see `resuming`). Raises ValueError for what does not fit.
     """
+    require("convert", "compare")
     from whorl.conversion import converting
 
     check_numbers(
@@ -231,11 +237,7 @@ def convert(
         batch_size=batch_size, gradual=gradual, seed=seed,
     )  # fmt: skip
     parse(to)
-    name, out = _paths(name, out)
-    found = source(name)
-    reads = [*found.reads, text or found.text]
-    resuming.clear(out)
-    outputs.check_replaces(out, force, reads)
+    name, out, found, reads = _from_and_to(name, out, text, force)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     chosen = text or found.text or "stdlib"
