@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import texts
 from tests.tiers import pytest_collection_modifyitems  # noqa: F401
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -46,8 +46,4 @@ def pins(shared: Path) -> dict[str, dict]:
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder of real source files, from the standard library."""
-    folder = tmp_path_factory.mktemp("text")
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (folder / f"{name}.txt").write_text(source.read_text())
-    return folder
+    return texts.lay(tmp_path_factory.mktemp("text"))

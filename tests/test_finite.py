@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import whorl
+from tests import texts
 from whorl import finite
 from whorl.conversion.converting import Diverged, Healing, convert, evaluated, language, train_on
 from whorl.conversion.extending import choose, extend
@@ -149,13 +150,7 @@ def test_a_method_without_finite_losses_is_never_kept(caplog: pytest.LogCaptureF
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Documents of real source files, and their tokenizer beside them."""
-    import sys
-
-    folder = tmp_path_factory.mktemp("text")
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (folder / f"{name}.txt").write_text(source.read_text())
-    return str(folder)
+    return str(texts.lay(tmp_path_factory.mktemp("text")))
 
 
 SMALL: dict[str, Any] = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from tests import texts
 
 import whorl
 
@@ -16,11 +16,7 @@ LENGTH = 32
 def trial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished trial of rope, and the text that it was trained on."""
     folder = tmp_path_factory.mktemp("trial")
-    text = folder / "text"
-    text.mkdir()
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source_file = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (text / f"{name}.txt").write_text(source_file.read_text())
+    text = texts.lay(folder / "text")
     how = {"train_length": LENGTH, "lengths": ("1x",), "tokens": 20 * 8 * LENGTH, "batch_size": 8, "tail": 8}
     whorl.compare(["rope"], out=folder / "run", text=str(text), windows=4, quiet=True, precision="fp32", **how)
     return next((folder / "run" / "trials").iterdir()), str(text)

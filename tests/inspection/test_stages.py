@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import whorl
+from tests import texts
 from whorl.data.corpus import _read_path, read_documents
 from whorl.data.windows import text_windows
 from whorl.inspection import ablation, analysis, stages
@@ -27,11 +28,7 @@ IDS = torch.randint(3, 97, (3, 64), generator=torch.Generator().manual_seed(0))
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained trial with snapshots, and its text."""
     folder = tmp_path_factory.mktemp("trial")
-    text = folder / "text"
-    text.mkdir()
-    for name in ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "difflib", "dis", "enum", "heapq", "pdb", "uuid"):
-        source_file = Path(sys.modules["json"].__file__).parents[1] / f"{name}.py"  # type: ignore[type-var, arg-type]
-        (text / f"{name}.txt").write_text(source_file.read_text())
+    text = texts.lay(folder / "text")
     how = {"train_length": 32, "lengths": ("1x",), "tokens": 12 * 4 * 32, "batch_size": 4, "tail": 8, "windows": 4}
     whorl.compare(["rope"], out=folder / "run", text=str(text), snapshots=2, quiet=True, precision="fp32", **how)
     return next((folder / "run" / "trials").iterdir())
@@ -231,6 +228,7 @@ import sys, torch
 from pathlib import Path
 from whorl.sources import Source
 import whorl
+from tests import texts
 def resident(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
