@@ -11,6 +11,7 @@ import torch
 from whorl.ops.problem import RotationProblem
 
 ELEMENTS = 2048  # of a row block and half of its turning channels: fills a block of 4 warps with vector loads
+WARPS = 4
 
 
 def missing(problem: RotationProblem) -> str | None:
@@ -67,5 +68,5 @@ def run(
         cos.stride(0) if cos.shape[0] > 1 else 0, cos.stride(tokens_dim if per_head else 1),
         n, first if half else 2 * first, problem.width // 2 + first if half else 2 * first + 1, q.shape[-1],
         step=1 if half else 2, SIGN=problem.sign, MATH=tl.float64 if q.dtype == torch.float64 else tl.float32,
-        COPY=not problem.inplace, ROWS=rows, PAIRS=pairs, CHANNELS=triton.next_power_of_2(q.shape[-1]),
+        COPY=not problem.inplace, ROWS=rows, PAIRS=pairs, CHANNELS=triton.next_power_of_2(q.shape[-1]), num_warps=WARPS,
     )  # fmt: skip

@@ -56,12 +56,25 @@ def _turn_rows(
 
     p_in = (batch * in_b + head * in_h + token * in_t)[:, None]
     p_out = (batch * out_b + head * out_h + token * out_t)[:, None]
-    o_a = first_a + step * o_pair[None, :]
-    o_b = first_b + step * o_pair[None, :]
-    b_a = tl.load(in_ptr + p_in + o_a, mask=mask, other=0.0).to(MATH)
-    b_b = tl.load(in_ptr + p_in + o_b, mask=mask, other=0.0).to(MATH)
-    tl.store(out_ptr + p_out + o_a, (b_a * b_cos - b_b * b_sin).to(out_ptr.dtype.element_ty), mask=mask)
-    tl.store(out_ptr + p_out + o_b, (b_b * b_cos + b_a * b_sin).to(out_ptr.dtype.element_ty), mask=mask)
+    if step == 1:  # halves: two runs of n channels
+        o_a = first_a + o_pair[None, :]
+        o_b = first_b + o_pair[None, :]
+        b_a = tl.load(in_ptr + p_in + o_a, mask=mask, other=0.0).to(MATH)
+        b_b = tl.load(in_ptr + p_in + o_b, mask=mask, other=0.0).to(MATH)
+    else:  # neighbours: one run of 2 n channels, read in one piece and taken apart in registers
+        o_both = tl.arange(0, 2 * PAIRS)
+        m_both = m_row[:, None] & (o_both < 2 * n)[None, :]
+        o_both = first_a + o_both[None, :]
+        b_both = tl.load(in_ptr + p_in + o_both, mask=m_both, other=0.0).to(MATH)
+        b_a, b_b = tl.split(tl.reshape(b_both, (ROWS, PAIRS, 2)))
+    b_turned_a = (b_a * b_cos - b_b * b_sin).to(out_ptr.dtype.element_ty)
+    b_turned_b = (b_b * b_cos + b_a * b_sin).to(out_ptr.dtype.element_ty)
+    if step == 1:
+        tl.store(out_ptr + p_out + o_a, b_turned_a, mask=mask)
+        tl.store(out_ptr + p_out + o_b, b_turned_b, mask=mask)
+    else:
+        b_turned = tl.reshape(tl.join(b_turned_a, b_turned_b), (ROWS, 2 * PAIRS))
+        tl.store(out_ptr + p_out + o_both, b_turned, mask=m_both)
 
     if COPY:  # out of place: the channels that stand still, once
         o_c = tl.arange(0, CHANNELS)
