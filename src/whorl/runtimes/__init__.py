@@ -5,6 +5,7 @@ base.py              what a runtime answers
 hf.py                stock transformers
 gguf.py              llama.cpp; gguf_tokenizers.py, and gguf_reading.py, which reads such a file back
 layout.py            weights from one layout of pairs to the other
+ran.py               what engines did with such files, run by run
 """
 
 from __future__ import annotations
