@@ -16,6 +16,8 @@ from whorl.encodings.hope import HoPE
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.spectrum import rope_frequencies, same_spectrum
 from whorl.encodings.turns import cos_sin
 
 # (base, head dim, training length) -> pairs that turn; from issue 2 and facts/hope-and-p-rope.md A1.
@@ -156,6 +158,67 @@ def test_a_spectrum_says_which_axis_each_pair_goes_by() -> None:
                           ((0, 0.5), "whole numbers from 0")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Spectrum((1.0, 0.5), 8, axes=axes)
+
+
+def test_a_mixed_spectrum_has_a_vector_for_each_pair() -> None:
+    spectrum = Spectrum.mixed([(3.0, -4.0), (0.0, 0.5), (0.0, 0.0)], 8)
+    assert (spectrum.frequencies, spectrum.turning, spectrum.number_of_axes) == ((5.0, 0.5, 0.0), (0, 1), 2)
+    assert spectrum != Spectrum.mixed([(3.0, 4.0), (0.0, 0.5), (0.0, 0.0)], 8)
+    assert Spectrum((1.0, 0.5), 8, axes=(2, 0)).by_axis == ((0.0, 0.0, 1.0), (0.5, 0.0, 0.0))
+    assert Spectrum((1.0, 0.5), 8).by_axis == ((1.0,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Spectrum.mixed([(1.0, 0.5), (1.0,)], 8), r"the same number in all pairs, .* vectors of \[1, 2\] axes"),
+        (lambda: Spectrum.mixed([(1.0,), (1.0,)], 8), "two axes or more"),
+        (lambda: Spectrum((1.0,), 8, vectors=((1.0, 0.5),)), "lengths of its vectors"),
+        (lambda: Spectrum((1.0,), 8, axes=(0,), vectors=((1.0, 0.0),)), "stand in the place of axes"),
+        (lambda: Spectrum.mixed([(1.0, math.inf)], 8), "finite"),
+        (lambda: Spectrum.mixed([(1.0, "a")], 8), "of numbers"),
+        (lambda: Spectrum.mixed([(1.0, 0.5)] * 5, 8), "5 pairs do not fit"),
+        (lambda: Spectrum.mixed([(0.0, 0.0)], 8).with_frequencies((1.0,)), "no direction in which to turn"),
+    ],
+)
+def test_a_mixed_spectrum_refuses_nonsense(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "linear:factor=2",
+        "yarn:factor=4,original=64",
+        "ntk:factor=4",
+        "base-change:base=50000",
+        "clip:wavelength=100",
+        "soft-clip:wavelength=30",
+        "llama3:factor=8,original=64",
+        "longrope:short_factor=2@2@3@4,long_factor=2@2@3@4,factor=2,original=64",
+    ],
+)
+def test_scalings_slow_a_mixed_pair_as_they_slow_one_axis_and_keep_its_direction(scaling: str) -> None:
+    base = Spectrum(rope_frequencies(10000.0, 8), 8)
+    scaled = parse(f"rope~{scaling}")
+    assert isinstance(scaled, Scaled)
+    plain, mixed = base, Spectrum.mixed([(0.6 * f, -0.8 * f) for f in base.frequencies], 8)
+    for one in scaled.scalings:
+        plain, mixed = one(plain), one(mixed)
+    assert mixed.amplitude == plain.amplitude
+    wanted = [(0.6 * f, -0.8 * f) for f in plain.frequencies]
+    for got, vector in zip(mixed.vectors, wanted, strict=True):
+        assert math.dist(got, vector) <= 2**-47 * math.hypot(*vector)
+
+
+def test_same_spectra_agree_along_every_axis() -> None:
+    assert same_spectrum(Spectrum((1.0, 0.5), 8), Spectrum((1.0, 0.5), 8, axes=(0, 0)))
+    assert not same_spectrum(Spectrum((1.0, 0.5), 8, axes=(0, 1)), Spectrum((1.0, 0.5), 8, axes=(1, 0)))
+    mixed = Spectrum.mixed([(1.0, 0.0), (0.0, 0.5)], 8)
+    assert same_spectrum(mixed, Spectrum((1.0, 0.5), 8, axes=(0, 1)))
+    assert not same_spectrum(mixed, Spectrum.mixed([(-1.0, 0.0), (0.0, 0.5)], 8))
+    assert same_spectrum(mixed, Spectrum.mixed([(1.0, 1e-6), (0.0, 0.5)], 8))
 
 
 def test_frequencies_with_axes_in_notation_and_json() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from whorl.attaching.filling import completed
@@ -19,7 +18,7 @@ from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.spectrum import base_of, share_of
+from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
 from whorl.hosts.transformers.rope_settings import from_stock, length_dependent
@@ -88,15 +87,6 @@ def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
     return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
 
 
-def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
-    """Whether two spectra turn the same pairs by the same frequencies, to the precision of stock float32 tables."""
-    return (
-        a.width == b.width
-        and abs(a.amplitude - b.amplitude) <= precision * abs(b.amplitude)
-        and all(abs(x - y) <= precision * y for x, y in zip(a.frequencies, b.frequencies, strict=True))
-    )
-
-
 def _recorded(host: OpenHost) -> Encoding | None:
     """The encoding that a native save wrote beside the stock settings, if it is still what the model does."""
     record = getattr(host.model.config, CONFIG_KEY, None)
@@ -159,7 +149,7 @@ def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
     built = frequencies_of(host.rotary, layer_type, "original_inv_freq")
     assert built is not None, "stock keeps it where frequencies depend on the length"
     if built.device.type != "meta":
-        own = replace(spectrum, frequencies=tuple(built.double().tolist()))
+        own = spectrum.with_frequencies(built.double().tolist())
         if not same_spectrum(encoding.spectrum(head_dim), own, _precision(host)):
             raise ValueError(
                 f"the config of this {type(host.model).__name__} says {encoding}, and its rotary module was built with "

@@ -14,10 +14,11 @@ import torch
 
 from whorl.attaching.filling import filled
 from whorl.attaching.plan import layer_plan
-from whorl.attaching.reading import encoding_of, in_stock_terms, same_spectrum
+from whorl.attaching.reading import encoding_of, in_stock_terms
 from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, Spectrum
 from whorl.encodings.learned import Learned
+from whorl.encodings.spectrum import same_spectrum
 from whorl.hosts import OpenHost, head_dim_of, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet

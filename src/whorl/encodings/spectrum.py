@@ -5,12 +5,17 @@ frequency radians per token; 0 means that the pair does not turn (a position-ind
 wavelength tokens per full turn, 2 pi / frequency
 axis      one number of a position that has several: a row or a column of a grid (integers), a coordinate of a point
           (a real number); frequencies are then radians per row, column or unit of length
+vector    of a pair that goes by several axes at once (mixed): its frequency along each, of either sign. It turns by
+          their sum, vector . position; its frequency is the vector's length, that of the direction in which it turns
+          fastest
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,23 @@ class Spectrum:
     `head_dim` is the head's full width. The channels from `width` on are in no pair (partial rotary).
     `amplitude` multiplies cos and sin (YaRN's attention factor; 1 otherwise).
     `axes` says which axis of a position each pair goes by, from 0; empty where positions have one axis.
+    `vectors` says the frequency of each pair along every axis, where pairs go by several: see `Spectrum.mixed`.
     """
 
     frequencies: tuple[float, ...]
     head_dim: int
     amplitude: float = 1.0
     axes: tuple[int, ...] = ()
+    vectors: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def mixed(cls, vectors: Sequence[Sequence[float]], head_dim: int, amplitude: float = 1.0) -> Spectrum:
+        """Pairs that go by several axes at once: pair i turns by vectors[i] . position (RoPE-Mixed, arXiv 2403.13298).
+
+        Raises ValueError for vectors that are not of the same number of axes, two at the least.
+        """
+        found = tuple(tuple(vector) for vector in vectors)
+        return cls(tuple(map(_length, found)), head_dim, amplitude, vectors=found)
 
     def __post_init__(self) -> None:
         values = (self.frequencies,) if isinstance(self.frequencies, int | float | str) else tuple(self.frequencies)
@@ -43,11 +59,52 @@ class Spectrum:
             raise ValueError(f"axes must name one axis for each of {len(values)} pairs, got {len(self.axes)}")
         if any(isinstance(axis, bool) or not isinstance(axis, int) or axis < 0 for axis in self.axes):
             raise ValueError(f"axes must be whole numbers from 0, got {self.axes}")
+        if self.vectors:
+            self._check_vectors()
+
+    def _check_vectors(self) -> None:
+        sizes = {len(vector) for vector in self.vectors}
+        if self.axes or len(sizes) != 1 or min(sizes) < 2:
+            raise ValueError(
+                "the vectors of a spectrum have two axes or more, the same number in all pairs, and stand in the place "
+                f"of axes, got vectors of {sorted(sizes)} axes and axes={self.axes}; where each pair goes by one axis, "
+                "give frequencies and axes"
+            )
+        if self.frequencies != tuple(map(_length, self.vectors)):
+            raise ValueError(
+                "the frequencies of a mixed spectrum are the lengths of its vectors, and these are not; "
+                "Spectrum.mixed(vectors, head_dim) makes one, and its with_frequencies(...) another of it"
+            )
 
     @property
     def number_of_axes(self) -> int:
         """How many axes a position must have."""
-        return 1 + max(self.axes, default=0)
+        return len(self.vectors[0]) if self.vectors else 1 + max(self.axes, default=0)
+
+    @property
+    def by_axis(self) -> tuple[tuple[float, ...], ...]:
+        """The frequency of each pair along every axis: 0 along those that it does not go by."""
+        if self.vectors:
+            return self.vectors
+        every = range(self.number_of_axes)
+        axes = self.axes or (0,) * len(self.frequencies)
+        return tuple(
+            tuple(f if a == own else 0.0 for a in every) for f, own in zip(self.frequencies, axes, strict=True)
+        )
+
+    def with_frequencies(self, frequencies: Sequence[float]) -> Spectrum:
+        """The same pairs, axes and directions at other frequencies; to a rounding, where they are mixed.
+
+        Raises ValueError for a mixed pair that would begin to turn, in no direction.
+        """
+        if not self.vectors:
+            return replace(self, frequencies=tuple(frequencies))
+        vectors = []
+        for new, old, vector in zip(frequencies, self.frequencies, self.vectors, strict=True):
+            if new and not old:
+                raise ValueError(f"a pair whose vector is {vector} has no direction in which to turn at {new}")
+            vectors.append(tuple(x * (new / old) for x in vector) if old else vector)
+        return Spectrum.mixed(vectors, self.head_dim, self.amplitude)
 
     @property
     def width(self) -> int:
@@ -63,6 +120,25 @@ class Spectrum:
     def wavelengths(self) -> tuple[float, ...]:
         """Tokens per full turn, one per pair; infinite where a pair does not turn."""
         return tuple(map(wavelength, self.frequencies))
+
+
+def _length(vector: Any) -> float:
+    """Raises ValueError for what are no numbers."""
+    if not all(isinstance(value, int | float) for value in vector):
+        raise ValueError(f"the vectors of a spectrum are of numbers, got {vector}")
+    return math.hypot(*vector)
+
+
+def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
+    """Whether two spectra turn the same pairs by the same frequencies along the same axes, to the precision of float32
+    tables."""
+    if a.width != b.width or abs(a.amplitude - b.amplitude) > precision * abs(b.amplitude):
+        return False
+    if a.number_of_axes == b.number_of_axes == 1:
+        return all(abs(x - y) <= precision * y for x, y in zip(a.frequencies, b.frequencies, strict=True))
+    return a.number_of_axes == b.number_of_axes and all(
+        math.dist(x, y) <= precision * math.hypot(*y) for x, y in zip(a.by_axis, b.by_axis, strict=True)
+    )
 
 
 def wavelength(frequency: float) -> float:

@@ -35,7 +35,8 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
     """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`).
 
     Where the spectrum names axes, positions are [batch, tokens, axes]: integers (of a grid) or real numbers (of
-    points). With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too.
+    points). With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too. Of a spectrum
+    in which no pair turns, positions may have any axes.
 
     Raises ValueError for positions that lack an axis which the spectrum names, and for axes that it does not name.
     """
@@ -45,27 +46,32 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
         raise ValueError(f"{wanted} is wanted, got {shown(given)}")
     if positions.dim() == 1:
         positions = positions[None]
-    axes = None if positions.dim() == 2 and not spectrum.axes else _axes_of(spectrum, positions)
     turning = spectrum.turning
     first, last = (turning[0], turning[-1] + 1) if turning else (0, 0)
     if spectrum.amplitude != 1.0:
         first, last = 0, len(spectrum.frequencies)
-    axes = axes if axes is None else axes[first:last]
-    cos, sin = cos_sin(positions, spectrum.frequencies[first:last], math_dtype(dtype), axes)
+    if positions.dim() == 2 and not spectrum.axes and not spectrum.vectors:
+        axes = None
+    elif last == first and positions.dim() == 3:
+        axes, positions = None, positions[..., 0]
+    else:
+        _check_axes(spectrum, positions)
+        axes = spectrum.axes[first:last] if positions.dim() == 3 and spectrum.axes else None
+    frequencies = (spectrum.vectors or spectrum.frequencies)[first:last]
+    cos, sin = cos_sin(positions, frequencies, math_dtype(dtype), axes)
     if spectrum.amplitude != 1.0:
         cos, sin = cos * spectrum.amplitude, sin * spectrum.amplitude
     return Tables(cos, sin, first, spectrum.width)
 
 
-def _axes_of(spectrum: Spectrum, positions: torch.Tensor) -> tuple[int, ...] | None:
-    """The axis of these positions that each pair goes by; None where they have one, and no dimension for it."""
+def _check_axes(spectrum: Spectrum, positions: torch.Tensor) -> None:
+    """Raises ValueError for positions that lack an axis that the pairs go by, and where that is not said."""
     named, dims = spectrum.number_of_axes, positions.dim()
     if dims == 2 and named == 1:
-        return None
-    if dims != 3 or not spectrum.axes or positions.shape[-1] < named:
+        return
+    if dims != 3 or not (spectrum.axes or spectrum.vectors) or positions.shape[-1] < named:
         wanted = "[batch, tokens] or [tokens]" if named == 1 else f"[batch, tokens, {named} axes or more]"
         raise ValueError(
             f"positions must be {wanted}, got {list(positions.shape)}: the pairs of this spectrum go by {named} "
             f"{'axes' if named > 1 else 'axis'}; Spectrum(..., axes=...) says which axis each pair goes by"
         )
-    return spectrum.axes

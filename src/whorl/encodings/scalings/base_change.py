@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whorl.encodings.scalings.base import Scaling, geometric
 from whorl.encodings.spectrum import Spectrum
@@ -29,4 +29,4 @@ class BaseChange(Scaling):
         _, step = geometric(spectrum, self.name)
         change = step - 2 * math.log(self.base) / spectrum.width
         frequencies = tuple(f * math.exp(i * change) for i, f in enumerate(spectrum.frequencies))
-        return replace(spectrum, frequencies=frequencies)
+        return spectrum.with_frequencies(frequencies)

@@ -6,7 +6,7 @@ The paper is CoPE's, Clipped RoPE (not the contextual CoPE): its soft clipping l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whorl.encodings.scalings.base import Scaling
 from whorl.encodings.spectrum import Spectrum, fully_turning, turns_fully
@@ -28,7 +28,7 @@ class Clip(Scaling):
     example = "clip:wavelength=512"
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
-        return replace(spectrum, frequencies=fully_turning(spectrum.frequencies, self.wavelength))
+        return spectrum.with_frequencies(fully_turning(spectrum.frequencies, self.wavelength))
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ class SoftClip(Scaling):
         frequencies = list(spectrum.frequencies)
         for k, i in enumerate(band[1:], start=1):
             frequencies[i] *= 0.5 * (1 + math.cos(math.pi * k / (len(band) - 1)))
-        return replace(spectrum, frequencies=tuple(frequencies))
+        return spectrum.with_frequencies(tuple(frequencies))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whorl.encodings.scalings.base import Scaling
 from whorl.encodings.spectrum import Spectrum
@@ -20,4 +20,4 @@ class Linear(Scaling):
     example = "linear:factor=2"
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
-        return replace(spectrum, frequencies=tuple(f / self.factor for f in spectrum.frequencies))
+        return spectrum.with_frequencies(tuple(f / self.factor for f in spectrum.frequencies))

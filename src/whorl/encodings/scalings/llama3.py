@@ -7,7 +7,7 @@ theta_i where lambda_i < L/high, theta_i / s where lambda_i > L/low, and between
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whorl.encodings.config import of_host, require_positive
 from whorl.encodings.scalings.base import Scaling, original_length
@@ -54,4 +54,4 @@ class Llama3(Scaling):
             kept = 0.0 if turns <= low else (turns - low) / (high - low)
             return (1 - kept) * frequency / self.factor + kept * frequency
 
-        return replace(spectrum, frequencies=tuple(map(scaled, spectrum.frequencies)))
+        return spectrum.with_frequencies(tuple(map(scaled, spectrum.frequencies)))

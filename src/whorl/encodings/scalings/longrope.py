@@ -85,10 +85,5 @@ class LongRoPE(Scaling):
                 f"{argument} has {len(factors)} numbers, and this spectrum has {len(spectrum.frequencies)} pairs; "
                 "give one number per pair"
             )
-        return replace(
-            spectrum,
-            frequencies=tuple(
-                f / by if by <= FLOAT32_MAX else 0.0 for f, by in zip(spectrum.frequencies, factors, strict=True)
-            ),
-            amplitude=spectrum.amplitude * self.amplitude,
-        )
+        divided = (f / by if by <= FLOAT32_MAX else 0.0 for f, by in zip(spectrum.frequencies, factors, strict=True))
+        return replace(spectrum.with_frequencies(tuple(divided)), amplitude=spectrum.amplitude * self.amplitude)

@@ -6,7 +6,7 @@ The dynamic one takes s l/L - (s-1) for s, past L, where l is the current length
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whorl.encodings.config import of_host, require_positive_int
 from whorl.encodings.scalings.base import Scaling, original_length
@@ -89,4 +89,4 @@ def _with_base_grown(spectrum: Spectrum, growth: float, name: str) -> Spectrum:
         )
     exponent = -2 / (spectrum.width - 2)
     frequencies = tuple(f * growth ** (exponent * i) for i, f in enumerate(spectrum.frequencies))
-    return replace(spectrum, frequencies=frequencies)
+    return spectrum.with_frequencies(frequencies)

@@ -52,7 +52,7 @@ class NTKByParts(Scaling):
         if not spectrum.turning:
             return spectrum
         blended = zip(spectrum.frequencies, self.divided(spectrum), strict=True)
-        return replace(spectrum, frequencies=tuple(f / self.factor * r + f * (1 - r) for f, r in blended))
+        return spectrum.with_frequencies(tuple(f / self.factor * r + f * (1 - r) for f, r in blended))
 
     def divided(self, spectrum: Spectrum) -> list[float]:
         """The share of each pair's frequency that is divided by the factor: 0 is kept, 1 divided.
