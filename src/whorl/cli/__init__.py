@@ -12,10 +12,12 @@ import typer
 
 from whorl import __version__
 from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
+from whorl.cli.helping import Command, Group
 from whorl.cli.needs import checked
 
 app = typer.Typer(
     name="whorl",
+    cls=Group,
     help="Positional encodings for transformers: attach any encoding to any model, compare encodings fairly, and see "
     "how a checkpoint uses positions.",
     epilog="Models: Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX, OLMo, Falcon, GPT-2, BERT and more, all named by "
@@ -36,7 +38,7 @@ for name, command, epilog in (
     ("spectrum", spectrum.spectrum, spectrum.EPILOG),
     ("list", list_.list_encodings, None),
 ):
-    app.command(name, epilog=epilog)(checked(name, command))
+    app.command(name, cls=Command, epilog=epilog)(checked(name, command))
 
 
 def _version(asked: bool) -> None:

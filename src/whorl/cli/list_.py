@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from whorl.console import console, said
 
 
 def list_encodings() -> None:
@@ -22,29 +23,35 @@ def list_encodings() -> None:
     An argument with a * is the model's own where it is not given; its default is of comparisons from scratch.
     """
     known = json.loads(Path(__file__).with_name("listing.json").read_text(encoding="utf-8"))
-    console = Console()
-    console.print(
-        filled("whorl's encodings", ("name", "arguments", "effect", "what it does", "paper"), known["encodings"])
-    )
-    columns = ("name", "arguments", "what it does", "paper")
-    console.print(filled("scalings of rotary encodings", columns, known["scalings"]))
-    console.print(
-        "compose: [bold]rope+window:size=64[/] both effects; [bold]rope+window:size=64/nope[/] cycled over the layers; "
-        "[bold]full_attention=nope/sliding_attention=rope[/] by layer type; "
-        "[bold]rope~yarn:factor=4,original=2048[/] scaled",
+    terminal = console(soft_wrap=False)
+    for title, columns, lines in (
+        ("whorl's encodings", ["name", "arguments", "effect", "what it does", "arXiv"], known["encodings"]),
+        ("scalings of rotary encodings", ["name", "arguments", "what it does", "arXiv"], known["scalings"]),
+    ):
+        terminal.print(filled(title, columns, lines, narrow=terminal.width < 100))
+    terminal.print(
+        said(
+            "compose: ", ("rope+window:size=64", "bold"), " both effects; ", ("rope+window:size=64/nope", "bold"),
+            " cycled over the layers; ", ("full_attention=nope/sliding_attention=rope", "bold"), " by layer type; ",
+            ("rope~yarn:factor=4,original=2048", "bold"), " scaled",
+        ),
         "*: the model's own where it is not given",
-        f"models: [bold]{', '.join(known['families'])}[/], by their model type, and families that look like one of "
-        "them, which are proved by a forward first",
+        said(
+            "models: ", (", ".join(known["families"]), "bold"),
+            ", by their model type, and families that look like one of them, which are proved by a forward first",
+        ),
         sep="\n",
-        highlight=False,
-    )
+    )  # fmt: skip
 
 
-def filled(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
-    """A table of these lines; names and papers are never broken."""
+def filled(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], narrow: bool = False) -> Table:
+    """A table of these lines. narrow: the effects take a word a line, so that no word of the others is broken."""
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("name", "paper"), overflow="fold")
-    for line in lines:
-        table.add_row(*line)
+    rows = [[cell.removeprefix("arXiv ") for cell in line] for line in lines]
+    for column, *cells in zip(columns, *rows, strict=True):
+        longest = max(len(word) for cell in (column, *cells) for word in cell.split())
+        most = longest if narrow and column == "effect" else None
+        table.add_column(column, no_wrap=column in ("name", "arXiv"), overflow="fold", max_width=most)
+    for row in rows:
+        table.add_row(*row)
     return table
