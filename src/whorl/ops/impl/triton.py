@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from whorl.ops.problem import RotationProblem
+from whorl.ops.problem import RotationProblem, Seen
 
 ELEMENTS = 2048  # of a row block and half of its turning channels: fills a block of 4 warps with vector loads
 WARPS = 4
@@ -47,26 +47,57 @@ def run(
     cos: torch.Tensor,
     sin: torch.Tensor,
 ) -> None:
-    triton, tl, kernel = _triton()
-    heads_dim, tokens_dim, first = problem.heads_dim, 3 - problem.heads_dim, problem.first
-    n = cos.shape[-1]
-    pairs = triton.next_power_of_2(n)
-    rows = max(1, ELEMENTS // pairs)
-    per_head = cos.dim() == 4
+    launch = problem.once(_Launch)
+    memory = (tensors[0], out[0], tensors[-1], out[-1], cos, sin)
+    where = problem.q[3].index
+    if where is None or where == torch.cuda.current_device():
+        launch(memory)
+    else:  # a model that lies on several devices: Triton launches on the current one
+        with torch.cuda.device(where):
+            launch(memory)
 
-    def facts(x: torch.Tensor, y: torch.Tensor) -> list[Any]:
-        table = cos.stride(heads_dim) if per_head and cos.shape[heads_dim] > 1 else 0
-        strides = [t.stride(d) for t in (x, y) for d in (0, heads_dim, tokens_dim)]
-        return [x.shape[heads_dim], x.numel() // x.shape[-1], *strides, table]
 
-    q, k = tensors[0], tensors[-1]
-    described = [facts(x, y) for x, y in zip(tensors, out, strict=True)]
-    blocks = [triton.cdiv(of[1], rows) for of in described]
-    half = problem.layout == "half"
-    kernel.turn[(sum(blocks),)](
-        q, out[0], k, out[-1], cos, sin, blocks[0], q.shape[tokens_dim], *described[0], *described[-1],
-        cos.stride(0) if cos.shape[0] > 1 else 0, cos.stride(tokens_dim if per_head else 1),
-        n, first if half else 2 * first, problem.width // 2 + first if half else 2 * first + 1, q.shape[-1],
-        step=1 if half else 2, SIGN=problem.sign, MATH=tl.float64 if q.dtype == torch.float64 else tl.float32,
-        COPY=not problem.inplace, ROWS=rows, PAIRS=pairs, CHANNELS=triton.next_power_of_2(q.shape[-1]), num_warps=WARPS,
-    )  # fmt: skip
+class _Launch:
+    """The kernel with its arguments besides memory.
+
+    Triton looks at every argument at every call, which takes longer than a small rotation. Of equal problems all of
+    them are equal but the addresses, of which it asks whether they are multiples of 16; so what it has compiled for one
+    call serves the next.
+    """
+
+    def __init__(self, problem: RotationProblem) -> None:
+        triton, tl, kernel = _triton()
+        heads_dim, tokens_dim = problem.heads_dim, 3 - problem.heads_dim
+        table, table_strides = problem.cos[:2]
+        n, dtype, half = table[-1], problem.q[2], problem.layout == "half"
+        pairs = triton.next_power_of_2(n)
+        rows = max(1, ELEMENTS // pairs)
+        per_head = len(table) == 4
+
+        def facts(x: Seen, out: tuple[int, ...]) -> list[int]:
+            by_head = table_strides[heads_dim] if per_head and table[heads_dim] > 1 else 0
+            strides = [of[dim] for of in (x[1], out) for dim in (0, heads_dim, tokens_dim)]
+            return [x[0][heads_dim], x[0].numel() // x[0][-1], *strides, by_head]
+
+        described = [facts(x, y) for x, y in zip(problem.tensors, problem.strides_of_outputs, strict=True)]
+        blocks = [triton.cdiv(of[1], rows) for of in described]
+        head_dim, first = problem.q[0][3], problem.first
+        self.kernel = kernel.turn
+        self.grid = (sum(blocks), 1, 1)
+        self.numbers = (
+            blocks[0], problem.q[0][tokens_dim], *described[0], *described[-1],
+            table_strides[0] if table[0] > 1 else 0, table_strides[tokens_dim if per_head else 1], n,
+            first if half else 2 * first, problem.width // 2 + first if half else 2 * first + 1, head_dim,
+            1 if half else 2, problem.sign, tl.float64 if dtype == torch.float64 else tl.float32, not problem.inplace,
+            rows, pairs, triton.next_power_of_2(head_dim),
+        )  # fmt: skip
+        self.compiled: dict[tuple[int, ...], Any] = {}  # by the addresses' remainders
+
+    def __call__(self, memory: tuple[torch.Tensor, ...]) -> None:
+        addresses = [x.data_ptr() for x in memory]
+        remainders = tuple([address % 16 for address in addresses])
+        compiled = self.compiled.get(remainders)
+        if compiled is None:  # always, in the interpreter
+            self.compiled[remainders] = self.kernel[self.grid](*memory, *self.numbers, num_warps=WARPS)
+        else:
+            compiled[self.grid](*addresses, *self.numbers)
