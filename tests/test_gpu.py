@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -39,11 +41,13 @@ def test_rotation_is_float32_inside(dtype: torch.dtype) -> None:
     assert max_error(turned.cpu(), truth) <= rounding / 2 + 4e-6 * (dtype == torch.float32)
 
 
-@pytest.mark.parametrize("layout", ["half", "interleaved"])
-@pytest.mark.parametrize("head_dim", [2, 80, 96, 256])
-@pytest.mark.parametrize("tokens", [1, 63, 1000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("encoding", ["rope", "p-rope:p=0.5"])
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# every size in both layouts; every layout, dtype and encoding beside every other
+SIZES = itertools.product([1, 63, 1000], [2, 80, 96, 256], ["half", "interleaved"])
+KERNELS = [(*size, DTYPES[i % 3], ["rope", "p-rope:p=0.5"][i // 2 % 2]) for i, size in enumerate(SIZES)]
+
+
+@pytest.mark.parametrize(("tokens", "head_dim", "layout", "dtype", "encoding"), KERNELS)
 def test_the_triton_kernel_is_right(tokens: int, head_dim: int, layout: str, dtype: torch.dtype, encoding: str) -> None:
     """Forward and gradients, out of place and in place, by the rule of tests/ops/test_rotation_kernels.py."""
     positions = torch.stack([torch.arange(tokens), 2**31 - tokens + torch.arange(tokens)])
@@ -64,6 +68,33 @@ def test_the_triton_kernel_is_right(tokens: int, head_dim: int, layout: str, dty
         for got, exact, reference in zip(run("triton", dtype, "cuda", inplace), truth, plain, strict=True):
             rounding = torch.finfo(dtype).eps * float(exact.abs().max())
             assert max_error(got, exact) <= 2 * max_error(reference, exact) + rounding
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+def test_what_was_compiled_for_one_call_serves_the_next(layout: str) -> None:
+    """Other memory, and memory that does not begin at a multiple of 16 bytes, for which Triton compiles anew."""
+    spectrum, kept, shape = parse("hope:train_length=4096").spectrum(64), [], (2, 4, 33, 64)
+    for turn, offset in enumerate((0, 0, 0, 1, 1, 0)):
+        held = torch.randn(offset + math.prod(shape), dtype=torch.bfloat16)
+        positions = torch.arange(33) + 100 * turn
+        here, there = (rotation_tables(spectrum, p) for p in (positions, positions.cuda()))
+        expected, _ = rotate(held[offset:].view(shape), None, here, layout=layout)
+        turned, _ = rotate(held.cuda()[offset:].view(shape), None, there, layout=layout, impl="triton")
+        kept.append((turned, expected))  # in memory of its own each time
+    for turned, expected in kept:
+        assert max_error(turned.cpu(), expected) <= torch.finfo(torch.bfloat16).eps * float(expected.abs().max())
+
+
+@torch.no_grad()
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_on_a_device_that_is_not_the_current_one() -> None:
+    x, spectrum = torch.randn(1, 2, 33, 64), parse("rope").spectrum(64)
+    expected, _ = rotate(x, None, rotation_tables(spectrum, torch.arange(33)))
+    there = rotation_tables(spectrum, torch.arange(33, device="cuda:1"))
+    for _ in range(2):
+        turned, _ = rotate(x.to("cuda:1"), None, there, impl="triton")
+        assert max_error(turned.cpu(), expected) <= 1e-5
 
 
 def test_auto_takes_triton_on_the_device() -> None:
