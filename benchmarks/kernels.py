@@ -11,6 +11,7 @@ is there already (it touches twice the memory that a rotation in place does), an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -37,7 +38,7 @@ Case = tuple[str, Callable[[], dict[str, Provider]], str]  # label, what makes i
 def main() -> None:
     parser = rows.parser(__doc__, rounds=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--only", default="", help="cases whose label contains this; other rows stay")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose label matches; other rows stay")
     parser.add_argument("--peak", nargs=4, metavar=("PROVIDER", "KIND", "TOKENS", "DEVICE"), help="(internal) one peak")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -47,7 +48,8 @@ def main() -> None:
         return
     device = torch.device(options.device)
     rotation_gate(device)
-    attention_gate(device)
+    for dtype in (torch.float32,) if device.type == "cpu" else (torch.float32, torch.bfloat16):
+        attention_gate(device, dtype)
     names = attention_names(device)
     for package in PEERS if device.type == "cuda" else list(PEERS)[:1]:
         peer(package)
@@ -57,11 +59,11 @@ def main() -> None:
         rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both")
 
     for label, make, yardstick in chain(rotations(device), attentions(device, names)):
-        if options.only in label:
+        if re.search(options.only, label):
             rounds = options.rounds if not label.endswith("16384") or device.type == "cuda" else min(options.rounds, 3)
             write(measured(label, make(), yardstick, rounds, device))
     for label, kind, tokens, providers in memories(device, names):
-        if options.only in label:
+        if re.search(options.only, label):
             threads = ("--threads", str(options.threads))
             write([peak_row(label, __file__, name, kind, str(tokens), device.type, *threads) for name in providers])
 
@@ -199,13 +201,13 @@ def attention_data(tokens: int, device: torch.device, dtype: torch.dtype) -> tup
     )
 
 
-def attention_gate(device: torch.device, dtype: torch.dtype = torch.float32, impl: str = "auto") -> None:
+def attention_gate(device: torch.device, dtype: torch.dtype) -> None:
     """Outputs and every gradient, a learned table's too, against float64."""
     (q, k, v), grad = attention_data(300, device, torch.float32)
     positions = torch.arange(300, device=device)[None]
     for notation in ("alibi", "t5", "alibi+window:size=64"):
         results = []
-        for precision, which in ((torch.float64, "reference"), (dtype, "reference"), (dtype, impl)):
+        for precision, which in ((torch.float64, "reference"), (dtype, "reference"), (dtype, "auto")):
             given = [x.detach().to(precision).requires_grad_() for x in (q, k, v)]
             modules = [module.to(torch.promote_types(precision, torch.float32)) for module in biases(notation, device)]
             learned = [p for module in modules for p in module.parameters()]
@@ -219,7 +221,7 @@ def attention_gate(device: torch.device, dtype: torch.dtype = torch.float32, imp
         for truth, plain, ours in zip(*results, strict=True):
             rounding = 4 * torch.finfo(dtype).eps * float(truth.abs().max())
             assert max_error(ours, truth) <= 2 * max_error(plain, truth) + rounding, f"red gate, no speed: {notation}"
-    print(f"gate: biased_attention(impl={impl!r}) is right")
+    print(f"gate: biased_attention() is right in {dtype}")
 
 
 ATTENTION = (
@@ -230,19 +232,11 @@ ATTENTION = (
     "whorl T5 with its table's gradient",
     "whorl window of 512",
 )
-FLEX = tuple(f"{name}, FlexAttention" for name in ATTENTION[-3:])
+BY_HAND = "ALiBi written for FlexAttention by hand"  # on a GPU
 
 
 def attention_names(device: torch.device) -> tuple[str, ...]:
-    """FlexAttention's too where it runs and is right: no GPU has shown that yet, and the others do not depend on it."""
-    if device.type == "cpu":
-        return ATTENTION
-    try:
-        attention_gate(device, torch.bfloat16, "flex")
-    except (ValueError, RuntimeError, AssertionError) as error:
-        print(f"FlexAttention is left out: {error}")
-        return ATTENTION
-    return (*ATTENTION, *FLEX)
+    return ATTENTION if device.type == "cpu" else (*ATTENTION, BY_HAND)
 
 
 def attentions(device: torch.device, names: tuple[str, ...]) -> Iterator[Case]:
@@ -267,6 +261,8 @@ def attention_provider(name: str, tokens: int, device: torch.device, dtype: torc
 
     if name == "causal SDPA, no bias":
         return differentiated(lambda: sdpa(q, k, v, is_causal=True))
+    if name == BY_HAND:
+        return differentiated(by_hand(q, k, v))
     notation = "t5" if "T5" in name else "alibi" if "ALiBi" in name else "window:size=512"
     modules = biases(notation, device)
     learned = [p for module in modules for p in module.parameters()]
@@ -283,11 +279,21 @@ def attention_provider(name: str, tokens: int, device: torch.device, dtype: torc
 
     def ours() -> torch.Tensor:
         return biased_attention(
-            q, k, v, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125,
-            impl="flex" if name in FLEX else "auto",
-        )[0]  # fmt: skip
+            q, k, v, modules, query_positions=positions, key_positions=positions, causal=True, scale=0.125
+        )[0]
 
     return differentiated(ours, learned)
+
+
+def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """ALiBi as one writes it for FlexAttention: nothing is read by distance."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    tokens, device = q.shape[2], q.device
+    slopes = torch.exp2(-torch.arange(1, ATTENTION_HEADS + 1, device=device) * 8.0 / ATTENTION_HEADS)
+    blocks = create_block_mask(lambda b, h, i, j: i >= j, None, None, tokens, tokens, device=device)
+    attend = torch.compile(flex_attention)
+    return lambda: attend(q, k, v, score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j), block_mask=blocks)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
