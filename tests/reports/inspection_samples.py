@@ -67,7 +67,7 @@ def u(rise: float, stderr: float, near: float, layers: int, activated: dict[str,
     }  # fmt: skip
 
 
-def activated(removed: int = 5, share: float = 0.81) -> dict[str, Any]:
+def activated(removed: int = 7, share: float = 0.81) -> dict[str, Any]:
     return {"pairs": list(range(11, 18)), "wavelengths": [130.0, 730.0], "share": share, "removed_by_hope": removed}
 
 

@@ -40,10 +40,11 @@ def test_every_section_is_in_the_report_and_its_findings_are_told(rope, monkeypa
 
 def test_positional_heads_are_counted_by_layer_with_the_pairs_that_carry_them(rope) -> None:
     assert said(rope)[1:4] == [
-        "Layers 0 and 1 hold 3 previous-token heads, carried by pairs 0 to 5. The strongest, head 1 of layer 0, puts "
-        "93 % of its attention on the previous token on the text and 91 % on random tokens.",
-        "Layer 3 holds 1 offset head (4 tokens back), carried by pair 6. It puts 40 % of its attention at its distance "
-        "on the text and 38 % on random tokens.",
+        "Layers 0 and 1 hold 3 previous-token heads, carried by pairs 0 to 5: 80 % by the fastest quarter of all "
+        "pairs. The strongest, head 1 of layer 0, puts 93 % of its attention on the previous token on the text and "
+        "91 % on random tokens.",
+        "Layer 3 holds 1 offset head (4 tokens back), carried by pair 6: 80 % by the fastest quarter of all pairs. It "
+        "puts 40 % of its attention at its distance on the text and 38 % on random tokens.",
         "Layer 2 holds 1 first-token head. It puts 60 % of its attention on the first token on the text but only 20 % "
         "on random tokens: the text draws it more than the position does.",
     ]
@@ -52,15 +53,16 @@ def test_positional_heads_are_counted_by_layer_with_the_pairs_that_carry_them(ro
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        ([3], "carried by pair 3."),
-        ([0, 1], "carried by pairs 0 and 1."),
-        ([0, 1, 2, 7], "carried by pairs 0 to 2 and 7."),
-        ([0, 2, 4, 6, 8], "carried by 5 pairs between 0 and 8."),
+        ([3], "carried by pair 3:"),
+        ([0, 1], "carried by pairs 0 and 1:"),
+        ([0, 1, 2, 7], "carried by pairs 0 to 2 and 7:"),
+        ([0, 2, 4, 6, 8], "carried by pairs 0, 2, 4, 6 and 8:"),
+        ([*range(0, 18, 2)], "carried by 9 pairs between 0 and 16:"),
     ],
 )
 def test_pairs_are_named_in_runs(pairs, expected) -> None:
     assert said(samples.only(heads=[samples.head(0, 0, pairs=pairs)]))[0].startswith(
-        f"Layer 0 holds 1 previous-token head, {expected} It puts"
+        f"Layer 0 holds 1 previous-token head, {expected} 80 % by the fastest quarter of all pairs. It puts"
     )
 
 
@@ -76,8 +78,8 @@ def test_the_u_shape_is_told_with_its_error_and_the_pairs_that_make_it(rope) -> 
         "above it, most in layer 0 (0.42)."
     ) in told
     assert (
-        "Pairs 11 to 17, wavelengths 130 to 730, make 81 % of the U-shape on the text and leave their range first, in "
-        "layer 0; HoPE would remove 5 of the 7."
+        "Pairs 11 to 17, wavelengths 130 to 730, make 81 % of the U-shape on the text; pair 13 of them leaves its "
+        "range first, in layer 0; HoPE would remove all 7."
     ) in told
 
 
@@ -100,7 +102,7 @@ def test_the_u_shape_is_told_with_its_error_and_the_pairs_that_make_it(rope) -> 
     ],
 )
 def test_where_there_is_no_u_shape_it_is_said_plainly(rise, near, expected) -> None:
-    summary = samples.only(u_shape={"text": samples.u(rise, 0.02, near, 1)})
+    summary = samples.only(1, u_shape={"text": samples.u(rise, 0.02, near, 1)})
     account = (
         "Whether HoPE's account holds for this model is not resolved, as a U-shape on the text is not."
         if "not resolved" in expected
@@ -111,7 +113,7 @@ def test_where_there_is_no_u_shape_it_is_said_plainly(rise, near, expected) -> N
 
 def test_one_window_has_no_error_to_tell_a_u_shape_by() -> None:
     shape = {**samples.u(0.3, 0.02, 0.5, 1), "stderr": None, "appears": False}
-    assert said(samples.only(u_shape={"text": shape}))[1] == (
+    assert said(samples.only(1, u_shape={"text": shape}))[1] == (
         "Whether there is a U-shape on the text is not resolved: the far end rises by 0.30 above the middle."
     )
 
@@ -119,15 +121,15 @@ def test_one_window_has_no_error_to_tell_a_u_shape_by() -> None:
 def test_the_account_of_the_paper_holds_only_where_all_of_its_parts_do(rope) -> None:
     assert verdict(rope) == (
         "HoPE's account holds for this model: a U-shape on random tokens is made by pairs 11 to 17, wavelengths 130 to "
-        "730, and these leave their range first; its cut would remove 5 of the 7."
+        "730; pair 13 of them leaves its range first; its cut would remove all 7."
     )
     random = rope["u_shape"]["random"]
     random["activated"]["removed_by_hope"] = 2
     rope["out_of_range"]["first_pair"]["pair"] = 3
     assert verdict(rope) == (
         "HoPE's account holds only in part: there is a U-shape on random tokens, made by pairs 11 to 17, wavelengths "
-        "130 to 730, but its cut would remove only 2 of the seven pairs that make it and pair 3, which is not one of "
-        "the pairs that make it, leaves its range first."
+        "130 to 730, but its cut would remove only 2 of the 7 pairs that make it and pair 3, which is none of them, "
+        "leaves its range first."
     )
     rope["out_of_range"]["first_pair"] = None
     random["activated"]["removed_by_hope"] = 7
@@ -209,16 +211,16 @@ def test_norms_are_told_from_the_arrays_against_those_of_values() -> None:
     slow[..., 6:] = 3
     found = said(samples.only(1), {"norm_q": slow, "norm_k": slow, "norm_v": norms})
     assert found == [
-        "The slowest quarter of the pairs holds 50 % of the norm of queries and 50 % of the norm of keys, against 25 % "
-        "of that of values, which no rotation touches: more than an even share."
+        "In the mean over heads, the slowest quarter of the pairs holds 50 % of the norm of queries and 50 % of the "
+        "norm of keys, more than an even share. Of values, which no rotation touches, it holds 25 %."
     ]
 
 
 def test_parts_above_the_whole_say_that_others_lower_it(rope) -> None:
     rope["u_shape"]["text"]["activated"].update(share=1.4, pairs=[13], wavelengths=[250.0, 250.0], removed_by_hope=1)
     assert (
-        "Pair 13, wavelength 250, makes 140 % of the U-shape on the text (others lower it) and leaves its range first, "
-        "in layer 0; HoPE would remove it."
+        "Pair 13, wavelength 250, lifts the far end on the text by 0.29, and other pairs lower it by 0.08, to the 0.21 "
+        "of the U-shape; it leaves its range first, in layer 0; HoPE would remove it."
     ) in said(rope)
 
 

@@ -14,7 +14,7 @@ def _decimals(value: float) -> int:
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:,.{decimals}f}"
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:z,.{decimals}f}"
 
 
 def finite(value: float | None) -> float | None:
@@ -34,7 +34,7 @@ def percent(value: float | None) -> str:
     """A fraction of 1 as a percentage."""
     if value is None:
         return DASH
-    return f"{100 * value:.1f} %" if math.isfinite(value) else DIVERGED
+    return f"{100 * value:z.1f} %" if math.isfinite(value) else DIVERGED
 
 
 def with_spread(mean: float | None, spread: float | None, as_percent: bool = False) -> str:
@@ -43,7 +43,7 @@ def with_spread(mean: float | None, spread: float | None, as_percent: bool = Fal
     if mean is None or spread is None or not math.isfinite(mean) or not math.isfinite(spread):
         return plain
     if as_percent:
-        return f"{100 * mean:.1f} ± {100 * spread:.1f} %"
+        return f"{100 * mean:z.1f} ± {100 * spread:.1f} %"
     decimals = _decimals(mean)
     while 0.0005 <= spread < 0.5 * 10**-decimals:
         decimals += 1
@@ -98,8 +98,8 @@ def capital(sentence: str) -> str:
 
 
 def tokens(wavelength: float) -> str:
-    """A wavelength: `6.28`, `250`, `47,000`."""
-    return number(wavelength) if wavelength < 10 else f"{wavelength:,.0f}" if wavelength < 1e6 else f"{wavelength:.1e}"
+    """A wavelength: `6.28`, `250`, `47,000`, `5.6 M`."""
+    return number(wavelength) if wavelength < 10 else f"{wavelength:,.0f}" if wavelength < 1e6 else compact(wavelength)
 
 
 def wavelength_in_words(wavelength: float | None) -> str:

@@ -36,7 +36,8 @@ def charts(models: Models) -> list[Chart | None]:
     by_distance = curves(
         "attention",
         "Attention by distance",
-        "The mean attention, after the softmax, that a query pays to the key at a distance; both axes are logarithmic."
+        "The mean attention, after the softmax, that a query pays to the key at a distance; both axes are logarithmic. "
+        "The first token is among the keys: few others are as far as the window is long, and a rise there is its."
         + carried(models),
         distance_axes(models)[:1],
         [

@@ -17,7 +17,7 @@ from whorl.reports.inspection.drawing import (
     heat_view,
     pair_columns,
 )
-from whorl.reports.inspection.telling import Charts, Finding, of_model, section
+from whorl.reports.inspection.telling import Charts, Finding, of_layers, of_model, section
 from whorl.results.inspection import FirstLayer, FirstPair, Inspection, OutOfRange
 
 UNIT = "departure (standard deviations)"
@@ -114,10 +114,13 @@ def findings(m: Inspection) -> list[Finding]:
     if left is None:
         return []
     pair, layer = left.first_pair, left.first_layer
+    seen = [row.layer for row in left.layers if any(departure is not None for departure in row.departure[1:])]
+    those = f" that see so far ({some})" if (some := of_layers(m, seen)) else ""
     if pair is None and layer is None:
         than = f"three times the noise ({number(left.noise)})"
         reach = f"up to {left.multiples[-1]:g}x the training length"
-        said = f"Nothing is seen to leave its range: no pair's logits depart by {than} more than in range {reach}"
+        of = f" of the layers{those}" if those else ""
+        said = f"Nothing is seen to leave its range: no pair's logits{of} depart by {than} more than in range {reach}"
         return [Finding(f"{said}.", "departure")]
     parts = []
     if pair is not None:
@@ -126,7 +129,7 @@ def findings(m: Inspection) -> list[Finding]:
         parts.append(f"pair {pair.pair}{turn} of layer {pair.layer} first, {_departs(pair, *inside)}")
     if layer is not None:
         inside = [row.departure[0] for row in left.layers if row.layer == layer.layer]
-        parts.append(f"of the layers, layer {layer.layer} first, {_departs(layer, *inside)}")
+        parts.append(f"of the layers{those}, layer {layer.layer} first, {_departs(layer, *inside)}")
     said = f"Logits leave the range of training in {'; '.join(parts)}; noise is {number(left.noise)}"
     return [Finding(f"{said}.", "departure-pairs" if pair is not None else "departure")]
 

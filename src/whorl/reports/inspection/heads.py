@@ -10,7 +10,17 @@ from whorl.reports.chart import Chart, Columns
 from whorl.reports.document import Block, Row, Table
 from whorl.reports.formatting import DASH, listing, number
 from whorl.reports.inspection.drawing import Cells, Models, cells, heat, heat_view
-from whorl.reports.inspection.telling import Charts, Finding, of_model, pairs_in_words, runs_in_words, section, share
+from whorl.reports.inspection.telling import (
+    Charts,
+    Finding,
+    of_model,
+    pairs_in_words,
+    runs,
+    runs_in_words,
+    section,
+    share,
+    shares,
+)
 from whorl.results.inspection import Head, Inspection
 
 KINDS = {
@@ -21,7 +31,8 @@ KINDS = {
 }
 """What a head's kind is called on a button, and the place that it attends to."""
 NEAR_OFFSETS = 16
-MOST_ROWS = 40
+MOST_ROWS = 12
+"""Of a kind, in the table."""
 
 
 def charts(models: Models) -> list[Chart | None]:
@@ -88,18 +99,25 @@ def blocks(models: Models, charts: Charts) -> list[Block]:
     ]  # fmt: skip
     for m in models:
         if m.summary.heads:
-            ordered = sorted(m.summary.heads, key=lambda head: -head.text)
-            left = f", the first {MOST_ROWS} of {len(ordered)}" if len(ordered) > MOST_ROWS else ""
-            caption = f"The positional heads{of_model(m, models)}, by their attention{left}."
-            found.append(Table(caption, head_row, [_row(head) for head in ordered[:MOST_ROWS]]))
+            by_kind = _by_kind(m.summary.heads)
+            cut = [f"the first {MOST_ROWS} of {len(h)} {k} heads" for k, h in by_kind.items() if len(h) > MOST_ROWS]
+            left = f"; {listing(cut)}" if cut else ""
+            caption = f"The positional heads{of_model(m, models)}, kind by kind, by their attention{left}."
+            shown = [head for heads in by_kind.values() for head in heads[:MOST_ROWS]]
+            found.append(Table(caption, head_row, [_row(head) for head in shown]))
     return found
 
 
+def _by_kind(heads: Sequence[Head]) -> dict[str, list[Head]]:
+    """Those of each kind that there is, the strongest first."""
+    ordered = sorted(heads, key=lambda head: -head.text)
+    return {kind: found for kind in KINDS if (found := [head for head in ordered if head.kind == kind])}
+
+
 def _row(head: Head) -> Row:
-    pairs = [str(pair) for pair in head.pairs]
-    some = f"{', '.join(pairs[:6])} and {len(pairs) - 6} more" if len(pairs) > 7 else ", ".join(pairs)
     kind = (head.kind, f"{head.offset} tokens back" if head.kind == "offset" else "")
-    values = [share(head.text), share(head.random), some or DASH, share(head.fast_share), number(head.bound)]
+    carried = (runs(head.pairs) or DASH, share(head.fast_share))
+    values = [share(head.text), share(head.random), *carried, number(head.bound)]
     return Row([(f"layer {head.layer}, head {head.head}", ""), kind, *((value, "") for value in values)])
 
 
@@ -108,8 +126,7 @@ def findings(m: Inspection) -> list[Finding]:
         return []
     if not m.summary.heads:
         return [Finding("No head is positional: none keeps to a distance, nor to the first token.", "heads")]
-    by_kind = {kind: [head for head in m.summary.heads if head.kind == kind] for kind in KINDS}
-    return [_of_kind(kind, heads) for kind, heads in by_kind.items() if heads]
+    return [_of_kind(kind, heads) for kind, heads in _by_kind(m.summary.heads).items()]
 
 
 def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
@@ -121,7 +138,9 @@ def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
         said += f" ({listing([str(o) for o in offsets])} tokens back)"
     if pairs := sorted({pair for head in heads for pair in head.pairs}):
         said += f", carried by {pairs_in_words(pairs)}"
-    best = max(heads, key=lambda head: head.text)
+        if fast := [head.fast_share for head in heads if head.fast_share is not None]:
+            said += f": {_fast_part(fast)} by the fastest quarter of all pairs"
+    best = heads[0]
     who = f"The strongest, head {best.head} of layer {best.layer}," if len(heads) > 1 else "It"
     said += f". {who} puts {share(best.text)} of its attention {KINDS[kind][1]} on the text"
     if best.random is not None and best.random < best.text / 2:
@@ -129,6 +148,13 @@ def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
     elif best.random is not None:
         said += f" and {share(best.random)} on random tokens"
     return Finding(f"{said}.", "heads")
+
+
+def _fast_part(fast: Sequence[float]) -> str:
+    """What the fastest pairs have in the margins of some heads; less than nothing where they lower the logit there."""
+    if max(fast) < 0.005:
+        return "none of it"
+    return f"at most {share(max(fast))}" if min(fast) < -0.005 else shares(fast)
 
 
 def differences(a: Inspection, b: Inspection) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Logits by distance: the U-shape, and the pairs that make it."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,8 +31,19 @@ from whorl.reports.inspection.drawing import (
     train_mark,
     wavelengths,
 )
-from whorl.reports.inspection.telling import LABELS, PROTOCOLS, Charts, Finding, absent, pairs_in_words, section, share
-from whorl.results.inspection import Activated, Inspection, Protocol, UShape
+from whorl.reports.inspection.telling import (
+    LABELS,
+    PROTOCOLS,
+    Charts,
+    Finding,
+    absent,
+    mean_over,
+    pairs_in_words,
+    runs,
+    section,
+    share,
+)
+from whorl.results.inspection import Activated, FirstPair, Inspection, Protocol, UShape
 
 PAIR_BINS = 48
 
@@ -159,19 +171,22 @@ def _rise_table(models: Models) -> Table | None:
     for m, protocol, u in told:
         pairs = u.activated.pairs if u.activated is not None else ()
         values = [
-            "yes" if u.appears else "no",
+            "yes" if u.appears else "not resolved" if is_open(u) else "no",
             with_spread(u.rise, u.stderr),
             number(u.near),
-            f"{pairs[0]}–{pairs[-1]}" if len(pairs) > 1 else "".join(map(str, pairs)) or DASH,
-            share(u.activated.share) if u.activated is not None else DASH,
+            runs(pairs) or DASH,
+            number(u.activated.share * u.rise) if u.activated is not None else DASH,
             f"{u.activated.removed_by_hope} of {len(pairs)}" if u.activated is not None else DASH,
         ]
         words = PROTOCOLS[protocol]
         of = (m.name, words) if len(models) > 1 else (capital(words), "")
-        rows.append(Row([of, *((value, "") for value in values)]))
+        layers = [layer.layer for layer in u.layers]
+        every = len(layers) == m.summary.model.layers
+        over = ("all layers", "") if every else (f"{len(layers)} of {m.summary.model.layers} layers", runs(layers))
+        rows.append(Row([of, over, *((value, "") for value in values)]))
     heads = [
-        ("", ""), ("U-shape", ""), ("rise", "± standard error"), ("near end", "above the middle"),
-        ("activated pairs", ""), ("their share", "of the rise"), ("HoPE removes", ""),
+        ("", ""), ("mean over", ""), ("U-shape", ""), ("rise", "± standard error"), ("near end", "above the middle"),
+        ("activated pairs", ""), ("what they add", "others may lower it"), ("HoPE removes", ""),
     ]  # fmt: skip
     caption = "The U-shape, mean over layers and heads; on random tokens in standard deviations."
     return Table(caption, heads, rows) if rows else None
@@ -179,11 +194,11 @@ def _rise_table(models: Models) -> Table | None:
 
 def findings(m: Inspection) -> list[Finding]:
     told = [(p, u) for p in PROTOCOLS if (u := m.summary.u_shape.on(p)) is not None]
-    return [_u_shape(p, u) for p, u in told] + [f for p, u in told if (f := _activated(m, p, u)) is not None]
+    return [_u_shape(m, p, u) for p, u in told] + [f for p, u in told if (f := _activated(m, p, u)) is not None]
 
 
-def _u_shape(protocol: Protocol, u: UShape) -> Finding:
-    where = PROTOCOLS[protocol]
+def _u_shape(m: Inspection, protocol: Protocol, u: UShape) -> Finding:
+    where = PROTOCOLS[protocol] + mean_over(m, u)
     unit = " standard deviations" if protocol == "random" else ""
     size = with_spread(abs(u.rise), u.stderr) + unit
     if u.appears:
@@ -213,18 +228,24 @@ def is_open(u: UShape) -> bool:
 def _activated(m: Inspection, protocol: Protocol, u: UShape) -> Finding | None:
     if not u.appears or u.activated is None:
         return None
-    pairs, removed = u.activated.pairs, removed_in_words(u.activated)
-    make = "makes" if len(pairs) == 1 else "make"
-    said = f"{capital(pairs_in_words(pairs))}{wavelengths_in_words(u.activated)}, {make} {share(u.activated.share)} of"
-    said += f" the U-shape {PROTOCOLS[protocol]}"
-    if u.activated.share > 1.005:
-        said += " (others lower it)"
+    pairs, part, where = u.activated.pairs, u.activated.share, PROTOCOLS[protocol]
+    said = f"{capital(pairs_in_words(pairs))}{wavelengths_in_words(u.activated)},"
+    if part > 1.005:  # a share of more than all of it would say nothing
+        unit = " standard deviations" if protocol == "random" else ""
+        said += f" {'lifts' if len(pairs) == 1 else 'lift'} the far end {where} by {number(part * u.rise)}{unit}, and"
+        said += f" other pairs lower it by {number((part - 1) * u.rise)}, to the {number(u.rise)} of the U-shape"
+    else:
+        said += f" {'makes' if len(pairs) == 1 else 'make'} {share(part)} of the U-shape {where}"
     left = m.summary.out_of_range
     first = left.first_pair if left is not None else None
     if first is not None and first.pair in pairs:
-        leave = "leaves its" if len(pairs) == 1 else "leave their"
-        said += f" and {leave} range first, in layer {first.layer}"
-    return Finding(f"{said}; HoPE would remove {removed}.", "u-shape-pairs")
+        said += f"; {leaves_first(first, pairs)}, in layer {first.layer}"
+    return Finding(f"{said}; HoPE would remove {removed_in_words(u.activated)}.", "u-shape-pairs")
+
+
+def leaves_first(first: FirstPair, pairs: Sequence[int]) -> str:
+    """That the pair that leaves its range first is one of these."""
+    return "it leaves its range first" if len(pairs) == 1 else f"pair {first.pair} of them leaves its range first"
 
 
 def wavelengths_in_words(activated: Activated) -> str:

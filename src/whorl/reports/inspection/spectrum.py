@@ -5,11 +5,14 @@ from dataclasses import replace
 
 from whorl.reports.chart import Chart, Strip
 from whorl.reports.document import Block, Row, Table
-from whorl.reports.formatting import DASH, plural
+from whorl.reports.formatting import DASH, capital, plural
 from whorl.reports.inspection.drawing import Models, wavelengths
-from whorl.reports.inspection.telling import Charts, Finding, section
+from whorl.reports.inspection.telling import Charts, Finding, runs_in_words, section
 from whorl.reports.strips import pair_of, strip_chart
 from whorl.results.inspection import Inspection, LayerSpectrum
+
+FEW_WAYS = 3
+"""In which layers turn, and that are told one by one."""
 
 
 def charts(models: Models) -> list[Chart | None]:
@@ -65,13 +68,23 @@ def _listed(layers: list[int]) -> str:
 
 
 def findings(m: Inspection) -> list[Finding]:
-    told = list(dict.fromkeys((row.pairs, row.turning, row.never_full) for row in m.summary.spectrum.layers))
-    if not told:
-        return []
-    if len(told) > 1:
-        return [Finding(f"The layers turn in {plural(len(told), 'different way')}: see the spectrum.", "spectrum")]
-    pairs, turning, never = told[0]
+    """How many pairs turn, and how many of them not once within the training length, of layers that are alike."""
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for row in m.summary.spectrum.layers:
+        alike.setdefault((row.pairs, row.turning, row.never_full), []).append(row.layer)
+    if len(alike) > FEW_WAYS:
+        return [Finding(f"The layers turn in {plural(len(alike), 'different way')}: see the spectrum.", "spectrum")]
+    every = m.summary.model.layers
+    said = [
+        capital(f"in {len(layers)} of {every} layers ({runs_in_words(layers)}) {turn}" if len(alike) > 1 else turn)
+        for counts, layers in alike.items()
+        for turn in [_turn(*counts, m.train_length)]
+    ]
+    return [Finding(f"{'. '.join(said)}.", "spectrum")] if said else []
+
+
+def _turn(pairs: int, turning: int, never: int, train_length: int) -> str:
     if not turning:
-        return [Finding("No pair turns.", "spectrum")]
+        return "no pair turns"
     some = f"{never} of them never {'turns' if never == 1 else 'turn'} fully" if never else "all of them turn fully"
-    return [Finding(f"{turning} of {pairs} pairs turn; {some} within {m.train_length:,} tokens.", "spectrum")]
+    return f"{turning} of {pairs} pairs turn; {some} within {train_length:,} tokens"

@@ -1,14 +1,14 @@
 """What a section says: its findings, the parts of their sentences, and a heading with charts or with the reason why
 there are none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whorl.reports.chart import Chart
 from whorl.reports.document import Block, Figure, Heading, Paragraph
 from whorl.reports.formatting import DASH, capital, listing
 from whorl.reports.inspection.drawing import Models
-from whorl.results.inspection import Inspection, Protocol
+from whorl.results.inspection import Inspection, Protocol, UShape
 
 PROTOCOLS: dict[Protocol, str] = {"text": "on the text", "random": "on random tokens"}
 """The two things that are read: the inspected text, and HoPE's protocol (a first token, then random ones)."""
@@ -16,7 +16,7 @@ LABELS: dict[Protocol, str] = {"text": "on the text", "random": "random tokens"}
 """The same on the buttons of a chart."""
 Charts = Mapping[str, Chart]
 """Those of a report, by name."""
-FEW_RUNS = 3
+FEW_RUNS, FEW_PAIRS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def pairs_in_words(pairs: Sequence[int]) -> str:
     """`pair 3`, `pairs 0 to 5`, `pairs 0 to 2 and 7`, `23 pairs between 0 and 60`."""
     if len(pairs) == 1:
         return f"pair {pairs[0]}"
-    if len(_runs(pairs)) > FEW_RUNS:
+    if len(_runs(pairs)) > FEW_RUNS and len(pairs) > FEW_PAIRS:
         return f"{len(pairs)} pairs between {min(pairs)} and {max(pairs)}"
     return f"pairs {runs_in_words(pairs)}"
 
@@ -68,6 +68,11 @@ def runs_in_words(values: Sequence[int]) -> str:
     for run in _runs(values):
         parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(v) for v in run]
     return listing(parts)
+
+
+def runs(values: Sequence[int]) -> str:
+    """`0–5, 7`, for a cell of a table."""
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in _runs(values))
 
 
 def _runs(values: Sequence[int]) -> list[list[int]]:
@@ -81,5 +86,25 @@ def _runs(values: Sequence[int]) -> list[list[int]]:
     return runs
 
 
+def of_layers(m: Inspection, layers: Collection[int]) -> str:
+    """`3 of 18 layers: 5, 11 and 17`; empty where they are all."""
+    if len(layers) == m.summary.model.layers:
+        return ""
+    return f"{len(layers)} of {m.summary.model.layers} layers: {runs_in_words(list(layers))}"
+
+
+def mean_over(m: Inspection, u: UShape) -> str:
+    """` (mean over 3 of 18 layers: 5, 11 and 17)`, in a sentence; empty where it is over all."""
+    some = of_layers(m, [layer.layer for layer in u.layers])
+    return f" (mean over {some})" if some else ""
+
+
 def share(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.0f} %"
+    return DASH if value is None else f"{100 * value:z.0f} %"
+
+
+def shares(values: Iterable[float]) -> str:
+    """`64 %`, `58 to 69 %`: the least and the most."""
+    known = list(values)
+    ends = dict.fromkeys(f"{100 * value:z.0f}" for value in (min(known), max(known)))
+    return f"{' to '.join(ends)} %"

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from whorl.reports.bins import mean
 from whorl.reports.chart import Chart
 from whorl.reports.document import Block
 from whorl.reports.formatting import listing
@@ -43,26 +42,29 @@ def blocks(models: Models, charts: Charts) -> list[Block]:
 
 
 def findings(m: Inspection) -> list[Finding]:
-    """How much of the norm lies in the slowest quarter of the pairs."""
-    shares = {}
-    for words, name in QUANTITIES.items():
-        values = m.measured(name)
-        if values is None or values.shape[-1] < 4:
-            continue
-        by_pair = mean(values, (0, 1))
-        total = float(np.nansum(by_pair))
-        if total > 0:
-            shares[words] = float(np.nansum(by_pair[-(len(by_pair) // 4) :])) / total
-    turned = {words: part for words, part in shares.items() if words != "values"}
-    if not turned:
+    """How much of the norm lies in the slowest quarter of the pairs, of queries and of keys apart."""
+    known = {words: m.measured(name) for words, name in QUANTITIES.items()}
+    slow = {words: part for words, x in known.items() if x is not None and (part := _slow_part(x)) is not None}
+    against: dict[str, list[str]] = {}
+    for words in ("queries", "keys"):
+        if words in slow:
+            than = "more than" if slow[words] > 0.3 else "less than" if slow[words] < 0.2 else "about"
+            against.setdefault(than, []).append(f"{share(slow[words])} of the norm of {words}")
+    if not against:
         return []
-    told = [f"{share(part)} of the norm of {words}" for words, part in turned.items()]
-    said = f"The slowest quarter of the pairs holds {listing(told)}"
-    if "values" in shares:
-        said += f", against {share(shares['values'])} of that of values, which no rotation touches"
-    most = max(turned.values())
-    if most > 0.3:
-        said += ": more than an even share"
-    elif most < 0.2:
-        said += ": less than an even share"
+    parts = [f"{listing(told)}, {than} an even share" for than, told in against.items()]
+    said = f"In the mean over heads, the slowest quarter of the pairs holds {'; '.join(parts)}"
+    if "values" in slow:
+        said += f". Of values, which no rotation touches, it holds {share(slow['values'])}"
     return [Finding(f"{said}.", "usage")]
+
+
+def _slow_part(norms: np.ndarray) -> float | None:
+    """The part of a head's norm that is in the slowest quarter of its pairs, mean over heads, of [layer, head, pair].
+    None where no head has four pairs."""
+    parts = []
+    for head in norms.reshape(-1, norms.shape[-1]).astype(float):
+        there = head[np.isfinite(head)]  # a layer of fewer pairs ends in NaN
+        if there.size >= 4 and there.sum() > 0:
+            parts.append(float(there[-(there.size // 4) :].sum() / there.sum()))
+    return float(np.mean(parts)) if parts else None
