@@ -1,4 +1,8 @@
-"""Gathers the inspections of this study into results.json and a figure: python study.py INSPECTIONS (see README.md)."""
+"""Gathers the inspections of this study into results.json, and draws its figure (see README.md).
+
+python study.py INSPECTIONS    both
+python study.py                the figure alone, from results.json
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 import whorl
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from whorl.encodings import parse
+from whorl.reports.axes import axis
+from whorl.reports.bins import rounded
+from whorl.reports.chart import Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
+from whorl.reports.png import png
 
 HERE = Path(__file__).parent
-COLOURS = {"rope": "#3b6fb6", "hope": "#2a9d8f", "nope": "#8a8f98", "learned": "#d1495b", "kerple": "#edae49"}
-LENGTH = 128
+RESULTS = HERE / "results.json"
+LENGTH, HEAD_DIM = 128, 64
 
 
 def main() -> None:
-    folders = sorted(path.parent for path in Path(sys.argv[1]).glob("*/inspection.json"))
-    inspections = {folder.name: whorl.Inspection.load(folder) for folder in folders}
-    (HERE / "results.json").write_text(
-        json.dumps([row(n, i.summary.to_json()) for n, i in inspections.items()], indent=1) + "\n"
-    )
-    draw(inspections)
+    for folder in sys.argv[1:]:
+        paths = sorted(path.parent for path in Path(folder).glob("*/inspection.json"))
+        rows = [row(path.name, whorl.Inspection.load(path).summary.to_json()) for path in paths]
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    (HERE / "figures" / "u-shape.png").write_bytes(png(chart(json.loads(RESULTS.read_text())))["u-shape.png"])
 
 
 def row(name: str, summary: dict[str, Any]) -> dict[str, Any]:
@@ -49,34 +53,23 @@ def brief(shape: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if shape is None else {k: shape[k] for k in ("appears", "rise", "stderr", "near", "activated")}
 
 
-def draw(inspections: dict[str, Any]) -> None:
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(15, 4.3), constrained_layout=True)
-    for name, found in inspections.items():
-        kind = name.split("-")[0]
-        curve = found.random_logit[:, :, : LENGTH - 1].mean((0, 1))
-        # weighted means over eight neighbours, since single distances near L have few samples
-        smooth = np.convolve(curve, np.ones(8) / 8, mode="valid")
-        label = kind if name.endswith("s0") else None
-        left.plot(
-            np.arange(len(smooth)) + 3.5, smooth - smooth[40:76].mean(), color=COLOURS[kind], alpha=0.8, label=label
-        )
-    left.axvline(LENGTH, color="black", linestyle=":", linewidth=1)
-    left.set(title="Random tokens: mean logit, z-scores", xlabel="distance, tokens", ylabel="above the middle")
-    left.set_ylim(-1.6, 2.2)
-    left.legend()
-    for axis, kind in ((middle, "rope"), (right, "hope")):
-        rows = [i for n, i in inspections.items() if n.startswith(kind)]
-        for at, found in enumerate(rows):
-            pairs = found.summary.u_shape.random.pairs
-            rises = [p.rise for p in pairs]
-            axis.bar(
-                np.arange(len(rises)) + (at - 1) * 0.27, rises, 0.27, color=COLOURS[kind], alpha=(1, 0.7, 0.45)[at]
-            )
-        cut = rows[0].summary.spectrum.layers[0].hope_cut
-        axis.axvline(cut - 0.5, color="black", linestyle="--", linewidth=1)
-        axis.text(cut - 0.3, axis.get_ylim()[1] * 0.93, "HoPE's cut: one turn = 128 tokens", fontsize=8)
-        axis.set(title=f"{kind}, 3 seeds: each pair at the far end", xlabel="pair, fastest first")
-    figure.savefig(HERE / "figures" / "u-shape.png", dpi=110)
+def chart(rows: list[dict[str, Any]]) -> CurveChart:
+    """What each pair adds to the far end on random tokens: every seed thin, their mean strong."""
+    spectrum = parse(f"hope:train_length={LENGTH}").spectrum(HEAD_DIM)
+    pairs = tuple(float(pair) for pair in range(HEAD_DIM // 2))
+    cut = (sum(f != 0 for f in spectrum.frequencies) - 0.5, f"HoPE's cut: one turn = {LENGTH} tokens")
+    grid = Grid(pairs, tuple(f"pair {pair:.0f}" for pair in pairs))
+    panels = []
+    for index, kind in enumerate(("rope", "hope")):
+        found = [r["u_shape"]["random"]["pairs"] for r in rows if r["trial"].startswith(kind)]
+        seeds = np.array([[pair["rise"] for pair in seed] for seed in found])
+        mean = Curve(f"{kind}, {len(seeds)} seeds", index, rounded(seeds.mean(0)), thin=tuple(map(rounded, seeds)))
+        panels.append(CurvePanel(kind, (grid,), (CurveFrame(0, (mean,)),), (cut,)))
+    known = [value for panel in panels for curve in panel.frames[0].curves for run in curve.thin for value in run]
+    view = CurveView("rise", (axis("rise of the far end, z-scores", "linear", known),), tuple(panels), ((0.0, ""),))
+    x = axis("pair, fastest first", "linear", [0.0, pairs[-1]])
+    title = f"Which pairs make the U-shape: far end above the middle, trained at {LENGTH} tokens"
+    return CurveChart("u-shape", title, "", (("pair", x),), (view,))
 
 
 if __name__ == "__main__":
