@@ -24,6 +24,7 @@ from whorl.data.losses import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
 from whorl.ops import Visible, biased_attention
+from whorl.ops.axes import seen_by
 
 INTERFACE = "whorl_inspect"
 
@@ -128,7 +129,8 @@ class Attended:
         if self.softcap is not None:
             s = s.div_(self.softcap).tanh_().mul_(self.softcap)
         for module in self.biases:
-            bias = module(self.positions[:, q0:q1], self.positions[:, k0:q1])[0].float()
+            at = seen_by(module, self.positions)
+            bias = module(at[:, q0:q1], at[:, k0:q1])[0].float()
             s += bias[heads] if bias.shape[0] > 1 else bias
         if self.mask is None:
             hidden = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)

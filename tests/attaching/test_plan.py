@@ -15,8 +15,9 @@ from tests.contract import TOKENS, difference
 from whorl.attaching import seams_of
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.seams import Attachment
-from whorl.encodings import Encoding, Shape, parse
-from whorl.encodings.effects import Effect
+from whorl.encodings import Encoding, Shape, Spectrum, parse
+from whorl.encodings.alibi import LinearBias
+from whorl.encodings.effects import Bias, Effect
 from whorl.hosts import ENCODERS, FAMILIES, open_host
 from whorl.testing import logits_and_budget, tiny_model
 
@@ -190,10 +191,51 @@ def test_a_spectrum_of_several_axes_is_refused_where_positions_have_one(encoding
 
 def test_a_host_whose_positions_have_axes_takes_a_spectrum_of_so_many() -> None:
     host = replace(open_host(tiny_model("llama")), axes=2)
-    plan = layer_plan(host, parse("frequencies:values=1@0.5,axes=0@1+window:size=8"))
+    plan = layer_plan(host, parse("frequencies:values=1@0.5,axes=0@1") + Along(1))
     assert {seam.spectrum.axes for seam in plan.layers} == {(0, 1)}
-    with pytest.raises(ValueError, match="pairs by 3 axes of a position, and a position in LlamaForCausalLM has 2"):
-        layer_plan(host, parse("frequencies:values=1@0.5,axes=0@2"))
+    assert {bias.axis for seam in plan.layers for bias in seam.biases} == {1}
+    assert {seam.spectrum for seam in layer_plan(host, parse("nope")).layers} == {Spectrum((), 16)}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        (
+            "frequencies:values=1@0.5,axes=0@2",
+            "by 3 axes of a position, and a position in LlamaForCausalLM has 2",
+        ),
+        ("rope", "turns pairs by positions of one axis, .* has 2; attach an encoding that says which axis each pair"),
+        ("alibi", "alibi cannot be attached to LlamaForCausalLM: LinearBias goes by positions of one axis, .* have 2"),
+        ("window:size=8", "WindowBias goes by positions of one axis"),
+        ("sinusoidal", "SinusoidalVectors goes by positions of one axis"),
+        ("frequencies:values=1@0.5,axes=0@0~dynamic-ntk:factor=2,original=8", "have 2 axes and count none"),
+    ],
+)
+def test_what_does_not_go_by_a_hosts_axes_is_refused(encoding: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer_plan(replace(open_host(tiny_model("llama")), axes=2), parse(encoding))
+
+
+def test_a_bias_along_an_axis_that_a_host_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"LinearBias goes by axis 1 of a position, and these have 1 \(from 0\)"):
+        whorl.attach(tiny_model("llama"), Along(1))
+    model, tokens = tiny_model("llama"), torch.arange(9)[None]
+    wanted = whorl.attach(model, "alibi")(tokens).logits
+    assert torch.equal(whorl.attach(model, Along(0))(tokens).logits, wanted), "the only one is axis 0"
+
+
+@dataclass(frozen=True)
+class Along(Encoding):
+    """ALiBi along one axis of a position."""
+
+    axis: int
+
+    name, title, paper, kinds = "along", "", "", ("bias",)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        module = LinearBias(shape.heads)
+        module.axis = self.axis
+        return (Bias(module, shared=True),)
 
 
 @dataclass(frozen=True)

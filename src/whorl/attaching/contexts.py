@@ -2,7 +2,8 @@
 
 The spectrum (of dynamic NTK, LongRoPE) follows from the query's own position p: its context is the p + 1 tokens up to
 it. Keys are cached as they are, and rotated once for each distinct spectrum among the queries. So cached decoding
-equals a full forward, and a row of a batch does not depend on a longer one. Stock does something else: the longest row
+equals a full forward, and a row of a batch does not depend on a longer one. Positions that have axes count no tokens,
+and go without (`whorl.attaching.plan` refuses them). Stock does something else: the longest row
 of a batch sets the spectrum for all, and a cached key keeps the rotation that it got when it came. The two agree where
 no row is longer than the original length.
 """

@@ -12,6 +12,7 @@ from whorl.attaching.seams import INTERFACE, LayerSeam
 from whorl.attaching.turns import LayerTables, Turns
 from whorl.hosts.transformers import compat
 from whorl.ops import rotation_tables
+from whorl.ops.axes import seen_by
 
 
 def rotary_forward(
@@ -122,7 +123,7 @@ def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: to
     keys_at = key_positions(_asked(attention, kwargs, turns.forward), visible, mask.shape[-1])
     bias = torch.zeros((), dtype=dtype, device=visible.device)
     for module in seam.biases:
-        bias = bias + module(turns.positions, keys_at).to(dtype)
+        bias = bias + module(seen_by(module, turns.positions), seen_by(module, keys_at)).to(dtype)
     lowest = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=bias.device)
     return torch.where(visible, bias, lowest).clamp(min=lowest)
 
@@ -131,13 +132,16 @@ def position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | N
     """The added encoding's vectors, or a zero: the host's own table is silent."""
     if self.whorl_add is None:
         return self.weight.new_zeros(())
-    positions = args[0] if position_ids is None else position_ids
-    # OPT gives padding the position -1, which no query that matters sees.
-    return self.whorl_add(positions.clamp(min=0)).to(self.weight.dtype)
+    positions = seen_by(self.whorl_add, args[0] if position_ids is None else position_ids)
+    if not positions.is_floating_point():
+        positions = positions.clamp(min=0)  # OPT gives padding the position -1, which no query that matters sees
+    vectors: torch.Tensor = self.whorl_add(positions)
+    return vectors.to(self.weight.dtype)
 
 
 def add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A pre-hook of the first layer: hidden states + the vectors of their positions."""
     hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
     turns, _ = kwargs[compat.ROTATION]
-    return (hidden + layer.whorl_add(turns.positions).to(hidden.dtype), *rest), kwargs
+    vectors = layer.whorl_add(seen_by(layer.whorl_add, turns.positions))
+    return (hidden + vectors.to(hidden.dtype), *rest), kwargs

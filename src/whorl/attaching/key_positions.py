@@ -10,7 +10,10 @@ Some caches have no such record: one that was filled elsewhere (from a file, by 
 encoding), and one whose keys were taken out or put in another order by hand (`layer.keys = layer.keys[[1, 0]]`), which
 holds another tensor than the record was made for, with other values. There positions are counted from the attention
 mask: a query at position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise
-the positions are unknown, and the forward raises. A deep copy of a cache is believed to hold the same keys.
+the positions are unknown, and the forward raises; so they are where positions have axes, which no mask can tell. A deep
+copy of a cache is believed to hold the same keys.
+
+Shapes: positions are [batch or 1, tokens], or [batch or 1, tokens, axes] where they have several; real numbers stay so.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ TRY = (
 
 
 class KeptPositions:
-    """The positions of one cache's keys, by slot, [batch or 1, slots]. All layers share them, once per forward."""
+    """The positions of one cache's keys, by slot, [batch or 1, slots] or with axes. All layers share them, once per
+    forward."""
 
     def __init__(self) -> None:
         self.slots: torch.Tensor | None = None  # of a static cache with room at the end, always at one address
@@ -113,7 +117,7 @@ class Call(NamedTuple):
 def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
     """What `key_positions` needs to know of a layer, asked before its keys join the cache.
 
-    cache: the `past_key_values` that the layer got, or None. positions: of the forward's tokens, [batch or 1, tokens].
+    cache: the `past_key_values` that the layer got, or None. positions: of the forward's tokens.
     """
     cache = getattr(cache, "self_attention_cache", cache)
     layers = getattr(cache, "layers", None)
@@ -157,7 +161,7 @@ def _layer(cache: Any, layer: int) -> Any:
 
 
 def key_positions(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> torch.Tensor:
-    """The positions [batch or 1, keys] of the keys that a layer's queries attend to.
+    """The positions [batch or 1, keys] (and axes) of the keys that a layer's queries attend to.
 
     mask: True where a key is seen, bool [batch or 1, heads or 1, queries, keys], or the host's own.
 
@@ -181,7 +185,7 @@ def key_positions(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -
         _check_layer(call, mask, keys, first, count)
         given = kept.slots[:, first : first + keys].to(positions.device)
         if given.shape[1] < keys:  # empty slots of a static cache, which no query sees
-            given = nn.functional.pad(given, (0, keys - given.shape[1]))
+            given = _with_room(given, keys - given.shape[1])
         kept.given[keys, positions.device] = given
     return given
 
@@ -201,7 +205,8 @@ def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | Non
         else:
             past = _counted(mask, start, int(kept.count), positions)
         slots = torch.cat(_alike(past, positions), 1)
-    if isinstance(mask, HostMask) and mask.how.get("attention_mask") is None and positions.shape[1] > 1:
+    unsaid = isinstance(mask, HostMask) and mask.how.get("attention_mask") is None and positions.shape[1] > 1
+    if unsaid and positions.dim() == 2:  # on a grid, positions go back with every row
         _refuse_packed(slots[:, max(0, start - 1) :])
     layer = _layer(call.cache, call.layer)
     if getattr(layer, "is_compileable", False):
@@ -221,8 +226,8 @@ def _keep_in_place(kept: KeptPositions, slots: torch.Tensor, room: int) -> None:
     """For a static cache: where a compiled call will count on, which wants tensors that stay where they are."""
     own, count = kept.slots, slots.shape[1]
     fits = own is not None and len(own) == len(slots) and own.device == slots.device and own.shape[1] >= count
-    if own is None or not fits:
-        own = kept.slots = slots.new_zeros(len(slots), max(room, count + ROOM * (count > room)))
+    if own is None or not (fits and own.shape[2:] == slots.shape[2:] and torch.can_cast(slots.dtype, own.dtype)):
+        own = kept.slots = _with_room(slots[:, :0], max(room, count + ROOM * (count > room)))
         compat.keep_address(own)
     if not isinstance(kept.count, torch.Tensor):
         kept.count = torch.zeros((), dtype=torch.int64, device=slots.device)
@@ -243,9 +248,9 @@ def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> to
     count = start + queries
     compat.assert_in_graph((kept.count == start) | (kept.count == count), f"the keys' positions are unknown; {TRY}")
     if isinstance(count, int) and count > kept.slots.shape[1]:
-        kept.slots = nn.functional.pad(kept.slots, (0, count + ROOM))
+        kept.slots = _with_room(kept.slots, count + ROOM)
     at = torch.arange(queries, device=positions.device) + start
-    kept.slots.index_copy_(1, at, positions.expand(kept.slots.shape[0], -1))
+    kept.slots.index_copy_(1, at, positions.expand(kept.slots.shape[0], *positions.shape[1:]))
     kept.count.fill_(count)
     first = 0 if isinstance(start, torch.Tensor) else max(0, count - keys)
     return kept.slots[:, first : first + keys]
@@ -254,6 +259,7 @@ def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> to
 def _counted_compiled(mask: torch.Tensor | HostMask | None, positions: torch.Tensor, keys: int) -> torch.Tensor:
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"{positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown")
+    _refuse_to_count(positions, f"{keys - positions.shape[1]} keys of the cache were there before this call")
     seen = mask[:, :, -1].any(1)
     count = seen.sum(-1, keepdim=True)
     compat.assert_in_graph((count - 1 == positions[:, -1:]).all(), f"the keys' positions are unknown; {TRY}")
@@ -289,6 +295,7 @@ def _counted(mask: torch.Tensor | HostMask | None, start: int, known: int, posit
     p + 1 keys, all positions up to its own. Raises ValueError where it does not."""
     queries = positions.shape[1]
     found = f"{start} keys of the cache came, went or changed places past whorl, which knows the positions of {known}"
+    _refuse_to_count(positions, found)
     if isinstance(mask, HostMask):
         padding = mask.how.get("attention_mask")
         if padding is None:
@@ -313,10 +320,24 @@ def _counted(mask: torch.Tensor | HostMask | None, start: int, known: int, posit
     return (past.cumsum(1) - 1).clamp(min=0)
 
 
+def _refuse_to_count(positions: torch.Tensor, found: str) -> None:
+    if positions.dim() == 3:
+        raise ValueError(
+            f"{found}, and positions of {positions.shape[2]} axes are not to be counted from a mask; change a cache "
+            "only by its own methods (crop, reorder_cache, batch_select_indices, ...), or run without one "
+            "(use_cache=False)"
+        )
+
+
 def _alike(past: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both with as many rows as the larger."""
     rows = max(len(past), len(positions))
-    return past.to(positions.dtype).expand(rows, -1), positions.expand(rows, -1)
+    return past.to(positions.dtype).expand(rows, *past.shape[1:]), positions.expand(rows, *positions.shape[1:])
+
+
+def _with_room(positions: torch.Tensor, slots: int) -> torch.Tensor:
+    """The same with so many slots more, zeros."""
+    return torch.cat([positions, positions.new_zeros(len(positions), slots, *positions.shape[2:])], 1)
 
 
 # What is done to a layer of a cache is done to the positions on it. Each has its method's own name, by which pickle

@@ -105,6 +105,8 @@ class Part(Visible):
 class GivenMask(nn.Module):
     """An additive mask that the caller made, as one more bias. Its dtype's lowest number hides a key, as -inf does."""
 
+    axis = "any"  # of the positions: it does not look at them
+
     def __init__(self, mask: torch.Tensor) -> None:
         super().__init__()
         self.mask = mask

@@ -130,7 +130,7 @@ class HeadsHere(RelativeBias):
     def __init__(self, bias: nn.Module, share: Share) -> None:
         super().__init__()
         self.bias, self.share = bias, share
-        self.reach = getattr(bias, "reach", None)
+        self.reach, self.axis = getattr(bias, "reach", None), getattr(bias, "axis", None)
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
         every: Any = self.bias

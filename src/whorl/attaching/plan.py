@@ -17,6 +17,7 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import Host
 from whorl.hosts.transformers import compat
+from whorl.ops.axes import axis_of
 
 
 @dataclass
@@ -47,8 +48,10 @@ class Placed:
                 self.spectrum = effect.spectrum
                 self.scaled = part if isinstance(part, Scaled) and part.length_dependent else None
             case Bias():
+                _check_module(effect.module, part, host)
                 self.biases.append(effect.module)
             case Add():
+                _check_module(effect.module, part, host)
                 self.add = effect.module
             case _:
                 raise ValueError(
@@ -123,12 +126,27 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
 
 
 def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
-    """Raises ValueError where this host's positions lack an axis that a pair goes by."""
+    """Raises ValueError where this host's positions lack an axis that a pair goes by, and where they have several and
+    the spectrum does not say by which."""
+    if host.axes > 1 and spectrum.turning and not (spectrum.axes or spectrum.vectors):
+        raise ValueError(
+            f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
+            f"{host.axes}; attach an encoding that says which axis each pair goes by, as "
+            "frequencies:values=1@0.5,axes=0@1"
+        )
     if spectrum.number_of_axes > host.axes:
         raise ValueError(
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
             f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by axis 0"
         )
+
+
+def _check_module(module: nn.Module, part: Encoding, host: Host) -> None:
+    """Raises ValueError where a module goes by an axis that this host's positions lack, or does not say by which."""
+    try:
+        axis_of(module, host.axes)
+    except ValueError as error:
+        raise ValueError(f"{part} cannot be attached to {type(host.model).__name__}: {error}") from None
 
 
 def _window_is_the_hosts(host: Host, index: int, window: Window) -> bool:
@@ -149,6 +167,11 @@ def _check_by_length(host: Host, index: int, scaled: Scaled) -> None:
     code: Any = type(attention)
     spectrum = scaled.spectrum_at(shape.head_dim, 1)  # says what is missing
     fixed = f"try a scaling that is the same at every length, as {scaled.inner}~ntk:factor=4"
+    if host.axes > 1:
+        raise ValueError(
+            f"{scaled} goes by the number of tokens up to a query's own, and positions in {name} have {host.axes} axes "
+            f"and count none; {fixed}"
+        )
     if shape.bidirectional:
         raise ValueError(
             f"{scaled} goes by the tokens up to a query's own, and {name} attends in both directions; {fixed}"

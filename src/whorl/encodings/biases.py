@@ -15,9 +15,11 @@ class RelativeBias(nn.Module):
     """A bias that depends on distance alone, which is all that a kernel needs to know of it.
 
     `reach`: keys at this distance or beyond are hidden (a window), or None.
+    `axis`: that along which the distance is taken, where positions have several (see `whorl.encodings.effects`).
     """
 
     reach: int | None = None
+    axis: int | None = None
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
         """The bias at integer distances [...], query position - key position: float32 [heads or 1, ...]."""

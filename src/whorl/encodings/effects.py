@@ -1,6 +1,9 @@
 """The effects of encodings on a transformer, which is all that hosts and kernels know of them.
 
-Positions are integers [batch, tokens], or [batch, tokens, axes] (integers for grids, real numbers for points).
+Positions are integers [batch, tokens], or [batch, tokens, axes] (integers for grids, real numbers for points). The
+modules of `Add` and `Bias` say by an attribute `axis` which of several they are handed: a number, that axis as
+[batch, tokens]; "all", all of them as [batch, tokens, axes]. Without one they go by positions of one axis, and hosts
+whose positions have several refuse them.
 """
 
 from __future__ import annotations

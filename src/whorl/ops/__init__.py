@@ -1,4 +1,5 @@
-"""One public function per effect. The readable implementation in `impl/reference.py` is the oracle."""
+"""One public function per effect. The readable implementation in `impl/reference.py` is the oracle. Positions may have
+axes: see `axes`."""
 
 from whorl.ops.attention import biased_attention
 from whorl.ops.rotation import Tables, choose, rotate, rotation_tables

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from whorl.ops.axes import bias_at, simplest, told
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
 from whorl.ops.environment import asked_by_environment
@@ -36,7 +37,8 @@ def biased_attention(
     """Attention whose logits are softcap(scale q.k) + the sum of `biases` (each a module of two position tensors).
 
     q                [batch, heads, queries, head_dim]; k, v [batch, key heads, keys, head_dim], grouped heads allowed
-    query_positions  integers [batch or 1, queries]; key_positions [batch or 1, keys]
+    query_positions  integers [batch or 1, queries]; key_positions [batch or 1, keys]. With axes, [batch or 1, tokens,
+                     axes], integers (of a grid), float32 or float64 (of points): `whorl.ops.axes` says what biases see
     mask             True where a key may be seen: bool, broadcastable to [batch, heads, queries, keys], or a `Visible`
                      that is asked block by block; None for all
     causal           the last query sees all keys, the one before it one fewer, and so on, whatever their positions
@@ -61,6 +63,8 @@ def biased_attention(
     visible = DenseVisible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
     device, at = q.device.type, (query_positions, key_positions)
     problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
+    if told(query_positions, biases):
+        problem = simplest(problem)
     chosen = _choose(impl, problem)
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
@@ -86,7 +90,7 @@ def _by_reference(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor
         below = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
         seen = below if seen is None else seen & below
     sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
-    bias = [fitting(module, module(query_positions, key_positions), sizes) for module in biases]
+    bias = [fitting(module, bias_at(module, query_positions, key_positions), sizes) for module in biases]
     return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout)
 
 
@@ -127,12 +131,18 @@ def _check(
         ("key_positions", key_positions, keys),
     ):
         at = positions.shape
-        if len(at) != 2 or at[0] not in (1, batch) or at[1] != tokens:
+        if len(at) not in (2, 3) or at[0] not in (1, batch) or at[1] != tokens:
             raise ValueError(
-                f"{name} must be [batch or 1, tokens] = [{batch} or 1, {tokens}], got {tuple(positions.shape)}"
+                f"{name} must be [batch or 1, tokens] = [{batch} or 1, {tokens}], got {tuple(at)} (a third dimension "
+                "is of axes)"
             )
         if positions.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"{name} must be int64 or int32, got {_word(positions.dtype)}")
+            _check_real(name, positions)
+    if (len(at) == 3 or query_positions.dim() == 3) and query_positions.shape[2:] != key_positions.shape[2:]:
+        raise ValueError(
+            f"query_positions and key_positions must have the same axes, got {tuple(query_positions.shape)} and "
+            f"{tuple(key_positions.shape)}"
+        )
     given = [("k", k), ("v", v), ("query_positions", query_positions), ("key_positions", key_positions)]
     if isinstance(mask, torch.Tensor):
         given.append(("mask", mask))
@@ -167,6 +177,14 @@ def _check(
         raise ValueError(f"softcap must be positive or None, got {softcap}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+
+
+def _check_real(name: str, positions: torch.Tensor) -> None:
+    """Raises ValueError for positions that are no integers, but for coordinates of points, along axes."""
+    if positions.dim() == 2:
+        raise ValueError(f"{name} must be int64 or int32, got {_word(positions.dtype)}")
+    if positions.dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"{name} with axes must be int64, int32, float64 or float32, got {_word(positions.dtype)}")
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

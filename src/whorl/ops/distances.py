@@ -8,11 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.ops.problem import AttentionProblem
 
-def not_relative(modules: Sequence[nn.Module]) -> str | None:
-    """None when all are biases of distance alone, else which is not."""
-    other = [type(module).__name__ for module in modules if not hasattr(module, "of_distance")]
-    return f"{other[0]} is not a bias of distance alone" if other else None
+
+def not_relative(problem: AttentionProblem) -> str | None:
+    """None when all biases are functions of one distance, a whole number, else why not."""
+    other = [type(module).__name__ for module in problem.biases if not hasattr(module, "of_distance")]
+    if other:
+        return f"{other[0]} is not a bias of distance alone"
+    if len(problem.query_positions.shape) == 3:
+        return f"the biases go by {problem.query_positions.shape[2]} axes of a position, and not by one distance"
+    return None
 
 
 def reach_of(modules: Sequence[nn.Module]) -> int | None:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, fitting, not_relative, reach_of
+from whorl.ops.distances import by_distance, fitting, not_relative
 from whorl.ops.problem import AttentionProblem, math_dtype
 from whorl.ops.visible import Visible
 
@@ -45,7 +46,8 @@ class Blocks:
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     biases: tuple[nn.Module, ...]
-    start: int | None  # query position 0 - key position 0 where all positions are consecutive, and alike in the batch
+    start: int | None  # query position 0 - key position 0 where all positions are consecutive whole numbers, and alike
+    # in the batch
 
     def each(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """(first query, end, the blocks of keys that any of them may see)."""
@@ -63,15 +65,20 @@ class Blocks:
 
     def _in_reach(self, q0: int, q1: int, k0: int, k1: int) -> bool:
         """False where a window hides every key from every query."""
-        reach = reach_of(self.biases)
-        if reach is None:
-            return True
-        if self.start is not None:
-            low, high = self.start + q0 - (k1 - 1), self.start + q1 - 1 - k0
-        else:
-            q, k = self.query_positions[:, q0:q1], self.key_positions[:, k0:k1]
-            low, high = int((q.amin(1) - k.amax(1)).min()), int((q.amax(1) - k.amin(1)).max())
-        return low < reach and high > -reach
+        for module in self.biases:
+            reach = getattr(module, "reach", None)
+            if reach is None:
+                continue
+            if self.start is not None:
+                low, high = self.start + q0 - (k1 - 1), self.start + q1 - 1 - k0
+            else:
+                q, k = self.query_positions[:, q0:q1], self.key_positions[:, k0:k1]
+                if q.dim() == 3:
+                    q, k = seen_by(module, q), seen_by(module, k)
+                low, high = int((q.amin(1) - k.amax(1)).min()), int((q.amax(1) - k.amin(1)).max())
+            if low >= reach or high <= -reach:
+                return False
+        return True
 
     def bias(self, vector: torch.Tensor | None, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor | None:
         """[B or 1, G or 1, R / rows or 1, rows, keys], rows reversed."""
@@ -86,7 +93,8 @@ class Blocks:
         total: torch.Tensor | None = None
         sizes = {"batch": self.batch, "heads": self.heads, "queries": q1 - q0, "keys": k1 - k0}
         for module in self.biases:
-            one = fitting(module, module(self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1]), sizes)
+            at = self.query_positions[:, q0:q1].flip(1), self.key_positions[:, k0:k1]
+            one = fitting(module, bias_at(module, *at), sizes)
             total = one if total is None else total + one
         return None if total is None else self._grouped(total)
 
@@ -308,11 +316,12 @@ def missing(problem: AttentionProblem) -> str | None:
 
 def run(problem: AttentionProblem) -> torch.Tensor:
     q, k, biases = problem.q, problem.k, problem.biases
-    query_positions = problem.query_positions.long()  # int32 ends where distances may not
-    key_positions = problem.key_positions.long()
+    query_positions, key_positions = problem.query_positions, problem.key_positions
+    if not query_positions.is_floating_point():  # int32 ends where distances may not
+        query_positions, key_positions = query_positions.long(), key_positions.long()
     start = _start(query_positions, key_positions)
     vector = None
-    if biases and not_relative(biases) is None and start is not None:
+    if biases and not_relative(problem) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
         vector = by_distance(biases, span, q.shape[1], math_dtype(q.dtype))
     blocks = Blocks(
@@ -336,6 +345,8 @@ def run(problem: AttentionProblem) -> torch.Tensor:
 
 def _start(query_positions: torch.Tensor, key_positions: torch.Tensor) -> int | None:
     """Query position 0 - key position 0, if positions are consecutive and that is the same in the whole batch."""
+    if query_positions.dim() == 3 or query_positions.is_floating_point():
+        return None
     first = query_positions[:, :1] - key_positions[:, :1]
     steps_are_one = all(bool((p.diff(dim=1) == 1).all()) for p in (query_positions, key_positions))
     if steps_are_one and bool((first == first[0]).all()):

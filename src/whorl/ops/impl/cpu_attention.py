@@ -31,7 +31,7 @@ def missing(problem: AttentionProblem) -> str | None:
         return f"the inputs are on {problem.device}"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    why = not_relative(problem.biases) or native.missing()
+    why = not_relative(problem) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
         why = found
     return why

@@ -32,7 +32,7 @@ def missing(problem: AttentionProblem) -> str | None:
     q, k, v, mask = problem.q, problem.k, problem.v, problem.mask
     if problem.dropout:
         return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    if (why := not_relative(problem.biases)) is not None:
+    if (why := not_relative(problem)) is not None:
         return why
     if mask is not None and type(mask).mod is Visible.mod:
         return f"a {type(mask).__name__} has no `mod`, its mask as a function of indices"
