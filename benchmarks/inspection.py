@@ -6,13 +6,17 @@
     output_attentions     what is done today: eager attention that keeps every [tokens, tokens] matrix
     TransformerLens       the same through its run_with_cache, where the package is installed
 
+Where WHORL_MODELS names the folder of smollm2-135m-instruct.gguf, that model is read too, without its head, on text.
+
 A gate comes first: streamed numbers against those matrices, at 512 tokens. Peaks of memory are of processes of their
 own, above the model and its inputs. Rows go to benchmarks/results/inspection-cpu.csv.
 """
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import rows
@@ -42,6 +46,10 @@ def main() -> None:
     found = []
     for tokens in options.lengths:
         found += measured(f"inspect {tokens}", providers(tokens), "forward", options.rounds, DEVICE)
+    if (folder := os.environ.get("WHORL_MODELS")) is None:
+        print("\nsmollm2 2048: left out, for WHORL_MODELS names no folder of models")
+    else:
+        found += measured("smollm2 2048", smollm2(Path(folder), 2048), "forward", options.rounds, DEVICE)
     found += measured("logits by distance 131072", distance(), "8 heads of 64", options.rounds, DEVICE)
     print("\nmemory above model and inputs")
     for tokens in options.lengths:
@@ -63,6 +71,30 @@ def model_and_ids(tokens: int) -> tuple[Any, torch.Tensor]:
 
 def providers(tokens: int) -> dict[str, Provider]:
     model, ids = model_and_ids(tokens)
+    found = readings(model, ids)
+    if tokens <= REACHABLE:
+        found["output_attentions"] = matrices(model, ids)
+        if find_spec("transformer_lens"):
+            found["TransformerLens, run_with_cache"] = transformer_lens(model, ids)
+    return found
+
+
+def smollm2(folder: Path, tokens: int) -> dict[str, Provider]:
+    """SmolLM2-135M-Instruct in float32, on a window of the standard library."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from whorl.data.corpus import read_documents
+    from whorl.data.windows import text_windows
+
+    name = "smollm2-135m-instruct.gguf"
+    model = AutoModel.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    return readings(model, text_windows("stdlib", read_documents("stdlib"), tokenizer, tokens, 1))
+
+
+def readings(model: Any, ids: torch.Tensor) -> dict[str, Provider]:
+    """The forward, and what is read in it."""
+    tokens = ids.shape[1]
 
     @torch.no_grad()
     def plain() -> None:
@@ -73,21 +105,20 @@ def providers(tokens: int) -> dict[str, Provider]:
     def reading(**how: Any) -> Provider:
         return Provider(torch.no_grad()(lambda: Pass(model, ids, regions_over=tokens, norms=True, **how).run()))
 
-    @torch.no_grad()
-    def matrices() -> None:
-        model.set_attn_implementation("eager")
-        model(ids, use_cache=False, output_attentions=True)
-
-    found = {
+    return {
         "forward": Provider(plain),
         "frequencies": reading(attention=False),
         "frequencies and attention": reading(attention=True),
     }
-    if tokens <= REACHABLE:
-        found["output_attentions"] = Provider(matrices)
-        if find_spec("transformer_lens"):
-            found["TransformerLens, run_with_cache"] = transformer_lens(model, ids)
-    return found
+
+
+def matrices(model: Any, ids: torch.Tensor) -> Provider:
+    @torch.no_grad()
+    def run() -> None:
+        model.set_attn_implementation("eager")
+        model(ids, use_cache=False, output_attentions=True)
+
+    return Provider(run)
 
 
 def transformer_lens(model: Any, ids: torch.Tensor) -> Provider:

@@ -110,6 +110,28 @@ def test_logits_by_distance_and_by_pair(case: str) -> None:
     assert (whole.abs() <= bound + 1e-3 * size).all()
 
 
+@pytest.mark.parametrize("case", ["plain", "window", "sinks", "partial"])
+@torch.no_grad()
+def test_sums_do_not_depend_on_the_threads(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, before = attended(**CASES[case]), torch.get_num_threads()
+    monkeypatch.setattr(measures, "BLOCK_NUMBERS", 20_000)
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            streamed = vars(measures.softmax(a, 0)).values()
+            found.append([*streamed, *measures.curves(a.q[0], a.k[0], a.layer.channels(), a.scale)])
+            assert torch.get_num_threads() == threads, "as it was"
+            (seen,) = set(measures.at_once(lambda _: torch.get_num_threads(), range(9), a.q.device))
+            assert seen == 1, "each has its operations to itself"
+            with pytest.raises(ZeroDivisionError):
+                measures.at_once(lambda item: 1 / item, range(9), a.q.device)
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_allclose(three, one, rtol=1e-5, atol=1e-4)
+
+
 def test_standardised_logits_are_z_scores() -> None:
     a = attended()
     q, k = measures.standardised(a.q[0], a.k[0] + 3)

@@ -8,7 +8,10 @@ queries. Everything here takes q and k as attention sees them, turned already.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +19,10 @@ import torch
 from whorl.results.inspection import Array
 from whorl.watching import Attended, Layer
 
-BLOCK_NUMBERS = 1 << 20  # logits of a block: what stays in a processor's cache
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+BLOCK_NUMBERS = 1 << 18  # logits of a block: what stays in a core's own cache
 FFT_CHANNELS = 16  # transformed at a time, for a bound on memory
 LEAST = -60.0  # exp() far below takes ten times as long, for numbers that no sum feels
 KEY_BINS = 64
@@ -77,31 +83,61 @@ def curves(
     in a mean over the few queries that are far from anything else it would be most of what is seen.
     """
     heads, tokens, head_dim = q.shape
-    repeats, size = heads // k.shape[0], 2 * tokens
+    groups, size = k.shape[0], 2 * tokens
+    repeats = heads // groups
     rest = torch.ones(head_dim, dtype=torch.bool)
     rest[channels.flatten()] = False
-    parts = torch.zeros(heads, len(channels), tokens, device=q.device)
-    whole = torch.zeros(heads, tokens, device=q.device)
+    others = rest.nonzero().flatten()
     step = max(1, FFT_CHANNELS // max(1, channels.shape[1]))
+    parts = torch.zeros(heads, len(channels), tokens, device=q.device)
+
+    def transforms(item: tuple[int, range, torch.Tensor]) -> torch.Tensor:
+        """The parts `which` of a group's heads, written into `parts`; and their sum, [repeats, tokens]."""
+        group, which, chosen = item
+        keys = k[group][:, chosen].float().T.contiguous()
+        keys[:, 0] = 0
+        of_keys = torch.fft.rfft(keys, size).conj()
+        made = torch.empty(repeats, tokens, device=q.device)
+        for r, h in enumerate(range(group * repeats, (group + 1) * repeats)):
+            product = torch.fft.rfft(q[h][:, chosen].float().T * scale, size) * of_keys
+            if which:
+                product = product.view(len(which), -1, product.shape[-1]).sum(1)
+                mine = parts[h, which.start : which.stop]
+                mine.copy_(torch.fft.irfft(product, size)[:, :tokens])
+                torch.sum(mine, 0, out=made[r])
+            else:
+                made[r] = torch.fft.irfft(product.sum(0), size)[:tokens]
+        return made
+
     chunks = [(range(i, min(i + step, len(channels))), channels[i : i + step].flatten())
               for i in range(0, len(channels), step)]  # fmt: skip
-    others = rest.nonzero().flatten()
     chunks += [(range(0), others[i : i + FFT_CHANNELS]) for i in range(0, len(others), FFT_CHANNELS)]
-    for g in range(k.shape[0]):
-        for which, chosen in chunks:
-            keys = k[g][:, chosen].float().T.contiguous()
-            keys[:, 0] = 0
-            of_keys = torch.fft.rfft(keys, size).conj()
-            for h in range(g * repeats, (g + 1) * repeats):
-                product = torch.fft.rfft(q[h][:, chosen].float().T * scale, size) * of_keys
-                if which:
-                    product = product.view(len(which), -1, product.shape[-1]).sum(1)
-                    made = torch.fft.irfft(product, size)[:, :tokens]
-                    parts[h, which.start : which.stop] = made
-                    whole[h] += made.sum(0)
-                else:
-                    whole[h] += torch.fft.irfft(product.sum(0), size)[:tokens]
+    items = [(group, *chunk) for group in range(groups) for chunk in chunks]
+    whole = torch.zeros(heads, tokens, device=q.device)
+    for (group, *_), made in zip(items, at_once(transforms, items, q.device), strict=True):
+        whole[group * repeats : (group + 1) * repeats] += made
     return whole, parts
+
+
+def at_once(work: Callable[[Item], Made], items: Iterable[Item], device: torch.device) -> list[Made]:
+    """work(item) of every item, on a CPU on as many threads as PyTorch has, each with all its operations to itself.
+
+    Operations on what stays in a core's cache take less time than threads that share one take to meet: on a busy
+    machine, several times less.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        return [work(item) for item in items]
+
+    @torch.inference_mode()  # which is a thread's own
+    def alone(item: Item) -> Made:
+        return work(item)
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            return list(pool.map(alone, items))
+        finally:
+            torch.set_num_threads(threads)  # for threads to come: what one of them sets is taken for all
 
 
 def standardised(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,13 +168,17 @@ class Softmax:
 def softmax(attended: Attended, batch: int) -> Softmax:
     """Streams one window's attention weights. Nothing of size [tokens, tokens] is ever made."""
     heads, tokens = attended.q.shape[1], attended.q.shape[2]
-    repeats = heads // attended.k.shape[1]
-    device = attended.q.device
-    by_distance, entropy, first, last_keys = torch.zeros(4, heads, tokens, device=device)
+    groups, device = attended.k.shape[1], attended.q.device
+    repeats = heads // groups
+    entropy, first = torch.zeros(2, heads, tokens, device=device)
     last = tokens - max(1, tokens // 8)
-    for group in range(attended.k.shape[1]):
+
+    def stream(item: tuple[int, list[tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocks of queries of one key head: writes their entropy and first; by distance and by key, their sums."""
+        group, blocks = item
         own = slice(group * repeats, (group + 1) * repeats)
-        for q0, q1 in _blocks(tokens, repeats, attended.layer.window or tokens, last):
+        by_distance, last_keys = torch.zeros(2, repeats, tokens, device=device)
+        for q0, q1 in blocks:
             s, k0 = attended.logits(batch, group, q0, q1)
             rows, width = q1 - q0, q1 - k0
             top = s.amax(-1, keepdim=True)
@@ -163,11 +203,20 @@ def softmax(attended: Attended, batch: int) -> Softmax:
             share = 1 / total
             if k0 == 0:
                 first[own, q0:q1] = e[..., 0] * share
-            for r, head in enumerate(range(own.start, own.stop)):
+            for r in range(repeats):
                 skewed = room[r].as_strided((rows, width + rows - 1), (width + rows + 1, 1), room[r].storage_offset())
-                by_distance[head, :width] += (share[r] @ skewed).flip(0)[rows - 1 :]
+                by_distance[r, :width] += (share[r] @ skewed).flip(0)[rows - 1 :]
                 if q0 >= last:
-                    last_keys[head, k0:q1] += share[r] @ e[r]
+                    last_keys[r, k0:q1] += share[r] @ e[r]
+        return by_distance, last_keys
+
+    blocks = _blocks(tokens, repeats, attended.layer.window or tokens, last)
+    turns = min(len(blocks), torch.get_num_threads())
+    items = [(group, blocks[turn::turns]) for group in range(groups) for turn in range(turns)]
+    sums = torch.zeros(2, heads, tokens, device=device)  # by distance, and of the last queries by key
+    for (group, _), made in zip(items, at_once(stream, items, device), strict=True):
+        sums[:, group * repeats : (group + 1) * repeats] += torch.stack(made)
+    by_distance, last_keys = sums
     edges = np.linspace(0, tokens, KEY_BINS + 1).round().astype(int)
     by_key = Bins(edges[:-1], edges[1:]).sum((last_keys / (tokens - last)).cpu().numpy())
     return Softmax(by_distance.cpu().numpy(), entropy.cpu().numpy(), first.cpu().numpy(), by_key)

@@ -89,10 +89,11 @@ class Pass:
         layer = attended.layer
         sums = self.layers.setdefault(layer.index, Sums(layer))
         if self.norms and layer.pairs:
-            for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
-                if x.shape[-1] == attended.q.shape[-1]:
-                    norm = measures.pair_norms(x, layer) * len(x)
-                    sums.norms[name] = add(sums.norms.get(name), norm)
+            read = {"q": attended.q, "k": attended.k, "v": attended.v}
+            read = {name: x for name, x in read.items() if x.shape[-1] == attended.q.shape[-1]}
+            found = measures.at_once(lambda x: measures.pair_norms(x, layer), read.values(), attended.q.device)
+            for name, norm in zip(read, found, strict=True):
+                sums.norms[name] = add(sums.norms.get(name), norm * len(attended.q))
         for window in range(len(attended.q)):
             sums.windows += 1
             if self.logits is not None:
