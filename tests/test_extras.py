@@ -67,6 +67,9 @@ CASES = [  # the extras that are installed, a command, how its answer starts, an
     ("cli", "doctor empty", EMPTY, None),
     ("cli", "doctor empty --text hf:a", "whorl: --text hf:a needs datasets and pyarrow, which are ", "hub"),
     ("cli", "export empty --out out", EMPTY, None),
+    ("cli", "doctor some.gguf", "whorl: some.gguf needs gguf, which is ", "gguf"),
+    ("cli compare", "compare rope --model some.gguf", "whorl: some.gguf needs gguf, which is ", "gguf"),
+    ("cli reports", "inspect empty some.gguf", "whorl: some.gguf needs gguf, which is ", "gguf"),
     ("cli", "export empty --out out --format gguf", "whorl: --runtime gguf needs gguf, which is ", "gguf"),
     ("cli", "inspect empty --out out", "whorl: whorl inspect needs matplotlib, which is ", "reports"),
     ("cli reports", "inspect empty --out out", EMPTY, None),
@@ -117,6 +120,7 @@ def test_pyproject_has_the_same_extras() -> None:
 def test_commands_say_at_once_what_is_missing_and_run_on_what_they_name(tmp_path: Path) -> None:
     """Each gets as far as its model, a folder that is empty, with the extras that it names and no others."""
     (tmp_path / "empty").mkdir()
+    (tmp_path / "some.gguf").write_bytes(b"GGUF")
     lines = [(without(extras), RUNS.format(command.split())) for extras, command, *_ in CASES]
     attached, *answers = said([(without(""), ATTACHES), *lines], tmp_path)
     assert "Error" not in attached

@@ -24,6 +24,7 @@ FLOORS = (
     "encodings",
     "ops theory",
     "hosts",
+    "gguf_files",
     "finite",
     "attaching",
     "data results",

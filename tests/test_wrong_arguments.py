@@ -91,10 +91,10 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "no inspection": (lambda: whorl.Inspection.load("no/such"), "there is no folder no/such; whorl inspect --out DIR"),
     "an inspection's None": (lambda: whorl.Inspection.load(None), "folder must be the path of a folder"),
     "an inspection's axes": (lambda: whorl.Inspection.axes("norm"), "no array 'norm'; did you mean 'norm_"),
-    "load None": (lambda: whorl.load(None), "name_or_path must be a directory or a hub name, got None"),
+    "load None": (lambda: whorl.load(None), "name_or_path must be a directory, a .gguf file or a hub name, got None"),
     "load a model": (lambda: whorl.load(MODEL), "got a LlamaForCausalLM"),
     "load what is not there": (lambda: whorl.load("/no/such/dir"), "no checkpoint at '/no/such/dir': there is no such"),
-    "load from nothing": (lambda: whorl.load(""), "a directory or a hub name, got ''"),
+    "load from nothing": (lambda: whorl.load(""), "a .gguf file or a hub name, got ''"),
     "doctor None": (lambda: whorl.doctor(None), "got a NoneType"),
     "doctor a text": (lambda: whorl.doctor(MODEL, text_ids="text"), "text_ids must be token ids, got 'text'"),
     "doctor numbers": (
@@ -110,7 +110,7 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "a head dim of text": (lambda: whorl.RoPE().spectrum("8"), "needs an even head dim of at least 2, got 8"),
     "extend a model": (
         lambda: whorl.extend(MODEL, 64, out="out"),
-        "the model must be a directory, a hub name or a trial's folder, got a LlamaForCausalLM",
+        "the model must be a directory, a .gguf file, a hub name or a trial's folder, got a LlamaForCausalLM",
     ),
     "convert to nowhere": (lambda: whorl.convert("a/b", "hope", heal=9, out=None), "out must be a path, got None"),
     "extend to None": (lambda: extend(MODEL, None, IDS, train_length=8), "to must be a number of tokens, got None"),

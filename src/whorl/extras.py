@@ -1,6 +1,6 @@
 """What whorl needs beyond torch, transformers, safetensors and numpy, asked for at the start of what needs it.
 
-Attaching, saving and loading need nothing more. pyproject.toml has the versions.
+Attaching, saving and loading need nothing more, but for GGUF files. pyproject.toml has the versions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a command is pointed at: a model's directory or hub name, or a trial."""
+"""What a command is pointed at: a model's directory, a GGUF file, a hub name, or a trial."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 
 from whorl.attaching.records import NAMED
 from whorl.data import corpus
+from whorl.gguf_files.header import gguf_at
 from whorl.results.extension import EXTENSION, TUNED, Extension
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class Source:
     @property
     def tells_length(self) -> str:
         """What says the length that it was trained at."""
-        return "its trial" if self.train_length else EXTENSION if self.extended_from else "its config"
+        own = "its config" if gguf_at(self.name) is None else "its file"
+        return "its trial" if self.train_length else EXTENSION if self.extended_from else own
 
     def tokenizer(self) -> Any:
         """Raises ValueError without one; where the model's config is what cannot be read, it says so."""
@@ -92,6 +94,8 @@ class Source:
 def source(name: str) -> Source:
     """Raises ValueError for what is neither a model nor a trial."""
     path = Path(name)
+    if (file := gguf_at(path)) is not None:
+        return Source(name, None, None, reads=(str(file),))
     result = path / "result.json"
     if result.exists():
         from whorl.training.trials import read_result, settings_of, snapshots_of
@@ -111,7 +115,9 @@ def source(name: str) -> Source:
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
     if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise ValueError(f"there is nothing at {name}; give a model's directory, a hub name, or a trial's folder")
+        raise ValueError(
+            f"there is nothing at {name}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
+        )
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
 
 
@@ -145,6 +151,11 @@ def _streamed(name: str) -> Any:
     from whorl.attaching.loading import configuration, from_config
     from whorl.hosts import open_host
 
+    if (file := gguf_at(name)) is not None:
+        raise ValueError(
+            f"the layers of {file} cannot be streamed: a GGUF is dequantized whole. Write its safetensors with "
+            "whorl export --runtime hf on a machine that holds it, and stream those"
+        )
     with torch.device("meta"):
         empty = from_config(configuration(name), name)
     host = open_host(empty)

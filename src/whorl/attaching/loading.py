@@ -24,6 +24,8 @@ from whorl.attaching.seams import Attachment, attached
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
+from whorl.gguf_files.header import gguf_at
+from whorl.gguf_files.opening import config_of, open_gguf
 from whorl.hosts import open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
@@ -37,7 +39,8 @@ LONG = 400  # characters of what stock code says
 def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     """Loads a model that was saved with an encoding, and attaches it; any other checkpoint loads as stock does.
 
-    name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding. Keyword
+    name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding; or a `.gguf`
+    file, or a folder with one and no other model, whose weights become float32 unless a dtype is given. Keyword
     arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
 
     Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
@@ -54,7 +57,11 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     """
     import transformers
 
-    name_or_path = check_path("name_or_path", name_or_path, "a directory or a hub name")
+    name_or_path = check_path("name_or_path", name_or_path, "a directory, a .gguf file or a hub name")
+    if (file := gguf_at(name_or_path)) is not None:
+        if base is not None:
+            raise ValueError(f"{file} is a model and no adapter, so there is nothing to put on a base")
+        return _load_gguf(file, kwargs)
     _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     if (
@@ -95,6 +102,18 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     return model
 
 
+def _load_gguf(file: Path, kwargs: dict[str, Any]) -> Any:
+    """The model of a GGUF file, with the encoding attached that its config cannot say."""
+    if of_hub := sorted(set(kwargs) & set(HUB)):
+        raise ValueError(f"{', '.join(of_hub)} are of the hub, and {file} is a file")
+    how = {k: v for k, v in kwargs.items() if k not in ("trust_remote_code", "use_safetensors")}
+    model, encoding = open_gguf(file, **how)
+    if encoding is not None:
+        attach(model, completed(open_host(model), encoding))
+        model.name_or_path = str(file)  # which says it all
+    return model
+
+
 def _refuse_no_folder(where: str) -> None:
     """Raises ValueError for a path that is no folder, which stock code would take for a hub name."""
     path = Path(where)
@@ -113,6 +132,8 @@ def configuration(where: Any, **kwargs: Any) -> Any:
     """
     from transformers import AutoConfig
 
+    if (file := gguf_at(where)) is not None:
+        return config_of(file)
     with _explained(where), quiet():
         config = AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
     record = _unguarded(config)

@@ -49,7 +49,7 @@ def compare(
     text: Annotated[str, typer.Option(help=_of_tasks("text"))] = _D.text,
     tokenizer: Annotated[str | None, typer.Option(help=_of_tasks("tokenizer"))] = None,
     model: Annotated[
-        str, typer.Option(help=f"{', '.join(MODELS)}, or a Hugging Face config or model directory.")
+        str, typer.Option(help=f"{', '.join(MODELS)}, or a config.json, a model directory, a .gguf file or a hub name.")
     ] = _D.model,
     train_length: Annotated[int, typer.Option(help="Tokens per training sequence.")] = _D.train_length,
     lengths: Annotated[

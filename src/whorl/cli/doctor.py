@@ -29,7 +29,9 @@ COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red", "n/a": "dim", 
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's directory, a hub name, or a trial.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's directory, a .gguf file, a hub name, or a trial.")
+    ],
     text: Annotated[
         str | None,
         typer.Option(help="A text that the model should read well: a file or a folder.", show_default="a short story"),

@@ -27,7 +27,8 @@ _TITLES = _LISTING.get("runtimes", {})  # none where the listing, which imports 
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model's directory, a hub name, or a trial of whorl compare.")
+        str,
+        typer.Argument(metavar="MODEL", help="A model's directory, a .gguf file, a hub name, or a trial."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not hold anything yet.")],
     runtime: Annotated[

@@ -30,7 +30,8 @@ new to the model, and what lies beyond is lost. So auto measures windows beside 
 INTERRUPTED = "whorl: interrupted; the same command goes on from the last checkpoint of its training"
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model's directory or hub name, or a trial of whorl compare.")
+    str,
+    typer.Argument(metavar="MODEL", help="A model's directory, a .gguf file, a hub name, or a trial."),
 ]
 Text = Annotated[
     str | None,

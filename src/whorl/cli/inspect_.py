@@ -32,7 +32,7 @@ DIR/report.html opens in any browser; DIR/inspection.npz holds every number (who
 def inspect(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL [OTHER]", help="A model's directory or hub name, or a trial of whorl compare."),
+        typer.Argument(metavar="MODEL [OTHER]", help="A model's directory, a .gguf file, a hub name, or a trial."),
     ],
     text: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from whorl.extras import require
+from whorl.gguf_files.header import gguf_at
 from whorl.runtimes import get
 
 ALWAYS = {
@@ -38,6 +39,9 @@ def _of(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for runtime in options.get("runtime") or ():  # a list, so that two are seen
         if extra := get(runtime).extra:
             yield f"--runtime {runtime}", extra
+    for model in (*(options.get("models") or ()), options.get("model"), options.get("tokenizer")):
+        if model and gguf_at(model) is not None:
+            yield model, "gguf"
     for option in ("tune", "stream_layers"):
         if options.get(option):
             yield f"--{option.replace('_', '-')}", "compare"

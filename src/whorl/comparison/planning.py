@@ -84,5 +84,5 @@ def check_model(model: str) -> None:
         return
     raise ValueError(
         f"model {model!r} is neither {', '.join(MODELS)} nor a path that is there; "
-        "give a preset, a Hugging Face config.json or a model directory"
+        "give a preset, a Hugging Face config.json, a model directory or a .gguf file"
     )

@@ -131,7 +131,7 @@ def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[st
 
     Raises ValueError for what is no name of a model or no path of a folder, and for a folder that may not be written.
     """
-    name = check_path("the model", name, "a directory, a hub name or a trial's folder")
+    name = check_path("the model", name, "a directory, a .gguf file, a hub name or a trial's folder")
     out = Path(check_path("out", out))
     found = source(name)
     reads = [*found.reads, text or found.text]

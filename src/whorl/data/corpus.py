@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whorl.extras import require
+from whorl.gguf_files.header import gguf_at
+from whorl.gguf_files.tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -125,9 +127,14 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
 
 
 def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the Hub. Code that comes with it is never run. Raises ValueError without one."""
+    """A tokenizer from a folder, a GGUF file or the Hub. Code that comes with it is never run.
+
+    Raises ValueError without one.
+    """
     from transformers import AutoTokenizer
 
+    if (file := gguf_at(path_or_name)) is not None:
+        return tokenizer_of(file)
     try:
         return AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # whatever it is, the person can only name another tokenizer

@@ -11,6 +11,7 @@ import torch
 
 from whorl.attaching import attached, detach
 from whorl.checking import check_numbers
+from whorl.data.corpus import load_tokenizer
 from whorl.diagnosis import agreement, angles, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.knowing import require_known, require_numbers
@@ -219,7 +220,7 @@ def doctor(
     """Looks for what goes wrong with positions without an error, and measures it.
 
     model_or_path: a model object, which is left as it was; or a directory (or hub name, or a trial's folder of
-    `whorl compare`), of which only JSON and safetensors are read, and no code is run.
+    `whorl compare`), of which only JSON and safetensors are read, and no code is run; or a GGUF file.
     text_ids: token ids [tokens] or [windows, tokens] of a text that the model should read well. Without it, a directory
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
@@ -303,14 +304,13 @@ def _of_this_model(ids: torch.Tensor, model: Any) -> bool:
     return len(ids) > 1 and int(ids.max()) < unwrapped(model).config.get_text_config().vocab_size
 
 
-def encoded(folder: Path, text: str) -> torch.Tensor | None:
-    """A text in the tokens of the tokenizer in this folder; None where there is none that can be read."""
-    if not any((folder / name).exists() for name in ("tokenizer_config.json", "tokenizer.json")):
+def encoded(where: Path, text: str) -> torch.Tensor | None:
+    """A text in the tokens of the tokenizer in this folder or GGUF file; None where there is none that can be read."""
+    names = ("tokenizer_config.json", "tokenizer.json")
+    if where.is_dir() and not any((where / name).exists() for name in names):
         return None
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = load_tokenizer(str(where))
         return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)
     except Exception:  # of any kind: the files are a stranger's, and the checks that need a text say that there is none
         return None

@@ -17,6 +17,7 @@ from whorl.attaching.records import CONFIG_KEY
 from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, meant
 from whorl.encodings import from_dict
+from whorl.gguf_files.header import gguf_at
 from whorl.hosts import OpenHost, head_dim_of, open_host
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
@@ -153,12 +154,17 @@ def _stored(weights: list[Path]) -> tuple[dict[str, torch.Tensor], dict[str, tup
 
 
 def opened(where: str | Path) -> tuple[Any, Files | None, Path]:
-    """The model of a directory, a hub name or a trial of `whorl compare`; what its directory holds (of a trial, whose
-    settings are the comparison's, nothing); and the folder of its tokenizer.
+    """The model of a directory, a GGUF file, a hub name or a trial of `whorl compare`; what its directory holds (None
+    for a GGUF, which has no config beside the model, and a trial, whose settings are the comparison's); and where its
+    tokenizer is.
 
     Raises ValueError for what is none of these.
     """
     path = Path(where)
+    if (file := gguf_at(path)) is not None:
+        from whorl.attaching.loading import load as load_model
+
+        return load_model(file), None, file
     if (path / "trials").is_dir():
         raise ValueError(f"{path} is a comparison: name one of its trials, a folder in {path / 'trials'}")
     if (path / "result.json").exists() and not (path / "config.json").exists():
@@ -181,8 +187,10 @@ def _tokenizer(trial: Path) -> Path:
 
 
 def tokenizer_of(where: str | Path) -> Path:
-    """The folder with the tokenizer of what `opened` opens, without loading that."""
+    """Where the tokenizer of what `opened` opens is, without loading that."""
     path = Path(where)
+    if (file := gguf_at(path)) is not None:
+        return file
     return _tokenizer(path) if (path / "result.json").exists() else _local(where)
 
 

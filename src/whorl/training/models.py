@@ -12,6 +12,8 @@ from whorl.attaching.filling import completed
 from whorl.attaching.loading import configuration, from_config, from_pretrained
 from whorl.encodings import Encoding
 from whorl.finite import check_weights
+from whorl.gguf_files.header import gguf_at
+from whorl.gguf_files.opening import open_gguf
 from whorl.hosts import open_host
 from whorl.training.attention import for_training
 from whorl.training.settings import MODELS, Settings
@@ -22,9 +24,9 @@ WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere conf
 def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True) -> Any:
     """The stock model before any encoding is attached; random weights depend on torch's seed alone.
 
-    A preset or a config gives random weights and takes the task's vocabulary; a directory or hub name with weights
-    gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model that cannot be
-    loaded, and for a checkpoint whose vocabulary is smaller than the task's.
+    A preset or a config gives random weights and takes the task's vocabulary; a directory, GGUF file or hub name
+    with weights gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model
+    that cannot be loaded, and for a checkpoint whose vocabulary is smaller than the task's.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -45,7 +47,11 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
         return LlamaForCausalLM(config)
     pretrained = has_weights(settings)
     if pretrained and weights:
-        model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+        file = gguf_at(settings.model)
+        if file is None:
+            model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+        else:
+            model, _ = open_gguf(file)  # an encoding of its own is replaced by the trial's
         check_weights(model, settings.model)
     else:
         config = configuration(settings.model)
@@ -62,10 +68,15 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
 
 
 def has_weights(settings: Settings) -> bool:
-    """Whether the model comes with weights: a directory that holds some, or a hub name; not a preset or a config."""
+    """Whether the model comes with weights: a directory that holds some, a GGUF file, or a hub name; not a preset or a
+    config."""
+    if settings.preset is not None:
+        return False
     path = Path(settings.model)
+    if gguf_at(path) is not None:
+        return True
     there = not path.exists() or any(any(path.glob(weights)) for weights in WEIGHTS)
-    return settings.preset is None and not path.is_file() and there
+    return not path.is_file() and there
 
 
 def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:

@@ -1,0 +1,11 @@
+"""A `.gguf` file, read into a stock transformers model and tokenizer.
+
+header.py         what the file says: its keys, and where its tensors lie; and which file a name means
+architectures.py  which architectures can be read, and their keys as a config of transformers
+positions.py      their rotary keys and factors as rope settings, or as an encoding
+tokenizers.py     the tokenizer that the file describes
+opening.py        the model: every tensor dequantized to float32
+
+llama.cpp's loader (src/llama-model.cpp) and its converter (convert_hf_to_gguf.py) say what keys and tensors mean. A key
+that nothing here reads is refused, never dropped.
+"""
