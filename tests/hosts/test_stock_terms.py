@@ -18,7 +18,7 @@ from whorl.attaching.stock import StockForm, stock_form
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import share_of
 from whorl.hosts import FAMILIES
-from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE, for_older_readers
+from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE, SEE_SETTINGS, for_older_readers
 from whorl.testing import logits_and_budget, tiny_model
 
 ROTARY = tuple(f for f, host in FAMILIES.items() if host.rotary is not None)
@@ -125,7 +125,7 @@ def test_what_is_written_for_older_readers_changes_nothing_in_stock(family, tmp_
         assert read.rope_parameters == wanted
         assert {key: written[key] for key in form.older} == form.older
         if family not in ("gemma4_text", "gpt_neox", "modernbert", "modernbert-decoder", "gemma3_text", "olmo3"):
-            assert written["rope_theta"] == wanted["rope_theta"]
+            assert written["rope_theta"] in (wanted["rope_theta"], SEE_SETTINGS)
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
 
     hope = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
     yarn = "rope:base=10000~yarn:factor=4,original=16"
-    assert top("llama", "rope:base=50000") == {"rope_theta": 5e4}
+    assert top("llama", "rope:base=50000") == {"rope_theta": 5e4, "rope_scaling": None}
     assert top("llama", yarn) == {"rope_theta": 1e4, "rope_scaling": YARN}
     assert top("llama", "hope:train_length=40") == {
         "rope_theta": 1e4,
@@ -152,11 +152,15 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
         "partial_rotary_factor": 0.25,
     }
     # mlx-lm's GPT-NeoX needs its own names and knows no scaling: it must not find them where there is one
-    assert top("gpt_neox", "partial-rope:fraction=0.5") == {"rotary_pct": 0.5, "rotary_emb_base": 1e4}
+    assert top("gpt_neox", "partial-rope:fraction=0.5") == {
+        "rotary_pct": 0.5,
+        "rotary_emb_base": 1e4,
+        "rope_scaling": None,
+    }
     assert top("gpt_neox", "hope:train_length=40,fraction=1") == {"rope_scaling": {**hope, "rope_theta": 1e4}}
     sliding = "/sliding_attention=rope:base=20000+window:size=24"
     local = {"rope_theta": 1e4, "rope_local_base_freq": 2e4}
-    assert top("gemma3_text", f"full_attention=rope:base=10000{sliding}") == local
+    assert top("gemma3_text", f"full_attention=rope:base=10000{sliding}") == {**local, "rope_scaling": None}
     assert top("gemma3_text", f"full_attention={yarn}{sliding}") == {**local, "rope_scaling": YARN}
     assert top("gemma3_text", "hope:train_length=40") == {"rope_local_base_freq": SEE_BY_TYPE}, (
         "no scaling of sliding layers"
@@ -164,10 +168,74 @@ def test_older_readers_find_base_scaling_and_share_at_the_top(tmp_path) -> None:
     assert top("modernbert-decoder", f"full_attention=rope:base=10000{sliding}") == {
         "global_rope_theta": 1e4,
         "local_rope_theta": 2e4,
+        "rope_scaling": None,
     }
     assert top("olmo3", f"full_attention=rope:base=10000{sliding}") == {"rope_theta": SEE_BY_TYPE}, "one base there"
     assert top("modernbert-decoder", "hope:train_length=40") == {"local_rope_theta": SEE_BY_TYPE}
     assert top("gemma4_text", f"full_attention=rope:base=10000{sliding}") == {}, "younger than rope_parameters"
+
+
+def test_a_family_that_is_scaled_by_default_is_told_that_it_is_not(tmp_path) -> None:
+    """Transformers 4's gpt-oss takes YaRN by 32, and its Apertus Llama 3's scaling, where there is no rope_scaling."""
+    for family in ("gpt_oss", "apertus"):
+        whorl.attach(tiny_model(family), "rope:base=50000").save_pretrained(tmp_path / family)
+        config = json.loads((tmp_path / family / "config.json").read_text())
+        assert (config["rope_theta"], config["rope_scaling"]) == (5e4, None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "notation", "stops"),
+    [
+        ("nemotron", "rope~linear:factor=2", True),  # transformers 4 reads no scaling of it
+        ("nemotron", "hope:train_length=40", True),
+        ("nemotron", "rope:base=50000", False),
+        ("gemma2", "hope:train_length=40", True),  # and mlx-lm none of these; transformers 4 stops at HoPE anyway
+        ("gemma2", "rope~linear:factor=2", False),  # which transformers 4 reads
+        ("llama", "hope:train_length=40", False),
+    ],
+)
+def test_words_stand_where_a_reader_of_bases_would_drop_the_rest(
+    family, notation, stops, tmp_path
+) -> None:
+    model = whorl.attach(tiny_model(family), notation)
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["rope_theta"] == SEE_SETTINGS) == stops
+    assert not (stops and config["rope_scaling"]), "transformers 5 would read it, and take the words for its base"
+    stock = type(model).from_pretrained(tmp_path).eval()
+    assert difference(stock(TOKENS).logits, logits) < budget
+
+
+def test_a_part_of_neighbouring_pairs_is_said_with_its_own_base() -> None:
+    """GLM turns half of each head; over whole heads the same frequencies would be of the base's square."""
+    said = {
+        "rope:base=50000": {"rope_type": "default", "rope_theta": 5e4},
+        "rope:base=50000~linear:factor=2": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0},
+        "rope:base=50000~ntk:factor=4": {"rope_type": "default", "rope_theta": 5e4 * 4 ** (8 / 6)},
+    }
+    for notation, settings in said.items():
+        found = stock_form(tiny_model("glm"), whorl.parse(notation)).config["rope_parameters"]
+        assert found.pop("rope_theta") == pytest.approx(settings.pop("rope_theta"), rel=1e-15)
+        assert found == {**settings, "partial_rotary_factor": 0.5}
+
+
+@torch.no_grad()
+def test_a_config_with_a_field_of_its_own_for_the_original_length_says_it_there(tmp_path) -> None:
+    """Phi-3's goes before the settings' own, and vLLM reckons a longrope's attention factor from it."""
+    model = whorl.attach(tiny_model("phi3"), "rope~yarn:factor=4,original=16")
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    read = AutoConfig.from_pretrained(tmp_path)
+    lengths = {
+        written["original_max_position_embeddings"],
+        written["rope_parameters"]["original_max_position_embeddings"],
+        read.rope_parameters["original_max_position_embeddings"],
+    }
+    assert lengths == {25}, "64 ^ (1 / amplitude^2): whence LongRoPE's formula gives YaRN's amplitude"
+    assert difference(type(model).from_pretrained(tmp_path).eval()(TOKENS).logits, logits) < budget
 
 
 @pytest.mark.parametrize("amplitude", [1.05, 1.1386, 1.5])
@@ -212,6 +280,7 @@ def test_a_stock_model_that_whorl_saves_is_said_to_older_readers_too(tmp_path) -
 
 def test_settings_by_layer_type_of_a_family_that_nobody_knew_by_type_are_left_out() -> None:
     both = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-    assert for_older_readers("gemma3_text", both) == {"rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    said = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None}
+    assert for_older_readers("gemma3_text", both) == said
     assert for_older_readers("another", both) == {}
     assert for_older_readers("gemma3_text", {"full_attention": {"rope_theta": 1e6}}) == {}

@@ -67,8 +67,8 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
         if not turns:
             continue
         label = layer_type if host.typed else ""
-        spectrum = in_stock_terms(host, seam.spectrum)
-        if wanted.setdefault(label, spectrum) != spectrum:
+        first = wanted.setdefault(label, seam.spectrum)
+        if in_stock_terms(host, first) != in_stock_terms(host, seam.spectrum):
             return f"{_name(host)} has one spectrum for {'layers of a type' if host.typed else 'all its layers'}"
     return _as_rope_parameters(host, encoding, wanted)
 
@@ -95,16 +95,26 @@ def _as_rope_parameters(host: OpenHost, encoding: Encoding, wanted: dict[str, Sp
         width = head_dim_of(host.rotary.config, attention)
         of_layer = encoding.for_layer(index, host.layer_types[index])
         longest = host.rotary.config.max_position_embeddings
-        for candidate in (own, *candidates(of_layer, spectrum, width, own, longest)):
+        padded = in_stock_terms(host, spectrum)
+        ways = (w for s in dict.fromkeys((spectrum, padded)) for w in candidates(of_layer, s, width, own, longest))
+        for candidate in (own, *ways):
             trial = {**settings, label: candidate} if label else candidate
-            if _understood(host, trial, host.layer_types[index], attention, spectrum):
+            if _understood(host, trial, host.layer_types[index], attention, padded):
                 settings = trial
                 break
         else:
-            return f"no rope_type of {_name(host)} gives these frequencies on {spectrum.width} of {width} channels" + (
+            return f"no rope_type of {_name(host)} gives these frequencies on {padded.width} of {width} channels" + (
                 "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
             )
-    return StockForm({"rope_parameters": settings}, older=older_settings(host.model, host.rotary.config, settings))
+    older = older_settings(host.model, host.rotary.config, settings)
+    return StockForm(_with_own_length(host.rotary.config, settings), older=older)
+
+
+def _with_own_length(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as changes to a config, whose own field for the original length (Phi-3) goes before theirs."""
+    name = "original_max_position_embeddings"
+    own = {name: settings[name]} if name in settings and hasattr(config, name) else {}
+    return {"rope_parameters": settings, **own}
 
 
 def older_settings(model: Any, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
     try:
         with quiet():
             config = type(host.rotary.config).from_dict(
-                {**host.rotary.config.to_dict(), "rope_parameters": copy.deepcopy(settings)}
+                {**host.rotary.config.to_dict(), **_with_own_length(host.rotary.config, copy.deepcopy(settings))}
             )
             rotary = type(host.rotary)(config)
     except Exception:  # whatever stock code raises here, it would raise in a load
@@ -134,4 +144,4 @@ def _understood(host: OpenHost, settings: dict[str, Any], layer_type: str, atten
         stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
     except ValueError:  # its float32 made something of them that is no frequency
         return False
-    return stock is not None and same_spectrum(stock, spectrum)
+    return stock is not None and same_spectrum(in_stock_terms(host, stock), spectrum)

@@ -7,7 +7,8 @@ mlx-lm).
 
 `for_older_readers`: transformers 4 and mlx-lm read `rope_theta` and `rope_scaling` at the top of a config, SGLang
 `partial_rotary_factor`, and all take a default in silence where there is none. Transformers 5 reads them too, and
-prefers `rope_scaling` to `rope_parameters`, so what is written there says the same.
+prefers `rope_scaling` to `rope_parameters`, so what is written there says the same; where there is no scaling it is
+null, since some families are scaled by default (transformers 4's gpt-oss and Apertus).
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ from whorl.encodings.spectrum import base_of, rope_frequencies, share_of
 
 STILLING_FACTOR = 1e39  # of a longrope: past float32, so that the frequency is exactly zero
 LARGEST_BASE = 1e30  # the powers of larger ones stock's float32 may not hold
-SEE_BY_TYPE = "see rope_parameters, by layer type"  # in the place of a base: no number, so that readers of bases stop
+# In the place of a base, where a reader of bases would drop the rest: no number, so that it stops.
+SEE_BY_TYPE = "see rope_parameters, by layer type"
+SEE_SETTINGS = "see rope_parameters"
 
 # Where older readers look for a setting, in families that call it by another name.
 OLDER_NAMES: dict[str, dict[str, str]] = {
     "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
 }
+# Families of which transformers 4 reads no `rope_scaling`; and those of which mlx-lm reads none: transformers 4 reads
+# theirs, but for `proportional`, at which it stops anyway.
+UNSCALED = ("nemotron",)
+UNSCALED_IN_MLX = ("gemma2", "cohere", "cohere2", "helium", "starcoder2", "ernie4_5", "glm")
 # Families with settings by layer type that were there before: the names of the bases of full and of sliding layers. A
 # `rope_scaling` means their full layers (and in ModernBERT all).
 BASES_BY_TYPE: dict[str, tuple[str, str]] = {
@@ -154,18 +161,23 @@ def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str,
 
     Half of the truth would mislead. A family that older readers do not know by layer type gets no entry; and where they
     know one and cannot say its settings (no reader scales sliding layers), words stand in the place of a base, so that
-    they stop there.
+    they stop there. So in the families whose readers drop a scaling.
     """
     by_type = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     if not by_type:
-        return _flat(settings, OLDER_NAMES.get(model_type, {}))
+        older = _flat(settings, OLDER_NAMES.get(model_type, {}))
+        kind = settings.get("rope_type", "default")
+        unread = model_type in UNSCALED and kind != "default"
+        unread |= model_type in UNSCALED_IN_MLX and kind == "proportional"
+        # No rope_scaling beside it: transformers 5 would take that for the settings, and the words for their base.
+        return {**older, "rope_theta": SEE_SETTINGS, "rope_scaling": None} if unread else older
     full, sliding = by_type.get("full_attention"), by_type.get("sliding_attention")
     names = BASES_BY_TYPE.get(model_type)
     if names is None or full is None or sliding is None:
         return {}
     older = _flat(full, {"rope_theta": names[0]})
     unsaid = sliding.get("rope_type", "default") != "default"
-    unsaid |= "rope_scaling" in older and model_type.startswith("modernbert")
+    unsaid |= older["rope_scaling"] is not None and model_type.startswith("modernbert")
     unsaid |= names[0] == names[1] and full["rope_theta"] != sliding["rope_theta"]
     return {names[1]: SEE_BY_TYPE} if unsaid else {**older, names[1]: sliding["rope_theta"]}
 
@@ -173,7 +185,7 @@ def for_older_readers(model_type: str, settings: Mapping[str, Any]) -> dict[str,
 def _flat(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     top = {k: settings[k] for k in ("rope_theta", "partial_rotary_factor") if settings.get(k) is not None}
     if settings.get("rope_type", "default") == "default":
-        return {names.get(k, k): v for k, v in top.items()}
+        return {**{names.get(k, k): v for k, v in top.items()}, "rope_scaling": None}
     inner = {k: v for k, v in settings.items() if k not in top}
     if settings["rope_type"] == "proportional":
         inner |= {k: v for k, v in top.items() if k == "partial_rotary_factor"}  # where mlx-lm looks
