@@ -100,7 +100,7 @@ def test_what_whorl_writes_for_older_readers_must_agree(family: str, notation: s
         found = doctor(changed(tmp_path, **{name: said[name] / 3}))
         assert not found.healthy, name
         changed(tmp_path, **{name: said[name]})
-    if "rope_scaling" in said:
+    if said.get("rope_scaling"):
         settings = said["rope_parameters"].get("full_attention", said["rope_parameters"])
         key = "factor" if "factor" in settings else "partial_rotary_factor"
         other = {**settings, key: settings[key] / 2}
@@ -112,7 +112,13 @@ def test_what_whorl_writes_for_older_readers_must_agree(family: str, notation: s
 
 @pytest.mark.parametrize(
     ("family", "notation"),
-    [("llama", "hope:train_length=16"), ("phi3", "rope~yarn:factor=4,original=16"), ("olmo3", "hope:train_length=16")],
+    [
+        ("llama", "hope:train_length=16"),
+        ("phi3", "rope~yarn:factor=4,original=16"),
+        ("olmo3", "hope:train_length=16"),
+        ("nemotron", "rope~linear:factor=4"),
+        ("gemma2", "hope:train_length=16"),
+    ],
 )
 def test_what_whorl_writes_in_stock_terms_is_healthy_without_its_record(
     family: str, notation: str, tmp_path: Path

@@ -195,9 +195,7 @@ def test_a_family_that_is_scaled_by_default_is_told_that_it_is_not(tmp_path) -> 
         ("llama", "hope:train_length=40", False),
     ],
 )
-def test_words_stand_where_a_reader_of_bases_would_drop_the_rest(
-    family, notation, stops, tmp_path
-) -> None:
+def test_words_stand_where_a_reader_of_bases_would_drop_the_rest(family, notation, stops, tmp_path) -> None:
     model = whorl.attach(tiny_model(family), notation)
     logits, budget = logits_and_budget(model, TOKENS)
     model.save_pretrained(tmp_path)

@@ -22,7 +22,7 @@ from whorl.hosts.transformers.rope_settings import (
     rope_type,
     turning_share,
 )
-from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE
+from whorl.hosts.transformers.stock_terms import WORDS
 from whorl.results.diagnosis import FAIL, PASS, WARN
 
 LONG = 40  # characters of a value that is no number
@@ -105,7 +105,7 @@ def theta(subject: Subject) -> Answer:
             return judged(False, f"config.{name} is {value} and goes unread; the model turns by {shown}")
     if subject.files is not None:
         top = subject.files.text_config.get("rope_theta")
-        if top not in (None, SEE_BY_TYPE) and (
+        if top not in (None, *WORDS) and (
             not isinstance(top, int | float) or min(top, NO_THETA) not in subject.files.thetas
         ):
             return judged(False, f"config.json says rope_theta {str(top)[:LONG]!r}; the model turns by {shown}")

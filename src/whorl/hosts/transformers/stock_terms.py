@@ -32,6 +32,7 @@ LARGEST_BASE = 1e30  # the powers of larger ones stock's float32 may not hold
 # In the place of a base, where a reader of bases would drop the rest: no number, so that it stops.
 SEE_BY_TYPE = "see rope_parameters, by layer type"
 SEE_SETTINGS = "see rope_parameters"
+WORDS = (SEE_BY_TYPE, SEE_SETTINGS)
 
 # Where older readers look for a setting, in families that call it by another name.
 OLDER_NAMES: dict[str, dict[str, str]] = {
