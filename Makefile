@@ -1,6 +1,7 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
+# make study NAME=pretrained-llms: fetches the models of that study with pip, and runs it, or goes on with it
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # .ci/run calls check, test, test-full and test-wheel.
 # Everything is installed into .venv with the pinned versions of constraints.txt.
@@ -13,7 +14,7 @@ COMPARE ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
 
-.PHONY: setup compare test test-full test-compat wheel test-wheel check format bench soak bench-gpu test-gpu clean
+.PHONY: setup compare study test test-full test-compat wheel test-wheel check format bench soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +27,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
+
+# Its models are in build/, which can be fetched again; what was measured is in runs/.
+STUDY = $(wildcard experiments/[0-9]*-$(NAME))
+study: setup
+	@test -f "$(STUDY)/fetch.py" || { echo 'make study NAME=pretrained-llms: no such study in experiments/'; exit 2; }
+	$(BIN)/python $(STUDY)/fetch.py build/models
+	$(BIN)/python $(STUDY)/study.py --models build/models --out runs/$(NAME)
+	$(BIN)/python $(STUDY)/gather.py runs/$(NAME)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile

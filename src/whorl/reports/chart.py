@@ -128,17 +128,13 @@ def shade(index: int, count: int) -> float | None:
 
 @dataclass(frozen=True)
 class Colours:
-    """What the colours of a heat map mean. `ends` name the two limits; `diverging` puts zero in their middle.
-
-    beyond: words for the cells past the limits, which have the colour of the limit and a dot; empty without any.
-    """
+    """What the colours of a heat map mean. `ends` name the two limits; `diverging` puts zero in their middle."""
 
     label: str
     scale: Literal["sequential", "diverging"]
     low: float
     high: float
     ends: tuple[str, str]
-    beyond: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,274 @@
+"""Two pretrained LLMs, and what their rotary pairs do: `python study.py --models DIR --out DIR [--only STAGE ...]`.
+
+A stage is a file, OUT/STAGE.json: one that is there is kept and not run anew. What a killed stage had measured is in
+OUT/STAGE.part.json, and it goes on from there. `gather.py` makes results.json and the figure of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import reading
+import torch
+from reading import TEXTS, TRAINED
+from rich.progress import track
+
+import whorl
+from whorl.attaching import attached
+from whorl.files import write_atomically
+from whorl.provenance import machine, versions
+
+CUT_WINDOWS = (512, 8)
+"""Tokens, and windows of each text, under every cut."""
+ROUND = 4  # windows that every encoding is measured on before the next ones
+EVERY = {"smollm2": 1, "gemma3": 4}
+"""Every so many tokens is a target: Gemma's 262,144 logits are most of what it costs."""
+PAIRS = {"smollm2": 32, "gemma3": 128}  # of a head
+CUTS = {
+    "smollm2": (28, 26, 24, 22, 20, 18, 16, 14, 13, 12, 10, 8, 6, 4, 2),
+    "gemma3": (112, 96, 80, 64, 48, 32, 16),
+}
+"""How many of the fastest pairs go on turning. (24 and 96 are p-RoPE's 0.75; SmolLM2's 20 are HoPE's at 8,192.)"""
+SWAPS = {
+    "smollm2": (
+        "nope",
+        "p-rope:p=0.75,keep=slowest",
+        "p-rope:p=0.9375,keep=slowest",
+        "partial-rope:fraction=0.75",
+        "rope:base=10000",
+        "rope:base=500000",
+    ),
+    "gemma3": (
+        "nope",
+        "hope:train_length=32768",
+        "p-rope:p=0.75,keep=slowest",
+        "full_attention=p-rope:p=0.75/sliding_attention=rope",
+        "full_attention=p-rope:p=0.25/sliding_attention=rope",
+        "full_attention=nope/sliding_attention=rope",
+        "full_attention=rope/sliding_attention=p-rope:p=0.25",
+        "full_attention=rope/sliding_attention=nope",
+    ),
+}
+INSPECTED = (2048, 2)
+"""Tokens, and windows of each text; as many of random tokens."""
+REACH = (16384, 1)
+"""Tokens and windows for HoPE's account, of which each is two windows of the training length; two of random tokens."""
+LONG = (
+    "rope",
+    "hope:train_length=8192",
+    "rope~yarn:factor=2",
+    "p-rope:p=0.75",
+    "rope~ntk:factor=2",
+    "hope:train_length=8192~yarn:factor=2",
+    "p-rope:p=0.5",
+    "rope~linear:factor=2",
+)
+LONG_WINDOWS = (12288, 1)
+EDGES = (1, 512, 1024, 2048, 4096, 6144, 8192, 10240, 12288)
+"""Positions between which losses by position are means."""
+HEALED = "hope:train_length=512"
+HEALING = {"heal": 16_384, "train_length": 512, "batch_size": 8, "reach": 2, "windows": 4}
+
+
+@dataclass
+class Study:
+    models: Path
+    out: Path
+    loaded: dict[tuple[str, torch.dtype], Any] = field(default_factory=dict)
+
+    def model(self, name: str, dtype: torch.dtype = torch.float32) -> Any:
+        """The untouched model; one is held at a time."""
+        if (name, dtype) not in self.loaded:
+            self.loaded.clear()
+            self.loaded[name, dtype] = reading.load_model(self.models, name).to(dtype)
+        model = self.loaded[name, dtype]
+        if attached(model) is not None:
+            whorl.detach(model)
+        return model
+
+    def windows(self, name: str, text: str, length: int, count: int) -> torch.Tensor:
+        with np.load(self.out / f"{name}.npz") as kept:
+            return reading.windows(kept[text], int(kept["first"]), length, count)
+
+    def tokens(self, name: str) -> dict[str, Any]:
+        """Both texts in the model's tokens."""
+        tokenizer = reading.load_tokenizer(self.models, name)
+        streams = {text: reading.token_stream(tokenizer, text) for text in TEXTS}
+        first = reading.first_token(tokenizer)
+        np.savez_compressed(self.out / f"{name}.npz", first=first, **{t: ids for t, (ids, _) in streams.items()})
+        return {
+            text: {
+                "tokens": len(ids),
+                "sha256": sha,
+                "begins": tokenizer.decode(ids[:24]),
+                "bytes_per_token": len(tokenizer.decode(ids).encode()) / len(ids),
+            }
+            for text, (ids, sha) in streams.items()
+        }
+
+    def cuts(self, name: str) -> dict[str, Any]:
+        """The mean loss of each window under every cut and swap, without training."""
+        encodings = ["own", *(f"p-rope:p={k / PAIRS[name]}" for k in CUTS[name]), *SWAPS[name]]
+        length, count = CUT_WINDOWS
+        jobs = [
+            (encoding, text, at) for at in range(0, count, ROUND) for encoding in encodings for text in TEXTS
+        ]  # every encoding on the first windows, then on more
+        measured = self._part(f"cuts-{name}")
+        for encoding, text, at in track(jobs, f"{name}: {len(encodings)} encodings"):
+            so_far = measured["losses"].setdefault(encoding, {}).setdefault(text, [])
+            if len(so_far) > at:
+                continue
+            ids = self.windows(name, text, length, count)[at : at + ROUND]
+            so_far += _rounded(np.nanmean(self._losses(name, encoding, ids, EVERY[name]), 1))
+            self._keep(f"cuts-{name}", measured)
+        return {"length": length, "every": EVERY[name], **measured}
+
+    def usage(self, name: str) -> dict[str, Any]:
+        """What `whorl.inspect` finds in windows of a fraction of the training length: means over heads."""
+        length, count = INSPECTED
+        found = self._part(f"usage-{name}")
+        for text in track(TEXTS, f"{name}: inspect"):
+            if text not in found:
+                ids = self.windows(name, text, length, count)
+                seen = whorl.inspect(self.model(name), ids, train_length=length, random_windows=count)
+                found[text] = {"summary": seen.summary.to_json(), "arrays": dict(means(seen))}
+                self._keep(f"usage-{name}", found)
+        return found
+
+    def reach(self, name: str) -> dict[str, Any]:
+        """The U-shape over the whole training length, and what leaves its range past it, of q and k in bfloat16."""
+        ids = self.windows(name, "prose", *REACH)
+        model = self.model(name, torch.bfloat16)
+        seen = whorl.inspect(model, ids, train_length=TRAINED[name], random_windows=2, attention=False)
+        return {"text": "prose", "summary": seen.summary.to_json(), "arrays": dict(means(seen))}
+
+    def long(self, name: str) -> dict[str, Any]:
+        """Mean losses between EDGES of long windows, in bfloat16; and of their last tokens in windows of the training
+        length that begin anew. `bfloat16`: what that changes, measured on shorter windows."""
+        length, count = LONG_WINDOWS
+        spans = list(pairwise(EDGES))
+        measured = self._part(f"long-{name}")
+        if "bfloat16" not in measured:
+            ids = self.windows(name, "prose", 2048, 2)
+            both = [self._losses(name, "own", ids, dtype=dtype).mean(1) for dtype in (torch.float32, torch.bfloat16)]
+            measured["bfloat16"] = {"float32": _rounded(both[0]), "change": _rounded(both[1] - both[0])}
+        jobs = [(encoding, text) for encoding in ("fresh", *LONG) for text in reversed(TEXTS)]
+        for encoding, text in track(jobs, f"{name}: {length:,} tokens"):
+            if text in measured["losses"].setdefault(encoding, {}):
+                continue
+            ids = self.windows(name, text, length, count)
+            if encoding == "fresh":
+                ids = torch.cat([ids[:, :1], ids[:, -(TRAINED[name] - 1) :]], 1)
+            x = self._losses(name, "own" if encoding == "fresh" else encoding, ids, dtype=torch.bfloat16)
+            x = np.pad(x, ((0, 0), (length - 1 - x.shape[1], 0)), constant_values=np.nan)
+            means = [x[:, a - 1 : b - 1].mean(1) for a, b in spans]
+            measured["losses"][encoding][text] = _rounded(np.stack(means, 1))
+            self._keep(f"long-{name}", measured)
+        return {"length": length, "spans": spans, **measured}
+
+    def heal(self, name: str) -> dict[str, Any]:
+        """The model under another encoding, trained on beside a control, by `whorl convert` on the standard library."""
+        self.loaded.clear()
+        path = self.models / reading.FILES[name]
+        found = whorl.convert(str(path), HEALED, text="stdlib", out=self.out / f"healed-{name}", **HEALING)
+        return {**HEALING, "conversion": found.to_json()}
+
+    def _losses(
+        self, name: str, encoding: str, ids: torch.Tensor, every: int = 1, dtype: torch.dtype = torch.float32
+    ) -> Any:
+        model = self.model(name, dtype)
+        if encoding != "own":
+            whorl.attach(model, encoding)
+        found = reading.losses(model, ids, every)
+        if not np.isfinite(found[:, ::every]).all():
+            raise ValueError(f"losses of {name} under {encoding} are not finite")
+        return found
+
+    def _part(self, stage: str) -> dict[str, Any]:
+        path = self.out / f"{stage}.part.json"
+        empty: dict[str, Any] = {} if stage.startswith("usage") else {"losses": {}}
+        return json.loads(path.read_text()) if path.exists() else empty
+
+    def _keep(self, stage: str, measured: dict[str, Any]) -> None:
+        write_atomically(self.out / f"{stage}.part.json", json.dumps(measured).encode())
+
+
+def means(seen: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays of an inspection, averaged over heads where they have any, to four digits."""
+    for key in ("wavelength", "norm_q", "norm_k", "norm_v", "logit", "random_logit"):
+        array = seen.measured(key)
+        if array is not None:
+            heads = {"head", "key_head"} & set(seen.axes(key))
+            yield key, _short(array.mean(1) if heads else array)
+    for key in ("attention", "random_attention"):
+        array = seen.measured(key)
+        if array is not None:
+            yield f"{key}_near", _short(array[:, :, :4])
+    yield "distance", [edge.tolist() for edge in seen.bins("distance")]
+
+
+def _short(x: Any) -> Any:
+    if np.ndim(x):
+        return [_short(row) for row in x]
+    return float(f"{float(x):.4g}") if np.isfinite(x) else None
+
+
+def _rounded(x: Any) -> Any:
+    if np.ndim(x):
+        return [_rounded(row) for row in x]
+    return None if np.isnan(x) else round(float(x), 5)
+
+
+def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
+    """In the order in which they run."""
+    names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
+        f"{stage}-smollm2" for stage in ("reach", "long", "heal")
+    ]
+    return {name: lambda name=name: getattr(study, name.partition("-")[0])(name.partition("-")[2]) for name in names}
+
+
+def run(study: Study, name: str, do: Callable[[], dict[str, Any]]) -> None:
+    path = study.out / f"{name}.json"
+    if path.exists():
+        print(f"{name}: there already")
+        return
+    start = time.perf_counter()
+    found = do()
+    about = {
+        "stage": name,
+        "seconds": round(time.perf_counter() - start, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions("torch", "transformers", "gguf"),
+    }
+    write_atomically(path, json.dumps({**about, "found": found}).encode())
+    (study.out / f"{name}.part.json").unlink(missing_ok=True)
+    print(f"{name}: {about['seconds']} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="holds the two .gguf files")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the stages' files")
+    parser.add_argument("--only", nargs="+", metavar="STAGE")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    study = Study(options.models, options.out)
+    todo = stages(study)
+    if unknown := set(options.only or ()) - set(todo):
+        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(todo)}")
+    for name, do in todo.items():
+        if not options.only or name in options.only:
+            run(study, name, do)
+
+
+if __name__ == "__main__":
+    main()
