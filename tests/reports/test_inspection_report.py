@@ -287,6 +287,31 @@ def test_the_page_draws_every_figure_and_its_controls_change_them(report: Path, 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to open the report in")
+def test_a_long_encoding_does_not_widen_a_narrow_page(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
+    summary, arrays = samples.rope()
+    summary["model"]["encoding"] = "full_attention=rope:base=1000000/sliding_attention=rope:base=10000+window:size=512"
+    write([samples.read(summary, arrays)], tmp_path)
+    probe = """
+    const facts = [...document.querySelectorAll(".facts dd")].map((fact) => fact.scrollWidth - fact.clientWidth);
+    document.body.dataset.seen = [Math.max(...facts), innerWidth].join(" ");
+    """
+    page = (tmp_path / "report.html").read_text("utf-8")
+    document, _ = open_page(with_script(page, probe), tmp_path, "--window-size=500,5200")
+    assert 'data-seen="0 500"' in document
+
+
+def test_no_line_ends_between_a_number_and_what_belongs_to_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
+    write([samples.read(*samples.rope())], tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    told = page[page.index("<h2>Findings") : page.index("<h2>Frequency usage")]
+    assert "93&nbsp;% of its attention" in told
+    assert "0.21&nbsp;±&nbsp;0.02 above it" in told
+    assert not re.search(r"\d [%±]|± \d", told)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to open the report in")
 def test_two_models_are_drawn_in_panels_under_the_same_controls(side_by_side: Path, tmp_path: Path) -> None:
     seen = probed((side_by_side / "report.html").read_text("utf-8"), tmp_path)
     panels = dict(seen["charts"])

@@ -9,6 +9,10 @@ import numpy as np
 from whorl.reports.chart import Axis, Colours, Marks
 
 MOST_ROW_TICKS = 18
+FEW, FAR = 0.02, 1.25
+"""At most so few cells lie past the limits of colours: those of more than so many times what the others stay below."""
+ROUNDING = 1.005
+"""Limits have three digits; what is above one by no more than that is not past it."""
 
 
 def axis(label: str, scale: Literal["log", "linear"], values: Sequence[float]) -> Axis:
@@ -78,11 +82,33 @@ def colours(
     tables: Iterable[np.ndarray | None],
     high: float | None = None,
 ) -> Colours:
-    """Limits that hold all values of the tables (or the one that is given): from 0, of a diverging scale to both
-    sides of it."""
+    """Limits (from 0; of a diverging scale to both sides of it) that hold the values of the tables, or `high`.
+
+    A few that are far larger than all others would wash them out: past the limits then, and told in `beyond`.
+    """
     values = [t[np.isfinite(t)] for t in tables if t is not None]
     flat = np.concatenate(values) if values else np.zeros(0)
-    top = float(np.abs(flat).max()) if flat.size else 1.0
-    top = float(f"{top or 1.0:.3g}") if high is None else high
+    top = _limit(np.abs(flat)) if high is None else high
     low = -top if scale == "diverging" else 0.0
-    return Colours(label, scale, low, top, (tick(low), tick(top)))
+    past = flat[np.abs(flat) > top * ROUNDING]
+    return Colours(label, scale, low, top, (tick(low), tick(top)), _beyond(past, scale))
+
+
+def _limit(sizes: np.ndarray) -> float:
+    """The largest that is not more than `FAR` times what all but `FEW` keep below."""
+    most = float(np.quantile(sizes, 1 - FEW)) if sizes.size else 0.0
+    top = float(sizes[sizes <= FAR * most].max() if most > 0 else sizes.max(initial=0.0))
+    return _short(top or 1.0)
+
+
+def _beyond(past: np.ndarray, scale: str) -> str:
+    if not past.size:
+        return ""
+    count = f"{past.size:,} cell{'' if past.size == 1 else 's'} beyond"
+    if scale == "diverging" and past.min() < 0 < past.max():
+        return f"{count}, from {tick(_short(past.min()))} to {tick(_short(past.max()))}"
+    return f"{count}, up to {tick(_short(past[np.abs(past).argmax()]))}"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -128,13 +128,17 @@ def shade(index: int, count: int) -> float | None:
 
 @dataclass(frozen=True)
 class Colours:
-    """What the colours of a heat map mean. `ends` name the two limits; `diverging` puts zero in their middle."""
+    """What the colours of a heat map mean. `ends` name the two limits; `diverging` puts zero in their middle.
+
+    beyond: words for the cells past the limits, which have the colour of the limit and a dot; empty without any.
+    """
 
     label: str
     scale: Literal["sequential", "diverging"]
     low: float
     high: float
     ends: tuple[str, str]
+    beyond: str = ""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ function heatChart(figure, chart) {
   function redraw() {
     const colours = chart.views[state.view].colours[state.option];
     keys.replaceChildren();
-    rampKey(keys, colours.scale, colours.ends, colours.label);
+    rampKey(keys, colours.scale, colours.ends, colours.label, colours.beyond);
     draws.forEach((draw) => draw());
   }
   redraw();
@@ -184,7 +184,7 @@ function heatPanel(plot, chart, state, number) {
     const [x, y] = [area.left + cell.c * wide, area.top + cell.r * deep];
     svg("rect", { x, y, width: wide, height: deep, class: "lit" }, overlay);
     const value = row.values[cell.c];
-    const text = value === null ? "not measured" : write(value);
+    const text = value === null ? "not measured" : write(value) + (isBeyond(value, colours) ? ", beyond the colours" : "");
     tip.show(x + wide, y, row.note, null, panel.columns[row.columns].notes[cell.c], [[colours.label, text]]);
   }
 
@@ -206,18 +206,23 @@ function heatPanel(plot, chart, state, number) {
   return draw;
 }
 
+const isBeyond = (value, colours) => "beyond" in colours && Math.abs(value) > colours.high * STYLE.rounding;
+
 function fillCells(root, { panel, frame, colours, area, deep, wide }, chart, height) {
   const paths = new Map();
-  let none = "";
+  let none = "", dots = "";
   frame.rows.forEach((row, r) => row.values.forEach((value, c) => {
     const [x, y] = [area.left + c * wide, area.top + r * deep];
     if (value === null) { none += `M${x.toFixed(1)} ${(y + deep).toFixed(1)}L${(x + wide).toFixed(1)} ${y.toFixed(1)}`; return; }
-    const level = Math.round(((value - colours.low) / (colours.high - colours.low)) * (LEVELS - 1));
+    const part = Math.max(0, Math.min(1, (value - colours.low) / (colours.high - colours.low)));
+    const level = Math.round(part * (LEVELS - 1));
+    if (isBeyond(value, colours)) dots += dot(x + wide / 2, y + deep / 2, Math.min(2, wide / 3));
     paths.set(level, `${paths.get(level) ?? ""}M${x.toFixed(1)} ${y.toFixed(1)}h${(wide + 0.3).toFixed(1)}v${(deep + 0.3).toFixed(1)}h${(-wide - 0.3).toFixed(1)}z`);
   }));
   for (const [level, d] of paths)
     svg("path", { d, class: "cells", style: `fill: ${tint(colours.scale, level / (LEVELS - 1))}` }, root);
   if (none) svg("path", { d: none, class: "none" }, root);
+  if (dots) svg("path", { d: dots, class: "beyond-it" }, root);
 
   svg("text", { x: 0, y: area.top - 7 }, root, frame.label);
   for (const [at, text] of frame.ticks)
@@ -230,17 +235,17 @@ function fillCells(root, { panel, frame, colours, area, deep, wide }, chart, hei
     svg("text", { x, y: area.bottom + 16, "text-anchor": "middle" }, root, text);
   }
   svg("text", { x: area.right, y: height - 4, "text-anchor": "end" }, root, chart.x_label);
-  const named = new Set();
+  const named = new Map(); // drawn last, so that no line runs through them
   frame.rows.forEach((row, r) => (panel.columns[row.columns].marks ?? []).forEach(([at, text], depth) => {
     const x = area.left + at * wide;
     const [top, bottom] = [area.top + r * deep, area.top + (r + 1) * deep];
     const up = named.has(text) ? 0 : 4 + 15 * depth;
     svg("line", { x1: x, x2: x, y1: top - up, y2: bottom, class: depth ? "cut second" : "cut" }, root);
     if (named.has(text)) return;
-    named.add(text);
     const side = x > area.right - 90 ? "end" : "start";
-    svg("text", { x: x + (side === "end" ? -4 : 4), y: area.top - 4 - 15 * depth, "text-anchor": side }, root, text);
+    named.set(text, { x: x + (side === "end" ? -4 : 4), y: area.top - 4 - 15 * depth, "text-anchor": side, class: "over" });
   }));
+  for (const [text, place] of named) svg("text", place, root, text);
   const beside = (frame.marks ?? []).map(([at, text], depth) => ({ text, depth, at: area.top + at * deep, y: area.top + at * deep }));
   for (const { at, depth } of beside)
     svg("line", { x1: area.left, x2: area.right + 4, y1: at, y2: at, class: depth ? "cut second" : "cut" }, root);

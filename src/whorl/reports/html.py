@@ -3,6 +3,7 @@ charts as JSON, and page.js and charts.js, which draw them in the colours of sty
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from html import escape
@@ -10,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from whorl.reports.axes import ROUNDING
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
 from whorl.reports.style import DARK, DASHES, LIGHT, MARKS, OPACITY, PRINT, RAMPS, SERIES
 
@@ -56,7 +58,7 @@ def _variables(values: Mapping[str, str]) -> str:
 def _style() -> str:
     """What the scripts need of style.py: marks as paths of SVG, and the names of colours."""
     marks = [f"M{'L'.join(f'{x:g} {y:g}' for x, y in corners)}Z" for corners in MARKS]
-    return embedded_json({"marks": marks, "series": SERIES, "ramps": RAMPS})
+    return embedded_json({"marks": marks, "series": SERIES, "ramps": RAMPS, "rounding": ROUNDING})
 
 
 def embedded_json(value: Any) -> str:
@@ -71,7 +73,7 @@ def _block(block: Block) -> str:
             return f"<h2>{escape(text)}</h2>"
         case Paragraph(text, style):
             role = ' role="note"' if style == "notice" else ""
-            return f'<p class="{style}"{role}>{escape(text)}</p>'
+            return f'<p class="{style}"{role}>{_prose(text)}</p>'
         case Bullets(items):
             return f"<ul>{''.join(map(_bullet, items))}</ul>"
         case Table():
@@ -90,10 +92,15 @@ def _block(block: Block) -> str:
             return f'<details><summary>{escape(title)}</summary><div class="settings">{inside}</div></details>'
 
 
+def _prose(text: str) -> str:
+    """No line ends between a number and what belongs to it."""
+    return re.sub(r"(?<=\d) (?=%|[kMG]\b)| (?=±)|(?<=±) ", "&nbsp;", escape(text))
+
+
 def _bullet(bullet: Bullet) -> str:
     name, title = (escape(part) for part in bullet.see)
     link = f' <a class="see" href="#figure-{name}">{title}</a>' if name else ""
-    return f"<li>{_label(bullet.label, bullet.series)} {escape(bullet.text)}{link}</li>"
+    return f"<li>{_label(bullet.label, bullet.series)} {_prose(bullet.text)}{link}</li>"
 
 
 def _table(table: Table) -> str:

@@ -50,7 +50,10 @@ function key(index, parent, style = colour(index)) {
   svg("path", { d: mark(index), class: "dot", transform: "scale(1.2)" }, box);
 }
 
-function rampKey(parent, ramp, [low, high], text) {
+/** A filled circle, as a part of a path. */
+const dot = (x, y, r) => `M${(x - r).toFixed(1)} ${y.toFixed(1)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0z`;
+
+function rampKey(parent, ramp, [low, high], text, beyond) {
   const box = html("p", { class: "ramp" }, parent);
   if (text) html("span", {}, box, text);
   html("span", { class: "end" }, box, low);
@@ -58,6 +61,11 @@ function rampKey(parent, ramp, [low, high], text) {
   for (let i = 0; i < LEVELS; i++)
     svg("rect", { x: i * 4, width: 4.2, height: 10, style: `fill: ${tint(ramp, i / (LEVELS - 1))}` }, bar);
   html("span", { class: "end" }, box, high);
+  if (!beyond) return;
+  const cell = svg("svg", { viewBox: "0 0 10 10", width: 10, height: 10, "aria-hidden": "true" }, box);
+  svg("rect", { width: 10, height: 10, style: `fill: ${tint(ramp, 1)}` }, cell);
+  svg("path", { d: dot(5, 5, 2), class: "beyond-it" }, cell);
+  html("span", {}, box, beyond);
 }
 
 // Controls

@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from whorl.reports.axes import ROUNDING
 from whorl.reports.chart import (
     Axis,
     Chart,
@@ -246,6 +247,9 @@ def _cells(axes: Any, chart: HeatChart, panel: HeatPanel, colours: Colours) -> N
     axes.add_patch(Rectangle((0, 0), width, count, **missing))
     edges = np.arange(width + 1), np.arange(count + 1)
     axes.pcolormesh(*edges, np.ma.masked_invalid(cells), cmap=MAPS[colours.scale], vmin=colours.low, vmax=colours.high)
+    if colours.beyond:
+        rows, places = np.nonzero(np.abs(np.nan_to_num(cells)) > colours.high * ROUNDING)
+        axes.plot(places + 0.5, rows + 0.5, ".", color=colour("paper"), markersize=3.5, markeredgewidth=0)
     axes.set_xlim(0, width)
     axes.set_ylim(count, 0)
     axes.set_yticks(*zip(*frame.ticks, strict=True))
@@ -276,7 +280,8 @@ def _colour_bar(figure: Figure, row: Sequence[Any], colours: Colours) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
     bar.set_ticks((colours.low, colours.high), labels=colours.ends)
-    bar.set_label(colours.label, color=MUTED, fontsize=8)
+    beyond = f"\n{textwrap.fill(f'dots: {colours.beyond}', 28)}" if colours.beyond else ""
+    bar.set_label(f"{colours.label}{beyond}", color=MUTED, fontsize=8)
 
 
 # Strips

@@ -180,7 +180,7 @@ def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:
         model = m.summary.model
         shape = [f"{model.layers} layers", f"{model.heads} heads"]
         if model.key_heads != model.heads:
-            shape.append(f"{model.key_heads} key heads")
+            shape.append(f"{model.key_heads} key head{'' if model.key_heads == 1 else 's'}")
         shape.append(f"head dim {model.head_dim}")
         kind = [model.type, model.encoding, f"{compact(model.parameters)} parameters"]
         facts.append((m.name if len(models) > 1 else "Model", " · ".join([*kind, ", ".join(shape)])))

@@ -37,7 +37,7 @@ def charts(models: Models) -> list[Chart | None]:
         "attention",
         "Attention by distance",
         "The mean attention, after the softmax, that a query pays to the key at a distance; both axes are logarithmic. "
-        "The first token is among the keys: few others are as far as the window is long, and a rise there is its."
+        "The first token is among the keys, and at the far end almost alone: a rise there is attention to it."
         + carried(models),
         distance_axes(models)[:1],
         [

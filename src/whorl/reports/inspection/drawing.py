@@ -73,21 +73,21 @@ def _deepest(models: Models) -> int:
 
 @dataclass(frozen=True)
 class Cells:
-    """One model's part of a view: for each option a frame and the table [row, column] that it shows."""
+    """One model's part of a view: a frame for each option."""
 
     ticks: Marks
     columns: tuple[Columns, ...]
-    options: list[tuple[HeatFrame, np.ndarray] | None]
+    options: list[HeatFrame | None]
 
 
 def cells(
     label: str, table: np.ndarray, note: Callable[[int], str], columns: Sequence[int] | None = None, marks: Marks = ()
-) -> tuple[HeatFrame, np.ndarray] | None:
+) -> HeatFrame | None:
     """The rows of a table, called `note(row)`; None where it holds no number. columns: the Columns of each row."""
     if not np.isfinite(table).any():
         return None
     rows = tuple(HeatRow(note(i), columns[i] if columns else 0, row) for i, row in enumerate(graded(table)))
-    return HeatFrame(label, row_ticks(len(rows)), rows, marks), table
+    return HeatFrame(label, row_ticks(len(rows)), rows, marks)
 
 
 def heat_view(
@@ -99,11 +99,17 @@ def heat_view(
         return None
     shown = [(part.options if part else []) + [None] * (count - len(part.options if part else [])) for part in parts]
     panels = tuple(
-        HeatPanel(m.name, part.ticks if part else (), part.columns if part else (), tuple(o and o[0] for o in options))
+        HeatPanel(m.name, part.ticks if part else (), part.columns if part else (), tuple(options))
         for m, part, options in zip(models, parts, shown, strict=True)
     )
-    scales = (colours(unit, scale, [o[1] for options in shown if (o := options[i])], high) for i in range(count))
+    tables = ([_drawn(frame) for options in shown if (frame := options[i])] for i in range(count))
+    scales = (colours(unit, scale, found, high) for found in tables)
     return HeatView(label, tuple(scales), panels)
+
+
+def _drawn(frame: HeatFrame) -> np.ndarray:
+    """The cells as they are drawn, [row, column]: rounded, NaN where there is nothing."""
+    return np.array([row.values for row in frame.rows], dtype=float)
 
 
 def by_layer_and_pair(

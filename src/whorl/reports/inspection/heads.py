@@ -95,7 +95,7 @@ def blocks(models: Models, charts: Charts) -> list[Block]:
     found = section("Positional heads", said, models, [charts.get("heads")], ["heads", "attention"])
     head_row = [
         ("head", ""), ("kind", ""), ("attention there", "on the text"), ("attention there", "random tokens"),
-        ("pairs", "that carry it"), ("fastest quarter", "of the margin"), ("bound", ""),
+        ("fastest quarter", "of the margin"), ("bound", ""), ("pairs", "that carry it"),
     ]  # fmt: skip
     for m in models:
         if m.summary.heads:
@@ -116,8 +116,8 @@ def _by_kind(heads: Sequence[Head]) -> dict[str, list[Head]]:
 
 def _row(head: Head) -> Row:
     kind = (head.kind, f"{head.offset} tokens back" if head.kind == "offset" else "")
-    carried = (runs(head.pairs) or DASH, share(head.fast_share))
-    values = [share(head.text), share(head.random), *carried, number(head.bound)]
+    parts = [share(part) for part in (head.text, head.random, head.fast_share)]
+    values = [*parts, number(head.bound), runs(head.pairs) or DASH]
     return Row([(f"layer {head.layer}, head {head.head}", ""), kind, *((value, "") for value in values)])
 
 

@@ -49,12 +49,14 @@ PAIR_BINS = 48
 
 
 def charts(models: Models) -> list[Chart | None]:
+    hidden = " A layer whose window hides these distances is drawn from its mean over all that it sees."
     logits = curves(
         "logits",
         "Logits by distance",
         "The mean logit before the softmax by distance from query to key. Each curve is drawn from its own mean over "
         "[3/8 L, 5/8 L), L being the training length: adding a constant to logits changes no attention, and so the "
         "rise of a U-shape can be read from the axis. Random tokens are HoPE's protocol, in z-scores."
+        + hidden * any(w is not None and w <= 3 / 8 * m.train_length for m in models for w in m.summary.model.windows)
         + carried(models),
         distance_axes(models),
         [
@@ -186,7 +188,7 @@ def _rise_table(models: Models) -> Table | None:
         rows.append(Row([of, over, *((value, "") for value in values)]))
     heads = [
         ("", ""), ("mean over", ""), ("U-shape", ""), ("rise", "± standard error"), ("near end", "above the middle"),
-        ("activated pairs", ""), ("what they add", "others may lower it"), ("HoPE removes", ""),
+        ("pairs", "that make it"), ("they add", "to the rise"), ("HoPE", "removes"),
     ]  # fmt: skip
     caption = "The U-shape, mean over layers and heads; on random tokens in standard deviations."
     return Table(caption, heads, rows) if rows else None

@@ -71,8 +71,11 @@ def runs_in_words(values: Sequence[int]) -> str:
 
 
 def runs(values: Sequence[int]) -> str:
-    """`0–5, 7`, for a cell of a table."""
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in _runs(values))
+    """`0–5, 7`, `36 of 3–124`, for a cell of a table."""
+    found = _runs(values)
+    if len(found) > 2 * FEW_RUNS:
+        return f"{len(values)} of {min(values)}–{max(values)}"
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in found)
 
 
 def _runs(values: Sequence[int]) -> list[list[int]]:
