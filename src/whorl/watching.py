@@ -18,11 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from whorl import finite
 from whorl.attaching import attached, seams_of
-from whorl.attaching.interface import attention_arguments, register
-from whorl.attaching.masks import HostMask
+from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.data.losses import evaluating
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
+from whorl.hosts.transformers.interface import HostMask, register
 from whorl.ops import Visible, biased_attention
 from whorl.ops.axes import seen_by
 
@@ -219,6 +219,7 @@ def _register() -> None:
             return None  # plainly causal
         return HostMask(compat.whole_mask, kwargs)
 
+    CARRIERS.add(INTERFACE)
     register(INTERFACE, _interface, mask)
 
 

@@ -12,7 +12,7 @@ from whorl.attaching import seams_of
 from whorl.encodings.alibi import slopes
 from whorl.hosts import open_host
 from whorl.hosts.transformers.families import FAMILIES
-from whorl.hosts.transformers.opening import heads_of
+from whorl.hosts.transformers.sizes import heads_of
 from whorl.testing import tiny_model
 
 IN_TURN = [4, 8, 16]

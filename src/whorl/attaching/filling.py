@@ -18,12 +18,12 @@ from whorl.encodings.config import known_as
 from whorl.encodings.layers import by_layer
 from whorl.encodings.nope import NoPE
 from whorl.encodings.scaled import Scaled
-from whorl.hosts import OpenHost, known_of, scaling_of
+from whorl.hosts import Host
 
 WORDS = {"train_length": "train length", "max_positions": "positions", "original": "original length"}
 
 
-def filled(host: OpenHost, encoding: Encoding, train_length: int | None = None) -> Encoding:
+def filled(host: Host, encoding: Encoding, train_length: int | None = None) -> Encoding:
     """The same encoding with its unset arguments as this host's config says them, or else at the registry's defaults.
 
     train_length: tokens, in place of the config's. Raises ValueError for an encoding that adds to the embedding and
@@ -45,7 +45,7 @@ def filled(host: OpenHost, encoding: Encoding, train_length: int | None = None) 
     return by_layer([_of_layer(host, encoding, i).filled(said[i]).with_defaults() for i in every], host.layer_types)
 
 
-def completed(host: OpenHost, encoding: Encoding) -> Encoding:
+def completed(host: Host, encoding: Encoding) -> Encoding:
     """The same encoding with the registry's defaults where it leaves arguments unset, whatever the host's config says.
 
     So are records of earlier versions and comparisons from scratch meant: whole heads turn.
@@ -54,7 +54,7 @@ def completed(host: OpenHost, encoding: Encoding) -> Encoding:
     return encoding.with_defaults().filled(Known(fraction=1.0 if partial else None))
 
 
-def what_was_filled(host: OpenHost, asked: Encoding, given: Encoding, train_length: int | None = None) -> str:
+def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: int | None = None) -> str:
     """In words, which arguments of `asked` were filled to make `given`, and from where; empty where none were.
 
     >>> what_was_filled(host, parse("hope"), filled(host, parse("hope")))
@@ -70,7 +70,7 @@ def what_was_filled(host: OpenHost, asked: Encoding, given: Encoding, train_leng
                 types = values.setdefault(value, [])
                 if layer_type not in types:
                     types.append(layer_type)
-                scaling = scaling_of(host, layer_type)
+                scaling = host.scaling(layer_type)
                 if argument == "base" and source == STATED and scaling is not None:
                     dropped[scaling] = None
     lines = []
@@ -88,17 +88,17 @@ STATED, DEFAULT = "from the model's config", "by default, since the model's conf
 OF_RUN, OF_SCALED = "of this run", "as what it scales"
 
 
-def _said(host: OpenHost, train_length: int | None = None) -> list[Known]:
+def _said(host: Host, train_length: int | None = None) -> list[Known]:
     """What each layer's config says, asked once for layers that are alike."""
     kinds: dict[Any, Known] = {}
     for index, kind in enumerate(zip(host.layer_types, host.shapes, strict=True)):
         if kind not in kinds:
-            kinds[kind] = known_of(host, index)
+            kinds[kind] = host.says(index)
     said = [kinds[kind] for kind in zip(host.layer_types, host.shapes, strict=True)]
     return said if train_length is None else [replace(one, train_length=train_length) for one in said]
 
 
-def _filled_by_rule(host: OpenHost, encoding: Layers, said: list[Known]) -> Encoding:
+def _filled_by_rule(host: Host, encoding: Layers, said: list[Known]) -> Encoding:
     """Each rule by what its layers say; where they do not agree, a rule for each layer type or layer."""
     each = [encoding.for_layer(i, t).filled(said[i]).with_defaults() for i, t in enumerate(host.layer_types)]
     rules = []
@@ -114,7 +114,7 @@ def _filled_by_rule(host: OpenHost, encoding: Layers, said: list[Known]) -> Enco
     return encoding.with_rules(rules)
 
 
-def _of_layer(host: OpenHost, encoding: Encoding, index: int) -> Encoding:
+def _of_layer(host: Host, encoding: Encoding, index: int) -> Encoding:
     """What one encoding for all layers means in this one: a layer that the host does not turn stays so."""
     if host.turns[index]:
         return encoding

@@ -10,7 +10,6 @@ from whorl.attaching.interface import CARRIERS
 from whorl.attaching.key_positions import Call, asked, key_positions
 from whorl.attaching.seams import INTERFACE, LayerSeam
 from whorl.attaching.turns import LayerTables, Turns
-from whorl.hosts.transformers import compat
 from whorl.ops import rotation_tables
 from whorl.ops.axes import seen_by
 
@@ -29,11 +28,11 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     seam: LayerSeam = self.whorl_seam
     if seam.first:
         _refuse_other_keys(seam, kwargs)
-    turns, _ = kwargs.pop(compat.ROTATION)
+    turns, _ = kwargs.pop(seam.calls.rotation)
     tables = LayerTables(turns.tables[seam.table], seam.impl)
-    kwargs[compat.ROTATION] = tables if seam.call == "complex" else (tables, None)
+    kwargs[seam.calls.rotation] = tables if seam.call == "complex" else (tables, None)
     if seam.in_mask:
-        kwargs["attention_mask"] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
+        kwargs[seam.calls.mask] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
     elif _carried(self):
         kwargs["whorl_positions"] = turns.positions
         kwargs["whorl_keys"] = _asked(self, kwargs, turns.forward)
@@ -48,14 +47,16 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     seam: LayerSeam = self.whorl_seam
     if seam.first:
         _refuse_other_keys(seam, kwargs)
-    positions = kwargs.get("position_ids")
+    positions = kwargs.get(seam.calls.positions)
     if _carried(self) and positions is not None:
+        kwargs["whorl_positions"] = positions
         kwargs["whorl_keys"] = _asked(self, kwargs, positions)
     return type(self).forward(self, *args, **kwargs)
 
 
 def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
-    return asked(compat.cache_in(kwargs), getattr(attention, "layer_idx", -1), positions)
+    calls = attention.whorl_seam.calls
+    return asked(calls.cache(kwargs), calls.layer(attention), positions)
 
 
 def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
 
     Its keys are those of hidden states, and most of rotations, that the model would not give now.
     """
-    cache = compat.cache_in(kwargs)
+    cache = seam.calls.cache(kwargs)
     own = getattr(cache, "__dict__", None)
     if own is None or torch.compiler.is_compiling():
         return
@@ -81,7 +82,7 @@ def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
 def _carried(attention: Any) -> bool:
     """Whether this layer attends through whorl. Raises ValueError where it must and does not."""
     seam: LayerSeam = attention.whorl_seam
-    found = compat.attention_of(attention.config)
+    found = seam.calls.attends_by(attention)
     if found in CARRIERS:
         return True
     if seam.in_interface:
@@ -111,11 +112,11 @@ def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: to
     dtype: float32, or float64 where q and k are, since SDPA on a CPU reads a mask of another width as noise.
     """
     seam: LayerSeam = attention.whorl_seam
-    mask: torch.Tensor | None = kwargs["attention_mask"]
+    mask: torch.Tensor | None = kwargs[seam.calls.mask]
     if mask is None or mask.ndim != 4:
         raise ValueError(
             f"{seam.notation} goes in through the attention mask of this {type(attention).__name__}, [batch, heads, "
-            f"queries, keys], and under {compat.attention_of(attention.config)!r} it gets "
+            f"queries, keys], and under {seam.calls.attends_by(attention)!r} it gets "
             f"{'none' if mask is None else f'one of {mask.ndim} dimensions'}; build or load the model with "
             'attn_implementation="sdpa" or "eager"'
         )
@@ -128,11 +129,12 @@ def _biased_mask(attention: Any, turns: Turns, kwargs: dict[str, Any], dtype: to
     return torch.where(visible, bias, lowest).clamp(min=lowest)
 
 
-def position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+def position_table_forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The added encoding's vectors, or a zero: the host's own table is silent."""
+    given = kwargs.get(self.whorl_calls.positions)
     if self.whorl_add is None:
         return self.weight.new_zeros(())
-    positions = seen_by(self.whorl_add, args[0] if position_ids is None else position_ids)
+    positions = seen_by(self.whorl_add, args[0] if given is None else given)
     if not positions.is_floating_point():
         positions = positions.clamp(min=0)  # OPT gives padding the position -1, which no query that matters sees
     vectors: torch.Tensor = self.whorl_add(positions)
@@ -142,6 +144,6 @@ def position_table_forward(self: Any, *args: Any, position_ids: torch.Tensor | N
 def add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A pre-hook of the first layer: hidden states + the vectors of their positions."""
     hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
-    turns, _ = kwargs[compat.ROTATION]
+    turns, _ = kwargs[layer.whorl_calls.rotation]
     vectors = layer.whorl_add(seen_by(layer.whorl_add, turns.positions))
     return (hidden + vectors.to(hidden.dtype), *rest), kwargs

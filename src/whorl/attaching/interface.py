@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -12,37 +10,13 @@ from torch import nn
 
 from whorl.attaching.contexts import Contexts, SameSpectrum
 from whorl.attaching.key_positions import Call, key_positions
-from whorl.attaching.masks import GivenMask, HostMask, of_queries
+from whorl.attaching.masks import GivenMask, of_queries
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
 from whorl.encodings import Spectrum
-from whorl.hosts.transformers import compat
+from whorl.hosts.transformers.interface import HostMask
 from whorl.ops import biased_attention, rotate, rotation_tables
 
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
-
-
-def register(name: str, attention: Callable[..., Any], mask: Callable[..., Any]) -> None:
-    """Registers an attention that carries encodings *and* its mask function: without that causality is lost in silence.
-
-    Holds for the whole process, and changes no model that does not ask for it by name."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    CARRIERS.add(name)
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, mask)
-
-
-@cache
-def register_own() -> None:
-    """Makes the implementation "whorl" known to transformers."""
-    register(INTERFACE, attention, mask)
-
-
-def mask(**how: Any) -> torch.Tensor | HostMask:
-    """The mask of one forward: block by block where it would be a matrix of queries by keys."""
-    if torch.compiler.is_compiling() or how["q_length"] == 1:
-        return compat.whole_mask(**how)
-    return HostMask(compat.whole_mask, how)
 
 
 def attention(
@@ -55,7 +29,7 @@ def attention(
     output_attentions: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """transformers' attention function: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
+    """As transformers calls an attention: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
     seam = seam_of(module)
     if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
         raise ValueError(
@@ -68,7 +42,7 @@ def attention(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
         )
-    if attention_mask is None and getattr(module, "is_causal", True):
+    if attention_mask is None and not seam.bidirectional and getattr(module, "is_causal", True):
         raise ValueError(
             f"{type(module).__name__} got no mask, which would let every token see those after it: its masks are made "
             f"for another attention implementation. Set {INTERFACE!r} for the part that makes them too, or give a mask"

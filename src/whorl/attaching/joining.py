@@ -30,7 +30,7 @@ from whorl.attaching.plan import layer_plan
 from whorl.attaching.proving import prove
 from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, parse
-from whorl.hosts import open_host
+from whorl.hosts import host_of
 from whorl.ops import choose
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     """
     asked = parse(encoding)
     refuse_wrapped(model)
-    host = open_host(model)
+    host = host_of(model)
     encoding = filled(host, asked)
     rotation = "auto" if impl == "flex" else impl
     choose(rotation, next(host.model.parameters()).device)
@@ -111,7 +111,7 @@ def detach(model: Any) -> Any:
         raise ValueError(
             f"nothing is attached to this {type(model).__name__}; whorl.attach(model, encoding) comes first"
         )
-    host = open_host(model)
+    host = host_of(model)
     refuse_foreign_forwards(host)
     take_off(host, attachment)
     return model

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from whorl.attaching.masks import HostMask
 from whorl.hosts.transformers import compat
+from whorl.hosts.transformers.interface import HostMask
 
 ROUNDING = 2**-7  # of bfloat16, the coarsest dtype that keys are cast to and back
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold

@@ -17,7 +17,7 @@ from whorl.attaching.forwards import (
     rotary_forward,
     unturned_forward,
 )
-from whorl.attaching.interface import register_own
+from whorl.attaching.interface import attention
 from whorl.attaching.keeping import before_state_dict, before_state_dict_of_model, unmark_adapters
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
@@ -33,7 +33,7 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     model, base = host.model, host.base
     attention_was = None
     if plan.needs_interface:
-        register_own()
+        host.carry(INTERFACE, attention)
         attention_was = host.attention
         host.set_attention(INTERFACE)
         if host.attention != INTERFACE:
@@ -43,20 +43,19 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     attachment.register_state_dict_pre_hook(before_state_dict)
     base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
     base.whorl.train(model.training)
-    part = "" if host.attending.config is model.config else next(n for n, m in model.named_modules() if m is base)
     plan.layers[0].first = True
-    for attention, seam in zip(host.attentions, plan.layers, strict=True):
-        seam.notation, seam.part = str(encoding), part
-        attention.__dict__["whorl_seam"] = seam
-        _set_forward(attention, unturned_forward if seam.forward is None else attention_forward)
+    for module, seam in zip(host.attentions, plan.layers, strict=True):
+        seam.notation, seam.part = str(encoding), host.part
+        module.__dict__["whorl_seam"] = seam
+        _set_forward(module, unturned_forward if seam.forward is None else attention_forward)
     if host.rotary is not None:
         host.rotary.__dict__["whorl_spectra"] = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         _set_forward(host.rotary, rotary_forward)
     if host.position_table is not None:
-        host.position_table.__dict__["whorl_add"] = plan.add
+        host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         _set_forward(host.position_table, position_table_forward)
     elif plan.add is not None:
-        host.first_layer.__dict__["whorl_add"] = plan.add
+        host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
     attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
     for saved in _saved(host):
@@ -70,7 +69,7 @@ def take_off(host: Host, attachment: Attachment) -> None:
     for module in _replaced(host):
         _restore_forward(module)
     for module in (*_replaced(host), host.first_layer):
-        for name in ("whorl_seam", "whorl_spectra", "whorl_add"):
+        for name in ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls"):
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()

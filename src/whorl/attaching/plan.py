@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scaled,
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.window import Window
 from whorl.hosts import Host
-from whorl.hosts.transformers import compat
 from whorl.ops.axes import axis_of
 
 
@@ -95,7 +93,6 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         if early not in spectra:
             spectra.append(early)
         rotation = host.rotation
-        attention: Any = type(host.attentions[index])
         seams.append(
             LayerSeam(
                 table=spectra.index(early),
@@ -109,11 +106,13 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 in_interface=False,
                 impl="auto",
                 attention="auto",
-                forward=None if rotation is None else rebound(attention, rotation),
+                forward=rebound(host, index),
+                calls=host.calls,
+                bidirectional=shape.bidirectional,
             )
         )
-    if isinstance(add, PositionTable) and host.position_table is not None:
-        _start_from_the_hosts_table(add, host.position_table)
+    if isinstance(add, PositionTable) and host.table_vectors is not None:
+        _start_from_the_hosts_table(add, host.table_vectors)
     _check_shared_keys(host, seams)
     share = heads_share(host.model)
     for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
@@ -163,8 +162,7 @@ def _window_is_the_hosts(host: Host, index: int, window: Window) -> bool:
 
 def _check_by_length(host: Host, index: int, scaled: Scaled) -> None:
     """Raises ValueError where a layer cannot have a spectrum that depends on the length of the context."""
-    shape, attention, name = host.shapes[index], host.attentions[index], type(host.model).__name__
-    code: Any = type(attention)
+    shape, name = host.shapes[index], type(host.model).__name__
     spectrum = scaled.spectrum_at(shape.head_dim, 1)  # says what is missing
     fixed = f"try a scaling that is the same at every length, as {scaled.inner}~ntk:factor=4"
     if host.axes > 1:
@@ -181,28 +179,19 @@ def _check_by_length(host: Host, index: int, scaled: Scaled) -> None:
             f"{scaled} depends on the length, so q and k must be turned in transformers' attention interface, which "
             f"{name} does not use; {fixed}"
         )
-    norms = () if host.rotation is None else _normalised_after(code, host.rotation.name)
-    modules = [m for name in norms if isinstance(m := getattr(attention, name, None), nn.Module)]
     # One without weights keeps its hands off the angles, and takes an amplitude away again.
-    if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in modules):
+    if any(spectrum.amplitude != 1 or any(True for _ in m.parameters()) for m in host.normalised_after(index)):
         raise ValueError(
             f"{scaled} depends on the length, so q and k must be turned last of all, and layer {index} of {name} "
             f"normalises them after its own rotation; {fixed}"
         )
 
 
-@cache
-def _normalised_after(attention: Any, rotate: str) -> tuple[str, ...]:
-    """The norms (by name, those of values left out) that an attention's code reads after its last call of `rotate`."""
-    after = compat.names_after(attention, rotate)
-    return tuple(name for name in after if "norm" in name and not name.startswith("v"))
-
-
 def _check_shared_keys(host: Host, seams: list[LayerSeam]) -> None:
     """A layer that reuses the keys of an earlier one (Gemma 4) must turn its queries as that one turned its keys."""
     keys: dict[str, int] = {}
-    for index, (attention, layer_type) in enumerate(zip(host.attentions, host.layer_types, strict=True)):
-        if not getattr(attention, "is_kv_shared_layer", False):
+    for index, layer_type in enumerate(host.layer_types):
+        if not host.reuses_keys(index):
             keys[layer_type] = index
         elif _turning(seams[index]) != _turning(seams[keys[layer_type]]):
             raise ValueError(
@@ -216,8 +205,7 @@ def _turning(seam: LayerSeam) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def _start_from_the_hosts_table(table: PositionTable, own: Any) -> None:
-    rows = own.weight[getattr(own, "offset", 0) :]
+def _start_from_the_hosts_table(table: PositionTable, rows: torch.Tensor) -> None:
     if rows.device.type == "meta" or rows.shape[-1] != table.weight.shape[-1]:
         return
     count = min(len(rows), len(table.weight))

@@ -10,11 +10,11 @@ from whorl.attaching.reading import stock_encoding
 from whorl.attaching.seams import attached
 from whorl.attaching.turns import watched
 from whorl.encodings import Spectrum
-from whorl.hosts import KNOWN, OpenHost, turns_latent_keys
+from whorl.hosts import KNOWN, Host
 
 
 @torch.no_grad()
-def prove(host: OpenHost, late: bool = False) -> None:
+def prove(host: Host, late: bool = False) -> None:
     """For a family that no test covers: attaching what it has must leave the logits of a few tokens as they were.
 
     late: rotated in the attention interface, as a spectrum that depends on the length must be.
@@ -22,15 +22,15 @@ def prove(host: OpenHost, late: bool = False) -> None:
     Raises ValueError, with the model unchanged, when the seams that were found do not carry the host's own encoding.
     """
     model = host.model
-    if next(model.parameters()).device.type == "meta":
-        return
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    tokens = (torch.arange(11, device=model.device) * 7 % vocabulary)[None]
     training = model.training
     model.eval()
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     turned: set[int] = set()
     try:
-        stock = model(tokens, use_cache=False)[0].float()
+        stock = host.probe()
+        if stock is None:
+            return
+        stock = stock.float()
         if not torch.isfinite(stock).all():
             raise ValueError("its own logits are not finite; whorl.doctor(model) says which values are not")
         own = stock_encoding(host, at_any_length=False)  # these tokens are few
@@ -40,9 +40,9 @@ def prove(host: OpenHost, late: bool = False) -> None:
         if late:
             _turn_late(plan)
         put_on(host, own, plan)
-        moved = float((model(tokens, use_cache=False)[0].float() - stock).abs().max())
+        moved = _moved(host, stock)
         scale = float(stock.abs().max())
-        allowed = max(1e-3, 16 * torch.finfo(model.dtype).eps) * scale  # stock tables are rounded to the model's dtype
+        allowed = max(1e-3, 16 * torch.finfo(dtype).eps) * scale  # stock tables are rounded to the model's dtype
         finding = None if moved <= allowed else f"its logits moved by {moved:.2g}, of {scale:.2g}"  # nan is no proof
         still = sorted(set(range(len(plan.layers))) - turned)
         if still:
@@ -55,15 +55,22 @@ def prove(host: OpenHost, late: bool = False) -> None:
             take_off(host, attachment)
         model.train(training)
     if finding is not None:
-        name, latent = type(model).__name__, turns_latent_keys(model)
+        name, doubt = type(model).__name__, host.doubt()
         looked = (
             f"{name} looks like a family that whorl knows, but with its own encoding "
             f"attached{' to its attention interface' * late} {finding}"
         )
         raise ValueError(
-            f"no known seam in model type {model.config.model_type!r} ({name}): {latent or looked}; {KNOWN}, and "
+            f"no known seam in {host.named}: {doubt or looked}; {KNOWN}, and "
             "CONTRIBUTING.md, 'add a host', how to add one"
         )
+
+
+def _moved(host: Host, stock: torch.Tensor) -> float:
+    """By how much the output is another now; NaN where it is no number."""
+    now = host.probe()
+    assert now is not None
+    return float((now.float() - stock).abs().max())
 
 
 def _turn_late(plan: Plan) -> None:

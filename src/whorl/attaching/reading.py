@@ -17,12 +17,9 @@ from whorl.encodings.nope import NoPE
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
-from whorl.encodings.scaled import Scaled
 from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.encodings.window import Window
-from whorl.hosts import OpenHost, open_host, settings_of, stock_spectrum
-from whorl.hosts.transformers.rope_settings import from_stock, length_dependent
-from whorl.hosts.transformers.rotary_module import frequencies_of
+from whorl.hosts import Host, host_of
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -45,27 +42,27 @@ def encoding_of(model: Any) -> Encoding:
     attachment = attached(model)
     if attachment is not None:
         return attachment.encoding
-    host = open_host(model)
+    host = host_of(model)
     return _recorded(host) or stock_encoding(host)
 
 
-def stock_encoding(host: OpenHost, at_any_length: bool = True) -> Encoding:
+def stock_encoding(host: Host, at_any_length: bool = True) -> Encoding:
     """What the host itself does, whatever is attached to it. Raises as `encoding_of` does.
 
     Without `at_any_length`, a spectrum that depends on the length is read as it is now, as if it did not.
     """
-    if host.rotary is None:
+    if host.table_rows is not None:
         return Learned(max_positions=host.table_rows)
     rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]
     return layered(host, rules)
 
 
-def layered(host: OpenHost, rules: Sequence[Encoding]) -> Encoding:
+def layered(host: Host, rules: Sequence[Encoding]) -> Encoding:
     """One encoding of these, one per layer that attends: by the host's layer types where they tell the layers apart."""
     return by_layer(rules, host.layer_types)
 
 
-def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
+def same_rotations(host: Host, a: Encoding, b: Encoding) -> bool:
     """Whether two encodings turn every layer of a host alike, to the precision of stock float32 tables."""
     layers = zip(layer_plan(host, a).layers, layer_plan(host, b).layers, strict=True)
     return all(
@@ -74,7 +71,7 @@ def same_rotations(host: OpenHost, a: Encoding, b: Encoding) -> bool:
     )
 
 
-def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
+def in_stock_terms(host: Host, spectrum: Spectrum) -> Spectrum:
     """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
 
     Only where that changes no pair: where none rotates, or where pairs are neighbours (in halves, a pair's channels
@@ -87,31 +84,27 @@ def in_stock_terms(host: OpenHost, spectrum: Spectrum) -> Spectrum:
     return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
 
 
-def _recorded(host: OpenHost) -> Encoding | None:
+def _recorded(host: Host) -> Encoding | None:
     """The encoding that a native save wrote beside the stock settings, if it is still what the model does."""
-    record = getattr(host.model.config, CONFIG_KEY, None)
-    if not isinstance(record, dict) or "encoding" not in record or host.rotary is None:
+    record = host.recorded(CONFIG_KEY)
+    if not isinstance(record, dict) or "encoding" not in record or host.table_rows is not None:
         return None
     encoding = completed(host, from_dict(record["encoding"]))
     return encoding if same_rotations(host, stock_encoding(host), encoding) else None
 
 
-def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
+def _rotary(host: Host, index: int, at_any_length: bool) -> Encoding:
     """One layer's own rotary encoding, by the simplest name that gives its frequencies."""
-    if not host.turns[index]:
-        return NoPE()
-    layer_type, shape = host.layer_types[index], host.shapes[index]
-    spectrum = stock_spectrum(host.rotary, layer_type, shape.head_dim)
+    shape, spectrum = host.shapes[index], host.own_spectrum(index)
     if spectrum is None:
         return NoPE()
-    settings = settings_of(host, layer_type)
-    if at_any_length and length_dependent(settings):
-        return _scaled(host, index, spectrum)
+    scaled = host.own_scaled(index, spectrum) if at_any_length else None
+    if scaled is not None:
+        return scaled
     width, pairs, turning = spectrum.width, len(spectrum.frequencies), len(spectrum.turning)
     if turning == 0 and (spectrum.amplitude == 1 or pairs == 0):
         return NoPE()
-    precision = _precision(host)
-    for base in (settings.get("rope_theta"), base_of(spectrum)):
+    for base in (host.says(index).base, base_of(spectrum)):
         if base is None or not base > 1:
             continue
         share = share_of(2 * turning, 2 * pairs)
@@ -122,7 +115,7 @@ def _rotary(host: OpenHost, index: int, at_any_length: bool) -> Encoding:
             PRoPE(p=share, base=float(base), fraction=part),
             PRoPE(p=share, base=float(base), keep="slowest", fraction=part),
         ):
-            if same_spectrum(named.spectrum(shape.head_dim), spectrum, precision):
+            if same_spectrum(named.spectrum(shape.head_dim), spectrum, host.precision):
                 return named
     return Frequencies(spectrum.frequencies, spectrum.amplitude)
 
@@ -131,28 +124,3 @@ def _with_window(encoding: Encoding, size: int | None) -> Encoding:
     if size is None:
         return encoding
     return Window(size) if encoding == NoPE() else encoding + Window(size)
-
-
-def _precision(host: OpenHost) -> float:
-    """model.to(bfloat16) rounds the buffers; what the host meant is what is named."""
-    buffer = next(b for name, b in host.rotary.named_buffers() if name.endswith("inv_freq"))
-    return {2: 2**-7}.get(buffer.element_size(), 2e-6)
-
-
-def _scaled(host: OpenHost, index: int, spectrum: Spectrum) -> Encoding:
-    """One layer's rotary encoding by its settings, which must give the frequencies that it was built with."""
-    layer_type, head_dim = host.layer_types[index], host.shapes[index].head_dim
-    settings, config = settings_of(host, layer_type), host.rotary.config
-    base = float(settings["rope_theta"])
-    inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
-    encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
-    built = frequencies_of(host.rotary, layer_type, "original_inv_freq")
-    assert built is not None, "stock keeps it where frequencies depend on the length"
-    if built.device.type != "meta":
-        own = spectrum.with_frequencies(built.double().tolist())
-        if not same_spectrum(encoding.spectrum(head_dim), own, _precision(host)):
-            raise ValueError(
-                f"the config of this {type(host.model).__name__} says {encoding}, and its rotary module was built with "
-                "other frequencies; load the model anew with the settings that you mean"
-            )
-    return encoding

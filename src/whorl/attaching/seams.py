@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from whorl.attaching.records import ENTRY, as_tensor, from_tensor
 from whorl.encodings import Encoding, Scaled, Spectrum
-from whorl.hosts import bases_of, open_host
+from whorl.hosts import Calls, bases_of, host_of
 from whorl.hosts.transformers.compat import in_accelerates_sharding
 
 INTERFACE = "whorl"  # the name of whorl's attention implementation
@@ -39,6 +39,8 @@ class LayerSeam:
     impl: str  # the implementation of `rotate`
     attention: str  # the implementation of `biased_attention`
     forward: Callable[..., Any] | None  # the class's forward, which calls whorl's rotation in place of its own
+    calls: Calls
+    bidirectional: bool  # a query also sees later keys, so that no mask may mean all of them
     first: bool = False  # the first of the model's layers
     notation: str = ""  # the encoding as a user writes it, for errors
     part: str = ""  # the name of the part of the model that has it, for errors
@@ -110,11 +112,11 @@ def seam_of(attention: Any) -> LayerSeam | None:
 def seams_of(model: Any) -> tuple[LayerSeam | None, ...]:
     """What `attach` has put on each layer that attends, in their order: None for layers of a stock model.
 
-    model: a model, wrapped or not, or one that is open already (an `OpenHost`). Raises ValueError for a model without a
+    model: a model, wrapped or not, or one that is open already (a `Host`). Raises ValueError for a model without a
     known seam. They are to be read: what a layer turns by is its `spectrum` (`scaled`, where that goes by the length of
     the context), what is added to its logits are its `biases`.
 
     >>> [len(seam.spectrum.turning) for seam in seams_of(whorl.attach(model, "hope:train_length=16/nope"))]
     [1, 0, 1]
     """
-    return tuple(seam_of(attention) for attention in open_host(model).attentions)
+    return tuple(seam_of(attention) for attention in host_of(model).attentions)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
 from whorl.attaching.contexts import Contexts
-from whorl.hosts import Host, Rotation
-from whorl.hosts.transformers import compat
+from whorl.hosts import Host
 from whorl.ops import Tables, rotate
 
 
@@ -54,23 +52,23 @@ class LayerTables(NamedTuple):
         return self._replace(tables=self.tables.to(device))
 
 
-@cache
-def rebound(attention: Any, rotation: Rotation) -> Callable[..., Any]:
-    """The class's `forward` with its rotation function replaced by whorl's; one function for all models of a class."""
-    return compat.with_global(attention, rotation.name, ROTATIONS[rotation.call, rotation.layout])
+def rebound(host: Host, index: int) -> Callable[..., Any] | None:
+    """One layer's forward with its rotation function replaced by whorl's; None where it has none."""
+    rotation = host.rotation
+    return None if rotation is None else host.rebound(index, ROTATIONS[rotation.call, rotation.layout])
 
 
 def watched(host: Host, index: int, report: Callable[[int], None]) -> Callable[..., Any] | None:
     """One layer's rebound forward that also reports that it turned; for a probe, never for use."""
     if host.rotation is None:
         return None
-    name, rotation = host.rotation.name, ROTATIONS[host.rotation.call, host.rotation.layout]
+    rotation = ROTATIONS[host.rotation.call, host.rotation.layout]
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         report(index)
         return rotation(*args, **kwargs)
 
-    return compat.with_global(type(host.attentions[index]), name, watched)
+    return host.rebound(index, watched)
 
 
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.

@@ -1,31 +1,30 @@
-"""WHERE: how a model is opened. `protocol` is what every host answers. In `transformers`, `families` says where its
-families' seams are, as data; `opening` finds and reads them; `stating` reads what a config says of its own encoding;
-`closed` says why a model has none of them."""
+"""WHERE: how a model is opened. `protocol` is what every host answers; `libraries` says who opens which models. In
+`transformers`, `families` says where its families' seams are, as data; `opening` finds and reads them; `host` answers
+the protocol; `stating` reads what a config says of its own encoding; `closed` says why a model has no seams."""
 
-from whorl.hosts.protocol import Host, Rotation
+from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
+from whorl.hosts.protocol import Calls, Host, Rotation
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Family
-from whorl.hosts.transformers.opening import (
-    KNOWN,
-    OpenHost,
-    bases_of,
-    head_dim_of,
-    open_host,
-    unwrapped,
-)
+from whorl.hosts.transformers.host import OpenHost
+from whorl.hosts.transformers.opening import KNOWN, open_host, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
+from whorl.hosts.transformers.sizes import head_dim_of
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
     "ENCODERS",
     "FAMILIES",
     "KNOWN",
+    "LIBRARIES",
+    "Calls",
     "Family",
     "Host",
     "OpenHost",
     "Rotation",
     "bases_of",
     "head_dim_of",
+    "host_of",
     "known_of",
     "open_host",
     "scaling_of",

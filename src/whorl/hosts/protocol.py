@@ -5,17 +5,23 @@ positions       how many axes they have
 rotation seam   the module that makes tables of positions, and the function by which layers turn q and k
 logit seam      where biases go in, and by which implementation the layers attend
 table           positions added to the embedding: a table of the host's own, or the input of the first layer
+own encoding    what the host does by itself, and what is known of how it was trained
+
+A forward under whorl reads `Calls`, which is stateless and stays with the model; the host itself is there while an
+encoding is attached, read or taken off, and no longer.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from whorl.encodings import Shape
+from whorl.encodings import Known, Scaled, Shape, Spectrum
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,43 @@ class Rotation:
     free: bool
 
 
+def _nothing(_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How a host's layers are called: names of arguments, which it gives by name, and functions without a state.
+
+    rotation    in which layers and their attention get what the rotary module gave
+    positions   in which they and a table of positions get positions, [batch or 1, tokens] or with axes, where there is
+                no rotary module
+    mask        in which the attention gets a mask, [batch or 1, heads or 1, queries, keys]: bool, True where a key is
+                seen, or numbers that are added to the logits
+    cache       the cache among these arguments, or None: of layers that hold `keys`, as transformers' are
+    layer       the number of an attention module among the cache's layers, -1 where it has none
+    attends_by  the name of the implementation by which an attention module attends, or None
+
+    The rotary module is called with hidden states and positions (and a layer type, where the host is `typed`). What an
+    attention module does not know among its arguments it hands on to its attention function, where that is the logit
+    seam: f(module, q, k, v, mask, **those) -> (output [batch, tokens, heads, head_dim], weights or None).
+    """
+
+    rotation: str
+    positions: str
+    mask: str
+    cache: Callable[[Mapping[str, Any]], Any] = _nothing
+    layer: Callable[[nn.Module], int] = lambda _: -1
+    attends_by: Callable[[nn.Module], str | None] = _nothing
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host(ABC):
     """A model with its seams found: the modules themselves, and what they let an encoding do."""
 
     model: Any
     base: Any  # the part of it that holds the layers
-    known: bool  # a family of the list, under the contract tests
+    known: bool  # a family of the list, under the contract tests; any other is proved by `probe`
 
     attentions: tuple[nn.Module, ...]  # per layer
     shapes: tuple[Shape, ...]  # per layer; head_dim is the width that the host lets turn
@@ -49,26 +85,46 @@ class Host(ABC):
     windows: tuple[int | None, ...]  # per layer: the keys at distances below this are seen (the host's own window)
     turns: tuple[bool, ...]  # per layer: whether the host turns q and k in it
 
+    calls: Calls
     axes: int = 1  # of a position, as the host gives it to its layers: the tokens of a text stand in a row
 
-    rotary: Any
+    rotary: Any  # None in a host that hands positions themselves to its layers
     rotation: Rotation | None
     typed: bool  # the rotary module computes tables by layer type
 
-    biases: str  # where biases go in: "interface" or "mask"
+    biases: str  # where biases go in: "interface", the attention function; or "mask", the mask argument
 
-    position_table: Any
+    position_table: Any  # with rows as `weight`; silenced, or made to give what is added instead
     first_layer: nn.Module
 
-    @property
-    @abstractmethod
-    def table_rows(self) -> int | None:
-        """The positions that the host's own table has; None without one."""
+    # --- layers
 
     @property
+    def named(self) -> str:
+        """What the model is, for errors."""
+        return type(self.model).__name__
+
+    @property
+    def part(self) -> str:
+        """The name of the part of the model that attends by itself; empty where it is all of it."""
+        return ""
+
+    def reuses_keys(self, index: int) -> bool:
+        """Whether a layer takes the keys of an earlier one of its type."""
+        return False
+
+    # --- rotation seam
+
     @abstractmethod
-    def attending(self) -> Any:
-        """The part whose attention implementation these layers read: of a model of several parts, the text's alone."""
+    def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a layer's attention class, unbound, with `rotate` in the place of the host's rotation; the
+        class itself is not touched. For hosts with a `rotation`."""
+
+    def normalised_after(self, index: int) -> tuple[nn.Module, ...]:
+        """The modules by which a layer normalises q and k after its own rotation."""
+        return ()
+
+    # --- logit seam
 
     @property
     @abstractmethod
@@ -78,3 +134,60 @@ class Host(ABC):
     @abstractmethod
     def set_attention(self, implementation: str | None) -> None:
         """Sets how this host attends. What else the model holds keeps its own."""
+
+    @abstractmethod
+    def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
+        """Makes an attention function known to the host's library under a name, for `set_attention`."""
+
+    # --- table
+
+    @property
+    def table_vectors(self) -> torch.Tensor | None:
+        """[positions, width]: the host's own table; None without one."""
+        return None if self.position_table is None else self.position_table.weight
+
+    @property
+    def table_rows(self) -> int | None:
+        """The positions that the host's own table has; None without one."""
+        vectors = self.table_vectors
+        return None if vectors is None else len(vectors)
+
+    # --- own encoding
+
+    @abstractmethod
+    def own_spectrum(self, index: int) -> Spectrum | None:
+        """What a layer turns by in the stock model; None where it does not. Raises ValueError for no spectrum."""
+
+    def own_scaled(self, index: int, spectrum: Spectrum) -> Scaled | None:
+        """The same as an encoding where it depends on the length of the context; None where it does not.
+
+        spectrum: its own as it is now. Raises ValueError where it is not what the host was built with.
+        """
+        return None
+
+    @property
+    def precision(self) -> float:
+        """How far off, relative to each, the host's own frequencies may be from what was meant."""
+        return 2e-6
+
+    def says(self, index: int) -> Known:
+        """What the host says of a layer: base, training length, and the share of a head that turns."""
+        return Known()
+
+    def scaling(self, layer_type: str) -> str | None:
+        """What the host calls its own scaling of the frequencies of a layer type, or None."""
+        return None
+
+    def recorded(self, key: str) -> Any:
+        """What a save wrote beside the model under a key, or None."""
+        return None
+
+    # --- proof, for hosts that are not `known`
+
+    def probe(self) -> torch.Tensor | None:
+        """The model's output for a few tokens, the same every time; None where it has no numbers."""
+        raise NotImplementedError
+
+    def doubt(self) -> str | None:
+        """What is known to keep models of this kind closed, in words, where a proof has failed."""
+        return None

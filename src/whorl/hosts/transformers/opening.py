@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -24,43 +23,11 @@ from whorl.hosts.protocol import Host, Rotation
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
+from whorl.hosts.transformers.host import CALLS, OpenHost
 from whorl.hosts.transformers.rotary_module import stock_width
+from whorl.hosts.transformers.sizes import head_dim_of, heads_of
 
 KNOWN = "`whorl list` names the families that are known"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenHost(Host):
-    """A model of transformers. Everything `per layer` counts the layers that attend (not a hybrid's convolutions)."""
-
-    family: Family  # what its family's code calls things
-
-    @property
-    def table_rows(self) -> int | None:
-        """The positions that the host's own table has; None without one."""
-        table = self.position_table
-        return None if table is None else int(table.weight.shape[0] - getattr(table, "offset", 0))
-
-    @property
-    def attending(self) -> Any:
-        """The part whose attention implementation these layers read: of a model of several parts, the text's alone."""
-        own = getattr(self.base, "config", None) is getattr(self.attentions[0], "config", self)
-        return self.base if own and hasattr(self.base, "set_attn_implementation") else self.model
-
-    @property
-    def attention(self) -> str | None:
-        """The name of the implementation by which its layers attend: "sdpa", "eager", "whorl", ..."""
-        return compat.attention_of(self.attending.config)
-
-    def set_attention(self, implementation: str | None) -> None:
-        """Sets how this host attends. What else the model holds (a vision tower, a draft model) keeps its own, which
-        transformers would set along with it."""
-        part = self.attending
-        models = [m for m in part.modules() if hasattr(m, "set_attn_implementation")]
-        kept = [(m.config, compat.attention_of(m.config)) for m in models if m.config is not part.config]
-        part.set_attn_implementation(implementation)
-        for config, was in kept:
-            compat.set_attention_of(config, was)
 
 
 def unwrapped(model: Any) -> Any:
@@ -77,12 +44,22 @@ def unwrapped(model: Any) -> Any:
 
 
 def open_host(model: Any) -> OpenHost:
-    """Finds a model's seams; gives an `OpenHost` back as it is.
-
-    Raises ValueError naming what was looked for and what was found.
-    """
+    """A model's host; an `OpenHost` is given back as it is. Raises ValueError for a model without a known seam."""
     if isinstance(model, OpenHost):
         return model
+    if isinstance(model, Host):
+        raise ValueError(f"this needs a model of transformers, and got {model.named}")
+    return open_model(model)
+
+
+def has(model: Any) -> bool:
+    """Whether a model, wrapped or not, is one of transformers."""
+    model = unwrapped(model)
+    return getattr(getattr(model, "config", None), "model_type", None) is not None and hasattr(model, "base_model")
+
+
+def open_model(model: Any) -> OpenHost:
+    """Finds a model's seams. Raises ValueError naming what was looked for and what was found."""
     model = unwrapped(model)
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
@@ -165,6 +142,7 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
         base=base,
         family=family,
         known=known,
+        calls=CALLS,
         first_layer=layers[0],
         attentions=attentions,
         rotary=rotary,
@@ -181,12 +159,10 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
 
 def bases_of(model: Any) -> list[Any]:
     """Where an encoding of this model's own may be: the modules that hold its layers by what its family says, or by
-    each guess; not those of a model that it holds as a part. Empty for what is no transformers model."""
+    each guess; not those of a model that it holds as a part."""
     model = unwrapped(model)
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type is None or not hasattr(model, "base_model"):
-        return []
-    families = (FAMILIES[model_type],) if model_type in FAMILIES else GUESSES
+    known = FAMILIES.get(model.config.model_type)
+    families = GUESSES if known is None else (known,)
     return list({id(base): base for family in families if (base := _base(model, family)) is not None}.values())
 
 
@@ -197,30 +173,6 @@ def _base(model: Any, family: Family) -> Any:
     text = getattr(model.config, "text_config", None)
     children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
     return next((c for c in (base, *children) if _find(c, family.layers, None) is not None), base)
-
-
-def head_dim_of(config: Any, attention: Any) -> int:
-    """Channels per head, as the attention module says, or else the config."""
-    for name in ("head_dim", "head_size", "attention_head_size"):
-        if isinstance(getattr(attention, name, None), int):
-            return getattr(attention, name)
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def heads_of(config: Any, attention: Any) -> int:
-    """Heads of queries, as the attention module says (layers may differ: Laguna), or else the config.
-
-    Under tensor parallelism, of all ranks together.
-    """
-    for name in ("num_heads", "num_attention_heads"):
-        if isinstance(getattr(attention, name, None), int):
-            return getattr(attention, name)
-    # a projection of queries may hold a gate, too; that of keys holds keys
-    keys, groups = getattr(attention, "k_proj", None), getattr(attention, "num_key_value_groups", None)
-    width, head_dim = getattr(keys, "out_features", None), head_dim_of(config, attention)
-    if isinstance(width, int) and isinstance(groups, int) and width % head_dim == 0:
-        return width // head_dim * groups
-    return config.num_attention_heads
 
 
 def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
