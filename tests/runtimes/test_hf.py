@@ -51,6 +51,19 @@ def test_an_hf_export_is_a_stock_directory(family: str, encoding: str | None, tm
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"], "nothing beside it"
 
 
+@pytest.mark.parametrize(
+    ("family", "encoding", "dropped"),
+    [
+        ("llama", "hope:train_length=40", True),
+        ("gemma3_text", "p-rope:p=0.5", True),
+        ("llama", "rope~yarn:factor=4", False),
+    ],
+)
+def test_what_llama_cpps_converter_drops_is_said(family: str, encoding: str, dropped: bool, tmp_path: Path) -> None:
+    done = export(whorl.attach(tiny_model(family), encoding), tmp_path / "out")
+    assert ("drops the encoding" in done.note and "--runtime gguf" in repr(done)) == dropped
+
+
 def test_half_precision_is_kept_and_compared_in_float32(tmp_path: Path) -> None:
     model = llama("hope:train_length=40").bfloat16()
     export(model, tmp_path / "out")

@@ -15,11 +15,15 @@ from typing import Any, ClassVar, Self
 
 @dataclass(frozen=True)
 class Written:
-    """What a runtime has written: where, which encoding, and in words what became of the tokenizer."""
+    """What a runtime has written: where, which encoding, and in words what became of the tokenizer.
+
+    note: what whoever hands it on to another program has to know; empty where that is nothing.
+    """
 
     folder: Path
     encoding: str
     tokenizer: str
+    note: str = ""
 
 
 @dataclass(frozen=True)

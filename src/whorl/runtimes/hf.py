@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
 from whorl.attaching.saving import save_for_all
 from whorl.attaching.stock import stock_form
 from whorl.hosts import open_host
+from whorl.hosts.transformers.rope_settings import by_layer_type
 from whorl.numerics import allowance, max_error, too_large_to_copy
 from whorl.runtimes.base import Check, Runtime, Written
 
+DROPPED = (
+    "llama.cpp's convert_hf_to_gguf.py does not know its rope type, proportional, and drops the encoding with one "
+    "warning; for llama.cpp, whorl export --runtime gguf"
+)
 TOKENS = 48  # of each of the two rows that a written directory is compared on
 
 
@@ -53,7 +59,8 @@ class HF(Runtime):
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         encoding = "the model's own" if attached(model) is None else str(encoding_of(model))
-        return Written(folder, encoding, "none given" if tokenizer is None else type(tokenizer).__name__)
+        told = "none given" if tokenizer is None else type(tokenizer).__name__
+        return Written(folder, encoding, told, DROPPED if _proportional(folder) else "")
 
     @torch.no_grad()
     def check(self, model: Any, written: Written) -> Check:
@@ -80,6 +87,13 @@ class HF(Runtime):
             model.train(training)
         finite.check_values(logits, "the model's own logits are not finite", model, ids)
         return Check(f"loaded by stock transformers: logits of {ids.numel()} tokens", error, allowed)
+
+
+def _proportional(folder: Path) -> bool:
+    """Whether a written config says its rotation, or that of a layer type, as `proportional`."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = config.get("text_config", config).get("rope_parameters") or {}
+    return any(one.get("rope_type") == "proportional" for one in (settings, *by_layer_type(settings).values()))
 
 
 def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logits: torch.Tensor) -> float:
