@@ -16,8 +16,8 @@ from whorl.conversion.extending import extend
 from whorl.encodings import Sum
 from whorl.ops import rotation_tables
 from whorl.runtimes.exporting import export
-from whorl.runtimes.gguf_reading import read_gguf_llama
-from whorl.runtimes.layout import permute_layout
+from whorl.runtimes.gguf_reading import read_gguf
+from whorl.runtimes.layout import reorder_heads
 from whorl.testing import tiny_model
 
 IDS = torch.arange(20)[None]
@@ -117,8 +117,8 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "extend from None": (lambda: extend(MODEL, 20, IDS, train_length=None), "train_length must be a number of tokens"),
     "extend on a text": (lambda: extend(MODEL, 20, "text", train_length=8), "windows must be a tensor of token ids"),
     "extend by None": (lambda: extend(MODEL, 20, IDS, train_length=8, method=None), "unknown method None"),
-    "permute a list": (lambda: permute_layout([1], 1, 2, "half"), "got [1], 1, 2"),
-    "no GGUF": (lambda: read_gguf_llama("no.gguf"), "there is no file no.gguf"),
+    "reorder a list": (lambda: reorder_heads([1], 1, (0,)), "got [1], 1"),
+    "no GGUF": (lambda: read_gguf("no.gguf"), "there is no file no.gguf"),
     "no trial": (lambda: load_trial(None), "folder must be the path of a trial"),
     "tables of a list": (lambda: rotation_tables(whorl.RoPE().spectrum(8), [0, 1]), "a tensor of positions is wanted"),
     "tables of an encoding": (lambda: rotation_tables(whorl.RoPE(), IDS), "a Spectrum, as encoding.spectrum(head_dim)"),

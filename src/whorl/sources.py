@@ -51,6 +51,18 @@ class Source:
             return model
         return _streamed(self.name) if stream_layers else _loaded(self.name)
 
+    def without_weights(self) -> Any | None:
+        """The same model with its weights on the meta device, for questions that ask none; None where no config says
+        it (a trial, an adapter) and where stock code cannot build it so."""
+        if self.folder is not None:
+            return None
+        from whorl.attaching.loading import without_weights
+
+        try:
+            return without_weights(self.name)
+        except ValueError:  # `model()` says what is wrong
+            return None
+
     @property
     def tells_length(self) -> str:
         """What says the length that it was trained at."""

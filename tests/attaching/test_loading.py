@@ -163,3 +163,21 @@ def test_what_is_no_loss_passes(tmp_path) -> None:
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"a LlamaForCausalLM: missing \['lm_head.weight'\]"):
         whorl.load(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("family", "encoding"),
+    [("llama", None), ("llama", "hope:train_length=40"), ("llama", "alibi"), ("gemma3_text", None), ("gpt2", None)],
+)
+def test_a_model_without_weights_has_the_encoding_that_a_load_gives(family, encoding, tmp_path: Path) -> None:
+    from whorl.attaching.loading import without_weights
+
+    model = tiny_model(family)
+    if encoding is not None:
+        whorl.attach(model, encoding)
+    model.save_pretrained(tmp_path)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.unlink()  # it asks none
+    empty = without_weights(tmp_path)
+    assert whorl.encoding_of(empty) == whorl.encoding_of(model)
+    assert {p.device.type for p in empty.parameters()} == {"meta"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import whorl
-from whorl.runtimes.gguf_tokenizers import LLAMA_3
+from whorl.runtimes.gguf_tokenizers import LLAMA_3, QWEN_2
 from whorl.testing import tiny_model
 
 TOKENS = torch.arange(2 * 44).reshape(2, 44) * 31 % 97
@@ -25,13 +25,13 @@ def names(folder: Path) -> list[str]:
 
 
 def trained(kind: str, vocab_size: int = 400) -> Any:
-    """A small BPE over bytes, split as GPT-2's, SmolLM's or Llama 3's, or with byte fallback, as SentencePiece's."""
+    """A small BPE over bytes, split as its name says, or with byte fallback, as SentencePiece's."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     text = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
     special = ["<|endoftext|>"]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "llama-bpe")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind not in ("llama-bpe", "qwen2"))
     if kind == "sentencepiece":
         special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -47,7 +47,9 @@ def trained(kind: str, vocab_size: int = 400) -> Any:
             "gpt-2": [],
             "smollm": [pre_tokenizers.Digits(individual_digits=True)],
             "llama-bpe": [pre_tokenizers.Split(Regex(LLAMA_3), "isolated")],
+            "qwen2": [pre_tokenizers.Split(Regex(QWEN_2), "isolated")],
         }[kind]
+        tokenizer.normalizer = normalizers.NFC() if kind == "qwen2" else None
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, byte_level]) if before else byte_level
     alphabet = pre_tokenizers.ByteLevel.alphabet() if kind != "sentencepiece" else []
     trainer = trainers.BpeTrainer(

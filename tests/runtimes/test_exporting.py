@@ -18,7 +18,8 @@ from whorl.outputs import MARKER
 from whorl.runtimes import RUNTIMES, get
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF, GGUF_FILE
-from whorl.runtimes.gguf_reading import read_gguf_llama
+from whorl.runtimes.gguf_reading import read_gguf
+from whorl.testing import tiny_model
 
 from .exports import llama, names, trained
 
@@ -167,6 +168,23 @@ def test_two_runtimes_at_once_are_refused(names_of_it: tuple[str, str], tmp_path
     assert same.exit_code == 0, same.output
 
 
+def test_what_cannot_be_said_is_refused_before_the_weights_are_read(tmp_path: Path) -> None:
+    """Their file is gone; one that the runtime could have is missed, and the refusal is not."""
+    for family, encoding, runtime, why in (
+        ("qwen3", "hope:train_length=40", "gguf", "turns 2 of 8 pairs"),
+        ("llama", "alibi", "gguf", "adds a bias to attention logits"),
+        ("llama", "alibi", "hf", "cannot say alibi"),
+        ("llama", "hope:train_length=40", "gguf", "cannot load"),
+    ):
+        folder = tmp_path / f"{family}-{encoding[:4]}-{runtime}"
+        whorl.attach(tiny_model(family), encoding).save_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        done = run(str(folder), "--out", str(tmp_path / "out"), "--runtime", runtime)
+        assert done.exit_code != 0
+        assert why in " ".join(str(done.exception or done.output).split()), done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_help_says_every_runtime_and_its_title() -> None:
     said = " ".join(run("--help").output.replace("│", " ").split())
     assert all(f"{name}: {get(name).title}" in said for name in RUNTIMES), said
@@ -186,6 +204,6 @@ def test_a_trial_of_a_comparison_is_exported(tmp_path: Path, shared: Path) -> No
         assert done.exit_code == 0, done.output
         assert "hope:train_length=32" in done.output
     assert (tmp_path / "hf" / "tokenizer.json").exists()
-    said = read_gguf_llama(tmp_path / "gguf" / GGUF_FILE).config
+    said = read_gguf(tmp_path / "gguf" / GGUF_FILE).config
     assert said["tokenizer"] == "gpt2"
     assert said["encoding"] == "hope:train_length=32,base=10000"

@@ -16,7 +16,8 @@ from whorl.outputs import MARKER
 from whorl.runtimes import gguf as runtime
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF_FILE
-from whorl.runtimes.gguf_reading import STILL, read_gguf_llama
+from whorl.runtimes.gguf_reading import read_gguf
+from whorl.runtimes.gguf_rotation import STILL
 from whorl.testing import logits_and_budget, max_error, tiny_model
 
 from .exports import TOKENS, llama, names
@@ -47,10 +48,10 @@ def in_place(model: Any) -> tuple[float, ...]:
 
 
 def rebuilt(path: Path) -> Any:
-    """A LlamaForCausalLM of what `read_gguf_llama` gives, with its frequencies attached."""
-    config, frequencies, weights = read_gguf_llama(path)
+    """A LlamaForCausalLM of what `read_gguf` gives, with its frequencies attached."""
+    config, (frequencies, *_), weights = read_gguf(path)
     amplitude = config.pop("attention_factor")
-    config = {k: v for k, v in config.items() if k not in ("encoding", "tokenizer")}
+    config = {k: v for k, v in config.items() if k not in ("architecture", "encoding", "tokenizer")}
     model = LlamaForCausalLM(LlamaConfig(**config)).eval()
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert set(missing) <= ({"lm_head.weight"} if config["tie_word_embeddings"] else set())
@@ -65,7 +66,9 @@ def test_a_gguf_has_the_models_frequencies_weights_and_logits(name: str, tmp_pat
     done = export(model, tmp_path / "out", runtime="gguf")
     assert names(tmp_path) == ["out", f"out/{MARKER}", f"out/{GGUF_FILE}"]
     path = done.path / GGUF_FILE
-    config, frequencies, weights = read_gguf_llama(path)
+    config, by_layer, weights = read_gguf(path)
+    frequencies = by_layer[0]
+    assert by_layer == (frequencies,) * 3
 
     wanted = in_place(model)
     assert [f == 0 for f in frequencies] == [f == 0 for f in wanted]
@@ -98,7 +101,7 @@ def test_a_gguf_has_the_models_frequencies_weights_and_logits(name: str, tmp_pat
 def test_the_wrong_layout_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama("hope:train_length=40")
     logits, budget = logits_and_budget(model, TOKENS)
-    monkeypatch.setattr(runtime, "permute_layout", lambda weight, *_, **__: weight)
+    monkeypatch.setattr(runtime, "reorder_heads", lambda weight, *_: weight)
     export(model, tmp_path / "halves", runtime="gguf")
     assert max_error(as_llama_cpp(tmp_path / "halves" / GGUF_FILE, TOKENS), logits) > 100 * budget
 
@@ -184,7 +187,7 @@ def test_matrices_in_half_precision(dtype: str, tmp_path: Path) -> None:
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
     assert kinds["blk.1.ffn_down.weight"] == kinds["token_embd.weight"] == dtype.upper()
     assert kinds["rope_freqs.weight"] == kinds["blk.1.attn_norm.weight"] == kinds["output_norm.weight"] == "F32"
-    for key, value in read_gguf_llama(path).weights.items():
+    for key, value in read_gguf(path).weights.items():
         own = model.state_dict()[key]
         assert torch.equal(value, own.to(runtime.DTYPES[dtype]) if own.dim() > 1 else own), key
     model.model.embed_tokens.weight[3, 3] = 1e5
@@ -210,14 +213,14 @@ def test_llama_3s_scaling_gives_the_factors_of_convert_hf_to_gguf(tmp_path: Path
     assert 1 < wanted[1] < 8
     # The stock module's frequencies are float32, with a few roundings of their own.
     assert factors.tolist() == pytest.approx(wanted, rel=1e-6)
-    assert read_gguf_llama(path).config["encoding"].startswith("frequencies:")
+    assert read_gguf(path).config["encoding"].startswith("frequencies:")
 
 
 @pytest.mark.parametrize(
     ("family", "encoding", "why"),
     [
-        ("gpt_neox", None, "LlamaForCausalLM and got a GPTNeoXForCausalLM"),
-        ("mistral", None, "LlamaForCausalLM and got a MistralForCausalLM"),
+        ("gpt_neox", None, "Gemma3ForCausalLM, and got a GPTNeoXForCausalLM"),
+        ("mistral", None, "Gemma3ForCausalLM, and got a MistralForCausalLM"),
         ("llama", "alibi", "adds a bias to attention logits"),
         ("llama", "t5", "adds a bias to attention logits"),
         ("llama", "rope+window:size=8", r"a bias to attention logits \(a window is one\)"),
@@ -240,7 +243,7 @@ def test_other_settings_that_are_refused(tmp_path: Path) -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     with pytest.raises(ValueError, match="depend on the length of the context, and llama.cpp"):
         export(llama(rope_parameters=dynamic), tmp_path / "out", runtime="gguf")
-    with pytest.raises(ValueError, match="has silu in its feed-forward, and this model has gelu"):
+    with pytest.raises(ValueError, match="architecture has hidden_act=silu, and this model gelu"):
         export(llama(hidden_act="gelu"), tmp_path / "out", runtime="gguf")
     assert names(tmp_path) == []
 
@@ -274,5 +277,5 @@ def test_other_ggufs_are_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ValueError, match="architecture 'gpt2'; llama alone"):
-        read_gguf_llama(tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match="architecture 'gpt2'; those that are read are llama, qwen2"):
+        read_gguf(tmp_path / "other.gguf")

@@ -25,7 +25,7 @@ from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
-from whorl.gguf_files.opening import config_of, open_gguf
+from whorl.gguf_files.opening import config_and_encoding, open_gguf
 from whorl.hosts import open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
@@ -133,13 +133,43 @@ def configuration(where: Any, **kwargs: Any) -> Any:
     from transformers import AutoConfig
 
     if (file := gguf_at(where)) is not None:
-        return config_of(file)
+        return config_and_encoding(file)[0]
     with _explained(where), quiet():
         config = AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **kwargs})
     record = _unguarded(config)
     if record is not None:
         setattr(config, CONFIG_KEY, record)
     return config
+
+
+def without_weights(where: Any) -> Any:
+    """The model that `load` would give, as its config alone says it: its encoding is attached and its rotary module
+    whole, and its weights are on the meta device. For questions that ask no weight, before a load.
+
+    Raises ValueError where the config cannot be read, and for what is not said in a config: an adapter, a model of
+    several parts with encodings of their own.
+    """
+    import transformers
+
+    encoding: Encoding | None
+    if (file := gguf_at(where)) is not None:
+        config, encoding = config_and_encoding(file)
+        record = None
+    else:
+        config = configuration(where)
+        record = config.__dict__.pop(CONFIG_KEY, None)
+        encoding = None if record is None or "parts" in record else from_dict(record["encoding"])
+    if record is not None and "parts" in record:
+        raise ValueError(f"{where} records an encoding for each of its parts")
+    cls = _class(config.architectures, None if record is not None else transformers.AutoModelForCausalLM)
+    with _explained(where), quiet():
+        with torch.device("meta"):
+            model = cls(config) if hasattr(cls, "config_class") and cls.config_class else cls.from_config(config)
+        host = open_host(model)
+        if host.rotary is not None:
+            name = next(name for name, module in model.named_modules() if module is host.rotary)
+            model.set_submodule(name, type(host.rotary)(host.rotary.config))
+    return model if encoding is None else attach(model, completed(open_host(model), encoding))
 
 
 def from_config(config: Any, where: Any) -> Any:

@@ -50,6 +50,7 @@ def export(
 ) -> None:
     """Write a model with its encoding for runtimes that do not know whorl."""
     from whorl import outputs
+    from whorl.runtimes.exporting import check_can
     from whorl.runtimes.exporting import export as write
     from whorl.sources import source
 
@@ -57,13 +58,17 @@ def export(
         raise ValueError(f"one runtime at a time, got {' and '.join(dict.fromkeys(runtime))}; export once for each")
     found = source(model)
     outputs.check_replaces(out, force, found.reads)
+    options = {} if dtype is None else {"dtype": dtype}
+    if (empty := found.without_weights()) is not None:
+        check_can(runtime[0], empty, **options)
     try:
         tokenizer = found.tokenizer()
     except ValueError as error:
         typer.echo(f"whorl: goes without a tokenizer: {' '.join(str(error).split())}", err=True)
         tokenizer = None
-    options = {} if dtype is None else {"dtype": dtype}
     done = write(found.model(), out, runtime=runtime[0], tokenizer=tokenizer, force=force, **options)
     typer.echo(f"{done.path}: for {done.runtime.title}, positional encoding {done.encoding}")
     typer.echo(f"tokenizer: {done.tokenizer}")
     typer.echo(str(done.checked))
+    if done.note:
+        typer.echo(f"note: {done.note}")

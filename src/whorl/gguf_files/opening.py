@@ -23,12 +23,13 @@ from whorl.hosts.transformers.messages import quiet, without_progress_bars
 CHUNK = 2**22  # numbers that are dequantized at once
 
 
-def config_of(path: Path) -> Any:
-    """The config of the model in a GGUF file, as its family in transformers has it.
+def config_and_encoding(path: Path) -> tuple[Any, Encoding | None]:
+    """The config of the model in a GGUF file, as its family in transformers has it, and the encoding to attach where
+    the config cannot say what the file does. No weight is read.
 
     Raises ValueError, naming them, for an architecture and for keys that are not read.
     """
-    return _config(read_header(path))[0]
+    return _config(read_header(path))
 
 
 def open_gguf(path: Path, config: Any = None, **how: Any) -> tuple[Any, Encoding | None]:
@@ -63,9 +64,11 @@ def _config(header: Header) -> tuple[Any, Encoding | None]:
     with quiet():
         config = AutoConfig.for_model(family, **arguments)
     config.architectures = [_class_name(config)]
-    settings = arguments["rope_parameters"]
+    settings, head_dim = arguments["rope_parameters"], arguments["head_dim"]
+    if (in_part := positions.encoding_in_part(header, head_dim, settings)) is not None:
+        return config, in_part
     settings = settings.get("full_attention", settings)
-    return config, positions.encoding_beyond(header, arguments["head_dim"], settings, factors)
+    return config, positions.encoding_beyond(header, head_dim, settings, factors)
 
 
 def _class_name(config: Any) -> str:

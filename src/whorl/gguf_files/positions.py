@@ -14,10 +14,14 @@ import numpy as np
 
 from whorl.encodings import Encoding, Spectrum, parse
 from whorl.encodings.frequencies import Frequencies
+from whorl.encodings.layers import Layers
+from whorl.encodings.nope import NoPE
+from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
+from whorl.encodings.scalings.linear import Linear
 from whorl.encodings.scalings.llama3 import Llama3
-from whorl.encodings.spectrum import rope_frequencies
+from whorl.encodings.spectrum import rope_frequencies, share_of
 from whorl.gguf_files.header import Header
 
 STILL = 0.999e30  # factors from here on are of pairs that do not turn
@@ -42,9 +46,6 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
     """
     base = _rounded(header.get("rope.freq_base", BASE))
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
-    width = header.get("rope.dimension_count", head_dim)
-    if width != head_dim:
-        settings["partial_rotary_factor"] = width / head_dim
     kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor", 0.0)
     if "rope.scaling.type" not in header.said and (old := header.get("rope.scale_linear")):
         kind, factor = "linear", old
@@ -78,6 +79,38 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
     if (extra := header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0))) != 1.0:
         settings["attention_factor"] = extra * (1 + 0.1 * math.log(factor))  # llama.cpp multiplies by both
     return settings
+
+
+def encoding_in_part(header: Header, head_dim: int, parameters: dict[str, Any]) -> Encoding | None:
+    """The encoding to attach where llama.cpp turns the first channels of a head alone (`rope.dimension_count`), or by
+    next to nothing (`rope.scaling.factor` of 1e30), which the families' settings cannot say; None where neither is so.
+
+    parameters: the settings of a config, flat or by layer type. Raises ValueError for a scaling besides that is not
+    linear.
+    """
+    width, typed = header.get("rope.dimension_count", head_dim), "rope_type" not in parameters
+    by_type = parameters if typed else {"": parameters}
+    if width == head_dim and not any(settings.get("factor", 1.0) >= STILL for settings in by_type.values()):
+        return None
+    if header.get("rope.scaling.attn_factor", 1.0) != 1 or FACTORS in header.tensors:
+        raise ValueError(
+            f"{header.path} turns {width} of {head_dim} channels and has rope.scaling.attn_factor or {FACTORS}; "
+            "one of them is read"
+        )
+    rules = {kind: _in_part(header, width, head_dim, settings) for kind, settings in by_type.items()}
+    return Layers(rules) if typed else rules[""]
+
+
+def _in_part(header: Header, width: int, head_dim: int, settings: dict[str, Any]) -> Encoding:
+    kind, base, factor = settings["rope_type"], settings["rope_theta"], settings.get("factor", 1.0)
+    if kind not in ("default", "linear"):
+        raise ValueError(
+            f"{header.path} turns {width} of {head_dim} channels and scales them by {kind}; linear is read"
+        )
+    if factor >= STILL:
+        return NoPE()
+    own = RoPE(base) if width == head_dim else PartialRoPE(share_of(width, head_dim), base)
+    return own if factor == 1 else Scaled(own, Linear(factor))
 
 
 def encoding_beyond(

@@ -20,16 +20,21 @@ from whorl.runtimes.base import Check, Runtime, Written
 
 @dataclass(frozen=True, repr=False)
 class Exported:
-    """What was written and where, for which runtime, with which encoding, and how far off it was when read back."""
+    """What was written and where, for which runtime, with which encoding, and how far off it was when read back.
+
+    note: what whoever hands it on to another program has to know; empty where that is nothing.
+    """
 
     path: Path
     runtime: Runtime
     encoding: str
     tokenizer: str
     checked: Check
+    note: str = ""
 
     def __repr__(self) -> str:
-        return f"{self.path}: for {self.runtime.title}, {self.encoding}; {self.checked}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.path}: for {self.runtime.title}, {self.encoding}; {self.checked}{note}"
 
 
 def export(
@@ -63,13 +68,26 @@ def export(
     model = unwrapped(model)
     reads = [str(getattr(model, "name_or_path", "") or "").partition(NAMED)[0]]
     outputs.check_replaces(out, force, reads)
+    _check_can(chosen, model)
     finite.check_weights(model)
-    if reason := chosen.refuse(model):
-        raise ValueError(reason)
     with outputs.replacing(out, "export", force, reads) as folder:
         written = chosen.write(model, folder, tokenizer)
         checked = _checked(chosen, model, written)
-    return Exported(Path(out), chosen, written.encoding, written.tokenizer, checked)
+    return Exported(Path(out), chosen, written.encoding, written.tokenizer, checked, written.note)
+
+
+def check_can(runtime: str | Runtime, empty: Any, **options: Any) -> None:
+    """Raises ValueError, with the reason, where the runtime cannot have this model whatever its weights are.
+
+    empty: the model with its weights on the meta device (`whorl.attaching.loading.without_weights`), so that a large
+    one need not be read first. What only the weights say, `export` asks.
+    """
+    _check_can(_chosen(runtime, options), empty)
+
+
+def _check_can(runtime: Runtime, model: Any) -> None:
+    if reason := runtime.refuse(model):
+        raise ValueError(reason)
 
 
 def _chosen(runtime: str | Runtime, options: dict[str, Any]) -> Runtime:

@@ -1,8 +1,7 @@
-"""llama.cpp: one GGUF file of a LlamaForCausalLM.
+"""llama.cpp: one GGUF file of a model that one of its architectures runs (`gguf_architectures`).
 
-Names and metadata are those that llama.cpp's convert_hf_to_gguf writes, q and k are in the interleaved layout, and the
-spectrum is `rope.freq_base` with one factor per pair in `rope_freqs.weight` (`gguf_reading` has the formula). So HoPE,
-p-RoPE, partial rotary, no rotation at all and any scaled spectrum are factors.
+Names and metadata are those that llama.cpp's convert_hf_to_gguf writes. q and k are in the layout that the architecture
+pairs channels by, and the spectrum is said by what it reads (`gguf_rotation`).
 """
 
 from __future__ import annotations
@@ -16,21 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from whorl.attaching.plan import layer_plan
-from whorl.attaching.reading import encoding_of
 from whorl.attaching.records import NAMED
-from whorl.encodings import Encoding, Sum
-from whorl.encodings.spectrum import rope_frequencies
-from whorl.hosts import head_dim_of, open_host
-from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.runtimes.base import Check, Runtime, Written
-from whorl.runtimes.gguf_reading import STILL, settings_of, tensor_of
+from whorl.runtimes.gguf_architectures import ARCHITECTURES, SLIDING, heads_of, names_of
+from whorl.runtimes.gguf_reading import settings_of, tensor_of
+from whorl.runtimes.gguf_rotation import PRECISION, Said, said_of
 from whorl.runtimes.gguf_tokenizers import add_tokenizer
-from whorl.runtimes.layout import permute_layout
+from whorl.runtimes.layout import reorder_heads
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 GGUF_FILE = "model.gguf"
-LLAMA = "llama.cpp's llama architecture"
 
 
 @dataclass(frozen=True)
@@ -48,16 +42,21 @@ class GGUF(Runtime):
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def refuse(self, model: Any) -> str | None:
-        return _other_than_llama(model) or _other_positions(model)
+        if (reason := _other_graph(model)) is not None:
+            return reason
+        found = said_of(model, ARCHITECTURES[type(model).__name__])
+        return found if isinstance(found, str) else None
 
     def write(self, model: Any, folder: Path, tokenizer: Any) -> Written:
         import gguf
 
-        rotation = _rotation(model)
-        writer = gguf.GGUFWriter(folder / GGUF_FILE, "llama")
-        _add_metadata(writer, model, rotation, self.dtype)
+        if any(p.is_meta for p in model.parameters()):
+            raise ValueError("this model has weights that are not in memory (device_map offload); load it whole")
+        said = _said(model)
+        writer = gguf.GGUFWriter(folder / GGUF_FILE, ARCHITECTURES[type(model).__name__].name)
+        _add_metadata(writer, model, said, self.dtype)
         tokens = add_tokenizer(writer, tokenizer, model.config)
-        for name, tensor in _tensors(model, rotation, self.dtype):
+        for name, tensor in _tensors(model, said, self.dtype):
             writer.add_tensor_info(
                 name,
                 _bytes(tensor).shape,
@@ -68,121 +67,74 @@ class GGUF(Runtime):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for _, tensor in _tensors(model, rotation, self.dtype):  # made anew, so that one at a time is in memory
+        for _, tensor in _tensors(model, said, self.dtype):  # made anew, so that one at a time is in memory
             writer.write_tensor_data(_bytes(tensor))
         writer.close()
-        return Written(folder, str(rotation.encoding), tokens)
+        return Written(folder, str(said.encoding), tokens)
 
     def check(self, model: Any, written: Written) -> Check:
         """Reads the file back: tensors are equal bit for bit, frequencies and amplitude to float32."""
         from gguf import GGUFReader
 
-        reader, rotation = GGUFReader(written.folder / GGUF_FILE), _rotation(model)
+        reader, said = GGUFReader(written.folder / GGUF_FILE), _said(model)
         left = {tensor.name: tensor for tensor in reader.tensors}
         count = len(left)
-        for name, tensor in _tensors(model, rotation, self.dtype):
+        for name, tensor in _tensors(model, said, self.dtype):
             if name not in left or not torch.equal(tensor_of(left.pop(name)), tensor):
                 raise ValueError(f"{name} in the GGUF is not what was written; nothing was kept")
         if left:
             raise ValueError(f"{', '.join(left)} in the GGUF was not written; nothing was kept")
-        config, frequencies = settings_of(reader)
-        pairs = [*zip(frequencies, rotation.frequencies, strict=True), (config["attention_factor"], rotation.amplitude)]
+        config, by_layer = settings_of(reader)
+        pairs = [(config["attention_factor"], said.amplitude)]
+        for read, own in zip(by_layer, said.wanted, strict=True):
+            pairs += zip(read, own, strict=True)
         off = max(abs(read - own) / own if own else (math.inf if read else 0.0) for read, own in pairs)
-        place = "rope.freq_base" if rotation.factors is None else "rope.freq_base and rope_freqs.weight"
-        return Check(f"read back: {count} tensors are equal; frequencies (in {place}), of themselves,", off, 2**-22)
-
-
-def _other_than_llama(model: Any) -> str | None:
-    """Why this is no LlamaForCausalLM as llama.cpp runs it, or None."""
-    name, config = type(model).__name__, model.config
-    if name != "LlamaForCausalLM":
-        return (
-            f"whorl writes GGUF for LlamaForCausalLM and got a {name}; for another family export it for hf, and use "
-            "llama.cpp's convert_hf_to_gguf.py, which knows what that family's settings can say"
+        return Check(
+            f"read back: {count} tensors are equal; frequencies (in {said.place}), of themselves,", off, PRECISION
         )
-    if config.hidden_act != "silu":
-        return f"llama.cpp's llama has silu in its feed-forward, and this model has {config.hidden_act}"
+
+
+def _other_graph(model: Any) -> str | None:
+    """Why llama.cpp has no graph for this model that whorl writes, or None."""
+    name, config = type(model).__name__, model.config
+    architecture = ARCHITECTURES.get(name)
+    if architecture is None:
+        *others, last = ARCHITECTURES
+        return (
+            f"whorl writes GGUF for {', '.join(others)} and {last}, and got a {name}; for another family export it for "
+            "hf, and use llama.cpp's convert_hf_to_gguf.py, which knows what that family's settings can say"
+        )
+    for key, value in architecture.fixed.items():
+        if (found := getattr(config, key, None)) != value:
+            return f"{architecture.prose} has {key}={value}, and this model {found}"
+    if architecture.query_scale is not None:
+        width = architecture.query_scale(config)
+        if config.query_pre_attn_scalar != width:
+            return (
+                f"{architecture.prose} divides queries by the root of {width:g}, and this model by that of "
+                f"query_pre_attn_scalar={config.query_pre_attn_scalar}"
+            )
     if config.rms_norm_eps <= 0:
         return f"llama.cpp needs rms_norm_eps above 0, got {config.rms_norm_eps}"
     if getattr(model, "is_quantized", False) or not all(p.is_floating_point() for p in model.parameters()):
         return "this model's weights are quantized; export the model that they were made from"
-    if any(p.is_meta for p in model.parameters()):
-        return "this model has weights that are not in memory (device_map offload); load it whole"
     return None
 
 
-def _other_positions(model: Any) -> str | None:
-    """Why llama.cpp's llama cannot say the model's encoding, or None: it has one spectrum for all layers, and no other
-    seam for positions."""
-    host, encoding = open_host(model), encoding_of(model)
-    for index, layer_type in enumerate(host.layer_types):
-        one = encoding.for_layer(index, layer_type)
-        for part in one.parts if isinstance(one, Sum) else (one,):
-            if getattr(part, "length_dependent", False):
-                return f"the frequencies of {part} depend on the length of the context, and {LLAMA} has one list"
-    plan = layer_plan(host, encoding)
-    if plan.add is not None:
-        return f"{encoding} adds to the embedding, and {LLAMA} turns q and k and does nothing else"
-    if any(seam.biases for seam in plan.layers):
-        return f"{encoding} adds a bias to attention logits (a window is one), for which {LLAMA} has no place"
-    spectrum, *others = {seam.spectrum for seam in plan.layers}
-    if others:
-        return f"{encoding} has layers with {1 + len(others)} spectra, and {LLAMA} has one rope_freqs for all"
-    if spectrum.amplitude != 1 and spectrum.width < spectrum.head_dim:
-        return (
-            f"{encoding} scales {spectrum.width} of {spectrum.head_dim} channels by {spectrum.amplitude:g}; "
-            "rope.scaling.attn_factor scales whole heads"
-        )
-    return None
-
-
-@dataclass(frozen=True)
-class _Rotation:
-    """An encoding as llama.cpp says it.
-
-    frequencies  radians per token of every pair of the head, 0 where it stands still
-    factors      by which each is below `base`'s own, float32; None where all are 1
-    width        channels whose rows are reordered
-    """
-
-    encoding: Encoding
-    base: float
-    frequencies: tuple[float, ...]
-    factors: np.ndarray[Any, Any] | None
-    amplitude: float
-    width: int
-
-
-def _rotation(model: Any) -> _Rotation:
+def _said(model: Any) -> Said:
     """Of a model that is not refused."""
-    host, encoding = open_host(model), encoding_of(model)
-    spectrum = layer_plan(host, encoding).layers[0].spectrum
-    head_dim, width = spectrum.head_dim, spectrum.width
-    assert head_dim == head_dim_of(model.config, host.attentions[0])
-    base = float(np.float32(_base(model, encoding)))  # as the file keeps it
-    frequencies = spectrum.frequencies + (0.0,) * ((head_dim - width) // 2)
-    own = rope_frequencies(base, head_dim)
-    factors = np.array([min(f0 / f, STILL) if f > 0 else STILL for f0, f in zip(own, frequencies, strict=True)])
-    factors = factors.astype(np.float32)
-    plain = bool(np.all(np.abs(factors - 1) <= 2**-23))  # a base that float32 cannot hold gives such
-    return _Rotation(encoding, base, frequencies, None if plain else factors, spectrum.amplitude, width or head_dim)
+    found = said_of(model, ARCHITECTURES[type(model).__name__])
+    assert isinstance(found, Said), found
+    return found
 
 
-def _base(model: Any, encoding: Encoding) -> float:
-    """The base that the file names; the factors say the rest, so any would do."""
-    for place in (encoding, getattr(encoding, "inner", None)):
-        base = getattr(place, "base", None)
-        if isinstance(base, int | float):
-            return float(base)
-    return float(rope_parameters(model.config).get("rope_theta") or 10000.0)
-
-
-def _add_metadata(writer: Any, model: Any, rotation: _Rotation, dtype: str) -> None:
-    """The keys of llama.cpp's convert_hf_to_gguf for llama, and the encoding's notation under a key of whorl's."""
+def _add_metadata(writer: Any, model: Any, said: Said, dtype: str) -> None:
+    """The keys of llama.cpp's convert_hf_to_gguf for the architecture, and the encoding's notation under a key of
+    whorl's."""
     import gguf
 
-    config = model.config
-    head_dim = head_dim_of(config, model.model.layers[0].self_attn)
+    config, main = model.config, said.main
+    head_dim = len(main.order)
     writer.add_type("model")
     name = Path(str(model.name_or_path or "").partition(NAMED)[0]).name
     if name:
@@ -197,39 +149,49 @@ def _add_metadata(writer: Any, model: Any, rotation: _Rotation, dtype: str) -> N
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(rotation.base)
-    if rotation.amplitude != 1:
-        writer.add_rope_scaling_attn_factors(rotation.amplitude)
+    writer.add_rope_dimension_count(main.width)
+    writer.add_rope_freq_base(main.base)
+    if main.scaling != 1:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(main.scaling)
+    if said.amplitude != 1:
+        writer.add_rope_scaling_attn_factors(said.amplitude)
+    if SLIDING in said.rotations:
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([kind == SLIDING for kind in said.kinds])
+        writer.add_rope_freq_base_swa(said.rotations[SLIDING].base)
+    if getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
     types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
     writer.add_file_type(gguf.LlamaFileType[types[dtype]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_string("whorl.encoding", str(rotation.encoding))
+    writer.add_string("whorl.encoding", str(said.encoding))
 
 
 @torch.no_grad()
-def _tensors(model: Any, rotation: _Rotation, dtype: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(model: Any, said: Said, dtype: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the file by its GGUF name, on the CPU, in the file's layout and dtype."""
-    import gguf
-
-    config = model.config
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    if rotation.factors is not None:
-        yield "rope_freqs.weight", torch.from_numpy(rotation.factors)
+    config, architecture = model.config, ARCHITECTURES[type(model).__name__]
+    names = names_of(architecture, config.num_hidden_layers)
+    if said.main.factors is not None:
+        yield "rope_freqs.weight", torch.from_numpy(said.main.factors)
     tied = model.lm_head.weight is model.model.embed_tokens.weight
+    heads = heads_of(config.num_attention_heads, config.num_key_value_heads)
     for key, value in model.state_dict().items():
         if "whorl" in key.split(".") or (tied and key == "lm_head.weight"):
             continue
-        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise ValueError(f"llama.cpp's llama has no place for the weight {key}")
-        for module, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            if module in key:
-                value = permute_layout(value, heads, rotation.width, to="interleaved")
+        module, _, kind = key.rpartition(".")
+        if module not in names:
+            raise ValueError(f"{architecture.prose} has no place for the weight {key}")
+        if (last := module.rpartition(".")[2]) in heads:
+            rotation = said.rotations[said.kinds[int(module.split(".")[2])]]
+            value = reorder_heads(value, heads[last], rotation.order)
+        if last.endswith("norm"):
+            value = value.float() + architecture.norm_offset
         kept = value.to("cpu", DTYPES[dtype] if value.dim() > 1 else torch.float32)
         if bool(torch.isinf(kept).any()) and not bool(torch.isinf(value).any()):
             raise ValueError(f"{key} has values past {dtype}'s range, up to {float(value.abs().max()):.3g}; try bf16")
-        yield name, kept.contiguous()
+        yield f"{names[module]}.{kind}", kept.contiguous()
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+QWEN_2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+SPACE, BYTE = "▁", re.compile(r"<0x[0-9A-F]{2}>")  # of SentencePiece
+NO_MERGE = -1e9  # the score of a token that no merge makes
 
 
 def add_tokenizer(writer: Any, tokenizer: Any, config: Any) -> str:
@@ -57,13 +64,13 @@ def _write_tokenizer(writer: Any, tokenizer: Any, folder: Path, vocab_size: int)
     if largest >= vocab_size:
         raise ValueError(f"it has the token id {largest}, and the model {vocab_size} embeddings")
     if model.get("byte_fallback"):
-        pre, rows = None, _sentencepiece_rows(folder, described)
+        pre, rows = None, _sentencepiece_rows(tokenizer, described)
     else:
         pre, rows = _pre_tokenizer(described), _byte_level_rows(tokenizer)
     names, scores, kinds = (list(column) for column in zip(*rows, strict=True))
     for i in range(len(names), vocab_size):
         names.append(f"[PAD{i}]".encode())
-        scores.append(-1e9)
+        scores.append(NO_MERGE)
         kinds.append(gguf.TokenType.UNUSED)
     special = gguf.SpecialVocab(folder, load_merges=pre is not None, n_vocab=vocab_size)
     probe = tokenizer("a")["input_ids"]
@@ -77,10 +84,13 @@ def _write_tokenizer(writer: Any, tokenizer: Any, folder: Path, vocab_size: int)
     if pre is None:
         writer.add_token_scores(scores)
         first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
-        writer.add_add_space_prefix(first.startswith("▁"))
+        writer.add_add_space_prefix(first.startswith(SPACE))
     writer.add_token_types(kinds)
     special.add_to_gguf(writer, quiet=True)
-    return f"byte-level BPE, pre-tokenizer {pre}" if pre else "SentencePiece's BPE"
+    if pre is None:
+        return "SentencePiece's BPE"
+    composed = "" if described.get("normalizer") is None else ", without its NFC: llama.cpp takes text as it comes"
+    return f"byte-level BPE, pre-tokenizer {pre}{composed}"
 
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:
@@ -90,8 +100,9 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
     kinds = [step["type"] for step in steps]
     if kinds[-1] != "ByteLevel":
         raise ValueError(f"it is a BPE of characters without byte fallback (pre-tokenizer: {', '.join(kinds)})")
-    if described.get("normalizer") is not None:
-        raise ValueError(f"it normalizes text ({described['normalizer']['type']}), and llama.cpp's BPE does not")
+    normalizer = described.get("normalizer")
+    if normalizer is not None and normalizer["type"] != "NFC":  # which leaves text alone that is composed, as most is
+        raise ValueError(f"it normalizes text ({normalizer['type']}), and llama.cpp's BPE does not")
     if steps[-1]["add_prefix_space"]:
         raise ValueError("it puts a space before the text, and llama.cpp's BPE does not")
     regex, whole_words = steps[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))
@@ -99,10 +110,12 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and regex and not whole_words:
         return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not regex and whole_words:
+    if kinds == ["Split", "ByteLevel"] and not regex:
         split = steps[0]
-        if (split["pattern"].get("Regex"), split["behavior"], split["invert"]) == (LLAMA_3, "Isolated", False):
-            return "llama-bpe"
+        said = (split["pattern"].get("Regex"), split["behavior"], split["invert"], whole_words)
+        for name, pattern, merges_none in (("llama-bpe", LLAMA_3, True), ("qwen2", QWEN_2, False)):
+            if said == (pattern, "Isolated", False, merges_none):
+                return name
     raise ValueError(f"whorl has no llama.cpp name for its pre-tokenizer ({', '.join(kinds)})")
 
 
@@ -125,18 +138,31 @@ def _byte_level_rows(tokenizer: Any) -> list[tuple[bytes, float, int]]:
     return rows
 
 
-def _sentencepiece_rows(folder: Path, described: dict[str, Any]) -> list[tuple[bytes, float, int]]:
-    """From the gguf package's helper, but for the scores, for which it has a placeholder.
+def _sentencepiece_rows(tokenizer: Any, described: dict[str, Any]) -> list[tuple[bytes, float, int]]:
+    """Text, score and kind of every id up to the largest.
 
     llama.cpp merges the pair of the best score first, so a token's score is minus the rank of its merge.
     """
-    from gguf import LlamaHfVocab
+    from gguf import TokenType as kinds
 
-    try:
-        rows = [(bytes(t), float(s), int(k)) for t, s, k in LlamaHfVocab(folder).all_tokens()]
-    except (FileNotFoundError, TypeError) as error:
-        raise ValueError(f"it is no SentencePiece BPE that the gguf package knows: {error}") from error
-    rank: dict[bytes, int] = {}
+    decoder = described.get("decoder") or {}
+    steps = decoder.get("decoders", [decoder])
+    if not any(step.get("type") == "Replace" and step["pattern"].get("String") == SPACE for step in steps):
+        raise ValueError(f"it falls back to bytes as SentencePiece does, and has no {SPACE} for a space")
+    rank: dict[str, int] = {}
     for i, merge in enumerate(described["model"]["merges"]):
-        rank.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge).encode(), i)
-    return [(text, -float(rank[text]) if text in rank else -1e9, kind) for text, _, kind in rows]
+        rank.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), i)
+    added = tokenizer.added_tokens_decoder
+    by_id = {i: text for text, i in tokenizer.get_vocab().items()}
+    rows: list[tuple[bytes, float, int]] = []
+    for i in range(max(by_id) + 1):
+        text = by_id.get(i, f"[PAD{i}]")
+        kind = kinds.NORMAL
+        if i not in by_id:
+            kind = kinds.UNUSED
+        elif i in added:
+            kind = kinds.CONTROL if added[i].special else kinds.USER_DEFINED
+        elif BYTE.fullmatch(text):
+            kind = kinds.BYTE
+        rows.append((text.encode(), -float(rank[text]) if text in rank else NO_MERGE, kind))
+    return rows
