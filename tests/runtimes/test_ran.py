@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whorl.runtimes.ran import PATH, Run, keep, ran
+from whorl.runtimes.ran import PATH, Run, forget, keep, ran
 
 ROW = Run("vllm", "0.32.0", "hope:train_length=2048", "right", 7e-5, 9.2, "2026-11-26", "smollm2-135m-instruct")
 
@@ -18,9 +18,17 @@ def test_a_newer_row_of_the_same_run_takes_the_place_of_the_older(tmp_path: Path
     refused = replace(ROW, engine="ctranslate2", result="refuses", off=None, why="unknown rope type")
     keep([ROW, refused], path)
     assert ran(path) == [refused, ROW]
-    newer = replace(ROW, version="0.33.0", off=6e-5)
-    keep([newer], path)
-    assert ran(path) == [refused, newer]
+    again = replace(ROW, off=6e-5)
+    keep([again], path)
+    assert ran(path) == [refused, again]
+
+
+def test_an_engine_has_rows_of_the_versions_that_are_run_now(tmp_path: Path) -> None:
+    path = tmp_path / "ran.json"
+    oldest, newest = (replace(ROW, engine="transformers", version=version) for version in ("5.17.0", "5.23.0"))
+    keep([ROW, replace(oldest, version="5.16.0"), newest, oldest], path)
+    forget({"transformers": ["5.17.0", "5.23.0"]}, path)
+    assert ran(path) == [oldest, newest, ROW]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ why          the engine's own words, where it refuses
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -63,6 +63,15 @@ def ran(path: Path = PATH) -> list[Run]:
 
 
 def keep(rows: Iterable[Run], path: Path = PATH) -> None:
-    """Writes rows into the file. Those of the same engine, model and encoding are replaced; the others stay."""
-    kept = {(row.engine, row.family, row.model, row.encoding): row for row in (*ran(path), *rows)}
+    """Writes rows into the file. Those of the same engine and version, model and encoding are replaced; the others
+    stay."""
+    kept = {(row.engine, row.version, row.family, row.model, row.encoding): row for row in (*ran(path), *rows)}
     write_json(path, [asdict(kept[key]) for key in sorted(kept)])
+
+
+def forget(versions: Mapping[str, Collection[str]], path: Path = PATH) -> None:
+    """Takes away the rows of other versions of these engines: (engine: the versions that are run now)."""
+    found = ran(path)
+    left = [row for row in found if row.version in versions.get(row.engine, [row.version])]
+    if left != found:
+        write_json(path, [asdict(row) for row in left])
