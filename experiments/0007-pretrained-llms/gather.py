@@ -78,24 +78,29 @@ def cuts(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def usage(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """Norms by layer and pair, their shares, positional heads, the U-shape."""
-    return {text: {**_usage(of["arrays"]), **_summary(of["summary"])} for text, of in found.items()}
+    return {
+        text: {**_usage(name, of["arrays"], of["summary"]), **_summary(of["summary"])} for text, of in found.items()
+    }
 
 
-def _usage(arrays: dict[str, Any]) -> dict[str, Any]:
+def _usage(name: str, arrays: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Shares of the norm by layer, and the wavelength of each layer's largest pair over what the layer sees."""
+    wavelengths = np.array(arrays["wavelength"], dtype=float)
+    seen = np.array([window or TRAINED[name] for window in summary["model"]["windows"]])
     shares = {}
     for key in ("norm_q", "norm_k", "norm_v"):
         norms = np.array(arrays[key])
         part = norms / norms.sum(1, keepdims=True)
         fast, half = round(FAST * norms.shape[1]), norms.shape[1] // 2
+        largest = norms.argmax(1)
         shares[key] = {
             "fast_share_by_layer": part[:, :fast].sum(1).round(4).tolist(),
             "slow_half_share_by_layer": part[:, half:].sum(1).round(4).tolist(),
-            "largest_pair_by_layer": norms.argmax(1).tolist(),
+            "largest_pair_by_layer": largest.tolist(),
+            "its_wavelength_over_reach": (wavelengths[np.arange(len(norms)), largest] / seen).round(3).tolist(),
         }
-    near = {}
-    for key in ("attention_near", "random_attention_near"):
-        near[key] = arrays[key]
-    return {"shares": shares, **{key: arrays[key] for key in ("wavelength", "norm_q", "norm_k")}, **near}
+    kept = ("wavelength", "norm_q", "norm_k", "attention_near", "random_attention_near")
+    return {"shares": shares, **{key: arrays[key] for key in kept}}
 
 
 def _summary(summary: dict[str, Any]) -> dict[str, Any]:

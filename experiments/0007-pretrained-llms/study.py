@@ -55,6 +55,7 @@ SWAPS = {
         "full_attention=nope/sliding_attention=rope",
         "full_attention=rope/sliding_attention=p-rope:p=0.25",
         "full_attention=rope/sliding_attention=nope",
+        "full_attention=hope:train_length=32768/sliding_attention=hope:train_length=512",
     ),
 }
 INSPECTED = (2048, 2)
