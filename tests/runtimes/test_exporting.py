@@ -84,7 +84,10 @@ def test_force_replaces_nothing_but_exports(tmp_path: Path) -> None:
     [
         ({"runtime": "onnx"}, r"unknown runtime 'onnx'; docs/export.md .* \(known: hf, gguf"),
         ({"runtime": "GUFF"}, "unknown runtime 'GUFF'; did you mean 'gguf'"),
-        ({"runtime": None}, "unknown runtime None"),
+        ({"runtime": 8}, "unknown runtime 8"),
+        ({"engine": "vlm"}, "unknown engine 'vlm'; did you mean 'vllm'"),
+        ({"engine": "vllm", "runtime": "gguf"}, "vLLM reads what the runtime hf writes, not gguf"),
+        ({"engine": "llama.cpp", "runtime": "hf"}, r"llama\.cpp reads what the runtime gguf writes, not hf"),
         ({"dtype": "f16"}, "dtype='f16' is of the matrices of GGUF files; an hf directory keeps the model's own"),
         ({"bits": 4}, "the runtime hf has no option bits=4; it takes none"),
         ({"runtime": "gguf", "bits": 4}, "the runtime gguf has no option bits=4; it takes dtype"),

@@ -17,6 +17,7 @@ from whorl.encodings.config import format_value
 from whorl.hosts import FAMILIES
 from whorl.runtimes import RUNTIMES
 from whorl.runtimes import get as get_runtime
+from whorl.runtimes.engines import ENGINES
 from whorl.tasks import TASKS
 from whorl.tasks import get as get_task
 
@@ -60,6 +61,7 @@ def listing() -> str:
     tasks = {name: {"title": task.title, "options": task.options} for name in TASKS for task in [get_task(name)]}
     told = {"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES), "tasks": tasks}
     told["runtimes"] = {name: get_runtime(name).title for name in RUNTIMES}
+    told["engines"] = list(ENGINES)
     return json.dumps(told, indent=1) + "\n"
 
 
