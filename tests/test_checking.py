@@ -46,7 +46,7 @@ def spectrum_of(**arguments: Any) -> None:
 TAKES: dict[Callable[..., object], tuple[str, ...]] = {
     extend: ("to", "windows", "train_length", "tolerance", "tune", "lora", "learning_rate", "batch_size"),
     convert: ("heal", "train_length", "windows", "learning_rate", "batch_size", "gradual", "seed"),
-    inspect: ("length", "windows", "train_length", "random_windows", "seed"),
+    inspect: ("length", "windows", "train_length", "random_windows", "minutes", "seed"),
     compare: ("train_length", "tokens", "tail", "windows", "batch_size", "learning_rate", "warmup", "weight_decay"),
     Settings: ("train_length", "tokens", "tail", "windows", "batch_size", "learning_rate", "warmup", "weight_decay"),
     doctor: ("length",),

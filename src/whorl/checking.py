@@ -76,6 +76,7 @@ RANGES: dict[str, Whole | Real] = {
     "weight_decay": Real(0, 1e3, "AdamW's weight decay"),
     "warmup": Real(0, 1, "a share of the steps", below=True),
     "tolerance": Real(0, 1e3, "nats"),
+    "minutes": Real(0, 1e6, "minutes; 0 sets no limit"),
     "gradual": Real(0, 1, "a share of the healing", below=True),
 }
 

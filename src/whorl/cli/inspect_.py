@@ -14,7 +14,7 @@ import typer
 from whorl.console import console, said
 
 if TYPE_CHECKING:
-    from whorl.results.inspection import Inspection
+    from whorl.results.inspection import Inspection, Plan
 
 EPILOG = """
 [bold]Examples[/]
@@ -41,7 +41,8 @@ def inspect(
         ),
     ] = None,
     length: Annotated[
-        int | None, typer.Option(help="Tokens per window.", show_default="4 times the training length")
+        int | None,
+        typer.Option(help="Tokens per window.", show_default="what fits, at most 4 times the training length"),
     ] = None,
     windows: Annotated[int, typer.Option(help="Windows of the text.")] = 8,
     train_length: Annotated[
@@ -55,6 +56,19 @@ def inspect(
     snapshots: Annotated[bool, typer.Option(help="Look at a trial's snapshots too, when there are any.")] = True,
     stream_layers: Annotated[
         bool, typer.Option("--stream-layers", help="Keep the layers on disk: for a model larger than memory.")
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="The layers to measure, as 0,5,11.", show_default="all, or those that there is time for"),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="A budget of time: what fits is planned, said, and read. 0 sets no limit.")
+    ] = 5.0,
+    plan: Annotated[
+        Path | None, typer.Option(help="The folder of an earlier report, whose windows are read again.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew, not after the stages of a run that was stopped.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the random tokens and samples.")] = 0,
     out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("runs/inspect"),
@@ -72,12 +86,35 @@ def inspect(
     try:
         results = run(
             models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
-            ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, seed=seed, out=out, stage=_Stages().stage,
+            ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, layers=_numbers(layers), minutes=minutes,
+            plan=plan, force=force, seed=seed, out=out, stage=_Stages().stage, planned=_say_plan,
         )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo(f"whorl: interrupted; what was finished is in {out}", err=True)
+        typer.echo(f"whorl: interrupted; what was read is in {out}, and the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     _say(results, out, [] if train_length else models)
+
+
+def _numbers(layers: str | None) -> list[int] | None:
+    if layers is None:
+        return None
+    try:
+        return [int(number) for number in layers.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--layers takes numbers of layers with commas between them, as 0,5,11, got {layers!r}"
+        ) from None
+
+
+def _say_plan(plan: Plan, goes_on: bool) -> None:
+    """What will be read, before it is."""
+    from whorl.inspection.planning import in_words
+
+    terminal = console()
+    of = f" of {plan.minutes:g} minutes" if plan.minutes else ""
+    terminal.print(f"the plan{of}{', of a run that goes on' if goes_on else ''}: {in_words(plan)}")
+    for left in plan.left_out:
+        terminal.print(f"  - {left}")
 
 
 def _say(results: list[Inspection], out: Path, asked: list[str]) -> None:

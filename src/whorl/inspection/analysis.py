@@ -251,8 +251,8 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[OutOfRange, list[Array | N
     samples of the same distribution differ by. Distances that a layer's window hides are NaN, and new to nobody.
     """
     names = list(beyond.sampled)
-    whole: list[Array | None] = []
-    by_pair: list[Array | None] = []
+    whole: list[Array | None] = [None] * (max(beyond.layers) + 1)
+    by_pair = list(whole)
     noises = []
     for index, sums in sorted(beyond.layers.items()):
         reference, again = (torch.cat(inside.layers[index].samples[n], 1) for n in ("reference", "again"))
@@ -261,8 +261,8 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[OutOfRange, list[Array | N
         rows = np.stack(
             [_departures(torch.cat(sums.samples[n], 1), reference) if n in sums.samples else hidden for n in names], -1
         )
-        whole.append(rows[-1])
-        by_pair.append(rows[:-1] if sums.layer.pairs else None)
+        whole[index] = rows[-1]
+        by_pair[index] = rows[:-1] if sums.layer.pairs else None
     noise = float(np.mean([n.mean() for n in noises]))
     layers = [LayerDeparture(i, _seen(row)) for i, row in enumerate(whole) if row is not None]
     pairs = [

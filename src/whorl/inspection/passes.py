@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from whorl.inspection.measures import Bins
 from whorl.results.inspection import Array
 from whorl.watching import Attended, Layer, forward
 
-BATCH_TOKENS = 8192  # of a forward
+BATCH_TOKENS = 2048  # of a forward: what an interrupted pass loses, at most
 EXACT, FURTHER = 512, 32  # bins of distances: those of one token each, and those per doubling past them
 COARSE_EXACT, COARSE_FURTHER = 64, 12
 POSITIONS = 8
@@ -44,6 +44,21 @@ class Sums:
     samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # each [heads, count, pairs + 1]
 
 
+def together(a: Sums | None, b: Sums) -> Sums:
+    """The sums of two sets of windows of one layer."""
+    if a is None:
+        return b
+    return replace(b, **{own.name: _plus(getattr(a, own.name), getattr(b, own.name)) for own in fields(b)[1:]})
+
+
+def _plus(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, dict):
+        return {key: _plus(a.get(key), b.get(key)) for key in {**a, **b}}
+    return a + b  # numbers and arrays; lists, one after the other
+
+
 def add(total: Array | None, more: Array) -> Array:
     return more.astype(np.float64) if total is None else total + more
 
@@ -55,6 +70,11 @@ class Pass:
     logits: "raw", "standardised" (each query's logits as z-scores over its keys) or None
     regions_over: the length over which near, middle and far are taken (see `u_shape`); None: not taken
     sampled: names and ranges of distances whose logits are sampled, and how many of each
+    only: the layers that are read; None: all
+    enough: asked after each forward with the windows read; what it says yes to ends the pass
+    layers: the sums of the first windows, where they were read before: the pass goes on after them
+
+    A pass that is broken off, by an error or by Ctrl-C, has the sums of the forwards that were finished.
     """
 
     model: Any
@@ -66,6 +86,8 @@ class Pass:
     sampled: dict[str, tuple[int, int]] = field(default_factory=dict)
     samples: int = 0
     seed: int = 0
+    only: frozenset[int] | None = None
+    enough: Callable[[int], bool] = lambda windows: False
     advance: Callable[[int], None] = lambda windows: None
     layers: dict[int, Sums] = field(default_factory=dict)
 
@@ -80,13 +102,27 @@ class Pass:
     def run(self) -> Pass:
         host = open_host(self.model)  # once for all its forwards
         per_batch = max(1, BATCH_TOKENS // self.tokens)
-        for batch in self.windows.split(per_batch):
-            forward(host, batch, self._see)
+        for batch in self.windows[self.read :].split(per_batch) if self.read < len(self.windows) else ():
+            before, self.layers = self.layers, {}
+            try:
+                forward(host, batch, self._see)
+                before = {i: together(before.get(i), sums) for i, sums in self.layers.items()}
+            finally:
+                self.layers = before
             self.advance(len(batch))
+            if self.enough(self.read):
+                break
         return self
+
+    @property
+    def read(self) -> int:
+        """How many windows have been read."""
+        return max((sums.windows for sums in self.layers.values()), default=0)
 
     def _see(self, attended: Attended) -> None:
         layer = attended.layer
+        if self.only is not None and layer.index not in self.only:
+            return
         sums = self.layers.setdefault(layer.index, Sums(layer))
         if self.norms and layer.pairs:
             read = {"q": attended.q, "k": attended.k, "v": attended.v}
@@ -153,7 +189,8 @@ class Pass:
     # --- means --------------------------------------------------------------------------------------------------------
 
     def of_layers(self, mean: Callable[[Sums], Array | None]) -> list[Array | None]:
-        return [mean(self.layers[i]) for i in sorted(self.layers)]
+        """Of every layer up to the last that was read; None of those that were not."""
+        return [mean(self.layers[i]) if i in self.layers else None for i in range(max(self.layers, default=-1) + 1)]
 
     def norm(self, name: str) -> list[Array | None]:
         return self.of_layers(lambda s: s.norms[name] / s.windows if name in s.norms else None)

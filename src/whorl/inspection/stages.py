@@ -18,10 +18,12 @@ from whorl.checking import check_ids, check_numbers, shown
 from whorl.encodings.spectrum import wavelength
 from whorl.hosts import OpenHost, open_host
 from whorl.hosts.transformers.rope_settings import rope_parameters
-from whorl.inspection import analysis
+from whorl.inspection import analysis, planning
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
+from whorl.inspection.keeping import Kept
 from whorl.inspection.passes import Pass, Sums
+from whorl.inspection.planning import Asked, Deadline
 from whorl.provenance import machine, versions
 from whorl.results.inspection import (
     Array,
@@ -29,6 +31,7 @@ from whorl.results.inspection import (
     Inspection,
     LengthDivergence,
     Model,
+    Plan,
     Settings,
     Spectrum,
     Summary,
@@ -41,6 +44,10 @@ Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context m
 SHORTEST = 16  # tokens of a window
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by pair"
 NOT_SO_LONG = "windows of {length:,} tokens show nothing past the training length, {train_length:,}"
+
+NO_TIME = "there was no time for windows of {length:,} tokens"
+NOT_YET = "not read yet: the inspection goes on, or was stopped before"
+LATER = ("random", "attention", "out_of_range", "divergence", "ablation")  # what stages after the first one find
 
 WITHIN = "every layer's window lies within the training length, {train_length:,}, and no distance is new to it"
 
@@ -58,6 +65,10 @@ def inspect(
     random_windows: int = 8,
     ablate: bool = False,
     attention: bool = True,
+    layers: Sequence[int] | None = None,
+    minutes: float | None = None,
+    plan: Plan | None = None,
+    kept: Kept | None = None,
     seed: int = 0,
     stage: Stage = silent,
     finished: Callable[[Inspection], None] = lambda inspection: None,
@@ -70,38 +81,75 @@ def inspect(
     random_windows  windows of HoPE's protocol: a first token, then tokens drawn evenly from the vocabulary (2410.21216)
     ablate          also stills the slow pairs, cut by cut, and reports the loss
     attention       False leaves out what needs the softmax: attention by distance, entropy, positional heads
+    layers          the layers that are measured; None: all of them
+    minutes         a budget: what of the inputs' windows fits is planned and read; None or 0 sets no limit
+    plan            what is read of the inputs, as `summary.plan` of an earlier inspection says it, in place of both
+    kept            where stages that were done are found, and put, for a run that goes on
     stage, finished what is told of stages as they begin, and of the result so far as they end
 
     Everything by distance is measured in range, on windows cut to L tokens; where the windows are longer, the curves
-    are those of the whole windows. Raises ValueError for a model that cannot be read (see `layers_of`) and for inputs
-    that do not fit. A model whose weights or outputs are not finite is refused too, naming the first of them.
+    are those of the whole windows. What was planned and read, and what there was no time for, is in `summary.plan`. On
+    Ctrl-C the windows that were read still make a result, which `finished` is told.
+
+    Raises ValueError for a model that cannot be read (see `layers_of`) and for inputs that do not fit. A model whose
+    weights or outputs are not finite is refused too, naming the first of them.
     """
-    check_numbers(train_length=train_length, random_windows=random_windows, seed=seed)
+    begun = planning.clock()
+    check_numbers(train_length=train_length, random_windows=random_windows, seed=seed, minutes=minutes)
     host = open_host(model)
-    _check_inputs(inputs, host.model)
+    check_inputs(inputs, host.model)
     limit = train_length or getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
     facts = layers_of(host)
     finite.check_weights(host.model)
-    about = _about(host, facts, inputs, limit, random_windows, seed)
-    stages = _Stages(host, facts, inputs.long(), limit, attention, seed, stage, about)
+    if plan is None:
+        windows, length = inputs.shape
+        asked = asked_for(facts, limit, windows, random_windows, length, ablate=ablate, layers=layers)
+        plan = planning.everything(asked)
+        if minutes:
+            plan = planned(host, facts, asked, attention, minutes, begun)
+    about = replace(_about(host, facts, inputs, limit, plan, seed), plan=plan)
+    deadline = Deadline(plan, 60 * minutes - (planning.clock() - begun) if minutes else None)
+    stages = _Stages(host, facts, inputs.long(), limit, attention, seed, stage, about, deadline, kept)
     stages.spectrum()
-    stages.in_range()
-    finished(stages.result())
-    stages.random_tokens(random_windows)
-    finished(stages.result())
-    stages.past_range()
-    finished(stages.result())
-    if ablate:
-        stages.ablation()
+    for run in (stages.in_range, stages.random_tokens, stages.past_range, stages.ablation):
+        run()
         finished(stages.result())
-    else:
-        stages.tell(ablation="not asked for (--ablate)")
+        if stages.interrupted:
+            raise KeyboardInterrupt
     return stages.result()
 
 
-def _check_inputs(inputs: Any, model: Any) -> None:
+def asked_for(
+    facts: list[Layer],
+    limit: int,
+    windows: int,
+    random_windows: int,
+    length: int | None = None,
+    ablate: bool = False,
+    layers: Sequence[int] | None = None,
+    room: int | None = None,
+) -> Asked:
+    """What is to be planned of a model with such layers. Raises ValueError for layers that it does not have."""
+    chosen = None if layers is None else tuple(sorted({*layers}))
+    if chosen is not None and not (chosen and chosen[0] >= 0 and chosen[-1] < len(facts)):
+        raise ValueError(f"layers must be some of 0 to {len(facts) - 1}, those that the model has, got {layers}")
+    largest = max(facts, key=lambda layer: layer.pairs)
+    sweep = 1 + len(cuts(largest, limit)) if ablate and largest.turns else 0
+    return Asked(limit, windows, random_windows, length, sweep, chosen, room)
+
+
+def planned(
+    host: OpenHost, facts: list[Layer], asked: Asked, attention: bool, minutes: float, begun: float | None = None
+) -> Plan:
+    """A plan for so many minutes from `begun` (or now), after some windows were timed."""
+    begun = planning.clock() if begun is None else begun
+    cost = planning.measured(host, attention, asked.lengths()[0], 60 * minutes)
+    return planning.planned(asked, cost, minutes, 60 * minutes - (planning.clock() - begun), facts)
+
+
+def check_inputs(inputs: Any, model: Any) -> None:
     """Raises ValueError for what are no windows of token ids of this model."""
     if not isinstance(inputs, torch.Tensor):
         hint = "tokenizer(text, return_tensors='pt').input_ids"
@@ -133,14 +181,25 @@ class _Stages:
     seed: int
     stage: Stage
     summary: Summary
+    deadline: Deadline
+    kept: Kept | None = None
     arrays: dict[str, Array] = field(default_factory=dict)
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         self.length = self.inputs.shape[1]
         self.inside_length = min(self.limit, self.length)
-        self.inside = _cut(self.inputs, self.inside_length)
+        self.inside = _cut(self.inputs, self.inside_length)[: self._planned("text")]
+        chosen = self.deadline.plan.layers
+        self.only = None if chosen is None else frozenset(chosen)
+        self.tell(**dict.fromkeys(LATER, NOT_YET))
         heads = self.host.model.config.get_text_config().num_attention_heads
         self.count = analysis.sample_count(self.facts, heads)
+
+    def _planned(self, stage: str) -> int:
+        """Windows of a stage."""
+        found = self.deadline.plan.stage(stage)
+        return 0 if found is None else found.windows
 
     def result(self) -> Inspection:
         """What has been found so far."""
@@ -153,6 +212,10 @@ class _Stages:
         """Why sections are absent."""
         self.add(absent=self.summary.absent | reasons)
 
+    def come_to(self, *sections: str) -> None:
+        """These are not absent any more for not having been come to."""
+        self.add(absent={key: why for key, why in self.summary.absent.items() if key not in sections})
+
     @contextmanager
     def _stage(self, key: str, name: str, steps: int) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
@@ -160,9 +223,35 @@ class _Stages:
             yield advance
         self.add(seconds=self.summary.seconds | {key: round(time.perf_counter() - start, 2)})
 
-    def _pass(self, windows: torch.Tensor, logits: str, seed: int, advance: Any, **how: Any) -> Pass:
-        found = Pass(self.host, windows, logits, attention=self.attention, seed=seed, advance=advance, **how)
-        return found.run()
+    def _pass(self, key: str, windows: torch.Tensor, logits: str, seed: int, advance: Any, **how: Any) -> Pass:
+        """The windows of a stage, or those that were read until the time was up, or Ctrl-C."""
+        found = Pass(
+            self.host, windows, logits, attention=self.attention, seed=seed, advance=advance, only=self.only,
+            enough=lambda read: self.deadline.enough(key, read), **how,
+        )  # fmt: skip
+        if self.kept is not None:
+            found.layers = self.kept.sums(key, self.facts)
+            advance(found.read)
+        already = found.read
+        try:
+            found.run()
+        except KeyboardInterrupt:
+            if not found.read:
+                raise
+            self.interrupted = True
+        if self.kept is not None and found.read > already:
+            self.kept.keep(key, found.layers)
+        self._note(key, found.read, len(windows))
+        return found
+
+    def _note(self, key: str, read: int, of: int) -> None:
+        """How many windows of a stage were read, in the plan."""
+        plan = self.summary.plan
+        assert plan is not None
+        stages = tuple(replace(stage, read=read) if stage.stage == key else stage for stage in plan.stages)
+        why = "it was interrupted" if self.interrupted else "the time was up"
+        short = (f"{planning.STAGES[key]}: {read} of {of} windows were read, then {why}",) if read < of else ()
+        self.add(plan=replace(plan, stages=stages, left_out=plan.left_out + short))
 
     def spectrum(self) -> None:
         if not any(layer.turns for layer in self.facts):
@@ -176,25 +265,32 @@ class _Stages:
         with self._stage("text", "text, in range", len(self.inside)) as advance:
             how: dict[str, Any] = {"norms": True, "regions_over": self.inside_length, "samples": self.count}
             how["sampled"] = ranges if self.length > self.limit else {}
-            self.text = self._pass(self.inside, "raw", self.seed, advance, **how)
+            self.text = self._pass("text", self.inside, "raw", self.seed, advance, **how)
+        per_window = max(1, self.length // self.inside_length)
+        self.inside = self.inside[: self.text.read]
+        settings = replace(self.summary.settings, windows=-(-self.text.read // per_window))
+        self.add(settings=settings)
         self.add(u_shape=UShapes(analysis.u_shape(self.text, self.inside_length)))
         for name in ("q", "k", "v"):
             self._put(f"norm_{name}", self.text.norm(name))
         self._curves(self.text)
 
-    def random_tokens(self, windows: int) -> None:
+    def random_tokens(self) -> None:
         found = None
-        if windows:
+        self.come_to("random", "attention")
+        if windows := self._planned("random"):
             ids = random_tokens(self.host.model, windows, self.inside_length, self.seed)
             with self._stage("random", "random tokens", windows) as advance:
-                found = self._pass(ids, "standardised", self.seed, advance, regions_over=self.inside_length)
+                how = {"regions_over": self.inside_length}
+                found = self._pass("random", ids, "standardised", self.seed, advance, **how)
+            self.add(settings=replace(self.summary.settings, random_windows=found.read))
             self.add(u_shape=replace(self.summary.u_shape, random=analysis.u_shape(found, self.inside_length)))
             self._put("random_logit", found.of_layers(found.mean_logit))
             means = found.of_layers(found.mean_by_pair)
             self._put("random_logit_by_pair", [None if x is None else x.mean(0) for x in means])
             self._put("random_attention", found.of_layers(found.mean_attention))
         else:
-            self.tell(random="no random windows were asked for")
+            self.tell(random="no random windows were asked for, or there was no time for them")
         if self.attention:
             self.add(heads=analysis.positional_heads(self.text, found))
             self.add(first_token=analysis.first_token(self.text, found))
@@ -202,13 +298,17 @@ class _Stages:
             self.tell(attention="not asked for")
 
     def past_range(self) -> None:
+        self.come_to("out_of_range", "divergence")
+        if not (windows := self._planned("long")) and self.length > self.limit:
+            self.tell(out_of_range=NO_TIME.format(length=self.length))
+            return
         if self.length <= self.limit:
             self.tell(out_of_range=NOT_SO_LONG.format(length=self.length, train_length=self.limit))
             return
         ranges = analysis.sampled_ranges(self.inside_length, self.length)
-        with self._stage("long", f"text of {self.length:,} tokens", len(self.inputs)) as advance:
+        with self._stage("long", f"text of {self.length:,} tokens", windows) as advance:
             seed = self.seed + 1
-            found = self._pass(self.inputs, "raw", seed, advance, sampled=ranges, samples=self.count)
+            found = self._pass("long", self.inputs[:windows], "raw", seed, advance, sampled=ranges, samples=self.count)
         self._curves(found)
         self._widen()
         if all(layer.window is not None and layer.window <= self.inside_length for layer in self.facts):
@@ -219,24 +319,39 @@ class _Stages:
             self._put("departure", whole)
             self._put("departure_by_pair", by_pair)
         if self.attention:
-            keys = [p.of_layers(lambda sums: per_window(sums.last_keys, sums)) for p in (self.text, found)]
+            keys = [self._each(p.of_layers(last_keys)) for p in (self.text, found)]
             layers = analysis.divergences(*keys)
             self.add(divergence=Divergence(LengthDivergence(self.inside_length, self.length, layers)))
 
     def ablation(self) -> None:
+        self.come_to("ablation")
+        windows = self._planned("ablation")
         if "pairs" in self.summary.absent:
             self.tell(ablation=self.summary.absent["pairs"])
             return
+        if not windows:
+            self.tell(ablation="not asked for (--ablate)")
+            return
         steps = 1 + len(cuts(max(self.facts, key=lambda layer: layer.pairs), self.limit))
-        past = self.inputs if self.length > self.limit else None
+        past = self.inputs[:windows] if self._planned("long") else None
+        inside = self.inside[: windows * (self.length // self.inside_length)]
         with self._stage("ablation", "ablation", steps) as advance:
-            found = run_ablation(self.host, self.inside, past, self.limit, lambda: advance(1))
+            how = [len(inside), 0 if past is None else len(past)]
+            found = None if self.kept is None else self.kept.ablation(how)
+            if found is None:
+                found = run_ablation(self.host, inside, past, self.limit, lambda: advance(1))
+            if self.kept is not None:
+                self.kept.keep_ablation(how, found)
         self.add(ablation=found)
 
     def _put(self, name: str, rows: list[Array | None]) -> None:
-        found = _stacked(rows)
+        found = _stacked(self._each(rows))
         if found is not None:
             self.arrays[name] = found
+
+    def _each(self, rows: list[Array | None]) -> list[Array | None]:
+        """A row for every layer: None for the last ones, where they were not read."""
+        return rows + [None] * (len(self.facts) - len(rows))
 
     def _curves(self, found: Pass) -> None:
         """The arrays by distance and by position of a pass, in the place of a shorter one's."""
@@ -249,7 +364,7 @@ class _Stages:
         self._put("attention", found.of_layers(found.mean_attention))
         self._put("entropy", found.of_layers(lambda sums: found.by_position(sums.entropy, sums.windows)))
         self._put("first_token", found.of_layers(lambda sums: found.by_position(sums.first, sums.windows)))
-        self._put("key_distribution", found.of_layers(lambda sums: per_window(sums.last_keys, sums)))
+        self._put("key_distribution", found.of_layers(last_keys))
 
     def _widen(self) -> None:
         """Random tokens are seen in range alone; on the bins of longer windows there is NaN past it."""
@@ -279,7 +394,8 @@ def beside(a: Inspection, b: Inspection) -> Inspection:
     """The first, with how far the attention of the two models is apart, layer by layer."""
     if "key_distribution" not in a.arrays or "key_distribution" not in b.arrays:
         return a
-    apart = analysis.divergences(list(a.key_distribution), list(b.key_distribution))
+    keys = [[None if np.isnan(layer).all() else layer for layer in m.key_distribution] for m in (a, b)]
+    apart = analysis.divergences(*keys)
     divergence = replace(a.summary.divergence or Divergence(), models=apart)
     return replace(a, summary=replace(a.summary, divergence=divergence))
 
@@ -303,11 +419,9 @@ def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
     return inputs[:, : per_window * length].reshape(-1, length)
 
 
-def _about(
-    host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, random_windows: int, seed: int
-) -> Summary:
+def _about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, plan: Plan, seed: int) -> Summary:
     model, config = host.model, host.model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads, random = config.num_attention_heads, plan.stage("random")
     return Summary(
         whorl=whorl.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -322,7 +436,7 @@ def _about(
             encoding=_encoding(model),
             windows=tuple(layer.window for layer in facts),
         ),
-        settings=Settings(inputs.shape[1], inputs.shape[0], limit, random_windows, seed),
+        settings=Settings(inputs.shape[1], inputs.shape[0], limit, random.windows if random else 0, seed),
         spectrum=Spectrum(
             base=_base(config),
             layout=None if host.rotation is None else host.rotation.layout,
@@ -349,5 +463,5 @@ def _base(config: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def per_window(total: Array | None, sums: Sums) -> Array | None:
-    return None if total is None else total / sums.windows
+def last_keys(sums: Sums) -> Array | None:
+    return None if sums.last_keys is None else sums.last_keys / sums.windows

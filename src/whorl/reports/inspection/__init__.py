@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from whorl.reports import html, writing
 from whorl.reports.chart import Chart
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
-from whorl.reports.formatting import DASH, compact, duration, listing
+from whorl.reports.formatting import DASH, capital, compact, duration, listing
 from whorl.reports.inspection import (
     ablation,
     attention,
@@ -155,11 +155,24 @@ def _settings(results: Sequence[Inspection], models: Sequence[Inspection]) -> De
             ("Machine", m.summary.machine),
             ("Versions", m.summary.versions),
             ("Time", {key: duration(seconds) for key, seconds in m.summary.seconds.items()}),
+            ("Plan", _plan(m)),
             ("Not shown", m.summary.absent),
         ):
             if group:
                 groups[f"{name}{whose}"] = {key: _text(value) for key, value in group.items()}
     return Details("Settings, machine and versions", groups)
+
+
+def _plan(m: Inspection) -> dict[str, str]:
+    """The stages of the plan, and what there was no time for."""
+    plan = m.summary.plan
+    if plan is None:
+        return {}
+    told = {"budget": f"{plan.minutes:g} minutes" if plan.minutes else "none"}
+    for stage in plan.stages:
+        read = 0 if stage.read is None else stage.read
+        told[stage.stage] = f"{read} of {stage.windows} windows of {stage.length:,} tokens"
+    return told | ({"left out": "; ".join(plan.left_out)} if plan.left_out else {})
 
 
 def _title(models: Sequence[Inspection]) -> str:
@@ -184,6 +197,9 @@ def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:
         shape.append(f"head dim {model.head_dim}")
         kind = [model.type, model.encoding, f"{compact(model.parameters)} parameters"]
         facts.append((m.name if len(models) > 1 else "Model", " · ".join([*kind, ", ".join(shape)])))
+        if m.summary.plan is not None and m.summary.plan.left_out:
+            whose = f", {m.name}" if len(models) > 1 else ""
+            facts.append((f"Left out for the time{whose}", capital("; ".join(m.summary.plan.left_out)) + "."))
     machine, created = models[0].summary.machine, models[0].summary.created
     facts.append(("Device", str(machine.get("device") or machine.get("cpu") or "")))
     facts.append(("Created", created[:16].replace("T", " ")))

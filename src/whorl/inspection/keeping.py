@@ -1,0 +1,118 @@
+"""Keeps the stages of an inspection that are done, so that a run which was stopped goes on after them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.files import read_json, write_atomically, write_json
+from whorl.inspection.passes import Sums
+from whorl.results.inspection import Ablation, Array, Plan
+from whorl.results.schema import as_json, parsed
+from whorl.watching import Layer
+
+log = logging.getLogger(__name__)
+
+ARRAYS = ("logit", "by_pair", "curve", "first_by_pair", "bound", "attention", "entropy", "first", "settled_first",
+          "last_keys")  # fmt: skip
+WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
+
+
+class Kept:
+    """The stages of an inspection in a folder, known by the digest of all that was asked for."""
+
+    def __init__(self, folder: Path, **asked: Any) -> None:
+        self.folder, self._plan = folder, folder / "plan.json"
+        self.digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+    def plan(self) -> Plan | None:
+        """That of a run which asked for the same; None where there was none."""
+        try:
+            found = read_json(self._plan) if self._plan.exists() else {}
+            return parsed(Plan, found["plan"]) if found.get("asked") == self.digest else None
+        except (ValueError, AttributeError, KeyError):
+            return None  # damaged: planned anew
+
+    def begin(self, plan: Plan, anew: bool = False) -> None:
+        """Keeps the plan. The stages of a run which asked for something else are taken away, and all of them `anew`."""
+        if anew or self.plan() is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        write_json(self._plan, {"asked": self.digest, "plan": as_json(plan)})
+
+    def sums(self, stage: str, facts: Sequence[Layer]) -> dict[int, Sums]:
+        """Of the windows of a stage that were read, by layer; none where it was not begun, or its file is damaged."""
+        path = self.folder / f"{stage}.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path) as arrays:
+                return _summed(dict(arrays), facts)
+        except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s): the stage is run again", path, error)
+            return {}
+
+    def keep(self, stage: str, layers: dict[int, Sums]) -> None:
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = _arrays(layers)
+        np.savez(buffer, **arrays)
+        write_atomically(self.folder / f"{stage}.npz", buffer.getvalue())
+
+    def ablation(self, windows: list[int]) -> Ablation | None:
+        """The ablation of so many windows in range and past it, where it was done."""
+        path = self.folder / "ablation.json"
+        found = read_json(path) if path.exists() else {}
+        return parsed(Ablation, found["ablation"], str(path)) if found.get("windows") == windows else None
+
+    def keep_ablation(self, windows: list[int], found: Ablation) -> None:
+        write_json(self.folder / "ablation.json", {"windows": windows, "ablation": as_json(found)})
+
+
+def identity(names: Sequence[str]) -> list[Any]:
+    """What tells the weights that are read from these folders or files from others: names, sizes and times."""
+    found: list[Any] = [str(name) for name in names]
+    for path in map(Path, names):
+        files = [path] if path.is_file() else sorted(one for kind in WEIGHTS for one in path.glob(kind))
+        found += [[str(one), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
+    return found
+
+
+def _arrays(layers: dict[int, Sums]) -> dict[str, Array]:
+    """Sums as arrays, named layer.field or layer.field.key."""
+    found: dict[str, Array] = {}
+    for i, sums in layers.items():
+        found[f"{i}.windows"] = np.array(sums.windows)
+        found |= {f"{i}.{name}": value for name in ARRAYS if (value := getattr(sums, name)) is not None}
+        found |= {f"{i}.norms.{key}": value for key, value in sums.norms.items()}
+        found |= {f"{i}.samples.{key}": torch.cat(drawn, 1).numpy() for key, drawn in sums.samples.items()}
+        if sums.regions:
+            found[f"{i}.regions"] = np.stack(sums.regions)
+    return found
+
+
+def _summed(arrays: dict[str, Array], facts: Sequence[Layer]) -> dict[int, Sums]:
+    """The sums of `_arrays`."""
+    layers: dict[int, Sums] = {}
+    for name, value in arrays.items():
+        index, own, *key = name.split(".")
+        sums = layers.setdefault(int(index), Sums(facts[int(index)]))
+        if own == "windows":
+            sums.windows = int(value)
+        elif own == "norms":
+            sums.norms[key[0]] = value
+        elif own == "samples":
+            sums.samples[key[0]] = [torch.from_numpy(value)]
+        elif own == "regions":
+            sums.regions = list(value)
+        else:
+            setattr(sums, own, value)
+    return layers

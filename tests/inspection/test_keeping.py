@@ -1,0 +1,182 @@
+"""A run that is stopped leaves what it read, and goes on after it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import whorl
+from whorl.inspection import passes
+from whorl.inspection.keeping import Kept, identity
+from whorl.results.inspection import Inspection, Summary
+from whorl.testing import peaked, tiny_model
+
+IDS = torch.randint(3, 97, (4, 64), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The windows of each forward, of 64 tokens at most."""
+    seen: list[int] = []
+    real = passes.forward
+
+    def counting(host: object, ids: torch.Tensor, watcher: object) -> None:
+        seen.append(ids.shape[1])
+        real(host, ids, watcher)
+
+    monkeypatch.setattr(passes, "forward", counting)
+    monkeypatch.setattr(passes, "BATCH_TOKENS", 64)
+    return seen
+
+
+def inspected(kept: Kept | None, told: list[Inspection], stop_at: str = "", after: int = 10) -> Inspection:
+    """stop_at: Ctrl-C after so many windows of this stage."""
+
+    @contextmanager
+    def stage(name: str, steps: int) -> Iterator[object]:
+        read = 0
+
+        def advance(windows: int) -> None:
+            nonlocal read
+            read += windows
+            if stop_at and name.startswith(stop_at) and read >= after:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    model = peaked(tiny_model("llama"))
+    return whorl.inspect(
+        model, IDS, train_length=32, random_windows=4, ablate=True, kept=kept, stage=stage, finished=told.append
+    )
+
+
+def test_ctrl_c_keeps_the_windows_that_were_read_and_the_next_run_reads_the_others(
+    tmp_path: Path, forwards: list[int]
+) -> None:
+    whole = inspected(None, [])
+    all_of_them = list(forwards)
+    assert all_of_them == [32] * 4 + [32] * 2 + [64] * 4
+    forwards.clear()
+    told: list[Inspection] = []
+    kept = Kept(tmp_path / "stages", of="this")
+    kept.begin(whole.summary.plan)
+    with pytest.raises(KeyboardInterrupt):
+        inspected(kept, told, "random", 2)
+    left = told[-1]
+    assert left.summary.settings.random_windows == 2
+    assert left.summary.u_shape.random is not None
+    assert "random tokens: 2 of 4 windows were read, then it was interrupted" in left.summary.plan.left_out
+    assert left.summary.absent["out_of_range"].startswith("not read yet")
+    assert left.summary.absent["ablation"].startswith("not read yet")
+
+    forwards.clear()
+    told.clear()
+    found = inspected(kept, told)
+    assert forwards == [32] + [64] * 4, "two windows of random tokens, and what was to come"
+    for name, array in whole.arrays.items():
+        np.testing.assert_allclose(found.arrays[name], array, atol=1e-5, err_msg=name)
+    assert found.summary.plan == whole.summary.plan
+    assert found.summary.u_shape.text.rise == pytest.approx(whole.summary.u_shape.text.rise)
+    forwards.clear()
+    again = inspected(kept, [])
+    assert forwards == [], "nothing is read twice"
+    assert again.summary.ablation == found.summary.ablation
+    np.testing.assert_array_equal(again.departure, found.departure)
+
+
+def test_ctrl_c_within_a_forward_leaves_whole_windows(forwards: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = 0
+    real = passes.Pass._attention
+
+    def stopped(self: passes.Pass, *arguments: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2 * 3 * 2 + 2:  # two forwards of three layers and two windows: in the first layer of the third
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    monkeypatch.setattr(passes.Pass, "_attention", stopped)
+    told: list[Inspection] = []
+    with pytest.raises(KeyboardInterrupt):
+        inspected(None, told)
+    assert told[-1].summary.plan.stage("text").read == 4
+    assert np.isfinite(told[-1].norm_q).all()
+
+
+def test_stages_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
+    plan = inspected(None, []).summary.plan
+    kept = Kept(tmp_path / "stages", length=64)
+    assert kept.plan() is None
+    kept.begin(plan)
+    (kept.folder / "text.npz").write_bytes(b"damaged")
+    assert Kept(tmp_path / "stages", length=64).plan() == plan
+    assert kept.sums("text", []) == {}, "what is damaged is read again"
+    kept.begin(plan)
+    assert (kept.folder / "text.npz").exists()
+    Kept(tmp_path / "stages", length=32).begin(plan)
+    assert not (kept.folder / "text.npz").exists()
+    assert kept.plan() is None
+
+
+def test_other_weights_are_something_else(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    before = identity([str(tmp_path)])
+    assert identity([str(tmp_path)]) == before
+    weights.write_bytes(b"other")
+    assert identity([str(tmp_path)]) != before
+    assert identity(["some/hub-name"]) == ["some/hub-name"]
+
+
+def test_numbers_of_earlier_versions_load(tmp_path: Path) -> None:
+    found = inspected(None, [])
+    old = {key: value for key, value in found.summary.to_json().items() if key != "plan"}
+    assert Summary.from_json(old) == replace(found.summary, plan=None)
+    found.save(tmp_path)
+    assert Inspection.load(tmp_path).summary.plan == found.summary.plan
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from whorl.data.corpus import train_tokenizer
+
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    model, text = tmp_path / "model", tmp_path / "text.txt"
+    LlamaForCausalLM(config).save_pretrained(model)
+    text.write_text("One word after the other, and none of them is long.\n\n" * 200)
+    train_tokenizer([text.read_text()], 300).save_pretrained(model)
+    out = tmp_path / "out"
+    command = ["inspect", str(model), "--text", str(text), "--length", "32", "--random-windows", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "whorl", *command, "--minutes", "0", "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    plan = process.stdout.readline()
+    assert plan == "the plan: text, in range: 8 windows of 32 tokens; random tokens: 1000000 windows of 32 tokens\n"
+    while not process.stdout.readline().startswith("random tokens"):
+        pass
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "what was read is in" in errors
+    summary = json.loads((out / "inspection.json").read_text())
+    assert summary["plan"]["stages"][0]["read"] == 8
+    assert summary["absent"]["out_of_range"].startswith("not read yet")
+    assert Inspection.load(out).norm_q.shape == (2, 2, 8)
+    assert "</html>" in (out / "report.html").read_text()
