@@ -42,3 +42,15 @@ def test_keys_that_heads_share_are_named_so() -> None:
     views = all_charts([samples.read(summary, arrays)])["usage"].views  # type: ignore[union-attr]
     notes = [view.panels[0].frames[1].rows[0].note for view in views]  # type: ignore[union-attr]
     assert notes == ["layer 0, head 0", "layer 0, key head 0", "layer 0, head 0"]
+
+
+def test_layers_whose_spectrum_is_not_told_are_drawn_without_cuts() -> None:
+    summary, arrays = samples.rope()
+    summary["spectrum"]["layers"] = summary["spectrum"]["layers"][1:3]
+    charts = all_charts([samples.read(summary, arrays)])
+    (panel,) = charts["usage"].views[0].panels  # type: ignore[union-attr]
+    frame = panel.frames[0]
+    assert frame is not None
+    assert [bool(panel.columns[row.columns].marks) for row in frame.rows] == [False, True, True, False]
+    summary["spectrum"]["layers"] = []
+    assert "spectrum" in all_charts([samples.read(summary, arrays)])

@@ -74,6 +74,27 @@ def test_it_is_shown_by_layer_and_in_a_notebook_by_the_head_of_its_report() -> N
     assert "<p>Logits leave the range of training in pair 1 of layer 0 first" in head
 
 
+def test_layers_whose_spectrum_is_not_told_have_their_rows_all_the_same() -> None:
+    summary = json.loads(json.dumps(SUMMARY))
+    del summary["spectrum"]["layers"][1]
+    summary["u_shape"] = {"text": {
+        "appears": False, "rise": 0.1, "stderr": None, "near": 1.0, "pairs": [], "activated": None,
+        "layers": [{"layer": 1, "rise": 0.1, "stderr": None, "near": 1.0}],
+    }}  # fmt: skip
+    summary["first_token"] = [{"layer": 1, "text": 0.5, "random": None}]
+    records = Inspection(Summary.from_json(summary), ARRAYS).records()
+    assert [(row["layer"], row.get("turning"), row.get("rise_text")) for row in records] == [
+        (0, 2, None),
+        (1, None, 0.1),
+    ]
+    assert records[1]["first_token_text"] == 0.5
+    summary["spectrum"]["layers"] = []
+    found = Inspection(Summary.from_json(summary), {**ARRAYS, "norm_q": np.ones((2, 2, 2), np.float32)})
+    assert len(found.records()) == 2
+    assert "first token" in repr(found)
+    assert "<h3>" in found._repr_html_()
+
+
 def test_files_of_the_first_version_which_say_none_hold_the_same() -> None:
     assert "schema" not in SUMMARY
     now = FOUND.summary.to_json()

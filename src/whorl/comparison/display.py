@@ -14,6 +14,8 @@ from rich.table import Table
 
 from whorl.console import console as plain
 from whorl.console import said
+from whorl.reports.comparison import unlearnt
+from whorl.reports.formatting import DIVERGED
 from whorl.results.comparison import Comparison, Config
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Machine, Row, Trial
@@ -124,6 +126,8 @@ class Display(Silent):
 
     def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))
+        for notice in unlearnt(results):
+            self.console.print(notice)
         self.console.print(
             f"report: {folder / 'report.html'} and {folder / 'report.md'}; numbers: {folder / 'results.json'}"
         )
@@ -158,9 +162,11 @@ def _main(evaluation: str) -> Metric:
 def _cell(row: Row, metric: Metric) -> str:
     if row.unreachable:
         return "out of reach"
-    value = row.values.get(metric.key, math.nan)
-    return f"{value:.1%}" if metric.share and math.isfinite(value) else _number(value)
+    value = row.value(metric.key)
+    if value is None or not math.isfinite(value):
+        return DIVERGED
+    return f"{value:.1%}" if metric.share else _number(value)
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "diverged"
+    return DIVERGED if not math.isfinite(value) else f"{value:.2f}" if value < 1e6 else f"{value:.1e}"

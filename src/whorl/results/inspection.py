@@ -106,6 +106,10 @@ class Spectrum:
     layout: str | None
     layers: tuple[LayerSpectrum, ...]
 
+    def of(self, layer: int) -> LayerSpectrum | None:
+        """That of a layer; None where it is not told."""
+        return next((told for told in self.layers if told.layer == layer), None)
+
 
 @dataclass(frozen=True)
 class LayerRise:
@@ -430,19 +434,25 @@ class Inspection(Shown):
         (departure_2x: at twice the training length)."""
         found = self.summary
         rows = {s.layer: {"model": self.name, **vars(s)} for s in found.spectrum.layers}
+
+        def of(layer: int) -> dict[str, Any]:
+            return rows.setdefault(layer, {"model": self.name, "layer": layer})  # one whose spectrum is not told
+
         for protocol, u in (("text", found.u_shape.text), ("random", found.u_shape.random)):
             for rise in u.layers if u is not None else ():
-                rows[rise.layer] |= {f"rise_{protocol}": rise.rise, f"rise_{protocol}_stderr": rise.stderr}
+                of(rise.layer).update({f"rise_{protocol}": rise.rise, f"rise_{protocol}_stderr": rise.stderr})
         for first in found.first_token or ():
-            rows[first.layer] |= {"first_token_text": first.text, "first_token_random": first.random}
+            of(first.layer).update({"first_token_text": first.text, "first_token_random": first.random})
+        for head in found.heads or ():
+            of(head.layer)
         for layer, row in rows.items():
             if found.heads is not None:
                 row["positional_heads"] = sum(head.layer == layer for head in found.heads)
         if found.out_of_range is not None:
             for left in found.out_of_range.layers:
                 at = zip(found.out_of_range.multiples, left.departure, strict=True)
-                rows[left.layer] |= {f"departure_{m}x": departure for m, departure in at}
-        return list(rows.values())
+                of(left.layer).update({f"departure_{m}x": departure for m, departure in at})
+        return [rows[layer] for layer in sorted(rows)]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """A row per layer, of what `records` has of it: its positional heads, rises and departures."""

@@ -101,7 +101,7 @@ class Encoding:
         first = next(iter(rows.values()))
         return Cell(
             length,
-            {seed: row.values.get(metric.key) for seed, row in rows.items()},
+            {seed: row.value(metric.key) for seed, row in rows.items()},
             stderr=float(np.mean(errors)) if errors else None,
             samples=first.sequences if first.windows is None else first.windows,
         )
@@ -159,5 +159,4 @@ def _stderr(metric: Metric, row: Row) -> float | None:
     if metric.share:
         share, count = row.values.get(metric.key), row.sequences
         return math.sqrt(share * (1 - share) / count) if share is not None and count and 0 <= share <= 1 else None
-    error = row.stderr if metric.has_stderr else None
-    return error if error is not None and math.isfinite(error) else None
+    return row.error if metric.has_stderr else None

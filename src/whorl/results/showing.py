@@ -14,6 +14,8 @@ HEADS = {
     "Inspection": "whorl.reports.inspection:head",
 }
 """By kind of result, what makes the head of its report, as HTML."""
+NOTICES = {"Comparison": "whorl.reports.comparison:unlearnt"}
+"""By kind of result, what makes the sentences without which its table would mislead."""
 
 
 class Shown:
@@ -28,7 +30,9 @@ class Shown:
         """The rows of `to_frame`, a value for each column that a row has."""
 
     def __repr__(self) -> str:
-        return text_table(*self.table())
+        kind = type(self).__name__
+        notices = look_up("result", kind, NOTICES, "")(self) if kind in NOTICES else []
+        return "\n".join([text_table(*self.table()), *notices])
 
     def _repr_html_(self) -> str:
         kind = type(self).__name__

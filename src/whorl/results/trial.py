@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from whorl.checking import check_numbers
 from whorl.results.schema import REST, Result
 from whorl.results.training import Training
+
+DIVERGED = 1e30
+"""A value past it has diverged, though a float can hold it: as a perplexity, it is a loss of 69 nats per token."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class Row:
 
     def __post_init__(self) -> None:
         check_numbers(length=self.length, windows=self.windows, sequences=self.sequences, tokens=self.tokens)
+
+    def value(self, key: str) -> float | None:
+        """One of `values`, infinite past `DIVERGED`; None where it has none."""
+        found = self.values.get(key)
+        return math.inf if found is not None and found > DIVERGED else found
+
+    @property
+    def error(self) -> float | None:
+        """`stderr`; None where it is not finite, or past `DIVERGED`."""
+        return self.stderr if self.stderr is not None and self.stderr <= DIVERGED else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,15 @@ from pathlib import Path
 from whorl.reports import html, writing
 from whorl.reports.comparison import by_length, pairs, training
 from whorl.reports.comparison.training import Curves
-from whorl.reports.comparison.words import findings, partial_notice, pretrained_notice
+from whorl.reports.comparison.words import findings, partial_notice, pretrained_notice, unlearnt
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
 from whorl.reports.formatting import capital, compact, plural
 from whorl.results.comparison import Comparison
 from whorl.results.schema import as_json
 from whorl.results.trial import Trial
 from whorl.tasks import get
+
+__all__ = ["build", "head", "unlearnt", "write"]
 
 
 def write(results: Comparison, out: Path, training_curves: Curves | None = None) -> list[Path]:

@@ -58,8 +58,8 @@ def difference(metric: Metric, a: tuple[Encoding, int], b: tuple[Encoding, int])
 
 
 def _usable(metric: Metric, row: Row) -> bool:
-    value = row.values.get(metric.key, math.nan)
-    return math.isfinite(value) and (metric.share or value > 0)
+    value = row.value(metric.key)
+    return value is not None and math.isfinite(value) and (metric.share or value > 0)
 
 
 def _on_scale(metric: Metric, row: Row) -> float:
@@ -68,10 +68,10 @@ def _on_scale(metric: Metric, row: Row) -> float:
 
 
 def _error(metric: Metric, row: Row) -> float | None:
-    error, value = row.stderr, row.values[metric.key]
+    error, value = row.error, row.values[metric.key]
     if error is None and metric.share and row.sequences:  # binomial, the widest that it can be
         error = math.sqrt(value * (1 - value) / row.sequences)
-    if error is None or not math.isfinite(error):
+    if error is None:
         return None
     return error if metric.share else error / value
 

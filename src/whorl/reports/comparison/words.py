@@ -15,6 +15,8 @@ from whorl.tasks.base import Task
 
 HURT = "is hurt by context that it cannot use"
 GAINS = "gains from context past its training length"
+LARGEST = 700.0
+"""A logarithm whose exponential a float still holds."""
 UNRESOLVED = "shows neither a gain nor a loss from the added context that these numbers resolve"
 
 NO_UNIGRAM = (
@@ -64,6 +66,30 @@ def pretrained_notice(c: Comparison) -> str:
     )
 
 
+def unlearnt(c: Comparison) -> list[str]:
+    """What is said of encodings that learnt nothing, of each evaluation; nothing where all of them learnt."""
+    said = []
+    for name in c.evaluations:
+        try:
+            task = of_evaluation(name)
+        except ValueError:  # of a later whorl's: its table is shown all the same
+            continue
+        metric = task.measured()[0]
+        learnt = _learnt(c, metric)
+        if len(learnt) < len(c.encodings):
+            share = metric.share
+            said.append(_who_learnt(c, task.name, metric, learnt) if share else _who_learnt_nothing(c, metric, learnt))
+    return said
+
+
+def _learnt(c: Comparison, metric: Metric) -> list[Encoding]:
+    """The encodings that learnt something in range, without which nothing is said of longer contexts."""
+    if metric.share:
+        return [e for e in c.encodings if learnt_in_range(c, e, metric)]
+    reference = c.reference(metric.evaluation)
+    return [e for e in c.encodings if reference is None or not above_unigram(c, e, metric, reference)]
+
+
 def verdict(found: Difference | None) -> str | None:
     """HURT, GAINS or UNRESOLVED: on which side of zero the interval of the difference from in range lies."""
     if found is None:
@@ -80,7 +106,7 @@ def _ratios(c: Comparison, task: type[Task]) -> Findings:
     metric = task.measured()[0]
     reference, far = c.reference(task.evaluation), c.far(task.evaluation)
     lengths = [*([reference] if reference else []), *_telling(far, c.train_length)]
-    learnt = [e for e in c.encodings if reference is None or not above_unigram(c, e, metric, reference)]
+    learnt = _learnt(c, metric)
     ranks = [_ranking(c, metric, learnt, length, number) for length in lengths]
     lead = " ".join(filter(None, [_who_learnt_nothing(c, metric, learnt), *ranks, _who_gains(c, metric, learnt)]))
     words = task.words()
@@ -182,7 +208,7 @@ def _interval(apart: Difference) -> str:
     """`; 95 % interval 0.98 to 1.04`, where that is what keeps a ratio from being one."""
     if apart.resolved or apart.half is None:
         return ""
-    low, high = (number(math.exp(apart.mean + sign * apart.half)) for sign in (-1, 1))
+    low, high = (number(math.exp(min(apart.mean + sign * apart.half, LARGEST))) for sign in (-1, 1))
     return f"; 95 % interval {low} to {high}"
 
 
@@ -199,7 +225,7 @@ def _judgement(judged: Sequence[tuple[int, str]]) -> str:
 
 def _shares(c: Comparison, task: type[Task]) -> Findings:
     metric, *others = task.measured()
-    learnt = [e for e in c.encodings if learnt_in_range(c, e, metric)]
+    learnt = _learnt(c, metric)
     ranks = [_ranking(c, metric, learnt, n, percent) for n in _telling(c.far(task.evaluation), c.train_length)]
     return Findings(
         lead=[" ".join(filter(None, [_who_learnt(c, task.name, metric, learnt), *ranks]))],

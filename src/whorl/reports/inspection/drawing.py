@@ -262,7 +262,9 @@ def train_mark(m: Inspection) -> Marks:
 
 def cuts(m: Inspection, layer: int, pairs: int) -> Marks:
     """Where HoPE and p-RoPE 0.75 cut the pairs of a layer, in pairs from the first."""
-    told = m.summary.spectrum.layers[layer]
+    told = m.summary.spectrum.of(layer)
+    if told is None:
+        return ()
     known = ((told.hope_cut, "HoPE's cut"), (told.p_rope_cut, "p-RoPE 0.75"))
     return tuple((float(cut), words) for cut, words in known if 0 < cut < pairs)
 

@@ -31,7 +31,7 @@ def _strip(index: int, m: Inspection) -> Strip:
     layers = list(dict.fromkeys(tuple(wavelengths(m, layer, pairs)) for layer in range(count)))
     turning = dict.fromkeys(str(sum(w is not None and math.isfinite(w) for w in layer)) for layer in layers)
     cells = tuple(tuple(pair_of(i, w, m.train_length) for i, w in enumerate(layer)) for layer in layers)
-    cut = m.summary.spectrum.layers[0].hope_cut if len(layers) == 1 else 0
+    cut = told[0].hope_cut if len(layers) == 1 and (told := m.summary.spectrum.layers) else 0
     return Strip(m.name, index, f"{', '.join(turning)} of {pairs}", cells, float(cut) if 0 < cut <= pairs else None)
 
 
