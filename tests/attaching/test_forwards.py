@@ -79,3 +79,23 @@ def test_a_cache_that_was_filled_under_another_encoding_is_refused(family: str) 
         cache.crop(-40)  # nothing of the other encoding is left
         logits, budget = logits_and_budget(model, TOKENS)
         assert difference(model(TOKENS, **step).logits, logits) < budget
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "before", "after"),
+    [
+        ("llama", "rope", "rope/rope"),
+        ("llama", "hope:train_length=1", "nope"),  # no turn fits in one token
+        ("llama", "alibi/", "alibi"),
+        ("llama", "rope:base=100", "frequencies:values=1@0.5623413251903491@0.31622776601683794@0.1778279410038923@0.1@"
+         "0.05623413251903491@0.03162277660168379@0.01778279410038923"),
+        ("mistral", "rope", "rope+window:size=24"),  # its own window
+        ("gemma3_text", "rope", "full_attention=rope/sliding_attention=rope"),
+    ],
+)  # fmt: skip
+def test_a_cache_goes_on_under_what_does_the_same_however_it_is_written(family: str, before: str, after: str) -> None:
+    model = tiny_model(family)
+    cache = whorl.attach(model, before)(TOKENS[:, :30], use_cache=True).past_key_values
+    logits, budget = logits_and_budget(whorl.attach(model, after), TOKENS)
+    assert difference(model(TOKENS[:, 30:], past_key_values=cache).logits, logits[:, 30:]) < budget

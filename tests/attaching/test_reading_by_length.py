@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 import whorl
 from tests.contract import TOKENS, difference
 from whorl.attaching import seams_of
-from whorl.attaching.stock import StockForm, stock_form
+from whorl.attaching.stock import stock_form
 from whorl.encodings import Scaled
+from whorl.hosts import StockForm
 from whorl.testing import logits_and_budget, tiny_model
 
 from .by_length import COMPOSED, DYNAMIC, EXACT, FOUR, LENGTH, LONG, LONGROPE, ORIGINAL, SHORT, fixed, four_layers

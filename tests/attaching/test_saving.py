@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import whorl
 from tests.contract import DECODERS, ENCODINGS, TOKENS, difference, drawn
-from whorl.attaching.stock import StockForm, stock_form
+from whorl.attaching.stock import stock_form
+from whorl.hosts import StockForm
 from whorl.testing import logits_and_budget, tiny_model
 
 NATIVE = ("rope", "hope", "p-rope", "nope", "partial-rope")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import whorl
-from whorl.attaching.stock import StockForm, stock_form
-from whorl.hosts import ENCODERS, FAMILIES, head_dim_of, open_host
+from whorl.attaching.stock import stock_form
+from whorl.hosts import ENCODERS, FAMILIES, StockForm, head_dim_of, open_host
 from whorl.testing import tiny_model
 
 from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, packs

@@ -11,6 +11,7 @@ import torch
 
 import whorl
 from whorl.attaching import seams_of
+from whorl.attaching.stock import stock_form
 from whorl.encodings import Shape, parse
 from whorl.encodings.learned import Learned
 from whorl.encodings.rope import RoPE
@@ -110,6 +111,8 @@ def test_a_model_is_read_by_what_its_host_answers() -> None:
     frequencies = (1.0, 0.3, 0.2, 0.0)
     assert whorl.encoding_of(Plain(frequencies)).spectrum(HEAD_DIM).frequencies == frequencies
     assert seams_of(model) == (None, None)
+    for one in (model, Plain(rows=32)):
+        assert stock_form(one) == "stock Plain has no config to say it in"
     whorl.attach(model, "rope/nope")
     assert [len(seam.spectrum.turning) for seam in seams_of(model)] == [4, 0]
     assert seams_of(host_of(model)) == seams_of(model), "a host is as good as its model"

@@ -14,10 +14,10 @@ from transformers import AutoConfig
 import whorl
 from tests.contract import TOKENS, difference
 from whorl.attaching.saving import save_for_all
-from whorl.attaching.stock import StockForm, stock_form
+from whorl.attaching.stock import stock_form
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import share_of
-from whorl.hosts import FAMILIES
+from whorl.hosts import FAMILIES, StockForm
 from whorl.hosts.transformers.stock_terms import SEE_BY_TYPE, SEE_SETTINGS, for_older_readers
 from whorl.testing import logits_and_budget, tiny_model
 

@@ -68,15 +68,15 @@ def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
     own = getattr(cache, "__dict__", None)
     if own is None or torch.compiler.is_compiling():
         return
-    filled = own.setdefault("whorl_encoding", seam.notation)
-    if filled == seam.notation:
+    does, filled = own.setdefault("whorl_encoding", (seam.does, seam.notation))
+    if does is seam.does or does == seam.does:
         return
     if int(cache.get_seq_length()) > 0:
         raise ValueError(
             f"this cache was filled with {filled} attached, and now {seam.notation} is: its keys are not those that "
             "the model would give. Begin with a new cache, and give the whole text again"
         )
-    own["whorl_encoding"] = seam.notation
+    own["whorl_encoding"] = seam.does, seam.notation
 
 
 def _carried(attention: Any) -> bool:

@@ -45,7 +45,7 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     base.whorl.train(model.training)
     plan.layers[0].first = True
     for module, seam in zip(host.attentions, plan.layers, strict=True):
-        seam.notation, seam.part = str(encoding), host.part
+        seam.does, seam.notation, seam.part = plan.does, str(encoding), host.part
         module.__dict__["whorl_seam"] = seam
         _set_forward(module, unturned_forward if seam.forward is None else attention_forward)
     if host.rotary is not None:

@@ -27,6 +27,7 @@ class Plan:
     add: nn.Module | None
     modules: list[nn.Module]
     needs_interface: bool
+    does: tuple[Any, ...]  # by layer: what turns it, and the encodings besides. Equal where encodings do the same
 
 
 @dataclass
@@ -62,6 +63,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
     by_type: dict[str | None, list[Spectrum]] = {}
     seams: list[LayerSeam] = []
+    does: list[tuple[Any, ...]] = []
     modules: list[nn.Module] = []
     add: nn.Module | None = None
     shared: dict[Any, tuple[Any, ...]] = {}
@@ -69,7 +71,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         of_layer = encoding.for_layer(index, host.layer_types[index])
         placed = Placed(Spectrum((), shape.head_dim))
         for part in getattr(of_layer, "parts", (of_layer,)):
-            if isinstance(part, Window) and _window_is_the_hosts(host, index, part):
+            if _window_is_the_hosts(host, index, part):
                 continue
             # A module depends on the heads and the width, and layers of another head dim share it.
             key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0))
@@ -92,6 +94,9 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
             spectra.append(early)
+        others = (p for p in getattr(of_layer, "parts", (of_layer,)) if set(p.kinds) - {"rotate"})
+        turns = spectrum if spectrum.turning or spectrum.amplitude != 1 else None
+        does.append((turns, scaled, *(p for p in others if not _window_is_the_hosts(host, index, p))))
         rotation = host.rotation
         seams.append(
             LayerSeam(
@@ -121,7 +126,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     needs_interface = any((s.biases and not s.in_mask) or s.late for s in seams)
     for seam in seams:
         seam.in_interface = needs_interface
-    return Plan(by_type, seams, add, modules, needs_interface)
+    return Plan(by_type, seams, add, modules, needs_interface, tuple(does))
 
 
 def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
@@ -148,8 +153,10 @@ def _check_module(module: nn.Module, part: Encoding, host: Host) -> None:
         raise ValueError(f"{part} cannot be attached to {type(host.model).__name__}: {error}") from None
 
 
-def _window_is_the_hosts(host: Host, index: int, window: Window) -> bool:
-    """Whether the host hides these keys already. Raises ValueError for a window that is wider than its own."""
+def _window_is_the_hosts(host: Host, index: int, window: Encoding) -> bool:
+    """Whether it is a window that the host has already. Raises ValueError for one that is wider than its own."""
+    if not isinstance(window, Window):
+        return False
     own = host.windows[index]
     if own is not None and window.size > own:
         raise ValueError(

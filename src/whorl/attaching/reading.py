@@ -9,7 +9,7 @@ from whorl.attaching.filling import completed
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.records import CONFIG_KEY
 from whorl.attaching.seams import attached
-from whorl.encodings import Encoding, Spectrum, from_dict
+from whorl.encodings import Encoding, from_dict
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.layers import by_layer
 from whorl.encodings.learned import Learned
@@ -19,7 +19,7 @@ from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.encodings.window import Window
-from whorl.hosts import Host, host_of
+from whorl.hosts import Host, host_of, in_stock_terms
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -69,19 +69,6 @@ def same_rotations(host: Host, a: Encoding, b: Encoding) -> bool:
         x.scaled == y.scaled and same_spectrum(in_stock_terms(host, x.spectrum), in_stock_terms(host, y.spectrum))
         for x, y in layers
     )
-
-
-def in_stock_terms(host: Host, spectrum: Spectrum) -> Spectrum:
-    """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
-
-    Only where that changes no pair: where none rotates, or where pairs are neighbours (in halves, a pair's channels
-    depend on the width). And only without an amplitude, which also multiplies pairs that do not rotate.
-    """
-    neighbours = host.rotation is not None and host.rotation.layout == "interleaved"
-    missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
-    if spectrum.amplitude != 1 or (spectrum.turning and not neighbours):
-        return spectrum
-    return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
 
 
 def _recorded(host: Host) -> Encoding | None:

@@ -20,10 +20,11 @@ import torch
 
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
-from whorl.attaching.stock import StockForm, older_settings, stock_form
-from whorl.hosts import FAMILIES, open_host
+from whorl.attaching.stock import stock_form
+from whorl.hosts import FAMILIES, StockForm, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.rope_settings import rope_parameters
+from whorl.hosts.transformers.stock_form import older_settings
 
 
 def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:

@@ -42,6 +42,7 @@ class LayerSeam:
     calls: Calls
     bidirectional: bool  # a query also sees later keys, so that no mask may mean all of them
     first: bool = False  # the first of the model's layers
+    does: tuple[Any, ...] = ()  # what the encoding does to every layer, however it is written
     notation: str = ""  # the encoding as a user writes it, for errors
     part: str = ""  # the name of the part of the model that has it, for errors
 

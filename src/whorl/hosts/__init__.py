@@ -3,7 +3,7 @@
 the protocol; `stating` reads what a config says of its own encoding; `closed` says why a model has no seams."""
 
 from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
-from whorl.hosts.protocol import Calls, Host, Rotation
+from whorl.hosts.protocol import Calls, Host, Rotation, StockForm, in_stock_terms
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Family
 from whorl.hosts.transformers.host import OpenHost
@@ -22,9 +22,11 @@ __all__ = [
     "Host",
     "OpenHost",
     "Rotation",
+    "StockForm",
     "bases_of",
     "head_dim_of",
     "host_of",
+    "in_stock_terms",
     "known_of",
     "open_host",
     "scaling_of",

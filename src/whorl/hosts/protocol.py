@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from whorl.encodings import Known, Scaled, Shape, Spectrum
+from whorl.encodings import Encoding, Known, Scaled, Shape, Spectrum
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,20 @@ class Calls:
     cache: Callable[[Mapping[str, Any]], Any] = _nothing
     layer: Callable[[nn.Module], int] = lambda _: -1
     attends_by: Callable[[nn.Module], str | None] = _nothing
+
+
+@dataclass(frozen=True)
+class StockForm:
+    """How a host's library says an encoding, without whorl: transformers, in a config.
+
+    config  changes to the config (to its text part, where it has several)
+    table   rows for the host's table of positions
+    older   what the file says besides, for readers that do not know rope_parameters
+    """
+
+    config: dict[str, Any]
+    table: torch.Tensor | None = None
+    older: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +196,22 @@ class Host(ABC):
         """What a save wrote beside the model under a key, or None."""
         return None
 
+    @property
+    def stock(self) -> str:
+        """What the stock model is called, for reasons."""
+        return f"stock {type(self.model).__name__}"
+
+    def stock_form(self, encoding: Encoding, wanted: Mapping[str, Spectrum]) -> StockForm | str:
+        """How the host's library says an encoding that turns and does nothing else, or the reason why it cannot.
+
+        wanted: the spectra that the encoding has, by layer type where the host is `typed`, else by the empty word.
+        """
+        return f"{self.stock} has no config to say it in"
+
+    def stock_table(self, encoding: Encoding, table: torch.Tensor | None) -> StockForm | str:
+        """The same for a host with a table of its own; table: the encoding's, where it has one."""
+        return f"{self.stock} has no config to say it in"
+
     # --- proof, for hosts that are not `known`
 
     def probe(self) -> torch.Tensor | None:
@@ -191,3 +221,16 @@ class Host(ABC):
     def doubt(self) -> str | None:
         """What is known to keep models of this kind closed, in words, where a proof has failed."""
         return None
+
+
+def in_stock_terms(host: Host, spectrum: Spectrum) -> Spectrum:
+    """The same rotation with a frequency for every pair that the host may turn, 0 for those that were left out.
+
+    Only where that changes no pair: where none rotates, or where pairs are neighbours (in halves, a pair's channels
+    depend on the width). And only without an amplitude, which also multiplies pairs that do not rotate.
+    """
+    neighbours = host.rotation is not None and host.rotation.layout == "interleaved"
+    missing = spectrum.head_dim // 2 - len(spectrum.frequencies)
+    if spectrum.amplitude != 1 or spectrum.number_of_axes > 1 or (spectrum.turning and not neighbours):
+        return spectrum
+    return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.encodings import Known, Scaled, Spectrum
-from whorl.hosts.protocol import Calls, Host
-from whorl.hosts.transformers import compat, stating
+from whorl.encodings import Encoding, Known, Scaled, Spectrum
+from whorl.hosts.protocol import Calls, Host, StockForm
+from whorl.hosts.transformers import compat, stating, stock_form
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import Family
 from whorl.hosts.transformers.rotary_module import stock_spectrum
@@ -130,6 +130,16 @@ class OpenHost(Host):
 
     def recorded(self, key: str) -> Any:
         return getattr(self.model.config, key, None)
+
+    @property
+    def stock(self) -> str:
+        return f"stock {self.model.config.model_type}"
+
+    def stock_form(self, encoding: Encoding, wanted: Mapping[str, Spectrum]) -> StockForm | str:
+        return stock_form.as_rope_parameters(self, encoding, wanted)
+
+    def stock_table(self, encoding: Encoding, table: torch.Tensor | None) -> StockForm | str:
+        return stock_form.as_table(self, encoding, self.family.table_size, table)
 
     def probe(self) -> torch.Tensor | None:
         """Its logits."""
