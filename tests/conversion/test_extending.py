@@ -133,8 +133,9 @@ def test_the_best_is_kept_and_the_rest_undone() -> None:
     assert [t.method for t in tried][:6] == ["none", "linear", "ntk", "ntk-by-parts", "yarn", "llama3"]
     assert str(whorl.encoding_of(model)) == str(best.encoding)
     torch.testing.assert_close(loss_by_position(model, IDS), best.by_position)
-    assert best.past == min(t.past for t in tried[1:] if t.whole_context and t.in_range <= tried[0].in_range + 0.2)
-    whorl.detach(model)
+    assert best.past == min(t.past for t in tried if t.whole_context and t.in_range <= tried[0].in_range + 0.2)
+    if whorl.attaching.attached(model) is not None:
+        whorl.detach(model)
     assert torch.equal(loss_by_position(model, IDS), untouched)
 
 
@@ -143,9 +144,41 @@ def test_auto_prefers_methods_that_keep_the_loss_in_range() -> None:
         return extending.Tried(name, parse("rope"), torch.zeros(1), in_range, past)
 
     none, ruins, keeps = tried("none", 1.0, 4.0), tried("ruins", 3.0, 1.0), tried("keeps", 1.1, 2.0)
-    assert choose([none, ruins, keeps], 0.2) is keeps
-    assert choose([none, ruins, keeps], 5.0) is ruins
-    assert choose([none, ruins], 0.2) is ruins, "all of them, where none keeps it"
+    assert choose(none, [ruins, keeps], 0.2) is keeps
+    assert choose(none, [ruins, keeps], 5.0) is ruins
+    assert choose(none, [ruins], 0.2) is none, "the model as it is, where none keeps it"
+    assert choose(none, [ruins], 0.2, or_none=False) is ruins, "a method that is asked for by its name"
+    worse = tried("worse", 1.0, 4.1)
+    assert choose(none, [worse], 0.2) is none, "and where none is lower"
+    lost = extending.Tried("none", parse("rope"), torch.tensor([float("nan")]), 1.0, float("nan"))
+    assert choose(lost, [worse], 0.2) is worse
+
+
+def test_the_model_as_it_is_is_kept_where_no_method_reads_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(model: torch.nn.Module, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
+        return loss_by_position(model, windows, ignored) + int("~" in str(whorl.encoding_of(model)))
+
+    monkeypatch.setattr(extending, "loss_by_position", losses)
+    model = tiny_model("llama").eval()
+    best, tried = extend(model, 60, IDS, train_length=20)
+    assert best is tried[0]
+    assert whorl.attaching.attached(model) is None, "untouched"
+    asked, _ = extend(model, 60, IDS, train_length=20, method="ntk")
+    assert asked.method == "ntk"
+
+
+def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str], tmp_path: Path) -> None:
+    """A model that says 128 tokens, extended as one of 32; and converted as one of 32."""
+    from whorl.sources import source
+
+    model, said = source(str(trial[0])).model(), []
+    model.config.max_position_embeddings = 128
+    model.save_pretrained(tmp_path / "model")
+    source(str(trial[0])).tokenizer().save_pretrained(tmp_path / "model")
+    how = {"train_length": 32, "text": trial[1], "windows": 2}
+    whorl.extend(str(tmp_path / "model"), 64, out=tmp_path / "longer", say=said.append, **how)
+    assert whorl.load(tmp_path / "longer").config.max_position_embeddings == 128
+    assert "the config says 128 tokens, more than 64: max_position_embeddings stays as it is" in said
 
 
 def test_auto_never_keeps_what_reads_fewer_tokens_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +334,7 @@ def test_a_directory_that_was_extended_says_what_it_was_trained_at(
     trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from whorl.cli import app
-    from whorl.conversion.folders import told_length, trained_length
+    from whorl.conversion.folders import length_unscaled, told_length, trained_length
     from whorl.sources import source
 
     longer = tmp_path / "longer"
@@ -310,6 +343,11 @@ def test_a_directory_that_was_extended_says_what_it_was_trained_at(
     assert trained_length(found, model, None, scaled=False) == 32, "what convert heals at"
     assert trained_length(found, model, None) == 64, "its scaling is there already, and another goes on top of it"
     assert told_length(found, 64) == "extended to 64 tokens already, its config says; trained at 32"
+    lowered: list[str] = []
+    assert length_unscaled(found, model, 32, lowered.append) == 32
+    assert "goes from 64 to 32, the length that the model was trained at" in lowered[0]
+    assert length_unscaled(found, model, 80, lowered.append) == 80
+    assert len(lowered) == 1
     options = ["--windows=1", "--random-windows=1", f"--text={trial[1]}", f"--out={tmp_path / 'seen'}"]
     app(["inspect", str(longer), *options], standalone_mode=False)
     assert "trained at 32 tokens, extension.json says (--train-length)" in capsys.readouterr().out

@@ -191,9 +191,10 @@ def extend(
     """Attaches the method that reads `to` tokens best, and returns it and all that were tried, the untouched one first.
 
     windows [windows, tokens]: text that is `to` tokens long or nearly so. `auto` tries every method without training
-    and, of those that read the whole context, keeps the lowest loss at the last quarter of the positions among those
-    that raise the loss in range by at most `tolerance` nats (all of them, where none stays below). A window, with which
-    the model reads fewer tokens than before, it measures beside them and never keeps: that is asked for by its name.
+    and, of those that read the whole context and of leaving the model as it is ("none"), keeps the lowest loss at the
+    last quarter of the positions among those that raise the loss in range by at most `tolerance` nats. A window, with
+    which the model reads fewer tokens than before, it measures beside them and never keeps: that is asked for by its
+    name.
     Raises ValueError for a target that is not longer than the training length, an unknown method, text that is too
     short, a model that does not turn or sees no new distance, and one whose weights or losses are not finite.
 
@@ -278,8 +279,9 @@ def extend(
         log.warning("losses that are not finite with the method %s", reason)
     if not any(t.finite for t in eligible):
         raise ValueError(f"no method gives finite losses; {'; '.join(reasons)}")
-    best = choose([tried[0], *eligible], tolerance)
-    attach(model, best.encoding)
+    best = choose(tried[0], eligible, tolerance, or_none=method == "auto")
+    if best is not tried[0]:
+        attach(model, best.encoding)
     return best, tried
 
 
@@ -307,28 +309,32 @@ def summed(name: str, encoding: Encoding, losses: torch.Tensor, train_length: in
     return Tried(name, encoding, losses, float(losses[: train_length - 1].mean()), float(losses[quarter:].mean()))
 
 
-def choose(tried: Sequence[Tried], tolerance: float) -> Tried:
+def choose(untouched: Tried, methods: Sequence[Tried], tolerance: float, or_none: bool = True) -> Tried:
     """The lowest loss past the training length, among methods that keep the loss in range where there are any.
 
-    Of methods whose losses are all finite, of which there must be one."""
-    untouched, *methods = tried
+    or_none: leaving the model as it is stands among them, and wins where no method is lower. Of what has finite losses,
+    of which there must be one method."""
     methods = [t for t in methods if t.finite]
-    kept = [t for t in methods if t.in_range <= untouched.in_range + tolerance] or methods
-    return min(kept, key=lambda t: t.past)
+    kept = [t for t in methods if t.in_range <= untouched.in_range + tolerance]
+    if or_none and untouched.finite:
+        return min([untouched, *kept], key=lambda t: t.past)
+    return min(kept or methods, key=lambda t: t.past)
 
 
-def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
+def save(model: Any, folder: Path, tokenizer: Any, longest: int) -> str:
     """Writes the model and its tokenizer so that stock transformers load them where they can say the encoding, and says
     which of the two it is. A Llama with a window is written as a Mistral, whose code is the same but for it.
+
+    longest: tokens, of the config and the tokenizer.
     """
     host = open_host(model)
     config = host.model.config.get_text_config()
     was = config.max_position_embeddings
     mistral = _as_mistral(host.model)
-    config.max_position_embeddings = to
+    config.max_position_embeddings = longest
     try:
         if mistral is not None:
-            mistral.config.max_position_embeddings = to
+            mistral.config.max_position_embeddings = longest
             save_for_all(mistral, folder)
             how = "stock, as a Mistral (a Llama with a window)"
         else:
@@ -338,7 +344,7 @@ def save(model: Any, folder: Path, tokenizer: Any, to: int) -> str:
     finally:
         config.max_position_embeddings = was
     if tokenizer is not None:
-        tokenizer.model_max_length = to
+        tokenizer.model_max_length = longest
         tokenizer.save_pretrained(folder)
     return how
 

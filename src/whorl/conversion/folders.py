@@ -70,6 +70,9 @@ def extend(
     limit = trained_length(found, model, train_length)
     if train_length is None:
         say(told_length(found, limit))
+    longest = max(to, declared_length(model) or 0)
+    if longest > to:
+        say(f"the config says {longest:,} tokens, more than {to:,}: max_position_embeddings stays as it is")
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     best, tried = extending.extend(
@@ -82,6 +85,8 @@ def extend(
         ignored=tokenizer.unk_token_id,
         advance=lambda name: say(f"measured: {name}"),
     )
+    if best is tried[0]:
+        say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
     with ExitStack() as until_written:
         work = None
         if tune:
@@ -115,7 +120,7 @@ def extend(
                 encoding=str(best.encoding),
                 layers_as_they_were=tuple(i for i, reaches in enumerate(new) if not reaches),
                 tried=tuple(Method(t.method, str(t.encoding), t.in_range, t.past, t.whole_context) for t in tried),
-                loads=extending.save(model, folder, tokenizer, to),
+                loads=extending.save(model, folder, tokenizer, longest),
                 needle=rows,
             )
             result.write(folder / EXTENSION)
@@ -169,12 +174,32 @@ def trained_length(found: Source, model: Any, given: int | None, scaled: bool = 
 
     scaled: with the config's own scaling of its positions; without it, the model was trained at the length before.
     """
-    declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     unscaled = found.extended_from or hosts.trained_length(hosts.open_host(model))
-    length = given or found.train_length or (declared if scaled else unscaled)
+    length = given or found.train_length or (declared_length(model) if scaled else unscaled)
     if length is None:
         raise ValueError(f"{found.name} does not say its training length; give --train-length")
     return int(length)
+
+
+def declared_length(model: Any) -> int | None:
+    """The tokens that a model reads, as its config says."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
+def length_unscaled(found: Source, model: Any, needed: int, say: Say) -> int:
+    """The tokens that a config may go on to say where a scaling of its positions is taken off; says where it is less.
+
+    needed: what it reads at least.
+    """
+    unscaled = found.extended_from or found.train_length or hosts.trained_length(open_host(model)) or 0
+    longest, declared = max(needed, unscaled), declared_length(model) or 0
+    if longest < declared:
+        say(
+            f"max_position_embeddings goes from {declared:,} to {longest:,}, the length that the model was trained at: "
+            "the new encoding is not scaled"
+        )
+    return longest
 
 
 def told_length(found: Source, limit: int) -> str:
@@ -240,6 +265,7 @@ def convert(
     name, out, found, reads = _from_and_to(name, out, text, force)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
+    longest = length_unscaled(found, model, limit, say)
     chosen = text or found.text or "stdlib"
     where = found.tokenizer_name
     lengths = (limit, reach * limit) if reach > 1 else (limit,)
@@ -259,7 +285,7 @@ def convert(
         result = converting.convert(model, to, task, healing, work, control=control, **how)
         said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:
-            loads = extending.save(model, folder, tokenizer, limit)
+            loads = extending.save(model, folder, tokenizer, longest)
             result = replace(result, model=name, train_length_from=said, loads=loads)
             result.write(folder / CONVERSION)
             resuming.written(work)
