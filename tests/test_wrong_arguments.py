@@ -14,10 +14,10 @@ import whorl
 from whorl.comparison import load_trial
 from whorl.conversion.extending import extend
 from whorl.encodings import Sum
+from whorl.gguf_files.layout import reorder_heads
 from whorl.ops import rotation_tables
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf_reading import read_gguf
-from whorl.runtimes.layout import reorder_heads
 from whorl.testing import tiny_model
 
 IDS = torch.arange(20)[None]

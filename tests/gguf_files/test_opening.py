@@ -53,6 +53,25 @@ def test_what_export_wrote_comes_back_with_its_encoding_and_logits(name: str, tm
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("notation", [None, "nope", "p-rope:p=0.5"])
+def test_so_do_other_architectures(architecture: str, notation: str | None, tmp_path: Path) -> None:
+    if architecture != "gemma3" and notation == "p-rope:p=0.5":
+        pytest.skip("llama.cpp turns all pairs of Qwen 2 and 3")
+    if (architecture, notation) == ("gemma3", "nope"):
+        notation = "full_attention=nope/sliding_attention=p-rope:p=0.75"
+    model = small(architecture)
+    if notation is not None:
+        whorl.attach(model, notation)
+    again = whorl.load(export(model, tmp_path / "out", runtime="gguf").path)
+    logits, budget = logits_and_budget(model, TOKENS)
+    assert max_error(again(TOKENS).logits, logits) <= budget
+    assert whorl.encoding_of(again) == whorl.encoding_of(model)
+    bases = [s["rope_theta"] for s in (again.config.rope_parameters, model.config.rope_parameters) if "rope_theta" in s]
+    assert len(set(bases)) < 2, "the base of whole heads, which another encoding would take"
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["stock", "hope", "partial"])
 def test_a_model_that_was_read_is_saved_clean(name: str, tmp_path: Path) -> None:
     export(llama(OWN[name]), tmp_path / "out", runtime="gguf")

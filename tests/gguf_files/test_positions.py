@@ -109,7 +109,7 @@ def test_a_note_that_does_not_fit_the_factors_is_not_believed(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("architecture", "count", "words"),
     [
-        ("qwen2", HEAD // 2, "reads for llama and not for qwen2"),
+        ("qwen2", HEAD // 2, "llama.cpp does not read for qwen2"),
         ("llama", 3, "has 3 factors .* for 16 pairs"),
     ],
 )

@@ -3,6 +3,7 @@
 header.py         what the file says: its keys, and where its tensors lie; and which file a name means
 architectures.py  which architectures can be read, and their keys as a config of transformers
 positions.py      their rotary keys and factors as rope settings, or as an encoding
+layout.py         which channels of a head pair up, changed in the weights
 tokenizers.py     the tokenizer that the file describes
 opening.py        the model: every tensor dequantized to float32
 

@@ -19,22 +19,28 @@ class Architecture:
     """An architecture of llama.cpp as a family of transformers.
 
     family       its model_type
-    interleaved  the rows of q and k are stored with the channels of a pair side by side
-    offset       norms are stored as their weight plus 1
+    layout   which channels its rope takes for a pair: neighbours ("interleaved"), or those half a width apart ("half")
+    factors  it divides frequencies by `rope_freqs.weight`
+    partial  it turns fewer channels than a head has, where `rope.dimension_count` says so
+    local    layers with a window have a base of their own
+    offset   norms are stored as their weight plus 1
     """
 
     family: str
-    interleaved: bool = False
+    layout: str = "half"
+    factors: bool = False
+    partial: bool = False
+    local: bool = False
     offset: bool = False
 
 
 ARCHITECTURES = {
-    "llama": Architecture("llama", interleaved=True),
+    "llama": Architecture("llama", layout="interleaved", factors=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma": Architecture("gemma", offset=True),
     "gemma2": Architecture("gemma2", offset=True),
-    "gemma3": Architecture("gemma3_text", offset=True),
+    "gemma3": Architecture("gemma3_text", partial=True, local=True, offset=True),
 }
 
 # By their names in a file, below the architecture's own, and in a config.
@@ -53,7 +59,6 @@ READ = (
     *SIZES, *positions.KEYS, "vocab_size", WINDOW, PATTERN, *CAPS,
     *(f"attention.{key}" for key in ("head_count_kv", "key_length", "value_length", "scale")),
 )  # fmt: skip
-LOCAL_BASE = 10000.0  # of Gemma 3's windowed layers: in llama.cpp's code, and in few files
 FULL_EVERY = 6  # layers of Gemma 3
 LARGEST = {"gemma2": 46, "gemma3": 62}  # layers of the 27B, whose logits are scaled by the width per head
 
@@ -73,7 +78,7 @@ def config_arguments(header: Header, factors: np.ndarray[Any, Any] | None) -> di
 
     factors: the tensor `rope_freqs.weight`, where there is one.
     """
-    architecture_of(header)
+    architecture = architecture_of(header)
     _refuse_unread(header)
     lacking = [key for key in SIZES if header.get(key) is None]
     if lacking or "token_embd.weight" not in header.tensors:
@@ -90,6 +95,15 @@ def config_arguments(header: Header, factors: np.ndarray[Any, Any] | None) -> di
         raise ValueError(
             f"{header.path} has values of another width than keys, which no {header.architecture} here has"
         )
+    if (width := positions.turned(header, head_dim)) != head_dim and not architecture.partial:
+        raise ValueError(
+            f"{header.path} turns {width} of {head_dim} channels, which no {header.architecture} here does"
+        )
+    if factors is not None and not architecture.factors:
+        raise ValueError(
+            f"{header.path} has {positions.FACTORS}, which llama.cpp does not read for {header.architecture}: what it "
+            "means here is not known"
+        )
     config |= {
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
@@ -104,6 +118,9 @@ def config_arguments(header: Header, factors: np.ndarray[Any, Any] | None) -> di
         config["mlp_bias"] = any(name.endswith("ffn_up.bias") for name in header.tensors)
     if header.architecture in ("gemma2", "gemma3"):
         config |= _of_gemma(header, config)
+    if architecture.local:
+        local = positions.local_settings(header, head_dim)
+        config["rope_parameters"] = {"full_attention": config["rope_parameters"], positions.LOCAL: local}
     _check_scale(header, config)
     return config
 
@@ -122,9 +139,6 @@ def _of_gemma(header: Header, config: dict[str, Any]) -> dict[str, Any]:
     if len(windowed) != layers:
         raise ValueError(f"{header.path} says of {len(windowed)} layers which have a window, and has {layers}")
     found["layer_types"] = ["sliding_attention" if one else "full_attention" for one in windowed]
-    if third:
-        local = {"rope_type": "default", "rope_theta": header.get("rope.freq_base_swa", LOCAL_BASE)}
-        found["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
     return found
 
 

@@ -7,6 +7,7 @@ with, and norms are float32 in every file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.gguf_files import positions
-from whorl.gguf_files.architectures import Architecture, architecture_of, config_arguments
+from whorl.gguf_files.architectures import architecture_of, config_arguments
 from whorl.gguf_files.header import Header, Stored, read_header
+from whorl.gguf_files.layout import back, head_order, reorder_heads
+from whorl.hosts import open_host
 from whorl.hosts.transformers.messages import quiet, without_progress_bars
 
 CHUNK = 2**22  # numbers that are dequantized at once
@@ -29,7 +32,8 @@ def config_and_encoding(path: Path) -> tuple[Any, Encoding | None]:
 
     Raises ValueError, naming them, for an architecture and for keys that are not read.
     """
-    return _config(read_header(path))
+    _, config, _, encoding = _described(path)
+    return config, encoding
 
 
 def open_gguf(path: Path, config: Any = None, **how: Any) -> tuple[Any, Encoding | None]:
@@ -38,43 +42,34 @@ def open_gguf(path: Path, config: Any = None, **how: Any) -> tuple[Any, Encoding
     config: in the place of the file's own. Keyword arguments go to `from_pretrained` (dtype, attn_implementation,
     device_map). Raises ValueError for a file that cannot be read, and where the tensors are not those of the model.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
-
     require(f"reading {path}", "gguf")
-    header = read_header(path)
-    own, encoding = _config(header)
+    header, own, empty, encoding = _described(path)
     config = own if config is None else config
     dtype = how.pop("dtype", None)
     dtype = torch.float32 if dtype in (None, "auto") else dtype
-    with torch.device("meta"), quiet():
-        empty = AutoModelForCausalLM.from_config(config)
-    state = dict(_weights(header, architecture_of(header), empty, dtype))
-    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    state = dict(_weights(header, empty, dtype))
     with quiet(), without_progress_bars():
-        model = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **how)
-    model.name_or_path = str(path)
+        model = type(empty).from_pretrained(None, config=config, state_dict=state, dtype=dtype, **how)
+    model.name_or_path = model.config.name_or_path = str(path)
     return model.eval(), encoding
 
 
-def _config(header: Header) -> tuple[Any, Encoding | None]:
-    from transformers import AutoConfig
+def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
+    """The header, the config, the model on the meta device, and the encoding to attach where the config cannot say what
+    the file does."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, factors = architecture_of(header).family, _factors(header)
-    arguments = config_arguments(header, factors)
+    header = read_header(path)
+    architecture, factors = architecture_of(header), _factors(header)
     with quiet():
-        config = AutoConfig.for_model(family, **arguments)
-    config.architectures = [_class_name(config)]
-    settings, head_dim = arguments["rope_parameters"], arguments["head_dim"]
-    if (in_part := positions.encoding_in_part(header, head_dim, settings)) is not None:
-        return config, in_part
-    settings = settings.get("full_attention", settings)
-    return config, positions.encoding_beyond(header, head_dim, settings, factors)
-
-
-def _class_name(config: Any) -> str:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return str(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
+        config = AutoConfig.for_model(architecture.family, **config_arguments(header, factors))
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+        config.architectures = [type(empty).__name__]
+        host = open_host(empty)
+        with torch.device("cpu"):  # its tables are looked at
+            host = replace(host, rotary=type(host.rotary)(host.rotary.config))
+    return header, config, empty, positions.encoding_beyond(header, host, factors, architecture.local)
 
 
 def _factors(header: Header) -> np.ndarray[Any, Any] | None:
@@ -84,14 +79,12 @@ def _factors(header: Header) -> np.ndarray[Any, Any] | None:
     return _dequantized(header.path, positions.FACTORS, stored, torch.float32).double().numpy()
 
 
-def _weights(
-    header: Header, architecture: Architecture, empty: Any, dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _weights(header: Header, empty: Any, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     """The model's weights by transformers' names. Raises ValueError where the file has others, or of other shapes."""
     import gguf
     from transformers.utils import logging
 
-    config = empty.config
+    config, architecture = empty.config, architecture_of(header)
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     wanted = {}
@@ -107,15 +100,20 @@ def _weights(
             f"{header.path} does not hold the weights of a {type(empty).__name__}: missing {_some(lacking)}, not known "
             f"to it {_some(unknown)}, of another shape {_some(others)}"
         )
+    head_dim = open_host(empty).shapes[0].head_dim
+    first = range(positions.turned(header, head_dim) // 2)
+    order = back(head_order(head_dim, head_dim // 2, first, architecture.layout))
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads, "q_norm": 1, "k_norm": 1}
+    if order == tuple(range(head_dim)):
+        heads = {}
     # transformers' own bar, which obeys its switch; on a terminal only
     for name in logging.tqdm(wanted, desc="reading the GGUF", disable=None, leave=False):
         theirs = str(wanted[name][0])
         value = _dequantized(header.path, theirs, header.tensors[theirs], dtype)
         if architecture.offset and theirs.endswith("norm.weight"):
             value = _dequantized(header.path, theirs, header.tensors[theirs], torch.float32).sub(1).to(dtype)
-        for module, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            if architecture.interleaved and module in name:
-                value = value.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+        if (module := name.split(".")[-2]) in heads:
+            value = reorder_heads(value, heads[module], order)
         yield name, value
 
 

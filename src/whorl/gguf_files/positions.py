@@ -1,8 +1,9 @@
 """Where a GGUF says its rotation: `rope.freq_base`, `rope.dimension_count`, `rope.scaling.*` and `rope_freqs.weight`.
 
-llama.cpp turns pair i by position x base^(-2i/d) / factor_i, with one factor per pair where the file has a tensor
-`rope_freqs.weight` (Llama 3.1's scaling; whorl's HoPE and p-RoPE), and 1 where it has none. A pair that stands still
-has the factor 1e30.
+llama.cpp turns pair i of the first `width` channels of a head by position x base^(-2i/width) / factor_i, with one
+factor per pair where the file has a tensor `rope_freqs.weight` (Llama 3.1's scaling; whorl's HoPE and p-RoPE). A factor
+of 1e30 is of a pair that stands still. Where it turns a part of the head, channels are put in another order as the file
+is read, so that the pairs are the first of the whole head's: that changes no logit, and is what HoPE and p-RoPE are.
 """
 
 from __future__ import annotations
@@ -14,147 +15,165 @@ import numpy as np
 
 from whorl.encodings import Encoding, Spectrum, parse
 from whorl.encodings.frequencies import Frequencies
-from whorl.encodings.layers import Layers
-from whorl.encodings.nope import NoPE
-from whorl.encodings.partial_rope import PartialRoPE
+from whorl.encodings.layers import by_layer
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
-from whorl.encodings.scalings.linear import Linear
 from whorl.encodings.scalings.llama3 import Llama3
-from whorl.encodings.spectrum import rope_frequencies, share_of
+from whorl.encodings.scalings.yarn import YaRN
+from whorl.encodings.spectrum import rope_frequencies
 from whorl.gguf_files.header import Header
+from whorl.hosts import OpenHost, stock_spectrum
 
 STILL = 0.999e30  # factors from here on are of pairs that do not turn
 SINGLE = 2**-22  # of itself, what float32 keeps of a frequency
+TABLES = 2e-6  # of itself, what stock float32 tables keep of one
 BASE = 10000.0  # llama.cpp's, where a file names none
 FACTORS = "rope_freqs.weight"
-FACTORS_READ_BY = ("llama",)  # architectures for which llama.cpp reads that tensor
 KEYS = (
     *("rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", "rope.scale_linear"),
     *(f"rope.scaling.{key}" for key in ("type", "factor", "original_context_length", "attn_factor", "finetuned")),
-    *(f"rope.scaling.yarn_{key}" for key in ("beta_fast", "beta_slow", "ext_factor", "attn_factor")),
+    *(f"rope.scaling.yarn_{key}" for key in ("beta_fast", "beta_slow", "attn_factor")),
 )
 # Published scalings that files hold as bare factors: factor, original length, low and high frequency factors.
 LLAMA_3 = tuple(Llama3(factor, 8192, 1.0, 4.0) for factor in (8.0, 32.0))
+LOCAL, LOCAL_BASE = "sliding_attention", 10000.0  # of Gemma 3, in llama.cpp's code and in few files
 
 
 def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None) -> dict[str, Any]:
-    """The file's scaling, as the `rope_parameters` of a config for layers that attend to everything.
+    """The file's rotation as the `rope_parameters` of a config, as far as they say it: see `encoding_beyond`.
 
-    factors: `rope_freqs.weight`, which a published scaling of Llama 3 may be. Raises ValueError for a scaling that no
-    settings say.
+    They are of layers that attend to everything, and the base is the one of whole heads. factors: `rope_freqs.weight`.
+    Raises ValueError for a scaling that nothing here reads.
     """
-    base = _rounded(header.get("rope.freq_base", BASE))
+    kind, factor = _scaling(header)
+    base = header.get("rope.freq_base", BASE)
+    base = _named(base) if factor >= STILL else _of_whole_heads(base, header, head_dim)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
-    kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor", 0.0)
-    if "rope.scaling.type" not in header.said and (old := header.get("rope.scale_linear")):
-        kind, factor = "linear", old
-    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
-        for named in LLAMA_3:
-            if factors is not None and _same(
-                _divided(base, factors), Scaled(RoPE(base), named).spectrum(head_dim).frequencies
-            ):
-                return {
-                    **settings,
-                    "rope_type": "llama3",
-                    "factor": named.factor,
-                    "original_max_position_embeddings": named.original,
-                    "low_freq_factor": named.low_freq_factor,
-                    "high_freq_factor": named.high_freq_factor,
-                }
-        return settings
-    if kind == "linear":
-        return {**settings, "rope_type": "linear", "factor": float(factor)}
-    if kind != "yarn":
-        raise ValueError(f"{header.path} scales its rotation by {kind!r}; none, linear and yarn are read")
-    if factors is not None:
-        raise ValueError(f"{header.path} has both rope_freqs and a scaling by yarn; one of them is read")
-    settings |= {
-        "rope_type": "yarn",
-        "factor": float(factor),
-        "original_max_position_embeddings": header.get("rope.scaling.original_context_length"),
-        "beta_fast": header.get("rope.scaling.yarn_beta_fast", 32.0),
-        "beta_slow": header.get("rope.scaling.yarn_beta_slow", 1.0),
-    }
-    if (extra := header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0))) != 1.0:
-        settings["attention_factor"] = extra * (1 + 0.1 * math.log(factor))  # llama.cpp multiplies by both
+    if kind == "linear" and 1 < factor < STILL:
+        return {**settings, "rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        return settings | {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": header.get("rope.scaling.original_context_length"),
+            "beta_fast": header.get("rope.scaling.yarn_beta_fast", 32.0),
+            "beta_slow": header.get("rope.scaling.yarn_beta_slow", 1.0),
+            "attention_factor": _amplitude(header),
+        }
+    for named in LLAMA_3 if factors is not None else ():
+        if _same(_turning(header, head_dim, factors), Scaled(RoPE(base), named).spectrum(head_dim), SINGLE):
+            return settings | {
+                "rope_type": "llama3",
+                "factor": named.factor,
+                "original_max_position_embeddings": named.original,
+                "low_freq_factor": named.low_freq_factor,
+                "high_freq_factor": named.high_freq_factor,
+            }
     return settings
 
 
-def encoding_in_part(header: Header, head_dim: int, parameters: dict[str, Any]) -> Encoding | None:
-    """The encoding to attach where llama.cpp turns the first channels of a head alone (`rope.dimension_count`), or by
-    next to nothing (`rope.scaling.factor` of 1e30), which the families' settings cannot say; None where neither is so.
-
-    parameters: the settings of a config, flat or by layer type. Raises ValueError for a scaling besides that is not
-    linear.
-    """
-    width, typed = header.get("rope.dimension_count", head_dim), "rope_type" not in parameters
-    by_type = parameters if typed else {"": parameters}
-    if width == head_dim and not any(settings.get("factor", 1.0) >= STILL for settings in by_type.values()):
-        return None
-    if header.get("rope.scaling.attn_factor", 1.0) != 1 or FACTORS in header.tensors:
-        raise ValueError(
-            f"{header.path} turns {width} of {head_dim} channels and has rope.scaling.attn_factor or {FACTORS}; "
-            "one of them is read"
-        )
-    rules = {kind: _in_part(header, width, head_dim, settings) for kind, settings in by_type.items()}
-    return Layers(rules) if typed else rules[""]
-
-
-def _in_part(header: Header, width: int, head_dim: int, settings: dict[str, Any]) -> Encoding:
-    kind, base, factor = settings["rope_type"], settings["rope_theta"], settings.get("factor", 1.0)
-    if kind not in ("default", "linear"):
-        raise ValueError(
-            f"{header.path} turns {width} of {head_dim} channels and scales them by {kind}; linear is read"
-        )
-    if factor >= STILL:
-        return NoPE()
-    own = RoPE(base) if width == head_dim else PartialRoPE(share_of(width, head_dim), base)
-    return own if factor == 1 else Scaled(own, Linear(factor))
+def local_settings(header: Header, head_dim: int) -> dict[str, Any]:
+    """The same of layers with a window, where those have a base of their own: no scaling is theirs."""
+    local = header.get("rope.freq_base_swa", LOCAL_BASE)
+    return {"rope_type": "default", "rope_theta": _of_whole_heads(local, header, head_dim)}
 
 
 def encoding_beyond(
-    header: Header, head_dim: int, settings: dict[str, Any], factors: np.ndarray[Any, Any] | None
+    header: Header, host: OpenHost, factors: np.ndarray[Any, Any] | None, local: bool
 ) -> Encoding | None:
-    """The encoding to attach where `settings` do not say what the file does; None where they do.
+    """The encoding to attach where the stock model, built by `rope_settings`, does not turn as the file says; or None.
 
     It is the one that whorl's own export has noted, if the file's frequencies are still that one's, or else a plain
-    list of them. Raises ValueError for factors in a file of an architecture for which llama.cpp does not read them.
+    list of them. local: whether layers with a window have a base of their own.
     """
-    amplitude = header.get("rope.scaling.attn_factor", 1.0) if settings["rope_type"] == "default" else 1.0
-    if settings["rope_type"] == "llama3" or (factors is None and amplitude == 1.0):
+    head_dim = host.shapes[0].head_dim
+    everywhere = _turning(header, head_dim, factors)
+    windowed = _windowed(header, head_dim, everywhere.amplitude) if local else everywhere
+    wanted = [windowed if kind == LOCAL else everywhere for kind in host.layer_types]
+    if all(
+        (stock := stock_spectrum(host.rotary, kind, head_dim)) is not None and _same(stock, spectrum, TABLES)
+        for kind, spectrum in zip(host.layer_types, wanted, strict=True)
+    ):
         return None
-    if factors is not None and header.architecture not in FACTORS_READ_BY:
-        raise ValueError(
-            f"{header.path} has {FACTORS}, which llama.cpp reads for {' and '.join(FACTORS_READ_BY)} and not for "
-            f"{header.architecture}: what it means here is not known"
-        )
-    base, width = settings["rope_theta"], header.get("rope.dimension_count", head_dim)
-    if factors is None:
-        factors = np.ones(width // 2)
-    if len(factors) != width // 2:
-        raise ValueError(f"{header.path} has {len(factors)} factors in {FACTORS} for {width // 2} pairs")
-    if width != head_dim:
-        raise ValueError(f"{header.path} has {FACTORS} and turns {width} of {head_dim} channels; whole heads are read")
-    found = _divided(base, factors)
     if isinstance(noted := header.said.get("whorl.encoding"), str):
         encoding = parse(noted)
-        spectrum = encoding.spectrum(head_dim) or Spectrum((0.0,) * (head_dim // 2), head_dim)
-        # One that turns a part of the head pairs other channels than the file does, whose pairs are of the whole head.
-        if _same(found, spectrum.frequencies) and abs(amplitude - spectrum.amplitude) <= SINGLE * spectrum.amplitude:
+        each = [encoding.for_layer(i, kind).spectrum(head_dim) for i, kind in enumerate(host.layer_types)]
+        # One that turns a part of the head pairs other channels than those of the whole head, and is no match.
+        still = _whole(Spectrum((), head_dim), head_dim)
+        if all(_same(one or still, spectrum, SINGLE) for one, spectrum in zip(each, wanted, strict=True)):
             return encoding
-    return Frequencies(found, amplitude)
+    return by_layer([Frequencies(one.frequencies, one.amplitude) for one in wanted], host.layer_types)
 
 
-def _divided(base: float, factors: np.ndarray[Any, Any]) -> tuple[float, ...]:
-    own = rope_frequencies(base, 2 * len(factors))
-    return tuple(0.0 if x >= STILL else f / float(x) for f, x in zip(own, factors, strict=True))
+def turned(header: Header, head_dim: int) -> int:
+    """The channels of a head that are in pairs, from the first on."""
+    return int(header.get("rope.dimension_count", head_dim))
 
 
-def _same(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return len(a) == len(b) and all(abs(x - y) <= SINGLE * y for x, y in zip(a, b, strict=True))
+def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None) -> Spectrum:
+    """What the file says, as pairs of the whole head, in float64."""
+    width, amplitude = turned(header, head_dim), _amplitude(header)
+    base, (kind, factor) = _named(header.get("rope.freq_base", BASE)), _scaling(header)
+    if kind == "yarn":
+        if factors is not None:
+            raise ValueError(f"{header.path} has both {FACTORS} and a scaling by yarn; one of them is read")
+        yarn = YaRN(
+            factor,
+            header.get("rope.scaling.original_context_length"),
+            beta_fast=header.get("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=header.get("rope.scaling.yarn_beta_slow", 1.0),
+        )
+        return _whole(Spectrum(Scaled(RoPE(base), yarn).spectrum(width).frequencies, head_dim, amplitude), head_dim)
+    own = rope_frequencies(base, width)
+    divisors = factor * (np.ones(len(own)) if factors is None else factors)
+    if len(divisors) != len(own):
+        raise ValueError(f"{header.path} has {len(divisors)} factors in {FACTORS} for {len(own)} pairs")
+    found = tuple(0.0 if x >= STILL else f / float(x) for f, x in zip(own, divisors, strict=True))
+    return _whole(Spectrum(found, head_dim, amplitude), head_dim)
 
 
-def _rounded(base: float) -> float:
+def _windowed(header: Header, head_dim: int, amplitude: float) -> Spectrum:
+    base = _named(header.get("rope.freq_base_swa", LOCAL_BASE))
+    return _whole(Spectrum(rope_frequencies(base, turned(header, head_dim)), head_dim, amplitude), head_dim)
+
+
+def _scaling(header: Header) -> tuple[str, float]:
+    """The kind of scaling, and by what it divides: 1 where there is none."""
+    kind, factor = header.get("rope.scaling.type"), float(header.get("rope.scaling.factor", 0.0) or 1.0)
+    if kind is None:  # llama.cpp takes it for linear, and older files have a key for that alone
+        kind, factor = "linear", float(header.get("rope.scale_linear", 0.0) or factor)
+    if kind not in ("none", "linear", "yarn"):
+        raise ValueError(f"{header.path} scales its rotation by {kind!r}; none, linear and yarn are read")
+    return str(kind), 1.0 if kind == "none" else factor
+
+
+def _amplitude(header: Header) -> float:
+    """What cos and sin are multiplied by: a factor of the file, and under yarn llama.cpp's own besides."""
+    found = float(header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0)))
+    kind, factor = _scaling(header)
+    return found * (1 + 0.1 * math.log(factor)) if kind == "yarn" else found
+
+
+def _of_whole_heads(base: float, header: Header, head_dim: int) -> float:
+    """The base with which whole heads have the same frequencies as the first channels have with this one."""
+    share = head_dim / turned(header, head_dim)
+    return _named(base) if share == 1 else float(f"{base**share:.6g}")  # float32 of the base leaves no more digits
+
+
+def _whole(spectrum: Spectrum, head_dim: int) -> Spectrum:
+    """With pairs that stand still, up to the whole head."""
+    lacking = head_dim // 2 - len(spectrum.frequencies)
+    return Spectrum((*spectrum.frequencies, *(0.0,) * lacking), head_dim, spectrum.amplitude)
+
+
+def _same(a: Spectrum, b: Spectrum, precision: float) -> bool:
+    return (
+        len(a.frequencies) == len(b.frequencies)
+        and abs(a.amplitude - b.amplitude) <= precision * abs(b.amplitude)
+        and all(abs(x - y) <= precision * y for x, y in zip(a.frequencies, b.frequencies, strict=True))
+    )
+
+
+def _named(base: float) -> float:
     """The shortest number that is this one in float32, as which the file keeps it."""
     return float(str(np.float32(base)))

@@ -4,7 +4,6 @@ exporting.py         export(): refuses, writes, reads back, and only then gives 
 base.py              what a runtime answers
 hf.py                stock transformers
 gguf.py              llama.cpp; gguf_tokenizers.py, and gguf_reading.py, which reads such a file back
-layout.py            weights from one layout of pairs to the other
 engines.py           which engine carries which encoding; spelled.py: what a config says, by kinds; facts.py: what was
                      run by hand or read; ran.py: what engines did, run by run
 """

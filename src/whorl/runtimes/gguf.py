@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from whorl.attaching.records import NAMED
+from whorl.gguf_files.layout import reorder_heads
 from whorl.runtimes.base import Check, Runtime, Written
 from whorl.runtimes.gguf_architectures import ARCHITECTURES, SLIDING, heads_of, names_of
 from whorl.runtimes.gguf_reading import settings_of, tensor_of
 from whorl.runtimes.gguf_rotation import PRECISION, Said, said_of
 from whorl.runtimes.gguf_tokenizers import add_tokenizer
-from whorl.runtimes.layout import reorder_heads
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 GGUF_FILE = "model.gguf"

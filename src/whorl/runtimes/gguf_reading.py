@@ -13,9 +13,9 @@ import torch
 
 from whorl.checking import check_path
 from whorl.extras import require
+from whorl.gguf_files.layout import back, head_order, reorder_heads
 from whorl.runtimes.gguf_architectures import ARCHITECTURES, SLIDING, architecture_named, heads_of, names_of
 from whorl.runtimes.gguf_rotation import Rotation
-from whorl.runtimes.layout import back, head_order, reorder_heads
 
 
 class ReadGGUF(NamedTuple):

@@ -20,9 +20,9 @@ from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.gguf_files.layout import head_order
 from whorl.hosts import head_dim_of, known_of, open_host
 from whorl.runtimes.gguf_architectures import SLIDING, Architecture
-from whorl.runtimes.layout import head_order
 
 STILL = 1e30  # the factor of a pair that does not turn
 PRECISION = 2**-22  # of frequencies that the file says, of themselves

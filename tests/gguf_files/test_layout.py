@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from whorl.runtimes.layout import back, head_order, reorder_heads
+from whorl.gguf_files.layout import back, head_order, reorder_heads
 
 
 @pytest.mark.parametrize(("heads", "head_dim", "width"), [(1, 6, 6), (3, 16, 16), (2, 10, 4), (2, 6, 0), (5, 2, 2)])

@@ -1,4 +1,4 @@
-"""Which channels of a head pair up, changed in the weights: rows of q and k reordered from one layout to another."""
+"""Which channels of a head pair up, changed in the weights: rows of q and k in another order."""
 
 from __future__ import annotations
 
