@@ -19,6 +19,7 @@ WARMING, PROBED = 32, 256  # tokens of a first window, and of the first that is 
 PROBE = 0.02  # of the budget: windows are doubled until one takes so much
 RUNGS = ((8, 16), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2))  # windows of text, of random tokens: fewer and fewer
 FEW_IN_RANGE, FEW_PAST = (4, 4), (2, 4)  # with fewer than these, a shorter length is chosen
+FOR_STAGES = 0.9  # of the time that is left when the plan is made; the rest is for the report
 ENOUGH = 2  # windows, without which no stage ends early
 STAGES = {"text": "text, in range", "random": "random tokens", "long": "text past the training length",
           "ablation": "ablation"}  # fmt: skip
@@ -105,10 +106,10 @@ def planned(asked: Asked, cost: Cost, minutes: float, seconds: float, facts: Seq
     planner = _Planner(asked, cost, facts)
     for plan in planner.options():
         takes = sum(stage.seconds for stage in plan.stages)
-        if takes <= seconds:
+        if takes <= FOR_STAGES * seconds:
             break
     said = planner.left_out(plan)
-    if takes > seconds:
+    if takes > FOR_STAGES * seconds:
         said.append(f"this least of plans takes about {told(takes)}, longer than there is")
     return replace(plan, minutes=minutes, left_out=tuple(said))
 
@@ -242,4 +243,4 @@ class Deadline:
         upto = self.plan.stages[: names.index(stage) + 1]
         whole = sum(found.seconds for found in self.plan.stages)
         part = sum(found.seconds for found in upto) / whole if whole else 1.0
-        return clock() - self.begun > part * self.seconds
+        return clock() - self.begun > part * FOR_STAGES * self.seconds

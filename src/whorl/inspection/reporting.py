@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,83 +70,168 @@ def run(
     again = None if plan is None else _read_plan(plan)
     sources = [source(name) for name in models]
     tokenizers = _tokenizers(sources)
+    options = _Options(
+        text, length, windows, train_length, random_windows, ablate, snapshots, stream_layers, layers,
+        None if again else (minutes or 0) / len(models), again, force, seed, stage, planned,
+    )  # fmt: skip
     results: list[Inspection] = []
-    read: dict[str, list[str]] = {}  # texts, by name
-    budget = None if not minutes or again else minutes / len(models)
-    with ExitStack() as while_measuring:
-        while_measuring.enter_context(_ended_by_sigterm())
+    texts: dict[str, list[str]] = {}
+
+    def keep(inspection: Inspection, folder: Path) -> None:
+        if not results:
+            _remove_report(out)  # an earlier one's, which would stand beside these numbers
+        inspection.save(folder)
+        if any(stage.read is None for stage in _plan_of(inspection).stages):  # else the last report is next
+            _report([*results, inspection], out)
+
+    with _ended_by_sigterm(), ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
-            begun = planning.clock()
-            folder = out if at == 0 else out / "other"
-            with without_progress_bars():
-                model = found.model(stream_layers)
-            limit = train_length or found.train_length or found.extended_from or _declared(model)
-            from_text = text or found.text or "stdlib"
-            if from_text not in read:
-                read[from_text] = read_documents(from_text)
-            heldout = found.holds_out(from_text, read[from_text])
-
-            host = open_host(model)
-
-            def cut(
-                tokens: int, windows: int, text: str = from_text, tokenizer: Any = tokenizer, heldout: bool = heldout,
-                model: Any = host.model,
-            ) -> torch.Tensor:  # fmt: skip
-                ids = text_windows(text, read[text], tokenizer, tokens, windows, heldout, seed)
-                check_inputs(ids, model)
-                return ids
-
-            facts = layers_of(host)
-            ids = None if length is None else cut(length, windows)  # or an error, before anything is measured
-            room = host.table_rows if attached(host.model) is None else None
-            asked = asked_for(facts, limit, windows, random_windows, length, ablate, layers, room)
-            kept = Kept(
-                folder / "stages", model=identity(found.reads or (found.name,)), text=digest(read[from_text]),
-                asked=asked, minutes=minutes, again=again, seed=seed, whorl=whorl.__version__,
-            )  # fmt: skip
-            before = again or (None if force else kept.plan())
-            if before is not None:
-                chosen = before
-            elif budget:
-                chosen = stages.planned(host, facts, asked, True, budget, begun)
-            else:
-                chosen = planning.everything(asked)
-            planned(chosen, before is not None and again is None)
-            tokens, count = planning.windows_of(chosen)
-            ids = cut(tokens, count) if ids is None or ids.shape[1] != tokens else ids[:count]
+            one = _One(found, tokenizer, out if at == 0 else out / "other", options, texts)
             if at == 0:
                 while_measuring.enter_context(alone(out, "inspect"))
                 outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
-            outputs.mark(folder, by="inspect")
-            kept.begin(chosen, force)
-            told = from_text + (" (held out)" if heldout else "")
-
-            def named(inspection: Inspection, name: str = found.name, text: str = told) -> Inspection:
-                summary = inspection.summary
-                model, settings = replace(summary.model, name=name), replace(summary.settings, text=text)
-                return replace(inspection, summary=replace(summary, model=model, settings=settings))
-
-            def keep(inspection: Inspection, folder: Path = folder, named: Any = named) -> None:
-                if not results:
-                    _remove_report(out)  # an earlier one's, which would stand beside these numbers
-                named(inspection).save(folder)
-                _report([*results, named(inspection)], out)
-
-            left = None if budget is None else max(1e-9, budget - (planning.clock() - begun) / 60)
-            inspection = inspect(
-                model, ids, train_length=limit, minutes=left, plan=chosen, kept=kept, seed=seed, stage=stage,
-                finished=keep,
-            )  # fmt: skip
-            inspection = named(inspection)
-            steps = found.steps if snapshots else ()
-            training = _training(found, steps, ids[:, :limit], random_windows, limit, seed, stage)
-            results.append(replace(inspection, summary=replace(inspection.summary, training=training)))
-            results[-1].save(folder)
+            outputs.mark(one.folder, by="inspect")
+            try:
+                one.measure(keep)
+            except KeyboardInterrupt:
+                if one.result is not None:
+                    _report([*results, one.result], out)
+                raise
+            assert one.result is not None
+            results.append(replace(one.result, summary=replace(one.result.summary, training=one.training())))
+            results[-1].save(one.folder)
         if len(results) == 2:
             results[0] = beside(*results)
             results[0].save(out)
         _report(results, out)
     return results
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all models are read with; minutes: of each, 0 or None without a limit; again: a plan that was given."""
+
+    text: str | None
+    length: int | None
+    windows: int
+    train_length: int | None
+    random_windows: int
+    ablate: bool
+    snapshots: bool
+    stream_layers: bool
+    layers: Sequence[int] | None
+    minutes: float | None
+    again: Plan | None
+    force: bool
+    seed: int
+    stage: Stage
+    planned: Callable[[Plan, bool], None]
+
+
+class _One:
+    """One of the models: opened, its windows planned and cut; then measured, into `folder`."""
+
+    def __init__(
+        self, found: Source, tokenizer: Any, folder: Path, options: _Options, texts: dict[str, list[str]]
+    ) -> None:
+        """texts: those that were read, by name. Raises ValueError for a text and a length that do not fit."""
+        begun = planning.clock()
+        self.found, self.tokenizer, self.folder, self.options = found, tokenizer, folder, options
+        self.result: Inspection | None = None
+        with without_progress_bars():
+            self.model = found.model(options.stream_layers)
+        self.limit = options.train_length or found.train_length or found.extended_from or _declared(self.model)
+        self.text = options.text or found.text or "stdlib"
+        if self.text not in texts:
+            texts[self.text] = read_documents(self.text)
+        self.documents = texts[self.text]
+        self.heldout = found.holds_out(self.text, self.documents)
+        ids = None if options.length is None else self._cut(options.length, options.windows)  # or an error, before work
+        self.plan = self._planned(begun)
+        tokens, count = planning.windows_of(self.plan)
+        self.ids = self._cut(tokens, count) if ids is None or ids.shape[1] != tokens else ids[:count]
+        self.ends = begun + 60 * options.minutes if options.minutes else None
+
+    def _cut(self, tokens: int, windows: int) -> torch.Tensor:
+        """Windows of the text."""
+        ids = text_windows(
+            self.text, self.documents, self.tokenizer, tokens, windows, self.heldout, self.options.seed
+        )  # fmt: skip
+        check_inputs(ids, self.model)
+        return ids
+
+    def _planned(self, begun: float) -> Plan:
+        """The plan that was given, that of a run which goes on, or one that is made now."""
+        options, host = self.options, open_host(self.model)
+        facts = layers_of(host)
+        room = host.table_rows if attached(host.model) is None else None
+        asked = asked_for(
+            facts, self.limit, options.windows, options.random_windows, options.length, options.ablate, options.layers,
+            room,
+        )  # fmt: skip
+        self.kept = Kept(
+            self.folder / "stages", model=identity(self.found.reads or (self.found.name,)), asked=asked,
+            text=digest(self.documents), minutes=options.minutes, again=options.again, seed=options.seed,
+            whorl=whorl.__version__,
+        )  # fmt: skip
+        before = options.again or (None if options.force else self.kept.plan())
+        if before is not None:
+            plan = before
+        elif options.minutes:
+            plan = stages.planned(host, facts, asked, True, options.minutes, begun)
+        else:
+            plan = planning.everything(asked)
+        options.planned(plan, before is not None and options.again is None)
+        return plan
+
+    def measure(self, keep: Callable[[Inspection, Path], None]) -> None:
+        """keep: told of the result after every stage, and of its folder."""
+        options = self.options
+        self.kept.begin(self.plan, options.force)
+
+        def finished(inspection: Inspection) -> None:
+            summary = inspection.summary
+            model = replace(summary.model, name=self.found.name)
+            settings = replace(summary.settings, text=self.text + (" (held out)" if self.heldout else ""))
+            self.result = replace(inspection, summary=replace(summary, model=model, settings=settings))
+            keep(self.result, self.folder)
+
+        left = None if self.ends is None else max(1e-9, (self.ends - planning.clock()) / 60)
+        inspect(
+            self.model, self.ids, train_length=self.limit, minutes=left, plan=self.plan, kept=self.kept,
+            seed=options.seed, stage=options.stage, finished=finished,
+        )  # fmt: skip
+
+    def training(self) -> tuple[Snapshot, ...]:
+        """The U-shape and the positional heads of the snapshots of a trial, in range, as many as there is time for."""
+        steps = self.found.steps if self.options.snapshots else ()
+        rows: list[Snapshot] = []
+        if not steps:
+            return ()
+        with self.options.stage("training, by snapshot", len(steps)) as advance:
+            for step in steps:
+                if self.ends is not None and planning.clock() > self.ends:
+                    log.warning("there was no time for the snapshots from step %d on (--minutes)", step)
+                    break
+                rows.append(self._snapshot(step))
+                advance(1)
+        return tuple(rows)
+
+    def _snapshot(self, step: int) -> Snapshot:
+        model, limit, seed = self.found.model(step=step), self.limit, self.options.seed
+        inside = min(limit, self.ids.shape[1])
+        how: dict[str, Any] = {"attention": True, "regions_over": inside, "seed": seed}
+        text = Pass(model, self.ids[:, :inside], "raw", **how).run()
+        random, planned = None, self.plan.stage("random")
+        if planned is not None:
+            random = Pass(model, random_tokens(model, planned.windows, inside, seed), "standardised", **how).run()
+        shapes = [None if seen is None else analysis.u_shape(seen, limit) for seen in (text, random)]
+        return Snapshot(step, UShapes(*shapes), analysis.positional_heads(text, random))
+
+
+def _plan_of(inspection: Inspection) -> Plan:
+    assert inspection.summary.plan is not None
+    return inspection.summary.plan
 
 
 def _read_plan(folder: str | Path) -> Plan:
@@ -194,27 +279,6 @@ def _declared(model: Any) -> int:
     if declared is None:
         raise ValueError("this model does not say its training length; give --train-length")
     return int(declared)
-
-
-def _training(
-    found: Source, steps: Sequence[int], ids: Any, random_windows: int, limit: int, seed: int, stage: Stage
-) -> tuple[Snapshot, ...]:
-    """The U-shape and the positional heads of the snapshots of a trial, in range."""
-    if not steps:
-        return ()
-    rows = []
-    with stage("training, by snapshot", len(steps)) as advance:
-        for step in steps:
-            model = found.model(step=step)
-            text = Pass(model, ids, "raw", attention=True, regions_over=limit, seed=seed).run()
-            random = None
-            if random_windows:
-                drawn = random_tokens(model, random_windows, limit, seed)
-                random = Pass(model, drawn, "standardised", attention=True, regions_over=limit, seed=seed).run()
-            shapes = [None if seen is None else analysis.u_shape(seen, limit) for seen in (text, random)]
-            rows.append(Snapshot(step, UShapes(*shapes), analysis.positional_heads(text, random)))
-            advance(1)
-    return tuple(rows)
 
 
 def _report(results: list[Inspection], out: Path) -> None:
