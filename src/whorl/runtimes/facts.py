@@ -174,4 +174,15 @@ LLAMA_CPP = _of(
     ("right", "read", (), (), "as factors of a base, which are read back and compared"),
 )
 
-FACTS: tuple[Fact, ...] = (*(*TRANSFORMERS, *TRANSFORMERS_4, *VLLM, *SGLANG, *LLAMA_CPP, *MLX, *EXLLAMA, *CTRANSLATE2),)
+# Of a folder of `--runtime hf`.
+CONVERT_HF_TO_GGUF = _of(
+    "convert_hf_to_gguf",
+    ("wrong", "run", ("llama",), ("proportional",), "it warns of an unknown type, and llama.cpp runs plain RoPE"),
+    ("wrong", "run", ("llama",), LISTS, "it writes no factors, and llama.cpp runs plain RoPE"),
+    ("right", "run", ("llama",), ("base", "linear", "llama3", "yarn"), ""),
+    ("wrong", "read", LIKE_LLAMA, ("proportional", *LISTS), "it writes no factors"),
+)
+
+FACTS: tuple[Fact, ...] = (
+    *(*TRANSFORMERS, *TRANSFORMERS_4, *VLLM, *SGLANG, *LLAMA_CPP, *CONVERT_HF_TO_GGUF, *MLX, *EXLLAMA, *CTRANSLATE2),
+)
