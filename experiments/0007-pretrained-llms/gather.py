@@ -181,16 +181,14 @@ def usage_panel(name: str, found: dict[str, Any]) -> CurvePanel:
 
 
 def loss_panel(name: str, found: dict[str, Any]) -> CurvePanel:
+    cut = [(share(row["encoding"]), row) for row in found["rows"]]
+    places = sorted({place for place, _ in cut if place is not None})
     curves = []
-    places: list[float] = []
     for index, text in enumerate(TEXTS):
-        rows = {
-            share(r["encoding"]): r for r in found["rows"] if r["text"] == text and share(r["encoding"]) is not None
-        }
-        places = sorted(rows)
+        rows = {place: row for place, row in cut if row["text"] == text}
         y, low, high = (
-            tuple(max(rows[p][key], LEAST) for p in places) for key in ("change", "low", "high")
-        )  # fmt: skip
+            tuple(max(rows[p][key], LEAST) if p in rows else None for p in places) for key in ("change", "low", "high")
+        )
         curves.append(Curve(text, index, y, low, high))
     grid = Grid(tuple(places), tuple(f"{100 * p:.0f} % of the pairs" for p in places))
     return CurvePanel(NAMES[name], (grid,), (CurveFrame(0, tuple(curves)),), marks(name))

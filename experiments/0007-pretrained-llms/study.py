@@ -34,7 +34,7 @@ EVERY = {"smollm2": 1, "gemma3": 4}
 PAIRS = {"smollm2": 32, "gemma3": 128}  # of a head
 CUTS = {
     "smollm2": (28, 26, 24, 22, 20, 18, 16, 14, 13, 12, 10, 8, 6, 4, 2),
-    "gemma3": (112, 96, 80, 64, 48, 32, 16),
+    "gemma3": (112, 96, 80, 76, 72, 64, 48, 32, 16),
 }
 """How many of the fastest pairs go on turning. (24 and 96 are p-RoPE's 0.75; SmolLM2's 20 are HoPE's at 8,192.)"""
 SWAPS = {
@@ -56,6 +56,8 @@ SWAPS = {
         "full_attention=rope/sliding_attention=p-rope:p=0.25",
         "full_attention=rope/sliding_attention=nope",
         "full_attention=hope:train_length=32768/sliding_attention=hope:train_length=512",
+        "full_attention=p-rope:p=0.5/sliding_attention=rope",
+        "full_attention=rope/sliding_attention=p-rope:p=0.5",
     ),
 }
 INSPECTED = (2048, 2)
