@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import whorl
 from whorl.hosts import FAMILIES
@@ -117,9 +119,10 @@ def test_the_command_says_first_whether_the_engine_carries_it(tmp_path: Path) ->
     assert not (tmp_path / "not").exists()
 
 
-def test_a_model_with_parts_is_not_taken_for_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_parts_is_not_taken_for_its_text() -> None:
     """Older readers find no settings in a part of a config, so that what holds for the text's family does not."""
-    model = tiny_model("gemma3_text")
-    assert carries("mlx", model).result == "right"
-    monkeypatch.setattr(model.config, "model_type", "gemma3")
-    assert carries("mlx", model).result == "unknown"
+    text = tiny_model("gemma3_text")
+    assert carries("mlx", text).result == "right"
+    whole = torch.nn.Module()
+    whole.config = SimpleNamespace(model_type="gemma3", get_text_config=lambda: text.config)
+    assert carries("mlx", whole).result == "unknown"
