@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import transformers
 
 import whorl
+from whorl.attaching.saving import save_for_all
 from whorl.diagnosis import doctor
 from whorl.testing import tiny_model
 
@@ -195,3 +197,46 @@ def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(hidden_size=8, num_hidden_layers=1))
     with pytest.raises(ValueError, match="no known seam"):
         doctor(mamba)
+
+
+PI = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "unsaid"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta 500000.0"),
+        ("llama", {}, ""),  # 10,000 is what they take
+        ("phi", {}, "partial_rotary_factor 0.5"),
+        ("gpt_neox", {}, "rotary_pct 0.25"),
+        ("gemma3_text", {}, "rope_theta 1000000.0"),
+        (
+            "olmo2",
+            {"rope_parameters": PI},
+            "rope_scaling 'linear'",
+        ),
+    ],
+)
+def test_settings_in_the_new_spelling_alone_are_a_warning(
+    family: str, sizes: dict[str, Any], unsaid: str, tmp_path: Path
+) -> None:
+    model = tiny_model(family, **copy.deepcopy(sizes))
+    model.save_pretrained(tmp_path)
+    found = doctor(tmp_path)
+    assert found.healthy
+    assert found["readers"].status == ("warn" if unsaid else "pass")
+    assert found["readers"].measured.endswith(f"rope_parameters alone say {unsaid}" if unsaid else "alone")
+    save_for_all(model, tmp_path)
+    assert doctor(tmp_path)["readers"].status == "pass"
+
+
+def test_whom_readers_are_asked_of(tmp_path: Path) -> None:
+    whorl.attach(tiny_model("llama"), "alibi").save_pretrained(tmp_path)
+    assert doctor(tmp_path)["readers"].measured == "every reader but whorl.load stops at it"
+    assert doctor(tiny_model("llama"))["readers"].status == "n/a"
+    old = tiny_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    old.save_pretrained(tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["rope_parameters"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    assert doctor(tmp_path / "old")["readers"].status == "pass"

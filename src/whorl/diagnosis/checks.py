@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from whorl.attaching import attached, detach
+from whorl.attaching.records import CONFIG_KEY
 from whorl.checking import check_numbers
 from whorl.data.corpus import load_tokenizer
 from whorl.diagnosis import agreement, angles, files, fits, settings, texts
@@ -41,6 +42,19 @@ def saved(subject: Subject) -> Answer:
     if wrong:
         return judged(False, "; ".join(wrong) + left)
     return judged(True, f"{len(found.frequencies)} rotary buffers among the weights, none against the config{left}")
+
+
+def readers(subject: Subject) -> Answer:
+    """Readers of the spelling before rope_parameters find the settings of a directory."""
+    found = subject.files
+    if found is None:
+        raise NotApplicable("not read from a directory")
+    if subject.encoding is not None and not found.config.get(CONFIG_KEY, {}).get("stock"):
+        raise NotApplicable("every reader but whorl.load stops at it")
+    unsaid = files.unsaid_to_older_readers(found)
+    if unsaid:
+        return Answer(WARN, f"rope_parameters alone say {', '.join(unsaid)}")
+    return judged(True, "nothing stands under rope_parameters alone")
 
 
 CHECKS = (
@@ -206,6 +220,14 @@ CHECKS = (
         "another runtime may read the buffer where this one reads the config",
         "save the model anew; delete whichever of the two is wrong",
         saved,
+    ),
+    Check(
+        "readers",
+        "Older readers find the settings",
+        "transformers 4 and mlx-lm read rope_theta and rope_scaling at the top of config.json, SGLang "
+        "partial_rotary_factor, and take a default without a word where there is none",
+        "whorl export writes both spellings; docs/runtimes.md says which engine reads what",
+        readers,
     ),
 )
 

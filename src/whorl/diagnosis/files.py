@@ -18,15 +18,17 @@ from whorl.diagnosis.knowing import require_numbers
 from whorl.diagnosis.meaning import Sizes, meant
 from whorl.encodings import from_dict
 from whorl.gguf_files.header import gguf_at
-from whorl.hosts import OpenHost, head_dim_of, open_host
+from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
+from whorl.hosts.transformers.stock_terms import for_older_readers
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
 }
+GRANTED = (10000.0, 1.0)  # a base and a share that readers take where they find none
 LEAST_BYTES = 0.25  # of a number in any quantisation
 NO_THETA = 10**300  # JSON's integers have no end
 NO_LIMIT = 10**15  # tokenizers without a limit say 10^30
@@ -298,6 +300,21 @@ def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
             found.append(f"{key} holds {values}, ... ({stored.numel()} of them)")
             break
     return found
+
+
+def unsaid_to_older_readers(files: Files) -> list[str]:
+    """Rope settings of a config that stand under `rope_parameters` alone, in the words of the entries for readers that
+    look at the top. A base of 10,000 and whole heads are what these take for granted."""
+    config = files.config
+    settings = config.get("rope_parameters")
+    if not isinstance(settings, dict) or config.get("model_type") not in FAMILIES:
+        return []
+    try:
+        wanted = for_older_readers(config["model_type"], settings)
+    except (KeyError, TypeError, AttributeError):  # settings that say nothing: the checks of settings tell
+        return []
+    missing = {k: v for k, v in wanted.items() if v not in (None, *GRANTED) and config.get(k) is None}
+    return [f"{k} {rope_type(v) if isinstance(v, dict) else v!r}" for k, v in missing.items()]
 
 
 def _told_apart(config: dict[str, Any], everything: bool) -> list[str]:
