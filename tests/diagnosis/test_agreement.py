@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 import whorl
-from whorl.diagnosis import doctor
+from whorl.diagnosis import agreement, doctor
+from whorl.diagnosis.reading import rounded_angles
+from whorl.diagnosis.subject import Subject
+from whorl.hosts import open_host
 from whorl.testing import tiny_model
 
 
@@ -73,3 +77,50 @@ def test_an_attention_implementation_set_after_attaching_is_found(notation: str)
     found = doctor(model)
     assert found.failed == ("runs",)
     assert "somebody has set 'sdpa'" in found["runs"].measured
+
+
+def off(rotary: Any, radians: float) -> Any:
+    """Angles that are off by so much, a little more or less at each position."""
+
+    def turn(module: Any, args: Any, kwargs: Any, tables: Any) -> Any:
+        positions = kwargs["position_ids"] if kwargs else args[1]
+        by = radians * torch.sin(0.7 * positions.double())[..., None]
+        cos, sin = (table.double() for table in tables)
+        return tuple(t.float() for t in (cos * by.cos() - sin * by.sin(), sin * by.cos() + cos * by.sin()))
+
+    return rotary.register_forward_hook(turn, with_kwargs=True)
+
+
+def test_what_far_positions_may_differ_by_is_what_rounding_makes_of_them() -> None:
+    """2,048 tokens on, the rounding of float32 angles is 1e-4 radians at most; a fault of ten times that is seen."""
+    model = tiny_model("llama")
+
+    def asked() -> tuple[Any, Any]:
+        subject = Subject(model, open_host(model))
+        return agreement.shift(subject), subject.runs
+
+    answer, runs = asked()
+    assert answer.status == "pass"
+    assert runs.allowed(40) < 3 * runs.budget
+    assert runs.allowed(2088) < 200 * runs.budget, "position x 2^-24, as a rounding of q and k, would be 1,044 budgets"
+    handle = off(model.model.rotary_emb, 1e-3)
+    assert asked()[0].status == "fail"
+    handle.remove()
+    handle = off(model.model.rotary_emb, 1e-6)
+    assert asked()[0].status == "pass"
+    handle.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "glm", "llama4_text"])
+def test_rounded_angles_are_off_by_a_rounding(family: str) -> None:
+    rotary = open_host(tiny_model(family)).rotary
+    more = ("full_attention",) if family == "gemma3_text" else ()
+    like, positions = torch.zeros(1, 4, 8, dtype=torch.float64), torch.tensor([[1, 100, 1000, 4000]])
+    plain = rotary(like, positions, *more)
+    with rounded_angles(rotary):
+        moved = rotary(like, positions, *more)
+    a, b = (t if isinstance(t, torch.Tensor) else torch.complex(t[0], t[1]) for t in (plain, moved))
+    difference = (a - b).abs().amax(-1)[0]
+    assert torch.all(difference <= 1.01 * positions[0] * 2**-24 + 2e-7)
+    assert difference[3] > 0.9 * 4000 * 2**-24, "the fastest pair turns by a radian a token"

@@ -264,3 +264,30 @@ def undisturbed(*modules: Any) -> Iterator[None]:
                 with torch.no_grad():
                     buffer.copy_(values)
                 module._buffers[name] = buffer
+
+
+@contextmanager
+def rounded_angles(rotary: Any) -> Iterator[None]:
+    """While open, each angle of the module's tables is off by 2^-24 of itself, to either side at random: as far as the
+    product of a position and a frequency may be rounded in float32."""
+    random = torch.Generator().manual_seed(0)
+
+    def round_off(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tables: Any) -> Any:
+        given = (p for p in (*args, *kwargs.values()) if isinstance(p, torch.Tensor))
+        positions = next(p for p in given if p.dim() == 2)  # the other tensor, for the dtype, has channels too
+        ones = [torch.ones_like(p) if p is positions else p for p in args]
+        unit = module.forward(*ones, **{k: torch.ones_like(p) if p is positions else p for k, p in kwargs.items()})
+        per_token = unit.angle() if isinstance(unit, torch.Tensor) else torch.atan2(unit[1].double(), unit[0].double())
+        signs = torch.randint(2, per_token.shape, generator=random).to(per_token.device) * 2 - 1
+        off = positions.double()[..., None] * per_token.double() * 2**-24 * signs
+        if isinstance(tables, torch.Tensor):
+            return tables * torch.polar(torch.ones_like(off), off).to(tables.dtype)
+        cos, sin = (table.double() for table in tables)
+        moved = cos * off.cos() - sin * off.sin(), sin * off.cos() + cos * off.sin()
+        return tuple(table.to(tables[0].dtype) for table in moved)
+
+    handle = rotary.register_forward_hook(round_off, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -16,13 +16,12 @@ from whorl.attaching.plan import layer_plan
 from whorl.diagnosis.answers import NotApplicable
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
-from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, undisturbed, usable
+from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, rounded_angles, undisturbed, usable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
 from whorl.hosts import OpenHost, open_host
 from whorl.hosts.transformers.rope_settings import length_dependent, of_layers, unscaled_up_to
-from whorl.hosts.transformers.rotary_module import frequencies_of
-from whorl.numerics import FLOAT32, allowance, too_large_to_copy
+from whorl.numerics import allowance, max_error, too_large_to_copy
 
 TOKENS = 40  # of the sequences that are run
 
@@ -186,6 +185,7 @@ class Runs:
         self.ids = self._ids()
         self.outputs = torch.cat([self(row) for row in self.ids.split(1)])  # alone, so that rows cannot mix in it
         self.budget = self._budget()
+        self._rounded: dict[int, float] = {}  # by the last position
 
     @torch.no_grad()
     def __call__(self, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -241,13 +241,23 @@ class Runs:
         return allowance(self.outputs, truth)
 
     def allowed(self, last_position: int) -> float:
-        """The allowance at other positions. Stock tables are float32 angles, off by position x 2^-24 radians, which
-        counts like a rounding of q and k of that size; whorl's own are exact."""
+        """The allowance at positions that end there.
+
+        Stock tables are of float32 angles, each off by up to 2^-24 of itself, which grows with the position; whorl's
+        own are exact. What such roundings make of the outputs is measured: angles are moved by as much, to either side
+        at random, and twice what comes of it is added (the tolerance rule of CONTRIBUTING.md).
+        """
         if self.subject.encoding is not None or self.subject.host.rotary is None:
             return self.budget
-        tables = [frequencies_of(self.host.rotary, r.label) for r in self.subject.readings]
-        fastest = max((float(table.max()) for table in tables if table is not None), default=0.0)
-        return self.budget * max(1.0, last_position * fastest * 2**-24 / FLOAT32)
+        if last_position not in self._rounded:
+            start = max(0, last_position - self.length)
+            positions = start + torch.arange(self.length, device=self.ids.device)[None]
+            row = self.ids[:1]
+            arguments = {"position_ids": positions, "attention_mask": torch.ones_like(row)}
+            own = self(row, **arguments)
+            with rounded_angles(self.host.rotary):
+                self._rounded[last_position] = max_error(self(row, **arguments), own)
+        return self.budget + 2 * self._rounded[last_position]
 
     @cached_property
     def border(self) -> int | None:
