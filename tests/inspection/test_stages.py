@@ -55,6 +55,7 @@ def test_what_an_inspection_holds() -> None:
     json.dumps(found.summary.to_json(), allow_nan=False)
     assert found.summary.model.encoding == "rope:base=10000"
     assert found.summary.out_of_range.multiples == (1, 2, 4)
+    assert [stage.read == stage.windows > 0 for stage in found.summary.plan.stages] == [True] * 4
     assert found.summary.spectrum.layers[0].pairs == pairs
     assert np.isfinite(found.attention[..., :-1]).all()
     mass = found.attention * (64 - found.distance_from)

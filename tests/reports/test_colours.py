@@ -6,7 +6,7 @@ import inspection_samples as samples
 import numpy as np
 import pytest
 from test_inspection_report import probed
-from test_report_browser import CHROMIUM
+from test_report_browser import CHROMIUM, open_page, with_script
 
 from whorl.reports import png
 from whorl.reports.axes import colours
@@ -107,3 +107,25 @@ def test_the_page_marks_them_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert "77.3, beyond the colours" in seen["outlier"]
     assert "beyond" not in seen["other"]
     assert 5 < seen["levels"] <= 33, "the others have colours of their own"
+
+
+SIDES = """
+const usage = document.querySelector('[data-chart="usage"] .plot');
+const box = (words) => [...usage.querySelectorAll("text")].find((t) => t.textContent === words).getBoundingClientRect();
+const lines = [...usage.querySelectorAll("line.cut.second")].map((line) => line.getBoundingClientRect().x);
+const name = box("HoPE's cut");
+const through = lines.some((x) => x > name.left && x < name.right);
+document.body.dataset.seen = [lines.length > 0, through, innerWidth].join(" ");
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to open the report in")
+def test_no_cut_runs_through_the_name_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whorl.reports.png.png", lambda chart: {})
+    summary, arrays = samples.rope()
+    for layer in summary["spectrum"]["layers"]:
+        layer["hope_cut"] = 22  # p-RoPE 0.75 keeps 24
+    write([samples.read(summary, arrays)], tmp_path)
+    page = with_script((tmp_path / "report.html").read_text("utf-8"), SIDES)
+    document, _ = open_page(page, tmp_path, "--window-size=500,5200")
+    assert 'data-seen="true false 500"' in document

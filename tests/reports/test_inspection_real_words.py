@@ -8,7 +8,7 @@ import pytest
 from test_inspection_words import said, verdict
 
 from whorl.reports.document import Table
-from whorl.reports.inspection import build
+from whorl.reports.inspection import build, differences
 from whorl.reports.inspection.telling import share, shares
 
 SMOLLM2 = {
@@ -91,10 +91,10 @@ def test_layers_whose_windows_hide_the_distances_are_left_out_where_what_leaves_
     rows = [{"layer": i, "departure": [0.1, 0.3 if i in (2, 5) else None]} for i in range(6)]
     far = {**left(23), "layers": rows, "first_layer": {"layer": 5, "multiple": 2, "departure": 0.3}}
     (told,) = said(samples.only(6, out_of_range=far))
-    assert "of the layers that see so far (2 of 6 layers: 2 and 5), layer 5 first" in told
+    assert "of the layers that were measured there (2 of 6 layers: 2 and 5), layer 5 first" in told
     far.update(first_layer=None, first_pair=None)
     (told,) = said(samples.only(6, out_of_range=far))
-    assert "no pair's logits of the layers that see so far (2 of 6 layers: 2 and 5) depart by" in told
+    assert "no pair's logits of the layers that were measured there (2 of 6 layers: 2 and 5) depart by" in told
 
 
 @pytest.mark.parametrize(
@@ -166,3 +166,56 @@ def test_layers_that_turn_differently_are_told_one_kind_after_the_other() -> Non
 def test_nothing_is_less_than_zero_percent() -> None:
     assert [share(x) for x in (-0.002, -0.0, 0.004, -0.006, None)] == ["0 %", "0 %", "0 %", "-1 %", "–"]
     assert shares([-0.002, 0.001]) == "0 %"
+
+
+def test_where_there_was_time_for_some_layers_alone_the_sentences_say_so() -> None:
+    odd = list(range(1, 30, 2))
+    plan = {"minutes": 5.0, "stages": [], "layers": odd, "left_out": ["15 of 30 layers are measured"]}
+    first = [{"layer": i, "text": i / 100, "random": None} for i in odd]
+    apart = {"lengths": {"train_length": 128, "length": 1024, "layers": [None, 0.3]}}
+    summary = samples.only(
+        30, plan=plan, heads=[], first_token=first, divergence=apart, u_shape={"random": over(odd)}
+    )  # fmt: skip
+    told = said(summary, {"norm_q": norms(*[0.5] * 30)})
+    few = "15 of 30 layers"
+    assert told[1:] == [
+        f"No head of {few} is positional: none keeps to a distance, nor to the first token.",
+        f"On random tokens (mean over {few}) the logits have a U-shape: the near end lies 0.67 standard deviations "
+        "above the middle and the far end 0.20 ± 0.02 standard deviations above it, most in layer 29 (2.90).",
+        told[3],
+        f"In the mean over heads of {few}, the slowest quarter of the pairs holds 50 % of the norm of queries, more "
+        "than an even share.",
+        f"The first token draws most in layer 29 (of {few}): 29 % of the attention on the text.",
+        f"Between 128 and 1,024 tokens, attention by relative position changes most in layer 1 (of {few}), by 0.30 "
+        "nats of at most 0.69.",
+    ]
+    for row in summary["first_token"]:
+        row["text"] = 0.01
+    assert any(text.endswith(f"of a layer's attention on the text (of {few}).") for text in said(summary))
+    summary["heads"] = [samples.head(1, 0)]
+    whole = samples.read(samples.only(30, heads=[samples.head(0, 0)] * 2))
+    (counts,) = (f.text for f in differences([samples.read(summary), whole]) if "Positional" in f.text)
+    assert counts == f"Positional heads: 1 in runs/rope (of {few}), 2 in runs/rope."
+
+
+def test_two_models_that_were_read_differently_say_how_each_was() -> None:
+    a, b = samples.only(1), samples.only(1)
+    assert (
+        build([samples.read(a), samples.read(b)]).subtitle == "Read at up to 1,024 tokens, trained at 128, 8 windows."
+    )
+    b["settings"] |= {"length": 4096, "train_length": 2048, "windows": 1, "text": "book.txt"}
+    b["model"] |= {"name": "gemma3"}
+    assert build([samples.read(a), samples.read(b)]).subtitle == (
+        "runs/rope: read at up to 1,024 tokens, trained at 128, 8 windows; gemma3: read on book.txt, at up to 4,096 "
+        "tokens, trained at 2,048, 1 window."
+    )
+
+
+def test_how_far_two_models_rise_says_over_which_layers() -> None:
+    a, b = samples.only(1, u_shape={"random": over([0])}), samples.only(18, u_shape={"random": over([5, 11])})
+    b["model"] |= {"name": "gemma3"}
+    (told,) = (f.text for f in differences([samples.read(a), samples.read(b)]))
+    assert told == (
+        "How far the far end lies above the middle on random tokens: 0.20 ± 0.02 in runs/rope, 0.20 ± 0.02 in gemma3 "
+        "(mean over 2 of 18 layers: 5 and 11); their difference is not resolved."
+    )

@@ -247,7 +247,10 @@ def test_training_tells_when_the_u_shape_and_the_heads_appear() -> None:
 def test_two_models_are_told_apart_beyond_their_errors_only() -> None:
     (a, _), (b, _) = samples.two_models()
     told = [f.text for f in differences([samples.read(a), samples.read(b)])]
-    assert told[0] == "The rise of the U-shape on the text: 0.21 ± 0.02 in runs/rope, 0.01 ± 0.02 in runs/hope."
+    assert (
+        told[0]
+        == "How far the far end lies above the middle on the text: 0.21 ± 0.02 in runs/rope, 0.01 ± 0.02 in runs/hope."
+    )
     assert (
         "At 2x the training length a layer's logits depart by at most 0.40 standard deviations in runs/rope and 0.03 "
         "in runs/hope."

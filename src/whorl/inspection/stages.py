@@ -343,6 +343,7 @@ class _Stages:
             if self.kept is not None:
                 self.kept.keep_ablation(how, found)
         self.add(ablation=found)
+        self._note("ablation", windows, windows)
 
     def _put(self, name: str, rows: list[Array | None]) -> None:
         found = _stacked(self._each(rows))

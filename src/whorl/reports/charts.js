@@ -216,7 +216,7 @@ function fillCells(root, { panel, frame, colours, area, deep, wide }, chart, hei
     if (value === null) { none += `M${x.toFixed(1)} ${(y + deep).toFixed(1)}L${(x + wide).toFixed(1)} ${y.toFixed(1)}`; return; }
     const part = Math.max(0, Math.min(1, (value - colours.low) / (colours.high - colours.low)));
     const level = Math.round(part * (LEVELS - 1));
-    if (isBeyond(value, colours)) dots += dot(x + wide / 2, y + deep / 2, Math.min(2, wide / 3));
+    if (isBeyond(value, colours)) dots += dot(x + wide / 2, y + deep / 2, Math.max(1, Math.min(2, wide / 3)));
     paths.set(level, `${paths.get(level) ?? ""}M${x.toFixed(1)} ${y.toFixed(1)}h${(wide + 0.3).toFixed(1)}v${(deep + 0.3).toFixed(1)}h${(-wide - 0.3).toFixed(1)}z`);
   }));
   for (const [level, d] of paths)
@@ -242,7 +242,9 @@ function fillCells(root, { panel, frame, colours, area, deep, wide }, chart, hei
     const up = named.has(text) ? 0 : 4 + 15 * depth;
     svg("line", { x1: x, x2: x, y1: top - up, y2: bottom, class: depth ? "cut second" : "cut" }, root);
     if (named.has(text)) return;
-    const side = x > area.right - 90 ? "end" : "start";
+    const other = panel.columns[row.columns].marks[1 - depth]; // whose line a name must not stand on
+    let side = x > area.right - 90 || (depth === 0 && other && other[0] > at) ? "end" : "start";
+    if (x < area.left + 90) side = "start";
     named.set(text, { x: x + (side === "end" ? -4 : 4), y: area.top - 4 - 15 * depth, "text-anchor": side, class: "over" });
   }));
   for (const [text, place] of named) svg("text", place, root, text);

@@ -27,7 +27,7 @@ from whorl.reports.inspection import (
 from whorl.reports.inspection.account import account
 from whorl.reports.inspection.drawing import Models
 from whorl.reports.inspection.telling import Charts, Finding
-from whorl.results.inspection import Inspection
+from whorl.results.inspection import Inspection, Settings
 from whorl.results.schema import as_json
 
 __all__ = ["all_charts", "build", "differences", "findings", "head", "write"]
@@ -181,10 +181,16 @@ def _title(models: Sequence[Inspection]) -> str:
 
 
 def _subtitle(models: Sequence[Inspection]) -> str:
-    settings = models[0].summary.settings
-    read = f"Read on {settings.text}, at" if settings.text else "Read at"
+    read = [_read(m.summary.settings) for m in models]
+    if len(set(read)) == 1:
+        return capital(f"{read[0]}.")
+    return "; ".join(f"{m.name}: {how}" for m, how in zip(models, read, strict=True)) + "."
+
+
+def _read(settings: Settings) -> str:
+    on = f"read on {settings.text}, at" if settings.text else "read at"
     count = f"{settings.windows} window{'' if settings.windows == 1 else 's'}"
-    return f"{read} up to {settings.length:,} tokens, trained at {settings.train_length:,}, {count}."
+    return f"{on} up to {settings.length:,} tokens, trained at {settings.train_length:,}, {count}"
 
 
 def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from whorl.reports.inspection.drawing import (
     layers_and_heads,
     train_mark,
 )
-from whorl.reports.inspection.telling import LABELS, Charts, Finding, section, share
+from whorl.reports.inspection.telling import LABELS, Charts, Finding, aside, section, share
 from whorl.results.inspection import Inspection
 
 POSITION_BINS = 24
@@ -93,9 +93,10 @@ def findings(m: Inspection) -> list[Finding]:
     if not known:
         return []
     most, row = max(known, key=lambda item: item[0])
-    aside = f", {share(row.random)} on random tokens" if row.random is not None else ""
+    random = f", {share(row.random)} on random tokens" if row.random is not None else ""
     if max(most, row.random or 0.0) < LITTLE:
-        said = f"The first token draws little: at most {share(most)} of a layer's attention on the text."
+        said = f"The first token draws little: at most {share(most)} of a layer's attention on the text{aside(m)}."
     else:
-        said = f"The first token draws most in layer {row.layer}: {share(most)} of the attention on the text{aside}."
+        where = f"in layer {row.layer}{aside(m)}"
+        said = f"The first token draws most {where}: {share(most)} of the attention on the text{random}."
     return [Finding(said, "positions")]

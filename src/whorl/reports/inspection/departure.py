@@ -115,7 +115,7 @@ def findings(m: Inspection) -> list[Finding]:
         return []
     pair, layer = left.first_pair, left.first_layer
     seen = [row.layer for row in left.layers if any(departure is not None for departure in row.departure[1:])]
-    those = f" that see so far ({some})" if (some := of_layers(m, seen)) else ""
+    those = f" that were measured there ({some})" if (some := of_layers(m, seen)) else ""
     if pair is None and layer is None:
         than = f"three times the noise ({number(left.noise)})"
         reach = f"up to {left.multiples[-1]:g}x the training length"

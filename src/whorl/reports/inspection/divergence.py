@@ -10,7 +10,7 @@ from whorl.reports.chart import Axis, Chart, Curve, CurveFrame, CurvePanel, Curv
 from whorl.reports.document import Block
 from whorl.reports.formatting import number
 from whorl.reports.inspection.drawing import Models, curves
-from whorl.reports.inspection.telling import Charts, Finding, section
+from whorl.reports.inspection.telling import Charts, Finding, aside, section
 from whorl.results.inspection import Inspection
 
 ByLayer = Sequence[float | None]
@@ -73,7 +73,8 @@ def findings(m: Inspection) -> list[Finding]:
     if found is None or (largest := _largest(found.layers)) is None:
         return []
     between = f"Between {found.train_length:,} and {found.length:,} tokens"
-    said = f"{between}, attention by relative position changes most in layer {largest[1]}, by {number(largest[0])} nats"
+    where = f"in layer {largest[1]}{aside(m)}"
+    said = f"{between}, attention by relative position changes most {where}, by {number(largest[0])} nats"
     return [Finding(f"{said} of at most 0.69.", "divergence")]
 
 

@@ -13,6 +13,8 @@ from whorl.reports.inspection.drawing import Cells, Models, cells, heat, heat_vi
 from whorl.reports.inspection.telling import (
     Charts,
     Finding,
+    aside,
+    of_measured,
     of_model,
     pairs_in_words,
     runs,
@@ -125,7 +127,8 @@ def findings(m: Inspection) -> list[Finding]:
     if m.summary.heads is None:
         return []
     if not m.summary.heads:
-        return [Finding("No head is positional: none keeps to a distance, nor to the first token.", "heads")]
+        said = f"No head{of_measured(m)} is positional: none keeps to a distance, nor to the first token."
+        return [Finding(said, "heads")]
     return [_of_kind(kind, heads) for kind, heads in _by_kind(m.summary.heads).items()]
 
 
@@ -160,5 +163,5 @@ def _fast_part(fast: Sequence[float]) -> str:
 def differences(a: Inspection, b: Inspection) -> list[Finding]:
     if a.summary.heads is None or b.summary.heads is None:
         return []
-    counts = f"{len(a.summary.heads)} in {a.name}, {len(b.summary.heads)} in {b.name}"
-    return [Finding(f"Positional heads: {counts}.", "heads")]
+    counts = [f"{len(m.summary.heads or ())} in {m.name}{aside(m)}" for m in (a, b)]
+    return [Finding(f"Positional heads: {', '.join(counts)}.", "heads")]

@@ -272,8 +272,8 @@ def differences(a: Inspection, b: Inspection) -> list[Finding]:
         u, v = (m.summary.u_shape.on(protocol) for m in (a, b))
         if u is None or v is None:
             continue
-        rises = [f"{with_spread(x.rise, x.stderr)} in {m.name}" for x, m in ((u, a), (v, b))]
-        said = f"The rise of the U-shape {where}: {', '.join(rises)}"
+        rises = [f"{with_spread(x.rise, x.stderr)} in {m.name}{mean_over(m, x)}" for x, m in ((u, a), (v, b))]
+        said = f"How far the far end lies above the middle {where}: {', '.join(rises)}"
         if u.stderr is not None and v.stderr is not None and abs(u.rise - v.rise) <= 2 * math.hypot(u.stderr, v.stderr):
             said += "; their difference is not resolved"
         found.append(Finding(f"{said}.", "logits"))

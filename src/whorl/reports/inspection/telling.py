@@ -90,10 +90,22 @@ def _runs(values: Sequence[int]) -> list[list[int]]:
 
 
 def of_layers(m: Inspection, layers: Collection[int]) -> str:
-    """`3 of 18 layers: 5, 11 and 17`; empty where they are all."""
+    """`3 of 18 layers: 5, 11 and 17`, `15 of 30 layers`; empty where they are all."""
     if len(layers) == m.summary.model.layers:
         return ""
-    return f"{len(layers)} of {m.summary.model.layers} layers: {runs_in_words(list(layers))}"
+    which = f": {runs_in_words(list(layers))}" if len(_runs(list(layers))) <= 2 * FEW_RUNS else ""
+    return f"{len(layers)} of {m.summary.model.layers} layers{which}"
+
+
+def of_measured(m: Inspection) -> str:
+    """` of 15 of 30 layers`, where there was time for no more; the report's head says which."""
+    chosen = m.summary.plan.layers if m.summary.plan is not None else None
+    return "" if chosen is None else f" of {len(chosen)} of {m.summary.model.layers} layers"
+
+
+def aside(m: Inspection) -> str:
+    """The same as ` (of 15 of 30 layers)`."""
+    return f" ({told.strip()})" if (told := of_measured(m)) else ""
 
 
 def mean_over(m: Inspection, u: UShape) -> str:

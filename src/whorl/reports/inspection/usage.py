@@ -6,7 +6,7 @@ from whorl.reports.chart import Chart
 from whorl.reports.document import Block
 from whorl.reports.formatting import listing
 from whorl.reports.inspection.drawing import Models, by_layer_and_pair, carried, heat, layer_options
-from whorl.reports.inspection.telling import Charts, Finding, section, share
+from whorl.reports.inspection.telling import Charts, Finding, of_measured, section, share
 from whorl.results.inspection import Inspection
 
 QUANTITIES = {"queries": "norm_q", "keys": "norm_k", "values": "norm_v"}
@@ -53,7 +53,7 @@ def findings(m: Inspection) -> list[Finding]:
     if not against:
         return []
     parts = [f"{listing(told)}, {than} an even share" for than, told in against.items()]
-    said = f"In the mean over heads, the slowest quarter of the pairs holds {'; '.join(parts)}"
+    said = f"In the mean over heads{of_measured(m)}, the slowest quarter of the pairs holds {'; '.join(parts)}"
     if "values" in slow:
         said += f". Of values, which no rotation touches, it holds {share(slow['values'])}"
     return [Finding(f"{said}.", "usage")]
