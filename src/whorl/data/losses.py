@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,13 +22,17 @@ def window_losses(
 ) -> torch.Tensor:
     """`token_losses` of windows [windows, length] of token ids, in eval mode, on the CPU: [windows, length - 1].
 
-    At most about `batch_tokens` tokens go through the model at a time, and no more logits than `LOGITS`.
+    At most about `batch_tokens` tokens go through the model at a time, and no more logits than `LOGITS`; those of a
+    window that has more are made by parts, where the model's logits are what its head makes of its hidden states.
     """
     losses = []
     with evaluating(model) as device:
         for batch in batches(windows, batch_tokens, vocab_size):
             ids = batch.to(device)
-            losses.append(token_losses(model(input_ids=ids, use_cache=False).logits, ids).cpu())
+            found = _by_parts(model, ids) if ids.numel() * vocab_size > LOGITS else None
+            if found is None:
+                found = token_losses(model(input_ids=ids, use_cache=False).logits, ids)
+            losses.append(found.cpu())
             if progress is not None:
                 progress(len(batch))
     return torch.cat(losses)
@@ -44,6 +49,31 @@ def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         for part, targets in zip(row.split(CHUNK), labels.split(CHUNK), strict=True)
     ]
     return torch.cat(losses).view(ids.shape[0], ids.shape[1] - 1)
+
+
+def _by_parts(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor | None:
+    """`token_losses` from the hidden states, `CHUNK` tokens through the head at a time; None where the model does more
+    with its logits (a soft cap, a scale), as its config says or those of the last token show, or cannot be asked for
+    those alone."""
+    base, head = getattr(model, "base_model", model), getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None or base is model or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return None
+    config = getattr(model, "config", None)
+    if config is None or any("logit" in name and value not in (None, False, 1) for name, value in vars(config).items()):
+        return None
+    hidden: list[torch.Tensor] = []
+    seen = base.register_forward_hook(lambda module, given, out: hidden.append(out[0]))
+    try:
+        last = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+    finally:
+        seen.remove()
+    if len(hidden) != 1 or not torch.allclose(head(hidden[0][:, -1:]), last, rtol=1e-3, atol=1e-4):
+        return None
+    losses = [
+        token_losses(head(hidden[0][:, start : start + CHUNK + 1]), ids[:, start : start + CHUNK + 1])
+        for start in range(0, ids.shape[1] - 1, CHUNK)
+    ]
+    return torch.cat(losses, 1)
 
 
 @contextmanager

@@ -1,0 +1,28 @@
+"""Losses by token, where a window's logits do not fit at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from whorl.data import losses
+from whorl.testing import peaked, tiny_model
+
+IDS = torch.randint(3, 97, (2, 50), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("family", "parts"), [("llama", True), ("gemma3_text", True), ("gemma2", False)])
+def test_logits_that_do_not_fit_are_made_by_parts(family: str, parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gemma2 caps its logits, which its head does not: they are made at once, as before."""
+    model = peaked(tiny_model(family)).eval()
+    vocab = model.config.vocab_size
+    widest = []
+    model.get_output_embeddings().register_forward_hook(lambda head, given, out: widest.append(out.shape[1]))
+    whole = losses.window_losses(model, IDS, vocab)
+    assert set(widest) == {50}
+    widest.clear()
+    monkeypatch.setattr(losses, "LOGITS", 30 * vocab)
+    monkeypatch.setattr(losses, "CHUNK", 16)
+    found = losses.window_losses(model, IDS, vocab)
+    assert max(widest) == (17 if parts else 50)
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
