@@ -52,9 +52,9 @@ class Source:
         return _streamed(self.name) if stream_layers else _loaded(self.name)
 
     def without_weights(self) -> Any | None:
-        """The same model with its weights on the meta device, for questions that ask none; None where no config says
-        it (a trial, an adapter) and where stock code cannot build it so."""
-        if self.folder is not None:
+        """The same model with its weights on the meta device, for questions that ask none; None where no config here
+        says it (a trial, an adapter, a name of the hub) and where stock code cannot build it so."""
+        if self.folder is not None or not Path(self.name).exists():
             return None
         from whorl.attaching.loading import without_weights
 

@@ -7,9 +7,10 @@ dropped. Both are refused here, by name: of recorded and of other models, trials
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from whorl.hosts import open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 
+log = logging.getLogger(__name__)
+
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
 SHOWN = 8  # names in a message
@@ -64,10 +68,8 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         return _load_gguf(file, kwargs)
     _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
-    if (
-        compat.file_of(name_or_path, "adapter_config.json", hub) is not None
-        and compat.file_of(name_or_path, "config.json", hub) is None
-    ):
+    _tell_of_hub(name_or_path, hub)
+    if compat.file_of(name_or_path, ADAPTER, hub) is not None and compat.file_of(name_or_path, CONFIG, hub) is None:
         return _load_adapter(name_or_path, base, hub, kwargs)
     if base is not None:
         raise ValueError(f"{name_or_path} is a model and no adapter, so there is nothing to put on a base")
@@ -122,6 +124,16 @@ def _refuse_no_folder(where: str) -> None:
     hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and not where.startswith(".")
     if not hub_name and not path.is_dir():
         raise ValueError(f"no checkpoint at {where!r}: there is no such folder, and it is no hub name")
+
+
+def _tell_of_hub(where: str, hub: dict[str, Any]) -> None:
+    """Says at once that a name is no folder, nor in the hub's cache: the hub takes a minute to not answer."""
+    if Path(where).is_dir() or hub.get("local_files_only"):
+        return
+    with suppress(OSError):  # stock code's, for what is not in the cache
+        if any(compat.file_of(where, name, {**hub, "local_files_only": True}) for name in (CONFIG, ADAPTER)):
+            return
+    log.warning("there is no folder %s here; the hub is asked for a model of that name", where)
 
 
 def configuration(where: Any, **kwargs: Any) -> Any:
