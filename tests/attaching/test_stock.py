@@ -99,3 +99,24 @@ def test_attaching_what_is_there_leaves_the_saved_config_alone(tmp_path) -> None
         after = type(model.config).from_pretrained(tmp_path / family).to_dict()
         assert after["rope_parameters"] == before["rope_parameters"]
         assert model.config.to_dict() == before, "and the model's own config is not touched"
+
+
+@torch.no_grad()
+def test_directories_of_the_spelling_before_are_read(tmp_path) -> None:
+    """With half a pair more in the share, the base not quite round, and nothing for older readers."""
+    model = whorl.attach(tiny_model("llama"), "hope:train_length=40,base=1000000")
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("rope_theta", "rope_scaling", "partial_rotary_factor"):
+        del config[key]
+    config["rope_parameters"] |= {"partial_rotary_factor": 2.5 / 8, "rope_theta": 999999.9999999935}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert difference(type(model).from_pretrained(tmp_path).eval()(TOKENS).logits, logits) < budget
+    loaded = whorl.load(tmp_path)
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    assert difference(loaded(TOKENS).logits, logits) < budget
+    loaded.save_pretrained(tmp_path / "anew")
+    anew = json.loads((tmp_path / "anew" / "config.json").read_text())
+    assert anew["partial_rotary_factor"] == anew["rope_parameters"]["partial_rotary_factor"] == 2 / 8
+    assert anew["rope_parameters"]["rope_theta"] == 1e6

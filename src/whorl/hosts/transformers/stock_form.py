@@ -21,7 +21,7 @@ from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import length_dependent
 from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.sizes import head_dim_of
-from whorl.hosts.transformers.stock_terms import candidates, for_older_readers
+from whorl.hosts.transformers.stock_terms import candidates, for_older_readers, tidied
 
 
 def as_table(host: Host, encoding: Encoding, size: str, table: torch.Tensor | None) -> StockForm | str:
@@ -43,7 +43,7 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
         longest = host.rotary.config.max_position_embeddings
         padded = in_stock_terms(host, spectrum)
         ways = (w for s in dict.fromkeys((spectrum, padded)) for w in candidates(of_layer, s, width, own, longest))
-        for candidate in (own, *ways):
+        for candidate in (tidied(own, width), *ways):
             trial = {**settings, label: candidate} if label else candidate
             if _understood(host, trial, host.layer_types[index], attention, padded):
                 settings = trial

@@ -52,6 +52,18 @@ BASES_BY_TYPE: dict[str, tuple[str, str]] = {
 }
 
 
+def tidied(settings: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Rope settings as earlier versions of whorl wrote them, as they are written now: a share with half a pair more is
+    the exact one, and a base that is a whole number but for float64's rounding (999999.9999999935) is that."""
+    tidy, base = dict(settings), settings.get("rope_theta")
+    if settings.get("rope_type") == "proportional" and settings.get("partial_rotary_factor") is not None:
+        pairs = int(settings["partial_rotary_factor"] * head_dim // 2)
+        tidy["partial_rotary_factor"] = share_of(2 * pairs, head_dim)
+    if isinstance(base, float) and not base.is_integer() and abs(base - round(base)) < 1e-12 * base:
+        tidy["rope_theta"] = float(round(base))
+    return tidy
+
+
 def candidates(
     encoding: Encoding, spectrum: Spectrum, head_dim: int, own: Mapping[str, Any], longest: int
 ) -> Iterator[dict[str, Any]]:
