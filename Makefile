@@ -56,6 +56,7 @@ $(COMPAT)/.installed: pyproject.toml constraints-compat.txt
 # Rows that are in src/whorl/runtimes/ran.json are not run again; RUNTIMES="--only vllm --again" runs those of one.
 test-runtimes: setup
 	$(BIN)/python benchmarks/runtimes/run.py $(RUNTIMES)
+	$(BIN)/python -m tests.runtimes.table
 
 # What was there goes first: setuptools would put modules that are no more into the wheel.
 wheel: setup
