@@ -75,7 +75,7 @@ def test_ctrl_c_keeps_the_windows_that_were_read_and_the_next_run_reads_the_othe
     left = told[-1]
     assert left.summary.settings.random_windows == 2
     assert left.summary.u_shape.random is not None
-    assert "random tokens: 2 of 4 windows were read, then it was interrupted" in left.summary.plan.left_out
+    assert "2 of the 4 windows of the stage 'random tokens': it was interrupted" in left.summary.plan.left_out
     assert left.summary.absent["out_of_range"].startswith("not read yet")
     assert left.summary.absent["ablation"].startswith("not read yet")
 

@@ -38,11 +38,10 @@ def test_longer_windows_are_given_up_before_few_windows_are_fewer() -> None:
     assert stages(plan) == {"text": (4, 4096), "random": (4, 4096)}
     assert sum(stage.seconds for stage in plan.stages) == pytest.approx(240, rel=0.01)
     assert plan.left_out == (
-        "nothing past the training length: a window of 32,768 tokens takes about 4 minutes",
-        "windows of 4,096 tokens, less than the 8,192 that the model was trained at: one of those takes about 60 "
-        "seconds",
-        "4 of 8 windows of the text",
-        "4 of 16 windows of random tokens",
+        "windows past the training length: one of 32,768 takes about 4 minutes",
+        "windows of more than 4,096 tokens: one of 8,192, the training length, takes about 60 seconds",
+        "4 of the 8 windows of text",
+        "12 of the 16 windows of random tokens",
     )
 
 
@@ -54,11 +53,13 @@ def test_a_length_that_was_asked_for_stays() -> None:
     assert stages(found[1]) == {"text": (2, 8192), "random": (2, 8192)}, "nothing past the training length"
     assert found[2].layers == tuple(spread(LAYERS, 2))
     assert found[2].left_out[-1] == (
-        "10 of 18 layers are measured, evenly of each kind: 0, 2, 4, 5, 7, 9, 12, 14, 16, 17"
+        "8 of the 18 layers; measured are, evenly of each kind, 0, 2, 4, 5, 7, 9, 12, 14, 16, 17"
     )
     assert stages(found[3]) == {"text": (2, 8192)}
     assert stages(found[4]) == {"text": (1, 8192)}
-    assert found[4].left_out[-1] == "this least of plans takes about 6 seconds, longer than there is"
+    assert found[4].left_out[-1] == (
+        "nothing else can be, and what is left takes about 6 seconds, longer than there is"
+    )
 
 
 def test_layers_are_spread_over_each_kind() -> None:
@@ -121,7 +122,7 @@ def test_a_stage_ends_when_its_time_is_up_and_that_is_said(monkeypatch: pytest.M
     )
     assert found.settings.windows == 2
     assert found.settings.random_windows == 2
-    assert "text, in range: 3 of 16 windows were read, then the time was up" in found.plan.left_out
+    assert "13 of the 16 windows of the stage 'text, in range': the time was up" in found.plan.left_out
 
 
 class Ticking:
@@ -162,7 +163,7 @@ def test_a_budget_is_planned_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "measured", lambda *_, **__: Cost(1 / 32, 0))
     found = whorl.inspect(tiny_model("llama"), IDS, train_length=32, random_windows=8, minutes=0.5).summary
     assert {stage.stage: stage.read for stage in found.plan.stages} == {"text": 8, "random": 8, "long": 4}
-    assert found.plan.left_out == ("4 of 8 windows of the text",)
+    assert found.plan.left_out == ("4 of the 8 windows of text",)
     assert found.settings.windows == 4
     whole = whorl.inspect(tiny_model("llama"), IDS, train_length=32, random_windows=8).summary
     assert whole.plan.left_out == ()

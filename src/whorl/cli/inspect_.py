@@ -114,7 +114,7 @@ def _say_plan(plan: Plan, goes_on: bool) -> None:
     of = f" of {plan.minutes:g} minutes" if plan.minutes else ""
     terminal.print(f"the plan{of}{', of a run that goes on' if goes_on else ''}: {in_words(plan)}")
     for left in plan.left_out:
-        terminal.print(f"  - {left}")
+        terminal.print(f"  - left out: {left}")
 
 
 def _say(results: list[Inspection], out: Path, asked: list[str]) -> None:

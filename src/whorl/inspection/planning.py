@@ -110,7 +110,7 @@ def planned(asked: Asked, cost: Cost, minutes: float, seconds: float, facts: Seq
             break
     said = planner.left_out(plan)
     if takes > FOR_STAGES * seconds:
-        said.append(f"this least of plans takes about {told(takes)}, longer than there is")
+        said.append(f"nothing else can be, and what is left takes about {told(takes)}, longer than there is")
     return replace(plan, minutes=minutes, left_out=tuple(said))
 
 
@@ -172,26 +172,23 @@ class _Planner:
             full, found = whole.stage(name), plan.stage(name)
             if full is None or (found is not None and found.length == full.length):
                 continue
-            each = told(self.cost.of(full.length))
+            takes = f"one of {full.length:,} takes about {told(self.cost.of(full.length))}"
             if found is None:
-                said.append(f"nothing past the training length: a window of {full.length:,} tokens takes about {each}")
-            elif name == "long":
-                said.append(f"windows of {found.length:,} tokens, not {full.length:,}: one takes about {each}")
+                said.append(f"windows past the training length: {takes}")
             else:
-                said.append(
-                    f"windows of {found.length:,} tokens, less than the {full.length:,} that the model was trained at: "
-                    f"one of those takes about {each}"
-                )
+                trained = ", the training length," if full.length == asked.train_length else ""
+                takes = takes.replace(" takes", f"{trained} takes")
+                said.append(f"windows of more than {found.length:,} tokens: {takes}")
         windows = (plan.stage("long") or plan.stages[0]).windows
         if windows < asked.windows:
-            said.append(f"{windows} of {asked.windows} windows of the text")
+            said.append(f"{asked.windows - windows} of the {asked.windows} windows of text")
         random = plan.stage("random")
         if (read := 0 if random is None else random.windows) < asked.random_windows:
-            said.append(f"{read or 'none'} of {asked.random_windows} windows of random tokens")
+            said.append(f"{asked.random_windows - read} of the {asked.random_windows} windows of random tokens")
         if plan.layers is not None and asked.layers is None:
             said.append(
-                f"{len(plan.layers)} of {len(self.facts)} layers are measured, evenly of each kind: "
-                f"{', '.join(map(str, plan.layers))}"
+                f"{len(self.facts) - len(plan.layers)} of the {len(self.facts)} layers; measured are, evenly of each "
+                f"kind, {', '.join(map(str, plan.layers))}"
             )
         return said
 

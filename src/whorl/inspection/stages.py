@@ -250,7 +250,7 @@ class _Stages:
         assert plan is not None
         stages = tuple(replace(stage, read=read) if stage.stage == key else stage for stage in plan.stages)
         why = "it was interrupted" if self.interrupted else "the time was up"
-        short = (f"{planning.STAGES[key]}: {read} of {of} windows were read, then {why}",) if read < of else ()
+        short = (f"{of - read} of the {of} windows of the stage {planning.STAGES[key]!r}: {why}",) if read < of else ()
         self.add(plan=replace(plan, stages=stages, left_out=plan.left_out + short))
 
     def spectrum(self) -> None:
