@@ -112,11 +112,6 @@ def as_it_is(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"found": found}
 
 
-def heal(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    found["conversion"].pop("model", None)  # a path
-    return {"found": found}
-
-
 def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
     kept = ("settings", "u_shape", "out_of_range", "absent", "seconds")
     curves = {key: found["arrays"][key] for key in ("wavelength", "distance", "logit", "random_logit")}
@@ -125,7 +120,7 @@ def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {**{key: found["summary"].get(key) for key in kept}, "distance": curves["distance"], "mean_curve": means}
 
 
-SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": as_it_is, "heal": heal}
+SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": as_it_is}
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
@@ -143,7 +138,7 @@ def figure(results: dict[str, Any]) -> CurveChart:
         "norm of queries and keys by pair", (_axis("norm / mean over pairs", used),), tuple(used), even, x=x
     )
     label = "loss when only the pairs left of here turn"
-    lower = CurveView(label, (_axis("nats above all pairs", cost),), tuple(cost), x=x, markers=True)
+    lower = CurveView(label, (_axis("nats above all pairs (from 0.001)", cost),), tuple(cost), x=x, markers=True)
     return CurveChart(
         "llms",
         "Which pairs two pretrained LLMs use, and which they need",

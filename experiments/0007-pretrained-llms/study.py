@@ -77,8 +77,6 @@ LONG = (
 LONG_WINDOWS = (12288, 1)
 EDGES = (1, 512, 1024, 2048, 4096, 6144, 8192, 10240, 12288)
 """Positions between which losses by position are means."""
-HEALED = "hope:train_length=512"
-HEALING = {"heal": 16_384, "train_length": 512, "batch_size": 8, "reach": 2, "windows": 4}
 
 
 @dataclass
@@ -163,7 +161,7 @@ class Study:
             ids = self.windows(name, "prose", 2048, 2)
             both = [self._losses(name, "own", ids, dtype=dtype).mean(1) for dtype in (torch.float32, torch.bfloat16)]
             measured["bfloat16"] = {"float32": _rounded(both[0]), "change": _rounded(both[1] - both[0])}
-        jobs = [(encoding, text) for encoding in ("fresh", *LONG) for text in reversed(TEXTS)]
+        jobs = [(encoding, text) for text in reversed(TEXTS) for encoding in ("fresh", *LONG)]
         for encoding, text in track(jobs, f"{name}: {length:,} tokens"):
             if text in measured["losses"].setdefault(encoding, {}):
                 continue
@@ -176,13 +174,6 @@ class Study:
             measured["losses"][encoding][text] = _rounded(np.stack(means, 1))
             self._keep(f"long-{name}", measured)
         return {"length": length, "spans": spans, **measured}
-
-    def heal(self, name: str) -> dict[str, Any]:
-        """The model under another encoding, trained on beside a control, by `whorl convert` on the standard library."""
-        self.loaded.clear()
-        path = self.models / reading.FILES[name]
-        found = whorl.convert(str(path), HEALED, text="stdlib", out=self.out / f"healed-{name}", **HEALING)
-        return {**HEALING, "conversion": found.to_json()}
 
     def _losses(
         self, name: str, encoding: str, ids: torch.Tensor, every: int = 1, dtype: torch.dtype = torch.float32
@@ -233,7 +224,7 @@ def _rounded(x: Any) -> Any:
 def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     """In the order in which they run."""
     names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
-        f"{stage}-smollm2" for stage in ("reach", "long", "heal")
+        f"{stage}-smollm2" for stage in ("reach", "long")
     ]
     return {name: lambda name=name: getattr(study, name.partition("-")[0])(name.partition("-")[2]) for name in names}
 
