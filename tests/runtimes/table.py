@@ -24,7 +24,7 @@ Made by `python -m tests.runtimes.table` from `whorl.runtimes.facts` and `whorl.
 - **wrong**: it runs another model in silence. `--for` refuses that, and names who carries the encoding
 - **?**: nobody has run or read it; `--for` says so, and writes
 
-*run*: the engine was run, on SmolLM2 by `make test-runtimes` or by hand on tiny random models of the family.
+*run*: the engine was run, by `make test-runtimes` (its rows stand last) or by hand on tiny random models of the family.
 *read*: it stands so in the engine's source.
 
 ## A Llama

@@ -95,7 +95,7 @@ def carries(name: str, model: Any) -> Verdict:
 def verdict(name: str, family: str, said: Iterable[str]) -> Verdict:
     """The same of a family (a config's model_type) and the kinds that its directory says."""
     found = [_of_kind(name, family, kind) for kind in said]
-    return min(found, key=lambda one: ORDER.index(one.result))
+    return min(found, key=lambda one: (ORDER.index(one.result), one.how == "run"))  # a reading among runs is a reading
 
 
 def refusal(found: Verdict, model: Any) -> str | None:

@@ -160,7 +160,7 @@ CTRANSLATE2 = _of(
     ("refuses", "run", _CTRANSLATE2, ("proportional", "yarn"), "its converter says that it has no such type"),
     ("wrong", "read", ("gpt_neox",), SCALED, "its converter reads no scaling of it"),
     ("refuses", "run", _CTRANSLATE2, LISTS, "it asks for fields that its converter lacks"),
-    ("wrong", "run", ("llama",), ("llama3",), "other frequencies come out"),
+    ("wrong", "run", ("llama",), ("llama3",), "its converter keeps no factor of it, and plain RoPE runs"),
     ("refuses", "run", ("mistral", "qwen2", "qwen3"), ("llama3",), "it asks for fields that its converter lacks"),
     ("refuses", "read", ("phi3",), (), "it looks for a key that transformers 5 does not write"),
     ("right", "run", _CTRANSLATE2, ("base", "linear"), ""),
