@@ -54,7 +54,7 @@ _FOUR = (
 TRANSFORMERS_4 = _of(
     "transformers4",
     ("refuses", "read", ("gemma4_text",), (), "it does not know the family"),
-    ("refuses", "run", ("qwen3_moe",), (), "transformers 5 saves experts in another form"),
+    ("refuses", "run", ("qwen3_moe",), (), "transformers 5 names its sizes otherwise"),
     ("wrong", "run", ("modernbert-decoder",), (), "the stock model itself comes out otherwise"),
     ("refuses", "run", ("gemma3_text", "olmo3"), ("proportional", "sliding scaled"), "words in the place of the base"),
     ("refuses", "run", _FOUR, ("proportional",), "KeyError: 'proportional', or words in the place of the base"),
