@@ -67,8 +67,8 @@ def test_so_do_other_architectures(architecture: str, notation: str | None, tmp_
     logits, budget = logits_and_budget(model, TOKENS)
     assert max_error(again(TOKENS).logits, logits) <= budget
     assert whorl.encoding_of(again) == whorl.encoding_of(model)
-    bases = [s["rope_theta"] for s in (again.config.rope_parameters, model.config.rope_parameters) if "rope_theta" in s]
-    assert len(set(bases)) < 2, "the base of whole heads, which another encoding would take"
+    if notation == "p-rope:p=0.5":  # the base of whole heads, which another encoding would take
+        assert again.config.rope_parameters == model.config.rope_parameters
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from whorl.data.corpus import load_tokenizer
+from whorl.gguf_files import tokenizers
 from whorl.runtimes.exporting import export
 
 from ..runtimes.exports import llama, trained
@@ -84,6 +85,17 @@ def test_a_file_without_a_tokenizer_says_why(tmp_path: Path) -> None:
     path = export(llama(), tmp_path / "out", runtime="gguf").path / "model.gguf"
     with pytest.raises(ValueError, match=r"has no tokenizer that can be read: none given"):
         load_tokenizer(str(path))
+
+
+def test_a_piece_that_is_a_token_is_taken_whole_under_llama_3s_rule_alone() -> None:
+    said = {"tokens": ["a", "b", "c", "abc"], "merges": []}
+    for rule, tokens in (("llama-bpe", ["abc"]), ("gpt-2", ["a", "b", "c"])):
+        assert tokenizers._byte_level(said, tokenizers.RULES[rule]).encode("abc").tokens == tokens
+
+
+def test_the_pair_of_the_best_score_is_joined_first() -> None:
+    said = {"tokens": ["a", "b", "c", "ab", "bc"], "scores": [0.0, 0.0, 0.0, -2.0, -1.0], "token_type": [1] * 5}
+    assert tokenizers._merges(said) == [("b", "c"), ("a", "b")]
 
 
 PRETRAINED = {  # ids that llama.cpp (xllamacpp 2026.10.11549) gives for the text
