@@ -112,7 +112,7 @@ def _say_plan(plan: Plan, goes_on: bool) -> None:
 
     terminal = console()
     of = f" of {plan.minutes:g} minutes" if plan.minutes else ""
-    terminal.print(f"the plan{of}{', of a run that goes on' if goes_on else ''}: {in_words(plan)}")
+    terminal.print(f"the plan{of}{', of a run that goes on (--force plans anew)' if goes_on else ''}: {in_words(plan)}")
     for left in plan.left_out:
         terminal.print(f"  - left out: {left}")
 
