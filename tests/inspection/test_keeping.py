@@ -120,12 +120,28 @@ def test_stages_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
     kept.begin(plan)
     (kept.folder / "text.npz").write_bytes(b"damaged")
     assert Kept(tmp_path / "stages", length=64).plan() == plan
-    assert kept.sums("text", []) == {}, "what is damaged is read again"
+    assert kept.sums("text", [], IDS) == {}, "what is damaged is read again"
     kept.begin(plan)
     assert (kept.folder / "text.npz").exists()
     Kept(tmp_path / "stages", length=32).begin(plan)
     assert not (kept.folder / "text.npz").exists()
     assert kept.plan() is None
+
+
+def test_windows_of_other_tokens_are_read_anew(
+    tmp_path: Path, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command, and a tokenizer that has changed or is another model's."""
+    kept = Kept(tmp_path / "stages", of="this")
+    kept.begin(inspected(None, []).summary.plan)
+    first = inspected(kept, [])
+    monkeypatch.setattr(sys.modules[__name__], "IDS", IDS.flip(0, 1))
+    whole = inspected(None, [])
+    forwards.clear()
+    found = inspected(kept, [])
+    assert forwards == [32] * 4 + [64] * 4, "random tokens are the same"
+    np.testing.assert_array_equal(found.norm_q, whole.norm_q)
+    assert found.summary.ablation == whole.summary.ablation != first.summary.ablation
 
 
 def test_other_weights_are_something_else(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ARRAYS = ("logit", "by_pair", "curve", "first_by_pair", "bound", "attention", "entropy", "first", "settled_first",
           "last_keys")  # fmt: skip
+OF = "windows"  # among the arrays of a stage, the digest of its windows
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
 
 
@@ -49,32 +50,39 @@ class Kept:
             shutil.rmtree(self.folder, ignore_errors=True)
         write_json(self._plan, {"asked": self.digest, "plan": as_json(plan)})
 
-    def sums(self, stage: str, facts: Sequence[Layer]) -> dict[int, Sums]:
-        """Of the windows of a stage that were read, by layer; none where it was not begun, or its file is damaged."""
+    def sums(self, stage: str, facts: Sequence[Layer], windows: torch.Tensor) -> dict[int, Sums]:
+        """Of the windows of a stage that were read, by layer; none where it was not begun or of others (of another
+        tokenizer, say), and where its file is damaged."""
         path = self.folder / f"{stage}.npz"
         if not path.exists():
             return {}
         try:
-            with np.load(path) as arrays:
-                return _summed(dict(arrays), facts)
+            with np.load(path) as file:
+                arrays = dict(file)
+            return _summed(arrays, facts) if str(arrays.pop(OF, "")) == digest_of(windows) else {}
         except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
             log.warning("%s is damaged (%s): the stage is run again", path, error)
             return {}
 
-    def keep(self, stage: str, layers: dict[int, Sums]) -> None:
+    def keep(self, stage: str, layers: dict[int, Sums], windows: torch.Tensor) -> None:
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = _arrays(layers)
+        arrays: dict[str, Any] = {OF: np.array(digest_of(windows)), **_arrays(layers)}
         np.savez(buffer, **arrays)
         write_atomically(self.folder / f"{stage}.npz", buffer.getvalue())
 
-    def ablation(self, windows: list[int]) -> Ablation | None:
-        """The ablation of so many windows in range and past it, where it was done."""
+    def ablation(self, windows: list[str]) -> Ablation | None:
+        """The ablation of windows in range and past it, by their digests, where it was done."""
         path = self.folder / "ablation.json"
         found = read_json(path) if path.exists() else {}
         return parsed(Ablation, found["ablation"], str(path)) if found.get("windows") == windows else None
 
-    def keep_ablation(self, windows: list[int], found: Ablation) -> None:
+    def keep_ablation(self, windows: list[str], found: Ablation) -> None:
         write_json(self.folder / "ablation.json", {"windows": windows, "ablation": as_json(found)})
+
+
+def digest_of(windows: torch.Tensor) -> str:
+    """What tells these token ids from others."""
+    return hashlib.sha256(str(tuple(windows.shape)).encode() + windows.cpu().numpy().tobytes()).hexdigest()
 
 
 def identity(names: Sequence[str]) -> list[Any]:

@@ -21,7 +21,7 @@ from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis, planning
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
-from whorl.inspection.keeping import Kept
+from whorl.inspection.keeping import Kept, digest_of
 from whorl.inspection.passes import Pass, Sums
 from whorl.inspection.planning import Asked, Deadline
 from whorl.provenance import machine, versions
@@ -230,7 +230,7 @@ class _Stages:
             enough=lambda read: self.deadline.enough(key, read), **how,
         )  # fmt: skip
         if self.kept is not None:
-            found.layers = self.kept.sums(key, self.facts)
+            found.layers = self.kept.sums(key, self.facts, windows)
             advance(found.read)
         already = found.read
         try:
@@ -240,7 +240,7 @@ class _Stages:
                 raise
             self.interrupted = True
         if self.kept is not None and found.read > already:
-            self.kept.keep(key, found.layers)
+            self.kept.keep(key, found.layers, windows)
         self._note(key, found.read, len(windows))
         return found
 
@@ -336,7 +336,7 @@ class _Stages:
         past = self.inputs[:windows] if self._planned("long") else None
         inside = self.inside[: windows * (self.length // self.inside_length)]
         with self._stage("ablation", "ablation", steps) as advance:
-            how = [len(inside), 0 if past is None else len(past)]
+            how = [digest_of(ids) for ids in (inside, past) if ids is not None]
             found = None if self.kept is None else self.kept.ablation(how)
             if found is None:
                 found = run_ablation(self.host, inside, past, self.limit, lambda: advance(1))
