@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +81,9 @@ def test_a_run_goes_before_a_reading_and_says_how_far_off_it_was(monkeypatch: py
     assert verdict("vllm", "qwen3", ["proportional"]).how == "read", "a run is of its family"
     assert verdict("vllm", "llama", ["yarn"]).result == "right", "its own factor is to blame, not YaRN"
     assert verdict("vllm", "llama", ["yarn", "yarn: own attention"]).result == "wrong"
+    monkeypatch.setattr(engines, "ran", lambda: [replace(older, encoding="rope~yarn:factor=4,original=2048")])
+    assert verdict("vllm", "llama", ["yarn"]).how == "run"
+    assert verdict("vllm", "llama", ["yarn", "yarn: mscale"]).how == "read", "of which a part was only read"
 
 
 def test_export_for_an_engine_that_would_drop_the_encoding_writes_nothing(tmp_path: Path) -> None:
