@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from reading import TEXTS, TRAINED, interval
-from study import EVERY, PAIRS
+from study import CUT_WINDOWS, EDGES, EVERY, LONG_WINDOWS, PAIRS
 
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import turns_fully
@@ -48,7 +48,7 @@ def gathered(folder: Path) -> dict[str, Any]:
         kind, _, name = stage.partition("-")
         summed = SUMS[kind](name, made["found"])
         about = {key: made[key] for key in ("seconds", "date", "machine", "versions") if key in made}
-        results[stage] = {**about, **summed}
+        results[stage] = {**about, **summed, **({"unfinished": True} if "unfinished" in made else {})}
     return results
 
 
@@ -73,7 +73,7 @@ def cuts(name: str, found: dict[str, Any]) -> dict[str, Any]:
                     "high": high,
                 }
             )
-    return {"length": 512, "every": EVERY[name], "rows": rows, "windows": losses}
+    return {"length": CUT_WINDOWS[0], "every": EVERY[name], "rows": rows, "windows": losses}
 
 
 def usage(name: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +112,10 @@ def as_it_is(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"found": found}
 
 
+def long(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {"length": LONG_WINDOWS[0], "edges": EDGES, "losses": found["losses"], "bfloat16": found["bfloat16"]}
+
+
 def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
     kept = ("settings", "u_shape", "out_of_range", "absent", "seconds")
     curves = {key: found["arrays"][key] for key in ("wavelength", "distance", "logit", "random_logit")}
@@ -120,7 +124,7 @@ def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {**{key: found["summary"].get(key) for key in kept}, "distance": curves["distance"], "mean_curve": means}
 
 
-SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": as_it_is}
+SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": long}
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
