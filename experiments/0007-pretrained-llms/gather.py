@@ -42,7 +42,11 @@ def gathered(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*-*.json"), reverse=True):  # a part before the whole, which takes its place
         found = json.loads(path.read_text())
         name = path.name.removesuffix(".json").removesuffix(".part")
-        stages[name] = {"found": found, "unfinished": True} if path.name.endswith(".part.json") else found
+        stages[name] = (
+            {**found.pop("about", {}), "found": found, "unfinished": True}
+            if path.name.endswith(".part.json")
+            else found
+        )
     results: dict[str, Any] = {}
     for stage, made in stages.items():
         kind, _, name = stage.partition("-")

@@ -189,10 +189,12 @@ class Study:
     def _part(self, stage: str) -> dict[str, Any]:
         path = self.out / f"{stage}.part.json"
         empty: dict[str, Any] = {} if stage.startswith("usage") else {"losses": {}}
-        return json.loads(path.read_text()) if path.exists() else empty
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else empty
+        found.pop("about", None)
+        return found
 
     def _keep(self, stage: str, measured: dict[str, Any]) -> None:
-        write_atomically(self.out / f"{stage}.part.json", json.dumps(measured).encode())
+        write_atomically(self.out / f"{stage}.part.json", json.dumps({"about": about(), **measured}).encode())
 
 
 def means(seen: Any) -> Iterator[tuple[str, Any]]:
@@ -221,6 +223,15 @@ def _rounded(x: Any) -> Any:
     return None if np.isnan(x) else round(float(x), 5)
 
 
+def about() -> dict[str, Any]:
+    """When and by what something was measured."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions("torch", "transformers", "gguf"),
+    }
+
+
 def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     """In the order in which they run."""
     names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
@@ -236,16 +247,10 @@ def run(study: Study, name: str, do: Callable[[], dict[str, Any]]) -> None:
         return
     start = time.perf_counter()
     found = do()
-    about = {
-        "stage": name,
-        "seconds": round(time.perf_counter() - start, 1),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "versions": versions("torch", "transformers", "gguf"),
-    }
-    write_atomically(path, json.dumps({**about, "found": found}).encode())
+    seconds = round(time.perf_counter() - start, 1)
+    write_atomically(path, json.dumps({"stage": name, "seconds": seconds, **about(), "found": found}).encode())
     (study.out / f"{name}.part.json").unlink(missing_ok=True)
-    print(f"{name}: {about['seconds']} s", flush=True)
+    print(f"{name}: {seconds} s", flush=True)
 
 
 def main() -> None:
