@@ -36,19 +36,29 @@ def test_an_architecture_that_is_not_read_is_named_with_those_that_are(tmp_path:
         ("llama", {"attention.scale": 0.5}),
         ("llama", {"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}),
         ("gemma3", {"attention.sliding_window_pattern": [True]}),
+        ("llama", {"attention.causal": False}),
+        ("gemma3", {"rope.dimension_count": 15}),
+        ("gemma3", {"rope.dimension_count": 0}),
+        ("llama", {"rope.freq_base": 0.0}),
+        ("llama", {"rope.freq_base": -5.0}),
+        ("llama", {"attention.head_count": 0}),
+        ("llama", {"feed_forward_length": [96, 96, 96]}),
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_by_its_value(
     architecture: str, said: dict[str, Any], tmp_path: Path
 ) -> None:
     path = written(small(architecture), tmp_path / "small.gguf", architecture, said)
-    with pytest.raises(ValueError, match=r"small\.gguf (says|has|scales)"):
+    with pytest.raises(ValueError, match=r"small\.gguf (says|has|scales|turns|is of)"):
         whorl.load(path)
 
 
 def test_a_key_that_says_nothing_is_let_through(tmp_path: Path) -> None:
     path = written(
-        small("llama"), tmp_path / "small.gguf", "llama", {"expert_count": 0, "rope.scaling.finetuned": True}
+        small("llama"),
+        tmp_path / "small.gguf",
+        "llama",
+        {"expert_count": 0, "rope.scaling.finetuned": True, "attention.causal": True},
     )
     assert whorl.load(path).config.num_hidden_layers == 3
 

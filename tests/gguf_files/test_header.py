@@ -59,7 +59,7 @@ def test_what_is_no_gguf_is_said(path: Path) -> None:
     whole = path.read_bytes()
     other = path.with_name("other.gguf")
     for content, words in (
-        (b"", "cannot mmap an empty file|cannot read"),
+        (b"", "cannot read .*: it is empty"),
         (b"lmgg" + whole[4:], "does not begin with the letters GGUF"),
         (whole[:4] + struct.pack(">I", 3) + whole[8:], "little-endian files of version 2 and 3 are read"),
         (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1"),

@@ -152,6 +152,15 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
         whorl.load(short)
 
 
+def test_a_dtype_is_taken_as_from_pretrained_takes_it(tmp_path: Path) -> None:
+    path = written(small("llama"), tmp_path / "small.gguf", "llama")
+    for how in ({"dtype": torch.bfloat16}, {"dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}):
+        assert whorl.load(path, **how).dtype == torch.bfloat16, how
+    assert whorl.load(path, dtype="auto").dtype == torch.float32
+    with pytest.raises(ValueError, match="dtype must be one of torch"):
+        whorl.load(path, dtype="half-a-float")
+
+
 def test_what_is_asked_for_a_hub_or_an_adapter_is_refused(tmp_path: Path) -> None:
     path = written(small("qwen2"), tmp_path / "small.gguf", "qwen2")
     with pytest.raises(ValueError, match=r"revision are of the hub, and .*small\.gguf is a file"):

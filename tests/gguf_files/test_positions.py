@@ -42,6 +42,17 @@ def test_linear_divides_every_frequency(tmp_path: Path) -> None:
     assert close(frequencies(file(tmp_path, none))[0], OWN)
 
 
+def test_yarn_of_no_length_is_of_the_context(tmp_path: Path) -> None:
+    """llama.cpp's n_ctx_orig_yarn is n_ctx_train where the file does not say it."""
+    said = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+    model = small("llama")
+    lengths = {**said, "rope.scaling.original_context_length": model.config.max_position_embeddings}
+    silent = whorl.load(written(model, tmp_path / "silent.gguf", "llama", said))
+    assert whorl.encoding_of(silent) == whorl.encoding_of(
+        whorl.load(written(model, tmp_path / "said.gguf", "llama", lengths))
+    )
+
+
 def test_yarn_is_llama_cpps(tmp_path: Path) -> None:
     """ggml's rope_yarn: the ramp between two rounded corrected dimensions, and cos and sin by 1 + 0.1 ln(factor)."""
     factor, original = 4.0, 64

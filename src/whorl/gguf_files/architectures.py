@@ -57,7 +57,7 @@ CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcap
 IDS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "padding_token_id": "pad_token_id"}
 READ = (
     *SIZES, *positions.KEYS, "vocab_size", WINDOW, PATTERN, *CAPS,
-    *(f"attention.{key}" for key in ("head_count_kv", "key_length", "value_length", "scale")),
+    *(f"attention.{key}" for key in ("head_count_kv", "key_length", "value_length", "scale", "causal")),
 )  # fmt: skip
 FULL_EVERY = 6  # layers of Gemma 3
 LARGEST = {"gemma2": 46, "gemma3": 62}  # layers of the 27B, whose logits are scaled by the width per head
@@ -91,6 +91,8 @@ def config_arguments(header: Header, factors: np.ndarray[Any, Any] | None) -> di
         if isinstance(count, list):
             raise ValueError(f"{header.path} has a {name} for each layer, which no {header.architecture} here has")
     head_dim = header.get("attention.key_length", config["hidden_size"] // heads)
+    if not header.get("attention.causal", True):
+        raise ValueError(f"{header.path} is of a model whose tokens see those after them, and a decoder is wanted")
     if header.get("attention.value_length", head_dim) != head_dim:
         raise ValueError(
             f"{header.path} has values of another width than keys, which no {header.architecture} here has"

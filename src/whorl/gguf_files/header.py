@@ -66,6 +66,8 @@ def gguf_at(where: Any) -> Path | None:
 def read_header(path: Path) -> Header:
     """Raises ValueError for what is no whole GGUF file of a version that is known."""
     try:
+        if not path.stat().st_size:
+            raise ValueError(f"cannot read {path}: it is empty")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parsed(path, data)
     except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:

@@ -7,6 +7,7 @@ with, and norms are float32 in every file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl.checking import shown
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.gguf_files import positions
@@ -45,13 +47,22 @@ def open_gguf(path: Path, config: Any = None, **how: Any) -> tuple[Any, Encoding
     require(f"reading {path}", "gguf")
     header, own, empty, encoding = _described(path)
     config = own if config is None else config
-    dtype = how.pop("dtype", None)
-    dtype = torch.float32 if dtype in (None, "auto") else dtype
+    dtype = _dtype(how.pop("dtype", how.pop("torch_dtype", None)))
     state = dict(_weights(header, empty, dtype))
     with quiet(), without_progress_bars():
         model = type(empty).from_pretrained(None, config=config, state_dict=state, dtype=dtype, **how)
     model.name_or_path = model.config.name_or_path = str(path)
     return model.eval(), encoding
+
+
+def _dtype(given: torch.dtype | str | None) -> torch.dtype:
+    """As `from_pretrained` takes it, by name too. Raises ValueError for what is none."""
+    found = (
+        torch.float32 if given in (None, "auto") else getattr(torch, given, None) if isinstance(given, str) else given
+    )
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be one of torch, as torch.bfloat16 or 'bfloat16', got {shown(given)}")
+    return found
 
 
 def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
@@ -61,7 +72,7 @@ def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
 
     header = read_header(path)
     architecture, factors = architecture_of(header), _factors(header)
-    with quiet():
+    with quiet(), _explained(path):
         config = AutoConfig.for_model(architecture.family, **config_arguments(header, factors))
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
@@ -69,7 +80,20 @@ def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
         host = open_host(empty)
         with torch.device("cpu"):  # its tables are looked at
             host = replace(host, rotary=type(host.rotary)(host.rotary.config))
-    return header, config, empty, positions.encoding_beyond(header, host, factors, architecture.local)
+        encoding = positions.encoding_beyond(header, host, factors, architecture.local)
+    return header, config, empty, encoding
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Keys whose values stock code does not take become a ValueError that names the file."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # of any kind: the values are a stranger's
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} says what makes no model ({type(error).__name__}: {said})") from error
 
 
 def _factors(header: Header) -> np.ndarray[Any, Any] | None:

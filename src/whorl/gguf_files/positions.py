@@ -46,7 +46,7 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
     Raises ValueError for a scaling that nothing here reads.
     """
     kind, factor = _scaling(header)
-    base = header.get("rope.freq_base", BASE)
+    base = _base(header, "rope.freq_base", BASE)
     base = _named(base) if factor >= STILL else _of_whole_heads(base, header, head_dim)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
     if kind == "linear" and 1 < factor < STILL:
@@ -55,7 +55,7 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
         return settings | {
             "rope_type": "yarn",
             "factor": factor,
-            "original_max_position_embeddings": header.get("rope.scaling.original_context_length"),
+            "original_max_position_embeddings": _original(header),
             "beta_fast": header.get("rope.scaling.yarn_beta_fast", 32.0),
             "beta_slow": header.get("rope.scaling.yarn_beta_slow", 1.0),
             "attention_factor": _amplitude(header),
@@ -74,7 +74,7 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
 
 def local_settings(header: Header, head_dim: int) -> dict[str, Any]:
     """The same of layers with a window, where those have a base of their own: no scaling is theirs."""
-    local = header.get("rope.freq_base_swa", LOCAL_BASE)
+    local = _base(header, "rope.freq_base_swa", LOCAL_BASE)
     return {"rope_type": "default", "rope_theta": _of_whole_heads(local, header, head_dim)}
 
 
@@ -106,20 +106,23 @@ def encoding_beyond(
 
 
 def turned(header: Header, head_dim: int) -> int:
-    """The channels of a head that are in pairs, from the first on."""
-    return int(header.get("rope.dimension_count", head_dim))
+    """The channels of a head that are in pairs, from the first on. Raises ValueError for no pairs of it."""
+    width = header.get("rope.dimension_count", head_dim)
+    if width % 2 or not 0 < width <= head_dim:
+        raise ValueError(f"{header.path} turns {width} of {head_dim} channels, which are no pairs of a head")
+    return int(width)
 
 
 def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None) -> Spectrum:
     """What the file says, as pairs of the whole head, in float64."""
     width, amplitude = turned(header, head_dim), _amplitude(header)
-    base, (kind, factor) = _named(header.get("rope.freq_base", BASE)), _scaling(header)
+    base, (kind, factor) = _named(_base(header, "rope.freq_base", BASE)), _scaling(header)
     if kind == "yarn":
         if factors is not None:
             raise ValueError(f"{header.path} has both {FACTORS} and a scaling by yarn; one of them is read")
         yarn = YaRN(
             factor,
-            header.get("rope.scaling.original_context_length"),
+            _original(header),
             beta_fast=header.get("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=header.get("rope.scaling.yarn_beta_slow", 1.0),
         )
@@ -133,7 +136,7 @@ def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None
 
 
 def _windowed(header: Header, head_dim: int, amplitude: float) -> Spectrum:
-    base = _named(header.get("rope.freq_base_swa", LOCAL_BASE))
+    base = _named(_base(header, "rope.freq_base_swa", LOCAL_BASE))
     return _whole(Spectrum(rope_frequencies(base, turned(header, head_dim)), head_dim, amplitude), head_dim)
 
 
@@ -145,6 +148,18 @@ def _scaling(header: Header) -> tuple[str, float]:
     if kind not in ("none", "linear", "yarn"):
         raise ValueError(f"{header.path} scales its rotation by {kind!r}; none, linear and yarn are read")
     return str(kind), 1.0 if kind == "none" else factor
+
+
+def _base(header: Header, key: str, default: float) -> float:
+    found = float(header.get(key, default))
+    if not 0 < found < math.inf:
+        raise ValueError(f"{header.path} says {key} = {found:g}, which is no base of a rotation")
+    return found
+
+
+def _original(header: Header) -> int:
+    """The length before a scaling by yarn: llama.cpp takes the length of the context where a file does not say it."""
+    return int(header.get("rope.scaling.original_context_length", header.get("context_length")))
 
 
 def _amplitude(header: Header) -> float:
