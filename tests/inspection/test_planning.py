@@ -169,3 +169,12 @@ def test_a_budget_is_planned_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.plan.left_out == ()
     again = whorl.inspect(tiny_model("llama"), IDS, train_length=32, plan=found.plan).summary
     assert again.u_shape == found.u_shape, "a plan that is given again reads the same"
+
+
+def test_a_plan_of_something_else_is_refused() -> None:
+    model, ids = peaked(tiny_model("llama")), torch.randint(3, 97, (2, 64), generator=torch.Generator().manual_seed(0))
+    plan = whorl.inspect(model, ids, train_length=32, random_windows=2).summary.plan
+    with pytest.raises(ValueError, match=r"the plan is of the layers \[1, 7\], and this model has 0 to 2"):
+        whorl.inspect(model, ids, train_length=32, plan=replace(plan, layers=(1, 7)))
+    with pytest.raises(ValueError, match=r"the plan is of windows of 64 tokens, and these have 40"):
+        whorl.inspect(model, ids[:, :40], train_length=32, plan=plan)

@@ -109,6 +109,7 @@ def inspect(
         plan = planning.everything(asked)
         if minutes:
             plan = planned(host, facts, asked, attention, minutes, begun)
+    _check_plan(plan, inputs, len(facts))
     about = replace(_about(host, facts, inputs, limit, plan, seed), plan=plan)
     deadline = Deadline(plan, 60 * minutes - (planning.clock() - begun) if minutes else None)
     stages = _Stages(host, facts, inputs.long(), limit, attention, seed, stage, about, deadline, kept)
@@ -147,6 +148,14 @@ def planned(
     begun = planning.clock() if begun is None else begun
     cost = planning.measured(host, attention, asked.lengths()[0], 60 * minutes)
     return planning.planned(asked, cost, minutes, 60 * minutes - (planning.clock() - begun), facts)
+
+
+def _check_plan(plan: Plan, inputs: torch.Tensor, layers: int) -> None:
+    """Raises ValueError for a plan of another model's layers, and of longer windows than there are."""
+    if plan.layers is not None and not set(plan.layers) <= set(range(layers)):
+        raise ValueError(f"the plan is of the layers {list(plan.layers)}, and this model has 0 to {layers - 1}")
+    if (length := planning.windows_of(plan)[0]) > inputs.shape[1]:
+        raise ValueError(f"the plan is of windows of {length:,} tokens, and these have {inputs.shape[1]:,}")
 
 
 def check_inputs(inputs: Any, model: Any) -> None:
