@@ -16,7 +16,7 @@ RUNTIMES ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
 
-.PHONY: setup compare study test test-full test-compat test-runtimes wheel test-wheel check format bench soak bench-gpu test-gpu clean
+.PHONY: setup compare study test test-full test-compat test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -80,6 +80,14 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/attached.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/training.py
+
+# Is anything slower than at BASE?
+bench-against: $(VENV)/.bench
+	$(BIN)/python benchmarks/against.py $(BASE)
+
+# Time and memory of every command on the .gguf files in WHORL_MODELS.
+bench-commands: setup
+	$(BIN)/python benchmarks/commands.py
 
 # The peers that are measured: nothing else needs them.
 $(VENV)/.bench: $(VENV)/.installed
