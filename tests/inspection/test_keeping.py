@@ -128,6 +128,16 @@ def test_stages_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
     assert kept.plan() is None
 
 
+def test_stages_in_a_folder_that_is_linked_are_taken_away_too(tmp_path: Path) -> None:
+    plan = inspected(None, []).summary.plan
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "stages").symlink_to(tmp_path / "elsewhere")
+    for anew in (False, True):
+        (tmp_path / "elsewhere" / "text.npz").write_bytes(b"of another run")
+        Kept(tmp_path / "stages", length=32).begin(plan, anew)
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["plan.json"]
+
+
 def test_windows_of_other_tokens_are_read_anew(
     tmp_path: Path, forwards: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
