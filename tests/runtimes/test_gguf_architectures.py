@@ -194,3 +194,12 @@ def test_what_the_architecture_cannot_say_is_refused(family, encoding, sizes, wh
     with pytest.raises(ValueError, match=why):
         export(model, tmp_path / "out", runtime="gguf")
     assert names(tmp_path) == []
+
+
+def test_a_base_past_float32_is_that_of_the_pairs_that_turn(tmp_path: Path) -> None:
+    """A Gemma 3 whose file turned 2 of 16 channels by 1e6 has the base 1e48 over whole heads."""
+    model = model_of("gemma3_text", "p-rope:p=0.125,base=1e48")
+    whorl.export(model, tmp_path / "out", runtime="gguf")
+    said = gguf.GGUFReader(tmp_path / "out" / GGUF_FILE).fields
+    assert said["gemma3.rope.freq_base"].contents() == pytest.approx(1e6)
+    assert said["gemma3.rope.freq_base_swa"].contents() == pytest.approx(1e6)

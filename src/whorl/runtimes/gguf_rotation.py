@@ -70,11 +70,11 @@ def rotation_of(spectrum: Spectrum, architecture: Architecture, base: float) -> 
     base: what the model names; where factors are written any would do.
     """
     head_dim, pairs, turning = spectrum.head_dim, len(spectrum.frequencies), spectrum.turning
-    base = float(np.float32(base))
+    single = float(np.float32(base))
     if architecture.factors:
-        rotation = _with_factors(spectrum, architecture, base)
+        rotation = _with_factors(spectrum, architecture, single)
     elif not turning:
-        rotation = Rotation(base, head_dim, tuple(range(head_dim)), scaling=float(np.float32(STILL)))
+        rotation = Rotation(single, head_dim, tuple(range(head_dim)), scaling=float(np.float32(STILL)))
     elif 2 * len(turning) < head_dim and not architecture.partial:
         return (
             f"turns {len(turning)} of {head_dim // 2} pairs, and {architecture.prose} turns all: it reads no "
