@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import whorl
-from whorl.runtimes.gguf_tokenizers import LLAMA_3, QWEN_2
+from whorl.gguf_files.tokenizers import RULES
 from whorl.testing import tiny_model
 
 TOKENS = torch.arange(2 * 44).reshape(2, 44) * 31 % 97
@@ -46,8 +46,8 @@ def trained(kind: str, vocab_size: int = 400) -> Any:
         before = {
             "gpt-2": [],
             "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-            "llama-bpe": [pre_tokenizers.Split(Regex(LLAMA_3), "isolated")],
-            "qwen2": [pre_tokenizers.Split(Regex(QWEN_2), "isolated")],
+            "llama-bpe": [pre_tokenizers.Split(Regex(RULES["llama-bpe"].pattern), "isolated")],
+            "qwen2": [pre_tokenizers.Split(Regex(RULES["qwen2"].pattern), "isolated")],
         }[kind]
         tokenizer.normalizer = normalizers.NFC() if kind == "qwen2" else None
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, byte_level]) if before else byte_level

@@ -9,20 +9,15 @@ import json
 import logging
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from whorl.gguf_files.tokenizers import RULES, SPACE, Rule
+
 log = logging.getLogger(__name__)
 
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-QWEN_2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-SPACE, BYTE = "▁", re.compile(r"<0x[0-9A-F]{2}>")  # of SentencePiece
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # of SentencePiece
 NO_MERGE = -1e9  # the score of a token that no merge makes
 
 
@@ -63,15 +58,9 @@ def _write_tokenizer(writer: Any, tokenizer: Any, folder: Path, vocab_size: int)
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
         raise ValueError(f"it has the token id {largest}, and the model {vocab_size} embeddings")
-    if model.get("byte_fallback"):
-        pre, rows = None, _sentencepiece_rows(tokenizer, described)
-    else:
-        pre, rows = _pre_tokenizer(described), _byte_level_rows(tokenizer)
-    names, scores, kinds = (list(column) for column in zip(*rows, strict=True))
-    for i in range(len(names), vocab_size):
-        names.append(f"[PAD{i}]".encode())
-        scores.append(NO_MERGE)
-        kinds.append(gguf.TokenType.UNUSED)
+    ranks = _merge_ranks(described) if model.get("byte_fallback") else None
+    pre = _pre_tokenizer(described) if ranks is None else None
+    names, scores, kinds = zip(*_rows(tokenizer, vocab_size, ranks), strict=True)
     special = gguf.SpecialVocab(folder, load_merges=pre is not None, n_vocab=vocab_size)
     probe = tokenizer("a")["input_ids"]
     special.add_special_token = {
@@ -95,8 +84,8 @@ def _write_tokenizer(writer: Any, tokenizer: Any, folder: Path, vocab_size: int)
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:
     """llama.cpp's name for how text is split before the merges. Raises ValueError for what it does otherwise."""
-    whole = described.get("pre_tokenizer") or {"type": "none at all"}
-    steps = whole["pretokenizers"] if whole["type"] == "Sequence" else [whole]
+    splits = described.get("pre_tokenizer") or {"type": "none at all"}
+    steps = splits["pretokenizers"] if splits["type"] == "Sequence" else [splits]
     kinds = [step["type"] for step in steps]
     if kinds[-1] != "ByteLevel":
         raise ValueError(f"it is a BPE of characters without byte fallback (pre-tokenizer: {', '.join(kinds)})")
@@ -105,64 +94,48 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
         raise ValueError(f"it normalizes text ({normalizer['type']}), and llama.cpp's BPE does not")
     if steps[-1]["add_prefix_space"]:
         raise ValueError("it puts a space before the text, and llama.cpp's BPE does not")
-    regex, whole_words = steps[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))
-    if kinds == ["ByteLevel"] and regex and not whole_words:
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and regex and not whole_words:
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and not regex:
-        split = steps[0]
-        said = (split["pattern"].get("Regex"), split["behavior"], split["invert"], whole_words)
-        for name, pattern, merges_none in (("llama-bpe", LLAMA_3, True), ("qwen2", QWEN_2, False)):
-            if said == (pattern, "Isolated", False, merges_none):
-                return name
+    regex, whole, first = steps[-1].get("use_regex", True), bool(described["model"].get("ignore_merges")), steps[0]
+    found = None
+    if kinds == ["ByteLevel"] and regex:
+        found = Rule(whole=whole)
+    elif kinds == ["Digits", "ByteLevel"] and first["individual_digits"] and regex:
+        found = Rule(digits=True, whole=whole)
+    elif kinds == ["Split", "ByteLevel"] and not regex and (first["behavior"], first["invert"]) == ("Isolated", False):
+        found = Rule(first["pattern"].get("Regex", ""), whole=whole)
+    for name, rule in RULES.items():
+        if found == rule._replace(bos=False):
+            return name
     raise ValueError(f"whorl has no llama.cpp name for its pre-tokenizer ({', '.join(kinds)})")
 
 
-def _byte_level_rows(tokenizer: Any) -> list[tuple[bytes, float, int]]:
-    """Text, score and kind of every id up to the largest, as convert_hf_to_gguf's gpt2 vocabularies have them."""
-    from gguf import TokenType as kinds
-
-    added = tokenizer.added_tokens_decoder
-    by_id = {i: text for text, i in tokenizer.get_vocab().items()}
-    rows: list[tuple[bytes, float, int]] = []
-    for i in range(max(by_id) + 1):
-        kind = kinds.NORMAL
-        if i not in by_id:
-            kind = kinds.UNUSED
-        elif i in added:
-            text = by_id[i]
-            control = added[i].special or (text.startswith("<|") and text.endswith("|>"))
-            kind = kinds.CONTROL if control else kinds.USER_DEFINED
-        rows.append((by_id.get(i, f"[PAD{i}]").encode(), 0.0, kind))
-    return rows
-
-
-def _sentencepiece_rows(tokenizer: Any, described: dict[str, Any]) -> list[tuple[bytes, float, int]]:
-    """Text, score and kind of every id up to the largest.
-
-    llama.cpp merges the pair of the best score first, so a token's score is minus the rank of its merge.
-    """
-    from gguf import TokenType as kinds
-
+def _merge_ranks(described: dict[str, Any]) -> dict[str, int]:
+    """Of each token of SentencePiece's BPE that merges make, the number of its first merge."""
     decoder = described.get("decoder") or {}
     steps = decoder.get("decoders", [decoder])
     if not any(step.get("type") == "Replace" and step["pattern"].get("String") == SPACE for step in steps):
         raise ValueError(f"it falls back to bytes as SentencePiece does, and has no {SPACE} for a space")
-    rank: dict[str, int] = {}
+    ranks: dict[str, int] = {}
     for i, merge in enumerate(described["model"]["merges"]):
-        rank.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), i)
-    added = tokenizer.added_tokens_decoder
-    by_id = {i: text for text, i in tokenizer.get_vocab().items()}
-    rows: list[tuple[bytes, float, int]] = []
-    for i in range(max(by_id) + 1):
-        text = by_id.get(i, f"[PAD{i}]")
-        kind = kinds.NORMAL
+        ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), i)
+    return ranks
+
+
+def _rows(tokenizer: Any, vocab_size: int, ranks: dict[str, int] | None) -> Iterator[tuple[bytes, float, int]]:
+    """Text, score and kind of every id of the model, as convert_hf_to_gguf's vocabularies have them.
+
+    ranks: of SentencePiece's BPE. llama.cpp merges the pair of the best score first, so a token's score is minus the
+    rank of its merge.
+    """
+    from gguf import TokenType as kinds
+
+    added, by_id = tokenizer.added_tokens_decoder, {i: text for text, i in tokenizer.get_vocab().items()}
+    for i in range(vocab_size):
+        text, kind = by_id.get(i, f"[PAD{i}]"), kinds.NORMAL
         if i not in by_id:
             kind = kinds.UNUSED
         elif i in added:
-            kind = kinds.CONTROL if added[i].special else kinds.USER_DEFINED
-        elif BYTE.fullmatch(text):
+            control = added[i].special or (ranks is None and text.startswith("<|") and text.endswith("|>"))
+            kind = kinds.CONTROL if control else kinds.USER_DEFINED
+        elif ranks is not None and BYTE.fullmatch(text):
             kind = kinds.BYTE
-        rows.append((text.encode(), -float(rank[text]) if text in rank else NO_MERGE, kind))
-    return rows
+        yield text.encode(), -float(ranks[text]) if ranks and text in ranks else NO_MERGE, kind
