@@ -12,12 +12,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import whorl
+from whorl.gguf_files.positions import STILL
+from whorl.gguf_files.tensors import read_tensor
 from whorl.outputs import MARKER
 from whorl.runtimes import gguf as runtime
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF_FILE
 from whorl.runtimes.gguf_reading import read_gguf
-from whorl.runtimes.gguf_rotation import STILL
 from whorl.testing import logits_and_budget, max_error, tiny_model
 
 from .exports import TOKENS, llama, names
@@ -267,6 +268,10 @@ def test_a_gguf_that_is_not_what_the_model_says_is_not_kept(tmp_path: Path, monk
         patch.setattr(runtime, "_bytes", lambda t: data(t if t.shape != (32, 64) else t + 1))
         with pytest.raises(ValueError, match="blk.0.attn_k.weight in the GGUF is not what was written"):
             export(llama(), tmp_path / "out", runtime="gguf")
+    with monkeypatch.context() as patch:  # equal values in a wider dtype are not what was written
+        patch.setattr(runtime, "read_tensor", lambda *args: read_tensor(*args).double())
+        with pytest.raises(ValueError, match="token_embd.weight in the GGUF is not what was written"):
+            export(llama(), tmp_path / "out", runtime="gguf")
     assert names(tmp_path) == []
 
 
@@ -277,5 +282,5 @@ def test_other_ggufs_are_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ValueError, match="architecture 'gpt2'; those that are read are llama, qwen2"):
+    with pytest.raises(ValueError, match="architecture 'gpt2'; of GGUF files, llama, qwen2"):
         read_gguf(tmp_path / "other.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from transformers import (
 )
 
 import whorl
+from whorl.gguf_files.architectures import ARCHITECTURES
 from whorl.runtimes import gguf as runtime
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF_FILE
-from whorl.runtimes.gguf_architectures import ARCHITECTURES
 from whorl.runtimes.gguf_reading import read_gguf
 from whorl.testing import logits_and_budget, max_error, tiny_model
 
@@ -107,9 +108,7 @@ def test_the_file_alone_gives_the_models_logits(family, encoding, sizes, tmp_pat
         ("rows of q and k as they stood", lambda patch: patch.setattr(runtime, "reorder_heads", lambda w, *_: w)),
         (
             "norms without the 1 that Gemma adds",
-            lambda patch: patch.setitem(
-                ARCHITECTURES, "Gemma3ForCausalLM", _changed("Gemma3ForCausalLM", norm_offset=0.0)
-            ),
+            lambda patch: patch.setitem(ARCHITECTURES, "gemma3", replace(ARCHITECTURES["gemma3"], norm_offset=0.0)),
         ),
     ],
 )
@@ -119,12 +118,6 @@ def test_a_planted_fault_is_seen(fault, put, tmp_path: Path, monkeypatch: pytest
     put(monkeypatch)
     path = export(model, tmp_path / "out", runtime="gguf").path / GGUF_FILE
     assert max_error(as_llama_cpp(path, TOKENS), logits) > 100 * budget, fault
-
-
-def _changed(cls: str, **changes: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(ARCHITECTURES[cls], **changes)
 
 
 def test_a_gemmas_metadata_and_names_are_llama_cpps(tmp_path: Path) -> None:

@@ -12,20 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from whorl.checking import shown
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.gguf_files import positions
-from whorl.gguf_files.architectures import architecture_of, config_arguments
-from whorl.gguf_files.header import Header, Stored, read_header
+from whorl.gguf_files.architectures import architecture_of
+from whorl.gguf_files.header import Header, read_header
+from whorl.gguf_files.keys import config_arguments
 from whorl.gguf_files.layout import back, head_order, reorder_heads
+from whorl.gguf_files.tensors import factors_of, heads_that_turn, names_in_file, read_tensor
 from whorl.hosts import open_host
 from whorl.hosts.transformers.messages import quiet, without_progress_bars
-
-CHUNK = 2**22  # numbers that are dequantized at once
 
 
 def config_and_encoding(path: Path) -> tuple[Any, Encoding | None]:
@@ -34,7 +33,7 @@ def config_and_encoding(path: Path) -> tuple[Any, Encoding | None]:
 
     Raises ValueError, naming them, for an architecture and for keys that are not read.
     """
-    _, config, _, encoding = _described(path)
+    config, _, encoding = described(read_header(path))
     return config, encoding
 
 
@@ -45,10 +44,11 @@ def open_gguf(path: Path, config: Any = None, **how: Any) -> tuple[Any, Encoding
     device_map). Raises ValueError for a file that cannot be read, and where the tensors are not those of the model.
     """
     require(f"reading {path}", "gguf")
-    header, own, empty, encoding = _described(path)
+    header = read_header(path)
+    own, empty, encoding = described(header)
     config = own if config is None else config
     dtype = _dtype(how.pop("dtype", how.pop("torch_dtype", None)))
-    state = dict(_weights(header, empty, dtype))
+    state = dict(weights_of(header, empty, dtype))
     with quiet(), without_progress_bars():
         model = type(empty).from_pretrained(None, config=config, state_dict=state, dtype=dtype, **how)
     model.name_or_path = model.config.name_or_path = str(path)
@@ -65,14 +65,13 @@ def _dtype(given: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
-def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
-    """The header, the config, the model on the meta device, and the encoding to attach where the config cannot say what
-    the file does."""
+def described(header: Header) -> tuple[Any, Any, Encoding | None]:
+    """The config, the model on the meta device, and the encoding to attach where the config cannot say what the file
+    does."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    header = read_header(path)
-    architecture, factors = architecture_of(header), _factors(header)
-    with quiet(), _explained(path):
+    architecture, factors = architecture_of(header), factors_of(header)
+    with quiet(), _explained(header.path):
         config = AutoConfig.for_model(architecture.family, **config_arguments(header, factors))
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
@@ -80,8 +79,8 @@ def _described(path: Path) -> tuple[Header, Any, Any, Encoding | None]:
         host = open_host(empty)
         with torch.device("cpu"):  # its tables are looked at
             host = replace(host, rotary=type(host.rotary)(host.rotary.config))
-        encoding = positions.encoding_beyond(header, host, factors, architecture.local)
-    return header, config, empty, encoding
+        encoding = positions.encoding_beyond(header, host, factors)
+    return config, empty, encoding
 
 
 @contextmanager
@@ -96,29 +95,25 @@ def _explained(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} says what makes no model ({type(error).__name__}: {said})") from error
 
 
-def _factors(header: Header) -> np.ndarray[Any, Any] | None:
-    stored = header.tensors.get(positions.FACTORS)
-    if stored is None:
-        return None
-    return _dequantized(header.path, positions.FACTORS, stored, torch.float32).double().numpy()
+def weights_of(header: Header, empty: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's weights by transformers' names, as they stand in transformers' layout.
 
-
-def _weights(header: Header, empty: Any, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """The model's weights by transformers' names. Raises ValueError where the file has others, or of other shapes."""
-    import gguf
+    empty: the model of the file (`described`). dtype: the file's own unless one is given. Raises ValueError where the
+    file has other weights, or of other shapes.
+    """
     from transformers.utils import logging
 
     config, architecture = empty.config, architecture_of(header)
-    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    wanted = {}
-    for name, parameter in empty.state_dict().items():
-        if not (config.tie_word_embeddings and name == "lm_head.weight"):
-            wanted[name] = (names.get_name(name, try_suffixes=(".weight", ".bias")), tuple(parameter.shape))
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in empty.state_dict().items()
+        if not (config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    names = names_in_file(architecture, config.num_hidden_layers, shapes)
+    wanted = {names[name] or name: shape for name, shape in shapes.items()}
     held = {name: stored.shape for name, stored in header.tensors.items() if name != positions.FACTORS}
-    lacking = sorted(f"{theirs or name}" for name, (theirs, _) in wanted.items() if theirs not in held)
-    unknown = sorted(held.keys() - {theirs for theirs, _ in wanted.values()})
-    others = [f"{t} is {held[t]} and not {shape}" for t, shape in wanted.values() if held.get(t, shape) != shape]
+    lacking, unknown = sorted(wanted.keys() - held), sorted(held.keys() - wanted)
+    others = [f"{t} is {held[t]} and not {shape}" for t, shape in wanted.items() if held.get(t, shape) != shape]
     if lacking or unknown or others:
         raise ValueError(
             f"{header.path} does not hold the weights of a {type(empty).__name__}: missing {_some(lacking)}, not known "
@@ -127,16 +122,16 @@ def _weights(header: Header, empty: Any, dtype: torch.dtype) -> Iterator[tuple[s
     head_dim = open_host(empty).shapes[0].head_dim
     first = range(positions.turned(header, head_dim) // 2)
     order = back(head_order(head_dim, head_dim // 2, first, architecture.layout))
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads, "q_norm": 1, "k_norm": 1}
-    if order == tuple(range(head_dim)):
-        heads = {}
+    heads = heads_that_turn(config) if order != tuple(range(head_dim)) else {}
     # transformers' own bar, which obeys its switch; on a terminal only
-    for name in logging.tqdm(wanted, desc="reading the GGUF", disable=None, leave=False):
-        theirs = str(wanted[name][0])
-        value = _dequantized(header.path, theirs, header.tensors[theirs], dtype)
-        if architecture.offset and theirs.endswith("norm.weight"):
-            value = _dequantized(header.path, theirs, header.tensors[theirs], torch.float32).sub(1).to(dtype)
-        if (module := name.split(".")[-2]) in heads:
+    for name in logging.tqdm(shapes, desc="reading the GGUF", disable=None, leave=False):
+        theirs, module = str(names[name]), name.split(".")[-2]
+        if architecture.norm_offset and module.endswith("norm"):
+            value = read_tensor(header, theirs, torch.float32) - architecture.norm_offset
+            value = value if dtype is None else value.to(dtype)
+        else:
+            value = read_tensor(header, theirs, dtype)
+        if module in heads:
             value = reorder_heads(value, heads[module], order)
         yield name, value
 
@@ -144,29 +139,3 @@ def _weights(header: Header, empty: Any, dtype: torch.dtype) -> Iterator[tuple[s
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
-
-
-def _dequantized(path: Path, name: str, stored: Stored, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of the file in this dtype, some rows at a time, so that what dequantizing takes besides stays small."""
-    require(f"reading {path}", "gguf")
-    import gguf
-
-    try:
-        kind = gguf.GGMLQuantizationType(stored.kind)
-    except ValueError:
-        raise ValueError(f"{path} stores {name} in ggml's type {stored.kind}, which gguf does not know") from None
-    width = stored.shape[-1] if stored.shape else 1
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    rows, row_bytes = int(np.prod(stored.shape[:-1], dtype=np.int64)), width // block * size
-    if width % block or path.stat().st_size < stored.at + rows * row_bytes:
-        raise ValueError(f"{path} ends before {name} does: it is not whole")
-    raw = np.memmap(path, np.uint8, "r", stored.at, (rows, row_bytes))
-    values = torch.empty(rows, width, dtype=dtype, device="cpu")  # also while a model is made on meta
-    step = max(1, CHUNK // width)
-    for start in range(0, rows, step):
-        try:
-            part = gguf.quants.dequantize(np.ascontiguousarray(raw[start : start + step]), kind)
-        except NotImplementedError as error:
-            raise ValueError(f"{path} stores {name} as {kind.name}, which the gguf package cannot read") from error
-        values[start : start + step] = torch.from_numpy(np.require(part, requirements="W"))
-    return values.reshape(stored.shape)

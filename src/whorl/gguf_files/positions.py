@@ -9,6 +9,7 @@ is read, so that the pairs are the first of the whole head's: that changes no lo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings.llama3 import Llama3
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.gguf_files.architectures import architecture_of
 from whorl.gguf_files.header import Header
 from whorl.hosts import OpenHost, stock_spectrum
 
-STILL = 0.999e30  # factors from here on are of pairs that do not turn
+STILL = 1e30  # the factor of a pair that does not turn
 SINGLE = 2**-22  # of itself, what float32 keeps of a frequency
 TABLES = 2e-6  # of itself, what stock float32 tables keep of one
 BASE = 10000.0  # llama.cpp's, where a file names none
@@ -36,7 +38,23 @@ KEYS = (
 )
 # Published scalings that files hold as bare factors: factor, original length, low and high frequency factors.
 LLAMA_3 = tuple(Llama3(factor, 8192, 1.0, 4.0) for factor in (8.0, 32.0))
-LOCAL, LOCAL_BASE = "sliding_attention", 10000.0  # of Gemma 3, in llama.cpp's code and in few files
+FULL, LOCAL = "full_attention", "sliding_attention"  # types of layers
+LOCAL_BASE = 10000.0  # of Gemma 3, in llama.cpp's code and in few files
+
+
+def frequencies_of(
+    base: float, width: int, head_dim: int, scaling: float = 1.0, factors: np.ndarray[Any, Any] | None = None
+) -> tuple[float, ...]:
+    """Radians per token that llama.cpp turns each pair of a head by, in float64; those of the first `width` channels
+    come first, and the others stand still.
+
+    scaling  by which all frequencies are divided (`rope.scaling.factor`)
+    factors  by which each is divided besides, one per pair of `width` (`rope_freqs.weight`); None where all are 1
+    """
+    own = rope_frequencies(base, width)
+    divisors = scaling * (np.ones(len(own)) if factors is None else factors.astype(np.float64))
+    said = [0.0 if _is_still(x) else f / float(x) for f, x in zip(own, divisors, strict=True)]
+    return (*said, *(0.0,) * (head_dim // 2 - len(said)))
 
 
 def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None) -> dict[str, Any]:
@@ -47,9 +65,9 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
     """
     kind, factor = _scaling(header)
     base = _base(header, "rope.freq_base", BASE)
-    base = _named(base) if factor >= STILL else _of_whole_heads(base, header, head_dim)
+    base = _named(base) if _is_still(factor) else _of_whole_heads(base, header, head_dim)
     settings: dict[str, Any] = {"rope_type": "default", "rope_theta": base}
-    if kind == "linear" and 1 < factor < STILL:
+    if kind == "linear" and factor > 1 and not _is_still(factor):
         return {**settings, "rope_type": "linear", "factor": factor}
     if kind == "yarn":
         return settings | {
@@ -78,18 +96,24 @@ def local_settings(header: Header, head_dim: int) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": _of_whole_heads(local, header, head_dim)}
 
 
-def encoding_beyond(
-    header: Header, host: OpenHost, factors: np.ndarray[Any, Any] | None, local: bool
-) -> Encoding | None:
+def layer_spectra(
+    header: Header, layer_types: Sequence[str], head_dim: int, factors: np.ndarray[Any, Any] | None
+) -> list[Spectrum]:
+    """What the file turns each layer by, as pairs of the whole head. Raises ValueError for factors of another number
+    than pairs, and for a scaling that nothing here reads."""
+    everywhere = _turning(header, head_dim, factors)
+    windowed = _windowed(header, head_dim, everywhere.amplitude) if architecture_of(header).local else everywhere
+    return [windowed if kind == LOCAL else everywhere for kind in layer_types]
+
+
+def encoding_beyond(header: Header, host: OpenHost, factors: np.ndarray[Any, Any] | None) -> Encoding | None:
     """The encoding to attach where the stock model, built by `rope_settings`, does not turn as the file says; or None.
 
     It is the one that whorl's own export has noted, if the file's frequencies are still that one's, or else a plain
-    list of them. local: whether layers with a window have a base of their own.
+    list of them.
     """
     head_dim = host.shapes[0].head_dim
-    everywhere = _turning(header, head_dim, factors)
-    windowed = _windowed(header, head_dim, everywhere.amplitude) if local else everywhere
-    wanted = [windowed if kind == LOCAL else everywhere for kind in host.layer_types]
+    wanted = layer_spectra(header, host.layer_types, head_dim, factors)
     if all(
         (stock := stock_spectrum(host.rotary, kind, head_dim)) is not None and _same(stock, spectrum, TABLES)
         for kind, spectrum in zip(host.layer_types, wanted, strict=True)
@@ -127,17 +151,14 @@ def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None
             beta_slow=header.get("rope.scaling.yarn_beta_slow", 1.0),
         )
         return _whole(Spectrum(Scaled(RoPE(base), yarn).spectrum(width).frequencies, head_dim, amplitude), head_dim)
-    own = rope_frequencies(base, width)
-    divisors = factor * (np.ones(len(own)) if factors is None else factors)
-    if len(divisors) != len(own):
-        raise ValueError(f"{header.path} has {len(divisors)} factors in {FACTORS} for {len(own)} pairs")
-    found = tuple(0.0 if x >= STILL else f / float(x) for f, x in zip(own, divisors, strict=True))
-    return _whole(Spectrum(found, head_dim, amplitude), head_dim)
+    if factors is not None and len(factors) != width // 2:
+        raise ValueError(f"{header.path} has {len(factors)} factors in {FACTORS} for {width // 2} pairs")
+    return Spectrum(frequencies_of(base, width, head_dim, factor, factors), head_dim, amplitude)
 
 
 def _windowed(header: Header, head_dim: int, amplitude: float) -> Spectrum:
     base = _named(_base(header, "rope.freq_base_swa", LOCAL_BASE))
-    return _whole(Spectrum(rope_frequencies(base, turned(header, head_dim)), head_dim, amplitude), head_dim)
+    return Spectrum(frequencies_of(base, turned(header, head_dim), head_dim), head_dim, amplitude)
 
 
 def _scaling(header: Header) -> tuple[str, float]:
@@ -179,6 +200,10 @@ def _whole(spectrum: Spectrum, head_dim: int) -> Spectrum:
     """With pairs that stand still, up to the whole head."""
     lacking = head_dim // 2 - len(spectrum.frequencies)
     return Spectrum((*spectrum.frequencies, *(0.0,) * lacking), head_dim, spectrum.amplitude)
+
+
+def _is_still(factor: float) -> bool:
+    return bool(factor >= 0.999 * STILL)  # float32 rounds it
 
 
 def _same(a: Spectrum, b: Spectrum, precision: float) -> bool:

@@ -1,7 +1,7 @@
-"""llama.cpp: one GGUF file of a model that one of its architectures runs (`gguf_architectures`).
+"""llama.cpp: one GGUF file of a model that one of its architectures runs.
 
-Names and metadata are those that llama.cpp's convert_hf_to_gguf writes. q and k are in the layout that the architecture
-pairs channels by, and the spectrum is said by what it reads (`gguf_rotation`).
+Names and metadata are those that llama.cpp's convert_hf_to_gguf writes, and that `gguf_files` reads. q and k are in the
+layout that the architecture pairs channels by, and the spectrum is said by what it reads (`gguf_rotation`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,27 @@ import numpy as np
 import torch
 
 from whorl.attaching.records import NAMED
+from whorl.gguf_files.architectures import ARCHITECTURES, Architecture, architecture_writing
+from whorl.gguf_files.header import read_header
+from whorl.gguf_files.keys import (
+    CAPS,
+    EPSILON,
+    KEY_WIDTH,
+    KV_HEADS,
+    PATTERN,
+    SIZES,
+    VALUE_WIDTH,
+    WINDOW,
+    config_arguments,
+)
 from whorl.gguf_files.layout import reorder_heads
+from whorl.gguf_files.positions import FACTORS, LOCAL, SINGLE, layer_spectra
+from whorl.gguf_files.tensors import PLAIN, factors_of, heads_that_turn, names_in_file, read_tensor
 from whorl.runtimes.base import Check, Runtime, Written
-from whorl.runtimes.gguf_architectures import ARCHITECTURES, SLIDING, heads_of, names_of
-from whorl.runtimes.gguf_reading import settings_of, tensor_of
-from whorl.runtimes.gguf_rotation import PRECISION, Said, said_of
+from whorl.runtimes.gguf_rotation import Said, said_of
 from whorl.runtimes.gguf_tokenizers import add_tokenizer
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {name.lower(): dtype for name, dtype in PLAIN.items()}
 GGUF_FILE = "model.gguf"
 
 
@@ -44,7 +57,7 @@ class GGUF(Runtime):
     def refuse(self, model: Any) -> str | None:
         if (reason := _other_graph(model)) is not None:
             return reason
-        found = said_of(model, ARCHITECTURES[type(model).__name__])
+        found = said_of(model, _architecture(model))
         return found if isinstance(found, str) else None
 
     def write(self, model: Any, folder: Path, tokenizer: Any) -> Written:
@@ -53,7 +66,7 @@ class GGUF(Runtime):
         if any(p.is_meta for p in model.parameters()):
             raise ValueError("this model has weights that are not in memory (device_map offload); load it whole")
         said = _said(model)
-        writer = gguf.GGUFWriter(folder / GGUF_FILE, ARCHITECTURES[type(model).__name__].name)
+        writer = gguf.GGUFWriter(folder / GGUF_FILE, _architecture(model).name)
         _add_metadata(writer, model, said, self.dtype)
         tokens = add_tokenizer(writer, tokenizer, model.config)
         for name, tensor in _tensors(model, said, self.dtype):
@@ -74,32 +87,34 @@ class GGUF(Runtime):
 
     def check(self, model: Any, written: Written) -> Check:
         """Reads the file back: tensors are equal bit for bit, frequencies and amplitude to float32."""
-        from gguf import GGUFReader
-
-        reader, said = GGUFReader(written.folder / GGUF_FILE), _said(model)
-        left = {tensor.name: tensor for tensor in reader.tensors}
-        count = len(left)
+        header, said = read_header(written.folder / GGUF_FILE), _said(model)
+        left = set(header.tensors)
         for name, tensor in _tensors(model, said, self.dtype):
-            if name not in left or not torch.equal(tensor_of(left.pop(name)), tensor):
+            if name not in left or not _equal(read_tensor(header, name), tensor):
                 raise ValueError(f"{name} in the GGUF is not what was written; nothing was kept")
+            left.remove(name)
         if left:
             raise ValueError(f"{', '.join(left)} in the GGUF was not written; nothing was kept")
-        config, by_layer = settings_of(reader)
-        pairs = [(config["attention_factor"], said.amplitude)]
-        for read, own in zip(by_layer, said.wanted, strict=True):
-            pairs += zip(read, own, strict=True)
+        factors = factors_of(header)
+        config = config_arguments(header, factors)
+        pairs: list[tuple[float, float]] = []
+        spectra = layer_spectra(header, config.get("layer_types", said.kinds), config["head_dim"], factors)
+        for spectrum, wanted in zip(spectra, said.wanted, strict=True):
+            pairs += zip((spectrum.amplitude, *spectrum.frequencies), (said.amplitude, *wanted), strict=True)
         off = max(abs(read - own) / own if own else (math.inf if read else 0.0) for read, own in pairs)
         return Check(
-            f"read back: {count} tensors are equal; frequencies (in {said.place}), of themselves,", off, PRECISION
+            f"read back: {len(header.tensors)} tensors are equal; frequencies (in {said.place}), of themselves,",
+            off,
+            SINGLE,
         )
 
 
 def _other_graph(model: Any) -> str | None:
     """Why llama.cpp has no graph for this model that whorl writes, or None."""
     name, config = type(model).__name__, model.config
-    architecture = ARCHITECTURES.get(name)
+    architecture = architecture_writing(name)
     if architecture is None:
-        *others, last = ARCHITECTURES
+        *others, last = (one.written for one in ARCHITECTURES.values() if one.written)
         return (
             f"whorl writes GGUF for {', '.join(others)} and {last}, and got a {name}; for another family export it for "
             "hf, and use llama.cpp's convert_hf_to_gguf.py, which knows what that family's settings can say"
@@ -107,13 +122,12 @@ def _other_graph(model: Any) -> str | None:
     for key, value in architecture.fixed.items():
         if (found := getattr(config, key, None)) != value:
             return f"{architecture.prose} has {key}={value}, and this model {found}"
-    if architecture.query_scale is not None:
-        width = architecture.query_scale(config)
-        if config.query_pre_attn_scalar != width:
-            return (
-                f"{architecture.prose} divides queries by the root of {width:g}, and this model by that of "
-                f"query_pre_attn_scalar={config.query_pre_attn_scalar}"
-            )
+    width = architecture.query_width(config.to_dict())
+    if width is not None and config.query_pre_attn_scalar != width:
+        return (
+            f"{architecture.prose} divides queries by the root of {width}, and this model by that of "
+            f"query_pre_attn_scalar={config.query_pre_attn_scalar}"
+        )
     if config.rms_norm_eps <= 0:
         return f"llama.cpp needs rms_norm_eps above 0, got {config.rms_norm_eps}"
     if getattr(model, "is_quantized", False) or not all(p.is_floating_point() for p in model.parameters()):
@@ -121,9 +135,16 @@ def _other_graph(model: Any) -> str | None:
     return None
 
 
+def _architecture(model: Any) -> Architecture:
+    """Of a model that is not refused."""
+    found = architecture_writing(type(model).__name__)
+    assert found is not None
+    return found
+
+
 def _said(model: Any) -> Said:
     """Of a model that is not refused."""
-    found = said_of(model, ARCHITECTURES[type(model).__name__])
+    found = said_of(model, _architecture(model))
     assert isinstance(found, Said), found
     return found
 
@@ -133,65 +154,68 @@ def _add_metadata(writer: Any, model: Any, said: Said, dtype: str) -> None:
     whorl's."""
     import gguf
 
-    config, main = model.config, said.main
-    head_dim = len(main.order)
-    writer.add_type("model")
     name = Path(str(model.name_or_path or "").partition(NAMED)[0]).name
+    writer.add_type("model")
     if name:
         writer.add_name(name)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(main.width)
-    writer.add_rope_freq_base(main.base)
-    if main.scaling != 1:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(main.scaling)
-    if said.amplitude != 1:
-        writer.add_rope_scaling_attn_factors(said.amplitude)
-    if SLIDING in said.rotations:
-        writer.add_sliding_window(config.sliding_window)
-        writer.add_sliding_window_pattern([kind == SLIDING for kind in said.kinds])
-        writer.add_rope_freq_base_swa(said.rotations[SLIDING].base)
-    if getattr(config, "final_logit_softcapping", None):
-        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    adds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    for key, value in _keys(model.config, said).items():
+        adds[type(value)](f"{_architecture(model).name}.{key}", value)
     types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
     writer.add_file_type(gguf.LlamaFileType[types[dtype]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("whorl.encoding", str(said.encoding))
 
 
+def _keys(config: Any, said: Said) -> dict[str, Any]:
+    """Those of the architecture, below its name: int for uint32, float for float32."""
+    main, head_dim = said.main, len(said.main.order)
+    keys = {key: getattr(config, ours) for key, ours in SIZES.items()} | {
+        EPSILON: float(config.rms_norm_eps),
+        KV_HEADS: config.num_key_value_heads,
+        KEY_WIDTH: head_dim,
+        VALUE_WIDTH: head_dim,
+        "vocab_size": config.vocab_size,
+        "rope.dimension_count": main.width,
+        "rope.freq_base": main.base,
+    }
+    if main.scaling != 1:
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": main.scaling}
+    if said.amplitude != 1:
+        keys["rope.scaling.attn_factor"] = float(said.amplitude)
+    if LOCAL in said.rotations:
+        keys[WINDOW], keys[PATTERN] = config.sliding_window, [kind == LOCAL for kind in said.kinds]
+        keys["rope.freq_base_swa"] = said.rotations[LOCAL].base
+    return keys | {key: float(cap) for key in CAPS if (cap := getattr(config, key, None))}
+
+
 @torch.no_grad()
 def _tensors(model: Any, said: Said, dtype: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the file by its GGUF name, on the CPU, in the file's layout and dtype."""
-    config, architecture = model.config, ARCHITECTURES[type(model).__name__]
-    names = names_of(architecture, config.num_hidden_layers)
+    config, architecture, state = model.config, _architecture(model), model.state_dict()
+    names = names_in_file(architecture, config.num_hidden_layers, state)
     if said.main.factors is not None:
-        yield "rope_freqs.weight", torch.from_numpy(said.main.factors)
+        yield FACTORS, torch.from_numpy(said.main.factors)
     tied = model.lm_head.weight is model.model.embed_tokens.weight
-    heads = heads_of(config.num_attention_heads, config.num_key_value_heads)
-    for key, value in model.state_dict().items():
+    heads = heads_that_turn(config)
+    for key, value in state.items():
         if "whorl" in key.split(".") or (tied and key == "lm_head.weight"):
             continue
-        module, _, kind = key.rpartition(".")
-        if module not in names:
+        if (name := names[key]) is None:
             raise ValueError(f"{architecture.prose} has no place for the weight {key}")
-        if (last := module.rpartition(".")[2]) in heads:
-            rotation = said.rotations[said.kinds[int(module.split(".")[2])]]
-            value = reorder_heads(value, heads[last], rotation.order)
-        if last.endswith("norm"):
+        if (module := key.split(".")[-2]) in heads:
+            rotation = said.rotations[said.kinds[int(key.split(".")[2])]]
+            value = reorder_heads(value, heads[module], rotation.order)
+        if module.endswith("norm"):
             value = value.float() + architecture.norm_offset
         kept = value.to("cpu", DTYPES[dtype] if value.dim() > 1 else torch.float32)
         if bool(torch.isinf(kept).any()) and not bool(torch.isinf(value).any()):
             raise ValueError(f"{key} has values past {dtype}'s range, up to {float(value.abs().max()):.3g}; try bf16")
-        yield f"{names[module]}.{kind}", kept.contiguous()
+        yield name, kept.contiguous()
+
+
+def _equal(read: torch.Tensor, own: torch.Tensor) -> bool:
+    return read.dtype == own.dtype and torch.equal(read, own)
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

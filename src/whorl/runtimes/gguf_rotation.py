@@ -20,12 +20,10 @@ from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of
 from whorl.encodings import Encoding, Spectrum, Sum
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.gguf_files.architectures import Architecture
 from whorl.gguf_files.layout import head_order
+from whorl.gguf_files.positions import LOCAL, SINGLE, STILL, frequencies_of
 from whorl.hosts import head_dim_of, known_of, open_host
-from whorl.runtimes.gguf_architectures import SLIDING, Architecture
-
-STILL = 1e30  # the factor of a pair that does not turn
-PRECISION = 2**-22  # of frequencies that the file says, of themselves
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,7 @@ class Rotation:
     @property
     def frequencies(self) -> tuple[float, ...]:
         """Radians per token of each pair of the head, float64; those of the first `width` channels come first."""
-        own = rope_frequencies(self.base, self.width)
-        divisors = self.scaling * (np.ones(len(own)) if self.factors is None else self.factors.astype(np.float64))
-        said = [0.0 if x >= 0.999 * STILL else f / float(x) for f, x in zip(own, divisors, strict=True)]
-        return (*said, *(0.0,) * (len(self.order) // 2 - len(said)))
+        return frequencies_of(self.base, self.width, len(self.order), self.scaling, self.factors)
 
     @property
     def stands_still(self) -> bool:
@@ -117,10 +112,10 @@ def _evenly(frequencies: list[float], named: float) -> tuple[float, float] | Non
     """
     count, first, last = len(frequencies), frequencies[0], frequencies[-1]
     bases = [named, *([(first / last) ** (count / (count - 1))] if count > 1 and last < first else [])]
-    scaling = 1.0 if math.isclose(first, 1.0, rel_tol=PRECISION) else float(np.float32(1 / first))
+    scaling = 1.0 if math.isclose(first, 1.0, rel_tol=SINGLE) else float(np.float32(1 / first))
     for base in (float(np.float32(one)) for one in bases):
         said = [f / scaling for f in rope_frequencies(base, 2 * count)]
-        if all(abs(a - b) <= PRECISION * b for a, b in zip(said, frequencies, strict=True)):
+        if all(abs(a - b) <= SINGLE * b for a, b in zip(said, frequencies, strict=True)):
             return base, scaling
     return None
 
@@ -143,13 +138,13 @@ class Said:
     @property
     def main(self) -> Rotation:
         """The one that `rope.freq_base` is of: of the layers without a window, where there are any."""
-        return next(one for kind, one in sorted(self.rotations.items(), key=lambda item: item[0] == SLIDING))
+        return next(one for kind, one in sorted(self.rotations.items(), key=lambda item: item[0] == LOCAL))
 
     @property
     def place(self) -> str:
         """The entries that say the frequencies."""
         entries = ["rope.freq_base"]
-        entries += ["rope.freq_base_swa"] if SLIDING in self.rotations else []
+        entries += ["rope.freq_base_swa"] if LOCAL in self.rotations else []
         entries += ["rope.dimension_count"] if self.main.width < len(self.main.order) else []
         entries += ["rope.scaling.factor"] if self.main.scaling != 1 else []
         entries += ["rope_freqs.weight"] if self.main.factors is not None else []
@@ -204,10 +199,10 @@ def _apart(rotations: dict[str, Rotation], spectra: dict[str, Spectrum], archite
     if len(set(amplitudes.values())) > 1:
         told = " and ".join(f"{amplitude:g} ({kind})" for kind, amplitude in amplitudes.items())
         return f"scales heads by {told}, and rope.scaling.attn_factor is of all layers"
-    if (local := rotations.get(SLIDING)) is not None and local.scaling != 1:
+    if (local := rotations.get(LOCAL)) is not None and local.scaling != 1:
         does = "turns nothing" if local.stands_still else f"divides frequencies by {local.scaling:g}"
         return (
-            f"{does} in layers of type {SLIDING}, for which {architecture.prose} has a base alone "
+            f"{does} in layers of type {LOCAL}, for which {architecture.prose} has a base alone "
             "(rope.freq_base_swa); rope.scaling.factor is of the other layers"
         )
     turning = {kind: len(spectra[kind].turning) for kind, one in rotations.items() if not one.stands_still}
