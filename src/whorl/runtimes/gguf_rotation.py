@@ -65,11 +65,11 @@ def rotation_of(spectrum: Spectrum, architecture: Architecture, base: float) -> 
     base: what the model names; where factors are written any would do.
     """
     head_dim, pairs, turning = spectrum.head_dim, len(spectrum.frequencies), spectrum.turning
-    single = float(np.float32(base))
     if architecture.factors:
-        rotation = _with_factors(spectrum, architecture, single)
+        rotation = _with_factors(spectrum, architecture, float(np.float32(base)))
     elif not turning:
-        rotation = Rotation(single, head_dim, tuple(range(head_dim)), scaling=float(np.float32(STILL)))
+        still = float(np.float32(STILL))
+        rotation = Rotation(float(np.float32(base)), head_dim, tuple(range(head_dim)), scaling=still)
     elif 2 * len(turning) < head_dim and not architecture.partial:
         return (
             f"turns {len(turning)} of {head_dim // 2} pairs, and {architecture.prose} turns all: it reads no "
