@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,23 @@ def test_a_note_that_does_not_fit_the_factors_is_not_believed(tmp_path: Path) ->
     content[tensor.data_offset : tensor.data_offset + 4] = np.float32(2).tobytes()
     path.write_bytes(content)
     assert whorl.encoding_of(whorl.load(path)).values[0] == 0.5
+
+
+def test_a_note_of_somebodys_own_encoding_is_a_list_of_frequencies(tmp_path: Path) -> None:
+    from whorl.runtimes.exporting import export
+
+    @dataclass(frozen=True)
+    class Halved(whorl.RoPE):
+        name = "halved"
+
+        def spectrum(self, head_dim: int) -> whorl.Spectrum:
+            own = super().spectrum(head_dim)
+            return replace(own, frequencies=tuple(f / 2 for f in own.frequencies))
+
+    path = export(whorl.attach(small("llama"), Halved()), tmp_path / "out", runtime="gguf").path
+    found = whorl.encoding_of(whorl.load(path))
+    assert isinstance(found, whorl.Frequencies)
+    assert close(found.values, [f / 2 for f in OWN])
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,7 @@ def encoding_beyond(header: Header, host: OpenHost, factors: np.ndarray[Any, Any
         for kind, spectrum in zip(host.layer_types, wanted, strict=True)
     ):
         return None
-    if isinstance(noted := header.said.get("whorl.encoding"), str):
-        encoding = parse(noted)
+    if (encoding := _noted(header)) is not None:
         each = [encoding.for_layer(i, kind).spectrum(head_dim) for i, kind in enumerate(host.layer_types)]
         # One that turns a part of the head pairs other channels than those of the whole head, and is no match.
         still = _whole(Spectrum((), head_dim), head_dim)
@@ -204,6 +203,14 @@ def _whole(spectrum: Spectrum, head_dim: int) -> Spectrum:
 
 def _is_still(factor: float) -> bool:
     return bool(factor >= 0.999 * STILL)  # float32 rounds it
+
+
+def _noted(header: Header) -> Encoding | None:
+    """What whorl's export has noted; None where it did not, and for one of somebody's own or of a later version."""
+    try:
+        return parse(header.said.get("whorl.encoding", ""))
+    except ValueError:
+        return None
 
 
 def _same(a: Spectrum, b: Spectrum, precision: float) -> bool:
