@@ -178,7 +178,7 @@ def test_a_pretrained_model_is_what_transformers_reads_and_is_saved_clean(real: 
     else:
         window = "+window:size=512"
         assert str(whorl.encoding_of(read)) == (
-            f"sliding_attention=rope:base=10000{window}/full_attention=rope:base=1000000"
+            f"full_attention=rope:base=1000000/sliding_attention=rope:base=10000{window}"
         )
     logits = read(TOKENS).logits
     del theirs, state
