@@ -50,7 +50,9 @@ class Subject:
         """As they are attached; plain RoPE, which an engine must run before its refusals count, comes first."""
         scaled = "factor=4,original=2048"  # 8,192 tokens in the end: what SmolLM2's config says
         named = [f"rope~yarn:{scaled}", "rope~linear:factor=2", f"rope~llama3:{scaled}"]
-        return ["rope", HOPE, "p-rope:p=0.75", *named, f"{HOPE}~yarn:{scaled}"]
+        # Lists of frequencies: without an attention factor, with one that lengths give nearly, and one that none give.
+        lists = [f"{HOPE}~linear:factor=2", f"{HOPE}~yarn:{scaled}", f"{HOPE}~yarn:{scaled},attention_factor=0.8"]
+        return ["rope", HOPE, "p-rope:p=0.75", *named, *lists]
 
     def with_encoding(self, encoding: str) -> Any:
         """A copy of the model with this encoding attached."""

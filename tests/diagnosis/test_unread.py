@@ -77,7 +77,8 @@ INSIDE = [
     ({**YARN, "mscale_all_dim": 0.7}, "mscale_all_dim=0.7 counts only beside mscale"),
     ({**YARN, "attn_factor": 1.3}, "attn_factor=1.3"),
     ({**YARN, "extrapolation_factor": 1.0}, "extrapolation_factor=1.0"),
-    ({**LONGROPE, "long_factor": [1.0] * 8, "short_mscale": 1.2}, "short_mscale=1.2"),
+    ({**LONGROPE, "long_factor": [1.0] * 8, "short_mscale": 1.2}, "short_mscale=1.2, which vLLM multiplies by"),
+    ({**LLAMA3, "long_mscale": 1.2}, "long_mscale=1.2"),
     ({"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}, "mrope_section=[2, 3, 3]"),
     ({**LLAMA3, "type": "yarn"}, "rope_type is 'llama3' and type is 'yarn'"),
 ]

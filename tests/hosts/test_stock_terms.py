@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from typing import Any
 
@@ -100,8 +101,6 @@ def test_a_share_turns_exactly_so_many_pairs_by_every_formula(head_dim: int) -> 
 
 def loaded(folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A directory's config as stock reads it, which must be without a word."""
-    import logging
-
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     caplog.clear()
     config = AutoConfig.from_pretrained(folder)
@@ -249,6 +248,59 @@ def test_the_lengths_of_a_longrope_give_its_amplitude_by_its_formula(amplitude: 
     assert by_lengths[0] < amplitude < by_lengths[2]
     assert abs(by_lengths[1] - amplitude) <= by_lengths[2] - by_lengths[0]
     assert original * said["factor"] == pytest.approx(8192)
+
+
+LISTED = "p-rope:p=0.75~yarn:factor=4,original=16"  # as a list: no rope type has the name of the whole
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factor", ["", ",attention_factor=0.8"], ids=["rounded", "own"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gemma3_text"])
+def test_an_attention_factor_that_lengths_do_not_give_is_said_by_both_names(
+    family, factor, tmp_path, caplog, monkeypatch
+) -> None:
+    """attention_factor for stock, which warns of no other, and the mscales of vLLM and SGLang."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    typed = family == "gemma3_text"
+    notation = f"full_attention={LISTED}{factor}/sliding_attention=rope" if typed else LISTED + factor
+    model = whorl.attach(tiny_model(family), notation)
+    logits, budget = logits_and_budget(model, TOKENS)
+    caplog.clear()
+    model.save_pretrained(tmp_path)
+    assert not caplog.records, caplog.text
+    read = loaded(tmp_path, caplog, monkeypatch).rope_parameters
+    said = read["full_attention"] if typed else read
+    amplitude = 0.8 if factor else YaRN(4, 16).amplitude
+    assert [said[k] for k in ("attention_factor", "short_mscale", "long_mscale")] == [amplitude] * 3
+    assert difference(type(model).from_pretrained(tmp_path).eval()(TOKENS).logits, logits) < budget
+    assert whorl.encoding_of(whorl.load(tmp_path)) == whorl.encoding_of(model)
+
+
+def test_a_factor_that_lengths_give_is_said_once() -> None:
+    lists = f"short_factor={'@'.join(['2'] * 8)},long_factor={'@'.join(['2'] * 8)}"
+    for notation, mscale in {
+        "p-rope:p=0.5~linear:factor=2": None,
+        f"rope~longrope:{lists},factor=4,original=16": None,
+        f"rope~longrope:{lists},factor=2,original=16": math.sqrt(1 + math.log(2) / math.log(16)),
+    }.items():
+        said = stock_form(tiny_model("llama"), whorl.parse(notation)).config["rope_parameters"]
+        assert [said.get(k) for k in ("short_mscale", "long_mscale")] == [mscale] * 2, notation
+
+
+@torch.no_grad()
+def test_a_list_that_was_written_without_mscales_loads_and_is_saved_with_them(tmp_path) -> None:
+    model = whorl.attach(tiny_model("llama"), LISTED)
+    logits, budget = logits_and_budget(model, TOKENS)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    now = copy.deepcopy(config["rope_parameters"])
+    del config["ignore_keys_at_rope_validation"]
+    for settings in (config["rope_parameters"], config["rope_scaling"]):
+        del settings["short_mscale"], settings["long_mscale"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old = whorl.load(tmp_path)
+    assert difference(old.eval()(TOKENS).logits, logits) < budget
+    assert stock_form(old).config["rope_parameters"] == now
 
 
 def test_what_stock_cannot_say_is_not_said_to_older_readers_either(tmp_path) -> None:

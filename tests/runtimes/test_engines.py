@@ -57,6 +57,11 @@ def test_facts_are_of_engines_families_and_kinds_that_there_are() -> None:
         ("mlx", "gemma3_text", "hope:train_length=40", "refuses"),
         ("exllama", "llama", "rope~yarn:factor=2,original=16", "wrong"),
         ("ctranslate2", "llama", "rope~linear:factor=2", "right"),
+        ("vllm", "llama", "p-rope:p=0.5~linear:factor=2", "right"),
+        ("mlx", "llama", "p-rope:p=0.5~linear:factor=2", "right"),
+        ("vllm", "llama", "p-rope:p=0.5~yarn:factor=4,original=16,attention_factor=0.8", "right"),
+        ("sglang", "llama", "p-rope:p=0.5~yarn:factor=4,original=16,attention_factor=0.8", "right"),
+        ("mlx", "llama", "p-rope:p=0.5~yarn:factor=4,original=16,attention_factor=0.8", "wrong"),
         ("mlx", "llama4_text", None, "unknown"),
     ],
 )

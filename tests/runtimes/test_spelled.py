@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import whorl
-from whorl.runtimes.spelled import KINDS, kinds, kinds_of_encoding
+from whorl.runtimes.spelled import KINDS, kinds, kinds_of, kinds_of_encoding
 from whorl.testing import tiny_model
 
 SAID = {
@@ -33,12 +33,28 @@ def test_what_a_llama_says(notation: str) -> None:
         assert kinds_of_encoding(whorl.parse(notation), 64) == SAID[notation]
 
 
-def test_an_attention_factor_that_whole_lengths_give_nearly_is_none_of_its_own() -> None:
-    encoding = "hope:train_length=40~yarn:factor=4,original=2048"
-    assert kinds(whorl.attach(tiny_model("llama", max_position_embeddings=8192), encoding)) == ("longrope",)
-    assert (
-        kinds(whorl.attach(tiny_model("llama", max_position_embeddings=16), encoding))[-1] == "longrope: own attention"
-    )
+def test_an_attention_factor_of_a_list_is_told_by_how_near_whole_lengths_come_to_it() -> None:
+    rounded, own = "longrope: rounded attention", "longrope: own attention"
+    model = tiny_model("llama", max_position_embeddings=8192)
+    for tail, said in {"~yarn:factor=4,original=2048": (rounded,), "~linear:factor=2": ()}.items():
+        encoding = f"p-rope:p=0.5{tail}"
+        assert kinds(whorl.attach(model, encoding)) == ("longrope", *said)
+        assert kinds_of_encoding(whorl.parse(encoding), 8192) == ("longrope", *said)
+    short = whorl.attach(tiny_model("llama", max_position_embeddings=16), "p-rope:p=0.5~yarn:factor=4,original=2048")
+    assert kinds(short)[-1] == own
+
+
+def test_a_list_whose_factor_is_said_by_one_name_alone() -> None:
+    """As stock models have it, and as whorl wrote it before: what `stock_form` says of these has both names."""
+    lists = dict.fromkeys(("short_factor", "long_factor"), [2.0] * 8)
+    settings = {"rope_type": "longrope", "rope_theta": 1e4, **lists, "original_max_position_embeddings": 16}
+    exact, other, stale = {"factor": 4.0}, {"factor": 2.0}, {"factor": 4.0, "long_mscale": 1.5}
+    assert kinds_of({**settings, **exact}, 64) == ("longrope",)
+    assert kinds_of({**settings, **other}, 64) == ("longrope", "longrope: own attention", "longrope: no mscale")
+    assert kinds_of({**settings, **stale}, 64) == ("longrope", "longrope: no mscale")
+    model = tiny_model("llama", rope_parameters={**settings, **other})
+    assert kinds(model)[-1] == "longrope: no mscale"
+    assert kinds(whorl.attach(model, whorl.encoding_of(model)))[-1] == "longrope: own attention"
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ from whorl.hosts.transformers.rope_settings import (
     BASE_NAMES,
     FOREIGN_BASE_NAMES,
     LISTS,
+    MSCALES,
     OF_EVERY_TYPE,
     READ,
     by_layer_type,
     rope_parameters,
     rope_type,
+    same_amplitude,
     turning_share,
 )
 
@@ -51,7 +53,8 @@ def contradicted(subject: Subject) -> list[str]:
     for r in subject.readings if subject.encoding is None and subject.host.rotary is not None else ():
         label = f"{r.label}: " if r.label else ""
         found += [
-            f"{label}{words}" for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r), *_lists(r))
+            f"{label}{words}"
+            for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r), *_lists(r), *_mscales(r))
         ]
     return [*found, *_beside_types(subject)]
 
@@ -159,6 +162,8 @@ def _unknown(subject: Subject, settings: Mapping[str, Any]) -> list[str]:
     if rope_type(settings) not in READ:
         return []
     known = COMMON | SETTINGS  # those of another type are `meaning.unused`'s matter
+    if rope_type(settings) == "longrope":
+        known |= set(MSCALES)
     given = {k: v for k, v in settings.items() if k not in known and v is not None and not isinstance(v, dict)}
     shown = ", ".join(f"{k}={v!r}" for k, v in given.items() if not _named(subject, k))
     return [f"{shown} among the rope settings is read by nothing"] if shown else []
@@ -190,6 +195,16 @@ def _lists(r: Reading) -> list[str]:
     pairs = int(r.sizes.head_dim * turning_share(r.settings)) // 2
     lists = {k: r.settings.get(k) for k in LISTS}
     return [f"{k} has {len(v)} of {pairs} numbers" for k, v in lists.items() if isinstance(v, list) and len(v) != pairs]
+
+
+def _mscales(r: Reading) -> list[str]:
+    """Amplitudes of a longrope for vLLM and SGLang that are another than stock's."""
+    if rope_type(r.settings) != "longrope" or r.meant is None:
+        return []
+    given = {k: r.settings[k] for k in MSCALES if r.settings.get(k) is not None}
+    meant = r.meant.amplitude
+    other = {k: v for k, v in given.items() if not (isinstance(v, int | float) and same_amplitude(v, meant))}
+    return [f"{k}={v!r}, which vLLM multiplies by, is not the {meant:g} that is meant" for k, v in other.items()]
 
 
 def _beside_types(subject: Subject) -> list[str]:

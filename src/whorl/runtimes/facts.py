@@ -15,8 +15,8 @@ from dataclasses import dataclass
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "seed_oss")
 NAMED = ("linear", "llama3", "yarn", "yarn: another factor")
 YARNS = ("yarn: own attention", "yarn: mscale", "yarn: untruncated")
-OWN_ATTENTION = ("yarn: own attention", "longrope: own attention")
-LISTS = ("longrope", "longrope: own attention")
+REPEATED = ("longrope: rounded attention", "longrope: own attention")  # factors that are said by two names
+LISTS = ("longrope", *REPEATED, "longrope: no mscale")
 SCALED = ("proportional", *NAMED, *YARNS, *LISTS)
 BASES = ("base", "part")
 SLIDING = ("sliding base", "sliding scaled")
@@ -73,7 +73,7 @@ MLX = _of(
     ("refuses", "run", ("falcon", "persimmon", "opt", "modernbert-decoder"), (), "it does not know the family"),
     ("refuses", "run", ("qwen3_moe", "lfm2", "apertus", "gpt2"), (), "transformers 5 names its sizes otherwise"),
     ("wrong", "run", LIKE_LLAMA, ("yarn: own attention", "yarn: untruncated"), "it drops that number"),
-    ("wrong", "run", LIKE_LLAMA, ("longrope: own attention",), "it reckons the factor from the lengths"),
+    ("wrong", "run", LIKE_LLAMA, REPEATED, "it reckons the factor from the lengths"),
     ("right", "run", LIKE_LLAMA, (*BASES, *SCALED), ""),
     ("refuses", "run", ("gemma3_text", "olmo3"), ("sliding scaled",), "words in the place of the base"),
     ("refuses", "run", ("olmo3",), ("sliding base",), "words in the place of the base"),
@@ -98,7 +98,7 @@ _VLLM_BY_TRANSFORMERS = (
 VLLM = _of(
     "vllm",
     ("refuses", "read", ("cohere", "cohere2", "ernie4_5"), LISTS, "longrope is for pairs in halves there"),
-    ("wrong", "read", _VLLM, ("longrope: own attention",), "it reckons the factor from the lengths"),
+    ("wrong", "read", _VLLM, ("longrope: no mscale",), "it takes the mscales, or reckons them from the lengths"),
     ("wrong", "read", ("gpt_oss",), ("yarn: own attention", "yarn: mscale"), "it drops that number there"),
     ("right", "read", ("gpt_oss",), ("yarn", "yarn: another factor", "yarn: untruncated"), ""),
     ("refuses", "read", ("gpt_oss",), ("base", "proportional", "linear", "llama3", *LISTS), "it asks for YaRN there"),
@@ -114,7 +114,11 @@ SGLANG = _of(
     "sglang",
     ("wrong", "read", _SGLANG_WHOLE, ("proportional",), "it gives whole heads to it, so that all pairs turn"),
     ("refuses", "read", ("cohere", "cohere2"), LISTS, "longrope is for pairs in halves there"),
-    ("wrong", "read", (*_SGLANG, *_SGLANG_WHOLE), OWN_ATTENTION, "it drops the attention factor"),
+    ("wrong", "read", (*_SGLANG, *_SGLANG_WHOLE), ("yarn: own attention",), "it drops the attention factor"),
+    (
+        *("wrong", "read", (*_SGLANG, *_SGLANG_WHOLE), ("longrope: no mscale",)),
+        "it takes the mscales, or reckons them from the lengths",
+    ),
     ("right", "read", _SGLANG, (*BASES, *SCALED), ""),
     ("right", "read", _SGLANG_WHOLE, ("base", *NAMED, *YARNS, *LISTS), ""),
     ("wrong", "read", _SGLANG_BASES, SCALED, "it reads a base and no scaling"),
@@ -139,7 +143,7 @@ EXLLAMA = _of(
     "exllama",
     ("wrong", "read", _EXLLAMA, ("yarn: another factor",), "it reckons the factor from the lengths"),
     ("wrong", "read", _EXLLAMA, ("yarn: mscale",), "it drops those numbers"),
-    ("wrong", "read", _EXLLAMA, ("longrope: own attention",), "it reckons the factor from the lengths"),
+    ("wrong", "read", (*_EXLLAMA, "gemma3_text", "olmo3"), REPEATED, "it reckons the factor from the lengths"),
     ("right", "read", _EXLLAMA, (*BASES, *SCALED), ""),
     ("wrong", "read", ("gemma3_text",), ("sliding base", "sliding scaled"), "its sliding layers have the base 10,000"),
     ("right", "read", ("gemma3_text",), ("base", "linear", "llama3", "yarn", "proportional", "longrope"), ""),

@@ -6,7 +6,6 @@ more kinds: its rope type, and beside it each number that some engine drops or r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +17,14 @@ from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.hosts.transformers.rope_settings import (
+    MSCALES,
     by_layer_type,
     encoding_from,
     length_dependent,
+    longrope_amplitudes,
     rope_parameters,
     rope_type,
+    same_amplitude,
     turning_share,
 )
 from whorl.hosts.transformers.stock_terms import BASES_BY_TYPE, candidates
@@ -39,7 +41,9 @@ KINDS = {
     "yarn: mscale": "YaRN with mscale and mscale_all_dim",
     "yarn: untruncated": "YaRN with truncate=false",
     "longrope": "a list of frequencies: scaled HoPE and p-RoPE, and all else",
-    "longrope: own attention": "such a list with an attention factor that its lengths do not give",
+    "longrope: rounded attention": "such a list with an attention factor that its lengths, whole tokens, give nearly",
+    "longrope: own attention": "such a list with an attention factor that no lengths give",
+    "longrope: no mscale": "such a list whose attention factor short_mscale and long_mscale do not repeat",
     "by length": "frequencies that go by the length: dynamic NTK, LongRoPE with two lists",
     "sliding base": "a base for sliding layers other than 10,000 (Olmo 3: than the full layers')",
     "sliding scaled": "scaled sliding layers, HoPE and p-RoPE in them",
@@ -115,9 +119,14 @@ def _flat(settings: Mapping[str, Any], longest: int) -> tuple[str, ...]:
         }
         return ("yarn", *(name for name, is_so in odd.items() if is_so))
     if kind == "longrope":
-        by_lengths = math.sqrt(1 + math.log(longest / original) / math.log(original)) if original < longest else 1.0
-        own = given is not None and not _near(given, by_lengths)
-        return ("longrope", "longrope: own attention") if own else ("longrope",)
+        said, by_lengths = longrope_amplitudes(settings, longest)
+        exact = same_amplitude(by_lengths, said)
+        odd = {
+            "longrope: rounded attention": not exact and _near(said, by_lengths),
+            "longrope: own attention": not exact and not _near(said, by_lengths),
+            "longrope: no mscale": not all(same_amplitude(settings.get(key, by_lengths), said) for key in MSCALES),
+        }
+        return ("longrope", *(name for name, is_so in odd.items() if is_so))
     return (kind,)
 
 

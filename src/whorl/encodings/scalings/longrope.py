@@ -15,6 +15,12 @@ from whorl.encodings.spectrum import Spectrum
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
+def amplitude_of(factor: float, original: float) -> float:
+    """What cos and sin are multiplied by at `factor` times the original length (tokens, at least 2); 1 for no factor
+    above 1."""
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+
+
 @dataclass(frozen=True)
 class LongRoPE(Scaling):
     """Every frequency divided by its own number: one list up to the original length, one past it (arXiv 2402.13753).
@@ -65,7 +71,7 @@ class LongRoPE(Scaling):
         """What cos and sin are multiplied by."""
         if self.factor is None:
             return self.attention_factor or 1.0
-        return math.sqrt(1 + math.log(self.factor) / math.log(original_length(self)))
+        return amplitude_of(self.factor, original_length(self))
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         return self._divided(spectrum, "short_factor")

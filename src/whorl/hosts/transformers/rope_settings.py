@@ -24,7 +24,7 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import Scaling
 from whorl.encodings.scalings.linear import Linear
 from whorl.encodings.scalings.llama3 import Llama3
-from whorl.encodings.scalings.longrope import LongRoPE
+from whorl.encodings.scalings.longrope import LongRoPE, amplitude_of
 from whorl.encodings.scalings.ntk import NTK, DynamicNTK
 from whorl.encodings.scalings.yarn import YaRN
 
@@ -42,6 +42,8 @@ READ: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
 LISTS = ("short_factor", "long_factor")
+# Of a longrope: vLLM and SGLang multiply by these, and not by attention_factor. Stock ignores them.
+MSCALES = ("short_mscale", "long_mscale")
 # Names of the base besides `rope_theta`: of stock configs of some families and times, and of other people's.
 BASE_NAMES = ("rotary_emb_base", "global_rope_theta", "local_rope_theta", "rope_local_base_freq")
 FOREIGN_BASE_NAMES = ("rope_base", "rotary_base")
@@ -111,6 +113,21 @@ def as_stock_reads(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if both or k not in ("mscale", "mscale_all_dim")}
 
 
+def longrope_amplitudes(settings: Mapping[str, Any], longest: int) -> tuple[float, float]:
+    """What stock multiplies cos and sin by under these longrope settings, and what readers do that go by the lengths
+    alone (`longest` and the original one)."""
+    original = settings.get("original_max_position_embeddings") or longest
+    by_lengths = amplitude_of(longest / original, original)
+    given, factor = settings.get("attention_factor"), settings.get("factor")
+    said = float(given) if given is not None else amplitude_of(factor, original) if factor else by_lengths
+    return said, by_lengths
+
+
+def same_amplitude(a: float, b: float) -> bool:
+    """Whether two amplitudes are one in float32."""
+    return abs(a - b) <= 2**-24 * abs(b)
+
+
 def encoding_from(settings: Mapping[str, Any], head_dim: int, longest: int | None) -> Rotary:
     """The encoding that flat settings mean for heads of `head_dim` channels; what their type does not read is ignored.
 
@@ -140,7 +157,8 @@ def from_stock(settings: Mapping[str, Any], longest: int | None = None) -> tuple
             f"these rope_parameters go by layer type ({', '.join(types)}); pass those of one, e.g. settings[layer_type]"
         )
     kind = rope_type(settings)
-    unread = [k for k, v in settings.items() if v is not None and k not in (*OF_EVERY_TYPE, *READ.get(kind, ()))]
+    known = (*OF_EVERY_TYPE, *READ.get(kind, ()), *(MSCALES if kind == "longrope" else ()))
+    unread = [k for k, v in settings.items() if v is not None and k not in known]
     if unread and kind in READ:
         raise ValueError(
             f"no scaling says {', '.join(unread)} under rope_type {kind!r}; it has {', '.join(READ[kind]) or 'none'}"

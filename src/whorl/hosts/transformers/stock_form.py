@@ -18,7 +18,7 @@ from whorl.encodings.spectrum import same_spectrum
 from whorl.hosts.protocol import Host, StockForm, in_stock_terms
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
-from whorl.hosts.transformers.rope_settings import length_dependent
+from whorl.hosts.transformers.rope_settings import MSCALES, by_layer_type, length_dependent
 from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.sizes import head_dim_of
 from whorl.hosts.transformers.stock_terms import candidates, for_older_readers, tidied
@@ -43,7 +43,7 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
         longest = host.rotary.config.max_position_embeddings
         padded = in_stock_terms(host, spectrum)
         ways = (w for s in dict.fromkeys((spectrum, padded)) for w in candidates(of_layer, s, width, own, longest))
-        for candidate in (tidied(own, width), *ways):
+        for candidate in (tidied(own, width, longest), *ways):
             trial = {**settings, label: candidate} if label else candidate
             if _understood(host, trial, host.layer_types[index], attention, padded):
                 settings = trial
@@ -52,8 +52,9 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
             return f"no rope_type of {host.stock} gives these frequencies on {padded.width} of {width} channels" + (
                 "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
             )
-    older = older_settings(host.model, host.rotary.config, settings)
-    return StockForm(_with_own_length(host.rotary.config, settings), older=older)
+    config = host.rotary.config
+    changes = {**_with_own_length(config, settings), **_without_warnings(config, settings)}
+    return StockForm(changes, older=older_settings(host.model, config, settings))
 
 
 def _with_own_length(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +65,20 @@ def _with_own_length(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def older_settings(model: Any, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Nothing for a model whose rope settings are in a part of its config, which older readers do not find."""
-    return for_older_readers(config.model_type, settings) if type(model.config) is type(config) else {}
+    """What the file says besides. Nothing for a model whose rope settings are in a part of its config, which older
+    readers do not find."""
+    if type(model.config) is not type(config):
+        return {}
+    return {**for_older_readers(config.model_type, settings), **_without_warnings(config, settings)}
+
+
+def _without_warnings(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Has stock, which warns of keys that it does not know, pass over the mscales of a longrope, which vLLM reads. An
+    attribute of that name is not written, so that the file needs it besides."""
+    if not any(MSCALES[0] in flat for flat in by_layer_type(settings).values() or (settings,)):
+        return {}
+    name = "ignore_keys_at_rope_validation"
+    return {name: sorted({*getattr(type(config), name, ()), *MSCALES})}
 
 
 def _understood(host: Host, settings: dict[str, Any], layer_type: str, attention: Any, spectrum: Spectrum) -> bool:

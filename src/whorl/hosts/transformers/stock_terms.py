@@ -2,8 +2,8 @@
 
 `candidates` proposes rope settings; `whorl.attaching.stock` asks the host's own rotary module which of them it
 understands. A rope type by name comes first wherever the encoding has one (`yarn`, `llama3`, `linear`), with its own
-arguments and base: readers know what to do with those, and several drop the attention factor of a `longrope` (vLLM,
-mlx-lm).
+arguments and base: readers know what to do with those, and several drop the attention factor of a `longrope` (mlx-lm,
+ExLlamaV3). vLLM and SGLang take it by another name, so that it is written twice (`with_mscales`).
 
 `for_older_readers`: transformers 4 and mlx-lm read `rope_theta` and `rope_scaling` at the top of a config, SGLang
 `partial_rotary_factor`, and all take a default in silence where there is none. Transformers 5 reads them too, and
@@ -26,6 +26,7 @@ from whorl.encodings.scalings.longrope import LongRoPE
 from whorl.encodings.scalings.ntk import NTK, grown_base
 from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import base_of, rope_frequencies, share_of
+from whorl.hosts.transformers.rope_settings import MSCALES, longrope_amplitudes, rope_type, same_amplitude
 
 STILLING_FACTOR = 1e39  # of a longrope: past float32, so that the frequency is exactly zero
 LARGEST_BASE = 1e30  # the powers of larger ones stock's float32 may not hold
@@ -52,16 +53,27 @@ BASES_BY_TYPE: dict[str, tuple[str, str]] = {
 }
 
 
-def tidied(settings: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def tidied(settings: Mapping[str, Any], head_dim: int, longest: int) -> dict[str, Any]:
     """Rope settings as earlier versions of whorl wrote them, as they are written now: a share with half a pair more is
-    the exact one, and a base that is a whole number but for float64's rounding (999999.9999999935) is that."""
+    the exact one, a base that is a whole number but for float64's rounding (999999.9999999935) is that, and a longrope
+    says its attention factor to vLLM and SGLang too."""
     tidy, base = dict(settings), settings.get("rope_theta")
     if settings.get("rope_type") == "proportional" and settings.get("partial_rotary_factor") is not None:
         pairs = int(settings["partial_rotary_factor"] * head_dim // 2)
         tidy["partial_rotary_factor"] = share_of(2 * pairs, head_dim)
     if isinstance(base, float) and not base.is_integer() and abs(base - round(base)) < 1e-12 * base:
         tidy["rope_theta"] = float(round(base))
-    return tidy
+    return with_mscales(tidy, longest)
+
+
+def with_mscales(settings: dict[str, Any], longest: int) -> dict[str, Any]:
+    """A longrope whose attention factor is not what its lengths give, with that factor as `short_mscale` and
+    `long_mscale` too; other settings as they are."""
+    if rope_type(settings) != "longrope":
+        return settings
+    said, by_lengths = longrope_amplitudes(settings, longest)
+    bare = {key: value for key, value in settings.items() if key not in MSCALES}
+    return bare if same_amplitude(by_lengths, said) else {**bare, **dict.fromkeys(MSCALES, said)}
 
 
 def candidates(
@@ -80,14 +92,14 @@ def candidates(
     share = share_of(2 * len(turning), head_dim)
     for base in bases:
         for named in () if scaling is None else _by_name(scaling, spectrum.amplitude):
-            yield {**named, "rope_theta": base, **partial}
+            yield with_mscales({**named, "rope_theta": base, **partial}, longest)
         yield {"rope_type": "default", "rope_theta": base, **partial}
         yield {"rope_type": "proportional", "rope_theta": base, "partial_rotary_factor": share}
     base = bases[0] if bases[0] < LARGEST_BASE else 10000.0
     original = _length_before(spectrum.amplitude, longest)
     pairs = zip(rope_frequencies(base, width), spectrum.frequencies, strict=True)
     factors = [plain / f if f > 0 else STILLING_FACTOR for plain, f in pairs]
-    yield {
+    listed = {
         "rope_type": "longrope",
         "rope_theta": base,
         "short_factor": factors,
@@ -97,11 +109,12 @@ def candidates(
         "original_max_position_embeddings": original,
         **partial,
     }
+    yield with_mscales(listed, longest)
 
 
 def _length_before(amplitude: float, longest: int) -> int:
     """The original length from which LongRoPE's formula, sqrt(1 + ln(longest / original) / ln(original)), gives this
-    amplitude, as nearly as whole tokens allow: for readers that go by it and not by attention_factor (vLLM, mlx-lm).
+    amplitude, as nearly as whole tokens allow: for readers that go by it alone (mlx-lm, ExLlamaV3).
     Both lists are the same, so that nothing else depends on it. `longest` itself for an amplitude of 1 or less."""
     if amplitude <= 1 or longest < 4:
         return longest
