@@ -321,6 +321,14 @@ def test_settings_without_a_base_mean_no_encoding() -> None:
         encoding_from({"rope_type": "default"}, 64, None)
 
 
+def test_the_mscales_of_a_longrope_are_for_other_readers() -> None:
+    lists = {"short_factor": [1.0], "long_factor": [1.0], "original_max_position_embeddings": 16}
+    settings = {"rope_type": "longrope", **lists, "attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}
+    assert from_stock(settings) == (LongRoPE((1.0,), (1.0,), None, 16, 1.2),)
+    with pytest.raises(ValueError, match="no scaling says short_mscale under rope_type 'linear'"):
+        from_stock({"rope_type": "linear", "factor": 2.0, "short_mscale": 1.2})
+
+
 def test_one_mscale_alone_is_left_out_as_stock_reads_it() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}
     assert as_stock_reads(yarn) == {"rope_type": "yarn", "factor": 4.0}

@@ -102,6 +102,7 @@ def test_a_share_turns_exactly_so_many_pairs_by_every_formula(head_dim: int) -> 
 def loaded(folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A directory's config as stock reads it, which must be without a word."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, "transformers")
     caplog.clear()
     config = AutoConfig.from_pretrained(folder)
     assert not caplog.records, caplog.text
@@ -261,6 +262,7 @@ def test_an_attention_factor_that_lengths_do_not_give_is_said_by_both_names(
 ) -> None:
     """attention_factor for stock, which warns of no other, and the mscales of vLLM and SGLang."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, "transformers")
     typed = family == "gemma3_text"
     notation = f"full_attention={LISTED}{factor}/sliding_attention=rope" if typed else LISTED + factor
     model = whorl.attach(tiny_model(family), notation)
