@@ -313,3 +313,10 @@ def test_a_model_is_opened_once_and_not_for_every_batch(monkeypatch: pytest.Monk
     opened.clear()
     passes.Pass(model, IDS, None, norms=True).run()
     assert len(opened) == 1
+
+
+def test_hopes_cut_goes_by_the_training_length_where_windows_are_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int | None, int]] = []
+    monkeypatch.setattr(analysis, "u_shape", lambda found, length: asked.append((found.regions_over, length)))
+    whorl.inspect(tiny_model("llama"), IDS, train_length=512, random_windows=2)
+    assert asked == [(64, 512), (64, 512)]

@@ -51,12 +51,21 @@ def test_the_account_holds_only_where_the_cut_removes_every_pair_that_makes_it(r
     assert told.startswith("HoPE's account holds for this model" if removed == 6 else "HoPE's account holds only in")
     if removed < 6:
         words = {0: "none", 3: "only 3", 4: "only 4"}[removed]
-        assert f"but its cut would remove {words} of the 6 pairs that make it." in told
+        assert f"but HoPE's cut would remove {words} of the 6 pairs that make it." in told
+
+
+def test_windows_shorter_than_the_training_length_leave_the_account_open() -> None:
+    summary = samples.only(1, u_shape={"random": over([0])})
+    summary["settings"] |= {"length": 512, "train_length": 8192}
+    assert verdict(summary) == (
+        "Whether HoPE's account holds for this model is not resolved: it is about the training length, 8,192 tokens, "
+        "and windows of 512 were read."
+    )
 
 
 def test_one_pair_that_the_cut_keeps_is_not_counted() -> None:
     one = over([0], activated={"pairs": [10], "wavelengths": [112.0, 112.0], "share": 1.2, "removed_by_hope": 0})
-    assert "made by pair 10, wavelength 112, but its cut would not remove it." in verdict(
+    assert "made by pair 10, wavelength 112, but HoPE's cut would not remove it." in verdict(
         samples.only(1, u_shape={"random": one})
     )
 
@@ -65,11 +74,11 @@ def test_the_account_on_random_tokens_says_how_it_stands_on_the_text() -> None:
     summary = samples.only(1, u_shape={"text": over([0], **OPEN), "random": over([0])}, out_of_range=left(23))
     assert verdict(summary) == (
         "HoPE's account holds only in part: there is a U-shape on random tokens, made by pairs 7, 9, 12, 13, 30 "
-        "and 31, wavelengths 78 to 438,460, but one on the text is not resolved, its cut would remove only 3 of the 6 "
-        "pairs that make it and pair 23, which is none of them, leaves its range first."
+        "and 31, wavelengths 78 to 438,460, but one on the text is not resolved, HoPE's cut would remove only 3 of the "
+        "6 pairs that make it and pair 23, which is none of them, leaves its range first."
     )
     summary["u_shape"]["text"] = over([0], **{**OPEN, "rise": -1.06, "stderr": 0.41})
-    assert "but there is none on the text, its cut" in verdict(summary)
+    assert "but there is none on the text, HoPE's cut" in verdict(summary)
 
 
 def test_a_mean_over_some_layers_says_which() -> None:

@@ -128,7 +128,7 @@ def test_the_account_of_the_paper_holds_only_where_all_of_its_parts_do(rope) -> 
     rope["out_of_range"]["first_pair"]["pair"] = 3
     assert verdict(rope) == (
         "HoPE's account holds only in part: there is a U-shape on random tokens, made by pairs 11 to 17, wavelengths "
-        "130 to 730, but its cut would remove only 2 of the 7 pairs that make it and pair 3, which is none of them, "
+        "130 to 730, but HoPE's cut would remove only 2 of the 7 pairs that make it and pair 3, which is none of them, "
         "leaves its range first."
     )
     rope["out_of_range"]["first_pair"] = None

@@ -49,7 +49,9 @@ def inspect(
         int | None,
         typer.Option(help="The length that the model was trained at.", show_default="what its config or trial says"),
     ] = None,
-    random_windows: Annotated[int, typer.Option(help="Windows of random tokens, at the training length.")] = 16,
+    random_windows: Annotated[
+        int, typer.Option(help="Windows of random tokens, of the training length or shorter.")
+    ] = 16,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Still the slow pairs, cut by cut, and report the loss.")
     ] = False,

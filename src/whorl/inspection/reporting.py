@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import whorl
-from whorl import outputs
+from whorl import finite, outputs
 from whorl.attaching import attached
 from whorl.checking import check_numbers
 from whorl.data.corpus import digest, read_documents
@@ -140,6 +140,7 @@ class _One:
         self.result: Inspection | None = None
         with without_progress_bars():
             self.model = found.model(options.stream_layers)
+        finite.check_weights(self.model)
         self.limit = options.train_length or found.train_length or found.extended_from or _declared(self.model)
         self.text = options.text or found.text or "stdlib"
         if self.text not in texts:

@@ -279,7 +279,7 @@ class _Stages:
         self.inside = self.inside[: self.text.read]
         settings = replace(self.summary.settings, windows=-(-self.text.read // per_window))
         self.add(settings=settings)
-        self.add(u_shape=UShapes(analysis.u_shape(self.text, self.inside_length)))
+        self.add(u_shape=UShapes(analysis.u_shape(self.text, self.limit)))
         for name in ("q", "k", "v"):
             self._put(f"norm_{name}", self.text.norm(name))
         self._curves(self.text)
@@ -293,7 +293,7 @@ class _Stages:
                 how = {"regions_over": self.inside_length}
                 found = self._pass("random", ids, "standardised", self.seed, advance, **how)
             self.add(settings=replace(self.summary.settings, random_windows=found.read))
-            self.add(u_shape=replace(self.summary.u_shape, random=analysis.u_shape(found, self.inside_length)))
+            self.add(u_shape=replace(self.summary.u_shape, random=analysis.u_shape(found, self.limit)))
             self._put("random_logit", found.of_layers(found.mean_logit))
             means = found.of_layers(found.mean_by_pair)
             self._put("random_logit_by_pair", [None if x is None else x.mean(0) for x in means])

@@ -13,6 +13,13 @@ def account(m: Inspection) -> Finding | None:
     if u is None:
         return None
     where += mean_over(m, u)
+    settings = m.summary.settings
+    if settings.length < settings.train_length:
+        said = (
+            "Whether HoPE's account holds for this model is not resolved: it is about the training length, "
+            f"{settings.train_length:,} tokens, and windows of {settings.length:,} were read."
+        )
+        return Finding(said, "logits")
     if is_open(u):
         said = f"Whether HoPE's account holds for this model is not resolved, as a U-shape {where} is not."
         return Finding(said, "logits")
@@ -35,7 +42,7 @@ def account(m: Inspection) -> Finding | None:
     if removed < len(pairs):
         count = f"only {removed} of" if removed else "none of"
         gone = "not remove it" if len(pairs) == 1 else f"remove {count} the {len(pairs)} pairs that make it"
-        against.append(f"its cut would {gone}")
+        against.append(f"HoPE's cut would {gone}")
     left = m.summary.out_of_range
     first = left.first_pair if left is not None else None
     if left is not None and first is None:

@@ -54,8 +54,9 @@ def charts(models: Models) -> list[Chart | None]:
         "logits",
         "Logits by distance",
         "The mean logit before the softmax by distance from query to key. Each curve is drawn from its own mean over "
-        "[3/8 L, 5/8 L), L being the training length: adding a constant to logits changes no attention, and so the "
-        "rise of a U-shape can be read from the axis. Random tokens are HoPE's protocol, in z-scores."
+        "[3/8 L, 5/8 L), L being the training length, or the window where that is shorter: adding a constant to "
+        "logits changes no attention, and so the rise of a U-shape can be read from the axis. Random tokens are HoPE's "
+        "protocol, in z-scores."
         + hidden * any(w is not None and w <= 3 / 8 * m.train_length for m in models for w in m.summary.model.windows)
         + carried(models),
         distance_axes(models),
@@ -157,9 +158,9 @@ def _parts(m: Inspection, values: np.ndarray | None, about: int) -> Cells | None
 
 def blocks(models: Models, charts: Charts) -> list[Block]:
     said = (
-        "A U-shape is a logit that is higher near and far than in the middle of the training length L. Its rise is the "
-        "mean over distances [7/8 L, L) less that over [3/8 L, 5/8 L); it appears where that exceeds two standard "
-        "errors and the near end, [1, L/8), also lies above the middle."
+        "A U-shape is a logit that is higher near and far than in the middle of the training length L (of the window, "
+        "where that is shorter). Its rise is the mean over distances [7/8 L, L) less that over [3/8 L, 5/8 L); it "
+        "appears where that exceeds two standard errors and the near end, [1, L/8), also lies above the middle."
     )
     found = section("Logits by distance", said, models, [charts.get("logits")], ["u_shape", "logit", "random"])
     found += [rises] if (rises := _rise_table(models)) else []
