@@ -33,7 +33,7 @@ compare: setup
 # Its models are in build/, which can be fetched again; what was measured is in runs/.
 STUDY = $(wildcard experiments/[0-9]*-$(NAME))
 study: setup
-	@test -f "$(STUDY)/fetch.py" || { echo 'make study NAME=pretrained-llms: no such study in experiments/'; exit 2; }
+	@test -f "$(STUDY)/fetch.py" || { echo 'usage: make study NAME=pretrained-llms (a folder of experiments/ with a fetch.py, without its number)'; exit 2; }
 	$(BIN)/python $(STUDY)/fetch.py build/models
 	$(BIN)/python $(STUDY)/study.py --models build/models --out runs/$(NAME)
 	$(BIN)/python $(STUDY)/gather.py runs/$(NAME)

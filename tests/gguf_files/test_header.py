@@ -87,7 +87,8 @@ def test_a_name_means_a_file_or_the_one_in_a_folder(path: Path) -> None:
     bare = folder / "bare"  # by what it begins with
     bare.write_bytes(path.read_bytes())
     assert gguf_at(bare) == bare
-    assert gguf_at(folder / "absent.gguf") is None
+    with pytest.raises(ValueError, match="there is no file .*absent.gguf"):
+        gguf_at(folder / "absent.gguf")
     assert gguf_at("some/name") is None
     (folder / "notes.txt").write_text("no model")
     assert gguf_at(folder / "notes.txt") is None

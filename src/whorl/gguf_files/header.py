@@ -50,9 +50,11 @@ class Header:
 def gguf_at(where: Any) -> Path | None:
     """The GGUF file that a name means: the file itself, or the one in a folder that holds no other model. Else None.
 
-    Raises ValueError for a folder that holds several and no other model.
+    Raises ValueError for a folder that holds several and no other model, and for a file of that kind that is not there.
     """
     path = Path(str(where))
+    if path.suffix.lower() == ".gguf" and not path.exists():
+        raise ValueError(f"there is no file {path}")
     if path.is_file():
         return path if path.suffix.lower() == ".gguf" or _begins(path) == MAGIC else None
     if not path.is_dir() or any(any(path.glob(pattern)) for pattern in MODEL_FILES):
