@@ -1,5 +1,5 @@
 set -e
-cd /work/main
+cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
 W=.venv/bin/whorl
 .venv/bin/python - <<'P'
