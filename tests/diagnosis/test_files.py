@@ -222,6 +222,9 @@ def test_settings_in_the_new_spelling_alone_are_a_warning(
 ) -> None:
     model = tiny_model(family, **copy.deepcopy(sizes))
     model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if config.pop("partial_rotary_factor", None):  # transformers 5.17 writes Phi's in both places
+        (tmp_path / "config.json").write_text(json.dumps(config))
     found = doctor(tmp_path)
     assert found.healthy
     assert found["readers"].status == ("warn" if unsaid else "pass")
