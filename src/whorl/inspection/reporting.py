@@ -24,7 +24,7 @@ from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.inspection import analysis, planning, stages
 from whorl.inspection.keeping import Kept, identity
 from whorl.inspection.passes import Pass
-from whorl.inspection.stages import Stage, asked_for, beside, check_inputs, inspect, random_tokens, silent
+from whorl.inspection.stages import Stage, asked_for, beside, check_inputs, random_tokens, silent
 from whorl.locking import alone
 from whorl.results.inspection import Inspection, Plan, Snapshot, UShapes
 from whorl.sources import Source, source
@@ -140,6 +140,8 @@ class _One:
         self.result: Inspection | None = None
         with without_progress_bars():
             self.model = found.model(options.stream_layers)
+        self.host = open_host(self.model)
+        self.facts = layers_of(self.host)
         finite.check_weights(self.model)
         self.limit = options.train_length or found.train_length or found.extended_from or _declared(self.model)
         self.text = options.text or found.text or "stdlib"
@@ -163,8 +165,7 @@ class _One:
 
     def _planned(self, begun: float) -> Plan:
         """The plan that was given, that of a run which goes on, or one that is made now."""
-        options, host = self.options, open_host(self.model)
-        facts = layers_of(host)
+        options, host, facts = self.options, self.host, self.facts
         room = host.table_rows if attached(host.model) is None else None
         asked = asked_for(
             facts, self.limit, options.windows, options.random_windows, options.length, options.ablate, options.layers,
@@ -197,10 +198,9 @@ class _One:
             self.result = replace(inspection, summary=replace(summary, model=model, settings=settings))
             keep(self.result, self.folder)
 
-        left = None if self.ends is None else max(1e-9, (self.ends - planning.clock()) / 60)
-        inspect(
-            self.model, self.ids, train_length=self.limit, minutes=left, plan=self.plan, kept=self.kept,
-            seed=options.seed, stage=options.stage, finished=finished,
+        stages.read(
+            self.host, self.facts, self.ids, self.limit, self.plan, kept=self.kept, seed=options.seed,
+            seconds=None if self.ends is None else self.ends - planning.clock(), stage=options.stage, finished=finished,
         )  # fmt: skip
 
     def training(self) -> tuple[Snapshot, ...]:

@@ -109,10 +109,33 @@ def inspect(
         plan = planning.everything(asked)
         if minutes:
             plan = planned(host, facts, asked, attention, minutes, begun)
+    seconds = 60 * minutes - (planning.clock() - begun) if minutes else None
+    return read(
+        host, facts, inputs, limit, plan, attention=attention, seconds=seconds, kept=kept, seed=seed, stage=stage,
+        finished=finished,
+    )  # fmt: skip
+
+
+def read(
+    host: OpenHost,
+    facts: list[Layer],
+    inputs: torch.Tensor,
+    limit: int,
+    plan: Plan,
+    *,
+    attention: bool = True,
+    seconds: float | None = None,
+    kept: Kept | None = None,
+    seed: int = 0,
+    stage: Stage = silent,
+    finished: Callable[[Inspection], None] = lambda inspection: None,
+) -> Inspection:
+    """What `inspect` does once model and inputs are checked, and it is known what is to be read in how many seconds."""
     _check_plan(plan, inputs, len(facts))
     about = replace(_about(host, facts, inputs, limit, plan, seed), plan=plan)
-    deadline = Deadline(plan, 60 * minutes - (planning.clock() - begun) if minutes else None)
-    stages = _Stages(host, facts, inputs.long(), limit, attention, seed, stage, about, deadline, kept)
+    stages = _Stages(
+        host, facts, inputs.long(), limit, attention, seed, stage, about, Deadline(plan, seconds), kept
+    )  # fmt: skip
     stages.spectrum()
     for run in (stages.in_range, stages.random_tokens, stages.past_range, stages.ablation):
         run()
