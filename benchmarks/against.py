@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import rows
 
@@ -40,6 +40,11 @@ YARDSTICKS = (
 )  # fmt: skip
 
 
+class Name(NamedTuple):
+    words: str
+    yardstick: bool
+
+
 def main() -> None:
     parser = rows.parser(__doc__, rounds=3)
     parser.add_argument("base", metavar="COMMIT", help="the older one")
@@ -47,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     commit = git("rev-parse", "--short", options.base)
     trees = {"base": tree(commit), "here": HERE}
-    found: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    found: dict[Name, dict[str, list[float]]] = {}
     for turn in range(options.rounds):
         for script in options.only:
             for side in list(trees)[:: -1 if turn % 2 else 1]:
@@ -82,31 +87,31 @@ def run(where: Path, script: str, folder: Path, threads: int) -> None:
         subprocess.run(command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
-def times(folder: Path, script: str) -> Iterator[tuple[tuple[str, ...], float]]:
-    """(script and names of a row, something that grows with its time)."""
+def times(folder: Path, script: str) -> Iterator[tuple[Name, float]]:
+    """(names of a row, something that grows with its time)."""
     for path in folder.glob(f"{script}*.csv"):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for column, power in TIMES.items():
                     if row.get(column):
-                        names = (script, *filter(None, map(row.get, NAMED_BY)))
-                        yield names, float(row[column]) ** power
+                        said = (script, *filter(None, map(row.get, NAMED_BY)))
+                        yield Name(" · ".join(said), row.get("provider") in YARDSTICKS), float(row[column]) ** power
 
 
-def show(found: dict[tuple[str, ...], dict[str, list[float]]], facts: dict[str, Any], path: Path) -> None:
+def show(found: dict[Name, dict[str, list[float]]], facts: dict[str, Any], path: Path) -> None:
     both = {name: sides for name, sides in found.items() if len(sides) == 2}
     ratios = {name: rows.ratios(sides["here"], sides["base"]) for name, sides in both.items()}
-    noise = [abs(ratio["ratio_50"] - 1) for name, ratio in ratios.items() if set(name) & set(YARDSTICKS)]
+    noise = [abs(ratio["ratio_50"] - 1) for name, ratio in ratios.items() if name.yardstick]
     limit = 1 + (median(noise) if noise else 0)
     print(
         f"\nthis tree over {facts['base']}; the yardsticks, the same code in both, differ by {limit - 1:.3f} (median)"
     )
     made = []
     for name, ratio in ratios.items():
-        slower = ratio["ratio_least"] > limit and not set(name) & set(YARDSTICKS)
+        slower = ratio["ratio_least"] > limit and not name.yardstick
         span = f"({ratio['ratio_least']:.2f} to {ratio['ratio_most']:.2f})"
-        print(f"  {' · '.join(name):96} {ratio['ratio_50']:6.3f} {span} {'slower' if slower else ''}")
-        made.append({**facts, "case": " · ".join(name), **ratio, "slower": slower})
+        print(f"  {name.words:96} {ratio['ratio_50']:6.3f} {span} {'slower' if slower else ''}")
+        made.append({**facts, "case": name.words, **ratio, "slower": slower})
     rows.write(path, made, same=["base", "case"])
 
 
