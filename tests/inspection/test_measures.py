@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +123,8 @@ def test_sums_do_not_depend_on_the_threads(case: str, monkeypatch: pytest.Monkey
             streamed = vars(measures.softmax(a, 0)).values()
             found.append([*streamed, *measures.curves(a.q[0], a.k[0], a.layer.channels(), a.scale)])
             assert torch.get_num_threads() == threads, "as it was"
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads, "and for threads to come"
             (seen,) = set(measures.at_once(lambda _: torch.get_num_threads(), range(9), a.q.device))
             assert seen == 1, "each has its operations to itself"
             with pytest.raises(ZeroDivisionError):

@@ -66,6 +66,7 @@ def test_layers_are_spread_over_each_kind() -> None:
     chosen = spread(LAYERS, 2)
     assert {5, 17} <= set(chosen), "every other one of the three without a window, the last in any case"
     assert 8 <= len(chosen) <= 10
+    assert {16, 17} <= set(spread(LAYERS, 4)), "the last with a window and the last without one"
 
 
 def test_windows_are_timed_until_one_takes_a_fiftieth(monkeypatch: pytest.MonkeyPatch) -> None:
