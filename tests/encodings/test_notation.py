@@ -47,6 +47,26 @@ def test_notation_and_json_round_trip(notation: str) -> None:
     assert hash(again) == hash(encoding)
 
 
+def test_the_plus_of_an_exponent_is_no_sum() -> None:
+    assert parse("rope:base=1e+06") == parse("rope:base=1E+06") == parse("rope:base=1.e+06") == whorl.RoPE(base=1e6)
+    assert parse("rope:base=1e+06+window:size=32") == whorl.RoPE(base=1e6) + whorl.Window(32)
+    assert parse("frequencies:values=1@1e+00@1e-3+t5+window:size=32") == parse(
+        "frequencies:values=1@1@0.001+t5+window:size=32"
+    )
+    by_type = parse(
+        "full_attention=rope:base=1e+06~linear:factor=1e+01+window:size=9/sliding_attention=rope:base=1e+06"
+    )
+    assert by_type == parse(
+        "full_attention=rope:base=1e6~linear:factor=10+window:size=9/sliding_attention=rope:base=1e6"
+    )
+
+
+@pytest.mark.parametrize("base", [1e6, 1e14, 1e15, 1e16, 1.5e20, 1e300, 10**15, 10**20])
+def test_a_large_number_reads_as_it_is_written(base: float) -> None:
+    assert parse(str(whorl.RoPE(base=base))) == whorl.RoPE(base=base)
+    assert parse(f"rope:base={base!r}") == parse(f"rope:base={base:e}") == whorl.RoPE(base=base)
+
+
 def test_python_and_notation_say_the_same() -> None:
     assert parse("rope+window:size=32/nope") == Layers([whorl.RoPE() + whorl.Window(32), whorl.NoPE()])
     by_type = Layers({"full_attention": whorl.NoPE(), "sliding_attention": whorl.HoPE(train_length=512)})

@@ -9,7 +9,7 @@ The notation (on the command line, in results and reports) is what `str(encoding
     full_attention=nope/sliding_attention=rope+window:size=32     by the host's layer types
     rope~yarn:factor=4,original=2048      scaled: yarn of rope's spectrum; more may follow, each after a ~
 
-`~` binds tighter than `+`, and `+` tighter than `/`.
+`~` binds tighter than `+`, and `+` tighter than `/`. The `+` of a number's exponent (`rope:base=1e+06`) is no sum.
 
 Arguments that a host can fill (`base`, `train_length`, `fraction`, ...) are unset until they are given: on a model,
 they are the model's own (`whorl.attaching.filling`); outside of any, or in a comparison from scratch, the registry's
@@ -49,6 +49,7 @@ REGISTRY = {
 }
 
 HINT = "`whorl list` shows what they do"
+SUM = re.compile(r"(?<![0-9.][eE])\+")  # a plus, but for that of 1e+06
 
 __all__ = [
     "REGISTRY",
@@ -176,7 +177,7 @@ def _layer_type(rule: str) -> tuple[str, str] | None:
 
 
 def _parse_sum(text: str) -> Encoding:
-    parts = [_parse_one(part) for part in text.split("+")]
+    parts = [_parse_one(part) for part in SUM.split(text)]
     return parts[0] if len(parts) == 1 else Sum(tuple(parts))
 
 
