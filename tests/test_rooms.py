@@ -121,9 +121,13 @@ def test_arrows_point_down_and_close_no_circle() -> None:
 
 
 def test_operations_know_what_turns_and_no_encoding() -> None:
-    """Of encodings, a spectrum and its cos and sin: what all rotary ones are made of."""
+    """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, and what a score can be asked."""
     found = {other for importer, other in arrows(SRC) if importer.startswith("ops.")}
-    assert {other for other in found if other.startswith("encodings")} == {"encodings.spectrum", "encodings.turns"}
+    assert {other for other in found if other.startswith("encodings")} == {
+        "encodings.spectrum",
+        "encodings.turns",
+        "encodings.scores",
+    }
 
 
 def test_a_wrong_arrow_is_seen_wherever_it_hides(tmp_path: Path) -> None:

@@ -74,3 +74,36 @@ class Bias(Effect):
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         return (self.module,)
+
+
+@dataclass(frozen=True)
+class Scale(Effect):
+    """Multiplies a query's logits, q.k times the host's own scale, by a number, before biases and a soft cap.
+
+    `module(counts, positions)` gives it, float32 [batch or 1, heads or 1, queries], for the number of keys that each
+    query sees, counts [batch or 1, queries] (itself among them; padding and what a window hides are not), and for the
+    queries' positions of the same shape. It goes into q, and never into cached keys.
+    """
+
+    module: nn.Module
+    shared: bool = True
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.module,)
+
+
+@dataclass(frozen=True)
+class Score(Effect):
+    """Changes attention by positions and content: a module of `whorl.encodings.scores`, which says how.
+
+    Where it depends on hidden states, those are the ones that the layer's attention is given, in which every layer has
+    a module of its own (`shared`: one module serves all).
+    """
+
+    module: nn.Module
+    shared: bool = False
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.module,)

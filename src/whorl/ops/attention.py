@@ -14,7 +14,8 @@ from whorl.ops.distances import fitting
 from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
-from whorl.ops.problem import FLOATS, AttentionProblem
+from whorl.ops.problem import FLOATS, AttentionProblem, math_dtype
+from whorl.ops.scores import BoundScore
 from whorl.ops.visible import DenseVisible, Visible
 
 
@@ -32,6 +33,8 @@ def biased_attention(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     dropout: float = 0.0,
+    factor: torch.Tensor | None = None,
+    scores: Sequence[BoundScore] = (),
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention whose logits are softcap(scale q.k) + the sum of `biases` (each a module of two position tensors).
@@ -45,6 +48,8 @@ def biased_attention(
     scale, softcap   the host's own logit scale and tanh cap (Gemma 2)
     sinks            [heads], an extra logit per head that takes weight and gives no value (gpt-oss)
     dropout          probability with which a weight is dropped
+    factor           [batch or 1, heads or 1, queries], by which q.k is multiplied (a `Scale`), before cap and biases
+    scores           what changes attention by content, with the states of these tokens: see `whorl.encodings.scores`
     impl             "reference": dense. The others take memory that grows with the number of tokens and not its square,
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
                      FlexAttention, for the same on a GPU; "blocked", PyTorch's operations block by block, for any bias,
@@ -60,9 +65,14 @@ def biased_attention(
     Raises ValueError for arguments that do not fit one another.
     """
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout)
+    if factor is not None:
+        q = (q.to(math_dtype(q.dtype)) * factor[..., None]).to(q.dtype)
     visible = DenseVisible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
     device, at = q.device.type, (query_positions, key_positions)
-    problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
+    problem = AttentionProblem(
+        q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device,
+        tuple(scores),
+    )  # fmt: skip
     if told(query_positions, biases):
         problem = simplest(problem)
     chosen = _choose(impl, problem)
@@ -76,6 +86,8 @@ def _choose(impl: str, problem: AttentionProblem) -> str:
     """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
     if impl == "auto" and (torch.compiler.is_compiling() or asked_by_environment() == "reference"):
         return "reference"
+    if problem.scores:
+        return "reference"
     followed = transformed()
     if followed is None and not plain(problem[:3]):
         followed = "q, k or v is a tensor with a dispatch of its own"
@@ -83,7 +95,7 @@ def _choose(impl: str, problem: AttentionProblem) -> str:
 
 
 def _by_reference(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
-    q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap, sinks, dropout, _ = problem
+    q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap, sinks, dropout, _, scores = problem
     queries, keys = q.shape[2], k.shape[2]
     seen = None if mask is None else mask.dense()
     if causal:
@@ -91,7 +103,10 @@ def _by_reference(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor
         seen = below if seen is None else seen & below
     sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
     bias = [fitting(module, bias_at(module, query_positions, key_positions), sizes) for module in biases]
-    return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout)
+    return reference.attention(
+        q, k, v, bias, seen, scale, softcap, sinks, dropout, scores,
+        (query_positions, key_positions),
+    )  # fmt: skip
 
 
 def _check(

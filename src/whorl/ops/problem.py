@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from whorl.ops.overlap import reach
+from whorl.ops.scores import BoundScore
 from whorl.ops.visible import Visible
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ class _Attention(NamedTuple):
     sinks: torch.Tensor | None
     dropout: float
     device: str
+    scores: tuple[BoundScore, ...] = ()
 
 
 class AttentionProblem(_Attention, _Remembering):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+
+from whorl.ops.scores import BoundScore, scored
 
 # Shape letters: B batch, H heads, Q queries, K keys, D head dim.
 
@@ -62,29 +65,50 @@ def attention(
     softcap: float | None,
     sinks: torch.Tensor | None,
     dropout: float,
+    scores: Sequence[BoundScore] = (),
+    positions: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense softmax attention in float32 (float64 for float64 inputs); see `whorl.ops.biased_attention`.
 
     A query that sees no key has no softmax: its weights and its output are 0, and no gradient comes of them.
     """
     dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
-    groups = q_BHQD.shape[1] // max(1, k.shape[1])
-    k_BHKD = k.repeat_interleave(groups, dim=1) if groups != 1 else k
-    v_BHKD = v.repeat_interleave(groups, dim=1) if groups != 1 else v
-    logits_BHQK = q_BHQD.to(dtype) @ k_BHKD.to(dtype).transpose(-1, -2) * scale
-    if softcap is not None:
-        logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
+    heads = q_BHQD.shape[1]
+    q_BHQD, k, at, added = scored(scores, positions, mask, q_BHQD.to(dtype), k.to(dtype))
+    k_BHKD, v_BHKD = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    changes = [(score.module, here) for score, here in zip(scores, at, strict=True) if score.module.does("logits")]
+    logits_BHQK: Any = None  # where a score makes them itself
+    if not any(module.scores_anew for module, _ in changes):
+        logits_BHQK = q_BHQD @ k_BHKD.transpose(-1, -2) * scale
+        if softcap is not None:
+            logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
+    for module, here in sorted(changes, key=lambda change: not change[0].scores_anew):
+        logits_BHQK = module.logits(logits_BHQK, q_BHQD * scale, k_BHKD, here)
+    for q_extra, k_extra in added:
+        logits_BHQK = logits_BHQK + q_extra @ k_extra.transpose(-1, -2)
     for bias in biases:
         logits_BHQK = logits_BHQK + bias.to(dtype)
     if mask is not None:
         logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
+    instead = next((i for i, score in enumerate(scores) if score.module.does("weights")), None)
+    if instead is None:
+        weights = _softmax(logits_BHQK, sinks)
+    else:
+        weights = scores[instead].module.weights(logits_BHQK, at[instead])
+    weights = torch.nn.functional.dropout(weights.to(v.dtype), dropout, training=dropout > 0)
+    output = weights @ v_BHKD
+    for score, here in zip(scores, at, strict=True):
+        if score.module.does("values"):
+            output = output + score.module.values(weights, v_BHKD, here)
+    return output, weights
+
+
+def _softmax(logits_BHQK: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
     blind_BHQ1 = (logits_BHQK == -torch.inf).all(-1, keepdim=True)
     logits_BHQK = logits_BHQK.masked_fill(blind_BHQ1, 0)  # a softmax of nothing but -inf would be NaN
     if sinks is not None:
-        sink = sinks.to(dtype)[:, None, None].expand(*logits_BHQK.shape[:-1], 1)
+        sink = sinks.to(logits_BHQK.dtype)[:, None, None].expand(*logits_BHQK.shape[:-1], 1)
         weights = torch.cat([logits_BHQK, sink], -1).softmax(-1)[..., :-1]
     else:
         weights = logits_BHQK.softmax(-1)
-    weights = weights.masked_fill(blind_BHQ1, 0).to(v.dtype)
-    weights = torch.nn.functional.dropout(weights, dropout, training=dropout > 0)
-    return weights @ v_BHKD, weights
+    return weights.masked_fill(blind_BHQ1, 0)

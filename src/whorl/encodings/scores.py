@@ -1,0 +1,84 @@
+"""What an encoding that depends on content is made of: the module of a `Score` effect.
+
+Two steps. `tokens` is asked once per token, before the cache, and what it gives (its state) is kept beside the token's
+key for as long as that is. Then, in the attention, a score does one or more of these, in this order:
+
+inputs     gives other q and k, whose product is taken (rotations by angles that a token chose)
+logits     changes the logits of some queries and all the keys that they may see
+channels   gives q and k more channels, whose product is added to the logits unscaled. Any kernel serves it
+weights    takes the place of the softmax
+values     adds to the output, by the weights
+
+Only what a class overrides is asked for. `logits`, `weights` and `values` are asked for a block of queries at a time,
+with all their keys, in plain differentiable PyTorch: the backward pass runs them again, and no matrix of all queries
+and keys is kept. Shapes: B batch, H heads, T tokens, Q queries, K keys, D head dim, S size of the state, P past tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class At(NamedTuple):
+    """What a score knows of some queries and of keys, beside q and k."""
+
+    query_positions: torch.Tensor  # integers [B or 1, Q]
+    key_positions: torch.Tensor  # [B or 1, K]
+    query_state: torch.Tensor | None  # what `tokens` gave, float32 (float64 for float64) [B, H or 1, Q, S]
+    key_state: torch.Tensor | None  # [B, H or 1, K, S]
+    seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]
+
+
+class ScoreModule(nn.Module):
+    """Base of the modules that a `Score` holds. State and arithmetic are float32 (float64 for float64 inputs), whatever
+    the model's dtype; its parameters are read by `whorl.encodings.biases.in_full`."""
+
+    sees_hidden: bool = False  # `tokens` goes by hidden states
+    keeps_state: bool = False  # `tokens` is asked
+    scores_anew: bool = False  # `logits` makes them itself, of q and k, and is handed None for them
+    causal: bool = True  # a query may see no key after it
+
+    def tokens(
+        self,
+        hidden: torch.Tensor | None,
+        positions: torch.Tensor,
+        real: torch.Tensor | None,
+        before: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The state of each token: [B, T, H or 1, S].
+
+        hidden [B, T, width]; positions [B or 1, T]; real: bool [B or 1, T], False for padding, which must add nothing
+        to a sum (None: all are real); before: the state of the tokens before these, [B, P, H or 1, S], or None.
+        """
+        raise NotImplementedError
+
+    def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other q [B, H, Q, D'] and k [B, H or key heads, K, D'] in the place of these, which were not rotated."""
+        raise NotImplementedError
+
+    def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+        """Channels of q [B, H, Q, E] and of k [B, H or 1, K, E]; their product is added to the logits, in float32."""
+        raise NotImplementedError
+
+    def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
+        """Logits [B, H, Q, K] in the place of `s`, which are scaled and capped, without biases and channels, and with
+        keys that are hidden not yet at -inf.
+
+        q [B, H, Q, D] with the scale in it, k [B, H, K, D]; in float32, or float64.
+        """
+        raise NotImplementedError
+
+    def weights(self, s: torch.Tensor, at: At) -> torch.Tensor:
+        """Weights [B, H, Q, K] of logits in which hidden keys are at -inf."""
+        raise NotImplementedError
+
+    def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
+        """What is added to the output, [B, H, Q, D], for weights [B, H, Q, K]; v [B, H, K, D]."""
+        raise NotImplementedError
+
+    def does(self, step: str) -> bool:
+        """Whether a class overrides one of these steps."""
+        return getattr(type(self), step) is not getattr(ScoreModule, step)
