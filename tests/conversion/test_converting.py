@@ -146,7 +146,7 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
 def test_short_documents_are_measured_as_far_as_they_reach(
     trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error names an option of the command, and the command takes it."""
+    """By itself, and it is said; the error of a reach that no document has names one that the command takes."""
     from whorl.cli import app
 
     text = tmp_path / "text"
@@ -156,7 +156,7 @@ def test_short_documents_are_measured_as_far_as_they_reach(
     options = {"heal": 8 * LENGTH, "batch-size": 8, "windows": 4, "text": text, "out": tmp_path / "out"}
     arguments = ["convert", str(trial[0]), "--to=hope", "--no-control", *(f"--{k}={v}" for k, v in options.items())]
     with pytest.raises(ValueError, match=r"measured at 32 tokens and 4 times as many, .* give --reach \d, or") as error:
-        app(arguments, standalone_mode=False)
+        app([*arguments, "--reach=4"], standalone_mode=False)
     reach = int(str(error.value).partition("--reach ")[2][0])
     with pytest.raises(ValueError, match=f"give --reach {reach}, or"):
         app([*arguments, f"--reach={reach + 1}"], standalone_mode=False)
@@ -164,6 +164,12 @@ def test_short_documents_are_measured_as_far_as_they_reach(
         app([*arguments, "--reach=0"], standalone_mode=False)
     app([*arguments, f"--reach={reach}"], standalone_mode=False)
     assert f"{reach * LENGTH} tokens" in capsys.readouterr().out
+    asked = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    app([*arguments, "--force"], standalone_mode=False)
+    said = f"tokens: losses are taken at the training length of {LENGTH}, and at {reach * LENGTH} too"
+    assert said in " ".join(capsys.readouterr().out.split())
+    again = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert (again["before"], again["healed"]) == (asked["before"], asked["healed"])
     once = whorl.convert(str(trial[0]), "nope", heal=8 * LENGTH, batch_size=8, windows=4, text=str(text), reach=1,
                          control=False, out=tmp_path / "once")  # fmt: skip
     assert list(once.before) == list(once.healed) == [LENGTH]

@@ -35,12 +35,12 @@ def convert(
         float, typer.Option(help="The share of the healing over which pairs stop turning, band by band.")
     ] = 0.0,
     reach: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="The loss is taken at the training length and at so many times it; less where the text's documents "
-            "are short."
+            help="The loss is taken at the training length and at so many times it.",
+            show_default="4, or as far as the text's documents go",
         ),
-    ] = 4,
+    ] = None,
     windows: Annotated[int, typer.Option(help="Evaluation windows.")] = 48,
     control: Annotated[bool, typer.Option(help="Give the untouched model the same training, to compare with.")] = True,
     seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,

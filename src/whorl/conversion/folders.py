@@ -27,6 +27,7 @@ from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]
 STRIDE = 0.5  # of a window, between the starts of two
+REACH = 4  # times the training length: where the loss of a conversion is taken too, if documents are that long
 
 
 def extend(
@@ -237,7 +238,7 @@ def convert(
     heal: int,
     text: str | None = None,
     train_length: int | None = None,
-    reach: int = 4,
+    reach: int | None = None,
     windows: int = 48,
     learning_rate: float = 5e-4,
     batch_size: int = 32,
@@ -251,7 +252,8 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint, by name, heals it and writes it to the folder `out`, with conversion.json.
 
-    reach  losses are taken at the training length and at so many times it, which some held-out document must have
+    reach  losses are taken at the training length and at so many times it, which some held-out document must have;
+           where it is not given, at REACH times it, or, which `say` is told, as far as the longest of them goes
     Trainings that were interrupted go on (see `resuming`). Raises ValueError for what does not fit.
     """
     require("convert", "compare")
@@ -267,17 +269,7 @@ def convert(
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     longest = length_unscaled(found, model, limit, say)
     chosen = text or found.text or "stdlib"
-    where = found.tokenizer_name
-    lengths = (limit, reach * limit) if reach > 1 else (limit,)
-    try:
-        task = converting.language(chosen, where, limit, lengths, windows, max(1, limit // 4))
-    except ShortDocuments as error:
-        if error.longest < limit:
-            raise
-        raise ValueError(
-            f"the loss is measured at {limit:,} tokens and {reach} times as many, and the longest held-out document of "
-            f"{chosen!r} has {error.longest:,}; give --reach {error.longest // limit}, or a text of longer documents"
-        ) from None
+    task = _measured_to(reach, limit, chosen, found.tokenizer_name, windows, say)
     healing = converting.Healing(heal, limit, batch_size, learning_rate, gradual, seed)
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
     asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}
@@ -290,3 +282,26 @@ def convert(
             result.write(folder / CONVERSION)
             resuming.written(work)
     return result
+
+
+def _measured_to(reach: int | None, limit: int, text: str, tokenizer: str, windows: int, say: Say) -> Any:
+    """The text to heal on, whose losses are taken at `limit` tokens and at `reach` times as many (see `convert`)."""
+    from whorl.conversion.converting import language
+
+    times = reach or REACH
+    lengths = (limit, times * limit) if times > 1 else (limit,)
+    try:
+        return language(text, tokenizer, limit, lengths, windows, max(1, limit // 4))
+    except ShortDocuments as error:
+        fitting = error.longest // limit
+        if not fitting:
+            raise
+        short = f"the longest held-out document of {text!r} has {error.longest:,} tokens"
+        if reach is not None:
+            raise ValueError(
+                f"the loss is measured at {limit:,} tokens and {times} times as many, and {short}; "
+                f"give --reach {fitting}, or a text of longer documents"
+            ) from None
+    far = f"at {fitting * limit:,} too" if fitting > 1 else "no further"
+    say(f"{short}: losses are taken at the training length of {limit:,}, and {far}")
+    return _measured_to(fitting, limit, text, tokenizer, windows, say)
