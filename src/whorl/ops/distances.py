@@ -37,6 +37,20 @@ def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, heads: in
     return torch.stack(each).sum(0).to(dtype).expand(-1, len(distances)).contiguous()
 
 
+def numbers_of(modules: Sequence[nn.Module]) -> tuple[Any, ...] | None:
+    """All that biases go by where that is plain numbers, so that those that are equal in this give the same; else None:
+    a tensor may be learned, or written to."""
+    found: list[Any] = []
+    for module in modules:
+        found.append(type(module))
+        for name, value in vars(module).items():
+            if all(isinstance(x, (int, float, str, type(None))) for x in (value if type(value) is tuple else (value,))):
+                found.append((name, value))
+            elif not isinstance(value, (dict, set)) or value:  # of every nn.Module, for its tensors, modules and hooks
+                return None
+    return tuple(found)
+
+
 def fitting(module: nn.Module, bias: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:
     """`bias`, which a module gave, where each of its dimensions is 1 or of the size named here.
 

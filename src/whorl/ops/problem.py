@@ -14,6 +14,7 @@ from torch import nn
 
 from whorl.ops.overlap import reach
 from whorl.ops.scores import BoundScore
+from whorl.ops.sharing import of_positions
 from whorl.ops.visible import Visible
 
 T = TypeVar("T")
@@ -130,9 +131,10 @@ class AttentionProblem(_Attention, _Remembering):
     """
 
     def shared(self, make: Callable[..., T], *settings: Any) -> T:
-        """`make(mask, query positions, key positions, *settings)`; layers that share a mask share what is made."""
+        """`make(mask, query positions, key positions, *settings)`; layers that share a mask (without one,
+        their positions) share what is made."""
         if self.mask is None:
-            return make(None, self.query_positions, self.key_positions, *settings)
+            return of_positions(make, self.query_positions, self.key_positions, *settings)
         return self.mask.derived(make, self.query_positions, self.key_positions, *settings)
 
     @property

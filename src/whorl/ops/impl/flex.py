@@ -7,15 +7,17 @@ a CPU FlexAttention has no backward pass, and this serves to check the forward o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
-from whorl.ops.distances import by_distance, not_relative, reach_of
+from whorl.ops.distances import by_distance, not_relative, numbers_of, reach_of
 from whorl.ops.problem import AttentionProblem, math_dtype
 from whorl.ops.visible import Visible
 
@@ -96,15 +98,17 @@ class Shared(NamedTuple):
     columns: torch.Tensor  # [batch, keys]: their difference is the number of a pair's distance
     distances: torch.Tensor  # these, from the least up
     blocks: BlockMask
+    vectors: dict[tuple[Any, ...], torch.Tensor]  # of biases that nothing is learned of, by their numbers
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:
     heads, softcap, sinks = problem.q.shape[1], problem.softcap, problem.sinks
     # a kernel is made for memory that holds its numbers
     q, k, v = problem.q.resolve_neg(), problem.k.resolve_neg(), problem.v.resolve_neg()
-    rows, columns, distances, blocks = problem.shared(_shared, problem.causal, reach_of(problem.biases), len(q))
+    shared = problem.shared(_shared, problem.causal, reach_of(problem.biases), len(q))
+    rows, columns, blocks = shared.rows, shared.columns, shared.blocks
     dtype = math_dtype(q.dtype)
-    vector = by_distance(problem.biases, distances, heads, dtype).expand(heads, -1).contiguous()
+    vector = _vector(shared, problem.biases, heads, dtype)
     cap = None if softcap is None else torch.full((), softcap, dtype=dtype, device=q.device)
 
     def score(logit: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
@@ -123,6 +127,19 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     return (out * weight[..., None]).to(out.dtype)
 
 
+def _vector(shared: Shared, biases: Sequence[nn.Module], heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """The biases' sum at each distance, [heads, distances]."""
+    numbers = numbers_of(biases)
+    known = (numbers, heads, dtype)
+    if numbers is not None and known in shared.vectors:
+        return shared.vectors[known]
+    with torch.inference_mode(False) if numbers is not None else nullcontext():
+        vector = by_distance(biases, shared.distances, heads, dtype).expand(heads, -1).contiguous()
+    if numbers is not None:
+        shared.vectors[known] = vector
+    return vector
+
+
 def _shared(
     mask: Visible | None,
     query_positions: torch.Tensor,
@@ -131,7 +148,7 @@ def _shared(
     reach: int | None,
     batch: int,
 ) -> Shared:
-    """Kept on the mask, which the layers of a forward share; without one, blocks are kept by what they are made of."""
+    """Kept by `AttentionProblem.shared`; blocks without a mask also by what they are made of."""
     queries, keys, device = query_positions.shape[1], key_positions.shape[1], query_positions.device
     q, k = query_positions.long(), key_positions.long()  # int32 ends where distances may not
     least, most, even = _extent(q, k)
@@ -153,7 +170,7 @@ def _shared(
             rows = max(rows, len(query_positions), len(key_positions))
         blocks = _blocks(q, k, causal, reach, None if mask is None else mask.mod(), rows, heads)
     distances = torch.arange(least, most + 1, device=device)
-    return Shared(q - least, k, distances, blocks)
+    return Shared(q - least, k, distances, blocks, {})
 
 
 def _extent(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tuple[int, int, bool]:
