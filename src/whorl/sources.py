@@ -72,7 +72,7 @@ class Source:
     def tokenizer(self) -> Any:
         """Raises ValueError without one; where the model's config is what cannot be read, it says so."""
         try:
-            return corpus.load_tokenizer(self.tokenizer_name)
+            return corpus.load_tokenizer(self.tokenizer_name, "save it there with tokenizer.save_pretrained")
         except ValueError:
             if (Path(self.tokenizer_name) / "config.json").is_file():  # which stock code reads for a tokenizer
                 from whorl.attaching.loading import configuration

@@ -245,6 +245,7 @@ def test_tokenizers_that_cannot_be(tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"no tokenizer at .*; try a folder that holds tokenizer.json") as caught:
         corpus.load_tokenizer(str(tmp_path / "nothing"))
     assert "\n" not in str(caught.value)
+    assert "train one" not in str(caught.value), "which only a comparison does"
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(ValueError, match="neither a bos nor an eos token"):
         corpus.encode(bare, ["a"])

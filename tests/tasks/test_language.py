@@ -234,6 +234,7 @@ def test_a_given_tokenizer_is_used(task, folder, tmp_path):
         ({"lengths": (24, 48, 9999)}, r"no held-out document .* has 9999 tokens, the longest has \d+; try lengths up"),
         ({"train_length": 10**6}, r"gives \d+ tokens to train on, less than one example of 1000000"),
         ({"text": "nowhere/at.all"}, "no text at 'nowhere/at.all'"),
+        ({"tokenizer": "./nowhere"}, "no tokenizer at './nowhere' .*, or leave it out to train one on the text"),
         ({"vocab_size": 100}, "at least 257 tokens, got 100"),
     ],
 )

@@ -126,10 +126,12 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     )
 
 
-def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path_or_name: str, advice: str = "try a folder that holds tokenizer.json, or a Hugging Face name"
+) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder, a GGUF file or the Hub. Code that comes with it is never run.
 
-    Raises ValueError without one.
+    Raises ValueError without one, with advice: what the caller would have the person do.
     """
     from transformers import AutoTokenizer
 
@@ -138,10 +140,7 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # whatever it is, the person can only name another tokenizer
-        raise ValueError(
-            f"no tokenizer at {path_or_name!r} ({_first_line(error)}); try a folder that holds tokenizer.json, "
-            "a Hugging Face name, or leave it out to train one on the text"
-        ) from error
+        raise ValueError(f"no tokenizer at {path_or_name!r} ({_first_line(error)}); {advice}") from error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> list[np.ndarray]:
@@ -160,8 +159,8 @@ def bos_id(tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None:
             return int(token)
     raise ValueError(
-        f"the tokenizer {tokenizer.name_or_path!r} has neither a bos nor an eos token to begin a document with; "
-        "try another, or leave it out to train one on the text"
+        f"the tokenizer {tokenizer.name_or_path!r} has neither a bos nor an eos token to begin a document with; set "
+        "its eos_token and save it, or try another"
     )
 
 

@@ -28,6 +28,8 @@ from whorl.results.trial import Row, Text
 from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words
 from whorl.tasks.metrics import MEAN, TAIL
 
+ADVICE = "try a folder that holds tokenizer.json, a Hugging Face name, or leave it out to train one on the text"
+
 
 class ShortDocuments(ValueError):
     """No held-out document has the tokens of the longest length; the longest of them has `longest` tokens."""
@@ -86,7 +88,7 @@ class Language(Task):
         if settings.tokenizer is None:
             self.tokenizer = corpus.train_tokenizer(train, settings.vocab_size)
         else:
-            self.tokenizer = corpus.load_tokenizer(settings.tokenizer)
+            self.tokenizer = corpus.load_tokenizer(settings.tokenizer, ADVICE)
         self.vocab_size = 1 + max(self.tokenizer.get_vocab().values())
         self.bos_token_id = corpus.bos_id(self.tokenizer)
         eos = self.tokenizer.eos_token_id
