@@ -34,6 +34,7 @@ _EXPORTS = {
     "Layers": "whorl.encodings",
     "RoPE": "whorl.encodings.rope",
     "HoPE": "whorl.encodings.hope",
+    "Taper": "whorl.encodings.taper",
     "PRoPE": "whorl.encodings.p_rope",
     "PartialRoPE": "whorl.encodings.partial_rope",
     "Frequencies": "whorl.encodings.frequencies",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from whorl.encodings.rope import RoPE
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
+    from whorl.encodings.taper import Taper
     from whorl.encodings.window import Window
     from whorl.inspection import Inspection, inspect
     from whorl.runtimes.exporting import export

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from whorl.encodings.config import require_positive
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies, share_of, turns_fully
 
 BLOCK = 2**20
@@ -205,21 +206,22 @@ def small_base_thresholds(tune_length: int) -> tuple[float, float, float]:
     return 2 * length / math.pi, length / math.pi, length / (2 * math.pi)
 
 
-def hope_pairs(train_length: int, head_dim: int, base: float = 10000.0) -> int:
-    """HoPE's K: how many of RoPE's pairs turn fully in `train_length` tokens, 2 pi / theta_i <= L (2410.21216)."""
+def hope_pairs(train_length: int, head_dim: int, base: float = 10000.0, cut: float = 1.0) -> int:
+    """HoPE's K: how many of RoPE's pairs turn fully in `cut` times `train_length` tokens (2410.21216: once)."""
     check_head_dim(head_dim, "hope")
     _check_base("base", base)
+    require_positive("cut", cut, "times the training length")
     length = _whole("train_length", train_length)
-    return sum(turns_fully(f, length) for f in rope_frequencies(base, head_dim))
+    return sum(turns_fully(f, cut * length) for f in rope_frequencies(base, head_dim))
 
 
-def hope_p(train_length: int, head_dim: int, base: float = 10000.0) -> float:
+def hope_p(train_length: int, head_dim: int, base: float = 10000.0, cut: float = 1.0) -> float:
     """The p at which p-RoPE (2410.06205) is HoPE: K / (d/2), such that floor(p d / 2) is K.
 
     Where that floor would round the quotient down to K - 1 (head dim 44, K = 15), the next float above is given. The
     stock `proportional` rotary's `partial_rotary_factor` has the same floor.
     """
-    return share_of(2 * hope_pairs(train_length, head_dim, base), head_dim)
+    return share_of(2 * hope_pairs(train_length, head_dim, base, cut), head_dim)
 
 
 def out_of_range(spectrum: Spectrum, train_length: int) -> tuple[int, ...]:

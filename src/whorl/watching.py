@@ -20,6 +20,7 @@ from whorl import finite
 from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.data.losses import evaluating
+from whorl.encodings.hope import HoPE
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask, register
@@ -36,6 +37,7 @@ class Layer:
     frequencies  radians per token of each pair, fastest first, 0 where a pair stands still; empty without pairs
     layout       how pairs lie in the first 2 x pairs channels: "half" or "interleaved"
     window       keys at this distance or beyond are hidden by the host; None without a window
+    cut          the longest wavelength that HoPE lets turn, in training lengths: its own where the layer has HoPE
     """
 
     index: int
@@ -43,6 +45,7 @@ class Layer:
     layout: str
     amplitude: float
     window: int | None
+    cut: float = 1.0
 
     @property
     def pairs(self) -> int:
@@ -82,9 +85,20 @@ def layers_of(model: Any) -> list[Layer]:
                 layout="half" if host.rotation is None else host.rotation.layout,
                 amplitude=1.0 if spectrum is None else spectrum.amplitude,
                 window=_reach(host.windows[i], () if seam is None else seam.biases),
+                cut=_cut(host, i),
             )
         )
     return layers
+
+
+def _cut(host: OpenHost, layer: int) -> float:
+    """HoPE's `cut` in a layer that has HoPE; elsewhere the paper's."""
+    attachment = attached(host.model)
+    if attachment is None:
+        return HoPE.cut
+    encoding = attachment.encoding.for_layer(layer, host.layer_types[layer])
+    parts = (getattr(part, "inner", part) for part in getattr(encoding, "parts", (encoding,)))
+    return next((part.cut for part in parts if isinstance(part, HoPE)), HoPE.cut)
 
 
 def _reach(window: int | None, biases: tuple[nn.Module, ...]) -> int | None:

@@ -13,6 +13,7 @@ from whorl.hosts import ENCODERS, FAMILIES
 ENCODINGS = {
     "rope": "rope:base=500",
     "hope": "hope:train_length=16",
+    "taper": "taper:train_length=16",
     "p-rope": "p-rope:p=0.5",
     "partial-rope": "partial-rope:fraction=0.5",
     "nope": "nope",

@@ -55,7 +55,7 @@ def spectrum(
     terminal = console(soft_wrap=False)
     table = _table(f"{chosen}, head dim {head_dim}, L = {train_length:,} tokens", found, train_length)
     own = turning.argument("base") if hasattr(turning, "base") else None
-    list_of_facts = _facts(found, own, train_length)
+    list_of_facts = _facts(found, own, train_length, getattr(turning, "cut", 1.0))
     if figure is not None:
         _draw(figure, f"{chosen}, head dim {head_dim}", found, train_length)
     terminal.print(table)
@@ -103,8 +103,8 @@ def _table(title: str, found: Spectrum, train_length: int) -> Any:
     return table
 
 
-def _facts(found: Spectrum, base: float | None, train_length: int) -> Any:
-    """What theory says of this spectrum, and of RoPE with its base, as a table of two columns."""
+def _facts(found: Spectrum, base: float | None, train_length: int, cut: float) -> Any:
+    """What theory says of this spectrum, and of RoPE with its base, as a table of two columns. cut: of HoPE."""
     from rich.table import Table
 
     from whorl import theory
@@ -132,9 +132,14 @@ def _facts(found: Spectrum, base: float | None, train_length: int) -> Any:
     if base is None:
         rows.append(("HoPE, critical dimension", "follow from a base, and this spectrum is given without one"))
     else:
-        kept = theory.hope_pairs(train_length, found.head_dim, base)
-        p = theory.hope_p(train_length, found.head_dim, base)
-        rows.append((f"HoPE for {L} tokens", f"K = {kept} of {pairs} pairs; p-rope:p={p!r}"))
+        kept = theory.hope_pairs(train_length, found.head_dim, base, cut)
+        p = theory.hope_p(train_length, found.head_dim, base, cut)
+        rows.append(
+            (
+                f"HoPE for {L} tokens" + (f", cut {cut:g}" if cut != 1 else ""),
+                f"K = {kept} of {pairs} pairs; p-rope:p={p!r}",
+            )
+        )
         if found.width:
             critical = theory.critical_dimension(train_length, found.width, base)
             rows.append(("critical dimension", f"{critical} of {found.width} channels"))

@@ -36,6 +36,7 @@ from whorl.registry import look_up
 REGISTRY = {
     "rope": "whorl.encodings.rope:RoPE",
     "hope": "whorl.encodings.hope:HoPE",
+    "taper": "whorl.encodings.taper:Taper",
     "p-rope": "whorl.encodings.p_rope:PRoPE",
     "partial-rope": "whorl.encodings.partial_rope:PartialRoPE",
     "frequencies": "whorl.encodings.frequencies:Frequencies",

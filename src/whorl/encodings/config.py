@@ -40,6 +40,12 @@ def of_host(default: float | None = None, known: str | None = None) -> Any:
     return dataclasses.field(default=None, metadata={"of_host": known, "default": default})
 
 
+def added(default: Any) -> Any:
+    """The field of an argument that came later than its encoding: at its default it is left out of the JSON form, which
+    is then what it was, and with it all that is known by it (a finished trial, say)."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True)
 class Config:
     """Base of encodings and scalings. Subclasses are frozen dataclasses whose fields are the paper's arguments.
@@ -96,10 +102,12 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: {"name": ..., argument: value, ...}; `whorl.encodings.from_dict` reads it back.
 
-        An argument that is unset is left out.
+        An argument that is unset is left out, and one that was `added` and is at its default.
         """
-        unset = self.unset()
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f not in unset}
+        silent = self.unset() + [
+            f for f in dataclasses.fields(self) if "added" in f.metadata and getattr(self, f.name) == f.default
+        ]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f not in silent}
         return {"name": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from whorl.encodings.config import number_list, require_number
+from whorl.encodings.config import added, number_list, require_number
 from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum
 
@@ -25,7 +24,7 @@ class Frequencies(Rotary):
 
     values: tuple[float, ...]
     amplitude: float = 1.0
-    axes: tuple[int, ...] = ()
+    axes: tuple[int, ...] = added(())
 
     name = "frequencies"
     title = "an explicit list, radians per token for each pair"
@@ -52,7 +51,3 @@ class Frequencies(Rotary):
                 f"{head_dim} turn; give at most {head_dim // 2}"
             )
         return Spectrum(self.values, head_dim, float(self.amplitude), self.axes)
-
-    def to_dict(self) -> dict[str, Any]:
-        config = super().to_dict()
-        return config if self.axes else {key: value for key, value in config.items() if key != "axes"}

@@ -162,6 +162,19 @@ def fully_turning(frequencies: tuple[float, ...], length: float) -> tuple[float,
     return tuple(f if f >= slowest else 0.0 for f in frequencies)
 
 
+def tapered(frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
+    """The same frequencies with those that turn and make no full turn within `length` tokens slowed to a stop.
+
+    The k-th of n of them is multiplied by (1 + cos(pi k / (n - 1))) / 2: the first keeps its frequency and the last
+    stands still; a lone one keeps its own.
+    """
+    found = list(frequencies)
+    band = [i for i, f in enumerate(frequencies) if f > 0 and not turns_fully(f, length)]
+    for k, i in enumerate(band[1:], start=1):
+        found[i] *= 0.5 * (1 + math.cos(math.pi * k / (len(band) - 1)))
+    return tuple(found)
+
+
 def rope_frequencies(base: float, width: int) -> tuple[float, ...]:
     """base^(-2i/width) for i = 0 .. width/2 - 1 (RoFormer, 2104.09864, Eq. 15), in float64."""
     return tuple(base ** (-2.0 * i / width) for i in range(width // 2))

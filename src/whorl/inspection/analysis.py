@@ -42,8 +42,11 @@ def finite_wavelength(layer: Layer, pair: int) -> float | None:
 
 
 def hope_cut(layer: Layer, train_length: int) -> int:
-    """How many pairs, fastest first, turn fully within the training length: those that HoPE keeps (2410.21216)."""
-    return sum(turns_fully(f, train_length) for f in layer.frequencies)
+    """How many pairs, fastest first, turn fully within the training length: those that HoPE keeps (2410.21216).
+
+    In a layer that has HoPE with another `cut`, within so many training lengths.
+    """
+    return sum(turns_fully(f, layer.cut * train_length) for f in layer.frequencies)
 
 
 def spectrum(layers: list[Layer], train_length: int) -> tuple[LayerSpectrum, ...]:

@@ -5,11 +5,10 @@ The paper is CoPE's, Clipped RoPE (not the contextual CoPE): its soft clipping l
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from whorl.encodings.scalings.base import Scaling
-from whorl.encodings.spectrum import Spectrum, fully_turning, turns_fully
+from whorl.encodings.spectrum import Spectrum, fully_turning, tapered
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,4 @@ class SoftClip(Scaling):
     example = "soft-clip:wavelength=512"
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
-        band = [i for i in spectrum.turning if not turns_fully(spectrum.frequencies[i], self.wavelength)]
-        frequencies = list(spectrum.frequencies)
-        for k, i in enumerate(band[1:], start=1):
-            frequencies[i] *= 0.5 * (1 + math.cos(math.pi * k / (len(band) - 1)))
-        return spectrum.with_frequencies(tuple(frequencies))
+        return spectrum.with_frequencies(tapered(spectrum.frequencies, self.wavelength))
