@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from whorl.encodings.config import require_positive
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies, share_of, turns_fully
 
 BLOCK = 2**20
@@ -210,7 +209,8 @@ def hope_pairs(train_length: int, head_dim: int, base: float = 10000.0, cut: flo
     """HoPE's K: how many of RoPE's pairs turn fully in `cut` times `train_length` tokens (2410.21216: once)."""
     check_head_dim(head_dim, "hope")
     _check_base("base", base)
-    require_positive("cut", cut, "times the training length")
+    if not cut > 0:
+        raise ValueError(f"cut must be above 0 (times the training length), got {cut}")
     length = _whole("train_length", train_length)
     return sum(turns_fully(f, cut * length) for f in rope_frequencies(base, head_dim))
 
