@@ -44,6 +44,12 @@ def pins(shared: Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="session")
+def method_pins(shared: Path) -> dict[str, dict]:
+    """Values of the encodings of 2021 to 2026 on one tiny input, which `tests.encodings.attended` makes."""
+    return json.loads((shared / "pins" / "encodings_2021_2026.json").read_text())
+
+
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder of real source files, from the standard library."""
     return texts.lay(tmp_path_factory.mktemp("text"))

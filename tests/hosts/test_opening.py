@@ -62,3 +62,14 @@ def test_a_gate_in_the_projection_of_queries_is_not_heads() -> None:
     attention.q_proj, attention.k_proj = nn.Linear(64, 2 * 4 * 16), nn.Linear(64, 2 * 16)
     attention.head_dim, attention.num_key_value_groups = 16, 2
     assert heads_of(tiny_model("llama").config, attention) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "turning", "channels", "layout"),
+    [("llama", 16, 16, "half"), ("phi", 8, 16, "half"), ("glm", 16, 16, "interleaved"), ("gpt2", 16, 16, "half")],
+)
+def test_a_shape_says_the_channels_of_a_head_and_how_they_are_paired(
+    family: str, turning: int, channels: int, layout: str
+) -> None:
+    shape = open_host(tiny_model(family)).shapes[0]
+    assert (shape.head_dim, shape.channels, shape.layout) == (turning, channels, layout)

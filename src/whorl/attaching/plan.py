@@ -74,7 +74,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
             if _window_is_the_hosts(host, index, part):
                 continue
             # A module depends on the heads and the width, and layers of another head dim share it.
-            key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0))
+            key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0, channels=0))
             effects = shared.get(key)
             if effects is None:
                 effects = part.effects(shape)

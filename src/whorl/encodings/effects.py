@@ -22,13 +22,20 @@ class Shape:
     """The sizes of a host that an encoding may depend on.
 
     `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
-    embedding, `bidirectional` whether a query also sees later keys (an encoder).
+    embedding, `bidirectional` whether a query also sees later keys (an encoder), `layout` which channels its rotation
+    pairs ("half" or "interleaved": see `whorl.ops.rotate`), `channels` the channels of a head of q and k in all.
     """
 
     head_dim: int
     heads: int
     width: int
     bidirectional: bool = False
+    layout: str = "half"
+    channels: int = 0  # head_dim, where it is not given
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            object.__setattr__(self, "channels", self.head_dim)
 
 
 class Effect:

@@ -176,7 +176,7 @@ def _base(model: Any, family: Family) -> Any:
 
 
 def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
-    width = head_dim_of(config, attention)
+    width = channels = head_dim_of(config, attention)
     if rotation is not None and not rotation.free:
         width = stock_width(rotary, layer_type) or width
     return Shape(
@@ -184,6 +184,8 @@ def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, 
         heads=heads_of(config, attention),
         width=config.hidden_size,
         bidirectional=not getattr(attention, "is_causal", True),
+        layout="half" if rotation is None else rotation.layout,
+        channels=getattr(attention, "qk_head_dim", channels),  # of latent attention, turned and unturned together
     )
 
 
