@@ -45,7 +45,7 @@ def pins(shared: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="session")
 def method_pins(shared: Path) -> dict[str, dict]:
-    """Values of the encodings of 2021 to 2026 on one tiny input, which `tests.encodings.attended` makes."""
+    """Values of the encodings of 2021 to 2026 on one tiny input (`pinned_qkv` in tests/encodings/attended.py)."""
     return json.loads((shared / "pins" / "encodings_2021_2026.json").read_text())
 
 

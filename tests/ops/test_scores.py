@@ -46,6 +46,7 @@ def test_logits_weights_and_values() -> None:
 
         def logits(self, s: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
             assert s is None
+            assert at.scale == 0.5
             return 2 * q @ k.transpose(-1, -2)
 
         def weights(self, s: torch.Tensor, at: At) -> torch.Tensor:

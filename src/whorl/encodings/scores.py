@@ -21,6 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from whorl.encodings.base import Encoding
+from whorl.encodings.effects import Shape
+
 
 class At(NamedTuple):
     """What a score knows of some queries and of keys, beside q and k."""
@@ -30,6 +33,7 @@ class At(NamedTuple):
     query_state: torch.Tensor | None  # what `tokens` gave, float32 (float64 for float64) [B, H or 1, Q, S]
     key_state: torch.Tensor | None  # [B, H or 1, K, S]
     seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]
+    scale: float = 1.0  # the host's own logit scale, by which q was multiplied where `logits` is handed it
 
 
 class ScoreModule(nn.Module):
@@ -82,3 +86,13 @@ class ScoreModule(nn.Module):
     def does(self, step: str) -> bool:
         """Whether a class overrides one of these steps."""
         return getattr(type(self), step) is not getattr(ScoreModule, step)
+
+
+def refuse_encoders(encoding: Encoding, shape: Shape, why: str) -> None:
+    """Raises ValueError where queries also see later keys; `why` says what the encoding does, of which they are no
+    part."""
+    if shape.bidirectional:
+        raise ValueError(
+            f"{encoding} {why}, and has no meaning in an encoder, whose queries see the keys after them too; try rope, "
+            "t5 or alibi"
+        )

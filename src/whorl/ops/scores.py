@@ -17,7 +17,13 @@ class BoundScore(NamedTuple):
     query_state: torch.Tensor | None = None
     key_state: torch.Tensor | None = None
 
-    def at(self, query_positions: torch.Tensor, key_positions: torch.Tensor, seen: torch.Tensor | None = None) -> At:
+    def at(
+        self,
+        query_positions: torch.Tensor,
+        key_positions: torch.Tensor,
+        seen: torch.Tensor | None = None,
+        scale: float = 1.0,
+    ) -> At:
         """With states as attention has q and k, heads before tokens."""
         q_state, k_state = self.query_state, self.key_state
         return At(
@@ -26,6 +32,7 @@ class BoundScore(NamedTuple):
             None if q_state is None else q_state.transpose(1, 2),
             None if k_state is None else k_state.transpose(1, 2),
             seen,
+            scale,
         )
 
     @property
@@ -40,13 +47,14 @@ def scored(
     seen: torch.Tensor | None,
     q: torch.Tensor,
     k: torch.Tensor,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, list[At], list[tuple[torch.Tensor, torch.Tensor]]]:
     """q and k after every score's `inputs`; what each score knows; and the channels, of q and of k, that they add."""
     known: list[At] = []
     added: list[tuple[torch.Tensor, torch.Tensor]] = []
     for score in scores:
         assert positions is not None
-        at = score.at(*positions, seen)
+        at = score.at(*positions, seen, scale)
         known.append(at)
         if score.module.does("inputs"):
             q, k = score.module.inputs(q, k, at)

@@ -74,7 +74,7 @@ def attention(
     """
     dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
     heads = q_BHQD.shape[1]
-    q_BHQD, k, at, added = scored(scores, positions, mask, q_BHQD.to(dtype), k.to(dtype))
+    q_BHQD, k, at, added = scored(scores, positions, mask, q_BHQD.to(dtype), k.to(dtype), scale)
     k_BHKD, v_BHKD = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     changes = [(score.module, here) for score, here in zip(scores, at, strict=True) if score.module.does("logits")]
     logits_BHQK: Any = None  # where a score makes them itself
