@@ -1,6 +1,8 @@
-"""What the modules that bias logits share. Not in `base`, which does without PyTorch, so that `whorl --help` does."""
+"""What modules of biases and scores share. Not in `base`, which does without PyTorch, so that `whorl --help` does."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import nn
@@ -9,6 +11,21 @@ from torch import nn
 def in_full(parameter: torch.Tensor) -> torch.Tensor:
     """A bias's parameter as it is reckoned with: float32, whatever the model's dtype (float64 for float64)."""
     return parameter if parameter.dtype == torch.float64 else parameter.float()
+
+
+def bucketed(distance: torch.Tensor, borders: tuple[int, ...]) -> torch.Tensor:
+    """The bucket of each whole number [...]: how many of the ascending borders it has reached."""
+    if torch.compiler.is_compiling():  # which makes a constant of it
+        table = torch.tensor(borders, dtype=torch.long, device=distance.device)
+    else:
+        table = _borders_on(distance.device, borders)
+    return torch.bucketize(distance, table, right=True)
+
+
+@cache
+def _borders_on(device: torch.device, borders: tuple[int, ...]) -> torch.Tensor:
+    """Kept on the device: to copy numbers there in every layer would make the host wait."""
+    return torch.tensor(borders, dtype=torch.long, device=device)
 
 
 class RelativeBias(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import RelativeBias, in_full
+from whorl.encodings.biases import RelativeBias, bucketed, in_full
 from whorl.encodings.config import require_positive_int
 from whorl.encodings.effects import Bias, Effect, Shape
 
@@ -32,19 +32,10 @@ def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirec
         first = (distance < 0).long() * num_buckets
         distance = distance.abs()
     distance = distance.clamp(min=0)
-    if torch.compiler.is_compiling():  # which makes a constant of it
-        table = torch.tensor(borders(num_buckets, max_distance), dtype=torch.long, device=distance.device)
-    else:
-        table = _borders_on(distance.device, num_buckets, max_distance)
-    return first + torch.bucketize(distance, table, right=True)
+    return first + bucketed(distance, borders(num_buckets, max_distance))
 
 
 @cache
-def _borders_on(device: torch.device, num_buckets: int, max_distance: int) -> torch.Tensor:
-    """Kept on the device: to copy numbers there in every layer would make the host wait."""
-    return torch.tensor(borders(num_buckets, max_distance), dtype=torch.long, device=device)
-
-
 def borders(num_buckets: int, max_distance: int) -> tuple[int, ...]:
     """The least distance of each bucket but the first: e = num_buckets // 2 of them one apart, then logarithmic.
 

@@ -1,0 +1,65 @@
+"""Vectors of a table by relative position, for content to be weighed with: what Shaw's encoding and iRPE share.
+
+For query i and key j with the row r = row(i - j), the tables K, Q and V (whichever there are) give
+
+    logits   s_ij + scale (q_i . K_r + k_j . Q_r)
+    output   o_i + sum_j weight_ij V_r
+
+Neither is made of a vector per query and key: q_i meets all rows once, a matrix [queries, rows] of which entries are
+gathered, in O(queries rows d + queries keys); and weights are summed by row before they meet V.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from whorl.encodings.biases import in_full
+from whorl.encodings.scores import At, ScoreModule
+
+
+class RelativeVectors(ScoreModule):
+    """Tables [heads or 1, rows, channels], which start at zero.
+
+    on: the letters of what the tables meet: "k" is added to keys (and meets queries), "q" to queries, "v" to values.
+    heads: 1 where heads share them.
+    """
+
+    causal = False
+
+    def __init__(self, on: str, heads: int, rows: int, channels: int) -> None:
+        super().__init__()
+        self.on = on
+        self.tables = nn.ParameterDict({letter: torch.zeros(heads, rows, channels) for letter in on})
+
+    def row(self, distance: torch.Tensor) -> torch.Tensor:
+        """The row of each distance, query position - key position: whole numbers of one shape."""
+        raise NotImplementedError
+
+    def does(self, step: str) -> bool:
+        if step == "logits":
+            return "k" in self.on or "q" in self.on
+        return super().does(step) and (step != "values" or "v" in self.on)
+
+    def rows(self, at: At, like: torch.Tensor) -> torch.Tensor:
+        """The row of each query and key, for each of `like` [B, H, Q, K]; heads share their memory."""
+        distance = at.query_positions.long()[:, None, :, None] - at.key_positions.long()[:, None, None, :]
+        return self.row(distance).expand(like.shape)
+
+    def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
+        rows = self.rows(at, s)
+        if "k" in self.on:
+            s = s + (q @ in_full(self.tables["k"]).mT).gather(-1, rows)
+        if "q" in self.on:
+            s = s + (in_full(self.tables["q"]) @ (k * at.scale).mT).gather(-2, rows)
+        return s
+
+    def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
+        table = in_full(self.tables["v"])
+        if table.shape[-1] != v.shape[-1]:
+            raise ValueError(
+                f"vectors of {table.shape[-1]} channels cannot be added to values of {v.shape[-1]}, which this host's "
+                "heads have beside keys of another width; try an encoding that leaves values alone, irpe or t5"
+            )
+        by_row = torch.zeros(*weights.shape[:-1], table.shape[-2], dtype=table.dtype, device=weights.device)
+        return by_row.scatter_add(-1, self.rows(at, weights), weights.to(table.dtype)) @ table
