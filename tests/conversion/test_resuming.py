@@ -88,6 +88,22 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tupl
     assert os.listdir(place) == ["out"], "nothing is left"
 
 
+def test_steps_that_take_minutes_have_checkpoints_by_time(
+    trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that ends when the last checkpoint is too long ago has one, whatever its number."""
+    monkeypatch.setattr(training, "MIN_STEPS", 1000)
+    monkeypatch.setattr(training, "MAX_SECONDS", 0.0)
+    steps: list[tuple[str, int]] = []
+    how = {**CONVERT, "control": False, "out": tmp_path / "out"}
+    with pytest.raises(KeyboardInterrupt):
+        whorl.convert(str(trial[0]), **how, stage=seen(steps, ("healing", 4)))
+    steps.clear()
+    with pytest.raises(KeyboardInterrupt):
+        whorl.convert(str(trial[0]), **how, stage=seen(steps, ("healing", 5)))
+    assert steps == [("healing", 4), ("healing", 5)], "step 3 had one"
+
+
 @pytest.mark.full
 def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
     def run(out: str, say: Callable[[str], None] = lambda line: None) -> Any:

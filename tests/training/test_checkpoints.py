@@ -68,8 +68,10 @@ def test_a_damaged_one_is_named_and_an_older_whole_one_taken(
     assert damage(whole) is None
 
 
-def interrupted(out: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A trial whose process ended in its training, with checkpoints at half of its steps and later."""
+def interrupted(out: Path, text: Path, monkeypatch: pytest.MonkeyPatch, **limits: float) -> Path:
+    """A trial whose process ended in its training, with checkpoints at half of its steps and later.
+
+    limits: other ones than that, of `training`."""
 
     class Killed(Exception):
         pass
@@ -78,7 +80,8 @@ def interrupted(out: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise Killed
 
     with monkeypatch.context() as killed:
-        killed.setattr(training, "MIN_STEPS", STEPS // 4)
+        for name, value in {"MIN_STEPS": STEPS // 4, **limits}.items():
+            killed.setattr(training, name, value)
         killed.setattr(training, "save_whole", no_weights)
         with pytest.raises(Killed):
             whorl.compare(["rope"], out=out, text=str(text), **SMALL)
@@ -107,3 +110,10 @@ def test_a_comparison_goes_on_from_the_last_whole_checkpoint(
     again = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL).trials[0]
     assert "model.safetensors is not what was written there" in caplog.text
     assert again.evaluations == undisturbed.evaluations
+
+
+def test_a_step_that_ends_long_after_the_last_checkpoint_has_one(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = interrupted(tmp_path / "out", text, monkeypatch, MIN_STEPS=STEPS, MAX_SECONDS=0.0)
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {f"checkpoint-{s}" for s in (STEPS - 1, STEPS)}

@@ -32,7 +32,7 @@ from whorl.tasks.language import Language
 from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training
 from whorl.training.checkpoints import KEPT, complete, discard_damaged, resume_point
 from whorl.training.recipe import Recipe
-from whorl.training.trainer import release, training_arguments, training_record
+from whorl.training.trainer import InTime, release, training_arguments, training_record
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def train_on(
         model=model,
         args=arguments,
         train_dataset=task.training_set(recipe.seed, recipe.steps * recipe.batch_size),
-        callbacks=[_Steps(model, recipe.steps, update, bands, healing.gradual)],
+        callbacks=[_Steps(model, recipe.steps, update, bands, healing.gradual), InTime()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -34,8 +34,23 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = 10  # per trial, so that a kill costs at most a tenth of its training
 MIN_STEPS = 25  # between checkpoints
+MAX_SECONDS = 300.0  # between checkpoints: steps of a large model on few cores take minutes
 CURVE_POINTS = 100
 FIRST_SNAPSHOT = 8  # steps
+
+
+class InTime(TrainerCallback):
+    """A checkpoint at the next step where the last one, or the beginning, is `MAX_SECONDS` ago."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if PartialState().num_processes == 1 and time.perf_counter() - self.last >= MAX_SECONDS:
+            control.should_save = True  # (several processes save together, and their clocks differ)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.last = time.perf_counter()
 
 
 class _Watch(TrainerCallback):
@@ -128,7 +143,7 @@ def train(
         model=model,
         args=training_arguments(recipe, folder / "checkpoints"),
         train_dataset=dataset,
-        callbacks=[watch, _Snapshots(model, folder / "snapshots", snapshot_steps(recipe.steps, snapshots))],
+        callbacks=[watch, InTime(), _Snapshots(model, folder / "snapshots", snapshot_steps(recipe.steps, snapshots))],
     )
     trainer.remove_callback(PrinterCallback)
     if checkpoint is not None:
