@@ -1,13 +1,16 @@
-"""Makes results.json of the stages in a folder, and the figure: `python gather.py DIR`; without DIR only the figure."""
+"""Makes results.json of the stages in a folder, and the figures: `python gather.py DIR`; without DIR, only figures."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from healing import HEALED, HEALED_EDGES, HEALED_WINDOWS, HEALING
 from reading import TEXTS, TRAINED, interval
 from study import CUT_WINDOWS, EDGES, EVERY, LONG_WINDOWS, PAIRS
 
@@ -24,6 +27,7 @@ BASES = {"smollm2": {"": 100_000.0}, "gemma3": {"global": 1_000_000.0, "local": 
 HEADS = {"smollm2": 64, "gemma3": 256}  # channels
 FAST = 0.25
 """The share of the pairs that are called fast, as in docs/inspect.md; the slow half are the slow ones."""
+NAMES_OF_CUTS = {"hope:train_length=8192": "HoPE", "p-rope:p=0.75": "p 0.75"}
 LEAST = 0.001  # nats: what the logarithmic axis begins at
 
 
@@ -32,8 +36,14 @@ def main() -> None:
     lines = [f" {json.dumps(stage)}: {json.dumps(results[stage], sort_keys=True)}" for stage in sorted(results)]
     write_atomically(HERE / "results.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
     if all(f"{kind}-{name}" in results for kind in ("cuts", "usage") for name in NAMES):
-        for file, image in png.png(figure(results)).items():
-            write_atomically(HERE / "figures" / file, image)
+        draw(figure(results))
+    if "heal-smollm2" in results:
+        draw(healing(results["heal-smollm2"]))
+
+
+def draw(chart: CurveChart) -> None:
+    for file, image in png.png(chart).items():
+        write_atomically(HERE / "figures" / file, image)
 
 
 def gathered(folder: Path) -> dict[str, Any]:
@@ -83,7 +93,8 @@ def cuts(name: str, found: dict[str, Any]) -> dict[str, Any]:
 def usage(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """Norms by layer and pair, their shares, positional heads, the U-shape."""
     return {
-        text: {**_usage(name, of["arrays"], of["summary"]), **_summary(of["summary"])} for text, of in found.items()
+        text: {**_usage(name, of["arrays"], of["summary"]), **_summary(name, of["summary"])}
+        for text, of in found.items()
     }
 
 
@@ -107,7 +118,12 @@ def _usage(name: str, arrays: dict[str, Any], summary: dict[str, Any]) -> dict[s
     return {"shares": shares, **{key: arrays[key] for key in kept}}
 
 
-def _summary(summary: dict[str, Any]) -> dict[str, Any]:
+def _summary(name: str, summary: dict[str, Any]) -> dict[str, Any]:
+    for shape in summary["u_shape"].values():
+        if shape["activated"] is not None:  # which inspect counted by the windows' length then, and does not any more
+            waves = {row["pair"]: row["wavelength"] for row in shape["pairs"]}
+            removed = [pair for pair in shape["activated"]["pairs"] if waves[pair] > TRAINED[name]]
+            shape["activated"]["removed_by_hope"] = len(removed)
     kept = ("settings", "u_shape", "heads", "first_token", "absent", "seconds")
     return {**{key: summary.get(key) for key in kept}, "windows_of_layers": summary["model"]["windows"]}
 
@@ -128,10 +144,42 @@ def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {**{key: found["summary"].get(key) for key in kept}, "distance": curves["distance"], "mean_curve": means}
 
 
-SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": long}
+def heal(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """By how much losses between HEALED_EDGES are above rope's at the same time, before and after the training, and by
+    how much the training moved rope's: paired by window, with 95 % intervals."""
+    losses, rows = found["losses"], []
+    pairs = [
+        (encoding, when, "rope", when) for encoding in HEALED if encoding != "rope" for when in ("before", "after")
+    ]
+    for encoding, when, other, then in [*pairs, ("rope", "after", "rope", "before")]:
+        for text in TEXTS:
+            here, there = (losses.get(e, {}).get(w, {}).get(text, []) for e, w in ((encoding, when), (other, then)))
+            count = min(len(here), len(there))
+            if not count:
+                continue
+            changes = np.subtract(here[:count], there[:count])
+            spans = [interval(changes[:, i]) for i in range(changes.shape[1])]
+            rows.append(
+                {
+                    "encoding": encoding,
+                    "when": when,
+                    "above": f"{other}, {then}",
+                    "text": text,
+                    "windows": count,
+                    "loss": np.mean(here[:count], 0).round(5).tolist(),
+                    "change": [round(mean, 5) for mean, _, _ in spans],
+                    "low": [round(low, 5) for _, low, _ in spans],
+                    "high": [round(high, 5) for _, _, high in spans],
+                }
+            )
+    trained = found.get("trained", {})
+    return {"length": HEALED_WINDOWS[0], "edges": HEALED_EDGES, "trained": trained, "rows": rows, "windows": losses}
 
 
-# --- the figure ------------------------------------------------------------------------------------------------------
+SUMS = {"tokens": as_it_is, "cuts": cuts, "usage": usage, "reach": reach, "long": long, "heal": heal}
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
 
 
 def figure(results: dict[str, Any]) -> CurveChart:
@@ -163,6 +211,28 @@ def _axis(label: str, panels: list[CurvePanel]) -> Axis:
         v for frame in frames for curve in frame.curves for v in (*curve.y, *curve.low, *curve.high) if v is not None
     ]
     return axis(label, "log", values)
+
+
+def healing(found: dict[str, Any]) -> CurveChart:
+    """What each cut costs by position, before the training and after it."""
+    x = axis("position in the window, tokens", "log", [100.0, *HEALED_EDGES[1:]])
+    rows = [row for row in found["rows"] if row["encoding"] != "rope"]
+    panels = [healing_panel(text, [row for row in rows if row["text"] == text]) for text in TEXTS]
+    y = _axis("nats above rope, trained alike (from 0.001)", panels)
+    view = CurveView("loss under a cut", (y,), tuple(panels), x=x, markers=True)
+    return CurveChart("healing", "What a cut costs, before healing and after it", "", (("position", x),), (view,))
+
+
+def healing_panel(text: str, rows: list[dict[str, Any]]) -> CurvePanel:
+    spans = list(pairwise(HEALED_EDGES))
+    curves = []
+    for index, row in enumerate(rows):
+        words = f"{NAMES_OF_CUTS[row['encoding']]}, {'before' if row['when'] == 'before' else 'healed'}"
+        y, low, high = (tuple(max(value, LEAST) for value in row[key]) for key in ("change", "low", "high"))
+        curves.append(Curve(words, index, y, low, high))
+    grid = Grid(tuple(math.sqrt(max(a, 128) * b) for a, b in spans), tuple(f"{a:,} to {b - 1:,}" for a, b in spans))
+    trained = ((float(HEALING.train_length), "trained to here"),)
+    return CurvePanel(f"SmolLM2, {text}", (grid,), (CurveFrame(0, tuple(curves)),), trained)
 
 
 def usage_panel(name: str, found: dict[str, Any]) -> CurvePanel:

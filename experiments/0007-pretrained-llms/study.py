@@ -18,6 +18,16 @@ from typing import Any
 import numpy as np
 import reading
 import torch
+from healing import (
+    HEALED,
+    HEALED_EDGES,
+    HEALED_ROUND,
+    HEALED_WINDOWS,
+    by_span,
+    healed_model,
+    healing_task,
+    heldout_windows,
+)
 from reading import TEXTS, TRAINED
 from rich.progress import track
 
@@ -175,6 +185,38 @@ class Study:
             self._keep(f"long-{name}", measured)
         return {"length": length, "spans": spans, **measured}
 
+    def heal(self, name: str) -> dict[str, Any]:
+        """Mean losses between positions before and after a training under each cut, and of the untouched model trained
+        alike: see `healing`."""
+        length, count = HEALED_WINDOWS
+        task = healing_task(self.models, self.out, name)
+        first = self.windows(name, "prose", length, count)
+        windows = {"code": heldout_windows(task, int(first[0, 0])), "prose": first}
+        measured = self._part(f"heal-{name}")
+        jobs = [
+            (at, when, encoding)
+            for at in range(0, count, HEALED_ROUND)
+            for when in ("before", "after")
+            for encoding in HEALED
+        ]
+        for at, when, encoding in track(jobs, f"{name}: healing"):
+            kept = measured["losses"].setdefault(encoding, {}).setdefault(when, {text: [] for text in TEXTS})
+            if all(len(kept[text]) > at for text in TEXTS):
+                continue
+            if when == "before":
+                model = self.model(name)
+                whorl.attach(model, encoding)
+            else:
+                self.loaded.clear()
+                model, training = healed_model(self.models, self.out, name, encoding, task, _say(encoding))
+                measured.setdefault("trained", {})[encoding] = training
+                self._keep(f"heal-{name}", measured)
+            for text in TEXTS:
+                kept[text] = kept[text][:at] + _rounded(by_span(model, windows[text][at : at + HEALED_ROUND]))
+            self.loaded.clear()  # it is in bfloat16 now
+            self._keep(f"heal-{name}", measured)
+        return {"length": length, "spans": list(pairwise(HEALED_EDGES)), **measured}
+
     def _losses(
         self, name: str, encoding: str, ids: torch.Tensor, every: int = 1, dtype: torch.dtype = torch.float32
     ) -> Any:
@@ -195,6 +237,12 @@ class Study:
 
     def _keep(self, stage: str, measured: dict[str, Any]) -> None:
         write_atomically(self.out / f"{stage}.part.json", json.dumps({"about": about(), **measured}).encode())
+
+
+def _say(encoding: str) -> Callable[[int, int], None]:
+    """A line for every training step: it takes half a minute."""
+    start = time.perf_counter()
+    return lambda step, of: print(f"{encoding}: step {step} of {of}, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def means(seen: Any) -> Iterator[tuple[str, Any]]:
@@ -235,7 +283,7 @@ def about() -> dict[str, Any]:
 def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     """In the order in which they run."""
     names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
-        f"{stage}-smollm2" for stage in ("reach", "long")
+        f"{stage}-smollm2" for stage in ("reach", "long", "heal")
     ]
     return {name: lambda name=name: getattr(study, name.partition("-")[0])(name.partition("-")[2]) for name in names}
 
