@@ -9,6 +9,7 @@ import torch
 from whorl.attaching.interface import CARRIERS
 from whorl.attaching.key_positions import Call, asked, key_positions
 from whorl.attaching.seams import INTERFACE, LayerSeam
+from whorl.attaching.states import Told, told
 from whorl.attaching.turns import LayerTables, Turns
 from whorl.ops import rotation_tables
 from whorl.ops.axes import seen_by
@@ -38,6 +39,8 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs["whorl_keys"] = _asked(self, kwargs, turns.forward)
         if seam.scaled is not None:
             kwargs["whorl_contexts"] = turns.contexts
+        if seam.keeps_state:
+            kwargs["whorl_told"] = _told(self, args, kwargs)
     assert seam.forward is not None
     return seam.forward(self, *args, **kwargs)
 
@@ -51,12 +54,19 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     if _carried(self) and positions is not None:
         kwargs["whorl_positions"] = positions
         kwargs["whorl_keys"] = _asked(self, kwargs, positions)
+    if seam.keeps_state:
+        kwargs["whorl_told"] = _told(self, args, kwargs)
     return type(self).forward(self, *args, **kwargs)
 
 
 def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> Call:
     calls = attention.whorl_seam.calls
     return asked(calls.cache(kwargs), calls.layer(attention), positions)
+
+
+def _told(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Told:
+    calls = attention.whorl_seam.calls
+    return told(calls.cache(kwargs), calls.layer(attention), args[0] if args else kwargs["hidden_states"])
 
 
 def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 from torch import nn
 
 from whorl.attaching.contexts import Contexts, SameSpectrum
+from whorl.attaching.counting import keys_seen, real_tokens
 from whorl.attaching.key_positions import Call, key_positions
 from whorl.attaching.masks import GivenMask, of_queries
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
+from whorl.attaching.states import Told, bound
 from whorl.encodings import Spectrum
 from whorl.hosts.transformers.interface import HostMask
 from whorl.ops import biased_attention, rotate, rotation_tables
+from whorl.ops.axes import seen_by
 
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
 
@@ -100,6 +104,7 @@ def _unturned(
     position_ids: torch.Tensor | None = None,
     whorl_positions: torch.Tensor | None = None,
     whorl_keys: Call | None = None,
+    whorl_told: Told | None = None,
     **__: Any,
 ) -> dict[str, Any]:
     """The arguments of `biased_attention`, with q and k as the host gives them."""
@@ -115,18 +120,34 @@ def _unturned(
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         biases.append(GivenMask(attention_mask))
         mask, visible = None, attention_mask >= 0
-    return {
+    call = whorl_keys or Call(position_ids, -1)
+    arguments = {
         "q": query,
         "k": key,
         "v": value,
         "biases": biases,
         "query_positions": position_ids,
-        "key_positions": key_positions(whorl_keys or Call(position_ids, -1), visible, key.shape[2]),
+        "key_positions": key_positions(call, visible, key.shape[2]),
         "mask": mask,
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
         "softcap": softcap,
         "sinks": s_aux,
     }
+    if seam is not None and seam.scales:
+        arguments["factor"] = _factor(seam, arguments)
+    if seam is not None and seam.scores:
+        start = 0 if whorl_told is None else whorl_told.start
+        real = real_tokens(visible, call.positions.shape[1], start, key.shape[2]) if seam.keeps_state else None
+        named = f"{seam.notation}, attached to this {type(module).__name__},"
+        arguments["scores"] = bound(seam.scores, whorl_told, call.positions, real, query.shape[2], key.shape[2], named)
+    return arguments
+
+
+def _factor(seam: LayerSeam, arguments: dict[str, Any]) -> torch.Tensor:
+    """What the queries' logits are multiplied by, [batch or 1, heads or 1, queries]."""
+    counts = keys_seen(*(arguments[name] for name in ("mask", "biases", "query_positions", "key_positions")))
+    factors = [scale(counts, seen_by(scale, arguments["query_positions"])) for scale in seam.scales]
+    return functools.reduce(torch.mul, factors)
 
 
 def _turned(
@@ -181,8 +202,13 @@ def _part(arguments: dict[str, Any], first: int, last: int) -> dict[str, Any]:
     elif mask is not None:
         mask = of_queries(mask, first, last)
     biases = [b.part(first, last) if isinstance(b, GivenMask) else b for b in arguments["biases"]]
+    part = dict(arguments)
+    if "factor" in part:
+        part["factor"] = part["factor"][..., first:last]
+    if "scores" in part:
+        part["scores"] = tuple(score.part(first, last, keys) for score in part["scores"])
     return {
-        **arguments,
+        **part,
         "q": arguments["q"][:, :, first:last],
         "k": arguments["k"][:, :, :keys],
         "v": arguments["v"][:, :, :keys],

@@ -8,9 +8,10 @@ attention modules   an instance `forward`: the class's own code, with its rotati
 position table      an instance `forward` that gives the new encoding's vectors, or zeros
 first layer         a forward pre-hook that adds an encoding to the embedding, where the host has no table
 base model          a submodule `whorl` that holds the encoding and its learned parameters
-attention interface "whorl", where logits are biased, or where q and k are rotated after the cache: in a layer that has
-                    no rotation itself, and where a spectrum depends on the length of the context
-cache               the positions of its keys, and methods that keep them up to date (see `key_positions`)
+attention interface "whorl", where logits are biased, scaled and scored, or where q and k are rotated after the cache:
+                    in a layer that has no rotation itself, and where a spectrum depends on the length of the context
+cache               the positions of its keys, the states that scores have of them, and methods that keep both up to
+                    date (see `key_positions`, `states`, `following`)
 model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that
                     names it: PEFT writes that into adapters, and a stock load of their base then fails on the name
 

@@ -18,18 +18,16 @@ Shapes: positions are [batch or 1, tokens], or [batch or 1, tokens, axes] where 
 
 from __future__ import annotations
 
-import types
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from whorl.attaching.following import Kept, keep_beside
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask
 
-ROUNDING = 2**-7  # of bfloat16, the coarsest dtype that keys are cast to and back
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold
 TRY = (
     "give position_ids that count the tokens that the attention mask shows (mask.cumsum(-1) - 1); change a cache only "
@@ -37,11 +35,12 @@ TRY = (
 )
 
 
-class KeptPositions:
+class KeptPositions(Kept):
     """The positions of one cache's keys, by slot, [batch or 1, slots] or with axes. All layers share them, once per
     forward."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.slots: torch.Tensor | None = None  # of a static cache with room at the end, always at one address
         self.count: int | torch.Tensor = 0  # how many of them are known; a tensor where a compiled call counts on
         self.call: torch.Tensor | None = None  # the query positions of the latest forward,
@@ -49,9 +48,6 @@ class KeptPositions:
         self.asked: set[int] = set()  # the layers that have asked in it,
         self.settled = False  # whether its positions are among the slots,
         self.given: dict[tuple[int, torch.device], torch.Tensor] = {}  # and what layers got, by their number of keys
-        self.held: tuple[weakref.ref[Any], weakref.ref[Any], torch.Tensor] | None = None  # a layer, the keys that it
-        # then held, and their values
-        self.exchanged = False  # whether it holds others now
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPositions:
         twin = KeptPositions()
@@ -60,28 +56,7 @@ class KeptPositions:
             twin.count = self.count.clone() if isinstance(self.count, torch.Tensor) else self.count
         return twin
 
-    def __reduce__(self) -> Any:
-        return KeptPositions, ()  # from a file, a layer comes without the methods that keep these true
-
-    def believe(self, layer: Any) -> None:
-        """The positions are those of the keys that the layer holds now."""
-        keys = getattr(layer, "keys", None)
-        self.held = None if keys is None else (weakref.ref(layer), weakref.ref(keys), keys.detach())
-        self.exchanged = False
-
-    def check(self) -> None:
-        """Notes whether other keys have been put into the layer, in an order that is not known."""
-        if self.held is None:
-            self.exchanged = False
-            return
-        layer, keys, values = self.held
-        now = getattr(layer(), "keys", None)
-        self.exchanged = keys() is not now and not (
-            isinstance(now, torch.Tensor) and _alike_but_for_rounding(now, values)
-        )
-
     def keep(self, count: int) -> None:
-        """The first slots alone."""
         self.call = None
         if int(self.count) <= count:
             return
@@ -91,17 +66,9 @@ class KeptPositions:
             self.count = count
 
     def rows(self, of: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Changes the rows, where there are several."""
         self.call = None
         if self.slots is not None and self.slots.shape[0] > 1:
             self.slots = of(self.slots)
-
-
-def _alike_but_for_rounding(now: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether these are the same keys: a detached tensor, a clone, one of another device or dtype and back."""
-    if now.shape != before.shape:
-        return False
-    return torch.allclose(now.to(before).float(), before.float(), rtol=ROUNDING, atol=0.0)
 
 
 class Call(NamedTuple):
@@ -215,11 +182,8 @@ def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | Non
         kept.slots, kept.count = slots, slots.shape[1]
     kept.settled, kept.given = True, {}
     kept.believe(layer)
-    if layer is not None and getattr(layer, "whorl_positions", None) is not kept:
-        layer.whorl_positions = kept
-        for name, method in FOLLOWED.items():
-            if hasattr(layer, name):
-                layer.__dict__[name] = types.MethodType(method, layer)
+    if layer is not None:
+        keep_beside(layer, "whorl_positions", kept)
 
 
 def _keep_in_place(kept: KeptPositions, slots: torch.Tensor, room: int) -> None:
@@ -338,57 +302,3 @@ def _alike(past: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, t
 def _with_room(positions: torch.Tensor, slots: int) -> torch.Tensor:
     """The same with so many slots more, zeros."""
     return torch.cat([positions, positions.new_zeros(len(positions), slots, *positions.shape[2:])], 1)
-
-
-# What is done to a layer of a cache is done to the positions on it. Each has its method's own name, by which pickle
-# finds the class's.
-
-
-def _following(name: str, change: Callable[..., None]) -> Callable[..., Any]:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(type(self), name)(self, *args, **kwargs)
-        kept = getattr(self, "whorl_positions", None)
-        if kept is not None:
-            change(kept, self, *args, **kwargs)
-            if kept.held is not None and kept.held[0]() is self:
-                kept.believe(self)
-        return result
-
-    method.__name__ = name
-    return method
-
-
-def _cropped(kept: KeptPositions, layer: Any, *_: Any, **__: Any) -> None:
-    kept.keep(int(layer.get_seq_length()))
-
-
-def _emptied(kept: KeptPositions, layer: Any) -> None:
-    kept.keep(0)
-
-
-def _reordered(kept: KeptPositions, layer: Any, beam_idx: torch.Tensor) -> None:
-    kept.rows(lambda slots: slots.index_select(0, beam_idx.to(slots.device)))
-
-
-def _selected(kept: KeptPositions, layer: Any, indices: Any) -> None:
-    kept.rows(lambda slots: slots[indices.to(slots.device) if isinstance(indices, torch.Tensor) else indices, ...])
-
-
-def _repeated(kept: KeptPositions, layer: Any, repeats: int) -> None:
-    kept.rows(lambda slots: slots.repeat_interleave(repeats, dim=0))
-
-
-def _moved(kept: KeptPositions, layer: Any) -> None:
-    """To another device and back, as caches that are offloaded do: the same keys, in other tensors."""
-
-
-CHANGES: dict[str, Callable[..., None]] = {
-    "crop": _cropped,
-    "reset": _emptied,
-    "reorder_cache": _reordered,
-    "batch_select_indices": _selected,
-    "batch_repeat_interleave": _repeated,
-    "offload": _moved,
-    "prefetch": _moved,
-}
-FOLLOWED = {name: _following(name, change) for name, change in CHANGES.items()}

@@ -96,6 +96,24 @@ def heads_share(model: Any) -> Share | None:
     return Share(mesh.get_local_rank(), mesh.size())
 
 
+def _splits(attention: nn.Module) -> bool:
+    """Whether the processes have different heads of this layer."""
+    dtensor = _class("torch.distributed.tensor", "DTensor")
+    return dtensor is not None and any(
+        isinstance(p, dtensor) and any(placement.is_shard() for placement in p.placements)
+        for p in attention.parameters()
+    )
+
+
+def refuse_shares(attention: nn.Module, share: Share, encoding: Any) -> None:
+    """Raises ValueError where a process has some heads of a layer, for an encoding with a number for each."""
+    if _splits(attention):
+        raise ValueError(
+            f"{encoding} multiplies logits or goes by content, head by head, and which heads are those of this "
+            f"process, one of {share.size}, is not known to it; load the model without a tp_plan"
+        )
+
+
 def heads_here(
     biases: Sequence[nn.Module], attention: nn.Module, heads: int, share: Share, encoding: Any
 ) -> tuple[nn.Module, ...]:
@@ -103,12 +121,7 @@ def heads_here(
 
     heads   of all processes together. Raises ValueError where they cannot be shared out alike.
     """
-    dtensor = _class("torch.distributed.tensor", "DTensor")
-    split = dtensor is not None and any(
-        isinstance(p, dtensor) and any(placement.is_shard() for placement in p.placements)
-        for p in attention.parameters()
-    )
-    if not split:
+    if not _splits(attention):
         return tuple(biases)
     for bias in biases:
         if not hasattr(bias, "of_distance"):

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching.parallel import heads_here, heads_share
+from whorl.attaching.fitting import check_in_interface, check_score
+from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scaled, Spectrum
+from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scale, Scaled, Score, Spectrum
 from whorl.encodings.learned import PositionTable
+from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
 from whorl.hosts import Host
 from whorl.ops.axes import axis_of
@@ -38,9 +40,11 @@ class Placed:
     scaled: Scaled | None = None
     biases: list[nn.Module] = field(default_factory=list)
     add: nn.Module | None = None
+    scales: list[nn.Module] = field(default_factory=list)
+    scores: list[ScoreModule] = field(default_factory=list)
 
-    def place(self, effect: Effect, part: Encoding, host: Host) -> None:
-        """Takes in an effect of `part`. Raises ValueError where the host has no place for it."""
+    def place(self, effect: Effect, part: Encoding, host: Host, index: int) -> None:
+        """Takes in an effect of `part` on a layer. Raises ValueError where the host has no place for it."""
         match effect:
             case Rotate():
                 _check_axes(effect.spectrum, part, host)
@@ -52,10 +56,17 @@ class Placed:
             case Add():
                 _check_module(effect.module, part, host)
                 self.add = effect.module
+            case Scale():
+                check_in_interface(part, host)
+                _check_module(effect.module, part, host)
+                self.scales.append(effect.module)
+            case Score():
+                check_score(effect.module, part, host, index)
+                self.scores.append(effect.module)
             case _:
                 raise ValueError(
                     f"{part} has the effect {type(effect).__name__}, and {type(host.model).__name__} has no place for "
-                    "one; it takes encodings that turn q and k, bias the logits or add to the embedding"
+                    "one; it takes those that `whorl.encodings.effects` names"
                 )
 
 
@@ -70,11 +81,16 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
         placed = Placed(Spectrum((), shape.head_dim))
+        # A layer that the host declares position-free stays so, unless it is named.
+        still = host.rotary is not None and not host.turns[index] and not isinstance(encoding, Layers)
         for part in getattr(of_layer, "parts", (of_layer,)):
             if _window_is_the_hosts(host, index, part):
                 continue
-            # A module depends on the heads and the width, and layers of another head dim share it.
-            key = (part, shape if "rotate" in part.kinds else replace(shape, head_dim=0, channels=0))
+            if still and {"rotate", "score"} <= set(part.kinds):
+                continue
+            # Most modules depend on the heads and the width, and layers of another head dim share them.
+            by_head_dim = {"rotate", "score"} & set(part.kinds)
+            key = (part, shape if by_head_dim else replace(shape, head_dim=0, channels=0))
             effects = shared.get(key)
             if effects is None:
                 effects = part.effects(shape)
@@ -82,11 +98,11 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 if all(effect.shared for effect in effects):
                     shared[key] = effects
             for effect in effects:
-                placed.place(effect, part, host)
+                placed.place(effect, part, host, index)
         spectrum, scaled, biases = placed.spectrum, placed.scaled, placed.biases
         add = add if placed.add is None else placed.add
-        if not host.turns[index] and host.rotary is not None and not isinstance(encoding, Layers):
-            spectrum, scaled = Spectrum((), shape.head_dim), None  # the host declares this layer position-free
+        if still:
+            spectrum, scaled = Spectrum((), shape.head_dim), None
         if scaled is not None:
             _check_by_length(host, index, scaled)
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
@@ -107,6 +123,8 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 layout="half" if rotation is None else rotation.layout,
                 call="pair" if rotation is None else rotation.call,
                 biases=tuple(biases),
+                scales=tuple(placed.scales),
+                scores=tuple(placed.scores),
                 in_mask=bool(biases) and host.biases == "mask",
                 in_interface=False,
                 impl="auto",
@@ -123,7 +141,9 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
         if share is not None and seam.biases:
             seam.biases = heads_here(seam.biases, attention, shape.heads, share, encoding)
-    needs_interface = any((s.biases and not s.in_mask) or s.late for s in seams)
+        if share is not None and (seam.scales or seam.scores):
+            refuse_shares(attention, share, encoding)
+    needs_interface = any((s.biases and not s.in_mask) or s.late or s.scales or s.scores for s in seams)
     for seam in seams:
         seam.in_interface = needs_interface
     return Plan(by_type, seams, add, modules, needs_interface, tuple(does))

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from whorl.attaching.records import ENTRY, as_tensor, from_tensor
 from whorl.encodings import Encoding, Scaled, Spectrum
+from whorl.encodings.scores import ScoreModule
 from whorl.hosts import Calls, bases_of, host_of
 from whorl.hosts.transformers.compat import in_accelerates_sharding
 
@@ -34,6 +35,8 @@ class LayerSeam:
     layout: str
     call: str  # how the host's code takes the tables: see `whorl.hosts.Rotation`
     biases: tuple[nn.Module, ...]
+    scales: tuple[nn.Module, ...]  # multiply a query's logits
+    scores: tuple[ScoreModule, ...]  # change attention by content
     in_mask: bool  # biases are added to the mask argument: the host does not use the attention interface
     in_interface: bool  # the model needs whorl's attention implementation
     impl: str  # the implementation of `rotate`
@@ -47,7 +50,13 @@ class LayerSeam:
     part: str = ""  # the name of the part of the model that has it, for errors
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
-        return replace(self, biases=copy.deepcopy(self.biases, memo))
+        biases, scales, scores = copy.deepcopy((self.biases, self.scales, self.scores), memo)
+        return replace(self, biases=biases, scales=scales, scores=scores)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether something is asked of every token and kept beside its key."""
+        return any(score.keeps_state for score in self.scores)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -115,7 +124,8 @@ def seams_of(model: Any) -> tuple[LayerSeam | None, ...]:
 
     model: a model, wrapped or not, or one that is open already (a `Host`). Raises ValueError for a model without a
     known seam. They are to be read: what a layer turns by is its `spectrum` (`scaled`, where that goes by the length of
-    the context), what is added to its logits are its `biases`.
+    the context), what is added to its logits are its `biases`, what multiplies them its `scales`, what goes by content
+    its `scores`.
 
     >>> [len(seam.spectrum.turning) for seam in seams_of(whorl.attach(model, "hope:train_length=16/nope"))]
     [1, 0, 1]

@@ -33,6 +33,8 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
         return f"{host.stock} adds nothing to its embedding"
     if any(seam.biases for seam in plan.layers):
         return f"{host.stock} has no place for a bias (a window other than its own is one)"
+    if any(seam.scales or seam.scores for seam in plan.layers):
+        return f"{host.stock} has no place for what multiplies logits or goes by content"
     if any(seam.late for seam in plan.layers):
         return f"{host.stock} does not turn some of the layers that {encoding} turns"
     wanted: dict[str, Spectrum] = {}

@@ -26,7 +26,7 @@ from typing import Any
 from whorl.checking import shown
 from whorl.encodings.base import Encoding, Sum
 from whorl.encodings.config import Known
-from whorl.encodings.effects import Add, Bias, Effect, Rotate, Shape
+from whorl.encodings.effects import Add, Bias, Effect, Rotate, Scale, Score, Shape
 from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
@@ -62,8 +62,10 @@ __all__ = [
     "Known",
     "Layers",
     "Rotate",
+    "Scale",
     "Scaled",
     "Scaling",
+    "Score",
     "Shape",
     "Spectrum",
     "Sum",

@@ -19,12 +19,15 @@ from whorl.encodings.spectrum import Spectrum
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# What an encoding may do. One by content that chooses how far q and k turn is of the kinds "rotate" and "score".
+KINDS = ("rotate", "add", "bias", "window", "scale", "score", "softmax")
+
 
 @dataclass(frozen=True)
 class Encoding(Config):
     """Base of every encoding, a config with effects. `a + b` has the effects of both."""
 
-    kinds: ClassVar[tuple[str, ...]]  # what it does: any of "rotate", "add", "bias", "window"
+    kinds: ClassVar[tuple[str, ...]]  # what it does: any of the words in `KINDS`
     whole_model: ClassVar[bool] = False  # it tells layers apart, and is no term of a sum
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
@@ -68,9 +71,19 @@ class Encoding(Config):
         return Sum((self, other))
 
 
+# Of which a sum has one at most.
+EXCLUSIVE = {
+    "rotate": "turn q and k",
+    "add": "add to the embedding",
+    "window": "are windows",
+    "softmax": "take the place of the softmax",
+}
+
+
 @dataclass(frozen=True)
 class Sum(Encoding):
-    """All effects of its parts. Two that turn, two that add, two windows, or a part twice are refused."""
+    """All effects of its parts. Two that turn, two that add, two windows, two in the place of the softmax, or a part
+    twice are refused."""
 
     parts: tuple[Encoding, ...]
 
@@ -93,7 +106,7 @@ class Sum(Encoding):
             raise ValueError(f"a sum needs at least two encodings, got {len(flat)}")
         object.__setattr__(self, "parts", tuple(flat))
         kinds = Counter(kind for part in flat for kind in part.kinds)
-        for kind, verb in (("rotate", "turn q and k"), ("add", "add to the embedding"), ("window", "are windows")):
+        for kind, verb in EXCLUSIVE.items():
             if kinds[kind] > 1:
                 culprits = " and ".join(str(p) for p in flat if kind in p.kinds)
                 raise ValueError(f"{culprits} both {verb}; keep one of them")

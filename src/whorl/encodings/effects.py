@@ -16,6 +16,8 @@ from whorl.encodings.spectrum import Spectrum
 if TYPE_CHECKING:
     from torch import nn
 
+    from whorl.encodings.scores import ScoreModule
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -108,7 +110,7 @@ class Score(Effect):
     a module of its own (`shared`: one module serves all).
     """
 
-    module: nn.Module
+    module: ScoreModule
     shared: bool = False
 
     @property

@@ -54,8 +54,9 @@ class ScoreModule(nn.Module):
     ) -> torch.Tensor:
         """The state of each token: [B, T, H or 1, S].
 
-        hidden [B, T, width]; positions [B or 1, T]; real: bool [B or 1, T], False for padding, which must add nothing
-        to a sum (None: all are real); before: the state of the tokens before these, [B, P, H or 1, S], or None.
+        hidden [B, T, width], float32 (float64 for float64), or None without `sees_hidden`; positions [B or 1, T]; real:
+        bool [B or 1, T], False for padding, which must add nothing to a sum (None: all are real); before: the state of
+        the tokens before these, [B, P, H or 1, S], the latest at least, or None.
         """
         raise NotImplementedError
 

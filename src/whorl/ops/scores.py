@@ -35,6 +35,15 @@ class BoundScore(NamedTuple):
             scale,
         )
 
+    def part(self, first: int, last: int, keys: int) -> BoundScore:
+        """Of the queries first .. last - 1 and the first `keys` keys."""
+        q_state, k_state = self.query_state, self.key_state
+        return BoundScore(
+            self.module,
+            None if q_state is None else q_state[:, first:last],
+            None if k_state is None else k_state[:, :keys],
+        )
+
     @property
     def by_rows(self) -> bool:
         """Whether it must see all keys of a query at once."""

@@ -167,6 +167,8 @@ def said_of(model: Any, architecture: Architecture) -> Said | str:
         return f"{encoding} adds to the embedding, and {prose} turns q and k and does nothing else"
     if any(seam.biases for seam in plan.layers):
         return f"{encoding} adds a bias to attention logits (a window is one), for which {prose} has no place"
+    if any(seam.scales or seam.scores for seam in plan.layers):
+        return f"{encoding} changes attention by lengths or content, for which {prose} has no place"
     kinds = tuple(layer_type if architecture.local else "" for layer_type in host.layer_types)
     rotations: dict[str, Rotation] = {}
     spectra: dict[str, Spectrum] = {}

@@ -1,0 +1,44 @@
+"""Whether a host can have what changes attention by content or by lengths, layer by layer."""
+
+from __future__ import annotations
+
+from whorl.encodings import Encoding
+from whorl.encodings.scores import ScoreModule
+from whorl.hosts import Host
+
+
+def check_in_interface(part: Encoding, host: Host) -> None:
+    """Raises ValueError for a host whose attention is not in whorl's hands: biases alone can go into a mask."""
+    if host.biases == "mask":
+        raise ValueError(
+            f"{part} changes logits by what queries and keys are, in transformers' attention interface, which "
+            f"{host.named} does not use; try one that biases them by positions alone (alibi, t5, kerple), or turns q "
+            "and k (rope, hope)"
+        )
+
+
+def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> None:
+    """Raises ValueError where a layer cannot have a score."""
+    check_in_interface(part, host)
+    name = host.named
+    if score.causal and host.shapes[index].bidirectional:
+        raise ValueError(
+            f"{part} goes by the keys before a query, and {name} attends in both directions; try one that goes by "
+            "distance, as alibi or t5"
+        )
+    if score.keeps_state and host.reuses_keys(index):
+        raise ValueError(
+            f"layer {index} of {name} reuses the keys of an earlier layer (num_kv_shared_layers), and {part} keeps a "
+            "state of its own for each of a layer's keys; try one without a state (alibi, t5), or build the model with "
+            "num_kv_shared_layers=0"
+        )
+    if score.scores_anew and host.soft_cap(index) is not None:
+        raise ValueError(
+            f"{part} makes the logits itself, and {name} caps those of its own (attn_logit_softcapping); build the "
+            "model without the cap, or try an encoding that turns q and k"
+        )
+    if score.does("weights") and host.has_sinks(index):
+        raise ValueError(
+            f"{part} takes the place of the softmax, and {name} has attention sinks in it, which would be lost; try an "
+            "encoding that changes logits (alibi), or turns q and k"
+        )
