@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from threading import get_native_id
+from time import sleep
 
 import numpy as np
 import pytest
@@ -133,6 +136,24 @@ def test_sums_do_not_depend_on_the_threads(case: str, monkeypatch: pytest.Monkey
         torch.set_num_threads(before)
     for one, three in zip(*found, strict=True):
         np.testing.assert_allclose(three, one, rtol=1e-5, atol=1e-4)
+
+
+def test_threads_are_kept_and_a_fork_has_its_own() -> None:
+    def idents() -> set[int]:
+        return set(measures.at_once(lambda _: (sleep(0.01), get_native_id())[1], range(4), torch.device("cpu")))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        first = idents()
+        assert idents() == first
+        assert len(first) == 2
+        child = get_context("fork").Process(target=idents, daemon=True)
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0, "it waits for threads that it does not have"
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_standardised_logits_are_z_scores() -> None:

@@ -8,9 +8,12 @@ queries. Everything here takes q and k as attention sees them, turned already.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from threading import Barrier
 from typing import TypeVar
 
 import numpy as np
@@ -133,11 +136,28 @@ def at_once(work: Callable[[Item], Made], items: Iterable[Item], device: torch.d
     def alone(item: Item) -> Made:
         return work(item)
 
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            return list(pool.map(alone, items))
-        finally:
-            torch.set_num_threads(threads)  # for threads to come: what one of them sets is taken for all
+    return list(_threads(threads).map(alone, items))
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads with one of PyTorch's each, kept: a new one takes milliseconds to get ready, as long as many an item."""
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # at the first of these a thread takes what was set last, by any
+
+    pool, started = ThreadPoolExecutor(count, initializer=start), Barrier(count)
+    try:
+        list(pool.map(lambda _: started.wait(), range(count)))  # none starts later
+    finally:
+        started.abort()  # where not all could start, the others would wait
+        torch.set_num_threads(count)  # for the caller's threads to come: what one of those set was taken for all
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of them
 
 
 def standardised(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
