@@ -44,6 +44,8 @@ _EXPORTS = {
     "ALiBi": "whorl.encodings.alibi",
     "T5Bias": "whorl.encodings.t5",
     "Kerple": "whorl.encodings.kerple",
+    "FIRE": "whorl.encodings.fire",
+    "Sandwich": "whorl.encodings.sandwich",
     "Window": "whorl.encodings.window",
 }
 
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
+    from whorl.encodings.fire import FIRE
     from whorl.encodings.frequencies import Frequencies
     from whorl.encodings.hope import HoPE
     from whorl.encodings.kerple import Kerple
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.rope import RoPE
+    from whorl.encodings.sandwich import Sandwich
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.taper import Taper

@@ -22,11 +22,13 @@ ENCODINGS = {
     "alibi": "alibi",
     "t5": "t5",
     "kerple": "kerple",
+    "fire": "fire:train_length=16",  # a cache must know the queries' positions past half of it
+    "sandwich": "sandwich",
 }
-ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple")
+ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = ("frequencies:values=0.9@0.1", "rope+window:size=8/nope", "hope:train_length=16+alibi")
 EVERY = (*ENCODINGS.values(), *COMPOSED)
-ABSOLUTE = ("sinusoidal", "learned")
+ABSOLUTE = ("sinusoidal", "learned", "fire")
 
 DECODERS = tuple(f for f in FAMILIES if f not in ENCODERS)
 # The contract in full: every kind of seam, pairing, width, window, sink, cap and shared key.

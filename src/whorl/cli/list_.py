@@ -45,9 +45,13 @@ def list_encodings() -> None:
 
 
 def filled(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], narrow: bool = False) -> Table:
-    """A table of these lines. narrow: the effects take a word a line, so that no word of the others is broken."""
+    """A table of these lines. narrow: the effects take a word a line, and papers stand below what is said of them, so
+    that no word of the others is broken."""
     table = Table(title=title, title_justify="left")
     rows = [[cell.removeprefix("arXiv ") for cell in line] for line in lines]
+    if narrow and columns[-1] == "arXiv":
+        columns = [*columns[:-2], f"{columns[-2]}, arXiv"]
+        rows = [[*row[:-2], "\n".join(row[-2:])] for row in rows]
     for column, *cells in zip(columns, *rows, strict=True):
         longest = max(len(word) for cell in (column, *cells) for word in cell.split())
         most = longest if narrow and column == "effect" else None

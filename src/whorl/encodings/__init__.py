@@ -46,6 +46,8 @@ REGISTRY = {
     "alibi": "whorl.encodings.alibi:ALiBi",
     "t5": "whorl.encodings.t5:T5Bias",
     "kerple": "whorl.encodings.kerple:Kerple",
+    "fire": "whorl.encodings.fire:FIRE",
+    "sandwich": "whorl.encodings.sandwich:Sandwich",
     "window": "whorl.encodings.window:Window",
 }
 
