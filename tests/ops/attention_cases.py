@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch.utils._pytree import tree_map_only
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 from whorl.encodings import Shape, parse
 from whorl.ops import Visible, biased_attention
 from whorl.ops.problem import AttentionProblem
+from whorl.ops.scores import BoundScore
 from whorl.testing import max_error
 
 NOTATIONS = ("alibi", "t5", "kerple", "kerple:form=power", "alibi+window:size=9", "window:size=9")
@@ -63,17 +65,34 @@ def arriving(out: torch.Tensor) -> torch.Tensor:
     return torch.randn(4, *out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
 
 
-def everything(impl: str, biases: list, tensors: list[torch.Tensor], dtype: torch.dtype, **arguments) -> list:
-    """The output, and every gradient for each that arrives; in float64 with the biases' parameters, too."""
-    biases = [copy.deepcopy(module).to(torch.float64) for module in biases] if dtype == torch.float64 else biases
+def everything(
+    impl: str,
+    biases: list,
+    tensors: list[torch.Tensor],
+    dtype: torch.dtype,
+    *,
+    scores: Sequence[BoundScore] = (),
+    factor: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    **arguments,
+) -> list:
+    """The output, and every gradient for each that arrives; in float64 with the parameters of modules, too."""
+    math = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def leaf(x: torch.Tensor) -> torch.Tensor:
+        return x.detach().to(math).requires_grad_()
+
+    if math == torch.float64:
+        biases = [copy.deepcopy(module).to(math) for module in biases]
+        scores = [score._replace(module=copy.deepcopy(score.module).to(math)) for score in scores]
+    scores = [BoundScore(module, *(None if x is None else leaf(x) for x in states)) for module, *states in scores]
     leaves = [x.detach().to(dtype).requires_grad_() for x in tensors]
-    learned = [p for module in biases for p in module.parameters()]
-    sinks = arguments.pop("sinks", None)
-    if sinks is not None:
-        sinks = sinks.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
-        learned = [sinks, *learned]
-    out, _ = biased_attention(*leaves, biases, scale=0.4, impl=impl, sinks=sinks, **arguments)
-    each = [torch.autograd.grad(out, [*leaves, *learned], grad, retain_graph=True) for grad in arriving(out)]
+    beside = {name: leaf(x) for name, x in (("sinks", sinks), ("factor", factor)) if x is not None}
+    learned = [p for module in (*biases, *(score.module for score in scores)) for p in module.parameters()]
+    states = [x for _, *of_tokens in scores for x in of_tokens if x is not None]
+    out, _ = biased_attention(*leaves, biases, scale=0.4, impl=impl, scores=scores, **beside, **arguments)
+    wanted = [*leaves, *beside.values(), *learned, *states]
+    each = [torch.autograd.grad(out, wanted, grad, retain_graph=True) for grad in arriving(out)]
     return [out.detach(), *(torch.stack(gradients) for gradients in zip(*each, strict=True))]
 
 

@@ -1,12 +1,19 @@
-"""Scores in the reference: what each step of `whorl.encodings.scores` changes, by its definition."""
+"""Scores: what each step of `whorl.encodings.scores` changes, by its definition, and every implementation of them."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from attention_cases import HEADS, agree, at, data, kinds, modules
+from scores_cases import BY_ROWS, BY_TOKEN, Forgets, bound
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from whorl.encodings.scores import At, ScoreModule
 from whorl.ops import biased_attention
+from whorl.ops.impl import rows
 from whorl.ops.scores import BoundScore
+from whorl.ops.visible import DenseVisible
 
 
 def attended(module: ScoreModule | None, factor: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,12 +24,9 @@ def attended(module: ScoreModule | None, factor: torch.Tensor | None = None) -> 
     state = at[..., None, None].double()
     scores = () if module is None else (BoundScore(module, state, state),)
     out, weights = biased_attention(
-        q, k, v, [], query_positions=at, key_positions=at, causal=True, scale=0.5, factor=factor, scores=scores
-    )
-    if weights is None:
-        out, weights = biased_attention(
-            q, k, v, [], query_positions=at, key_positions=at, causal=True, scale=0.5, factor=factor, impl="reference"
-        )
+        q, k, v, [], query_positions=at, key_positions=at, causal=True, scale=0.5, factor=factor, scores=scores,
+        impl="reference",
+    )  # fmt: skip
     assert weights is not None
     return out, weights
 
@@ -71,3 +75,140 @@ def test_inputs_take_the_place_of_q_and_k() -> None:
     _, weights = attended(None, factor=torch.full((1, 4, 5), -1.0, dtype=torch.float64))
     _, scored = attended(Flipped())
     torch.testing.assert_close(scored, weights)
+
+
+IMPLS = {**dict.fromkeys(BY_TOKEN, ("blocked",)), **dict.fromkeys(BY_ROWS, ("rows",))} | {"inputs": ("cpu", "blocked")}
+PAIRS = [(name, impl) for name, impls in IMPLS.items() for impl in impls]
+
+
+@pytest.mark.parametrize(("name", "impl"), PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_implementation_agrees(name: str, impl: str, dtype: torch.dtype) -> None:
+    """At an odd size, with grouped heads, a bias, a factor and sinks; forward and every gradient."""
+    tokens = 203 if impl == "cpu" else 67
+    factor = torch.randint(-1, 2, (2, HEADS, tokens)).float().exp2()  # which rounds nothing
+    how = {"factor": factor, "causal": True, **at(torch.arange(tokens)[None])}
+    if name != "weights":  # which has no softmax for sinks
+        how["sinks"] = torch.randn(HEADS)
+    agree(impl, modules("alibi"), data(tokens, tokens, 8, dtype), dtype, scores=[bound(name, tokens, tokens)], **how)
+
+
+@pytest.mark.parametrize(("name", "impl"), PAIRS)
+@pytest.mark.parametrize("kind", ["packed", "left padded", "cached", "static cache", "gaps", "any mask"])
+def test_masks_and_positions_of_every_kind(name: str, impl: str, kind: str) -> None:
+    if impl == "cpu" and kind in ("any mask", "gaps"):
+        pytest.skip("the compiled loops take runs of keys at positions without gaps")
+    positions, mask, queries = kinds(kind)
+    dtype = torch.float32 if impl == "cpu" else torch.float64
+    tensors, keys = data(queries, positions.shape[1], 8, dtype), positions.shape[1]
+    how = at(positions[:, -queries:], positions)
+    if name != "weights":
+        how["sinks"] = torch.randn(HEADS)
+    agree(impl, modules("alibi"), tensors, dtype, mask=mask, scores=[bound(name, queries, keys)], **how)
+
+
+@pytest.mark.parametrize("name", BY_ROWS)
+def test_rows_take_no_more_than_one_block(name: str) -> None:
+    """The largest tensor of a forward and a backward pass, of 20 blocks of queries."""
+    tokens, largest = 20 * rows.FEWEST, []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            largest.extend(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
+            return made
+
+    q, k, v = (x.requires_grad_() for x in data(tokens, tokens, 8, torch.float32, batch=1))
+    how = {
+        "causal": True,
+        "scale": 0.4,
+        "scores": [bound(name, tokens, tokens, batch=1)],
+        **at(torch.arange(tokens)[None]),
+    }
+    with pytest.MonkeyPatch.context() as patch, Sizes():
+        patch.setattr(rows, "MOST", rows.FEWEST)
+        out, weights = biased_attention(q, k, v, modules("alibi"), **how)
+        assert weights is None
+        out.sum().backward()
+    assert max(largest) <= HEADS * rows.FEWEST * tokens
+
+
+def test_rows_see_the_keys_that_they_must_and_few_others() -> None:
+    own = torch.arange(100)
+    spans = rows._spans(None, own[None], own[None], True, None, 40)
+    assert spans == [(0, 40, 0, 40), (40, 80, 0, 80), (80, 100, 0, 100)]
+    assert rows._spans(None, own[None], own[None], True, 10, 40)[1:] == [(40, 80, 31, 80), (80, 100, 71, 100)]
+    assert rows._spans(None, own[90:][None], own[None], False, 10, 40) == [(0, 10, 81, 100)]
+    document = own >= 50
+    packed = DenseVisible((document[:, None] == document)[None, None], 100, 100)
+    assert rows._spans(packed, own[None], own[None], True, None, 50) == [(0, 50, 0, 50), (50, 100, 50, 100)]
+    blind = DenseVisible(torch.zeros(1, 1, 100, 100, dtype=torch.bool), 100, 100)
+    assert rows._spans(blind, own[None], own[None], False, None, 60) == [(0, 60, 0, 1), (60, 100, 0, 1)]
+
+
+@pytest.mark.parametrize("name", BY_ROWS)
+def test_rows_are_cut_by_a_window_and_a_row_may_see_nothing(name: str) -> None:
+    positions, mask = torch.arange(70)[None], torch.ones(2, 1, 70, 70, dtype=torch.bool)
+    mask[1, :, :30] = False
+    tensors = data(70, 70, 8, torch.float64)
+    how = {"causal": True, "mask": mask, **at(positions)}
+    agree("rows", modules("alibi+window:size=9"), tensors, torch.float64, scores=[bound(name, 70, 70)], **how)
+
+
+def test_steps_of_several_scores_go_together() -> None:
+    tensors, how = data(40, 40, 8, torch.float64), {"causal": True, "softcap": 3.0, **at(torch.arange(40)[None])}
+    how["sinks"] = torch.randn(HEADS)
+    scores = [bound(name, 40, 40) for name in ("inputs", "logits", "channels", "values", "channels of q and k")]
+    agree("rows", modules("t5"), tensors, torch.float64, scores=scores, **how)
+
+
+@pytest.mark.parametrize("name", [*BY_TOKEN, *BY_ROWS])
+def test_what_auto_takes(name: str) -> None:
+    tensors = data(9, 9, 8, torch.float32)
+    how = {"scale": 0.4, "causal": True, "scores": [bound(name, 9, 9)], **at(torch.arange(9)[None])}
+    for impl in {"cpu", "blocked", "rows"} - set(IMPLS[name]):
+        with pytest.raises(ValueError, match=f"impl='{impl}' cannot run here"):
+            biased_attention(*tensors, modules("alibi"), impl=impl, **how)
+    got, weights = biased_attention(*tensors, modules("alibi"), **how)
+    assert weights is None
+    assert torch.equal(got, biased_attention(*tensors, modules("alibi"), impl=IMPLS[name][0], **how)[0])
+
+
+def test_a_second_derivative_of_rows_is_refused() -> None:
+    q, k, v = (x.requires_grad_() for x in data(9, 9, 8, torch.float32))
+    how = {"scale": 0.4, "scores": [bound("logits", 9, 9)], **at(torch.arange(9)[None])}
+    out, _ = biased_attention(q, k, v, [], **how)
+    (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(ValueError, match="impl='rows' of biased_attention has first derivatives alone"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("impl", ["blocked", "rows"])
+def test_autocast_changes_no_gradient(impl: str) -> None:
+    name = "logits" if impl == "rows" else "channels"
+    tensors, grads = data(30, 30, 8, torch.float32), []
+    how = {"scale": 0.4, "causal": True, "impl": impl, "scores": [bound(name, 30, 30)], **at(torch.arange(30)[None])}
+    for enabled in (False, True):
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out, _ = biased_attention(*leaves, modules("alibi"), **how)
+            grads.append(torch.autograd.grad(out.square().sum(), leaves))
+    for got, expected in zip(*grads, strict=True):
+        assert torch.equal(got, expected)
+
+
+WRONG = {
+    r"factor must hold real numbers .* \[2, 4, 9\], got \[2, 9\]": {"factor": torch.ones(2, 9)},
+    r"factor must hold real numbers .* got \[1, 1, 9\] int64": {"factor": torch.ones(1, 1, 9).long()},
+    "factor must be on q's device cpu, got meta": {"factor": torch.ones(1, 1, 9, device="meta")},
+    "Forgets keeps a state of each token, and query_state is None": {"scores": [BoundScore(Forgets())]},
+    r"key_state of Forgets must hold real numbers .* got \[2, 8, 4, 1\] float32": {
+        "scores": [BoundScore(Forgets(), torch.ones(2, 9, 4, 1), torch.ones(2, 8, 4, 1))]
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_refused(message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        biased_attention(*data(9, 9, 8, torch.float32), [], scale=1.0, **at(torch.arange(9)[None]), **WRONG[message])

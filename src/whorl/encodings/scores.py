@@ -5,7 +5,7 @@ key for as long as that is. Then, in the attention, a score does one or more of 
 
 inputs     gives other q and k, whose product is taken (rotations by angles that a token chose)
 logits     changes the logits of some queries and all the keys that they may see
-channels   gives q and k more channels, whose product is added to the logits unscaled. Any kernel serves it
+channels   gives q and k a few channels, whose product is added to the logits unscaled. Any kernel serves it
 weights    takes the place of the softmax
 values     adds to the output, by the weights
 
@@ -32,7 +32,7 @@ class At(NamedTuple):
     key_positions: torch.Tensor  # [B or 1, K]
     query_state: torch.Tensor | None  # what `tokens` gave, float32 (float64 for float64) [B, H or 1, Q, S]
     key_state: torch.Tensor | None  # [B, H or 1, K, S]
-    seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]
+    seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]; for rows of all keys
     scale: float = 1.0  # the host's own logit scale, by which q was multiplied where `logits` is handed it
 
 
@@ -61,11 +61,18 @@ class ScoreModule(nn.Module):
         raise NotImplementedError
 
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        """Other q [B, H, Q, D'] and k [B, H or key heads, K, D'] in the place of these, which were not rotated."""
+        """Other q [B, H, Q, D'] and k [B, key heads, K, D'] in the place of these, which were not rotated.
+
+        In float32; they are rounded to the model's dtype afterwards, as those that a rotation turned are.
+        """
         raise NotImplementedError
 
     def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        """Channels of q [B, H, Q, E] and of k [B, H or 1, K, E]; their product is added to the logits, in float32."""
+        """Channels of q [B, H, Q, E] and of k [B, H or key heads or 1, K, E]; their product is added to the logits.
+
+        In float32, whatever the kernel: one product after the other is added up, and then the sum to the logits, so
+        that sums of gates in the thousands may cancel (c_i x 1 + 1 x -c_j). A few channels cost little.
+        """
         raise NotImplementedError
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:

@@ -15,7 +15,7 @@ from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem, math_dtype
-from whorl.ops.scores import BoundScore
+from whorl.ops.scores import BoundScore, check_states, token_by_token
 from whorl.ops.visible import DenseVisible, Visible
 
 
@@ -48,45 +48,56 @@ def biased_attention(
     scale, softcap   the host's own logit scale and tanh cap (Gemma 2)
     sinks            [heads], an extra logit per head that takes weight and gives no value (gpt-oss)
     dropout          probability with which a weight is dropped
-    factor           [batch or 1, heads or 1, queries], by which q.k is multiplied (a `Scale`), before cap and biases
+    factor           [batch or 1, heads or 1, queries], by which q.k is multiplied (a `Scale`), before cap, biases and
+                     what scores add
     scores           what changes attention by content, with the states of these tokens: see `whorl.encodings.scores`
     impl             "reference": dense. The others take memory that grows with the number of tokens and not its square,
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
                      FlexAttention, for the same on a GPU; "blocked", PyTorch's operations block by block, for any bias,
-                     mask and positions. One asked for by name runs or raises. "auto" is the first of "cpu", "flex" and
-                     "blocked" that can run; "reference" under torch.compile and torch.func, where a forward-mode
-                     derivative is taken, with dropout where "cpu" cannot run, and where the environment says
-                     WHORL_IMPL=reference.
+                     mask and positions; "rows", a block of queries at a time with all their keys, for scores that need
+                     these, and for nothing else. One asked for by name runs or raises. "auto" is the first of "cpu",
+                     "flex", "blocked" and "rows" that can run; "reference" under torch.compile and torch.func, where
+                     a forward-mode derivative is taken, with dropout where "cpu" cannot run, and where the environment
+                     says WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has
     the output 0 and weights of 0, with sinks and without, and no gradient goes from it to anything. Gradients reach q,
-    k, v, the sinks and the biases' parameters; second derivatives are the reference's alone, the others refuse them.
-    Raises ValueError for arguments that do not fit one another.
+    k, v, the sinks, the factor, states, and the parameters of biases and scores; second derivatives are the reference's
+    alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
     """
-    _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout)
-    if factor is not None:
-        q = (q.to(math_dtype(q.dtype)) * factor[..., None]).to(q.dtype)
+    _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout, factor)
     visible = DenseVisible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
     device, at = q.device.type, (query_positions, key_positions)
-    problem = AttentionProblem(
-        q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device,
-        tuple(scores),
-    )  # fmt: skip
+    problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
     if told(query_positions, biases):
         problem = simplest(problem)
-    chosen = _choose(impl, problem)
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        if scores or factor is not None:
+            check_states(scores, q, k)
+            problem = _by_token(problem, factor, scores)
+        chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
             return _by_reference(problem)
         return ATTENTIONS[chosen].run(problem).to(v.dtype), None
 
 
+def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore]) -> AttentionProblem:
+    """With done what is done to each query and key by itself, in float32 (float64) and rounded once."""
+    dtype, math = problem.q.dtype, math_dtype(problem.q.dtype)
+    at = problem.query_positions, problem.key_positions
+    q, k, channels = problem.q.to(math), problem.k, None
+    if scores:
+        q, k, channels = token_by_token(scores, *at, q, k.to(math), problem.scale)
+    if factor is not None:
+        q = q * factor[..., None].to(math)
+    left = tuple(score for score in scores if score.by_rows)
+    return problem._replace(q=q.to(dtype), k=k.to(dtype), channels=channels, scores=left)
+
+
 def _choose(impl: str, problem: AttentionProblem) -> str:
     """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
     if impl == "auto" and (torch.compiler.is_compiling() or asked_by_environment() == "reference"):
-        return "reference"
-    if problem.scores:
         return "reference"
     followed = transformed()
     if followed is None and not plain(problem[:3]):
@@ -95,18 +106,16 @@ def _choose(impl: str, problem: AttentionProblem) -> str:
 
 
 def _by_reference(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
-    q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap, sinks, dropout, _, scores = problem
-    queries, keys = q.shape[2], k.shape[2]
+    q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap, sinks, dropout, *_ = problem
+    queries, keys, positions = q.shape[2], k.shape[2], (query_positions, key_positions)
     seen = None if mask is None else mask.dense()
     if causal:
-        below = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        below = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
         seen = below if seen is None else seen & below
     sizes = {"batch": q.shape[0], "heads": q.shape[1], "queries": queries, "keys": keys}
-    bias = [fitting(module, bias_at(module, query_positions, key_positions), sizes) for module in biases]
-    return reference.attention(
-        q, k, v, bias, seen, scale, softcap, sinks, dropout, scores,
-        (query_positions, key_positions),
-    )  # fmt: skip
+    bias = [fitting(module, bias_at(module, *positions), sizes) for module in biases]
+    scores = [(score.module, score.at(*positions, seen, scale)) for score in problem.scores]
+    return reference.attention(q, k, v, bias, seen, scale, softcap, sinks, dropout, problem.channels, scores)
 
 
 def _check(
@@ -121,6 +130,7 @@ def _check(
     softcap: float | None,
     sinks: torch.Tensor | None,
     dropout: float,
+    factor: torch.Tensor | None,
 ) -> None:
     """Looks at shapes, dtypes and devices, and never at what a tensor holds: a GPU is not waited for."""
     q_shape, k_shape, v_shape, device = q.shape, k.shape, v.shape, q.device
@@ -178,6 +188,15 @@ def _check(
         if sinks.shape != q_shape[1:2] or not sinks.is_floating_point():
             raise ValueError(
                 f"sinks must hold one number for each of {heads} heads, got {tuple(sinks.shape)} {_word(sinks.dtype)}"
+            )
+    if factor is not None:
+        given.append(("factor", factor))
+        of = factor.shape
+        fits = len(of) == 3 and of[0] in (1, batch) and of[1] in (1, heads) and of[2] == queries
+        if not fits or not factor.is_floating_point():
+            raise ValueError(
+                f"factor must hold real numbers [batch or 1, heads or 1, queries], of {[batch, heads, queries]}, got "
+                f"{list(of)} {_word(factor.dtype)}"
             )
     for name, x in given:
         if x.device != device:

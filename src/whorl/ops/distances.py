@@ -21,6 +21,13 @@ def not_relative(problem: AttentionProblem) -> str | None:
     return None
 
 
+def needs_rows(problem: AttentionProblem) -> str | None:
+    """None where no score must see all keys of a query at once, else why block by block is not enough."""
+    if not problem.scores:
+        return None
+    return f"{type(problem.scores[0].module).__name__} must see all keys of a query at once"
+
+
 def reach_of(modules: Sequence[nn.Module]) -> int | None:
     """The least distance at which one of them hides all keys (a window's), or None."""
     reaches: list[Any] = [getattr(module, "reach", None) for module in modules]

@@ -72,5 +72,6 @@ ATTENTIONS = Implementations(
         "cpu": Row("whorl.ops.impl.cpu_attention", "cpu"),
         "flex": Row("whorl.ops.impl.flex", "cuda"),
         "blocked": Row("whorl.ops.impl.blocked", None),
+        "rows": Row("whorl.ops.impl.rows", None),
     }
 )

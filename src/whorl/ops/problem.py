@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from whorl.ops.overlap import reach
-from whorl.ops.scores import BoundScore
+from whorl.ops.scores import BoundScore, Channels
 from whorl.ops.sharing import of_positions
 from whorl.ops.visible import Visible
 
@@ -121,11 +121,15 @@ class _Attention(NamedTuple):
     sinks: torch.Tensor | None
     dropout: float
     device: str
+    channels: Channels | None = None
     scores: tuple[BoundScore, ...] = ()
 
 
 class AttentionProblem(_Attention, _Remembering):
     """The arguments of `whorl.ops.biased_attention`, checked; and the kind of their device.
+
+    channels: what scores add to the logits by a product, in the dtype of the arithmetic
+    scores: those that need all keys of a query at once. What scores did token by token is in q, k and the channels
 
     It holds the tensors, since what can run may depend on the positions themselves.
     """
@@ -142,7 +146,15 @@ class AttentionProblem(_Attention, _Remembering):
         return not (self.q.numel() and self.k.numel() and self.v.numel())
 
     @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What may be learned beside q, k and v."""
+        return (*self.biases, *(score.module for score in self.scores))
+
+    @property
     def differentiable(self) -> bool:
-        """Whether gradients of q, k, v or the biases' parameters may be asked for."""
-        learned = (p for module in self.biases for p in module.parameters())
-        return torch.is_grad_enabled() and any(x.requires_grad for x in (self.q, self.k, self.v, *learned))
+        """Whether gradients of q, k, v, channels, states or the modules' parameters may be asked for."""
+        if not torch.is_grad_enabled():
+            return False
+        states = [x for _, *of_tokens in self.scores for x in of_tokens if x is not None]
+        learned = (p for module in self.modules for p in module.parameters())
+        return any(x.requires_grad for x in (self.q, self.k, self.v, *(self.channels or ()), *states, *learned))

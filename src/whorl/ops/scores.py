@@ -9,6 +9,8 @@ import torch
 
 from whorl.encodings.scores import At, ScoreModule
 
+Channels = tuple[torch.Tensor, torch.Tensor]  # of q [B, H, Q, E] and of k [B, H or 1, K, E]
+
 
 class BoundScore(NamedTuple):
     """A score and what its `tokens` gave: [B, Q, H or 1, S] and [B, K, H or 1, S], or None for one without a state."""
@@ -50,23 +52,59 @@ class BoundScore(NamedTuple):
         return any(self.module.does(step) for step in ("logits", "weights", "values"))
 
 
-def scored(
+def token_by_token(
     scores: Sequence[BoundScore],
-    positions: tuple[torch.Tensor, torch.Tensor] | None,
-    seen: torch.Tensor | None,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
     scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, list[At], list[tuple[torch.Tensor, torch.Tensor]]]:
-    """q and k after every score's `inputs`; what each score knows; and the channels, of q and of k, that they add."""
-    known: list[At] = []
-    added: list[tuple[torch.Tensor, torch.Tensor]] = []
+) -> tuple[torch.Tensor, torch.Tensor, Channels | None]:
+    """What scores do to queries and keys each by itself: q and k after every `inputs`, and the `channels` of all."""
+    added: list[Channels] = []
     for score in scores:
-        assert positions is not None
-        at = score.at(*positions, seen, scale)
-        known.append(at)
+        at = score.at(query_positions, key_positions, scale=scale)
         if score.module.does("inputs"):
             q, k = score.module.inputs(q, k, at)
         if score.module.does("channels"):
             added.append(score.module.channels(q, k, at))
-    return q, k, known, added
+    if not added:
+        return q, k, None
+    batch, heads, queries, _ = q.shape
+    of_q = [x.to(q.dtype).expand(batch, heads, queries, -1) for x, _ in added]
+    of_k = [x.to(q.dtype).expand(batch, -1, k.shape[2], -1) for _, x in added]
+    if any(x.shape[1] != 1 for x in of_k):
+        of_k = [x.repeat_interleave(heads // x.shape[1], 1) for x in of_k]
+    return q, k, (torch.cat(of_q, -1), torch.cat(of_k, -1))
+
+
+def product(of_q: torch.Tensor, of_k: torch.Tensor) -> torch.Tensor:
+    """What channels add to the logits: [..., Q, E] and [..., K, E] to [..., Q, K].
+
+    One channel after the other, and not as a matrix product, which a GPU may be told to round to 11 bits: what is left
+    of two sums in the thousands would be lost. Nor is it added to other products before it is whole.
+    """
+    total = of_q[..., :, None, 0] * of_k[..., None, :, 0]
+    for e in range(1, of_q.shape[-1]):
+        total = torch.addcmul(total, of_q[..., :, None, e], of_k[..., None, :, e])
+    return total
+
+
+def check_states(scores: Sequence[BoundScore], q: torch.Tensor, k: torch.Tensor) -> None:
+    """Raises ValueError for states that are not those of these queries and keys."""
+    batch, heads = q.shape[:2]
+    for module, *states in scores:
+        for name, x, tokens in (("query_state", states[0], q.shape[2]), ("key_state", states[1], k.shape[2])):
+            kind = type(module).__name__
+            if x is None:
+                if module.keeps_state:
+                    raise ValueError(f"{kind} keeps a state of each token, and {name} is None: give what `tokens` gave")
+                continue
+            fits = len(x.shape) == 4 and x.shape[0] in (1, batch) and x.shape[1] == tokens and x.shape[2] in (1, heads)
+            if not fits or not x.is_floating_point():
+                raise ValueError(
+                    f"{name} of {kind} must hold real numbers [batch or 1, tokens, heads or 1, size], of "
+                    f"[{batch}, {tokens}, {heads}, size], got {list(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+                )
+            if x.device != q.device:
+                raise ValueError(f"{name} of {kind} must be on q's device {q.device}, got {x.device}")

@@ -19,8 +19,9 @@ from torch import nn
 
 from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, fitting, not_relative
+from whorl.ops.distances import by_distance, fitting, needs_rows, not_relative
 from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
 
 # Shape letters: B batch, G key heads, R queries per key head and row (repeats x rows), Q queries, K keys, D head dim.
@@ -103,6 +104,14 @@ class Blocks:
         shape = (self.key_heads, self.heads // self.key_heads) if x.shape[1] > 1 else (1, 1)
         return x.unflatten(1, shape)
 
+    def channels(
+        self, of_q: torch.Tensor | None, of_k: torch.Tensor | None, q0: int, q1: int, k0: int, k1: int
+    ) -> Channels | None:
+        """Those of q [B, G, repeats, rows, E], rows reversed, and of k [B, G or 1, repeats or 1, keys, E]."""
+        if of_q is None or of_k is None:
+            return None
+        return self._grouped(of_q[:, :, q0:q1].flip(2)), self._grouped(of_k[:, :, k0:k1])
+
     def seen(self, q0: int, q1: int, k0: int, k1: int) -> int:
         """How many keys the block's first row (its last query) sees, each row after it one fewer; or all, always."""
         causal = self.causal or (self.mask is not None and self.mask.kind(q0, q1, k0, k1) == "causal")
@@ -115,11 +124,19 @@ class Blocks:
         return self._grouped(~self.mask.block(q0, q1, k0, k1).flip(2))
 
     def logits(
-        self, vector: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, q0: int, q1: int, k0: int, k1: int
+        self,
+        vector: torch.Tensor | None,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        channels: Channels | None,
+        q0: int,
+        q1: int,
+        k0: int,
+        k1: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[B, G, repeats, rows, keys] with hidden keys at -inf; and their tanh, where there is a cap.
 
-        q [B, G, R, D] scaled already, k [B, G, keys, D].
+        q [B, G, R, D] scaled already, k [B, G, keys, D]; channels as `channels` gives them.
         """
         shape = (*q.shape[:2], -1, q1 - q0, k1 - k0)
         s = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).view(shape)
@@ -127,6 +144,8 @@ class Blocks:
         if self.softcap is not None:
             tanh = s.div_(self.softcap).tanh_()
             s = tanh * self.softcap
+        if channels is not None:
+            s.add_(product(*channels))
         bias = self.bias(vector, q0, q1, k0, k1)
         if bias is not None:
             s.add_(bias)
@@ -184,8 +203,11 @@ class BlockedAttention(torch.autograd.Function):
         v: torch.Tensor,
         vector: torch.Tensor | None,
         sinks: torch.Tensor | None,
+        of_q: torch.Tensor | None,
+        of_k: torch.Tensor | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
+        """of_q, of_k: channels."""
         dtype = math_dtype(q.dtype)
         G, B = blocks.key_heads, q.shape[0]
         k_m, v_m = k.to(dtype).contiguous(), v.to(dtype).contiguous()
@@ -199,7 +221,8 @@ class BlockedAttention(torch.autograd.Function):
             total = torch.zeros_like(top)
             o = q_b.new_zeros(B * G, q_b.shape[2], v.shape[3])
             for first, (k0, k1) in enumerate(spans):
-                s, _ = blocks.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                channels = blocks.channels(of_q, of_k, q0, q1, k0, k1)
+                s, _ = blocks.logits(vector, q_b, k_m[:, :, k0:k1], channels, q0, q1, k0, k1)
                 p, fade = _softened(s, top, total)
                 if first:
                     o.mul_(fade.view(B * G, -1, 1))
@@ -216,22 +239,23 @@ class BlockedAttention(torch.autograd.Function):
             o.mul_(normal.view(B * G, -1, 1))
             out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
         ctx.blocks, ctx.of_rows = blocks, len(per_row)
-        ctx.save_for_backward(q, k, v, out, vector, sinks, *per_row, *parameters)
+        ctx.save_for_backward(q, k, v, out, vector, sinks, of_q, of_k, *per_row, *parameters)
         return out.to(q.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         refuse_batches("blocked", *grads)
         saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False):
             made = BlockedAttention.gradients(ctx, saved, *grads)
-        q, k, v, _, vector, sinks, *rest = saved
-        return None, *first_only("blocked", made, [q, k, v, vector, sinks, *rest[ctx.of_rows :], *grads])
+        q, k, v, _, *given = saved
+        del given[4 : 4 + ctx.of_rows]
+        return None, *first_only("blocked", made, [q, k, v, *given, *grads])
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """To q, k, v, the vector, the sinks and the parameters."""
-        q, k, v, out, vector, sinks, *rest = saved
+        """To q, k, v, the vector, the sinks, the channels and the parameters."""
+        q, k, v, out, vector, sinks, of_q, of_k, *rest = saved
         per_row, parameters = rest[: ctx.of_rows], rest[ctx.of_rows :]
         blocks: Blocks = ctx.blocks
         dtype, G, B = out.dtype, blocks.key_heads, q.shape[0]
@@ -240,6 +264,7 @@ class BlockedAttention(torch.autograd.Function):
         to_k, to_v = torch.zeros_like(k_m), torch.zeros_like(v_m)
         to_vector = torch.zeros_like(vector) if vector is not None and ctx.needs_input_grad[4] else None
         to_sinks = torch.zeros_like(sinks, dtype=dtype) if sinks is not None else None
+        to_of_q, to_of_k = (None if x is None else torch.zeros_like(x) for x in (of_q, of_k))
         learned = [p for p in parameters if p.requires_grad]
         to_parameters = [torch.zeros_like(p, dtype=dtype) for p in learned]
         for block, (q0, q1, spans) in enumerate(blocks.each()):
@@ -255,12 +280,17 @@ class BlockedAttention(torch.autograd.Function):
             for k0, k1 in spans:
                 k_b, v_b = k_m[:, :, k0:k1].flatten(0, 1), v_m[:, :, k0:k1].flatten(0, 1)
                 ds = torch.bmm(g_f, v_b.transpose(1, 2)).view(B, G, -1, rows, k1 - k0)
-                s, tanh = blocks.logits(vector, q_b, k_m[:, :, k0:k1], q0, q1, k0, k1)
+                channels = blocks.channels(of_q, of_k, q0, q1, k0, k1)
+                s, tanh = blocks.logits(vector, q_b, k_m[:, :, k0:k1], channels, q0, q1, k0, k1)
                 p = row.weights(s)
                 ds.sub_(delta).mul_(p)
                 if to_vector is not None:
                     offset = blocks.queries - q1 + k0
                     to_vector[:, offset : offset + rows + k1 - k0 - 1] += _antidiagonals(ds, to_vector.shape[0])
+                if channels is not None and to_of_q is not None and to_of_k is not None:
+                    to_of_q[:, :, q0:q1] += (ds @ channels[1]).flatten(1, 2).flip(2)
+                    to_keys = ds.transpose(-1, -2) @ channels[0]
+                    to_of_k[:, :, k0:k1] += to_keys.flatten(1, 2).sum_to_size(to_of_k[:, :, k0:k1].shape)
                 if learned:
                     with torch.enable_grad():
                         bias = blocks.bias(None, q0, q1, k0, k1)
@@ -279,7 +309,7 @@ class BlockedAttention(torch.autograd.Function):
         for_parameters = [next(found).to(p.dtype) if p.requires_grad else None for p in parameters]
         return (
             to_q, to_k.to(k.dtype), to_v.to(v.dtype), to_vector,
-            None if to_sinks is None else to_sinks.to(sinks.dtype), *for_parameters,
+            None if to_sinks is None else to_sinks.to(sinks.dtype), to_of_q, to_of_k, *for_parameters,
         )  # fmt: skip
 
 
@@ -311,7 +341,7 @@ def _antidiagonals(grouped: torch.Tensor, heads: int) -> torch.Tensor:
 def missing(problem: AttentionProblem) -> str | None:
     if problem.dropout:
         return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    return "tensors on meta have no numbers" if problem.device == "meta" else None
+    return needs_rows(problem) or ("tensors on meta have no numbers" if problem.device == "meta" else None)
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:
@@ -340,7 +370,8 @@ def run(problem: AttentionProblem) -> torch.Tensor:
         start=start,
     )
     parameters = [] if vector is not None else [p for m in biases for p in m.parameters()]
-    return BlockedAttention.apply(blocks, q, k, problem.v, vector, problem.sinks, *parameters)
+    channels = problem.channels or (None, None)
+    return BlockedAttention.apply(blocks, q, k, problem.v, vector, problem.sinks, *channels, *parameters)
 
 
 def _start(query_positions: torch.Tensor, key_positions: torch.Tensor) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, not_relative, reach_of
+from whorl.ops.distances import by_distance, needs_rows, not_relative, reach_of
 from whorl.ops.impl import native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Runs, Visible
@@ -29,9 +29,11 @@ class Plan(NamedTuple):
 def missing(problem: AttentionProblem) -> str | None:
     if problem.device != "cpu":
         return f"the inputs are on {problem.device}"
+    if problem.channels is not None:
+        return "scores add channels to q and k"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    why = not_relative(problem) or native.missing()
+    why = needs_rows(problem) or not_relative(problem) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
         why = found
     return why

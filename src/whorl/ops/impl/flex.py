@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
-from whorl.ops.distances import by_distance, not_relative, numbers_of, reach_of
+from whorl.ops.distances import by_distance, needs_rows, not_relative, numbers_of, reach_of
 from whorl.ops.problem import AttentionProblem, math_dtype
 from whorl.ops.visible import Visible
 
@@ -32,6 +32,8 @@ KERNELS = 64  # compiled for one process at most; PyTorch's own limit is 8, and 
 def missing(problem: AttentionProblem) -> str | None:
     """Nothing is read from the device."""
     q, k, v, mask = problem.q, problem.k, problem.v, problem.mask
+    if (why := needs_rows(problem)) is not None:
+        return why
     if problem.dropout:
         return f"it has no dropout on its weights, and dropout is {problem.dropout}"
     if (why := not_relative(problem)) is not None:
@@ -55,8 +57,9 @@ def missing(problem: AttentionProblem) -> str | None:
     if row > SMALL_ROW and _shared_memory(q.device) < ROOMY:
         return f"its kernels for rows of {row} bytes take more shared memory than {q.device} has"
     learned = any(p.requires_grad for module in problem.biases for p in module.parameters())
+    learned = learned or any(x.requires_grad for x in problem.channels or ())
     if torch.is_grad_enabled() and learned and torch.are_deterministic_algorithms_enabled():
-        return "a learned bias's gradient is summed with atomics, and deterministic algorithms are asked for"
+        return "a bias's or a channel's gradient is summed with atomics, and deterministic algorithms are asked for"
     return _triton_missing()
 
 
@@ -111,9 +114,15 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     vector = _vector(shared, problem.biases, heads, dtype)
     cap = None if softcap is None else torch.full((), softcap, dtype=dtype, device=q.device)
 
+    # tensors of their own: one that is read twice has no gradient
+    apart = [[x.contiguous() for x in one.unbind(-1)] for one in problem.channels or ()]
+    channels, alike = list(zip(*apart, strict=True)), bool(apart) and apart[1][0].shape[1] == 1
+
     def score(logit: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
         if cap is not None:
             logit = cap * torch.tanh(logit / cap)
+        if channels:
+            logit = logit + sum(of_q[b, h, i] * of_k[b, 0 if alike else h, j] for of_q, of_k in channels)
         return logit + vector[h, rows[b, i] - columns[b, j]]
 
     attend = _in_kernels(q.device)[0]

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from whorl.ops.scores import BoundScore, scored
+from whorl.encodings.scores import At, ScoreModule
+from whorl.ops.scores import Channels, product
 
 # Shape letters: B batch, H heads, Q queries, K keys, D head dim.
 
@@ -65,41 +66,39 @@ def attention(
     softcap: float | None,
     sinks: torch.Tensor | None,
     dropout: float,
-    scores: Sequence[BoundScore] = (),
-    positions: tuple[torch.Tensor, torch.Tensor] | None = None,
+    channels: Channels | None = None,
+    scores: Sequence[tuple[ScoreModule, At]] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense softmax attention in float32 (float64 for float64 inputs); see `whorl.ops.biased_attention`.
 
+    scores: those that need all keys of a query at once, with what they know of these queries and keys.
     A query that sees no key has no softmax: its weights and its output are 0, and no gradient comes of them.
     """
     dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
     heads = q_BHQD.shape[1]
-    q_BHQD, k, at, added = scored(scores, positions, mask, q_BHQD.to(dtype), k.to(dtype), scale)
+    q_BHQD, k = q_BHQD.to(dtype), k.to(dtype)
     k_BHKD, v_BHKD = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-    changes = [(score.module, here) for score, here in zip(scores, at, strict=True) if score.module.does("logits")]
+    changes = [(module, at) for module, at in scores if module.does("logits")]
     logits_BHQK: Any = None  # where a score makes them itself
     if not any(module.scores_anew for module, _ in changes):
         logits_BHQK = q_BHQD @ k_BHKD.transpose(-1, -2) * scale
         if softcap is not None:
             logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
-    for module, here in sorted(changes, key=lambda change: not change[0].scores_anew):
-        logits_BHQK = module.logits(logits_BHQK, q_BHQD * scale, k_BHKD, here)
-    for q_extra, k_extra in added:
-        logits_BHQK = logits_BHQK + q_extra @ k_extra.transpose(-1, -2)
+    for module, at in sorted(changes, key=lambda change: not change[0].scores_anew):
+        logits_BHQK = module.logits(logits_BHQK, q_BHQD * scale, k_BHKD, at)
+    if channels is not None:
+        logits_BHQK = logits_BHQK + product(*channels)
     for bias in biases:
         logits_BHQK = logits_BHQK + bias.to(dtype)
     if mask is not None:
         logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
-    instead = next((i for i, score in enumerate(scores) if score.module.does("weights")), None)
-    if instead is None:
-        weights = _softmax(logits_BHQK, sinks)
-    else:
-        weights = scores[instead].module.weights(logits_BHQK, at[instead])
+    instead = [(module, at) for module, at in scores if module.does("weights")]
+    weights = instead[0][0].weights(logits_BHQK, instead[0][1]) if instead else _softmax(logits_BHQK, sinks)
     weights = torch.nn.functional.dropout(weights.to(v.dtype), dropout, training=dropout > 0)
     output = weights @ v_BHKD
-    for score, here in zip(scores, at, strict=True):
-        if score.module.does("values"):
-            output = output + score.module.values(weights, v_BHKD, here)
+    for module, at in scores:
+        if module.does("values"):
+            output = output + module.values(weights.to(dtype), v_BHKD.to(dtype), at).to(v.dtype)
     return output, weights
 
 
