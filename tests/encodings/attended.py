@@ -36,16 +36,18 @@ def attend(
     hidden: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,
     real: torch.Tensor | None = None,
+    seen: torch.Tensor | None = None,
     causal: bool = True,
     scale: float = 0.5,
     **more: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and weights of all tokens at once; `real` is False for padding, which no query sees."""
+    """Output and weights of all tokens at once; `real` is False for padding, which no query sees; or
+    `seen` [.., queries, keys] for what is hidden."""
     q, k, v = qkv
     if positions is None:
         positions = torch.arange(q.shape[2])[None]
     state = module.tokens(hidden, positions, real, None) if module.keeps_state else None
-    mask = None if real is None else real[:, None, None, :].expand(-1, 1, q.shape[2], -1)
+    mask = seen if real is None else real[:, None, None, :].expand(-1, 1, q.shape[2], -1)
     out, weights = biased_attention(
         q, k, v, [], query_positions=positions, key_positions=positions, mask=mask, causal=causal, scale=scale,
         scores=[BoundScore(module, state, state)], impl="reference", **more,
