@@ -76,6 +76,19 @@ def test_yarn_is_llama_cpps(tmp_path: Path) -> None:
     assert close(amplitude, 1.5 * (1 + 0.1 * math.log(factor)))
 
 
+def test_layers_with_a_window_have_the_files_factor_and_not_yarns(tmp_path: Path) -> None:
+    """ggml multiplies by 1 + 0.1 ln(1 / freq_scale), which is 1 where gemma3's graph gives a scale of 1."""
+    said = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 64,
+        "rope.scaling.attn_factor": 1.5,
+    }
+    path = written(small("gemma3"), tmp_path / "small.gguf", "gemma3", said)
+    assert close(frequencies(path, "sliding_attention")[1], 1.5)
+    assert close(frequencies(path, "full_attention")[1], 1.5 * (1 + 0.1 * math.log(4)))
+
+
 def test_factors_of_llama_3_are_its_scaling(tmp_path: Path) -> None:
     scaled = Llama3(8.0, 8192, 1.0, 4.0)(whorl.RoPE(500000.0).spectrum(HEAD)).frequencies
     factors = [a / b for a, b in zip(rope_frequencies(500000.0, HEAD), scaled, strict=True)]

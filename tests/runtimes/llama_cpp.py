@@ -40,11 +40,22 @@ def as_llama_cpp(path: Path, tokens: torch.Tensor, dtype: torch.dtype = torch.fl
     assert name in WITH_FACTORS or "rope_freqs.weight" not in weight, "wrong number of tensors"
     layers, count = said["block_count"], tokens.shape[1]
     local = said.get("attention.sliding_window_pattern", [False] * layers)
-    mscale = said.get("rope.scaling.attn_factor", 1.0)
+    attention, kind = said.get("rope.scaling.attn_factor", 1.0), said.get("rope.scaling.type", "linear")
+    assert not any("yarn_" in key for key in said), "these graphs read no other turns than 32 and 1"
     factors = weight.get("rope_freqs.weight", torch.ones(n_rot // 2)).double()
 
+    def rope_yarn(extrapolated: torch.Tensor, base: float, scale: float) -> tuple[torch.Tensor, float]:
+        def corrected(turns: float) -> float:
+            original = said["rope.scaling.original_context_length"]
+            return n_rot * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = max(0, math.floor(corrected(32))), min(n_rot - 1, math.ceil(corrected(1)))
+        mix = 1 - ((torch.arange(n_rot // 2) - low) / max(0.001, high - low)).clamp(0, 1).double()
+        return extrapolated * scale * (1 - mix) + extrapolated * mix, attention * (1 + 0.1 * math.log(1 / scale))
+
     def tables(base: float, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        theta = base ** (-torch.arange(0, n_rot, 2, dtype=torch.float64) / n_rot) * scale / factors
+        theta = base ** (-torch.arange(0, n_rot, 2, dtype=torch.float64) / n_rot) / factors
+        theta, mscale = rope_yarn(theta, base, scale) if kind == "yarn" else (theta * scale, attention)
         angles = torch.arange(count)[:, None] * theta
         return (angles.cos() * mscale).to(dtype), (angles.sin() * mscale).to(dtype)
 

@@ -20,7 +20,6 @@ from whorl.encodings.layers import by_layer
 from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings.llama3 import Llama3
-from whorl.encodings.scalings.yarn import YaRN
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.gguf_files.architectures import architecture_of
 from whorl.gguf_files.header import Header
@@ -55,6 +54,26 @@ def frequencies_of(
     divisors = scaling * (np.ones(len(own)) if factors is None else factors.astype(np.float64))
     said = [0.0 if _is_still(x) else f / float(x) for f, x in zip(own, divisors, strict=True)]
     return (*said, *(0.0,) * (head_dim // 2 - len(said)))
+
+
+def yarn_frequencies(
+    base: float, width: int, factor: float, original: int, beta_fast: float = 32.0, beta_slow: float = 1.0
+) -> tuple[float, ...]:
+    """The same of each of `width` / 2 pairs under llama.cpp's YaRN (`rope_yarn`, `ggml_rope_yarn_corr_dims`).
+
+    A ramp leads from pairs that are kept to pairs that are divided by `factor`, between two indices that are rounded
+    outwards: those of beta_fast and beta_slow turns in `original` tokens, in float32 as there.
+    """
+
+    def index(turns: float) -> float:
+        length, single = np.float32(original), np.float32
+        often = np.log(length / (single(turns) * single(2) * single(math.pi)))
+        return float(single(width) * often / (single(2) * np.log(single(base))))
+
+    low, high = max(0.0, math.floor(index(beta_fast))), min(width - 1.0, math.ceil(index(beta_slow)))
+    divided = [min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(width // 2)]
+    own = rope_frequencies(base, width)
+    return tuple(f / factor * share + f * (1 - share) for f, share in zip(own, divided, strict=True))
 
 
 def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None) -> dict[str, Any]:
@@ -102,7 +121,7 @@ def layer_spectra(
     """What the file turns each layer by, as pairs of the whole head. Raises ValueError for factors of another number
     than pairs, and for a scaling that nothing here reads."""
     everywhere = _turning(header, head_dim, factors)
-    windowed = _windowed(header, head_dim, everywhere.amplitude) if architecture_of(header).local else everywhere
+    windowed = _windowed(header, head_dim) if architecture_of(header).local else everywhere
     return [windowed if kind == LOCAL else everywhere for kind in layer_types]
 
 
@@ -143,21 +162,24 @@ def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None
     if kind == "yarn":
         if factors is not None:
             raise ValueError(f"{header.path} has both {FACTORS} and a scaling by yarn; one of them is read")
-        yarn = YaRN(
+        said = yarn_frequencies(
+            base,
+            width,
             factor,
             _original(header),
-            beta_fast=header.get("rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=header.get("rope.scaling.yarn_beta_slow", 1.0),
+            header.get("rope.scaling.yarn_beta_fast", 32.0),
+            header.get("rope.scaling.yarn_beta_slow", 1.0),
         )
-        return _whole(Spectrum(Scaled(RoPE(base), yarn).spectrum(width).frequencies, head_dim, amplitude), head_dim)
+        return _whole(Spectrum(said, head_dim, amplitude), head_dim)
     if factors is not None and len(factors) != width // 2:
         raise ValueError(f"{header.path} has {len(factors)} factors in {FACTORS} for {width // 2} pairs")
     return Spectrum(frequencies_of(base, width, head_dim, factor, factors), head_dim, amplitude)
 
 
-def _windowed(header: Header, head_dim: int, amplitude: float) -> Spectrum:
+def _windowed(header: Header, head_dim: int) -> Spectrum:
+    """No scaling is theirs, nor the amplitude that YaRN brings."""
     base = _named(_base(header, "rope.freq_base_swa", LOCAL_BASE))
-    return Spectrum(frequencies_of(base, turned(header, head_dim), head_dim), head_dim, amplitude)
+    return Spectrum(frequencies_of(base, turned(header, head_dim), head_dim), head_dim, _attention_factor(header))
 
 
 def _scaling(header: Header) -> tuple[str, float]:
@@ -184,9 +206,17 @@ def _original(header: Header) -> int:
 
 def _amplitude(header: Header) -> float:
     """What cos and sin are multiplied by: a factor of the file, and under yarn llama.cpp's own besides."""
-    found = float(header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0)))
     kind, factor = _scaling(header)
-    return found * (1 + 0.1 * math.log(factor)) if kind == "yarn" else found
+    return _attention_factor(header) * (yarn_amplitude(factor) if kind == "yarn" else 1.0)
+
+
+def _attention_factor(header: Header) -> float:
+    return float(header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0)))
+
+
+def yarn_amplitude(factor: float) -> float:
+    """What llama.cpp multiplies cos and sin by under YaRN, before the file's own factor."""
+    return 1 + 0.1 * math.log(max(factor, 1.0))
 
 
 def _of_whole_heads(base: float, header: Header, head_dim: int) -> float:

@@ -30,7 +30,7 @@ from whorl.gguf_files.keys import (
     config_arguments,
 )
 from whorl.gguf_files.layout import reorder_heads
-from whorl.gguf_files.positions import FACTORS, LOCAL, SINGLE, layer_spectra
+from whorl.gguf_files.positions import FACTORS, LOCAL, SINGLE, layer_spectra, yarn_amplitude
 from whorl.gguf_files.tensors import PLAIN, factors_of, heads_that_turn, names_in_file, read_tensor
 from whorl.runtimes.base import Check, Runtime, Written
 from whorl.runtimes.gguf_rotation import Said, said_of
@@ -179,10 +179,14 @@ def _keys(config: Any, said: Said) -> dict[str, Any]:
         "rope.dimension_count": main.width,
         "rope.freq_base": main.base,
     }
+    amplitude = float(said.amplitude)
     if main.scaling != 1:
         keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": main.scaling}
-    if said.amplitude != 1:
-        keys["rope.scaling.attn_factor"] = float(said.amplitude)
+    if main.original is not None:
+        keys |= {"rope.scaling.type": "yarn", "rope.scaling.original_context_length": main.original}
+        amplitude /= yarn_amplitude(main.scaling)
+    if abs(amplitude - 1) > SINGLE:
+        keys["rope.scaling.attn_factor"] = amplitude
     if LOCAL in said.rotations:
         keys[WINDOW], keys[PATTERN] = config.sliding_window, [kind == LOCAL for kind in said.kinds]
         keys["rope.freq_base_swa"] = said.rotations[LOCAL].base

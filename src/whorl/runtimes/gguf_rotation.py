@@ -5,7 +5,8 @@ pair that stands still has the factor 1e30, as in llama.cpp's own Gemma 4, or is
 
 With factors, every spectrum can be said. Without them, those whose turning pairs are spaced evenly (each frequency the
 one before times the same number): RoPE, HoPE, p-RoPE, partial rotary, PI and NTK are, in `width` channels with a base
-of their own; no rotation is a scale of 1e-30.
+of their own; no rotation is a scale of 1e-30. And YaRN of whole heads, by its name, with 32 turns and 1: the keys for
+other numbers are read in graphs of other architectures.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy as np
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of
 from whorl.encodings import Encoding, Spectrum, Sum
+from whorl.encodings.scaled import Scaled
+from whorl.encodings.scalings.yarn import NTKByParts
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.gguf_files.architectures import Architecture
 from whorl.gguf_files.layout import head_order
-from whorl.gguf_files.positions import LOCAL, SINGLE, STILL, frequencies_of
+from whorl.gguf_files.positions import LOCAL, SINGLE, STILL, frequencies_of, yarn_frequencies
 from whorl.hosts import head_dim_of, known_of, open_host
 
 
@@ -32,7 +35,8 @@ class Rotation:
 
     width    channels that llama.cpp turns, from the first on
     order    for each channel of a head in the file, where it stood in the model
-    scaling  by which all frequencies are divided (`rope.scaling.factor`)
+    scaling  by which all frequencies are divided (`rope.scaling.factor`), or under YaRN the slow ones
+    original  under YaRN, the length before it (`rope.scaling.original_context_length`)
     factors  by which each is divided besides, one per pair of `width`; None where all are 1
     """
 
@@ -40,11 +44,14 @@ class Rotation:
     width: int
     order: tuple[int, ...]
     scaling: float = 1.0
+    original: int | None = None
     factors: np.ndarray[Any, Any] | None = None
 
     @property
     def frequencies(self) -> tuple[float, ...]:
         """Radians per token of each pair of the head, float64; those of the first `width` channels come first."""
+        if self.original is not None:
+            return yarn_frequencies(self.base, self.width, self.scaling, self.original)
         return frequencies_of(self.base, self.width, len(self.order), self.scaling, self.factors)
 
     @property
@@ -59,10 +66,12 @@ def wanted(spectrum: Spectrum, rotation: Rotation) -> tuple[float, ...]:
     return (*said, *(0.0,) * (spectrum.head_dim // 2 - len(said)))
 
 
-def rotation_of(spectrum: Spectrum, architecture: Architecture, base: float) -> Rotation | str:
+def rotation_of(
+    spectrum: Spectrum, architecture: Architecture, base: float, by_parts: NTKByParts | None = None
+) -> Rotation | str:
     """The spectrum as this architecture has it, or why it cannot be said.
 
-    base: what the model names; where factors are written any would do.
+    base: what the model names; where factors are written any would do. by_parts: the scaling that made the spectrum.
     """
     head_dim, pairs, turning = spectrum.head_dim, len(spectrum.frequencies), spectrum.turning
     if architecture.factors:
@@ -75,13 +84,15 @@ def rotation_of(spectrum: Spectrum, architecture: Architecture, base: float) -> 
             f"turns {len(turning)} of {head_dim // 2} pairs, and {architecture.prose} turns all: it reads no "
             "rope_freqs.weight, and stops where rope.dimension_count is less than a head"
         )
+    elif (scaled := _as_yarn(spectrum, architecture, base, by_parts)) is not None:
+        rotation = scaled
     else:
         order = head_order(head_dim, pairs, turning, architecture.layout)
         fitted = _evenly([spectrum.frequencies[i] for i in turning], base ** (len(turning) / pairs))
         if fitted is None:
             return (
                 f"has frequencies that are not spaced evenly, and {architecture.prose} reads no rope_freqs.weight, "
-                "which would say them"
+                f"which would say them{'' if architecture.local else '; of YaRN, it has that of 32 turns and 1'}"
             )
         rotation = Rotation(fitted[0], 2 * len(turning), order, scaling=fitted[1])
     if spectrum.amplitude != 1 and spectrum.width != rotation.width:
@@ -103,6 +114,23 @@ def _with_factors(spectrum: Spectrum, architecture: Architecture, base: float) -
     in_pairs = pairs or head_dim // 2
     order = head_order(head_dim, in_pairs, range(in_pairs), architecture.layout)
     return Rotation(base, head_dim, order, factors=None if plain else factors)
+
+
+def _as_yarn(
+    spectrum: Spectrum, architecture: Architecture, base: float, by_parts: NTKByParts | None
+) -> Rotation | None:
+    """The spectrum by llama.cpp's own YaRN, where that is it. Layers with a window would be in the way: they have the
+    amplitude of the file, and not that of YaRN."""
+    if by_parts is None or by_parts.original is None or architecture.local or by_parts.factor == 1:
+        return None
+    head_dim, factor = spectrum.head_dim, float(np.float32(by_parts.factor))
+    said = Rotation(
+        float(np.float32(base)), head_dim, tuple(range(head_dim)), scaling=factor, original=int(by_parts.original)
+    )
+    same = len(said.frequencies) == len(spectrum.frequencies) and all(
+        abs(a - b) <= SINGLE * b for a, b in zip(said.frequencies, spectrum.frequencies, strict=True)
+    )
+    return said if same else None
 
 
 def _evenly(frequencies: list[float], named: float) -> tuple[float, float] | None:
@@ -180,7 +208,7 @@ def said_of(model: Any, architecture: Architecture) -> Said | str:
         ((spectrum, index),) = mine.items()
         assert spectrum.head_dim == head_dim_of(model.config, host.attentions[index])
         base = _base(each[index]) or known_of(host, index).base or 10000.0
-        rotation = rotation_of(spectrum, architecture, base)
+        rotation = rotation_of(spectrum, architecture, base, _by_parts(each[index]))
         if isinstance(rotation, str):
             return f"{encoding} {rotation}{where}"
         rotations[kind], spectra[kind] = rotation, spectrum
@@ -223,4 +251,12 @@ def _base(encoding: Encoding) -> float | None:
         base = getattr(getattr(one, "inner", one), "base", None)
         if isinstance(base, int | float):
             return float(base)
+    return None
+
+
+def _by_parts(encoding: Encoding) -> NTKByParts | None:
+    """The scaling by parts (YaRN is one) that an encoding of one layer ends with, if it does."""
+    for one in getattr(encoding, "parts", ()) or (encoding,):
+        if isinstance(one, Scaled) and isinstance(last := one.settled[-1], NTKByParts):
+            return last
     return None
