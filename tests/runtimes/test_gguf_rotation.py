@@ -1,4 +1,4 @@
-"""Qwen 2, Qwen 3 and Gemma 3 in a GGUF, against llama.cpp's graphs, and what those cannot say."""
+"""How Qwen 2, Qwen 3 and Gemma 3 turn in a GGUF, against llama.cpp's graphs, and what those cannot say."""
 
 from __future__ import annotations
 
