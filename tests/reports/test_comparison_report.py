@@ -18,7 +18,7 @@ from whorl.reports.comparison import build, write
 from whorl.reports.comparison.by_length import by_length
 from whorl.reports.comparison.pairs import pairs_turning
 from whorl.reports.comparison.training import training_curves
-from whorl.reports.formatting import compact, multiple, number, with_spread
+from whorl.reports.formatting import compact, multiple, number, setting, with_spread
 from whorl.reports.png import spread_out
 from whorl.results.training import Step
 
@@ -244,6 +244,13 @@ def test_numbers_read_as_people_write_them() -> None:
     assert with_spread(0.953, 0.01, as_percent=True) == "95.3 ± 1.0 %"
     assert [compact(v) for v in (838_912, 4_096_000, 20_000, 500)] == ["0.84 M", "4.1 M", "20 k", "500"]
     assert [multiple(n, 128) for n in (128, 2048, 64, 200)] == ["1x", "16x", "0.5x", "1.6x"]
+
+
+def test_settings_are_no_python(report: Path) -> None:
+    assert [setting(v) for v in (None, [128, 512], (), "cpu", 0)] == ["–", "128, 512", "–", "cpu", "0"]
+    settings = (report / "report.md").read_text("utf-8").partition("## Settings")[2]
+    assert "| train_length |" in settings
+    assert not re.search(r"\bNone\b|\\\[", settings)
 
 
 def test_embedded_json_has_no_bare_nan() -> None:

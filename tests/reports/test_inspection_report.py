@@ -12,7 +12,7 @@ import pytest
 from test_comparison_report import PNG, charts_in
 from test_report_browser import CHROMIUM, open_page, with_script
 
-from whorl.reports.document import Document
+from whorl.reports.document import Details, Document
 from whorl.reports.inspection import build, differences, write
 
 FIGURES = [
@@ -56,6 +56,14 @@ def test_every_figure_is_written_and_every_link_leads_to_one(report: Path) -> No
     targets = re.findall(r'href="#(figure-[\w-]+)"', page)
     assert len(targets) > 10
     assert all(f'id="{target}"' in page for target in targets)
+
+
+def test_windows_of_layers_are_said_in_words(report: Path) -> None:
+    assert "| windows | none |" in (report / "report.md").read_text("utf-8")
+    summary, arrays = samples.with_training()
+    summary["model"] |= {"layers": 4, "windows": [512, None, 4096, 512]}
+    (details,) = (block for block in built((summary, arrays)).blocks if isinstance(block, Details))
+    assert details.groups["Model"]["windows"] == "512 tokens in 2 of 4 layers and 4,096 tokens in 1 of 4 layers"
 
 
 def test_two_models_stand_side_by_side_and_each_has_its_findings(side_by_side: Path) -> None:

@@ -88,6 +88,13 @@ def listing(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def setting(value: object) -> str:
+    """A setting of a run: lists by their items, and a dash for what is not set."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value)) or DASH
+    return DASH if value is None else str(value)
+
+
 def plural(count: int, noun: str) -> str:
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     return f"{words[count] if count < len(words) else f'{count:,}'} {noun}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ from whorl.reports.comparison import by_length, pairs, training
 from whorl.reports.comparison.training import Curves
 from whorl.reports.comparison.words import findings, partial_notice, pretrained_notice, unlearnt
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
-from whorl.reports.formatting import capital, compact, plural
+from whorl.reports.formatting import capital, compact, plural, setting
 from whorl.results.comparison import Comparison
 from whorl.results.schema import as_json
 from whorl.results.trial import Trial
@@ -51,7 +51,8 @@ def build(c: Comparison, curves: Curves) -> Document:
 def _settings(c: Comparison) -> Details:
     groups = {name.capitalize(): as_json(getattr(c, name)) for name in ("config", "machine", "versions")}
     groups["Trials"] = {trial.id: f"{_name(trial)}, seed {trial.seed}" for e in c.encodings for trial in e.trials}
-    return Details("Settings, machine and versions", {name: group for name, group in groups.items() if group})
+    told = {name: {key: setting(value) for key, value in group.items()} for name, group in groups.items() if group}
+    return Details("Settings, machine and versions", told)
 
 
 def _name(trial: Trial) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from whorl.reports import html, writing
 from whorl.reports.chart import Chart
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
-from whorl.reports.formatting import DASH, capital, compact, duration, listing
+from whorl.reports.formatting import capital, compact, duration, listing, setting
 from whorl.reports.inspection import (
     ablation,
     attention,
@@ -150,7 +150,7 @@ def _settings(results: Sequence[Inspection], models: Sequence[Inspection]) -> De
     for result, m in zip(results, models, strict=True):
         whose = f", {m.name}" if len(models) > 1 else ""
         for name, group in (
-            ("Model", as_json(result.summary.model)),
+            ("Model", as_json(result.summary.model) | {"windows": _windows(result.summary.model.windows)}),
             ("Settings", as_json(m.summary.settings)),
             ("Machine", m.summary.machine),
             ("Versions", m.summary.versions),
@@ -159,8 +159,15 @@ def _settings(results: Sequence[Inspection], models: Sequence[Inspection]) -> De
             ("Not shown", m.summary.absent),
         ):
             if group:
-                groups[f"{name}{whose}"] = {key: _text(value) for key, value in group.items()}
+                groups[f"{name}{whose}"] = {key: setting(value) for key, value in group.items()}
     return Details("Settings, machine and versions", groups)
+
+
+def _windows(of_layers: Sequence[int | None]) -> str:
+    """The sliding windows of a model's layers, in words."""
+    sizes = [size for size in of_layers if size is not None]
+    told = [f"{size:,} tokens in {sizes.count(size)} of {len(of_layers)} layers" for size in dict.fromkeys(sizes)]
+    return listing(told) if told else "none"
 
 
 def _plan(m: Inspection) -> dict[str, str]:
@@ -215,7 +222,3 @@ def _facts(models: Sequence[Inspection]) -> list[tuple[str, str]]:
 def _footer(models: Sequence[Inspection]) -> str:
     version = models[0].summary.whorl
     return f"Written by whorl {version}, from inspection.json and inspection.npz beside this report."
-
-
-def _text(value: Any) -> str:
-    return DASH if value is None else str(value)
