@@ -97,6 +97,7 @@ UNREGISTERED = {
     "cope",
     "dape",
     "irpe",
+    "path",
     "shaw",
     "stick_breaking",
 }
