@@ -47,6 +47,11 @@ _EXPORTS = {
     "FIRE": "whorl.encodings.fire",
     "Sandwich": "whorl.encodings.sandwich",
     "Window": "whorl.encodings.window",
+    "LogN": "whorl.encodings.log_n",
+    "SSMax": "whorl.encodings.ssmax",
+    "Llama4Scale": "whorl.encodings.llama4_scale",
+    "MistralScale": "whorl.encodings.mistral_scale",
+    "HeadScale": "whorl.encodings.head_scale",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -60,15 +65,20 @@ if TYPE_CHECKING:
     from whorl.encodings.alibi import ALiBi
     from whorl.encodings.fire import FIRE
     from whorl.encodings.frequencies import Frequencies
+    from whorl.encodings.head_scale import HeadScale
     from whorl.encodings.hope import HoPE
     from whorl.encodings.kerple import Kerple
     from whorl.encodings.learned import Learned
+    from whorl.encodings.llama4_scale import Llama4Scale
+    from whorl.encodings.log_n import LogN
+    from whorl.encodings.mistral_scale import MistralScale
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.rope import RoPE
     from whorl.encodings.sandwich import Sandwich
     from whorl.encodings.sinusoidal import Sinusoidal
+    from whorl.encodings.ssmax import SSMax
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.taper import Taper
     from whorl.encodings.window import Window

@@ -11,7 +11,7 @@ import torch
 import whorl
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import ABSOLUTE, EVERY, IN_FULL, LENGTH, REFUSED, TOKENS, difference, drawn, packs
+from . import ABSOLUTE, BY_ORDER, EVERY, IN_FULL, LENGTH, REFUSED, TOKENS, difference, drawn, packs
 
 tiny = lru_cache(maxsize=1)(tiny_model)
 FAR = torch.arange(LENGTH)[None] + 1_000_003
@@ -57,7 +57,7 @@ def test_positions(model) -> None:
 
     if not encoding.startswith(ABSOLUTE):
         assert difference(model(TOKENS, position_ids=FAR).logits, logits) < budget, "relative positions only"
-    if encoding != "nope":
+    if not encoding.startswith(BY_ORDER):
         # A position off by one in half of the tokens. The mask is given, or the gap would look like a packed document.
         off = torch.arange(LENGTH)[None] + (torch.arange(LENGTH) >= LENGTH // 2)
         moved = model(TOKENS, position_ids=off, attention_mask=torch.ones_like(TOKENS)).logits

@@ -23,7 +23,15 @@ from whorl.tasks import get as get_task
 
 KEPT = Path(__file__).with_name("listing.json")
 BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
-VERBS = {"rotate": "turns q and k", "add": "adds to the embedding", "bias": "biases the logits", "window": "hides keys"}
+VERBS = {
+    "rotate": "turns q and k",
+    "add": "adds to the embedding",
+    "bias": "biases the logits",
+    "window": "hides keys",
+    "scale": "scales the logits",
+    "score": "goes by content",
+    "softmax": "takes softmax's place",
+}
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:

@@ -49,6 +49,11 @@ REGISTRY = {
     "fire": "whorl.encodings.fire:FIRE",
     "sandwich": "whorl.encodings.sandwich:Sandwich",
     "window": "whorl.encodings.window:Window",
+    "log-n": "whorl.encodings.log_n:LogN",
+    "ssmax": "whorl.encodings.ssmax:SSMax",
+    "llama4-scale": "whorl.encodings.llama4_scale:Llama4Scale",
+    "mistral-scale": "whorl.encodings.mistral_scale:MistralScale",
+    "head-scale": "whorl.encodings.head_scale:HeadScale",
 }
 
 HINT = "`whorl list` shows what they do"

@@ -1,0 +1,55 @@
+"""Logits scaled by the logarithm of the number of keys. Chiang and Cholak, ACL 2022, arXiv 2202.12172, section 5.
+
+factor(n) = max(1, ln n / ln L), for a query that sees n keys, and L the training length
+
+As keys are added a softmax spreads out; a factor of ln n keeps its entropy. Divided by ln L and never below 1 (as Qwen
+has it), it leaves alone what a model was trained at, and needs no training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Encoding
+from whorl.encodings.config import of_host, require_positive_int
+from whorl.encodings.effects import Effect, Scale, Shape
+
+
+class LogarithmOfCounts(nn.Module):
+    """max(1, ln n / ln L), one number for all heads."""
+
+    def __init__(self, train_length: int) -> None:
+        super().__init__()
+        self.train_length = train_length
+
+    def forward(self, counts: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[batch or 1, 1, queries] for counts [batch or 1, queries]."""
+        return (counts.float().log() / math.log(self.train_length)).clamp(min=1.0)[:, None]
+
+
+@dataclass(frozen=True)
+class LogN(Encoding):
+    """Logits grow with the logarithm of the number of keys past the training length (arXiv 2202.12172).
+
+    `train_length` (tokens) is the model's own where it is unset, or in a comparison from scratch the run's.
+    """
+
+    train_length: int | None = of_host(512)
+
+    name = "log-n"
+    title = "logits times ln n / ln L for n keys past the training length L"
+    paper = "2202.12172"
+    kinds = ("scale",)
+
+    def __post_init__(self) -> None:
+        if self.train_length is not None:
+            require_positive_int("train_length", self.train_length, " tokens")
+            if self.train_length == 1:
+                raise ValueError("log-n divides by the logarithm of train_length, which must be at least 2, got 1")
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Scale(LogarithmOfCounts(self.argument("train_length"))),)

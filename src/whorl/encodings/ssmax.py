@@ -1,0 +1,58 @@
+"""Scalable softmax, SSMax. Nakanishi, arXiv 2501.19399.
+
+A query that sees n keys has its logits multiplied by s ln n, with s learned per head and layer: n^(s z) takes the place
+of e^z in the softmax, and a key that stands out does so among any number of others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Encoding
+from whorl.encodings.biases import in_full
+from whorl.encodings.config import of_host, require_positive_int
+from whorl.encodings.effects import Effect, Scale, Shape
+
+
+class LearnedLogarithm(nn.Module):
+    """s ln n, with s [heads]."""
+
+    def __init__(self, heads: int, start: float) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.full((heads,), start))
+
+    def forward(self, counts: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[batch or 1, heads, queries] for counts [batch or 1, queries]; a query that sees no key (padding) is as with
+        one."""
+        s = in_full(self.s)
+        return s[:, None] * counts[:, None].clamp(min=1).to(s.dtype).log()
+
+
+@dataclass(frozen=True)
+class SSMax(Encoding):
+    """Logits times s ln n for n keys, s learned per head (arXiv 2501.19399).
+
+    s starts at 1 over the mean of ln n for n up to `train_length` (tokens), where the factor is 1 on average: 0.168 at
+    the paper's 1,024. It is the model's own where it is unset, or in a comparison from scratch the run's.
+    """
+
+    train_length: int | None = of_host(1024)
+
+    name = "ssmax"
+    title = "scalable softmax: logits times s ln n for n keys, s learned per head"
+    paper = "2501.19399"
+    kinds = ("scale",)
+
+    def __post_init__(self) -> None:
+        if self.train_length is not None:
+            require_positive_int("train_length", self.train_length, " tokens")
+            if self.train_length == 1:
+                raise ValueError("ssmax divides by a mean of ln n up to train_length, which must be at least 2, got 1")
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        length = self.argument("train_length")
+        return (Scale(LearnedLogarithm(shape.heads, length / math.lgamma(length + 1)), shared=False),)
