@@ -62,7 +62,7 @@ def whorl_round(settings: Settings, encoding: str, data: Batches) -> tuple[list[
     model = build(settings, from_scratch(encoding, settings), 0, VOCABULARY, 0)
     times, recipe = StepTimes(), settings.recipe(seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(recipe, Path(folder))
+        arguments = training_arguments(recipe, Path(folder), VOCABULARY)
         arguments.save_strategy = "no"
         arguments.logging_steps = max(1, recipe.steps // 2)
         trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[times])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def free_memory(device: torch.device) -> float:
         return float(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return float("inf")
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Bytes that this process has held on a device at most; None where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most) if sys.platform == "darwin" else float(most) * 1024
 
 
 def too_large_to_copy(model: Any, bytes_per_parameter: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def test_the_swap_keeps_the_models_own_base(
     app(["convert", str(tmp_path / "model"), "--to=hope", *arguments], standalone_mode=False)
     said = capsys.readouterr().out
     assert "hope: train length 64 and base 500,000 from the model's config\n" in said
+    plan = "healing: 1 step of 8 x 64 tokens; losses on 4 windows at 64 and 256 tokens, three times; that is few: a"
+    assert f"{plan} smaller --batch-size makes more steps of as many tokens\n" in said
+    assert "loss before: 8 of 8, " in said, "windows, of both lengths"
+    assert "healing: 1 of 1, " in said
+    assert float(re.search(r"memory of this process, at most: ([\d.]+) GiB\n", said)[1]) > 0.1
     assert "rope:base=500000 is now hope:train_length=64,base=500000;" in said
     assert str(whorl.encoding_of(whorl.load(tmp_path / "out"))) == "hope:train_length=64,base=500000"
     written = json.loads((tmp_path / "out" / "conversion.json").read_text())
@@ -233,3 +239,15 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(trial: tuple[Path, 
         whorl.convert(model, "hope", heal=100, windows=4, text=trial[1], out=tmp_path / "out")
     with pytest.raises(ValueError, match="and the model has 97 tokens; encode the text with the model's own"):
         whorl.extend(model, 160, windows=4, text=trial[1], out=tmp_path / "out")
+
+
+def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(
+    trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whorl.training import trainer
+
+    monkeypatch.setattr(trainer, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(converting, "evaluated", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match="training needs at least"):
+        whorl.convert(str(trial[0]), "hope", heal=1000, windows=4, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import whorl
-from whorl.conversion import folders, resuming
+from whorl.conversion import converting, folders, resuming
 from whorl.conversion.resuming import Diverged, clear, working, written
 from whorl.locking import alone
 from whorl.outputs import MARKER
@@ -49,10 +49,12 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seen(steps: list[tuple[str, int]], interrupt: tuple[str, int] | None = None) -> Callable:
-    """A `stage` that notes the steps, and interrupts one of them as Ctrl-C does."""
+    """A `stage` that notes the steps of trainings, and interrupts one of them as Ctrl-C does."""
 
     def stage(name: str) -> Callable[[int, int], None]:
         def update(step: int, of: int) -> None:
+            if name.startswith("loss"):
+                return
             steps.append((name, step))
             if (name, step) == interrupt:
                 raise KeyboardInterrupt
@@ -102,6 +104,25 @@ def test_steps_that_take_minutes_have_checkpoints_by_time(
     with pytest.raises(KeyboardInterrupt):
         whorl.convert(str(trial[0]), **how, stage=seen(steps, ("healing", 5)))
     assert steps == [("healing", 4), ("healing", 5)], "step 3 had one"
+
+
+def test_losses_are_measured_once(trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before an interruption are what they were; of a real model they take longer than the training."""
+    undisturbed = whorl.convert(str(trial[0]), out=tmp_path / "undisturbed", **CONVERT, control=False)
+    measured: list[str] = []
+    evaluated = converting.evaluated
+
+    def measuring(model: Any, *how: Any) -> Any:
+        measured.append(str(whorl.encoding_of(model)).partition(":")[0])
+        return evaluated(model, *how)
+
+    monkeypatch.setattr(converting, "evaluated", measuring)
+    how = {**CONVERT, "control": False, "out": tmp_path / "out"}
+    with pytest.raises(KeyboardInterrupt):
+        whorl.convert(str(trial[0]), **how, stage=seen([], ("healing", 5)))
+    assert measured == ["rope", "p-rope"]
+    assert whorl.convert(str(trial[0]), **how) == undisturbed
+    assert measured == ["rope", "p-rope", "p-rope"], "healed"
 
 
 @pytest.mark.full

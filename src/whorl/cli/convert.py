@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from whorl.cli.extend import INTERRUPTED, Force, Model, Out, Text, TrainLength
+from whorl.cli.progress import Stages
 from whorl.console import console, said
 
 EPILOG = """
@@ -51,11 +51,12 @@ def convert(
 
     terminal = console()
     try:
-        found = write(
-            model, to, heal=heal, text=text, train_length=train_length, reach=reach, learning_rate=learning_rate,
-            batch_size=batch_size, gradual=gradual, windows=windows, control=control, seed=seed, out=out, force=force,
-            stage=lambda name: _progress(terminal, name), say=terminal.print,
-        )  # fmt: skip
+        with Stages(terminal) as stages:
+            found = write(
+                model, to, heal=heal, text=text, train_length=train_length, reach=reach, windows=windows, out=out,
+                learning_rate=learning_rate, batch_size=batch_size, gradual=gradual, control=control, seed=seed,
+                force=force, stage=stages.stage, say=terminal.print,
+            )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED, err=True)
         raise typer.Exit(130) from None
@@ -79,13 +80,3 @@ def convert(
 
 def _loss(loss: float | None) -> str:
     return "out of reach" if loss is None else f"{loss:.3f}"
-
-
-def _progress(terminal: Any, name: str) -> Callable[[int, int], None]:
-    """A line for every tenth of a training."""
-
-    def update(step: int, steps: int) -> None:
-        if step == 1 or step * 10 // steps != (step - 1) * 10 // steps:
-            terminal.print(f"{name}: step {step:,} of {steps:,}")
-
-    return update

@@ -23,6 +23,7 @@ from whorl.conversion.extending import positions_of, see_new_distances
 from whorl.conversion.resuming import Diverged
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
+from whorl.files import read_json, write_json
 from whorl.hosts import open_host
 from whorl.randomness import put_back
 from whorl.results.extension import Conversion, Losses, Within
@@ -32,12 +33,14 @@ from whorl.tasks.language import Language
 from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training
 from whorl.training.checkpoints import KEPT, complete, discard_damaged, resume_point
 from whorl.training.recipe import Recipe
-from whorl.training.trainer import InTime, release, training_arguments, training_record
+from whorl.training.trainer import InTime, check_memory, release, training_arguments, training_record, vocabulary
 
 log = logging.getLogger(__name__)
 
 BANDS = 8  # steps in which a gradual change stills the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
+
+Update = Callable[[int, int], None]  # done, of how many
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,27 @@ def language(
     return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
 
 
-def evaluated(model: Any, task: Language) -> Losses:
+def evaluated(model: Any, task: Language, update: Update = lambda done, of: None) -> Losses:
     """Loss (nats per token) of the same target tokens at every length of the task; None past a learned table's end.
 
+    update: told of the windows that are read, of all lengths together.
     Raises ValueError for NaN, and for a task with tokens that the model does not have.
     """
     check_tokens(model, task)
     host = open_host(model)
     for_evaluation(host.model)
     rows = positions_of(host)
-    losses = {
-        n: None if rows is not None and n > rows else float(torch.tensor(task.evaluate(model, n).values["tail"]).log())
-        for n in task.settings.lengths
-    }
+    within = [n for n in task.settings.lengths if rows is None or n <= rows]
+    losses: Losses = dict.fromkeys(task.settings.lengths)
+    done = 0
+
+    def advance(windows: int) -> None:
+        nonlocal done
+        done += windows
+        update(done, len(within) * len(task.windows))
+
+    for n in within:
+        losses[n] = float(torch.tensor(task.evaluate(model, n, progress=advance).values["tail"]).log())
     for n, loss in losses.items():
         if loss is not None and not math.isfinite(loss):
             where = finite.first_not_finite(model, task.windows[:, -n:])
@@ -108,7 +119,7 @@ def convert(
     folder: Path,
     *,
     control: bool = True,
-    stage: Callable[[str], Callable[[int, int], None]] = lambda name: lambda step, steps: None,
+    stage: Callable[[str], Update] = lambda name: lambda done, of: None,
 ) -> Conversion:
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 
@@ -116,10 +127,12 @@ def convert(
     the same order, same schedule. It is None, and `control_diverged` says why, where that training diverged. `within`
     has the layers that are converted although no distance past the training length reaches them, and the notation that
     leaves them as they are.
-    folder: for the trainings' checkpoints. What an interrupted run of the same arguments left there goes on, to the
-    numbers of an undisturbed one; each work needs its own. Raises ValueError for an encoding that the model cannot
-    carry, before anything is trained, for weights and losses that are not finite, and (`Diverged`) when the healing
-    diverges.
+    stage: told by name of what begins, the two trainings (healing, control) and four measurements; gives what is told
+    of the steps and windows that are done.
+    folder: for the trainings' checkpoints, and losses. What an interrupted run of the same arguments left there goes
+    on, to the numbers of an undisturbed one; each work needs its own. Raises ValueError for an encoding that the model
+    cannot carry and a training that memory cannot hold, before anything is trained, for weights and losses that are not
+    finite, and (`Diverged`) when the healing diverges.
     """
     was = encoding_of(model)
     host, asked = open_host(model), parse(to)
@@ -133,11 +146,12 @@ def convert(
             f"{healing.train_length:,} tokens beside the converted one; give --no-control, or --train-length {rows}"
         )
     finite.check_weights(model)
+    check_memory(model, healing.recipe(), copies=int(control))
     within = _within(model, was, target, healing.train_length)
     untouched = copy.deepcopy(model) if control else None
-    before = evaluated(model, task)
+    before = _measured(model, task, folder / "before.json", stage("loss before"))
     attach(model, target)
-    swapped = evaluated(model, task)
+    swapped = _measured(model, task, folder / "swapped.json", stage("loss after the swap"))
     curve = train_on(model, task, healing, folder / "healing", stage("healing"), _bands(model, was, target, healing))
     found = Conversion(
         from_=str(was),
@@ -148,7 +162,7 @@ def convert(
         before=before,
         swapped=swapped,
         curve=curve,
-        healed=evaluated(model, task),
+        healed=_measured(model, task, folder / "healed.json", stage("loss after the healing")),
         control=None,
         text=task.settings.text,
         train_length=healing.train_length,
@@ -163,14 +177,25 @@ def convert(
     except Diverged as error:  # which is no reason to lose the healed model
         log.warning("the untouched model, trained alike: %s", error)
         return replace(found, control_diverged=str(error))
-    return replace(found, control=evaluated(untouched, task), control_curve=curve)
+    losses = _measured(untouched, task, folder / "control.json", stage("loss of the control"))
+    return replace(found, control=losses, control_curve=curve)
+
+
+def _measured(model: Any, task: Language, path: Path, update: Update) -> Losses:
+    """The losses that an interrupted run of the same arguments left in a file, or else measured, and left there."""
+    for_evaluation(open_host(model).model)  # as measuring does: the training after it depends on it
+    if path.exists():
+        return {int(length): loss for length, loss in read_json(path).items()}
+    found = evaluated(model, task, update)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {str(length): loss for length, loss in found.items()})
+    return found
 
 
 def check_tokens(model: Any, task: Language) -> None:
     """Raises ValueError for a task whose text has tokens that the model does not have."""
-    vocabulary = open_host(model).model.get_input_embeddings().weight.shape[0]
     for name, ids in (("windows", task.windows), ("tokens to train on", task.train_tokens)):
-        check_ids(name, ids, vocabulary)
+        check_ids(name, ids, vocabulary(model))
 
 
 def train_on(
@@ -178,7 +203,7 @@ def train_on(
     task: Language,
     healing: Healing,
     folder: Path,
-    update: Callable[[int, int], None],
+    update: Update,
     bands: list[Encoding],
 ) -> tuple[Step, ...]:
     """Trains a model further and returns its learning curve; `bands` are attached one after another on the way.
@@ -188,7 +213,7 @@ def train_on(
     recipe = healing.recipe()
     open_host(model).model.config.use_cache = False
     for_training(model, recipe.train_length, HEALED_WRITTEN_OUT_UP_TO)
-    arguments = training_arguments(recipe, folder)
+    arguments = training_arguments(recipe, folder, vocabulary(model))
     discard_damaged(folder)
     checkpoint, _ = resume_point(folder)
     trainer = _Healer(
@@ -240,9 +265,7 @@ class _Steps(TrainerCallback):
     """Tells of progress, marks checkpoints complete, and attaches the bands of a gradual change when their time has
     come."""
 
-    def __init__(
-        self, model: Any, steps: int, update: Callable[[int, int], None], bands: list[Encoding], share: float
-    ) -> None:
+    def __init__(self, model: Any, steps: int, update: Update, bands: list[Encoding], share: float) -> None:
         self.model, self.steps, self.update, self.bands, self.share = model, steps, update, bands, share
         self.at = -1
 

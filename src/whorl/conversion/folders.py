@@ -20,12 +20,14 @@ from whorl.encodings import parse
 from whorl.extras import require
 from whorl.files import write_atomically
 from whorl.hosts import open_host
+from whorl.numerics import peak_memory
 from whorl.randomness import put_back
 from whorl.results.extension import CONVERSION, EXTENSION, TUNED, Conversion, Extension, Method
 from whorl.sources import Source, source
 from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]
+FEW_STEPS = 20
 STRIDE = 0.5  # of a window, between the starts of two
 REACH = 4  # times the training length: where the loss of a conversion is taken too, if documents are that long
 
@@ -271,6 +273,7 @@ def convert(
     chosen = text or found.text or "stdlib"
     task = _measured_to(reach, limit, chosen, found.tokenizer_name, windows, say)
     healing = converting.Healing(heal, limit, batch_size, learning_rate, gradual, seed)
+    say(_planned(healing, control, task))
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
     asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}
     with resuming.working(out, "convert", asked, say) as work:
@@ -281,7 +284,21 @@ def convert(
             result = replace(result, model=name, train_length_from=said, loads=loads)
             result.write(folder / CONVERSION)
             resuming.written(work)
+    if (peak := peak_memory(model.device)) is not None:
+        say(f"memory of this process, at most: {peak / 2**30:.1f} GiB")
     return result
+
+
+def _planned(healing: Any, control: bool, task: Any) -> str:
+    """What will be done, in words: in batches of the default size, few tokens are a step or two, which heal nothing."""
+    steps, length = healing.recipe().steps, healing.train_length
+    few = "; that is few: a smaller --batch-size makes more steps of as many tokens" if steps < FEW_STEPS else ""
+    at = " and ".join(f"{n:,}" for n in task.settings.lengths)
+    return (
+        f"healing: {steps:,} step{'' if steps == 1 else 's'} of {healing.batch_size} x {length:,} tokens"
+        f"{', and as many of the untouched model' if control else ''}; losses on {len(task.windows)} windows at {at} "
+        f"tokens, {'four' if control else 'three'} times{few}"
+    )
 
 
 def _measured_to(reach: int | None, limit: int, text: str, tokenizer: str, windows: int, say: Say) -> Any:

@@ -3,6 +3,7 @@
 .NAME.work/             beside the output NAME, held by the process that works in it
     .whorl.json         which command, and everything that its training follows from
     STAGE/checkpoint-N  of each training: see `training.checkpoints`
+    LOSSES.json         those that convert has measured
     written             the output is whole but for its name
 
 The same command goes on from the newest whole checkpoint of each training, another one begins anew. The folder goes

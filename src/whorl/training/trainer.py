@@ -25,7 +25,10 @@ from safetensors.torch import save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from whorl.attaching.loading import load_weights
+from whorl.data.losses import LOGITS
+from whorl.hosts import open_host
 from whorl.hosts.transformers import compat
+from whorl.numerics import free_memory
 from whorl.results.training import Step, Training, TrainingRecord
 from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
 from whorl.training.recipe import Recipe
@@ -141,7 +144,7 @@ def train(
     watch = _Watch(seconds, update)
     trainer = Trainer(
         model=model,
-        args=training_arguments(recipe, folder / "checkpoints"),
+        args=training_arguments(recipe, folder / "checkpoints", vocabulary(model)),
         train_dataset=dataset,
         callbacks=[watch, InTime(), _Snapshots(model, folder / "snapshots", snapshot_steps(recipe.steps, snapshots))],
     )
@@ -178,7 +181,37 @@ def release(trainer: Any, model: Any) -> None:
     trainer.accelerator.free_memory()
 
 
-def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+def vocabulary(model: Any) -> int:
+    """The logits that a model gives for each token."""
+    return int(open_host(model).model.get_input_embeddings().weight.shape[0])
+
+
+def at_once(sequences: int, length: int, vocab_size: int) -> int:
+    """How many of a step's sequences go through the model at once: all, or a share whose logits are at most `LOGITS`,
+    or one. Gradients are summed over the shares."""
+    shares = (n for n in range(sequences, 0, -1) if sequences % n == 0)
+    return next((n for n in shares if n * length * vocab_size <= LOGITS), 1)
+
+
+def check_memory(model: Any, recipe: Recipe, copies: int = 0) -> None:
+    """Raises ValueError where a training needs more memory than is free: at least the gradients and both moments of
+    AdamW, three times the logits in float32, and so many copies of the weights. (What layers keep comes on top.)"""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    rows = at_once(recipe.batch_size, recipe.train_length, vocabulary(model))
+    logits = 12 * rows * recipe.train_length * vocabulary(model)
+    needed, free = 3 * trained + copies * weights + logits, free_memory(device)
+    if needed > free:
+        less = ", --no-control" if copies else ""
+        raise ValueError(
+            f"training needs at least {needed / 2**30:.1f} GiB beside the model, {logits / 2**30:.1f} of it for the "
+            f"logits of {rows} x {recipe.train_length:,} tokens, and {free / 2**30:.1f} are free; try a shorter "
+            f"--train-length{less}, or a machine with more memory"
+        )
+
+
+def training_arguments(recipe: Recipe, output: Path, vocab_size: int) -> TrainingArguments:
     """The Trainer's arguments. Data come in the dataset's own order, which is the same for every encoding."""
     cpu = not torch.cuda.is_available()
     processes = PartialState(cpu=cpu).num_processes
@@ -186,10 +219,13 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         raise ValueError(
             f"batch-size {recipe.batch_size} cannot be shared by {processes} processes; try a multiple of {processes}"
         )
+    sequences = recipe.batch_size // processes
+    rows = at_once(sequences, recipe.train_length, vocab_size)
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size // processes,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=sequences // rows,
         train_sampling_strategy="sequential",
         learning_rate=recipe.learning_rate,
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),

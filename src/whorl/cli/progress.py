@@ -1,0 +1,66 @@
+"""Long work as a person sees it, stage by stage: bars on a terminal, lines in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+
+from whorl.reports.formatting import duration
+
+EVERY = 60.0  # seconds after which there is a line, whatever was done
+
+
+class Stages:
+    """Bars with the time left on a terminal; elsewhere lines: of the first step, every tenth part, and once a minute.
+
+    A context, in which `stage` gives what is told of the steps of a stage. One that goes on after an interruption
+    begins with a later step than the first, and the time left goes by the steps since.
+    """
+
+    def __init__(self, terminal: Console) -> None:
+        self.terminal = terminal
+        self.bars: Any = None
+
+    def __enter__(self) -> Stages:
+        if self.terminal.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}", markup=False),
+                console=self.terminal,
+            )
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """What is told of the steps that are done, and of how many."""
+        start = monotonic()
+        first = said = bar = None
+
+        def update(done: int, of: int) -> None:
+            nonlocal first, said, bar
+            now = monotonic()
+            if first is None:
+                first = done - 1
+            seconds = now - start
+            left = f"about {duration(seconds / (done - first) * (of - done))} left" if done < of else ""
+            if self.bars is not None:
+                bar = self.bars.add_task(name, total=of, left=left) if bar is None else bar
+                self.bars.update(bar, completed=done, left=left)
+            elif said is None or done == of or done * 10 // of != said[0] * 10 // of or now - said[1] >= EVERY:
+                said = (done, now)
+                words = [f"{name}: {done:,} of {of:,}", duration(seconds), left]
+                self.terminal.print(", ".join(word for word in words if word))
+
+        return update

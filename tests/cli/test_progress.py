@@ -1,0 +1,54 @@
+"""Long work says where it is and how long it will take, on a terminal and in a file."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from whorl.cli import progress
+from whorl.cli.progress import Stages
+from whorl.console import console
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """[seconds], as the stages read them."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    return now
+
+
+def test_in_a_file_lines_come_by_tenths_and_by_minutes(clock: list[float]) -> None:
+    shown = io.StringIO()
+    with Stages(console(file=shown)) as stages:
+        update = stages.stage("healing")
+        for step in range(1, 41):
+            clock[0] = 10.0 * step if step <= 20 else 200 + 90.0 * (step - 20)  # it grows slower
+            update(step, 40)
+    lines = shown.getvalue().splitlines()
+    assert lines[:2] == ["healing: 1 of 40, 10 s, about 6.5 min left", "healing: 4 of 40, 40 s, about 6.0 min left"]
+    steps = [int(line.split()[1]) for line in lines]
+    assert steps == [1, 4, 8, 12, 16, 20, *range(21, 41)]
+    assert lines[-1] == "healing: 40 of 40, 33.3 min"
+
+
+def test_work_that_goes_on_knows_its_time_from_the_steps_since(clock: list[float]) -> None:
+    shown = io.StringIO()
+    with Stages(console(file=shown)) as stages:
+        update = stages.stage("control")
+        clock[0] = 30.0
+        update(91, 100)
+    assert shown.getvalue() == "control: 91 of 100, 30 s, about 4.5 min left\n"
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_left(clock: list[float]) -> None:
+    shown = io.StringIO()
+    with Stages(console(file=shown, force_terminal=True, width=120, color_system=None)) as stages:
+        update = stages.stage("a[/b]")
+        clock[0] = 30.0
+        update(1, 4)
+    last = shown.getvalue()
+    assert "a[/b] ━" in last
+    assert "1/4" in last
+    assert "about 1.5 min left" in last
