@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from attention_cases import HEADS, NOTATIONS, agree, at, data, kinds, modules, problem
+from scores_cases import BY_TOKEN, bound
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import flex_attention as pytorch
 
@@ -66,6 +67,13 @@ def test_gradients_with_positions_and_masks_of_every_kind(kind: str, backward: N
     positions, mask, queries = kinds(kind)
     tensors = data(queries, positions.shape[1], 8, torch.float64)
     agree("flex", modules("t5"), tensors, torch.float64, mask=mask, **at(positions[:, -queries:], positions))
+
+
+@pytest.mark.parametrize("name", BY_TOKEN)
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_scores_token_by_token(name: str, softcap: float | None, backward: None) -> None:
+    how = {"causal": True, "softcap": softcap, "sinks": torch.randn(HEADS), **at(torch.arange(37)[None])}
+    agree("flex", modules("alibi"), data(37, 37, 8, torch.float64), torch.float64, scores=[bound(name, 37, 37)], **how)
 
 
 def test_a_faint_sink_has_an_exact_gradient(backward: None) -> None:
@@ -343,6 +351,8 @@ def test_auto_takes_blocks_where_a_sum_must_have_an_order(gpu: None) -> None:
     try:
         assert chosen("auto", modules("alibi"), q, k, v) == "flex"
         assert chosen("auto", modules("t5"), q, k, v) == "blocked", "its gradient is summed with atomics"
+        channels = (fake(width=2)[0].requires_grad_(), fake(width=2)[0])
+        assert _choose("auto", problem([], q, k, v)._replace(channels=channels)) == "blocked", "and so are these"
         with torch.no_grad():
             assert chosen("auto", modules("t5"), q, k, v) == "flex"
     finally:

@@ -3,7 +3,9 @@
  *
  *   logit(i, j) = scale q_i . k_j + bias[head][i - j],   for the keys first(i) <= j < end(i) that query i sees,
  *
- * where the product may be capped first, softcap tanh(product / softcap).
+ * where the product may be capped first, softcap tanh(product / softcap), and the product of a few more channels of each
+ * token, which are float, may be added: summed up before it is, since what is left of two large terms must not be rounded
+ * with them.
  *
  * A tile of logits lies transposed, a row of QUERIES lanes for each key. So a softmax is done lane by lane with nothing to be
  * summed across, the biases of a row are neighbours, and none of the seven products needs keys or values transposed.
@@ -43,18 +45,19 @@ typedef struct {
 } Tensor;
 
 typedef struct {
-    int64_t bf16, threads, batches, heads, key_heads, queries, keys, dim, dim_v, bias_stride, ranges_stride, chunks;
+    int64_t bf16, threads, batches, heads, key_heads, queries, keys, dim, dim_v, bias_stride, ranges_stride, chunks, channels;
     int64_t dropout, seed; /* weights whose random 32 bits are below `dropout` are dropped */
     double scale, kept, softcap; /* kept: 1 / (1 - the dropout's probability); no softcap: 0 */
     const int64_t *first, *end;  /* [batch or 1, queries] */
     const float *bias, *sinks;   /* [heads or 1, queries + keys - 1], at i - j + keys - 1; [heads]; or none */
     float *top, *normal;        /* [batch, heads, queries]: a row's largest logit, and 1 / the sum of exp(logit - top) */
-    Tensor q, k, v, out;        /* out is float */
+    Tensor q, k, v, out, more_q, more_k; /* all from out on are float; more: the channels that are added, by heads of queries */
     /* the backward pass alone; all but grad are float */
     Tensor grad, to_q;
     float *to_k, *to_v;  /* [chunks, batch, key heads, keys, dim or dim_v] */
     float *to_bias;      /* [chunks, batch, heads, queries + keys - 1], zeros, or none */
     float *delta;        /* [batch, heads, queries]: a row's output times its gradient */
+    float *to_more_q, *to_more_k; /* [batch, heads, queries, channels] and [chunks, batch, heads, keys, channels], zeros */
 } Call;
 
 /* --- products ---------------------------------------------------------------------------------------------------------
@@ -208,6 +211,7 @@ typedef struct {
     uint32_t seed[QUERIES];
     int64_t sees_first, sees_end, all_first, all_end; /* any lane sees, and all lanes see, the keys from .. to */
     float *q, *q_t, *grad, *grad_t, *sums; /* [QUERIES][width] or, transposed, [width][QUERIES] */
+    float *more_t, *to_more_t;             /* [channels][QUERIES] */
 } Tile;
 
 static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
@@ -221,6 +225,10 @@ static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) 
         if (t->end[i] > t->sees_end) t->sees_end = t->end[i];
         if (t->first[i] > t->all_first) t->all_first = t->first[i];
         if (t->end[i] < t->all_end) t->all_end = t->end[i];
+        for (int64_t e = 0; e < c->channels; e++) {
+            const float *from = (const float *)c->more_q.at + b * c->more_q.batch + h * c->more_q.head;
+            t->more_t[e * QUERIES + i] = there ? from[(q0 + i) * c->more_q.token + e] : 0;
+        }
     }
 }
 
@@ -245,12 +253,21 @@ INLINE vec keep(const Call *c, const Tile *t, int64_t lane, int64_t key) {
     return either((ints)(random >= (uint32_t)c->dropout), all((float)c->kept), all(0));
 }
 
+/* What the channels add to the logits of a key and some lanes. */
+INLINE vec added(const Call *c, const Tile *t, const float *more_k, int64_t lane, int64_t j) {
+    vec sum = more_k[j * c->channels] * AT(const vec, t->more_t + lane);
+    for (int64_t e = 1; e < c->channels; e++)
+        sum += more_k[j * c->channels + e] * AT(const vec, t->more_t + e * QUERIES + lane);
+    return sum;
+}
+
 INLINE ints sees_key(const Tile *t, int64_t lane, int64_t key) {
     return (AT(const ints, t->first + lane) <= (int32_t)key) & (AT(const ints, t->end + lane) > (int32_t)key);
 }
 
 /* Logits to weights exp(logit - top), which are not yet divided by their sum; the sums of earlier keys are scaled to match. */
-static void soften(float *s, Tile *t, const Call *c, const float *biases, int64_t k0, int64_t keys, int64_t width_v) {
+static void soften(float *s, Tile *t, const Call *c, const float *biases, const float *more_k, int64_t k0, int64_t keys,
+                   int64_t width_v) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
     float fade[QUERIES];
@@ -260,6 +277,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, int64_
         for (int64_t j = 0; j < keys; j++) {
             vec x = AT(vec, s + j * QUERIES + lane);
             if (cap) x = cap * tanh_of(x / cap);
+            if (c->channels) x += added(c, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             AT(vec, s + j * QUERIES + lane) = x;
@@ -281,9 +299,10 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, int64_
             for (int64_t d = 0; d < width_v; d += WIDTH) AT(vec, t->sums + i * width_v + d) *= fade[i];
 }
 
-/* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too. */
+/* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too, and with
+ * the others' channels to those of queries, and to those of keys, [KEYS][channels][WIDTH], which are to be summed across. */
 static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
-                            int64_t k0, int64_t keys) {
+                            const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
     for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
@@ -292,6 +311,7 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
         for (int64_t j = 0; j < keys; j++) {
             vec x = AT(vec, s + j * QUERIES + lane), d = AT(vec, dp + j * QUERIES + lane), tanh = all(0), p;
             if (cap) tanh = tanh_of(x / cap), x = cap * tanh;
+            if (c->channels) x += added(c, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             p = exp_not_positive(x - base) * normal;
@@ -302,6 +322,10 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
                 d = p * (d - delta);
             }
             if (to_biases) AT(vec, to_biases + KEYS - 1 - j + lane) += d;
+            for (int64_t e = 0; e < c->channels; e++) {
+                AT(vec, t->to_more_t + e * QUERIES + lane) += d * more_k[j * c->channels + e];
+                AT(vec, to_more_k + (j * c->channels + e) * WIDTH) += d * AT(const vec, t->more_t + e * QUERIES + lane);
+            }
             AT(vec, s + j * QUERIES + lane) = p;
             AT(vec, dp + j * QUERIES + lane) = cap ? d * (1 - tanh * tanh) : d;
         }
@@ -313,6 +337,7 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
 /* What a thread works in. Tiles of keys have KEYS rows, of queries QUERIES; channels are padded to whole vectors. */
 typedef struct {
     float *k, *v, *s, *dp, *q, *to_k, *to_v; /* dp, to_k and to_v in the backward pass, q in the forward one */
+    float *more_k, *to_more_k;               /* [KEYS][channels]; to_more_k as soften_backward has it */
     Tile tiles[TILES];
     float biases[QUERIES + KEYS], to_biases[QUERIES + KEYS];
     float *all;
@@ -325,19 +350,21 @@ static float *take(float **from, int64_t count) {
 }
 
 /* Returns 0, or 1 where there is no memory. */
-static int open_space(Space *w, int64_t width, int64_t width_v, int64_t keys, int backward) {
+static int open_space(Space *w, const Call *c, int backward) {
+    const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v), keys = c->keys, more = c->channels;
     const int64_t q = QUERIES * width, v = QUERIES * width_v, most = q > v ? q : v, s = KEYS * QUERIES;
-    int64_t count = KEYS * (width + width_v) + 2 * s + q + TILES * (q + most);
-    if (backward) count += TILES * (q + 2 * v) + (keys + KEYS) * (width + width_v);
+    int64_t count = KEYS * (width + width_v + more) + 2 * s + q + TILES * (q + most + QUERIES * more);
+    if (backward) count += TILES * (q + 2 * v + QUERIES * more) + (keys + KEYS) * (width + width_v) + KEYS * more * WIDTH;
     w->all = NULL;
     if (posix_memalign((void **)&w->all, 64, (count + 1024) * sizeof(float))) return 1;
     float *at = w->all;
     w->k = take(&at, KEYS * width), w->v = take(&at, KEYS * width_v), w->s = take(&at, s), w->dp = take(&at, s);
-    w->q = take(&at, q);
+    w->q = take(&at, q), w->more_k = take(&at, KEYS * more);
     for (Tile *t = w->tiles; t < w->tiles + TILES; t++) {
-        t->q_t = take(&at, q), t->sums = take(&at, most);
-        if (backward) t->q = take(&at, q), t->grad = take(&at, v), t->grad_t = take(&at, v);
+        t->q_t = take(&at, q), t->sums = take(&at, most), t->more_t = take(&at, QUERIES * more);
+        if (backward) t->q = take(&at, q), t->grad = take(&at, v), t->grad_t = take(&at, v), t->to_more_t = take(&at, QUERIES * more);
     }
+    if (backward) w->to_more_k = take(&at, KEYS * more * WIDTH);
     if (backward) w->to_k = take(&at, (keys + KEYS) * width), w->to_v = take(&at, (keys + KEYS) * width_v);
     return 0;
 }
@@ -356,9 +383,11 @@ static void seen(const Tile *tiles, int64_t count, int64_t *from, int64_t *to) {
 
 INLINE int sees(const Tile *t, int64_t k0, int64_t k1) { return t->sees_first < k1 && t->sees_end > k0; }
 
-static void read_keys(Space *w, const Call *c, int64_t b, int64_t g, int64_t k0, int64_t n) {
+static void read_keys(Space *w, const Call *c, int64_t b, int64_t h, int64_t k0, int64_t n) {
+    const int64_t g = h / (c->heads / c->key_heads);
     read_rows(w->k, up_to(WIDTH, c->dim), up_to(HEIGHT, n), &c->k, c->bf16, b, g, k0, n, c->dim, 1);
     read_rows(w->v, up_to(WIDTH, c->dim_v), up_to(HEIGHT, n), &c->v, c->bf16, b, g, k0, n, c->dim_v, 1);
+    read_rows(w->more_k, c->channels, c->channels ? n : 0, &c->more_k, 0, b, h, k0, n, c->channels, 1);
 }
 
 /* The output of `together` tiles of queries from `begin` on, of one head. */
@@ -375,13 +404,13 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
     seen(w->tiles, count, &from, &to);
     for (int64_t k0 = from; k0 < to; k0 += KEYS) {
         const int64_t n = least(KEYS, to - k0);
-        read_keys(w, c, b, h / (c->heads / c->key_heads), k0, n);
+        read_keys(w, c, b, h, k0, n);
         for (int64_t at = 0; at < count; at++) {
             Tile *t = w->tiles + at;
             if (!sees(t, k0, k0 + n)) continue;
             rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
             if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
-            soften(w->s, t, c, c->bias ? w->biases : NULL, k0, n, width_v);
+            soften(w->s, t, c, c->bias ? w->biases : NULL, w->more_k, k0, n, width_v);
             add_columns_times(QUERIES, width_v, n, w->s, QUERIES, w->v, width_v, t->sums, width_v);
         }
     }
@@ -412,7 +441,7 @@ int whorl_attention(const int64_t *call) {
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
         Space w;
-        const int without = open_space(&w, up_to(WIDTH, c->dim), up_to(WIDTH, c->dim_v), c->keys, 0);
+        const int without = open_space(&w, c, 0);
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < rows * groups; unit++) /* the last queries first: they may see the most keys */
             if (without)
@@ -432,6 +461,7 @@ static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_
     read_rows(t->grad, width_v, QUERIES, &c->grad, c->bf16, b, h, q0, n, c->dim_v, 1);
     transpose(t->q_t, t->q, width), transpose(t->grad_t, t->grad, width_v);
     memset(t->sums, 0, QUERIES * width * sizeof(float));
+    memset(t->to_more_t, 0, QUERIES * c->channels * sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         const int64_t where = (b * c->heads + h) * c->queries + q0 + i;
         const float *out = (const float *)c->out.at + b * c->out.batch + h * c->out.head + (q0 + i) * c->out.token;
@@ -445,7 +475,7 @@ static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_
 }
 
 /* All the gradients of TILES tiles of queries from `begin` on, of one head; those to keys and values are added up in w. */
-static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, float *to_bias) {
+static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, float *to_bias, float *to_more_k) {
     const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v);
     int64_t count = 0, from, to;
     for (int64_t q0 = begin; count < TILES && q0 < c->queries; count++, q0 += QUERIES)
@@ -453,7 +483,7 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
     seen(w->tiles, count, &from, &to);
     for (int64_t k0 = from; k0 < to; k0 += KEYS) {
         const int64_t n = least(KEYS, to - k0);
-        read_keys(w, c, b, h / (c->heads / c->key_heads), k0, n);
+        read_keys(w, c, b, h, k0, n);
         for (int64_t at = 0; at < count; at++) {
             Tile *t = w->tiles + at;
             if (!sees(t, k0, k0 + n)) continue;
@@ -461,7 +491,11 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
             rows_times(n, QUERIES, c->dim_v, w->v, width_v, t->grad_t, QUERIES, w->dp, QUERIES);
             if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
             if (to_bias) memset(w->to_biases, 0, sizeof w->to_biases);
-            soften_backward(w->s, w->dp, t, c, c->bias ? w->biases : NULL, to_bias ? w->to_biases : NULL, k0, n);
+            memset(w->to_more_k, 0, KEYS * c->channels * WIDTH * sizeof(float));
+            soften_backward(w->s, w->dp, t, c, c->bias ? w->biases : NULL, to_bias ? w->to_biases : NULL, w->more_k,
+                            w->to_more_k, k0, n);
+            for (int64_t at = 0; at < n * c->channels; at++)
+                for (int64_t l = 0; l < WIDTH; l++) to_more_k[k0 * c->channels + at] += w->to_more_k[at * WIDTH + l];
             /* products take whole blocks of rows: those past n are of zeros, as the keys and values there */
             add_rows_times(n, width_v, QUERIES, w->s, QUERIES, t->grad, width_v, w->to_v + k0 * width_v, width_v);
             add_rows_times(n, width, QUERIES, w->dp, QUERIES, t->q, width, w->to_k + k0 * width, width);
@@ -473,6 +507,9 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
         const float *sums = w->tiles[(row - begin) / QUERIES].sums + (row - begin) % QUERIES * width;
         float *out = (float *)c->to_q.at + b * c->to_q.batch + h * c->to_q.head + row * c->to_q.token;
         for (int64_t d = 0; d < c->dim; d++) out[d] = sums[d] * (float)c->scale;
+        const float *to_more = w->tiles[(row - begin) / QUERIES].to_more_t + (row - begin) % QUERIES;
+        float *more = c->to_more_q + ((b * c->heads + h) * c->queries + row) * c->channels;
+        for (int64_t e = 0; e < c->channels; e++) more[e] = to_more[e * QUERIES];
     }
 }
 
@@ -485,7 +522,7 @@ int whorl_attention_backward(const int64_t *call) {
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
         Space w;
-        const int without = open_space(&w, width, width_v, c->keys, 1);
+        const int without = open_space(&w, c, 1);
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < rows * c->chunks; unit++) {
             if (without) {
@@ -498,7 +535,8 @@ int whorl_attention_backward(const int64_t *call) {
             memset(w.to_v, 0, (c->keys + KEYS) * width_v * sizeof(float));
             for (int64_t n = 0; n < repeats; n++)
                 for (int64_t begin = chunk * step; begin < c->queries; begin += c->chunks * step)
-                    backward(c, &w, b, g * repeats + n, begin, c->to_bias ? c->to_bias + (head * repeats + n) * span : NULL);
+                    backward(c, &w, b, g * repeats + n, begin, c->to_bias ? c->to_bias + (head * repeats + n) * span : NULL,
+                             c->to_more_k + (head * repeats + n) * c->keys * c->channels);
             for (int64_t j = 0; j < c->keys; j++) {
                 memcpy(c->to_k + (head * c->keys + j) * c->dim, w.to_k + j * width, c->dim * sizeof(float));
                 memcpy(c->to_v + (head * c->keys + j) * c->dim_v, w.to_v + j * width_v, c->dim_v * sizeof(float));
