@@ -54,6 +54,37 @@ def test_odd_sizes(tokens: int, head_dim: int, notation: str) -> None:
     agree("cpu", modules(notation), tensors, torch.float32, causal=True, **at(torch.arange(tokens)[None]))
 
 
+@pytest.mark.matrix(times=4)
+@pytest.mark.parametrize("notation", ["alibi", "t5", "alibi+window:size=9"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["plain", "capped", "sinks", "padded", "tokens first"])
+@pytest.mark.parametrize(("keys", "head_dim", "width"), [(1, 24, 24), (37, 5, 40), (300, 80, 24)])
+def test_one_query(keys: int, head_dim: int, width: int, how: str, dtype: torch.dtype, notation: str) -> None:
+    """As in decoding: a loop of its own."""
+    q, k, _ = data(1, keys, head_dim, dtype, batch=8)  # a sink's gradient is one number a row, and few say little
+    v, positions = torch.randn(8, 2, keys, width).to(dtype), torch.arange(keys)[None]
+    arguments = {"softcap": 2.0} if how == "capped" else {"sinks": torch.randn(HEADS)} if how == "sinks" else {}
+    if how == "padded":
+        padding = torch.arange(8)[:, None] * keys // 12
+        arguments["mask"] = (positions >= padding)[:, None, None]
+        positions = (positions - padding).clamp(min=0)
+    if how == "tokens first":
+        k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+    agree("cpu", modules(notation), [q, k, v], dtype, **arguments, **at(positions[:, -1:], positions))
+
+
+def test_one_query_reads_no_key_that_it_does_not_see() -> None:
+    q, k, v = data(1, 40, 24, torch.float32)
+    seen = (torch.arange(40) >= 5) & (torch.arange(40) < 33)
+    k[:, :, ~seen], v[:, :, ~seen] = torch.nan, torch.nan
+    how = {"scale": 0.4, "impl": "cpu", "mask": seen[None, None, None]}
+    out, _ = biased_attention(q, k, v, modules("alibi"), **how, **at(torch.tensor([[32]]), torch.arange(40)[None]))
+    assert out.isfinite().all()
+    how["mask"] = torch.zeros(1, 1, 1, 40, dtype=torch.bool)
+    out, _ = biased_attention(q, k, v, modules("alibi"), **how, **at(torch.tensor([[32]]), torch.arange(40)[None]))
+    assert (out == 0).all()
+
+
 def test_values_of_another_width() -> None:
     q, k, _ = data(70, 150, 24, torch.float32)
     v, positions = torch.randn(2, 2, 150, 40), torch.arange(150)[None]

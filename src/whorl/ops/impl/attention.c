@@ -430,9 +430,109 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
     }
 }
 
+/* --- one query, as in decoding -----------------------------------------------------------------------------------------
+ *
+ * A tile would reckon QUERIES lanes for one. Here a head's keys are read once, where they lie. Logits lie from the last key
+ * to the first, as their biases do. */
+
+#define DOTS(NAME, TYPE, LOAD)                                                                                         \
+    static void NAME(float *to, const float *q, const TYPE *k, int64_t token, int64_t count, int64_t dim) {            \
+        for (int64_t r = 0; r < count; r++, k -= token) {                                                              \
+            float sum = 0;                                                                                             \
+            _Pragma("omp simd reduction(+ : sum)") for (int64_t d = 0; d < dim; d++) sum += q[d] * LOAD(k[d]);         \
+            to[r] = sum;                                                                                               \
+        }                                                                                                              \
+    }
+#define SAME(x) (x)
+DOTS(dots_float, float, SAME)
+DOTS(dots_bf16, uint16_t, load_bf16)
+
+/* Sums of p[r] times row r, four rows at a time; `part` holds those of DEPTH rows before they are added to the whole. */
+#define WEIGHTED(NAME, TYPE, LOAD)                                                                                     \
+    static void NAME(float *restrict to, float *restrict part, const float *p, const TYPE *v, int64_t token, int64_t count, \
+                     int64_t dim) {                                                                                    \
+        for (int64_t begin = 0; begin < count; begin += DEPTH) {                                                       \
+            const int64_t end = begin + DEPTH < count ? begin + DEPTH : count;                                         \
+            int64_t r = begin;                                                                                         \
+            memset(part, 0, dim * sizeof(float));                                                                      \
+            for (; r + 4 <= end; r += 4) {                                                                             \
+                const TYPE *a = v - r * token, *b = a - token, *c = b - token, *e = c - token;                         \
+                _Pragma("omp simd") for (int64_t d = 0; d < dim; d++) part[d] +=                                       \
+                    (p[r] * LOAD(a[d]) + p[r + 1] * LOAD(b[d])) + (p[r + 2] * LOAD(c[d]) + p[r + 3] * LOAD(e[d]));     \
+            }                                                                                                          \
+            for (; r < end; r++)                                                                                       \
+                _Pragma("omp simd") for (int64_t d = 0; d < dim; d++) part[d] += p[r] * LOAD(v[d - r * token]);        \
+            for (int64_t d = 0; d < dim; d++) to[d] += part[d];                                                        \
+        }                                                                                                              \
+    }
+WEIGHTED(weighted_float, float, SAME)
+WEIGHTED(weighted_bf16, uint16_t, load_bf16)
+
+/* The output of the one query of a head. room: dim + 2 dim_v + keys floats, and a vector. */
+static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
+    const int64_t g = h / (c->heads / c->key_heads), at = b * c->ranges_stride, where = b * c->heads + h;
+    const int64_t first = c->first[at], last = c->end[at] - 1, count = last < first ? 0 : last - first + 1;
+    const int64_t from_k = b * c->k.batch + g * c->k.head + last * c->k.token;
+    const int64_t from_v = b * c->v.batch + g * c->v.head + last * c->v.token;
+    float *q = room, *sums = q + c->dim, *part = sums + c->dim_v, *s = part + c->dim_v;
+    read_rows(q, c->dim, 1, &c->q, c->bf16, b, h, 0, 1, c->dim, (float)c->scale);
+    if (c->bf16)
+        dots_bf16(s, q, (const uint16_t *)c->k.at + from_k, c->k.token, count, c->dim);
+    else
+        dots_float(s, q, (const float *)c->k.at + from_k, c->k.token, count, c->dim);
+    for (int64_t r = count; r < up_to(WIDTH, count); r++) s[r] = -INFINITY;
+
+    const float *biases = c->bias ? c->bias + h * c->bias_stride + c->keys - 1 - last : NULL, cap = (float)c->softcap;
+    float top = c->sinks ? c->sinks[h] : -INFINITY, total = 0;
+    vec tops = all(top), sum = all(0);
+    for (int64_t r = 0; r < count; r += WIDTH) {
+        vec x = AT(vec, s + r);
+        if (cap) x = either(x == -INFINITY, x, cap * tanh_of(x / cap));
+        if (biases && r + WIDTH <= count)
+            x += AT(const vec, biases + r);
+        else if (biases)
+            for (int64_t n = 0; n < count - r; n++) x[n] += biases[r + n];
+        AT(vec, s + r) = x;
+        tops = either(x > tops, x, tops);
+    }
+    for (int64_t n = 0; n < WIDTH; n++) top = tops[n] > top ? tops[n] : top;
+    const vec base = all(top == -INFINITY ? 0 : top);
+    for (int64_t r = 0; r < count; r += WIDTH) sum += AT(vec, s + r) = exp_not_positive(AT(vec, s + r) - base);
+    for (int64_t n = 0; n < WIDTH; n++) total += sum[n];
+    if (c->sinks) total += exp_not_positive(all(c->sinks[h] - top))[0];
+
+    memset(sums, 0, c->dim_v * sizeof(float));
+    if (c->bf16)
+        weighted_bf16(sums, part, s, (const uint16_t *)c->v.at + from_v, c->v.token, count, c->dim_v);
+    else
+        weighted_float(sums, part, s, (const float *)c->v.at + from_v, c->v.token, count, c->dim_v);
+    const float normal = total == 0 ? 0 : 1 / total;
+    float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head;
+    for (int64_t d = 0; d < c->dim_v; d++) out[d] = sums[d] * normal;
+    c->top[where] = top, c->normal[where] = normal;
+}
+
+static int attention_of_one(const Call *c) {
+    const int64_t size = c->keys + c->dim + 2 * c->dim_v + WIDTH;
+    int failed = 0;
+#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
+    {
+        float *room = malloc(size * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < c->batches * c->heads; unit++)
+            if (room)
+                forward_one(c, room, unit / c->heads, unit % c->heads);
+            else
+                failed = 1;
+        free(room);
+    }
+    return failed;
+}
+
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
+    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;
