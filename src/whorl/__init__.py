@@ -52,6 +52,8 @@ _EXPORTS = {
     "Llama4Scale": "whorl.encodings.llama4_scale",
     "MistralScale": "whorl.encodings.mistral_scale",
     "HeadScale": "whorl.encodings.head_scale",
+    "FoX": "whorl.encodings.fox",
+    "GrapeA": "whorl.encodings.grape_a",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
     from whorl.encodings.fire import FIRE
+    from whorl.encodings.fox import FoX
     from whorl.encodings.frequencies import Frequencies
+    from whorl.encodings.grape_a import GrapeA
     from whorl.encodings.head_scale import HeadScale
     from whorl.encodings.hope import HoPE
     from whorl.encodings.kerple import Kerple

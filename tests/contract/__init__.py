@@ -29,13 +29,23 @@ ENCODINGS = {
     "llama4-scale": "llama4-scale:floor_scale=8",
     "mistral-scale": "mistral-scale:original=8",
     "head-scale": "head-scale",
+    "fox": "fox",
+    "grape-a": "grape-a",
 }
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = ("frequencies:values=0.9@0.1", "rope+window:size=8/nope", "hope:train_length=16+alibi")
 EVERY = (*ENCODINGS.values(), *COMPOSED)
 ABSOLUTE = ("sinusoidal", "learned", "fire", "llama4-scale", "mistral-scale", "head-scale")
-BY_ORDER = ("nope", "log-n", "ssmax")  # positions make no difference, only which tokens come before which
-IN_INTERFACE = ("log-n", "ssmax", "llama4-scale", "mistral-scale", "head-scale")  # and no mask can carry them
+BY_ORDER = ("nope", "log-n", "ssmax", "fox")  # positions make no difference, only which tokens come before which
+IN_INTERFACE = (
+    "log-n",
+    "ssmax",
+    "llama4-scale",
+    "mistral-scale",
+    "head-scale",
+    "fox",
+    "grape-a",
+)  # and no mask can carry them
 
 DECODERS = tuple(f for f in FAMILIES if f not in ENCODERS)
 # The contract in full: every kind of seam, pairing, width, window, sink, cap and shared key.
@@ -60,6 +70,8 @@ IN_FULL = (
 REFUSED = {
     ("gemma4_text", "rope+window:size=8/nope"): "reuses the keys of layer",
     **{("falcon", ENCODINGS[name]): "in transformers' attention interface, which" for name in IN_INTERFACE},
+    **{(family, name): "has no meaning in an encoder" for family in ENCODERS for name in ("fox", "grape-a")},
+    ("gemma4_text", "fox"): "reuses the keys of an earlier layer",
 }
 
 PAIRS = [(f, e) for f in FAMILIES for e in EVERY if (f, e) not in REFUSED]

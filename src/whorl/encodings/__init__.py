@@ -54,6 +54,8 @@ REGISTRY = {
     "llama4-scale": "whorl.encodings.llama4_scale:Llama4Scale",
     "mistral-scale": "whorl.encodings.mistral_scale:MistralScale",
     "head-scale": "whorl.encodings.head_scale:HeadScale",
+    "fox": "whorl.encodings.fox:FoX",
+    "grape-a": "whorl.encodings.grape_a:GrapeA",
 }
 
 HINT = "`whorl list` shows what they do"
