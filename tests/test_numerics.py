@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from whorl import numerics
-from whorl.numerics import allowance, logits_and_budget, max_error, too_large_to_copy
+from whorl.hosts import FAMILIES
+from whorl.numerics import allowance, in_float64, logits_and_budget, max_error, too_large_to_copy
+from whorl.testing import tiny_model
 
 
 def test_the_largest_difference_is_taken_in_float64() -> None:
@@ -35,6 +38,35 @@ def test_logits_come_with_what_they_may_be_off() -> None:
     truth = x.double() @ model.weight.double().T + model.bias.double()
     assert max_error(logits, truth) < budget < 1e-5
     assert model.weight.dtype == torch.float32, "the copy is turned to float64, and not the model"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_model_in_float64_is_its_copy_in_float64_and_then_itself(family: str) -> None:
+    model = tiny_model(family)
+    ids = torch.arange(2 * 20).reshape(2, 20) % 97
+    kept = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
+    with in_float64(model):
+        logits = model(ids).logits
+    assert torch.equal(logits, copy.deepcopy(model).double()(ids).logits)
+    assert logits.dtype == torch.float64
+    for name, tensor in model.state_dict().items():
+        assert tensor.data_ptr() == kept[name][0]
+        assert torch.equal(tensor, kept[name][1])
+
+
+def test_weights_come_back_from_a_forward_that_stops() -> None:
+    class Stops(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.weight.dtype == torch.float64
+            raise KeyboardInterrupt
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), Stops(4, 4))
+    own = [parameter.data_ptr() for parameter in model.parameters()]
+    with pytest.raises(KeyboardInterrupt), in_float64(model):
+        model(torch.zeros(1, 4, dtype=torch.float64))
+    assert [(p.dtype, p.data_ptr()) for p in model.parameters()] == [(torch.float32, at) for at in own]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_copies_that_do_not_fit_are_said_in_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:

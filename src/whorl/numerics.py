@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,47 @@ def logits_and_budget(model: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tens
     """The logits of a float32 model, and their `allowance`."""
     logits = model(*args, **kwargs).logits
     return logits, allowance(logits, copy.deepcopy(model).double()(*args, **kwargs).logits)
+
+
+@contextmanager
+def in_float64(model: Any) -> Iterator[None]:
+    """The model computes in float64 meanwhile, as a copy of it in float64 would, and in less memory: the weights and
+    buffers of a layer are float64 only while it runs. After that they are the very tensors that they were.
+
+    Outside of layers, a module that reads another's weights, without calling it, meets two dtypes.
+    """
+    own: dict[torch.Tensor, torch.Tensor] = {}
+
+    def widen(tensors: list[torch.Tensor]) -> None:
+        for tensor in tensors:
+            if tensor.is_floating_point() and tensor not in own:
+                own[tensor] = tensor.data
+                tensor.data = tensor.data.double()
+
+    def put_back(tensors: list[torch.Tensor]) -> None:
+        for tensor in tensors:
+            if tensor in own:
+                tensor.data = own.pop(tensor)
+
+    hooks = []
+    for module, whole in _layer_by_layer(model):
+        tensors = [*module.parameters(recurse=whole), *module.buffers(recurse=whole)]
+        hooks.append(module.register_forward_pre_hook(lambda *_, tensors=tensors: widen(tensors)))
+        hooks.append(module.register_forward_hook(lambda *_, tensors=tensors: put_back(tensors)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        put_back(list(own))  # of modules that were interrupted
+
+
+def _layer_by_layer(module: torch.nn.Module, listed: bool = False) -> Iterator[tuple[torch.nn.Module, bool]]:
+    """Every module for its own tensors, and what stands in a list (a layer of the model) for all that it holds."""
+    yield module, listed
+    if not listed:
+        for child in module.children():
+            yield from _layer_by_layer(child, isinstance(module, torch.nn.ModuleList))
 
 
 def free_memory(device: torch.device) -> float:

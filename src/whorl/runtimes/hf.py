@@ -19,7 +19,7 @@ from whorl.attaching.saving import save_for_all
 from whorl.attaching.stock import stock_form
 from whorl.hosts import open_host
 from whorl.hosts.transformers.rope_settings import by_layer_type
-from whorl.numerics import allowance, max_error, too_large_to_copy
+from whorl.numerics import allowance, in_float64, max_error, too_large_to_copy
 from whorl.runtimes.base import Check, Runtime, Written
 
 DROPPED = (
@@ -69,14 +69,14 @@ class HF(Runtime):
         model.eval()
         try:
             half = torch.finfo(model.dtype).bits < 32
-            # A float64 copy, the stock model, and a float32 copy of what is in half precision.
-            room = too_large_to_copy(model, 8 + 4 + 4 * half) is None
+            # The stock model, a module in float64, and a float32 copy of what is in half precision.
+            room = too_large_to_copy(model, 8 + 4 * half) is None
             ours = copy.deepcopy(model).float() if half and room else model
             ids = _some_tokens(model)
             logits, truth = ours(ids).logits, None
             if room:
-                with suppress(RuntimeError, NotImplementedError):  # code without float64 kernels
-                    truth = copy.deepcopy(ours).double()(ids).logits
+                with suppress(RuntimeError, NotImplementedError), in_float64(ours):  # code without float64 kernels
+                    truth = ours(ids).logits
             allowed = allowance(logits, truth)
             stock = _stock_class(model).from_pretrained(written.folder, dtype=ours.dtype, use_safetensors=True)
             assert attached(stock) is None
