@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import HEADS, agree, at, data, kinds, modules
+from attention_cases import HEADS, agree, at, data, everything, kinds, modules
 from scores_cases import BY_ROWS, BY_TOKEN, Forgets, bound
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -105,6 +105,19 @@ def test_every_implementation_agrees(name: str, impl: str, dtype: torch.dtype) -
     if name != "weights":  # which has no softmax for sinks
         how["sinks"] = torch.randn(HEADS)
     agree(impl, modules("alibi"), data(tokens, tokens, 8, dtype), dtype, scores=[bound(name, tokens, tokens)], **how)
+
+
+@pytest.mark.parametrize("name", BY_TOKEN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_query_in_the_loop_that_decoding_has(name: str, dtype: torch.dtype) -> None:
+    positions, tensors, scores = torch.arange(67)[None], data(1, 67, 8, dtype), [bound(name, 1, 67)]
+    how = {"sinks": torch.randn(HEADS), "softcap": 2.0, **at(positions[:, -1:], positions)}
+    truth, plain, ours = (
+        everything(impl, modules("alibi"), tensors, of, scores=scores, **how)[0]
+        for impl, of in (("reference", torch.float64), ("reference", dtype), ("cpu", dtype))
+    )
+    rounding = 4 * torch.finfo(dtype).eps * float(truth.abs().max())
+    assert max_error(ours, truth) <= 2 * max_error(plain, truth) + rounding
 
 
 @pytest.mark.parametrize(("name", "impl"), PAIRS)
