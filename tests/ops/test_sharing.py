@@ -14,7 +14,8 @@ from whorl.encodings.alibi import LinearBias
 from whorl.encodings.window import WindowBias
 from whorl.ops import biased_attention, sharing
 from whorl.ops.distances import numbers_of
-from whorl.ops.impl import flex
+from whorl.ops.impl import cpu_attention, flex
+from whorl.ops.visible import DenseVisible
 
 
 class Made:
@@ -63,6 +64,51 @@ def test_nothing_outlives_its_positions() -> None:
     del q
     gc.collect()
     assert not any(one() for one in made)
+
+
+def test_a_mask_of_one_query_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all the layers that are handed it, as long as it is there and says the same."""
+    tensors, mask, found = data(1, 9, 16, torch.float32), torch.ones(1, 1, 1, 9, dtype=torch.bool), []
+    original = DenseVisible._find_runs
+    monkeypatch.setattr(DenseVisible, "_find_runs", lambda self: (found.append(weakref.ref(self)), original(self))[1])
+    how = {"scale": 0.4, **at(torch.arange(8, 9)[None], torch.arange(9)[None])}
+
+    def agree(mask: torch.Tensor, times: int) -> None:
+        for _ in range(2):
+            got, expected = (
+                biased_attention(*tensors, modules("alibi"), mask=mask, impl=i, **how)[0] for i in ("cpu", "reference")
+            )
+            torch.testing.assert_close(got, expected)
+        assert len(found) == times
+
+    agree(mask, 1)
+    mask.numpy()[..., :4] = False
+    agree(mask, 2)
+    for _ in range(40):
+        positions = at(torch.arange(8, 9)[None], torch.arange(9)[None])
+        biased_attention(*tensors, modules("alibi"), mask=mask, impl="cpu", scale=0.4, **positions)
+    assert len(found) == 2
+    (kept,) = found[1]().of_layers.values()
+    assert len(kept) < 40, "a mask that goes on and on would hold all the positions that came with it"
+    del mask, kept
+    gc.collect()
+    assert found[1]() is None
+
+
+@torch.no_grad()
+def test_the_loops_make_no_vector_of_plain_numbers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, positions, made = data(1, 9, 16, torch.float32), at(torch.arange(8, 9)[None], torch.arange(9)[None]), []
+    original = cpu_attention.by_distance
+    monkeypatch.setattr(cpu_attention, "by_distance", lambda *how: (made.append(how), original(*how))[1])
+    for notation, twice, times in (("alibi", 1, 1), ("alibi", 2, 1), ("alibi+window:size=4", 1, 1), ("t5", 1, 3)):
+        made.clear()
+        for _ in range(3):
+            biases = modules(notation) * twice
+            got, expected = (
+                biased_attention(*tensors, biases, scale=0.4, impl=i, **positions)[0] for i in ("cpu", "reference")
+            )
+            torch.testing.assert_close(got, expected)
+        assert len(made) == times, notation
 
 
 def test_what_inference_made_first_serves_training() -> None:

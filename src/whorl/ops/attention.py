@@ -16,6 +16,7 @@ from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem, math_dtype
 from whorl.ops.scores import BoundScore, check_states, token_by_token
+from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible
 
 
@@ -67,7 +68,7 @@ def biased_attention(
     alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
     """
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout, factor)
-    visible = DenseVisible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
+    visible = _visible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
     device, at = q.device.type, (query_positions, key_positions)
     problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
     if told(query_positions, biases):
@@ -93,6 +94,14 @@ def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Se
         q = q * factor[..., None].to(math)
     left = tuple(score for score in scores if score.by_rows)
     return problem._replace(q=q.to(dtype), k=k.to(dtype), channels=channels, scores=left)
+
+
+def _visible(mask: torch.Tensor, queries: int, keys: int) -> Visible:
+    """The mask as implementations ask it; of one query, as in decoding, one for all layers that are handed it."""
+    one = queries == 1 and mask.is_cpu and type(mask) is torch.Tensor
+    if one and not torch.compiler.is_compiling() and transformed() is None:
+        return of_mask(DenseVisible, mask, queries, keys)
+    return DenseVisible(mask, queries, keys)
 
 
 def _choose(impl: str, problem: AttentionProblem) -> str:

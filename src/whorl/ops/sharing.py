@@ -1,5 +1,5 @@
 """What was made of a pair of position tensors, for as long as both are there: the layers of a forward are handed the
-same two. (With a mask, which layers share too, it is kept on the mask: `Visible.derived`.)"""
+same two; and of a mask of one query. (With a mask, which layers share too, it is kept on that: `Visible.derived`.)"""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def of_positions(
     held = _held(query_positions), _held(key_positions)
     _made[query_positions] = (*kept, _Made(make, settings, TensorWeakRef(key_positions), held, what))[-KEPT:]
     return what
+
+
+def of_mask(make: Callable[..., T], mask: torch.Tensor, *settings: Any) -> T:
+    """`make(a copy of the mask, *settings)`, and the same again for the same mask on a CPU, unchanged.
+
+    Its numbers are compared each time: it is for masks of one query, as in decoding, that all layers are handed.
+    """
+    return of_positions(_of_copy, mask, mask, make, *settings)
+
+
+def _of_copy(_: None, mask: torch.Tensor, __: torch.Tensor, make: Callable[..., T], *settings: Any) -> T:
+    return make(mask.clone(), *settings)  # holding the mask itself, it would never go
 
 
 def _held(positions: torch.Tensor) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 T = TypeVar("T")
+KEPT = 8  # things made by one function for the layers that share a mask
 ROWS_AT_ONCE = 1 << 22  # entries of a mask that are looked at together
 
 
@@ -71,7 +72,7 @@ class Visible:
             if known == settings and _same(q_at, query_positions) and _same(k_at, key_positions):
                 return found
         found = make(self, query_positions, key_positions, *settings)
-        kept.append((query_positions, key_positions, settings, found))
+        kept[:] = [*kept, (query_positions, key_positions, settings, found)][-KEPT:]
         return found
 
     def dense(self) -> torch.Tensor:

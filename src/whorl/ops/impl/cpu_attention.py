@@ -7,12 +7,15 @@ at positions without gaps (causal, windowed, padded, packed, with a cache). `pla
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, needs_rows, not_relative, reach_of
+from whorl.ops.distances import by_distance, needs_rows, not_relative, numbers_of, reach_of
 from whorl.ops.impl import native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Runs, Visible
@@ -24,6 +27,7 @@ class Plan(NamedTuple):
     first: torch.Tensor  # int64 [batch or 1, queries]
     end: torch.Tensor
     own: int
+    vectors: dict[tuple[Any, ...], torch.Tensor]  # of biases that nothing is learned of, by their numbers
 
 
 def missing(problem: AttentionProblem) -> str | None:
@@ -64,7 +68,7 @@ def _plan(
         nearest, farthest = (max(-queries, min(shift, keys)) for shift in (own - reach + 1, own + reach))
         first = torch.maximum(first, index + nearest)  # of a window wider than int64 is, these are where all is seen
         end = torch.minimum(end, index + farthest)
-    return Plan(first.contiguous(), end.contiguous(), own)
+    return Plan(first.contiguous(), end.contiguous(), own, {})
 
 
 def _own(
@@ -218,10 +222,21 @@ class _Attention(torch.autograd.Function):
 def run(problem: AttentionProblem) -> torch.Tensor:
     found = problem.once(plan)
     assert isinstance(found, Plan)
-    q, k, vector = problem.q, problem.k, None
-    if problem.biases:
-        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (found.own - (k.shape[2] - 1))
-        vector = by_distance(problem.biases, distances, q.shape[1], torch.float32)
+    q, k = problem.q, problem.k
+    vector = _vector(found, problem.biases, q, k) if problem.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
     how = _How(problem.scale, problem.softcap, problem.dropout, seed)
     return _Attention.apply(how, found, q, k, problem.v, vector, problem.sinks, *(problem.channels or (None, None)))
+
+
+def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """The biases' sum at each distance from a query to a key, [heads or 1, queries + keys - 1]."""
+    numbers, heads = numbers_of(biases), q.shape[1]
+    if numbers is not None and (numbers, heads) in plan.vectors:
+        return plan.vectors[numbers, heads]
+    with torch.inference_mode(False) if numbers is not None else nullcontext():
+        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
+        vector = by_distance(biases, distances, heads, torch.float32)
+    if numbers is not None:
+        plan.vectors[numbers, heads] = vector
+    return vector
