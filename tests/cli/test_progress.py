@@ -42,6 +42,16 @@ def test_work_that_goes_on_knows_its_time_from_the_steps_since(clock: list[float
     assert shown.getvalue() == "control: 91 of 100, 30 s, about 4.5 min left\n"
 
 
+def test_steps_that_come_by_many_go_by_what_was_there_before(clock: list[float]) -> None:
+    shown = io.StringIO()
+    with Stages(console(file=shown)) as stages:
+        update = stages.stage("loss before")
+        update(0, 48)
+        clock[0] = 30.0
+        update(16, 48)
+    assert shown.getvalue() == "loss before: 16 of 48, 30 s, about 1.0 min left\n"
+
+
 def test_on_a_terminal_there_is_a_bar_with_the_time_left(clock: list[float]) -> None:
     shown = io.StringIO()
     with Stages(console(file=shown, force_terminal=True, width=120, color_system=None)) as stages:

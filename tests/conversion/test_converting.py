@@ -241,7 +241,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(trial: tuple[Path, 
         whorl.extend(model, 160, windows=4, text=trial[1], out=tmp_path / "out")
 
 
-def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(
+def test_what_memory_cannot_hold_is_refused_before_it_is_trained(
     trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from whorl.training import trainer
@@ -250,4 +250,6 @@ def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(
     monkeypatch.setattr(converting, "evaluated", lambda *_: pytest.fail("measured"))
     with pytest.raises(ValueError, match="training needs at least"):
         whorl.convert(str(trial[0]), "hope", heal=1000, windows=4, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="training needs at least"):
+        whorl.extend(str(trial[0]), 64, method="base=20000", windows=4, tune=1000, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,8 @@ EVERY = 60.0  # seconds after which there is a line, whatever was done
 class Stages:
     """Bars with the time left on a terminal; elsewhere lines: of the first step, every tenth part, and once a minute.
 
-    A context, in which `stage` gives what is told of the steps of a stage. One that goes on after an interruption
-    begins with a later step than the first, and the time left goes by the steps since.
+    A context, in which `stage` gives what is told of the steps that are done: of none first, or else of each one, which
+    begins after an interruption with a later one. The time left goes by the steps since.
     """
 
     def __init__(self, terminal: Console) -> None:
@@ -52,14 +52,16 @@ class Stages:
             nonlocal first, said, bar
             now = monotonic()
             if first is None:
-                first = done - 1
-            seconds = now - start
-            left = f"about {duration(seconds / (done - first) * (of - done))} left" if done < of else ""
+                first = max(0, done - 1)
+            seconds, since = now - start, done - first
+            left = f"about {duration(seconds / since * (of - done))} left" if since and done < of else ""
             if self.bars is not None:
                 bar = self.bars.add_task(name, total=of, left=left) if bar is None else bar
                 self.bars.update(bar, completed=done, left=left)
-            elif said is None or done == of or done * 10 // of != said[0] * 10 // of or now - said[1] >= EVERY:
-                said = (done, now)
+                return
+            tenth = done * 10 // max(1, of)
+            if since and (said is None or done == of or tenth != said[0] or now - said[1] >= EVERY):
+                said = (tenth, now)
                 words = [f"{name}: {done:,} of {of:,}", duration(seconds), left]
                 self.terminal.print(", ".join(word for word in words if word))
 

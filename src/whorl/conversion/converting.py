@@ -95,6 +95,7 @@ def evaluated(model: Any, task: Language, update: Update = lambda done, of: None
     within = [n for n in task.settings.lengths if rows is None or n <= rows]
     losses: Losses = dict.fromkeys(task.settings.lengths)
     done = 0
+    update(done, len(within) * len(task.windows))
 
     def advance(windows: int) -> None:
         nonlocal done

@@ -160,6 +160,7 @@ def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) 
     from transformers import set_seed
 
     from whorl.conversion.converting import train_on
+    from whorl.training.trainer import check_memory
 
     trained = model
     if lora:
@@ -167,6 +168,7 @@ def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) 
 
         set_seed(healing.seed)
         trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
+    check_memory(trained, healing.recipe())
     train_on(trained, task, healing, work / "tuning", lambda step, of: say(f"tuned: step {step:,} of {of:,}"), [])
     merged = trained.merge_and_unload() if lora else trained
     return merged.eval()
