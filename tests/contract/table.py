@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from whorl.attaching.stock import stock_form
 from whorl.hosts import ENCODERS, FAMILIES, StockForm, head_dim_of, open_host
 from whorl.testing import tiny_model
 
-from . import COMPOSED, DECODERS, ENCODINGS, REFUSED, ROTARY_AND_BIAS, packs
+from . import COMPOSED, CONTENT, DECODERS, ENCODINGS, ROTARY_AND_BIAS, not_relative, packs, refused
 
 PATH = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -65,7 +66,8 @@ def row(family: str) -> dict[str, str]:
     }
     if host.rotation is not None and host.rotation.free:
         facts["width"] = "any"
-    return {**facts, **{name: cell(model, encoding) for name, encoding in ENCODINGS.items()}}
+    by_positions = {name: cell(model, e) for name, e in ENCODINGS.items() if name not in CONTENT}
+    return {**facts, **by_positions}
 
 
 def page() -> str:
@@ -83,20 +85,58 @@ def page() -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"| family | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     lines += [f"| {family} | {' | '.join(map(shown, cells.values()))} |" for family, cells in rows.items()]
-    native = {name: sum(rows[f][name] == "stock" for f in DECODERS) for name in ENCODINGS}
+    native = {name: sum(rows[f][name] == "stock" for f in DECODERS) for name in ENCODINGS if name not in CONTENT}
     listed = ", ".join(f"{count} ({name})" for name, count in native.items() if count)
     summary = (
-        f"\n{len(DECODERS)} decoder families and {len(ENCODERS)} encoders, {len(ENCODINGS)} encodings; "
+        f"\n{len(DECODERS)} decoder families and {len(ENCODERS)} encoders, {len(native)} encodings; "
         f"{len(open_families(rows))} decoder families are open to all rotary and bias encodings.\n"
         f"Saved in stock terms on {listed} decoder families.\n"
     )
-    refused = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
-    composed = [f"- `{encoding}` on {family}: {cell(tiny_model(family), encoding)}" for family, encoding in REFUSED]
+    contextual = by_content(shown)
+    numbered = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
+    composed = [
+        f"- `{encoding}` on {family}: {cell(tiny_model(family), encoding)}"
+        for encoding in COMPOSED
+        for family in FAMILIES
+        if refused(family, encoding)
+    ]
     beyond = (
         f"\nOf compositions, {', '.join(f'`{e}`' for e in COMPOSED)} are under the same contract. "
-        "What cannot be done:\n\n" + "\n".join([*refused, *composed]) + "\n"
+        "What cannot be done:\n\n" + "\n".join([*numbered, *composed]) + "\n"
     )
-    return HEAD + "\n".join(lines) + "\n" + summary + beyond + TAIL
+    return HEAD + "\n".join(lines) + "\n" + summary + contextual + beyond + shifts() + TAIL
+
+
+def by_content(shown: Callable[[str], str]) -> str:
+    """The encodings that go by content or lengths, one a row: by how many families they can be had, and by which not.
+
+    shown: the number of a reason."""
+    if not CONTENT:
+        return ""
+    found: dict[str, dict[str, str]] = {name: {} for name in CONTENT}
+    for family in FAMILIES:
+        model = tiny_model(family)
+        for name in CONTENT:
+            found[name][family] = cell(model, ENCODINGS[name]).replace(ENCODINGS[name], "it")
+    lines = ["| encoding | decoders | encoders | not on (why) |", "| --- | --- | --- | --- |"]
+    for name, cells in found.items():
+        counts = [f"{sum(cells[f] == 'whorl' for f in group)} of {len(group)}" for group in (DECODERS, ENCODERS)]
+        not_on = ", ".join(f"{family} ({shown(why)})" for family, why in cells.items() if why != "whorl")
+        lines.append(f"| {name} | {' | '.join(counts)} | {not_on or 'nothing'} |")
+    return (
+        f"\nThe {len(CONTENT)} encodings below go by content, or by how many keys a query sees. They run in whorl's "
+        "own\nattention, and are saved under whorl's own key:\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def shifts() -> str:
+    """What the contract does not ask of an encoding, and why."""
+    reasons = [f"- {name}: {why}" for name, e in ENCODINGS.items() if (why := not_relative(e))]
+    return (
+        "\nMoving all positions of a text by a constant changes nothing under the encodings above, but for these:\n\n"
+        + "\n".join(reasons)
+        + "\n"
+    )
 
 
 def open_families(rows: dict[str, dict[str, str]]) -> list[str]:

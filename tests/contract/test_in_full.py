@@ -11,11 +11,11 @@ import torch
 import whorl
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import ABSOLUTE, BY_ORDER, EVERY, IN_FULL, LENGTH, REFUSED, TOKENS, difference, drawn, packs
+from . import IN_FULL, LENGTH, TOKENS, by_order, difference, drawn, held, not_relative, packs
 
 tiny = lru_cache(maxsize=1)(tiny_model)
 FAR = torch.arange(LENGTH)[None] + 1_000_003
-EVERYWHERE = [(f, e) for f in IN_FULL for e in EVERY if (f, e) not in REFUSED]
+EVERYWHERE = held(IN_FULL, 4)
 SOME = [(f, e) for f, e in EVERYWHERE if e.startswith(("hope", "alibi", "learned", "rope+window"))]
 
 
@@ -55,13 +55,22 @@ def test_positions(model) -> None:
         packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], use_cache=False)
         assert difference(packed.logits.view(2, LENGTH, -1), logits) < budget, "packing"
 
-    if not encoding.startswith(ABSOLUTE):
+    if not not_relative(encoding):
         assert difference(model(TOKENS, position_ids=FAR).logits, logits) < budget, "relative positions only"
-    if not encoding.startswith(BY_ORDER):
-        # A position off by one in half of the tokens. The mask is given, or the gap would look like a packed document.
-        off = torch.arange(LENGTH)[None] + (torch.arange(LENGTH) >= LENGTH // 2)
-        moved = model(TOKENS, position_ids=off, attention_mask=torch.ones_like(TOKENS)).logits
-        assert difference(moved, logits) > 100 * budget, "a planted fault is seen"
+    if by_order(encoding):
+        hidden = torch.ones_like(TOKENS)
+        hidden[:, -3] = 0  # a key that is not seen
+        wrong = model(TOKENS, attention_mask=hidden).logits
+    else:
+        # A position off by one in half of the tokens; by more where what counts is its logarithm. The mask is given, or
+        # the gap would look like a packed document.
+        gap = LENGTH // 2 if not_relative(encoding) else 1
+        off = torch.arange(LENGTH)[None] + gap * (torch.arange(LENGTH) >= LENGTH // 2)
+        wrong = model(TOKENS, position_ids=off, attention_mask=torch.ones_like(TOKENS)).logits
+    assert difference(wrong, logits) > 100 * budget, "a planted fault is seen"
+
+    alone = model(TOKENS[1:]).logits
+    assert difference(alone, logits[1:]) < budget, "rows of a batch are independent"
 
 
 @pytest.mark.matrix

@@ -13,7 +13,7 @@ from whorl.diagnosis import CHECKS, doctor
 from whorl.hosts import ENCODERS
 from whorl.testing import tiny_model
 
-from ..contract import DECODERS, EVERY, REFUSED, TOKENS, drawn, packs
+from ..contract import DECODERS, EVERY, TOKENS, drawn, packs, refused
 from . import LONGROPE, SCALED, YARN, rope, rotary
 from .planted import PLANTED, Plant, filled
 
@@ -59,8 +59,8 @@ def test_half_precision_is_healthy_when_loaded_so(family: str, dtype: torch.dtyp
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llama4_text"])
 @pytest.mark.parametrize("encoding", EVERY)
 def test_attached_encodings_are_healthy(family: str, encoding: str) -> None:
-    if (family, encoding) in REFUSED:
-        pytest.skip(REFUSED[family, encoding])
+    if (why := refused(family, encoding)) is not None:
+        pytest.skip(why)
     model = drawn(whorl.attach(tiny_model(family), encoding))
     logits, attached = model(TOKENS).logits, whorl.encoding_of(model)
     found = doctor(model)

@@ -28,6 +28,8 @@ class Encoding(Config):
     """Base of every encoding, a config with effects. `a + b` has the effects of both."""
 
     kinds: ClassVar[tuple[str, ...]]  # what it does: any of the words in `KINDS`
+    not_relative: ClassVar[str] = ""  # why moving all positions by a constant changes what it does, where it does
+    by_order: ClassVar[bool] = False  # positions are not what it goes by: the order of the tokens is
     whole_model: ClassVar[bool] = False  # it tells layers apart, and is no term of a sum
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:

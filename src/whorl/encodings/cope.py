@@ -55,6 +55,7 @@ class CoPE(Encoding):
     title = "a learned vector per position, where a position counts the keys that the query finds worth counting"
     paper = "2405.18719"
     kinds = ("score",)
+    by_order = True
 
     def __post_init__(self) -> None:
         require_positive_int("positions", self.positions)

@@ -86,6 +86,7 @@ class FIRE(Encoding):
     title = "a learned function of the distance, as a share of the query's position"
     paper = "2310.04418"
     kinds = ("bias",)
+    not_relative = "it divides a distance by the position of the query"
 
     def __post_init__(self) -> None:
         require_positive_int("width", self.width)

@@ -86,6 +86,7 @@ class FoX(Encoding):
     title = "the forgetting transformer: gates that tokens decide, summed along the way from key to query"
     paper = "2503.02130"
     kinds = ("score",)
+    by_order = True
 
     def __post_init__(self) -> None:
         choices("gate", self.gate, ("full", "bias", "fixed"))

@@ -37,6 +37,7 @@ class HeadScale(Encoding):
     title = "logits times a ln(m + 1) + b at position m, learned per head"
     paper = "2501.19399"
     kinds = ("scale",)
+    not_relative = "it goes by the query's own position"
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return (Scale(LearnedLine(shape.heads), shared=False),)

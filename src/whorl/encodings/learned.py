@@ -44,6 +44,7 @@ class Learned(Encoding):
     title = "a learned vector per position, added to the embedding"
     paper = "1705.03122"
     kinds = ("add",)
+    not_relative = "each position has a vector of its own"
 
     def __post_init__(self) -> None:
         if self.max_positions is not None:

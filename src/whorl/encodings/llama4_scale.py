@@ -44,6 +44,7 @@ class Llama4Scale(Encoding):
     title = "logits times 1 + 0.1 ln(1 + steps of 8,192 tokens), as in Llama 4"
     paper = "2501.19399"
     kinds = ("scale",)
+    not_relative = "it goes by the query's own position"
 
     def __post_init__(self) -> None:
         require_positive_int("floor_scale", self.floor_scale, " tokens")

@@ -44,6 +44,7 @@ class LogN(Encoding):
     title = "logits times ln n / ln L for n keys past the training length L"
     paper = "2202.12172"
     kinds = ("scale",)
+    by_order = True
 
     def __post_init__(self) -> None:
         if self.train_length is not None:

@@ -30,6 +30,7 @@ class MistralScale(Encoding):
     title = "logits times 1 + 0.1 ln(1 + steps of the original length), as in Ministral 3"
     paper = "2501.19399"
     kinds = ("scale",)
+    not_relative = "it goes by the query's own position"
 
     def __post_init__(self) -> None:
         if self.original is not None:

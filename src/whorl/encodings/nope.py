@@ -16,6 +16,7 @@ class NoPE(Encoding):
     title = "nothing: the causal mask alone orders the tokens"
     paper = "2305.19466"
     kinds = ()
+    by_order = True
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return ()

@@ -40,6 +40,7 @@ class Sinusoidal(Encoding):
     title = "sines and cosines of the position, added to the embedding"
     paper = "1706.03762"
     kinds = ("add",)
+    not_relative = "each position has a vector of its own"
 
     def __post_init__(self) -> None:
         check_base(self.base)

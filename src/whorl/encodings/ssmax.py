@@ -46,6 +46,7 @@ class SSMax(Encoding):
     title = "scalable softmax: logits times s ln n for n keys, s learned per head"
     paper = "2501.19399"
     kinds = ("scale",)
+    by_order = True
 
     def __post_init__(self) -> None:
         if self.train_length is not None:

@@ -54,6 +54,7 @@ class StickBreaking(Encoding):
     title = "in the place of softmax, each key takes a share of what nearer keys have left"
     paper = "2410.17980"
     kinds = ("softmax",)
+    by_order = True
 
     def __post_init__(self) -> None:
         choices("own", self.own, ("skipped", "seen"))
