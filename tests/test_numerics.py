@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,17 @@ def test_the_largest_difference_is_taken_in_float64() -> None:
     one = torch.tensor([1.0, 2.0])
     assert max_error(one, one.double() + torch.tensor([1e-12, 0.0])) == pytest.approx(1e-12, rel=1e-3)
     assert max_error(one.bfloat16(), torch.tensor([1.0, 2.5])) == 0.5
+
+
+def test_every_part_of_the_largest_difference_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "AT_ONCE", 3)
+    value, truth = torch.zeros(4, 5).T, torch.zeros(4)
+    for at in [(0, 0), (2, 1), (4, 3)]:
+        moved = value.clone()
+        moved[at] = -2.0
+        assert max_error(moved, truth) == max_error(truth, moved) == 2
+        moved[at] = float("nan")
+        assert math.isnan(max_error(moved, truth))
 
 
 def test_what_may_be_off_is_four_times_the_error_and_a_rounding() -> None:
