@@ -83,7 +83,8 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         placed = Placed(Spectrum((), shape.head_dim))
         # A layer that the host declares position-free stays so, unless it is named.
         still = host.rotary is not None and not host.turns[index] and not isinstance(encoding, Layers)
-        for part in getattr(of_layer, "parts", (of_layer,)):
+        terms = getattr(of_layer, "parts", (of_layer,)) if still else of_layer.terms
+        for part in terms:
             if _window_is_the_hosts(host, index, part):
                 continue
             if still and {"rotate", "score"} <= set(part.kinds):
@@ -110,7 +111,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
             spectra.append(early)
-        others = (p for p in getattr(of_layer, "parts", (of_layer,)) if set(p.kinds) - {"rotate"})
+        others = (p for p in terms if set(p.kinds) - {"rotate"})
         turns = spectrum if spectrum.turning or spectrum.amplitude != 1 else None
         does.append((turns, scaled, *(p for p in others if not _window_is_the_hosts(host, index, p))))
         rotation = host.rotation

@@ -30,6 +30,7 @@ class Encoding(Config):
     kinds: ClassVar[tuple[str, ...]]  # what it does: any of the words in `KINDS`
     not_relative: ClassVar[str] = ""  # why moving all positions by a constant changes what it does, where it does
     by_order: ClassVar[bool] = False  # positions are not what it goes by: the order of the tokens is
+    alone_but_for: ClassVar[tuple[str, ...] | None] = None  # the kinds that it can be in a sum with, where not with all
     whole_model: ClassVar[bool] = False  # it tells layers apart, and is no term of a sum
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
@@ -38,6 +39,16 @@ class Encoding(Config):
         Raises ValueError when the sizes cannot carry the encoding (an odd head dim, say).
         """
         raise NotImplementedError
+
+    @property
+    def terms(self) -> tuple[Encoding, ...]:
+        """What a host is given, one after the other: itself, and of a sum its parts."""
+        return (self,)
+
+    def turning(self, rotary: Encoding) -> Encoding | None:
+        """What this and an encoding that turns q and k are together, where it is more than both; None where it is
+        not."""
+        return None
 
     def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
         """The encoding of one layer: `self`, except for `Layers`."""
@@ -112,6 +123,13 @@ class Sum(Encoding):
             if kinds[kind] > 1:
                 culprits = " and ".join(str(p) for p in flat if kind in p.kinds)
                 raise ValueError(f"{culprits} both {verb}; keep one of them")
+        for part in flat:
+            others = [p for p in flat if p is not part and not set(p.kinds) <= set(part.alone_but_for or p.kinds)]
+            if others:
+                raise ValueError(
+                    f"{part} and {' and '.join(map(str, others))} do not go together: {part} goes with encodings that "
+                    "turn q and k by position alone, as rope, hope and p-rope do; keep one of them"
+                )
         for name, count in Counter(p.name for p in flat).items():
             if count > 1:
                 raise ValueError(f"{name} stands {count} times in {self}; keep one")
@@ -119,6 +137,14 @@ class Sum(Encoding):
     @property
     def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(kind for part in self.parts for kind in part.kinds)
+
+    @property
+    def terms(self) -> tuple[Encoding, ...]:
+        rotary = next((part for part in self.parts if "rotate" in part.kinds), None)
+        for part in self.parts:
+            if rotary is not None and (both := part.turning(rotary)) is not None:
+                return (both, *(p for p in self.parts if p is not part and p is not rotary))
+        return self.parts
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return tuple(effect for part in self.parts for effect in part.effects(shape))

@@ -8,6 +8,7 @@ logits     changes the logits of some queries and all the keys that they may see
 channels   gives q and k a few channels, whose product is added to the logits unscaled. Any kernel serves it
 weights    takes the place of the softmax
 values     adds to the output, by the weights
+features   says of `logits` and `weights` that they are a quotient of features, of which sums go on from token to token
 
 Only what a class overrides is asked for. `logits`, `weights` and `values` are asked for a block of queries at a time,
 with all their keys, in plain differentiable PyTorch: the backward pass runs them again, and no matrix of all queries
@@ -34,6 +35,18 @@ class At(NamedTuple):
     key_state: torch.Tensor | None  # [B, H or 1, K, S]
     seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]; for rows of all keys
     scale: float = 1.0  # the host's own logit scale, by which q was multiplied where `logits` is handed it
+
+
+class Features(NamedTuple):
+    """Of which the weights are a quotient: weight_ij = of_q_i . of_k_j / sum over j of under_q_i . under_k_j.
+
+    Each [B, H, Q or K, F], in float32 (float64 for float64).
+    """
+
+    of_q: torch.Tensor
+    of_k: torch.Tensor
+    under_q: torch.Tensor
+    under_k: torch.Tensor
 
 
 class ScoreModule(nn.Module):
@@ -89,6 +102,13 @@ class ScoreModule(nn.Module):
 
     def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
         """What is added to the output, [B, H, Q, D], for weights [B, H, Q, K]; v [B, H, K, D]."""
+        raise NotImplementedError
+
+    def features(self, q: torch.Tensor, k: torch.Tensor, at: At) -> Features:
+        """The features of q [B, H, Q, D], without the scale in it, and of k [B, H, K, D], each token by itself.
+
+        What `logits` and `weights` do with all keys of a query must be the same quotient.
+        """
         raise NotImplementedError
 
     def does(self, step: str) -> bool:

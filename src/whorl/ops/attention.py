@@ -56,10 +56,11 @@ def biased_attention(
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
                      FlexAttention, for the same on a GPU; "blocked", PyTorch's operations block by block, for any bias,
                      mask and positions; "rows", a block of queries at a time with all their keys, for scores that need
-                     these, and for nothing else. One asked for by name runs or raises. "auto" is the first of "cpu",
-                     "flex", "blocked" and "rows" that can run; "reference" under torch.compile and torch.func, where
-                     a forward-mode derivative is taken, with dropout where "cpu" cannot run, and where the environment
-                     says WHORL_IMPL=reference.
+                     these, and for nothing else; "linear", chunks of tokens and sums over all before them, for weights
+                     that are a quotient of features. One asked for by name runs or raises. "auto" is the first of
+                     "cpu", "flex", "blocked", "linear" and "rows" that can run; "reference" under torch.compile and
+                     torch.func, where a forward-mode derivative is taken, with dropout where "cpu" cannot run, and
+                     where the environment says WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has
