@@ -46,6 +46,14 @@ _EXPORTS = {
     "Kerple": "whorl.encodings.kerple",
     "FIRE": "whorl.encodings.fire",
     "Sandwich": "whorl.encodings.sandwich",
+    "CoPE": "whorl.encodings.cope",
+    "Shaw": "whorl.encodings.shaw",
+    "IRPE": "whorl.encodings.irpe",
+    "DAPE": "whorl.encodings.dape",
+    "PaTH": "whorl.encodings.path",
+    "PaTHFoX": "whorl.encodings.path",
+    "StickBreaking": "whorl.encodings.stick_breaking",
+    "Linear": "whorl.encodings.linear",
     "Window": "whorl.encodings.window",
     "LogN": "whorl.encodings.log_n",
     "SSMax": "whorl.encodings.ssmax",
@@ -65,24 +73,31 @@ if TYPE_CHECKING:
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
+    from whorl.encodings.cope import CoPE
+    from whorl.encodings.dape import DAPE
     from whorl.encodings.fire import FIRE
     from whorl.encodings.fox import FoX
     from whorl.encodings.frequencies import Frequencies
     from whorl.encodings.grape_a import GrapeA
     from whorl.encodings.head_scale import HeadScale
     from whorl.encodings.hope import HoPE
+    from whorl.encodings.irpe import IRPE
     from whorl.encodings.kerple import Kerple
     from whorl.encodings.learned import Learned
+    from whorl.encodings.linear import Linear
     from whorl.encodings.llama4_scale import Llama4Scale
     from whorl.encodings.log_n import LogN
     from whorl.encodings.mistral_scale import MistralScale
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.partial_rope import PartialRoPE
+    from whorl.encodings.path import PaTH, PaTHFoX
     from whorl.encodings.rope import RoPE
     from whorl.encodings.sandwich import Sandwich
+    from whorl.encodings.shaw import Shaw
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.ssmax import SSMax
+    from whorl.encodings.stick_breaking import StickBreaking
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.taper import Taper
     from whorl.encodings.window import Window

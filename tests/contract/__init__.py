@@ -26,6 +26,14 @@ ENCODINGS = {
     "kerple": "kerple",
     "fire": "fire:train_length=16",  # a cache must know the queries' positions past half of it
     "sandwich": "sandwich",
+    "cope": "cope:positions=8",
+    "shaw": "shaw:reach=4",
+    "irpe": "irpe:on=qkv",
+    "dape": "dape",
+    "path": "path",
+    "path-fox": "path-fox",
+    "stick-breaking": "stick-breaking",
+    "linear": "linear",
     "log-n": "log-n:train_length=16",
     "ssmax": "ssmax:train_length=16",
     "llama4-scale": "llama4-scale:floor_scale=8",
@@ -36,7 +44,12 @@ ENCODINGS = {
 }
 CONTENT = tuple(n for n in ENCODINGS if {"scale", "score", "softmax"} & set(get(n).kinds))
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
-COMPOSED = ("frequencies:values=0.9@0.1", "rope+window:size=8/nope", "hope:train_length=16+alibi")
+COMPOSED = (
+    "frequencies:values=0.9@0.1",
+    "rope+window:size=8/nope",
+    "hope:train_length=16+alibi",
+    "rope:base=500+linear",
+)
 EVERY = (*ENCODINGS.values(), *COMPOSED)
 
 DECODERS = tuple(f for f in FAMILIES if f not in ENCODERS)

@@ -159,6 +159,12 @@ def test_linear_goes_with_rotations_alone(other: str) -> None:
         parse(f"{other}+linear")
 
 
+def test_the_scaling_of_this_name_is_told_from_it() -> None:
+    assert str(parse("rope~linear:factor=4+linear")) == "rope~linear:factor=4+linear"
+    with pytest.raises(ValueError, match="with factor, linear is a scaling; write rope~linear"):
+        parse("linear:factor=4")
+
+
 def test_what_rotates_by_length_is_refused() -> None:
     (term,) = parse("rope~dynamic-ntk:factor=2,original=64+linear").terms
     with pytest.raises(ValueError, match="one spectrum for all lengths"):

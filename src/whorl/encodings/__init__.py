@@ -48,6 +48,14 @@ REGISTRY = {
     "kerple": "whorl.encodings.kerple:Kerple",
     "fire": "whorl.encodings.fire:FIRE",
     "sandwich": "whorl.encodings.sandwich:Sandwich",
+    "cope": "whorl.encodings.cope:CoPE",
+    "shaw": "whorl.encodings.shaw:Shaw",
+    "irpe": "whorl.encodings.irpe:IRPE",
+    "dape": "whorl.encodings.dape:DAPE",
+    "path": "whorl.encodings.path:PaTH",
+    "path-fox": "whorl.encodings.path:PaTHFoX",
+    "stick-breaking": "whorl.encodings.stick_breaking:StickBreaking",
+    "linear": "whorl.encodings.linear:Linear",
     "window": "whorl.encodings.window:Window",
     "log-n": "whorl.encodings.log_n:LogN",
     "ssmax": "whorl.encodings.ssmax:SSMax",
@@ -87,20 +95,22 @@ __all__ = [
 
 def get(name: str) -> type[Encoding]:
     """The encoding class of a registry name. Raises ValueError with a suggestion when there is none."""
-    if name in SCALINGS:
+    if name in SCALINGS and name not in REGISTRY:
         raise ValueError(f"{name} is no encoding but a scaling of one; write rope~{get_scaling(name).example}")
     return look_up("encoding", name, REGISTRY, HINT)
 
 
 def get_scaling(name: str) -> type[Scaling]:
     """The scaling class of a name in `SCALINGS`. Raises ValueError with a suggestion when there is none."""
-    if name in REGISTRY:
+    if name in REGISTRY and name not in SCALINGS:
         raise ValueError(f"{name} is an encoding, and after a '~' comes a scaling (known: {', '.join(SCALINGS)})")
     return look_up("scaling", name, SCALINGS, HINT)
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Encoding:
     """The encoding `name` with these arguments. Raises ValueError for an argument that it does not have or lacks."""
+    if name in SCALINGS and arguments.keys() & {f.name for f in dataclasses.fields(get_scaling(name))}:
+        raise ValueError(f"with {', '.join(arguments)}, {name} is a scaling; write rope~{get_scaling(name).example}")
     return get(name).of_arguments(arguments)
 
 

@@ -7,6 +7,8 @@ A query counts the keys that it finds worth counting: the position of key j, as 
 
 and q_i . e[p_ij] is added to the logit s_ij, with q unscaled and the table e [P, head dim] interpolated between whole
 positions. The table is shared by the heads of a layer and starts at zero.
+
+A rotary encoding beside it has turned q by its absolute position, on which q . e then depends.
 """
 
 from __future__ import annotations

@@ -167,6 +167,7 @@ class PaTH(Encoding):
     title = "a Householder-like turn by each token between key and query, learned from content"
     paper = "2505.16381"
     kinds = ("rotate", "score")
+    by_order = True
 
     def __post_init__(self) -> None:
         require_positive_int("rank", self.rank)
