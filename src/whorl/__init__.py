@@ -62,6 +62,8 @@ _EXPORTS = {
     "HeadScale": "whorl.encodings.head_scale",
     "FoX": "whorl.encodings.fox",
     "GrapeA": "whorl.encodings.grape_a",
+    "SelfExtend": "whorl.encodings.self_extend",
+    "ReRoPE": "whorl.encodings.rerope",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -92,8 +94,10 @@ if TYPE_CHECKING:
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
+    from whorl.encodings.rerope import ReRoPE
     from whorl.encodings.rope import RoPE
     from whorl.encodings.sandwich import Sandwich
+    from whorl.encodings.self_extend import SelfExtend
     from whorl.encodings.shaw import Shaw
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.ssmax import SSMax

@@ -41,6 +41,8 @@ ENCODINGS = {
     "head-scale": "head-scale",
     "fox": "fox",
     "grape-a": "grape-a",
+    "self-extend": "self-extend:window=8,group=4",
+    "rerope": "rerope:window=8",
 }
 CONTENT = tuple(n for n in ENCODINGS if {"scale", "score", "softmax"} & set(get(n).kinds))
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")

@@ -64,6 +64,8 @@ REGISTRY = {
     "head-scale": "whorl.encodings.head_scale:HeadScale",
     "fox": "whorl.encodings.fox:FoX",
     "grape-a": "whorl.encodings.grape_a:GrapeA",
+    "self-extend": "whorl.encodings.self_extend:SelfExtend",
+    "rerope": "whorl.encodings.rerope:ReRoPE",
 }
 
 HINT = "`whorl list` shows what they do"
