@@ -77,6 +77,7 @@ format: setup
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/scores.py
 	$(BIN)/python benchmarks/attached.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/inspection.py

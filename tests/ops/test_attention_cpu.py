@@ -316,7 +316,9 @@ def test_what_is_asked_for_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> No
         weights(*(x.double() for x in tensors), impl="cpu")
     with pytest.raises(ValueError, match="impl='blocked' cannot run here: it has no dropout .* dropout is 0.1; take"):
         weights(impl="blocked", dropout=0.1)
-    with pytest.raises(ValueError, match="impl must be one of auto, reference, cpu, flex, blocked, rows, got 'flash'"):
+    with pytest.raises(
+        ValueError, match="impl must be one of auto, reference, cpu, flex, decode, blocked, linear, rows, got 'flash'"
+    ):
         weights(impl="flash")
     monkeypatch.setattr(native, "missing", lambda: "no C compiler")
     with pytest.raises(ValueError, match="impl='cpu' cannot run here: no C compiler"):

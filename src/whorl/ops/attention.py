@@ -54,19 +54,19 @@ def biased_attention(
     scores           what changes attention by content, with the states of these tokens: see `whorl.encodings.scores`
     impl             "reference": dense. The others take memory that grows with the number of tokens and not its square,
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
-                     FlexAttention, for the same on a GPU; "blocked", PyTorch's operations block by block, for any bias,
-                     mask and positions; "rows", a block of queries at a time with all their keys, for scores that need
-                     these, and for nothing else; "linear", chunks of tokens and sums over all before them, for weights
-                     that are a quotient of features. One asked for by name runs or raises. "auto" is the first of
-                     "cpu", "flex", "blocked", "linear" and "rows" that can run; "reference" under torch.compile and
+                     FlexAttention, for the same on a GPU; "decode", one query on a CPU, for any bias and mask;
+                     "blocked", PyTorch's operations block by block, for the same and any positions; "linear", chunks of
+                     tokens and sums over all before them, for weights that are a quotient of features; "rows", a block
+                     of queries at a time with all their keys, for other scores that need these. One asked for by name
+                     runs or raises. "auto" is the first in this order that can run; "reference" under torch.compile and
                      torch.func, where a forward-mode derivative is taken, with dropout where "cpu" cannot run, and
                      where the environment says WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has
     the output 0 and weights of 0, with sinks and without, and no gradient goes from it to anything. Gradients reach q,
-    k, v, the sinks, the factor, states, and the parameters of biases and scores; second derivatives are the reference's
-    alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
+    k, v, the sinks, the factor, states, and the parameters of biases and scores; second derivatives are those of
+    "reference" and "decode" alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
     """
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout, factor)
     visible = _visible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask

@@ -71,6 +71,7 @@ ATTENTIONS = Implementations(
     {
         "cpu": Row("whorl.ops.impl.cpu_attention", "cpu"),
         "flex": Row("whorl.ops.impl.flex", "cuda"),
+        "decode": Row("whorl.ops.impl.decode", "cpu"),
         "blocked": Row("whorl.ops.impl.blocked", None),
         "linear": Row("whorl.ops.impl.linear", None),
         "rows": Row("whorl.ops.impl.rows", None),

@@ -93,7 +93,7 @@ def attention(
     if mask is not None:
         logits_BHQK = logits_BHQK.masked_fill(~mask, -torch.inf)
     instead = [(module, at) for module, at in scores if module.does("weights")]
-    weights = instead[0][0].weights(logits_BHQK, instead[0][1]) if instead else _softmax(logits_BHQK, sinks)
+    weights = instead[0][0].weights(logits_BHQK, instead[0][1]) if instead else softmax(logits_BHQK, sinks)
     weights = torch.nn.functional.dropout(weights.to(v.dtype), dropout, training=dropout > 0)
     output = weights @ v_BHKD
     for module, at in scores:
@@ -102,7 +102,8 @@ def attention(
     return output, weights
 
 
-def _softmax(logits_BHQK: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+def softmax(logits_BHQK: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Weights, of which a row that sees nothing has none, and a sink takes a share."""
     blind_BHQ1 = (logits_BHQK == -torch.inf).all(-1, keepdim=True)
     logits_BHQK = logits_BHQK.masked_fill(blind_BHQ1, 0)  # a softmax of nothing but -inf would be NaN
     if sinks is not None:

@@ -172,7 +172,9 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     keys, dtype = problem.k.shape[2], math_dtype(problem.q.dtype)
     fit = BLOCK_BYTES // (dtype.itemsize * batch * heads * keys)
     spans = problem.shared(_spans, problem.causal, reach_of(problem.biases), max(FEWEST, min(MOST, fit)))
-    q, k, v = (x.to(dtype).repeat_interleave(heads // x.shape[1], 1) for x in (problem.q, problem.k, problem.v))
+    q, k, v = (x.to(dtype) for x in (problem.q, problem.k, problem.v))
+    if k.shape[1] != heads:
+        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     tensors = _tensors(problem._replace(q=q, k=k, v=v))
     learned = [p for module in problem.modules for p in module.parameters()]
     rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries)

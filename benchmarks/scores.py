@@ -1,0 +1,148 @@
+"""Encodings that go by content, or by absolute positions, in biased_attention(): beside ALiBi; decoding beside none.
+
+    python benchmarks/scores.py [--only REGEX]
+
+Every round runs every provider of a case, one after another; ratios are taken within a round. What a token's state
+costs is in the time of an encoding that has one. Rows go to benchmarks/results/scores-cpu.csv.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import rows
+import torch
+from measuring import Provider, measured, peak, peak_row
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from whorl.encodings import REGISTRY, Shape, parse
+from whorl.encodings.effects import Bias, Scale, Score
+from whorl.encodings.scores import ScoreModule
+from whorl.ops import biased_attention
+from whorl.ops.scores import BoundScore
+
+HEADS, DIM, WIDTH = 8, 64, 512
+CPU = torch.device("cpu")
+PLAIN = "causal SDPA"  # no encoding
+CASES = {  # tokens, the yardstick and the encodings beside it
+    "forgetting 1024": (1024, "alibi", ("fox",)),
+    "forgetting 8192": (8192, "alibi", ("fox",)),
+    "vectors and absolute positions 1024": (1024, "alibi", ("irpe", "shaw", "fire", "sandwich")),
+    "all keys at once 1024": (1024, "alibi", ("cope", "stick-breaking", "dape", "log-n")),
+    "turns 2048": (2048, PLAIN, ("path",)),
+}
+CACHE = 4096
+DECODED = ("fox", "log-n", "ssmax", "fire", "alibi", "t5", "irpe", "cope", "path")
+SPARING = ("alibi", "fox", "irpe", "fire", "cope", "path")  # whose memory is measured, of 16,384 tokens
+
+
+def main() -> None:
+    parser = rows.parser(__doc__, rounds=7)
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose label matches; other rows stay")
+    parser.add_argument("--peak", nargs=2, metavar=("ENCODING", "TOKENS"), help="(internal) one peak")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        notation, tokens = options.peak
+        attention(notation, 512)()  # libraries are loaded
+        print(peak(attention(notation, int(tokens)), CPU))
+        return
+    facts, path = rows.facts(), options.results / "scores-cpu.csv"
+
+    def write(found: list[dict[str, Any]]) -> None:
+        rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both")
+
+    for label, (tokens, yardstick, notations) in CASES.items():
+        if re.search(options.only, label):
+            providers = {name: attention(name, tokens) for name in (yardstick, *known(notations))}
+            write(measured(label, providers, yardstick, options.rounds, CPU))
+    label = f"decoding with a cache of {CACHE}"
+    if re.search(options.only, label):
+        providers = {name: decoding(name) for name in (PLAIN, *known(DECODED))}
+        write(measured(label, providers, PLAIN, options.rounds, CPU))
+    label = "memory of 16384"
+    if re.search(options.only, label):
+        threads = ("--threads", str(options.threads))
+        write([peak_row(label, __file__, name, "16384", *threads) for name in known(SPARING)])
+
+
+def known(notations: tuple[str, ...]) -> list[str]:
+    """Those that this version of whorl has, for `make bench-against`."""
+    found = [name for name in notations if name in REGISTRY]
+    for name in set(notations) - set(found):
+        print(f"not measured: there is no encoding {name!r} here")
+    return found
+
+
+def tensors(queries: int, keys: int) -> list[torch.Tensor]:
+    """q, k, v and hidden states of the keys' tokens."""
+    torch.manual_seed(0)
+    shapes = [(1, HEADS, queries, DIM), (1, HEADS, keys, DIM), (1, HEADS, keys, DIM), (1, keys, WIDTH)]
+    return [torch.randn(shape) for shape in shapes]
+
+
+def called(notation: str) -> tuple[Callable[..., torch.Tensor], Callable[..., Any], list[torch.Tensor]]:
+    """The attention of an encoding for q, k, v, the state of the keys' tokens and positions; what makes that state, of
+    hidden states and positions; and what is learned."""
+    effects = parse(notation).effects(Shape(DIM, HEADS, WIDTH))
+    modules: list[Any] = [module for effect in effects for module in effect.modules]
+    for module in modules:
+        for x in module.parameters():
+            if not x.detach().any():  # a table that starts at zero
+                torch.nn.init.normal_(x, std=0.02)
+    biases = [effect.module for effect in effects if isinstance(effect, Bias)]
+    scales = [effect.module for effect in effects if isinstance(effect, Scale)]
+    scores: list[ScoreModule] = [effect.module for effect in effects if isinstance(effect, Score)]
+
+    def states(hidden: torch.Tensor, at: torch.Tensor) -> list[torch.Tensor | None]:
+        return [score.tokens(hidden, at, None, None) if score.keeps_state else None for score in scores]
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: Any, q_at: Any, k_at: Any) -> torch.Tensor:
+        bound = [
+            BoundScore(score, None if state is None else state[:, -q.shape[2] :], state)
+            for score, state in zip(scores, kept, strict=True)
+        ]
+        factor = None
+        for scale in scales:
+            one = scale(q_at + 1, q_at)
+            factor = one if factor is None else factor * one
+        out, _ = biased_attention(
+            q, k, v, biases, query_positions=q_at, key_positions=k_at, causal=True, scale=DIM**-0.5, factor=factor,
+            scores=bound,
+        )  # fmt: skip
+        return out
+
+    return attend, states, [x for module in modules for x in module.parameters()]
+
+
+def attention(notation: str, tokens: int) -> Provider:
+    q, k, v, hidden = tensors(tokens, tokens)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    grad, at = torch.randn_like(q), torch.arange(tokens)[None]
+    if notation == PLAIN:
+        return Provider(lambda: sdpa(*leaves, is_causal=True), lambda out: torch.autograd.grad(out, leaves, grad))
+    attend, states, learned = called(notation)
+    wanted = [*leaves, *learned]
+    return Provider(
+        lambda: attend(*leaves, states(hidden, at), at, at),
+        lambda out: torch.autograd.grad(out, wanted, grad, allow_unused=True),
+    )
+
+
+def decoding(notation: str) -> Provider:
+    """One token more: keys and states are cached, of its own too."""
+    q, k, v, hidden = tensors(1, CACHE)
+    q_at, k_at = torch.arange(CACHE - 1, CACHE)[None], torch.arange(CACHE)[None]
+    if notation == PLAIN:
+        return Provider(torch.no_grad()(lambda: sdpa(q, k, v)))
+    attend, states, _ = called(notation)
+    with torch.no_grad():
+        kept = states(hidden, k_at)
+    return Provider(torch.no_grad()(partial(attend, q, k, v, kept, q_at, k_at)))
+
+
+if __name__ == "__main__":
+    main()
