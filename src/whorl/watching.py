@@ -242,10 +242,18 @@ def _interface(
 ) -> tuple[torch.Tensor, None]:
     watcher, edit, layer = module.__dict__["whorl_watch"]
     how = attention_arguments(module, query, key, value, attention_mask, **kwargs)
+    factor, scores = how.pop("factor", None), how.get("scores", ())
+    if factor is not None:
+        how["q"] = (how["q"].float() * factor[..., None]).to(how["q"].dtype)
+    if scores and (watcher is not None or edit is not None):
+        raise ValueError(
+            f"{module.whorl_seam.notation} changes logits by content, and what is read here are q, k and the logits "
+            "that their product makes; attach an encoding that turns q and k, biases or multiplies logits"
+        )
     if edit is not None:
         how["q"], how["k"] = edit(layer, how["q"], how["k"], how["query_positions"])
     q, k, v, mask = how["q"], how["k"], how["v"], how["mask"]
-    plain = mask is None and not how["biases"] and how["softcap"] is None and how["sinks"] is None
+    plain = mask is None and not how["biases"] and how["softcap"] is None and how["sinks"] is None and not scores
     if plain:
         out = scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]

@@ -257,3 +257,23 @@ def test_cached_decoding_equals_a_full_forward(family: str, encoding: str, stati
         steps.append(out.logits)
     got = torch.cat(steps, 1)
     assert difference(got[mask.bool()], logits[mask.bool()]) < budget
+
+
+# --- who reads q and k --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_what_is_watched_has_the_factor_in_q_and_scores_are_refused() -> None:
+    from whorl.watching import forward, watching
+
+    plain, seen = tiny_model("llama"), []
+    model = attached("llama", "rope+grows")
+    logits, budget = logits_and_budget(model, TOKENS)
+    with watching(model, seen.append):
+        assert difference(model(TOKENS, use_cache=False).logits, logits) < budget, "watched, it gives the same"
+    of_stock: list = []
+    forward(whorl.attach(plain, "rope"), TOKENS, of_stock.append)
+    factor = torch.arange(1.0, LENGTH + 1).log()[:, None]
+    torch.testing.assert_close(seen[0].q, of_stock[0].q * factor)
+    with pytest.raises(ValueError, match="forgets changes logits by content, and what is read here are q, k and"):
+        forward(attached("llama", "forgets"), TOKENS, seen.append)

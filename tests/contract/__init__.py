@@ -131,16 +131,6 @@ def _by_content(encoding: str) -> bool:
     return any({"scale", "score", "softmax"} & set(part.kinds) for part in parts(encoding))
 
 
-def not_relative(encoding: Encoding | str) -> str:
-    """Why moving all positions changes what it does; nothing where it does not."""
-    return next((part.not_relative for part in parts(encoding) if part.not_relative), "")
-
-
-def by_order(encoding: Encoding | str) -> bool:
-    """Whether positions are nothing to it."""
-    return all(part.by_order for part in parts(encoding))
-
-
 PAIRS = held(tuple(FAMILIES), 5)
 
 LENGTH = 40

@@ -8,10 +8,11 @@ from typing import Any
 
 import whorl
 from whorl.attaching.stock import stock_form
+from whorl.encodings import parse
 from whorl.hosts import ENCODERS, FAMILIES, StockForm, head_dim_of, open_host
 from whorl.testing import tiny_model
 
-from . import COMPOSED, CONTENT, DECODERS, ENCODINGS, ROTARY_AND_BIAS, not_relative, packs, refused
+from . import COMPOSED, CONTENT, DECODERS, ENCODINGS, ROTARY_AND_BIAS, packs, refused
 
 PATH = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -131,7 +132,7 @@ def by_content(shown: Callable[[str], str]) -> str:
 
 def shifts() -> str:
     """What the contract does not ask of an encoding, and why."""
-    reasons = [f"- {name}: {why}" for name, e in ENCODINGS.items() if (why := not_relative(e))]
+    reasons = [f"- {name}: {why}" for name, e in ENCODINGS.items() if (why := parse(e).not_relative)]
     return (
         "\nMoving all positions of a text by a constant changes nothing under the encodings above, but for these:\n\n"
         + "\n".join(reasons)

@@ -11,7 +11,7 @@ import torch
 import whorl
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import IN_FULL, LENGTH, TOKENS, by_order, difference, drawn, held, not_relative, packs
+from . import IN_FULL, LENGTH, TOKENS, difference, drawn, held, packs
 
 tiny = lru_cache(maxsize=1)(tiny_model)
 FAR = torch.arange(LENGTH)[None] + 1_000_003
@@ -42,7 +42,7 @@ def name(model) -> tuple[str, str]:
 @pairs(EVERYWHERE)
 def test_positions(model) -> None:
     """Relative positions only, left padding and packing; and a test of the test."""
-    family, encoding = name(model)
+    family, encoding = model.config.model_type, whorl.encoding_of(model)
     logits, budget = logits_and_budget(model, TOKENS)
 
     padded = torch.cat([torch.zeros(2, 5, dtype=torch.long), TOKENS], 1)
@@ -55,16 +55,16 @@ def test_positions(model) -> None:
         packed = model(TOKENS.view(1, -1), position_ids=torch.arange(LENGTH).repeat(2)[None], use_cache=False)
         assert difference(packed.logits.view(2, LENGTH, -1), logits) < budget, "packing"
 
-    if not not_relative(encoding):
+    if not encoding.not_relative:
         assert difference(model(TOKENS, position_ids=FAR).logits, logits) < budget, "relative positions only"
-    if by_order(encoding):
+    if encoding.by_order:
         hidden = torch.ones_like(TOKENS)
         hidden[:, -3] = 0  # a key that is not seen
         wrong = model(TOKENS, attention_mask=hidden).logits
     else:
         # A position off by one in half of the tokens; by more where what counts is its logarithm. The mask is given, or
         # the gap would look like a packed document.
-        gap = LENGTH // 2 if not_relative(encoding) else 1
+        gap = LENGTH // 2 if encoding.not_relative else 1
         off = torch.arange(LENGTH)[None] + gap * (torch.arange(LENGTH) >= LENGTH // 2)
         wrong = model(TOKENS, position_ids=off, attention_mask=torch.ones_like(TOKENS)).logits
     assert difference(wrong, logits) > 100 * budget, "a planted fault is seen"

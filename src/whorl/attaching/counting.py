@@ -37,13 +37,18 @@ def keys_seen(
     biases: Sequence[nn.Module],
     query_positions: torch.Tensor,
     key_positions: torch.Tensor,
+    causal: bool,
 ) -> torch.Tensor:
     """How many keys each query sees, itself among them: int64 [batch or 1, queries].
 
     Neither padding nor keys that a window hides are among them, whether the mask hides them or a bias does (one with a
-    `reach`, or the caller's own mask).
+    `reach`, or the caller's own mask). causal: what no mask stands for; else it stands for all keys.
     """
     hiding = [bias for bias in biases if getattr(bias, "reach", None) is not None or isinstance(bias, GivenMask)]
+    if mask is None and causal:
+        queries, keys = query_positions.shape[1], key_positions.shape[1]
+        below = torch.ones(queries, keys, dtype=torch.bool, device=query_positions.device).tril(keys - queries)
+        mask = below[None, None]
     if isinstance(mask, Visible):
         return mask.derived(_counted, query_positions, key_positions, *hiding)
     return _counted(mask, query_positions, key_positions, *hiding)

@@ -145,7 +145,9 @@ def _unturned(
 
 def _factor(seam: LayerSeam, arguments: dict[str, Any]) -> torch.Tensor:
     """What the queries' logits are multiplied by, [batch or 1, heads or 1, queries]."""
-    counts = keys_seen(*(arguments[name] for name in ("mask", "biases", "query_positions", "key_positions")))
+    mask, biases = arguments["mask"], arguments["biases"]
+    causal = not seam.bidirectional and not any(isinstance(bias, GivenMask) for bias in biases)
+    counts = keys_seen(mask, biases, arguments["query_positions"], arguments["key_positions"], causal)
     factors = [scale(counts, seen_by(scale, arguments["query_positions"])) for scale in seam.scales]
     return functools.reduce(torch.mul, factors)
 

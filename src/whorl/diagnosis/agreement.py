@@ -144,6 +144,8 @@ def shift(subject: Subject) -> Answer:
     """All positions moved by a constant: only differences of positions count."""
     if subject.absolute:
         raise NotApplicable("positions are absolute: they are added to the embedding")
+    if subject.encoding is not None and subject.encoding.not_relative:
+        raise NotApplicable(f"{subject.encoding} does not promise it: {subject.encoding.not_relative}")
     if any(seam is not None and seam.scaled is not None for seam in seams_of(subject.host)):
         raise NotApplicable("the frequencies go by each query's own position")
     r = subject.runs

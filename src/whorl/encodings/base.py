@@ -146,6 +146,14 @@ class Sum(Encoding):
                 return (both, *(p for p in self.parts if p is not part and p is not rotary))
         return self.parts
 
+    @property
+    def not_relative(self) -> str:  # type: ignore[override]
+        return next((part.not_relative for part in self.parts if part.not_relative), "")
+
+    @property
+    def by_order(self) -> bool:  # type: ignore[override]
+        return all(part.by_order for part in self.parts)
+
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return tuple(effect for part in self.parts for effect in part.effects(shape))
 

@@ -64,6 +64,14 @@ class Layers(Encoding):
     def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys(kind for rule in self.rules for kind in rule.kinds))
 
+    @property
+    def not_relative(self) -> str:  # type: ignore[override]
+        return next((rule.not_relative for rule in self.rules if rule.not_relative), "")
+
+    @property
+    def by_order(self) -> bool:  # type: ignore[override]
+        return all(rule.by_order for rule in self.rules)
+
     def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
         if self.types is None:
             return self.rules[index % len(self.rules)]
