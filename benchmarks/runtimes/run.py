@@ -1,6 +1,6 @@
 """Exports a model in several encodings and runs the same token ids in every engine.
 
-    .venv/bin/python benchmarks/runtimes/run.py [--only vllm,mlx] [--tiny] [--again]
+    .venv/bin/python benchmarks/runtimes/run.py [--only vllm,mlx] [--encodings nope] [--tiny] [--again]
 
 Log-probabilities after each of some positions, near and far, are compared with whorl's own in float32. They may differ
 by what rounding explains (`Subject.explained`), and the control, the same weights without the encoding, must differ a
@@ -36,7 +36,7 @@ def main() -> int:
     engines = [engine for engine in ENGINES if not options.only or {engine.name, engine.label} & set(options.only)]
     ran.forget({e.name: [one.version() for one in ENGINES if one.name == e.name] for e in ENGINES}, path)
     failed: dict[str, str] = {}
-    for encoding in subject.encodings:
+    for encoding in dict.fromkeys(("rope", *(options.encodings or subject.encodings))):  # what must run first
         for runtime in ("hf", "gguf"):
             there = {(r.engine, r.version, r.model, r.encoding) for r in ran.ran(path)}
             left = [
@@ -57,6 +57,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda names: names.split(","), help="engines, as vllm,mlx,transformers-5.17")
+    parser.add_argument("--encodings", nargs="+", help="in whorl's notation; rope is run before any")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model; its rows stay in build/runtimes")
     parser.add_argument("--length", type=int, default=1024, help="tokens that SmolLM2 is run on (it has 8,192)")
     parser.add_argument("--rows", type=Path, metavar="FILE", help="where rows go, in the place of ran.json")
