@@ -121,6 +121,7 @@ def test_beta_near_two_keeps_its_precision(alike: bool, monkeypatch: pytest.Monk
     assert (longer - exact).abs().max() > 1000 * (2 * factors + rounding)
     if alike:
         monkeypatch.setattr(path, "SOLVED_IN", torch.float32)
+        monkeypatch.setattr(path, "CHUNK", 64)
         planted = (turned_products(*(x.float() for x in (q, k, w, beta)), below) * below - exact).abs().max()
         assert planted > 4 * (2 * factors + rounding)
 
