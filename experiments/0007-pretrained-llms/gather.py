@@ -146,19 +146,19 @@ def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def heal(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """By how much losses between HEALED_EDGES are above rope's at the same time, before and after the training, and by
-    how much the training moved rope's: paired by window, with 95 % intervals."""
+    how much the trained ones are above the untouched model's: paired by window, with 95 % intervals."""
     losses, rows = found["losses"], []
     pairs = [
         (encoding, when, "rope", when) for encoding in HEALED if encoding != "rope" for when in ("before", "after")
     ]
-    for encoding, when, other, then in [*pairs, ("rope", "after", "rope", "before")]:
+    for encoding, when, other, then in [*pairs, *((encoding, "after", "rope", "before") for encoding in HEALED)]:
         for text in TEXTS:
             here, there = (losses.get(e, {}).get(w, {}).get(text, []) for e, w in ((encoding, when), (other, then)))
             count = min(len(here), len(there))
             if not count:
                 continue
             changes = np.subtract(here[:count], there[:count])
-            spans = [interval(changes[:, i]) for i in range(changes.shape[1])]
+            spans = [interval(change) for change in changes.T]
             rows.append(
                 {
                     "encoding": encoding,
@@ -216,7 +216,7 @@ def _axis(label: str, panels: list[CurvePanel]) -> Axis:
 def healing(found: dict[str, Any]) -> CurveChart:
     """What each cut costs by position, before the training and after it."""
     x = axis("position in the window, tokens", "log", [100.0, *HEALED_EDGES[1:]])
-    rows = [row for row in found["rows"] if row["encoding"] != "rope"]
+    rows = [row for row in found["rows"] if row["above"] == f"rope, {row['when']}" and row["encoding"] != "rope"]
     panels = [healing_panel(text, [row for row in rows if row["text"] == text]) for text in TEXTS]
     y = _axis("nats above rope, trained alike (from 0.001)", panels)
     view = CurveView("loss under a cut", (y,), tuple(panels), x=x, markers=True)
