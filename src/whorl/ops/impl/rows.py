@@ -131,11 +131,11 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, rows: Rows, count: int, *given: torch.Tensor | None) -> torch.Tensor:
         """given: `count` tensors in the order of `_tensors`, and what the modules have learned."""
         tensors, parts = given[:count], []
-        for span in rows.spans:
+        for span in reversed(rows.spans):  # the most keys first: what they took, an allocator gives to the fewer
             parts.append(rows.attend(_cut(tensors, span), span))
         ctx.rows, ctx.count = rows, count
         ctx.save_for_backward(*given)
-        return torch.cat(parts, 2)
+        return torch.cat(parts[::-1], 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
@@ -151,7 +151,7 @@ class _Attention(torch.autograd.Function):
     ) -> list[torch.Tensor | None]:
         made = [torch.zeros_like(x) if need and x is not None else None for x, need in zip(saved, needed, strict=True)]
         learned = [x for x, need in zip(saved[count:], needed[count:], strict=True) if need and x is not None]
-        for span in rows.spans:
+        for span in reversed(rows.spans):
             leaves = [
                 None if x is None else x.detach().requires_grad_(need)
                 for x, need in zip(_cut(saved[:count], span), needed[:count], strict=True)
