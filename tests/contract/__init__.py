@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from whorl.encodings import Encoding, Layers, Score, Shape, get, parse
+from whorl.encodings import Encoding, Layers, Score, Shape, parse
 from whorl.hosts import ENCODERS, FAMILIES
 
 # The encodings of docs/families.md, with small arguments: inputs are 40 tokens and tables of positions have 64 rows.
@@ -16,6 +16,14 @@ ENCODINGS = {
     "rope": "rope:base=500",
     "hope": "hope:train_length=16",
     "taper": "taper:train_length=16",
+    "learned-rope": "learned-rope:base=500",
+    "grape-m": "grape-m:base=500",
+    "fope": "fope:train_length=16,base=500",
+    "pope": "pope:base=500",
+    "xpos": "xpos:base=500,scale=16",
+    "darope": "darope:train_length=16",
+    "selective-rope": "selective-rope",
+    "repo": "repo:base=500,first=1",
     "p-rope": "p-rope:p=0.5",
     "partial-rope": "partial-rope:fraction=0.5",
     "nope": "nope",
@@ -44,7 +52,6 @@ ENCODINGS = {
     "self-extend": "self-extend:window=8,group=4",
     "rerope": "rerope:window=8",
 }
-CONTENT = tuple(n for n in ENCODINGS if {"scale", "score", "softmax"} & set(get(n).kinds))
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = (
     "frequencies:values=0.9@0.1",
@@ -79,7 +86,6 @@ REFUSED = {
     ("falcon", "score"): "in transformers' attention interface, which .* does not use",
     ("gemma4_text", "state"): "reuses the keys of an earlier layer",
     ("gemma4_text", "by layer"): "reuses the keys of layer",
-    ("gemma2", "anew"): "caps those of its own",
     ("gpt_oss", "softmax"): "has attention sinks in it",
     **{(encoder, "causal"): "encoder|both directions" for encoder in ENCODERS},
 }
@@ -128,9 +134,11 @@ def held(families: Sequence[str], step: int) -> list[tuple[str, str]]:
 
 
 def _by_content(encoding: str) -> bool:
-    return any({"scale", "score", "softmax"} & set(part.kinds) for part in parts(encoding))
+    """Or by angles that are learned: by what runs in whorl's attention, and not by biases or a spectrum."""
+    return bool({"scale", "score"} & traits(encoding))
 
 
+CONTENT = tuple(name for name, encoding in ENCODINGS.items() if _by_content(encoding))
 PAIRS = held(tuple(FAMILIES), 5)
 
 LENGTH = 40
@@ -162,9 +170,11 @@ def drawn(model: Any) -> Any:
     positions, and what goes by content, is moved a little from where it starts.
     """
     import whorl
+    from whorl.encodings.grape_m import LearnedPlanes
     from whorl.encodings.learned import PositionTable
     from whorl.encodings.scores import ScoreModule
 
+    A_LITTLE = (PositionTable, LearnedPlanes, FreePositions)
     generator = torch.Generator().manual_seed(0)
     for effect in whorl.attached(model).effects:
         for parameter in effect.parameters():

@@ -51,10 +51,10 @@ def test_cached_decoding_and_gradients(open_pair) -> None:
     for name, parameter in model.named_parameters():
         if id(parameter) in silent:
             assert parameter.grad is None, f"{name} is silent and has a gradient"
-        else:
+        elif parameter.requires_grad:
             assert parameter.grad is not None, f"no gradient to {name}"
     for name, parameter in whorl.attached(model).named_parameters():
-        assert (parameter.grad != 0).any(), f"only zeros to {name}"
+        assert not parameter.requires_grad or (parameter.grad != 0).any(), f"only zeros to {name}"
 
 
 @pytest.mark.matrix

@@ -20,7 +20,12 @@ from whorl.encodings.nope import NoPE
 from whorl.encodings.scaled import Scaled
 from whorl.hosts import Host
 
-WORDS = {"train_length": "train length", "max_positions": "positions", "original": "original length"}
+WORDS = {
+    "train_length": "train length",
+    "max_positions": "positions",
+    "original": "original length",
+    "first": "first layer",
+}
 
 
 def filled(host: Host, encoding: Encoding, train_length: int | None = None) -> Encoding:

@@ -32,11 +32,6 @@ def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> N
             "state of its own for each of a layer's keys; try one without a state (alibi, t5), or build the model with "
             "num_kv_shared_layers=0"
         )
-    if score.scores_anew and host.soft_cap(index) is not None:
-        raise ValueError(
-            f"{part} makes the logits itself, and {name} caps those of its own (attn_logit_softcapping); build the "
-            "model without the cap, or try an encoding that turns q and k"
-        )
     if score.does("weights") and host.has_sinks(index):
         raise ValueError(
             f"{part} takes the place of the softmax, and {name} has attention sinks in it, which would be lost; try an "

@@ -12,7 +12,7 @@ from whorl.attaching.fitting import check_in_interface, check_score
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scale, Scaled, Score, Spectrum
+from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scale, Scaled, Score, Shape, Spectrum
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
@@ -87,7 +87,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         for part in terms:
             if _window_is_the_hosts(host, index, part):
                 continue
-            if still and {"rotate", "score"} <= set(part.kinds):
+            if still and "rotate" in part.kinds:
                 continue
             # Most modules depend on the heads and the width, and layers of another head dim share them.
             by_head_dim = {"rotate", "score"} & set(part.kinds)
@@ -102,8 +102,6 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 placed.place(effect, part, host, index)
         spectrum, scaled, biases = placed.spectrum, placed.scaled, placed.biases
         add = add if placed.add is None else placed.add
-        if still:
-            spectrum, scaled = Spectrum((), shape.head_dim), None
         if scaled is not None:
             _check_by_length(host, index, scaled)
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
@@ -111,7 +109,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
             spectra.append(early)
-        others = (p for p in terms if set(p.kinds) - {"rotate"})
+        others = (p for p in terms if _more_than_a_spectrum(p, shape))
         turns = spectrum if spectrum.turning or spectrum.amplitude != 1 else None
         does.append((turns, scaled, *(p for p in others if not _window_is_the_hosts(host, index, p))))
         rotation = host.rotation
@@ -148,6 +146,11 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     for seam in seams:
         seam.in_interface = needs_interface
     return Plan(by_type, seams, add, modules, needs_interface, tuple(does))
+
+
+def _more_than_a_spectrum(part: Encoding, shape: Shape) -> bool:
+    """Whether an encoding does anything that its spectrum does not say: it may turn by angles that are learned."""
+    return bool(set(part.kinds) - {"rotate"}) or ("rotate" in part.kinds and part.spectrum(shape.head_dim) is None)
 
 
 def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:

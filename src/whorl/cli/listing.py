@@ -40,8 +40,13 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     for name in REGISTRY:
         cls = get(name)
         effect = ", ".join(VERBS[kind] for kind in cls.kinds) or "nothing"
-        found.append((name, arguments(cls), effect, cls.title, f"arXiv {cls.paper}"))
+        found.append((name, arguments(cls), effect, cls.title, cited(cls.paper)))
     return found
+
+
+def cited(paper: str) -> str:
+    """`arXiv 2104.09864`, or a paper's title where there is no number."""
+    return f"arXiv {paper}" if paper[:1].isdigit() else paper
 
 
 def scaling_rows() -> list[tuple[str, str, str, str]]:

@@ -51,7 +51,7 @@ class Encoding(Config):
         return None
 
     def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
-        """The encoding of one layer: `self`, except for `Layers`."""
+        """The encoding of one layer: `self`, except for `Layers` and what tells layers apart by itself."""
         return self
 
     def spectrum(self, head_dim: int) -> Spectrum | None:
@@ -153,6 +153,9 @@ class Sum(Encoding):
     @property
     def by_order(self) -> bool:  # type: ignore[override]
         return all(part.by_order for part in self.parts)
+
+    def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
+        return self.rebuilt(lambda part: part.for_layer(index, layer_type))
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return tuple(effect for part in self.parts for effect in part.effects(shape))

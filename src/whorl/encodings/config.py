@@ -23,12 +23,14 @@ class Known:
     train_length  tokens that the model is trained at
     fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
     part          the same, and 1 where the host turns a part of its heads and lets no other channels turn (Phi)
+    third         a third of its layers, rounded down
     """
 
     base: float | None = None
     train_length: int | None = None
     fraction: float | None = None
     part: float | None = None
+    third: int | None = None
 
 
 def of_host(default: float | None = None, known: str | None = None) -> Any:

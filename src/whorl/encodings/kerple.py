@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,35 +17,10 @@ from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias, in_full
 from whorl.encodings.config import choices
 from whorl.encodings.effects import Bias, Effect, Shape
+from whorl.encodings.within import Within
 
 SMALLEST = 0.01  # the official code keeps both parameters at this or above, away from the edge of the valid range
 STEEPEST = 2.0  # and the power form's exponent at this or below
-
-
-class _Within(torch.autograd.Function):
-    """x clamped to lowest .. highest; past a bound, a gradient passes if following it leads back.
-
-    A plain clamp gives no gradient there, and what has once left the range stays outside. The official code clamps the
-    parameters' data in each forward instead, and so always learns on; this writes to nothing, which sharded parameters
-    and recomputed forwards need.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
-        return x.clamp(lowest, highest)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        x, ctx.lowest, ctx.highest = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        outwards = ((x < ctx.lowest) & (grad > 0)) | ((x > ctx.highest) & (grad < 0))  # a step goes against grad
-        return torch.where(outwards, 0.0, grad), None, None
 
 
 class KernelBias(RelativeBias):
@@ -64,8 +38,8 @@ class KernelBias(RelativeBias):
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
         distance = distance.abs().float()
         heads_first = (-1, *[1] * distance.dim())
-        r1 = _Within.apply(in_full(self.r1), SMALLEST, math.inf).view(heads_first)
-        r2 = _Within.apply(in_full(self.r2), SMALLEST, math.inf if self.form == "log" else STEEPEST).view(heads_first)
+        r1 = Within.apply(in_full(self.r1), SMALLEST, math.inf).view(heads_first)
+        r2 = Within.apply(in_full(self.r2), SMALLEST, math.inf if self.form == "log" else STEEPEST).view(heads_first)
         if self.form == "log":
             return -r1 * torch.log1p(r2 * distance)
         # d^r2 at distance 0 has an infinite slope in r2's gradient; its value there is 0 whatever r2 is.

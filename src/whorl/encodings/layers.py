@@ -74,12 +74,12 @@ class Layers(Encoding):
 
     def for_layer(self, index: int, layer_type: str | None = None) -> Encoding:
         if self.types is None:
-            return self.rules[index % len(self.rules)]
+            return self.rules[index % len(self.rules)].for_layer(index, layer_type)
         if layer_type not in self.types:
             raise ValueError(
                 f"layer {index} is of type {layer_type!r}, for which {self} has no rule; it has {', '.join(self.types)}"
             )
-        return self.rules[self.types.index(layer_type)]
+        return self.rules[self.types.index(layer_type)].for_layer(index, layer_type)
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         raise ValueError(f"{self} differs by layer; ask for_layer(index, layer_type).effects(shape)")

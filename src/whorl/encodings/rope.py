@@ -7,6 +7,7 @@ width of that share of it which turns (partial rotary, as in `partial_rope`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from whorl.encodings.base import Encoding
 from whorl.encodings.config import check_base, of_host, require_number
@@ -15,13 +16,13 @@ from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
 
 
 @dataclass(frozen=True)
-class Rotary(Encoding):
-    """What all rotary encodings share: their one effect is to turn by their spectrum."""
+class OfPairs(Encoding):
+    """What all encodings that turn pairs of channels share: the arguments that most of them have, and their width."""
 
-    kinds = ("rotate",)
+    kinds: ClassVar[tuple[str, ...]] = ("rotate",)
 
     def __post_init__(self) -> None:
-        """Refuses a base, and a share of the channels, that make no sense: the arguments that most rotary ones have."""
+        """Refuses a base, and a share of the channels, that make no sense."""
         base, fraction = getattr(self, "base", None), getattr(self, "fraction", None)
         if base is not None:
             check_base(base)
@@ -29,13 +30,6 @@ class Rotary(Encoding):
             require_number("fraction", fraction)
             if not 0 <= fraction <= 1:
                 raise ValueError(f"fraction is the share of channels that turn and must be in [0, 1], got {fraction}")
-
-    def spectrum(self, head_dim: int) -> Spectrum:
-        """The frequencies at this head dim. Raises ValueError for an odd head dim."""
-        raise NotImplementedError
-
-    def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        return (Rotate(self.spectrum(shape.head_dim)),)
 
     def width(self, head_dim: int) -> int:
         """The channels that are in pairs: all of the head, or its first `fraction` where that argument is set.
@@ -53,6 +47,18 @@ class Rotary(Encoding):
                 f"that cannot be paired; try fraction={(width - 1) / head_dim:g} or {(width + 1) / head_dim:g}"
             )
         return width
+
+
+@dataclass(frozen=True)
+class Rotary(OfPairs):
+    """What all rotary encodings share: their one effect is to turn by their spectrum."""
+
+    def spectrum(self, head_dim: int) -> Spectrum:
+        """The frequencies at this head dim. Raises ValueError for an odd head dim."""
+        raise NotImplementedError
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Rotate(self.spectrum(shape.head_dim)),)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ScoreModule(nn.Module):
 
     sees_hidden: bool = False  # `tokens` goes by hidden states
     keeps_state: bool = False  # `tokens` is asked
-    scores_anew: bool = False  # `logits` makes them itself, of q and k, and is handed None for them
+    scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
 
     def tokens(
@@ -74,7 +74,7 @@ class ScoreModule(nn.Module):
         raise NotImplementedError
 
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        """Other q [B, H, Q, D'] and k [B, key heads, K, D'] in the place of these, which were not rotated.
+        """Other q [B, H, Q, D'] and k [B, key heads or H, K, D'] in the place of these, which were not rotated.
 
         In float32; they are rounded to the model's dtype afterwards, as those that a rotation turned are.
         """

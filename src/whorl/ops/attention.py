@@ -88,13 +88,14 @@ def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Se
     """With done what is done to each query and key by itself, in float32 (float64) and rounded once."""
     dtype, math = problem.q.dtype, math_dtype(problem.q.dtype)
     at = problem.query_positions, problem.key_positions
-    q, k, channels = problem.q.to(math), problem.k, None
+    q, k, v, channels = problem.q.to(math), problem.k, problem.v, None
     if scores:
         q, k, channels = token_by_token(scores, *at, q, k.to(math), problem.scale)
+        v = v.repeat_interleave(k.shape[1] // v.shape[1], 1) if k.shape[1] > v.shape[1] else v
     if factor is not None:
         q = q * factor[..., None].to(math)
     left = tuple(score for score in scores if score.by_rows)
-    return problem._replace(q=q.to(dtype), k=k.to(dtype), channels=channels, scores=left)
+    return problem._replace(q=q.to(dtype), k=k.to(dtype), v=v, channels=channels, scores=left)
 
 
 def _visible(mask: torch.Tensor, queries: int, keys: int) -> Visible:

@@ -25,7 +25,7 @@ def scaling_of(host: Host, layer_type: str) -> str | None:
 
 
 def known_of(host: Host, index: int) -> Known:
-    """What the host's config says of one layer: base, training length and the share of the head that turns.
+    """What the host says of one layer: base, training length, the share of the head that turns, and its depth.
 
     The base is `rope_theta`, without the scaling that the config may ask for besides; where a family names none, that
     of the host's own frequencies. Nothing is said of a base by a host that does not turn.
@@ -35,7 +35,13 @@ def known_of(host: Host, index: int) -> Known:
     if fraction is None and host.rotary is not None and host.turns[index]:
         whole = head_dim_of(host.rotary.config, host.attentions[index])
         part = 1.0 if host.shapes[index].head_dim < whole else None
-    return Known(base=_base(host, index), train_length=trained_length(host), fraction=fraction, part=part)
+    return Known(
+        base=_base(host, index),
+        train_length=trained_length(host),
+        fraction=fraction,
+        part=part,
+        third=len(host.attentions) // 3,
+    )
 
 
 def trained_length(host: Host) -> int | None:

@@ -79,13 +79,17 @@ def attention(
     q_BHQD, k = q_BHQD.to(dtype), k.to(dtype)
     k_BHKD, v_BHKD = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     changes = [(module, at) for module, at in scores if module.does("logits")]
+    anew = [(module, at) for module, at in changes if module.scores_anew]
     logits_BHQK: Any = None  # where a score makes them itself
-    if not any(module.scores_anew for module, _ in changes):
+    if not anew:
         logits_BHQK = q_BHQD @ k_BHKD.transpose(-1, -2) * scale
-        if softcap is not None:
-            logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
-    for module, at in sorted(changes, key=lambda change: not change[0].scores_anew):
+    for module, at in anew:
         logits_BHQK = module.logits(logits_BHQK, q_BHQD * scale, k_BHKD, at)
+    if softcap is not None:
+        logits_BHQK = softcap * torch.tanh(logits_BHQK / softcap)
+    for module, at in changes:
+        if not module.scores_anew:
+            logits_BHQK = module.logits(logits_BHQK, q_BHQD * scale, k_BHKD, at)
     if channels is not None:
         logits_BHQK = logits_BHQK + product(*channels)
     for bias in biases:

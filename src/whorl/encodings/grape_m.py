@@ -1,0 +1,65 @@
+"""GRAPE-M, multiplicative group encoding. Zhang et al., ICLR 2026, arXiv 2512.07805, section 3.
+
+Position n acts on q and k as G(n) = exp(n sum_j omega_j L_j), L_j = a_j b_j^T - b_j a_j^T, on planes (a_j, b_j) that
+commute. For unit vectors a, b at right angles, exp(n omega L) is I + sin(n omega) L + (1 - cos(n omega)) L^2, a turn of
+their plane by n omega. As in the official code the planes are those of RoPE's pairs (any others at right angles to one
+another are these after a change of basis, which the projections of q and k learn), and omega is learned in each layer:
+omega_j = exp(16 w_j), started at RoPE's base^(-2j/d). (The 16 speeds up its learning.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.angles import AngleModule, angles_of, cos_sin_of, exact
+from whorl.encodings.config import choices, of_host
+from whorl.encodings.effects import Effect, Score, Shape
+from whorl.encodings.rope import OfPairs
+from whorl.encodings.spectrum import rope_frequencies
+
+FASTER = 16.0  # the official code's factor of log frequencies
+
+
+class LearnedPlanes(AngleModule):
+    """The frequency of each plane, learned as its logarithm over 16: [heads or 1, pairs]."""
+
+    causal = False
+
+    def __init__(self, frequencies: tuple[float, ...], heads: int, layout: str) -> None:
+        super().__init__(layout)
+        start = torch.tensor([math.log(f) / FASTER for f in frequencies])
+        self.log_frequency = nn.Parameter(start.repeat(heads, 1))
+
+    def tables(
+        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return cos_sin_of(angles_of(positions, (FASTER * exact(self.log_frequency)).exp()), dtype)
+
+
+@dataclass(frozen=True)
+class GRAPEM(OfPairs):
+    """Turns of the pairs' planes with frequencies that each layer learns (arXiv 2512.07805).
+
+    per: "layer", one set of frequencies for its heads, as the official code has it by default, or "head".
+    `base` and `fraction` as in `RoPE`, as which it starts.
+    """
+
+    base: float | None = of_host(10000.0)
+    fraction: float | None = of_host()
+    per: str = "layer"
+
+    name = "grape-m"
+    title = "turns of planes with frequencies that each layer, or head, learns"
+    paper = "2512.07805"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choices("per", self.per, ("layer", "head"))
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        frequencies = rope_frequencies(self.argument("base"), self.width(shape.head_dim))
+        return (Score(LearnedPlanes(frequencies, shape.heads if self.per == "head" else 1, shape.layout)),)

@@ -1,0 +1,126 @@
+"""Selective RoPE, angles that accumulate by content. ICLR 2026, arXiv 2511.17388.
+
+Pair i of head h turns by tau_i x sum of phi_hi over the tokens up to this one, tau_i = 500000^(-2i/d) fixed:
+
+    phi = conv(W_up W_down x),  x: what the layer projects q and k from, each head's share of it of length 1
+
+with a rank of 16 and a causal convolution over 4 tokens in each channel by itself, as the official code has by default
+(no gate, no bias, no activation). Only differences of sums matter. Padding adds nothing to a sum, and the convolution
+does not reach back over the first token of a text, in packed and in padded rows too: a token at position p takes p
+tokens before it, three at most.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.angles import AngleModule, cos_sin_of, exact, math_dtype, numbers
+from whorl.encodings.biases import in_full
+from whorl.encodings.config import check_base, of_host, require_positive_int
+from whorl.encodings.effects import Effect, Score, Shape
+from whorl.encodings.rope import OfPairs
+from whorl.encodings.scores import refuse_encoders
+from whorl.encodings.spectrum import rope_frequencies
+
+TAPS = 4  # tokens that the convolution sees
+
+
+class AccumulatedAngles(AngleModule):
+    """A token's state [heads x pairs + rank]: its angles, in [0, 2 pi), and W_down x, for the convolution after it.
+
+    Sums are taken in float64, since they grow with the text, and only what is left of whole turns is kept.
+    """
+
+    sees_hidden = True
+    keeps_state = True
+
+    def __init__(self, temperatures: tuple[float, ...], heads: int, width: int, rank: int, layout: str) -> None:
+        super().__init__(layout)
+        self.temperatures, self.heads, self.rank = temperatures, heads, rank
+        channels = heads * len(temperatures)
+        generator = torch.Generator().manual_seed(0)
+        # PyTorch's own starts of a linear layer and of a convolution in each channel by itself
+        self.down = nn.Parameter(_uniform(rank, width, width, generator))
+        self.up = nn.Parameter(_uniform(channels, rank, rank, generator))
+        self.taps = nn.Parameter(_uniform(channels, TAPS, TAPS, generator))  # of tokens t - 3 .. t
+
+    def tokens(
+        self,
+        hidden: torch.Tensor | None,
+        positions: torch.Tensor,
+        real: torch.Tensor | None,
+        before: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert hidden is not None
+        dtype, (batch, tokens, width) = math_dtype(hidden), hidden.shape
+        shares = self.heads if width % self.heads == 0 else 1
+        x = nn.functional.normalize(hidden.to(dtype).unflatten(-1, (shares, -1)), dim=-1).flatten(-2)
+        low = nn.functional.linear(x, in_full(self.down).to(dtype))
+        if real is not None:
+            low = low * real[..., None]
+        past = low.new_zeros(batch, TAPS - 1, self.rank)
+        if before is not None:
+            seen = before[:, -(TAPS - 1) :, 0, -self.rank :].to(dtype)
+            past = torch.cat([past[:, seen.shape[1] :], seen], 1)
+        phi = self._convolved(torch.cat([past, low], 1), positions, tokens)
+        if real is not None:
+            phi = phi * real[..., None]
+        temperatures = numbers(self.temperatures, phi).repeat(self.heads)
+        angles = (exact(phi) * temperatures).cumsum(1)
+        if before is not None:
+            angles = angles + exact(before[:, -1:, 0, : -self.rank])
+        return torch.cat([angles.remainder(2 * math.pi).to(dtype), low], -1).unsqueeze(2)
+
+    def _convolved(self, low: torch.Tensor, positions: torch.Tensor, tokens: int) -> torch.Tensor:
+        """phi [B, T, heads x pairs] for W_down x [B, 3 + T, rank] of these tokens and of the three before them."""
+        inputs = nn.functional.linear(low, in_full(self.up).to(low.dtype))
+        taps = in_full(self.taps).to(low.dtype)
+        phi = inputs[:, TAPS - 1 :] * taps[:, -1]
+        for back in range(1, TAPS):
+            reached = (positions >= back)[..., None]
+            phi = phi + inputs[:, TAPS - 1 - back :][:, :tokens] * taps[:, -1 - back] * reached
+        return phi
+
+    def tables(
+        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert state is not None
+        angles = state[:, 0, :, : -self.rank].unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return cos_sin_of(angles, dtype)
+
+
+def _uniform(rows: int, columns: int, fan: int, generator: torch.Generator) -> torch.Tensor:
+    return (2 * torch.rand(rows, columns, generator=generator) - 1) / math.sqrt(fan)
+
+
+@dataclass(frozen=True)
+class SelectiveRoPE(OfPairs):
+    """Each token says by how much all pairs turn on, per head and pair (arXiv 2511.17388).
+
+    base: of the fixed temperatures; the paper's, and never the model's own. rank: of what makes them of hidden states.
+    `fraction` as in `RoPE`.
+    """
+
+    base: float = 500000.0
+    fraction: float | None = of_host()
+    rank: int = 16
+
+    name = "selective-rope"
+    title = "angles that accumulate from token to token, by as much as the token's content says"
+    paper = "2511.17388"
+    by_order = True
+    kinds = ("rotate", "score")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_base(self.base)
+        require_positive_int("rank", self.rank)
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        refuse_encoders(self, shape, "adds up what the tokens up to each one say")
+        temperatures = rope_frequencies(self.base, self.width(shape.head_dim))
+        return (Score(AccumulatedAngles(temperatures, shape.heads, shape.width, self.rank, shape.layout)),)
