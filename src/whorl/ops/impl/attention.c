@@ -539,7 +539,7 @@ static int attention_of_one(const Call *c) {
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
+    if (c->queries == 1 && !c->dropout && !c->channels) return attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;
