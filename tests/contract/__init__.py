@@ -170,11 +170,9 @@ def drawn(model: Any) -> Any:
     positions, and what goes by content, is moved a little from where it starts.
     """
     import whorl
-    from whorl.encodings.grape_m import LearnedPlanes
     from whorl.encodings.learned import PositionTable
     from whorl.encodings.scores import ScoreModule
 
-    A_LITTLE = (PositionTable, LearnedPlanes, FreePositions)
     generator = torch.Generator().manual_seed(0)
     for effect in whorl.attached(model).effects:
         for parameter in effect.parameters():

@@ -125,8 +125,10 @@ def by_content(shown: Callable[[str], str]) -> str:
         not_on = ", ".join(f"{family} ({shown(why)})" for family, why in cells.items() if why != "whorl")
         lines.append(f"| {name} | {' | '.join(counts)} | {not_on or 'nothing'} |")
     return (
-        f"\nThe {len(CONTENT)} encodings below go by content, or by how many keys a query sees, or turn by angles that are learned. They run in whorl's "
-        "own\nattention, and are saved under whorl's own key:\n\n" + "\n".join(lines) + "\n"
+        f"\nThe {len(CONTENT)} encodings below go by content or by how many keys a query sees, or turn by angles that "
+        "are learned. They run in whorl's own\nattention, and are saved under whorl's own key:\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
