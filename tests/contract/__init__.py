@@ -86,6 +86,7 @@ REFUSED = {
     ("falcon", "score"): "in transformers' attention interface, which .* does not use",
     ("gemma4_text", "state"): "reuses the keys of an earlier layer",
     ("gemma4_text", "by layer"): "reuses the keys of layer",
+    ("hunyuan_v1_dense", "as trained"): "normalise them, channel by channel, after its own rotation",
     ("gpt_oss", "softmax"): "has attention sinks in it",
     **{(encoder, "causal"): "encoder|both directions" for encoder in ENCODERS},
 }
@@ -109,7 +110,12 @@ def traits(notation: str) -> frozenset[str]:
             found.add(type(effect).__name__.lower())
             if isinstance(effect, Score):
                 score, softmax = effect.module, effect.module.does("weights")
-                flags = {"state": score.keeps_state, "anew": score.scores_anew, "causal": score.causal}
+                flags = {
+                    "state": score.keeps_state,
+                    "anew": score.scores_anew,
+                    "causal": score.causal,
+                    "as trained": score.as_trained,
+                }
                 found.update(name for name, holds in {**flags, "softmax": softmax}.items() if holds)
         try:
             part.with_defaults().effects(Shape(16, 4, 64, bidirectional=True))

@@ -130,3 +130,11 @@ def test_a_real_model_reads_on_past_its_training_length(shared, notation: str) -
 def test_what_makes_no_sense(notation: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse(notation)
+
+
+@pytest.mark.parametrize("encoding", ["self-extend", "rerope"])
+def test_a_model_that_normalises_by_channel_after_its_rotation_is_refused(encoding: str) -> None:
+    """Turned after that norm, near keys would not be scored as the model was trained to; Llama 4's has no weights."""
+    with pytest.raises(ValueError, match="hunyuan_v1_dense.* was trained to normalise them, channel by channel, after"):
+        whorl.attach(tiny_model("hunyuan_v1_dense"), encoding)
+    whorl.attach(tiny_model("llama4_text"), encoding)

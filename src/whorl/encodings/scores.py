@@ -57,6 +57,7 @@ class ScoreModule(nn.Module):
     keeps_state: bool = False  # `tokens` is asked
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
+    as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did
 
     def tokens(
         self,

@@ -25,7 +25,7 @@ class TwoRotations(ScoreModule):
     frequencies: radians per token of the pairs of the first channels. layout: which channels are a pair.
     """
 
-    scores_anew = True
+    scores_anew = as_trained = True
 
     def __init__(self, frequencies: Sequence[float], layout: str, window: int) -> None:
         super().__init__()
