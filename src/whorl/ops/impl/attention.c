@@ -254,10 +254,9 @@ INLINE vec keep(const Call *c, const Tile *t, int64_t lane, int64_t key) {
 }
 
 /* What the channels add to the logits of a key and some lanes. */
-INLINE vec added(const Call *c, const Tile *t, const float *more_k, int64_t lane, int64_t j) {
-    vec sum = more_k[j * c->channels] * AT(const vec, t->more_t + lane);
-    for (int64_t e = 1; e < c->channels; e++)
-        sum += more_k[j * c->channels + e] * AT(const vec, t->more_t + e * QUERIES + lane);
+INLINE vec added(const int64_t channels, const Tile *t, const float *more_k, int64_t lane, int64_t j) {
+    vec sum = more_k[j * channels] * AT(const vec, t->more_t + lane);
+    for (int64_t e = 1; e < channels; e++) sum += more_k[j * channels + e] * AT(const vec, t->more_t + e * QUERIES + lane);
     return sum;
 }
 
@@ -277,7 +276,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
         for (int64_t j = 0; j < keys; j++) {
             vec x = AT(vec, s + j * QUERIES + lane);
             if (cap) x = cap * tanh_of(x / cap);
-            if (c->channels) x += added(c, t, more_k, lane, j);
+            if (c->channels) x += added(c->channels, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             AT(vec, s + j * QUERIES + lane) = x;
@@ -301,7 +300,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
 
 /* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too, and with
  * the others' channels to those of queries, and to those of keys, [KEYS][channels][WIDTH], which are to be summed across. */
-static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
+INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
                             const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
@@ -311,7 +310,7 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
         for (int64_t j = 0; j < keys; j++) {
             vec x = AT(vec, s + j * QUERIES + lane), d = AT(vec, dp + j * QUERIES + lane), tanh = all(0), p;
             if (cap) tanh = tanh_of(x / cap), x = cap * tanh;
-            if (c->channels) x += added(c, t, more_k, lane, j);
+            if (channels) x += added(channels, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             p = exp_not_positive(x - base) * normal;
@@ -322,14 +321,25 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
                 d = p * (d - delta);
             }
             if (to_biases) AT(vec, to_biases + KEYS - 1 - j + lane) += d;
-            for (int64_t e = 0; e < c->channels; e++) {
-                AT(vec, t->to_more_t + e * QUERIES + lane) += d * more_k[j * c->channels + e];
-                AT(vec, to_more_k + (j * c->channels + e) * WIDTH) += d * AT(const vec, t->more_t + e * QUERIES + lane);
+            for (int64_t e = 0; e < channels; e++) {
+                AT(vec, t->to_more_t + e * QUERIES + lane) += d * more_k[j * channels + e];
+                AT(vec, to_more_k + (j * channels + e) * WIDTH) += d * AT(const vec, t->more_t + e * QUERIES + lane);
             }
             AT(vec, s + j * QUERIES + lane) = p;
             AT(vec, dp + j * QUERIES + lane) = cap ? d * (1 - tanh * tanh) : d;
         }
     }
+}
+
+/* No channels, and two of them (a forget gate's), are compiled for themselves. */
+static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
+                            const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
+    if (c->channels == 0)
+        soften_again(0, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
+    else if (c->channels == 2)
+        soften_again(2, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
+    else
+        soften_again(c->channels, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
 }
 
 /* --- the two passes ---------------------------------------------------------------------------------------------------- */
