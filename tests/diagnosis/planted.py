@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+import whorl
+from whorl.attaching import seams_of
 from whorl.testing import tiny_model
 
 from . import LLAMA3, LONGROPE, YARN, rope, rotary
@@ -446,3 +448,26 @@ def _() -> Any:
 @planted("angles shift", "positions that stop before the declared length")
 def _() -> Any:
     return _computing(tiny_model("llama"), _no_further)
+
+
+def forgetting(change: Callable[[Any], Any]) -> Any:
+    """A Llama with FoX attached, whose states are asked as `change` of the function says."""
+    model = whorl.attach(tiny_model("llama"), "fox")
+    for seam in seams_of(model):
+        seam.scores[0].tokens = change(seam.scores[0].tokens)
+    return model
+
+
+@planted("gaps", "padding counts in a sum over tokens")
+def _() -> Any:
+    return forgetting(lambda ask: lambda hidden, positions, real, before: ask(hidden, positions, None, before))
+
+
+@planted("cache packing states", "sums in bfloat16")
+def _() -> Any:
+    return forgetting(lambda ask: lambda *told: ask(*told).bfloat16())
+
+
+@planted("order", "an encoder without positions")
+def _() -> Any:
+    return whorl.attach(tiny_model("bert"), "nope")

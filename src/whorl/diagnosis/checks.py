@@ -13,7 +13,7 @@ from whorl.attaching import attached, detach
 from whorl.attaching.records import CONFIG_KEY
 from whorl.checking import check_numbers
 from whorl.data.corpus import load_tokenizer
-from whorl.diagnosis import agreement, angles, files, fits, settings, texts
+from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
@@ -176,6 +176,29 @@ CHECKS = (
         "batched generation pads on the left; wrong positions or an unmasked padding change every answer",
         "pass attention_mask, and position_ids that count it: (mask.cumsum(-1) - 1).clamp(min=0)",
         agreement.padding,
+    ),
+    Check(
+        "gaps",
+        "Padding within a text adds nothing to a sum",
+        "what adds up gates or angles over tokens (fox, cope, path) counts padding too, where it is not told of it",
+        "pass attention_mask; in a score of your own, leave out tokens that are not `real`",
+        content.gaps,
+    ),
+    Check(
+        "states",
+        "What is kept of tokens is in full precision",
+        "sums of gates grow with the text: near 1,000, neighbouring numbers of bfloat16 are 4 apart, and what a head "
+        "forgets is rounded away",
+        "let `tokens` give float32 (in_full of its parameters; hidden states come so)",
+        content.states,
+    ),
+    Check(
+        "order",
+        "An encoder knows the order of tokens",
+        "no causal mask orders them there: without positions (nope), or with one bias for all distances, a text is a "
+        "bag of words",
+        "attach rope, t5, learned or sinusoidal; alibi knows distances and no direction",
+        content.order,
     ),
     Check(
         "packing",

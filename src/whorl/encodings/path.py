@@ -72,7 +72,7 @@ class Householder(ScoreModule):
         x = in_full(hidden)
         keep = torch.ones_like(positions, dtype=torch.bool) if real is None else real
         low = (x @ in_full(self.down).T) * keep[..., None]
-        w = self._directions(low, positions, before)
+        w = self._directions(low, positions, before, real)
         beta = 2 * (x @ in_full(self.beta).T + in_full(self.beta_offset)).sigmoid() * keep[..., None]
         found = [w, beta[..., None]]
         if self.forgets:
@@ -83,23 +83,37 @@ class Householder(ScoreModule):
             found.append(forgotten[..., None])
         return torch.cat([*found, self._shared_out(low)], -1)
 
-    def _directions(self, low: torch.Tensor, positions: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+    def _directions(
+        self, low: torch.Tensor, positions: torch.Tensor, before: torch.Tensor | None, real: torch.Tensor | None
+    ) -> torch.Tensor:
         """w of each token [B, T, H, D], for the low-rank vectors of these [B, T, rank] and the states of those before.
 
-        A document begins at position 0, and what stands before that is not its.
+        A document begins at position 0, and what stands before that is not its. Padding is passed over.
         """
         batch, count, _ = low.shape
         earlier = low.new_zeros(batch, TAPS - 1, self.rank)
         if before is not None:
-            kept = self._joined(before[:, 1 - TAPS :])
+            kept = self._joined(before[:, 1 - TAPS :] if real is None else self._latest_real(before))
             earlier = torch.cat([earlier[:, kept.shape[1] :], kept.expand(batch, -1, -1)], 1)
         u = torch.cat([earlier, low], 1) @ in_full(self.up).T
         taps, total = in_full(self.taps), torch.zeros_like(u[:, TAPS - 1 :])
+        at = torch.arange(TAPS - 1, TAPS - 1 + count, device=u.device).expand(batch, -1)
         for tap in range(TAPS):
             first = TAPS - 1 - tap
-            total = total + taps[:, tap] * u[:, first : first + count] * (positions >= tap)[..., None]
+            there = u[:, first : first + count]
+            if real is not None:
+                there = u.gather(1, at[..., None].expand(-1, -1, u.shape[-1]))
+                at = _before(real).expand(batch, -1).gather(1, at)
+            total = total + taps[:, tap] * there * (positions >= tap)[..., None]
         w = nn.functional.silu(total).view(batch, count, self.heads, self.size)
         return w * (w.square().sum(-1, keepdim=True) + SMALL).rsqrt()
+
+    def _latest_real(self, before: torch.Tensor) -> torch.Tensor:
+        """The states of the latest tokens that are no padding (whose beta is 0), TAPS - 1 or fewer, in their order."""
+        count = min(TAPS - 1, before.shape[1])
+        slots = torch.arange(before.shape[1], device=before.device)
+        at = slots.where(before[:, :, 0, self.size] > 0, slots - before.shape[1]).topk(count).indices.flip(1)
+        return before.gather(1, at[..., None, None].expand(-1, -1, *before.shape[2:]))
 
     def _shared_out(self, low: torch.Tensor) -> torch.Tensor:
         """[B, T, rank] to [B, T, H, rank / H rounded up]: states have heads, and low-rank vectors none."""
@@ -119,6 +133,14 @@ class Householder(ScoreModule):
             return made
         forgotten = [x[..., self.size + 1].to(q.dtype) for x in (at.query_state, at.key_state)]
         return made + at.scale * (forgotten[0][..., :, None] - forgotten[1][..., None, :])
+
+
+def _before(real: torch.Tensor) -> torch.Tensor:
+    """The slot of the last token before each that is no padding, where TAPS - 1 slots stand before the first of these:
+    [B or 1, TAPS - 1 + T]."""
+    slots = torch.arange(TAPS - 1 + real.shape[1], device=real.device)
+    known = nn.functional.pad(real, (TAPS - 1, 0), value=True)
+    return nn.functional.pad(slots.where(known, 0).cummax(1).values, (1, -1))
 
 
 def turned_products(
