@@ -28,7 +28,7 @@ def list_encodings() -> None:
         ("whorl's encodings", ["name", "arguments", "effect", "what it does", "arXiv"], known["encodings"]),
         ("scalings of rotary encodings", ["name", "arguments", "what it does", "arXiv"], known["scalings"]),
     ):
-        terminal.print(filled(title, columns, lines, narrow=terminal.width < 100))
+        terminal.print(filled(title, columns, lines, narrow=terminal.width < 120))
     terminal.print(
         said(
             "compose: ", ("rope+window:size=64", "bold"), " both effects; ", ("rope+window:size=64/nope", "bold"),
