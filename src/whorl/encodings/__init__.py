@@ -119,7 +119,8 @@ def get_scaling(name: str) -> type[Scaling]:
 
 def build(name: str, arguments: Mapping[str, Any]) -> Encoding:
     """The encoding `name` with these arguments. Raises ValueError for an argument that it does not have or lacks."""
-    if name in SCALINGS and arguments.keys() & {f.name for f in dataclasses.fields(get_scaling(name))}:
+    shared = name in REGISTRY and name in SCALINGS
+    if shared and arguments.keys() & {f.name for f in dataclasses.fields(get_scaling(name))}:
         raise ValueError(f"with {', '.join(arguments)}, {name} is a scaling; write rope~{get_scaling(name).example}")
     return get(name).of_arguments(arguments)
 
