@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import whorl
-from tests.contract import LENGTH, TOKENS, difference
+from tests.contract import LENGTH, TOKENS, difference, drawn
 from whorl.attaching import seams_of
 from whorl.encodings import REGISTRY
 from whorl.testing import logits_and_budget, tiny_model
@@ -277,3 +277,26 @@ def test_what_is_watched_has_the_factor_in_q_and_scores_are_refused() -> None:
     torch.testing.assert_close(seen[0].q, of_stock[0].q * factor)
     with pytest.raises(ValueError, match="forgets changes logits by content, and what is read here are q, k and"):
         forward(attached("llama", "forgets"), TOKENS, seen.append)
+
+
+# --- saving ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["ssmax", "rope+fox", "path"])
+def test_it_is_saved_with_its_parameters_stock_loads_fail_and_adapters_find_it(encoding: str, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    peft = pytest.importorskip("peft")
+    model = drawn(attached("llama", encoding))
+    model.save_pretrained(tmp_path)
+    again = whorl.load(tmp_path)
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+    with pytest.raises(ValueError, match="use whorl.load"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    settings = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(again, settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    read = whorl.load(tmp_path / "adapter")
+    assert torch.equal(read(TOKENS).logits, adapted(TOKENS).logits)
+    assert whorl.encoding_of(read) == whorl.encoding_of(model)
