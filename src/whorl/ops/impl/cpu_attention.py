@@ -33,6 +33,8 @@ class Plan(NamedTuple):
 def missing(problem: AttentionProblem) -> str | None:
     if problem.device != "cpu":
         return f"the inputs are on {problem.device}"
+    if problem.channels is not None and problem.q.shape[2] == 1 and not problem.dropout:
+        return "with channels, its loop for one query does the work of a tile of 64"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
     why = needs_rows(problem) or not_relative(problem) or native.missing()
