@@ -478,7 +478,7 @@ DOTS(dots_bf16, uint16_t, load_bf16)
 WEIGHTED(weighted_float, float, SAME)
 WEIGHTED(weighted_bf16, uint16_t, load_bf16)
 
-/* The output of the one query of a head. room: dim + 2 dim_v + keys floats, and a vector. */
+/* The output of the one query of a head, without channels. room: dim + 2 dim_v + keys floats, and a vector. */
 static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
     const int64_t g = h / (c->heads / c->key_heads), at = b * c->ranges_stride, where = b * c->heads + h;
     const int64_t first = c->first[at], last = c->end[at] - 1, count = last < first ? 0 : last - first + 1;
@@ -492,19 +492,12 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
         dots_float(s, q, (const float *)c->k.at + from_k, c->k.token, count, c->dim);
     for (int64_t r = count; r < up_to(WIDTH, count); r++) s[r] = -INFINITY;
 
-    const float *more_q = (const float *)c->more_q.at + b * c->more_q.batch + h * c->more_q.head;
-    const float *more_k = (const float *)c->more_k.at + b * c->more_k.batch + h * c->more_k.head + last * c->more_k.token;
     const float *biases = c->bias ? c->bias + h * c->bias_stride + c->keys - 1 - last : NULL, cap = (float)c->softcap;
     float top = c->sinks ? c->sinks[h] : -INFINITY, total = 0;
     vec tops = all(top), sum = all(0);
     for (int64_t r = 0; r < count; r += WIDTH) {
         vec x = AT(vec, s + r);
         if (cap) x = either(x == -INFINITY, x, cap * tanh_of(x / cap));
-        for (int64_t n = 0; c->channels && n < least(WIDTH, count - r); n++) {
-            float product = 0;
-            for (int64_t e = 0; e < c->channels; e++) product += more_q[e] * more_k[e - (r + n) * c->more_k.token];
-            x[n] += product;
-        }
         if (biases && r + WIDTH <= count)
             x += AT(const vec, biases + r);
         else if (biases)
