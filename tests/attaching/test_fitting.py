@@ -10,21 +10,10 @@ import torch
 import whorl
 from tests.contract import TOKENS
 from whorl.attaching import parallel, seams_of
-from whorl.encodings import Effect, Score, Shape
+from whorl.encodings.linear import Linear
 from whorl.testing import tiny_model
 
-from .content import Forgets, Grows, Instead, Replaces, Turns
-
-
-class _Anew(Instead):
-    def does(self, step: str) -> bool:
-        return step != "weights" and super().does(step)
-
-
-@dataclass(frozen=True)
-class Anew(Replaces):
-    def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        return (Score(_Anew()),)
+from .content import Forgets, Grows, Replaces, Turns
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ REFUSED = [
     ("falcon", Forgets(), "interface, which model type 'falcon' .* does not use; try one that biases them"),
     ("bert", Forgets(), "goes by the keys before a query, and .*BertForMaskedLM.* attends in both directions; try"),
     ("gemma4_text", Forgets(), r"layer 2 of .* reuses the keys of an earlier layer .*; try one without a state"),
-    ("gemma2", Anew(), "makes the logits itself, and .* caps those of its own .*; build the model without the cap"),
+    ("gemma2", Linear(), "has no logits, and .* caps those of its own .*; build the model without the cap"),
     ("gpt_oss", Replaces(), "takes the place of the softmax, and .* has attention sinks in it, .*; try"),
 ]
 
@@ -58,7 +47,7 @@ def test_what_does_not_stand_in_the_way_is_attached() -> None:
     uncapped = tiny_model("gemma2")
     for layer in uncapped.model.layers:
         layer.self_attn.attn_logit_softcapping = None
-    whorl.attach(uncapped, Anew())
+    whorl.attach(uncapped, Linear())
     whorl.attach(tiny_model("gpt_oss"), Forgets())
     whorl.attach(tiny_model("bert"), Grows())
 

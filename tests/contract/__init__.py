@@ -87,6 +87,7 @@ REFUSED = {
     ("gemma4_text", "state"): "reuses the keys of an earlier layer",
     ("gemma4_text", "by layer"): "reuses the keys of layer",
     ("hunyuan_v1_dense", "as trained"): "normalise them, channel by channel, after its own rotation",
+    ("gemma2", "features"): "caps those of its own",
     ("gpt_oss", "softmax"): "has attention sinks in it",
     **{(encoder, "causal"): "encoder|both directions" for encoder in ENCODERS},
 }
@@ -115,6 +116,7 @@ def traits(notation: str) -> frozenset[str]:
                     "anew": score.scores_anew,
                     "causal": score.causal,
                     "as trained": score.as_trained,
+                    "features": score.does("features"),
                 }
                 found.update(name for name, holds in {**flags, "softmax": softmax}.items() if holds)
         try:

@@ -9,6 +9,7 @@ from scores_cases import BY_ROWS, BY_TOKEN, Forgets, bound
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from whorl.encodings import Shape, parse
 from whorl.encodings.scores import At, ScoreModule
 from whorl.ops import biased_attention
 from whorl.ops.impl import rows
@@ -259,3 +260,12 @@ WRONG = {
 def test_what_does_not_fit_is_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         biased_attention(*data(9, 9, 8, torch.float32), [], scale=1.0, **at(torch.arange(9)[None]), **WRONG[message])
+
+
+def test_a_quotient_of_features_has_no_logits_to_cap() -> None:
+    (effect,) = parse("linear").effects(Shape(8, HEADS, 32))
+    q, k, v = data(5, 5, 8, torch.float32)
+    how = {"scale": 0.4, "causal": True, "scores": [BoundScore(effect.module)], **at(torch.arange(5)[None])}
+    biased_attention(q, k, v, [], **how)
+    with pytest.raises(ValueError, match="softcap must be None where weights are a quotient of features, got 2.0"):
+        biased_attention(q, k, v, [], softcap=2.0, **how)

@@ -38,6 +38,11 @@ def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> N
             f"{part} turns q and k last of all, and layer {index} of {name} was trained to normalise them, channel by "
             "channel, after its own rotation; try a scaling of its rotary encoding, as rope~yarn:factor=4,original=2048"
         )
+    if score.does("features") and host.soft_cap(index) is not None:
+        raise ValueError(
+            f"{part} has no logits, and {name} caps those of its own (attn_logit_softcapping), which would be lost; "
+            "build the model without the cap, or try an encoding that keeps the logits (alibi, rope)"
+        )
     if score.does("weights") and host.has_sinks(index):
         raise ValueError(
             f"{part} takes the place of the softmax, and {name} has attention sinks in it, which would be lost; try an "

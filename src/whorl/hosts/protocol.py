@@ -140,6 +140,10 @@ class Host(ABC):
 
     # --- logit seam
 
+    def soft_cap(self, index: int) -> float | None:
+        """The tanh cap that a layer puts on its logits (Gemma 2), or None."""
+        return None
+
     def has_sinks(self, index: int) -> bool:
         """Whether a layer has an extra logit per head that takes weight and gives no value (gpt-oss)."""
         return False

@@ -77,6 +77,8 @@ def biased_attention(
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         if scores or factor is not None:
             check_states(scores, q, k)
+            if softcap is not None and any(score.module.does("features") for score in scores):
+                raise ValueError(f"softcap must be None where weights are a quotient of features, got {softcap}")
             problem = _by_token(problem, factor, scores)
         chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do

@@ -87,6 +87,10 @@ class OpenHost(Host):
     def reuses_keys(self, index: int) -> bool:
         return bool(getattr(self.attentions[index], "is_kv_shared_layer", False))
 
+    def soft_cap(self, index: int) -> float | None:
+        cap: float | None = getattr(self.attentions[index], "attn_logit_softcapping", None)
+        return cap
+
     def has_sinks(self, index: int) -> bool:
         return getattr(self.attentions[index], "sinks", None) is not None
 
