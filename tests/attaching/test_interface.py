@@ -267,3 +267,16 @@ def test_the_doctor_sees_it() -> None:
     found = whorl.doctor(model)
     assert found.failed == ("runs",)
     assert "somebody has set 'sdpa', which would drop it" in found["runs"].measured
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["cope:positions=8", "path", "linear"])
+def test_what_an_additive_mask_hides_is_hidden_from_scores_too(encoding: str) -> None:
+    """They count, turn by and sum over keys that are seen, before hidden logits are at -inf."""
+    model = whorl.attach(tiny_model("llama"), encoding)
+    for parameter in model.base_model.whorl.parameters():  # a table of zeros adds nothing
+        parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    logits, budget = logits_and_budget(model, TOKENS)
+    additive = torch.zeros(40, 40).masked_fill(torch.ones(40, 40).triu(1).bool(), torch.finfo(torch.float32).min)
+    given = model(TOKENS, attention_mask=additive.expand(2, 1, 40, 40), use_cache=False).logits
+    assert difference(given, logits) < budget

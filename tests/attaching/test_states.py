@@ -60,6 +60,15 @@ def test_reordered_repeated_and_selected_rows(model) -> None:
     follows(model, cache, TOKENS[1:, :23])
 
 
+@pytest.mark.parametrize("encoding", ["selective-rope", "path-fox", "fox"])
+def test_one_prefix_goes_on_in_several_ways(encoding: str) -> None:
+    """The states of one row are those of all that it is repeated into."""
+    model = whorl.attach(tiny_model("llama"), encoding)
+    cache = filled(model, TOKENS[:1, :20])
+    cache.batch_repeat_interleave(2)
+    follows(model, cache, torch.cat([TOKENS[:1, :20].expand(2, -1), TOKENS[:, 20:25]], 1), new=5)
+
+
 def test_cropped_and_reset_caches(model) -> None:
     cache = filled(model)
     cache.crop(-4)

@@ -118,8 +118,9 @@ def _unturned(
     biases: list[nn.Module] = [] if seam is None else list(seam.biases)
     mask = visible = attention_mask
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
-        biases.append(GivenMask(attention_mask))
-        mask, visible = None, attention_mask >= 0
+        given = GivenMask(attention_mask)
+        biases.append(given)
+        mask, visible = given.shown, attention_mask >= 0
     call = whorl_keys or Call(position_ids, -1)
     arguments = {
         "q": query,

@@ -19,8 +19,13 @@ class GivenMask(nn.Module):
         """Of the queries first .. last - 1."""
         return GivenMask(of_queries(self.mask, first, last))
 
+    @property
+    def shown(self) -> torch.Tensor:
+        """True where it does not hide a key. Scores ask it before the mask is added."""
+        return self.mask > torch.finfo(self.mask.dtype).min
+
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        return self.mask.masked_fill(self.mask <= torch.finfo(self.mask.dtype).min, -torch.inf)
+        return self.mask.masked_fill(~self.shown, -torch.inf)
 
 
 def of_queries(mask: torch.Tensor, first: int, last: int) -> torch.Tensor:

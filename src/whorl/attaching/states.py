@@ -141,9 +141,9 @@ def _from_cache(
     before: list[Any] = list(kept.of_scores) or [None] * len(modules)
     states = []
     for module, past in zip(modules, before, strict=True):
-        past = None if past is None else past.to(given.hidden.device)
+        past = None if past is None else past.to(given.hidden.device).expand(rows, *past.shape[1:])
         new = _asked(module, given.hidden, positions, real, past)
-        states.append(new if past is None else torch.cat([past.expand(len(new), *past.shape[1:]), new], 1))
+        states.append(new if past is None else torch.cat([past, new], 1))
     layer = given.cache.layers[given.layer]
     held = getattr(layer, "keys", None)
     last = keys if held is None else max(keys, held.shape[2])  # those of a window alone, where that is all there is
