@@ -11,6 +11,7 @@ from attention_cases import HEADS, at, data, modules
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from whorl.encodings.alibi import LinearBias
+from whorl.encodings.kerple import KernelBias
 from whorl.encodings.window import WindowBias
 from whorl.ops import biased_attention, sharing
 from whorl.ops.distances import numbers_of
@@ -144,3 +145,19 @@ def test_which_biases_are_plain_numbers() -> None:
     buffered.register_buffer("x", torch.zeros(1))
     holding.x = torch.zeros(1)
     assert numbers_of([hooked]) is numbers_of([buffered]) is numbers_of([holding]) is None
+
+
+@pytest.mark.parametrize("written", ["query_positions", "key_positions"])
+@pytest.mark.parametrize("module", [WindowBias(5), KernelBias(4, "log")])
+def test_positions_that_are_written_to_under_the_same_mask(module: torch.nn.Module, written: str) -> None:
+    """A caller that decodes may count on in one tensor, and keep its mask."""
+    q, k, v = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 12, 8), torch.randn(1, 4, 12, 8)
+    mask = torch.ones(1, 1, 1, 12, dtype=torch.bool)
+    at = {"query_positions": torch.tensor([[11]]), "key_positions": torch.arange(12)[None]}
+    for _ in range(3):
+        made, exact = (
+            biased_attention(q, k, v, [module], **at, mask=mask, scale=0.4, impl=impl)[0]
+            for impl in ("auto", "reference")
+        )
+        torch.testing.assert_close(made, exact)
+        at[written] += 2

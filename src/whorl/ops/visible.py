@@ -72,7 +72,7 @@ class Visible:
             if known == settings and _same(q_at, query_positions) and _same(k_at, key_positions):
                 return found
         found = make(self, query_positions, key_positions, *settings)
-        kept[:] = [*kept, (query_positions, key_positions, settings, found)][-KEPT:]
+        kept[:] = [*kept, (_copy(query_positions), _copy(key_positions), settings, found)][-KEPT:]
         return found
 
     def dense(self) -> torch.Tensor:
@@ -115,6 +115,12 @@ class DenseVisible(Visible):
     def mod(self) -> Callable[..., torch.Tensor]:
         mask = self.mask
         return lambda b, h, i, j: mask[b if mask.shape[0] > 1 else 0, h if mask.shape[1] > 1 else 0, i, j]
+
+
+def _copy(positions: torch.Tensor) -> torch.Tensor:
+    """What they hold now: a caller may count on in this very tensor, and a mask of one query is kept beyond a call. All
+    other masks are made anew in each, and elsewhere to compare numbers would wait for the device."""
+    return positions.clone() if positions.is_cpu and type(positions) is torch.Tensor else positions
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
