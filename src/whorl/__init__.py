@@ -55,6 +55,7 @@ _EXPORTS = {
     "StickBreaking": "whorl.encodings.stick_breaking",
     "Linear": "whorl.encodings.linear",
     "Window": "whorl.encodings.window",
+    "Randomized": "whorl.encodings.randomized",
     "LogN": "whorl.encodings.log_n",
     "SSMax": "whorl.encodings.ssmax",
     "Llama4Scale": "whorl.encodings.llama4_scale",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
+    from whorl.encodings.randomized import Randomized
     from whorl.encodings.rerope import ReRoPE
     from whorl.encodings.rope import RoPE
     from whorl.encodings.sandwich import Sandwich

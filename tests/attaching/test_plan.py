@@ -259,7 +259,7 @@ def test_an_effect_without_a_place_is_refused_and_not_dropped() -> None:
 def test_effects_are_told_apart_in_one_place() -> None:
     source = Path(whorl.__file__).parent
     effects = {kind.__name__ for kind in Effect.__subclasses__()} - {"Unheard"}
-    assert effects == {"Rotate", "Add", "Bias", "Scale", "Score"}
+    assert effects == {"Rotate", "Add", "Bias", "Scale", "Score", "Reposition"}
     knowing = set()
     for path in source.rglob("*.py"):
         imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]

@@ -51,6 +51,7 @@ ENCODINGS = {
     "grape-a": "grape-a",
     "self-extend": "self-extend:window=8,group=4",
     "rerope": "rerope:window=8",
+    "randomized": "rope:base=500+randomized:length=64",
 }
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = (
@@ -89,6 +90,7 @@ REFUSED = {
     ("hunyuan_v1_dense", "as trained"): "normalise them, channel by channel, after its own rotation",
     ("gemma2", "features"): "caps those of its own",
     ("gpt_oss", "softmax"): "has attention sinks in it",
+    **{(family, "reposition"): "has no rotary module to hand them out" for family in ("gpt2", "opt", "bert")},
     **{(encoder, "causal"): "encoder|both directions" for encoder in ENCODERS},
 }
 

@@ -68,7 +68,9 @@ def test_a_damaged_one_is_named_and_an_older_whole_one_taken(
     assert damage(whole) is None
 
 
-def interrupted(out: Path, text: Path, monkeypatch: pytest.MonkeyPatch, **limits: float) -> Path:
+def interrupted(
+    out: Path, text: Path, monkeypatch: pytest.MonkeyPatch, encoding: str = "rope", **limits: float
+) -> Path:
     """A trial whose process ended in its training, with checkpoints at half of its steps and later.
 
     limits: other ones than that, of `training`."""
@@ -84,7 +86,7 @@ def interrupted(out: Path, text: Path, monkeypatch: pytest.MonkeyPatch, **limits
             killed.setattr(training, name, value)
         killed.setattr(training, "save_whole", no_weights)
         with pytest.raises(Killed):
-            whorl.compare(["rope"], out=out, text=str(text), **SMALL)
+            whorl.compare([encoding], out=out, text=str(text), **SMALL)
     (folder,) = out.glob("trials/*")
     return folder
 

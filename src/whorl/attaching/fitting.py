@@ -1,6 +1,10 @@
-"""Whether a host can have what changes attention by content or by lengths, layer by layer."""
+"""Whether a host can have what changes attention by content or by lengths, and what changes positions."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
 
 from whorl.encodings import Encoding
 from whorl.encodings.scores import ScoreModule
@@ -47,4 +51,40 @@ def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> N
         raise ValueError(
             f"{part} takes the place of the softmax, and {name} has attention sinks in it, which would be lost; try an "
             "encoding that changes logits (alibi), or turns q and k"
+        )
+
+
+def check_repositions(host: Host, encoding: Encoding, repositions: Sequence[nn.Module | None], by_length: bool) -> None:
+    """Raises ValueError where a host cannot have what changes positions: it is one for all layers that see any.
+
+    repositions: by layer. by_length: whether a layer's spectrum depends on the length of the context.
+    """
+    found = {id(one): one for one in repositions if one is not None}
+    if not found:
+        return
+    rules = [encoding.for_layer(i, layer_type) for i, layer_type in enumerate(host.layer_types)]
+    changed = [rule for rule, one in zip(rules, repositions, strict=True) if one is not None]
+    plain = next((r for r, one in zip(rules, repositions, strict=True) if one is None and not r.by_order), None)
+    if all(rule.by_order for rule in rules):
+        raise ValueError(
+            f"{changed[0]} changes positions, and nothing beside it goes by any; try rope+randomized:length=2048"
+        )
+    if plain is not None or len(found) > 1:
+        other = plain or next(rule for rule in changed if rule != changed[0])
+        raise ValueError(
+            f"randomized changes the positions of a whole model, and one layer has {changed[0]}, another {other}; give "
+            "randomized of one length to all layers that go by positions"
+        )
+    if by_length:
+        raise ValueError(
+            f"{encoding} goes by the number of tokens up to a query's own, which random positions do not count; try a "
+            "scaling that is the same at every length, as rope~ntk:factor=4+randomized:length=2048"
+        )
+    if host.axes > 1:
+        raise ValueError(f"{encoding} draws positions of one axis, and those of {host.named} have {host.axes}")
+    if host.rotary is None and any("add" not in p.kinds for r in rules for p in r.terms if not p.by_order):
+        raise ValueError(
+            f"{encoding} changes the positions that layers see, and {host.named} has no rotary module to hand them "
+            "out, so that each layer would draw its own; try learned+randomized:length=2048, which goes in once, or a "
+            "family with a rotary module, as llama"
         )

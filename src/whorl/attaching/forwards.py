@@ -20,6 +20,8 @@ def rotary_forward(
 ) -> tuple[Turns, Turns]:
     """In place of (cos, sin), for code that unpacks or slices them: the same `Turns` twice."""
     spectra = self.whorl_spectra.get(layer_type, ())
+    if self.whorl_reposition is not None:
+        position_ids = self.whorl_reposition(position_ids, x.shape[0])
     turns = Turns(position_ids, tuple(rotation_tables(s, position_ids, x.dtype) for s in spectra))
     return turns, turns
 
@@ -144,7 +146,10 @@ def position_table_forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor
     given = kwargs.get(self.whorl_calls.positions)
     if self.whorl_add is None:
         return self.weight.new_zeros(())
-    positions = seen_by(self.whorl_add, args[0] if given is None else given)
+    positions = args[0] if given is None else given
+    if self.whorl_reposition is not None:
+        positions = self.whorl_reposition(positions, len(positions))
+    positions = seen_by(self.whorl_add, positions)
     if not positions.is_floating_point():
         positions = positions.clamp(min=0)  # OPT gives padding the position -1, which no query that matters sees
     vectors: torch.Tensor = self.whorl_add(positions)
@@ -157,3 +162,23 @@ def add_to_embedding(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     turns, _ = kwargs[layer.whorl_calls.rotation]
     vectors = layer.whorl_add(seen_by(layer.whorl_add, turns.positions))
     return (hidden + vectors.to(hidden.dtype), *rest), kwargs
+
+
+def before_repositioned(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """A pre-hook of the part of a model that counts positions, where they are changed: each forward in training has a
+    draw of its own, and keeps no cache.
+
+    Raises ValueError in training with a cache, whose keys would have other positions than those that go on from them.
+    """
+    part.whorl_reposition.begin()
+    if not part.whorl_reposition.training:
+        return None
+    if part.whorl_calls.cache(kwargs) is not None:
+        raise ValueError(
+            "randomized draws positions anew for every forward in training, and a cache needs some that go on; call "
+            "model.eval() before generating, or leave past_key_values out"
+        )
+    given = kwargs.get("use_cache")
+    if given or (given is None and getattr(getattr(part, "config", None), "use_cache", False)):
+        kwargs = {**kwargs, "use_cache": False}
+    return args, kwargs

@@ -364,8 +364,8 @@ def _recorded_in_weights(where: Any, at: str, parts: int, hub: dict[str, Any]) -
 
 @torch.no_grad()
 def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: dict[str, Any]) -> None:
-    """The encoding's own parameters, from the same safetensors as the rest."""
-    wanted = dict(attachment.named_parameters())
+    """The encoding's own parameters and counts, from the same safetensors as the rest."""
+    wanted = {**dict(attachment.named_parameters()), **dict(attachment.named_buffers())}
     if not wanted:
         return
     held = _of_part(_ours(where, hub), at, parts)

@@ -13,6 +13,7 @@ from torch import nn
 from whorl.attaching.forwards import (
     add_to_embedding,
     attention_forward,
+    before_repositioned,
     position_table_forward,
     rotary_forward,
     unturned_forward,
@@ -49,14 +50,20 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
         module.__dict__["whorl_seam"] = seam
         _set_forward(module, unturned_forward if seam.forward is None else attention_forward)
     if host.rotary is not None:
-        host.rotary.__dict__["whorl_spectra"] = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
+        spectra = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
+        host.rotary.__dict__.update(whorl_spectra=spectra, whorl_reposition=attachment.reposition)
         _set_forward(host.rotary, rotary_forward)
     if host.position_table is not None:
-        host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
+        own = attachment.reposition if host.rotary is None else None
+        host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
         _set_forward(host.position_table, position_table_forward)
     elif plan.add is not None:
         host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
+    if attachment.reposition is not None:
+        holder = _holder(host)
+        holder.__dict__.update(whorl_calls=host.calls, whorl_reposition=attachment.reposition)
+        attachment.hooks.append(holder.register_forward_pre_hook(before_repositioned, with_kwargs=True))
     attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
     for saved in _saved(host):
         saved.__dict__["save_pretrained"] = types.MethodType(save_pretrained, saved)
@@ -68,8 +75,8 @@ def take_off(host: Host, attachment: Attachment) -> None:
     """Undoes `put_on`: the host's outputs are bit for bit what they were."""
     for module in _replaced(host):
         _restore_forward(module)
-    for module in (*_replaced(host), host.first_layer):
-        for name in ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls"):
+    for module in (*_replaced(host), host.first_layer, _holder(host)):
+        for name in ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition"):
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()
@@ -100,6 +107,12 @@ def _replaced(host: Host) -> list[nn.Module]:
 
 def _set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.__dict__[compat.forward_slot(module)] = types.MethodType(forward, module)
+
+
+def _holder(host: Host) -> nn.Module:
+    """The module whose forward gives positions to a host's rotary module, or to its table of positions, once."""
+    given = host.position_table if host.rotary is None else host.rotary
+    return next((m for m in host.base.modules() if any(child is given for child in m.children())), host.base)
 
 
 def _restore_forward(module: nn.Module) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching.fitting import check_in_interface, check_score
+from whorl.attaching.fitting import check_in_interface, check_repositions, check_score
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import Add, Bias, Effect, Encoding, Layers, Rotate, Scale, Scaled, Score, Shape, Spectrum
+from whorl.encodings import Encoding, Layers, Scaled, Spectrum
+from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
@@ -42,6 +43,7 @@ class Placed:
     add: nn.Module | None = None
     scales: list[nn.Module] = field(default_factory=list)
     scores: list[ScoreModule] = field(default_factory=list)
+    reposition: nn.Module | None = None  # what all the others see positions through
 
     def place(self, effect: Effect, part: Encoding, host: Host, index: int) -> None:
         """Takes in an effect of `part` on a layer. Raises ValueError where the host has no place for it."""
@@ -63,6 +65,8 @@ class Placed:
             case Score():
                 check_score(effect.module, part, host, index)
                 self.scores.append(effect.module)
+            case Reposition():
+                self.reposition = effect.module
             case _:
                 raise ValueError(
                     f"{part} has the effect {type(effect).__name__}, and {type(host.model).__name__} has no place for "
@@ -78,6 +82,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     modules: list[nn.Module] = []
     add: nn.Module | None = None
     shared: dict[Any, tuple[Any, ...]] = {}
+    repositions: list[nn.Module | None] = []
     for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
         placed = Placed(Spectrum((), shape.head_dim))
@@ -91,7 +96,8 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 continue
             # Most modules depend on the heads and the width, and layers of another head dim share them.
             by_head_dim = {"rotate", "score"} & set(part.kinds)
-            key = (part, shape if by_head_dim else replace(shape, head_dim=0, channels=0))
+            sizes = shape if by_head_dim else replace(shape, head_dim=0, channels=0)
+            key = (part, None if "positions" in part.kinds else sizes)
             effects = shared.get(key)
             if effects is None:
                 effects = part.effects(shape)
@@ -102,6 +108,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
                 placed.place(effect, part, host, index)
         spectrum, scaled, biases = placed.spectrum, placed.scaled, placed.biases
         add = add if placed.add is None else placed.add
+        repositions.append(placed.reposition)
         if scaled is not None:
             _check_by_length(host, index, scaled)
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
@@ -145,6 +152,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
     needs_interface = any((s.biases and not s.in_mask) or s.late or s.scales or s.scores for s in seams)
     for seam in seams:
         seam.in_interface = needs_interface
+    check_repositions(host, encoding, repositions, any(seam.scaled is not None for seam in seams))
     return Plan(by_type, seams, add, modules, needs_interface, tuple(does))
 
 

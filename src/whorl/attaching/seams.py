@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from whorl.attaching.records import ENTRY, as_tensor, from_tensor
 from whorl.encodings import Encoding, Scaled, Spectrum
+from whorl.encodings.randomized import RandomPositions
 from whorl.encodings.scores import ScoreModule
 from whorl.hosts import Calls, bases_of, host_of
 from whorl.hosts.transformers.compat import in_accelerates_sharding
@@ -76,6 +77,11 @@ class Attachment(nn.Module):
         self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
         self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
+
+    @property
+    def reposition(self) -> RandomPositions | None:
+        """What changes the positions that all the others see, where something does."""
+        return next((effect for effect in self.effects if isinstance(effect, RandomPositions)), None)
 
     def get_extra_state(self) -> torch.Tensor:
         """The encoding, which so goes wherever the weights go: see `whorl.attaching.keeping`."""

@@ -29,6 +29,8 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
             f"{host.stock} turns a whole batch by the spectrum of its longest row, and leaves keys in its cache as "
             f"they came; {scaled} goes by each query's own context, which past the original length is something else"
         )
+    if any("positions" in term.kinds for term in encoding.for_layer(0, host.layer_types[0]).terms):
+        return f"{host.stock} draws no positions in training"
     if plan.add is not None:
         return f"{host.stock} adds nothing to its embedding"
     if any(seam.biases for seam in plan.layers):

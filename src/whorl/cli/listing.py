@@ -31,6 +31,7 @@ VERBS = {
     "scale": "scales the logits",
     "score": "goes by content",
     "softmax": "takes softmax's place",
+    "positions": "changes positions",
 }
 
 

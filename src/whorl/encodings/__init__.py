@@ -26,7 +26,7 @@ from typing import Any
 from whorl.checking import shown
 from whorl.encodings.base import Encoding, Sum
 from whorl.encodings.config import Known
-from whorl.encodings.effects import Add, Bias, Effect, Rotate, Scale, Score, Shape
+from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
 from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
@@ -65,6 +65,7 @@ REGISTRY = {
     "stick-breaking": "whorl.encodings.stick_breaking:StickBreaking",
     "linear": "whorl.encodings.linear:Linear",
     "window": "whorl.encodings.window:Window",
+    "randomized": "whorl.encodings.randomized:Randomized",
     "log-n": "whorl.encodings.log_n:LogN",
     "ssmax": "whorl.encodings.ssmax:SSMax",
     "llama4-scale": "whorl.encodings.llama4_scale:Llama4Scale",
@@ -88,6 +89,7 @@ __all__ = [
     "Encoding",
     "Known",
     "Layers",
+    "Reposition",
     "Rotate",
     "Scale",
     "Scaled",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # What an encoding may do. One by content that chooses how far q and k turn is of the kinds "rotate" and "score".
-KINDS = ("rotate", "add", "bias", "window", "scale", "score", "softmax")
+KINDS = ("rotate", "add", "bias", "window", "scale", "score", "softmax", "positions")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from whorl.encodings.spectrum import Spectrum
 if TYPE_CHECKING:
     from torch import nn
 
+    from whorl.encodings.randomized import RandomPositions
     from whorl.encodings.scores import ScoreModule
 
 
@@ -112,6 +113,20 @@ class Score(Effect):
 
     module: ScoreModule
     shared: bool = False
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.module,)
+
+
+@dataclass(frozen=True)
+class Reposition(Effect):
+    """Changes the positions that all other effects see: `module(positions, rows)` gives [rows or 1, tokens].
+
+    It is one for the whole model, and asked once per forward, for so many rows.
+    """
+
+    module: RandomPositions
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
