@@ -80,8 +80,8 @@ def test_selective_rope_equals_the_pin(method_pins: dict) -> None:
     pin = method_pins["selective_rope"]
 
     class Given(AccumulatedAngles):
-        def _convolved(self, low: torch.Tensor, positions: torch.Tensor, tokens: int) -> torch.Tensor:
-            t = torch.arange(tokens, dtype=torch.float64)
+        def _convolved(self, low: torch.Tensor, positions: torch.Tensor, real: None) -> torch.Tensor:
+            t = positions[0].double()
             return torch.stack([0.5 + 0.3 * t.sin(), 1 - 0.2 * t.cos()], -1)[None]
 
     made = module_of(SelectiveRoPE(), Shape(4, 1, 4))
@@ -211,7 +211,7 @@ def test_sums_of_angles_stay_exact_far_out() -> None:
     state = module.tokens(hidden, positions, None, None)[0, :, 0, 0]
     phi = module._convolved(
         torch.cat([torch.zeros(1, 3, 16), torch.nn.functional.normalize(hidden, dim=-1) @ module.down.T], 1), positions,
-        100_000,
+        None,
     )  # fmt: skip
     truth = phi[0, :, 0].double().cumsum(0)
     assert truth[-1].abs() > 10_000

@@ -26,6 +26,7 @@ from torch import nn
 from whorl.encodings.base import Encoding
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import require_positive_int
+from whorl.encodings.earlier import latest_real, reached
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.scores import At, ScoreModule, refuse_encoders
 
@@ -93,27 +94,16 @@ class Householder(ScoreModule):
         batch, count, _ = low.shape
         earlier = low.new_zeros(batch, TAPS - 1, self.rank)
         if before is not None:
-            kept = self._joined(before[:, 1 - TAPS :] if real is None else self._latest_real(before))
+            if real is not None:  # beta is 0 in padding
+                before = latest_real(before, before[:, :, 0, self.size] > 0, TAPS - 1)
+            kept = self._joined(before[:, 1 - TAPS :])
             earlier = torch.cat([earlier[:, kept.shape[1] :], kept.expand(batch, -1, -1)], 1)
         u = torch.cat([earlier, low], 1) @ in_full(self.up).T
         taps, total = in_full(self.taps), torch.zeros_like(u[:, TAPS - 1 :])
-        at = torch.arange(TAPS - 1, TAPS - 1 + count, device=u.device).expand(batch, -1)
-        for tap in range(TAPS):
-            first = TAPS - 1 - tap
-            there = u[:, first : first + count]
-            if real is not None:
-                there = u.gather(1, at[..., None].expand(-1, -1, u.shape[-1]))
-                at = _before(real).expand(batch, -1).gather(1, at)
-            total = total + taps[:, tap] * there * (positions >= tap)[..., None]
+        for tap, there in enumerate(reached(u, positions, real, TAPS)):
+            total = total + taps[:, tap] * there
         w = nn.functional.silu(total).view(batch, count, self.heads, self.size)
         return w * (w.square().sum(-1, keepdim=True) + SMALL).rsqrt()
-
-    def _latest_real(self, before: torch.Tensor) -> torch.Tensor:
-        """The states of the latest tokens that are no padding (whose beta is 0), TAPS - 1 or fewer, in their order."""
-        count = min(TAPS - 1, before.shape[1])
-        slots = torch.arange(before.shape[1], device=before.device)
-        at = slots.where(before[:, :, 0, self.size] > 0, slots - before.shape[1]).topk(count).indices.flip(1)
-        return before.gather(1, at[..., None, None].expand(-1, -1, *before.shape[2:]))
 
     def _shared_out(self, low: torch.Tensor) -> torch.Tensor:
         """[B, T, rank] to [B, T, H, rank / H rounded up]: states have heads, and low-rank vectors none."""
@@ -133,14 +123,6 @@ class Householder(ScoreModule):
             return made
         forgotten = [x[..., self.size + 1].to(q.dtype) for x in (at.query_state, at.key_state)]
         return made + at.scale * (forgotten[0][..., :, None] - forgotten[1][..., None, :])
-
-
-def _before(real: torch.Tensor) -> torch.Tensor:
-    """The slot of the last token before each that is no padding, where TAPS - 1 slots stand before the first of these:
-    [B or 1, TAPS - 1 + T]."""
-    slots = torch.arange(TAPS - 1 + real.shape[1], device=real.device)
-    known = nn.functional.pad(real, (TAPS - 1, 0), value=True)
-    return nn.functional.pad(slots.where(known, 0).cummax(1).values, (1, -1))
 
 
 def turned_products(

@@ -21,6 +21,7 @@ from torch import nn
 from whorl.encodings.angles import AngleModule, cos_sin_of, exact, math_dtype, numbers
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import check_base, of_host, require_positive_int
+from whorl.encodings.earlier import latest_real, reached
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
 from whorl.encodings.scores import refuse_encoders
@@ -56,7 +57,7 @@ class AccumulatedAngles(AngleModule):
         before: torch.Tensor | None,
     ) -> torch.Tensor:
         assert hidden is not None
-        dtype, (batch, tokens, width) = math_dtype(hidden), hidden.shape
+        dtype, (batch, _, width) = math_dtype(hidden), hidden.shape
         shares = self.heads if width % self.heads == 0 else 1
         x = nn.functional.normalize(hidden.to(dtype).unflatten(-1, (shares, -1)), dim=-1).flatten(-2)
         low = nn.functional.linear(x, in_full(self.down).to(dtype))
@@ -64,9 +65,12 @@ class AccumulatedAngles(AngleModule):
             low = low * real[..., None]
         past = low.new_zeros(batch, TAPS - 1, self.rank)
         if before is not None:
-            seen = before[:, -(TAPS - 1) :, 0, -self.rank :].to(dtype)
+            seen = before[:, :, 0, -self.rank :].to(dtype)
+            if real is not None:  # of padding it is zeros
+                seen = latest_real(seen, seen.abs().amax(-1) > 0, TAPS - 1)
+            seen = seen[:, 1 - TAPS :]
             past = torch.cat([past[:, seen.shape[1] :], seen], 1)
-        phi = self._convolved(torch.cat([past, low], 1), positions, tokens)
+        phi = self._convolved(torch.cat([past, low], 1), positions, real)
         if real is not None:
             phi = phi * real[..., None]
         temperatures = numbers(self.temperatures, phi).repeat(self.heads)
@@ -75,14 +79,12 @@ class AccumulatedAngles(AngleModule):
             angles = angles + exact(before[:, -1:, 0, : -self.rank])
         return torch.cat([angles.remainder(2 * math.pi).to(dtype), low], -1).unsqueeze(2)
 
-    def _convolved(self, low: torch.Tensor, positions: torch.Tensor, tokens: int) -> torch.Tensor:
+    def _convolved(self, low: torch.Tensor, positions: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         """phi [B, T, heads x pairs] for W_down x [B, 3 + T, rank] of these tokens and of the three before them."""
         inputs = nn.functional.linear(low, in_full(self.up).to(low.dtype))
-        taps = in_full(self.taps).to(low.dtype)
-        phi = inputs[:, TAPS - 1 :] * taps[:, -1]
-        for back in range(1, TAPS):
-            reached = (positions >= back)[..., None]
-            phi = phi + inputs[:, TAPS - 1 - back :][:, :tokens] * taps[:, -1 - back] * reached
+        taps, phi = in_full(self.taps).to(low.dtype), torch.zeros_like(inputs[:, TAPS - 1 :])
+        for back, there in enumerate(reached(inputs, positions, real, TAPS)):
+            phi = phi + taps[:, -1 - back] * there
         return phi
 
     def tables(
