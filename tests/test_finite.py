@@ -218,7 +218,7 @@ def test_a_control_that_diverges_does_not_lose_the_healed_model(monkeypatch) -> 
         return []
 
     monkeypatch.setattr(converting, "train_on", train)
-    monkeypatch.setattr(converting, "evaluated", lambda model, task: {20: 1.0})
+    monkeypatch.setattr(converting, "evaluated", lambda model, task, update: {20: 1.0})
     report = heal(tiny_model("llama"))
     assert (report.healed, report.control) == ({20: 1.0}, None)
     assert report.control_diverged == "its loss is nan at step 3"
