@@ -69,6 +69,25 @@ def test_one_prefix_goes_on_in_several_ways(encoding: str) -> None:
     follows(model, cache, torch.cat([TOKENS[:1, :20].expand(2, -1), TOKENS[:, 20:25]], 1), new=5)
 
 
+@pytest.mark.parametrize("encoding", ["selective-rope", "path-fox", "fox"])
+def test_padding_inside_a_text_is_passed_over(encoding: str) -> None:
+    """As prompts of several lengths leave it that are filled on the right and go on."""
+    model = whorl.attach(tiny_model("llama"), encoding)
+    mask = torch.ones(1, LENGTH, dtype=torch.long)
+    mask[:, 10:16] = 0
+    real, positions = mask[0].bool(), (mask.cumsum(1) - 1).clamp(min=0)
+    logits, budget = logits_and_budget(model, TOKENS[:1, real])
+    cache, steps = None, []
+    for first, last in ((0, 16), (16, 17), (17, LENGTH)):
+        how = {"attention_mask": mask[:, :last], "position_ids": positions[:, first:last]}
+        out = model(TOKENS[:1, first:last], past_key_values=cache, use_cache=True, **how)
+        cache = out.past_key_values
+        steps.append(out.logits)
+    assert difference(torch.cat(steps, 1)[:, real], logits) < budget
+    full = model(TOKENS[:1], attention_mask=mask, position_ids=positions, use_cache=False).logits
+    assert difference(full[:, real], logits) < budget
+
+
 def test_cropped_and_reset_caches(model) -> None:
     cache = filled(model)
     cache.crop(-4)
