@@ -78,7 +78,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_conversion(trial: tupl
     with pytest.raises(KeyboardInterrupt):
         whorl.convert(folder, out=place / "out", **CONVERT, stage=seen(steps, ("control", 5)), say=said.append)
     assert steps[0] == ("healing", 5), "after the checkpoint at step 4"
-    assert said == [f"going on from the checkpoints that an interrupted run left in {place / '.out.work'}"]
+    assert f"going on from the checkpoints that an interrupted run left in {place / '.out.work'}" in said
     steps.clear()
     whorl.convert(folder, out=place / "out", **CONVERT, stage=seen(steps))
     assert steps == [("control", step) for step in range(5, STEPS + 1)], "the healing was over"
