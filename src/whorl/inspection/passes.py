@@ -127,9 +127,9 @@ class Pass:
         if self.norms and layer.pairs:
             read = {"q": attended.q, "k": attended.k, "v": attended.v}
             read = {name: x for name, x in read.items() if x.shape[-1] == attended.q.shape[-1]}
-            found = measures.at_once(lambda x: measures.pair_norms(x, layer), read.values(), attended.q.device)
-            for name, norm in zip(read, found, strict=True):
-                sums.norms[name] = add(sums.norms.get(name), norm * len(attended.q))
+            for name, x in read.items():  # too little for threads of its own
+                norm = measures.pair_norms(x, layer) * len(x)
+                sums.norms[name] = add(sums.norms.get(name), norm)
         for window in range(len(attended.q)):
             sums.windows += 1
             if self.logits is not None:
