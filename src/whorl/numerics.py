@@ -16,6 +16,11 @@ AT_ONCE = 2**22  # numbers that are turned to float64 together
 FLOAT32 = torch.finfo(torch.float32).eps
 
 
+def math_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What tables, logits and arithmetic are in, for tensors of a dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def max_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     """The largest absolute difference, taken in float64, of some numbers at a time: logits are many."""
     both = torch.broadcast_tensors(value.detach(), truth.detach())

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from whorl.encodings import Scaled, Spectrum
+from whorl.numerics import math_dtype
 from whorl.ops import Tables, rotation_tables
 
 KEPT = 1 << 22  # entries of tables for keys that are kept for the layers that share them
@@ -59,7 +60,7 @@ class Contexts:
 
     def tables_of(self, spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype) -> Tables:
         """`rotation_tables`, kept for the layers that ask for the same; the oldest go first."""
-        key = spectrum, torch.float64 if dtype == torch.float64 else torch.float32
+        key = spectrum, math_dtype(dtype)
         for at, tables in self.tables.get(key, ()):
             if _same(at, positions):
                 return tables

@@ -20,8 +20,8 @@ import torch
 
 from whorl.attaching.following import Kept, keep_beside
 from whorl.encodings.scores import ScoreModule
+from whorl.numerics import math_dtype
 from whorl.ops.axes import seen_by
-from whorl.ops.problem import math_dtype
 from whorl.ops.scores import BoundScore
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from whorl.encodings.scores import At, ScoreModule
+from whorl.numerics import math_dtype
 
 
 class AngleModule(ScoreModule):
@@ -31,15 +32,10 @@ class AngleModule(ScoreModule):
         raise NotImplementedError
 
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = math_dtype(q)
+        dtype = math_dtype(q.dtype)
         q_tables = self.tables(at.query_positions, at.query_state, dtype)
         k_tables = self.tables(at.key_positions, at.key_state, dtype)
         return turned(q, *q_tables, self.layout), turned(of_heads(k, k_tables[0].shape[1]), *k_tables, self.layout)
-
-
-def math_dtype(x: torch.Tensor) -> torch.dtype:
-    """What arithmetic is in, for a tensor: float64 for float64, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def of_heads(k: torch.Tensor, heads: int) -> torch.Tensor:

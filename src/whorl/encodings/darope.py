@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.angles import AngleModule, angles_of, cos_sin_of, exact, math_dtype, numbers
+from whorl.encodings.angles import AngleModule, angles_of, cos_sin_of, exact, numbers
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import of_host, require_positive_int
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
 from whorl.encodings.spectrum import rope_frequencies, turns_fully
+from whorl.numerics import math_dtype
 
 EDGE = 1e-6  # the paper's eps
 
@@ -49,7 +50,7 @@ class ChosenPositions(AngleModule):
         before: torch.Tensor | None,
     ) -> torch.Tensor:
         assert hidden is not None
-        dtype = math_dtype(hidden)
+        dtype = math_dtype(hidden.dtype)
         content = nn.functional.linear(hidden.to(dtype), in_full(self.weight).to(dtype))
         at = ((exact(positions) + 0.5) / self.train_length).clamp(EDGE, 1 - EDGE)
         beta = torch.logit(at).to(dtype)[..., None]  # [B or 1, T, 1]

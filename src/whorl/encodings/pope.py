@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.angles import angles_of, math_dtype, numbers, of_heads
+from whorl.encodings.angles import angles_of, numbers, of_heads
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import of_host
 from whorl.encodings.effects import Effect, Score, Shape
@@ -21,6 +21,7 @@ from whorl.encodings.rope import OfPairs
 from whorl.encodings.scores import At, ScoreModule
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.encodings.within import Within
+from whorl.numerics import math_dtype
 
 
 class Polar(ScoreModule):
@@ -45,7 +46,7 @@ class Polar(ScoreModule):
 
 
 def _polar(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    width, dtype = angles.shape[-1], math_dtype(x)
+    width, dtype = angles.shape[-1], math_dtype(x.dtype)
     magnitude = nn.functional.softplus(x[..., :width].to(dtype))
     parts = [magnitude * angles.cos().to(dtype), magnitude * angles.sin().to(dtype)]
     return torch.cat([*(part.to(x.dtype) for part in parts), x[..., width:]], -1)

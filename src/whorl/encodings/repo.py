@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.angles import AngleModule, cos_sin_of, exact, math_dtype, numbers
+from whorl.encodings.angles import AngleModule, cos_sin_of, exact, numbers
 from whorl.encodings.base import Encoding
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import of_host
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs, RoPE
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.numerics import math_dtype
 
 NARROWER = 8  # times, than the hidden states
 START = 0.02  # the deviation from which the official runs start all matrices
@@ -53,7 +54,7 @@ class FreePositions(AngleModule):
         before: torch.Tensor | None,
     ) -> torch.Tensor:
         assert hidden is not None
-        dtype = math_dtype(hidden)
+        dtype = math_dtype(hidden.dtype)
         gate, content, position = (in_full(w).to(dtype) for w in (self.gate, self.content, self.position))
         x = hidden.to(dtype)
         inner = nn.functional.silu(nn.functional.linear(x, gate)) * nn.functional.linear(x, content)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.angles import AngleModule, cos_sin_of, exact, math_dtype, numbers
+from whorl.encodings.angles import AngleModule, cos_sin_of, exact, numbers
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import check_base, of_host, require_positive_int
 from whorl.encodings.earlier import latest_real, reached
@@ -26,6 +26,7 @@ from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
 from whorl.encodings.scores import refuse_encoders
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.numerics import math_dtype
 
 TAPS = 4  # tokens that the convolution sees
 
@@ -57,7 +58,7 @@ class AccumulatedAngles(AngleModule):
         before: torch.Tensor | None,
     ) -> torch.Tensor:
         assert hidden is not None
-        dtype, (batch, _, width) = math_dtype(hidden), hidden.shape
+        dtype, (batch, _, width) = math_dtype(hidden.dtype), hidden.shape
         shares = self.heads if width % self.heads == 0 else 1
         x = nn.functional.normalize(hidden.to(dtype).unflatten(-1, (shares, -1)), dim=-1).flatten(-2)
         low = nn.functional.linear(x, in_full(self.down).to(dtype))

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import torch
 
-from whorl.encodings.angles import angles_of, exact, math_dtype, numbers, turned
+from whorl.encodings.angles import angles_of, exact, numbers, turned
 from whorl.encodings.config import of_host, require_positive
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
 from whorl.encodings.scores import At, ScoreModule, refuse_encoders
 from whorl.encodings.spectrum import rope_frequencies
+from whorl.numerics import math_dtype
 
 TOGETHER = 2048  # queries that have one centre: over so many tokens no factor at the paper's scale exceeds 150
 LARGEST = 80.0  # the logarithm of the largest factor, of keys that are hidden and must not be infinite all the same
@@ -68,7 +69,7 @@ class DecayingTurns(ScoreModule):
         """x turned by its positions, and its pairs multiplied by zeta^(distance / scale), both [B or 1, T]."""
         angles = angles_of(positions, numbers(self.frequencies, x))
         factor = (exact(distance)[:, None, :, None] * numbers(self.rates, x)).clamp(-LARGEST, LARGEST).exp()
-        cos, sin = ((wave * factor).to(math_dtype(x)) for wave in (angles.cos(), angles.sin()))
+        cos, sin = ((wave * factor).to(math_dtype(x.dtype)) for wave in (angles.cos(), angles.sin()))
         return turned(x, cos, sin, self.layout)
 
 

@@ -8,13 +8,14 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, simplest, told
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
 from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
-from whorl.ops.problem import FLOATS, AttentionProblem, math_dtype
+from whorl.ops.problem import FLOATS, AttentionProblem
 from whorl.ops.scores import BoundScore, check_states, token_by_token
 from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from whorl.numerics import math_dtype
 from whorl.ops.overlap import reach
 from whorl.ops.scores import BoundScore, Channels
 from whorl.ops.sharing import of_positions
@@ -31,11 +32,6 @@ def seen(x: torch.Tensor) -> Seen:
 def laid_out(x: Seen) -> torch.Tensor:
     """A tensor without memory that lies as x does."""
     return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
-
-
-def math_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What tables, logits and arithmetic are in, for tensors of a dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class _Remembering:

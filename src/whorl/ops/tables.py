@@ -9,7 +9,7 @@ import torch
 from whorl.checking import shown
 from whorl.encodings.spectrum import Spectrum
 from whorl.encodings.turns import cos_sin
-from whorl.ops.problem import math_dtype
+from whorl.numerics import math_dtype
 
 
 class Tables(NamedTuple):

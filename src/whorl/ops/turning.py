@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
+from whorl.numerics import math_dtype
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ROTATIONS
-from whorl.ops.problem import RotationProblem, math_dtype, one_pair, seen
+from whorl.ops.problem import RotationProblem, one_pair, seen
 
 
 class How(NamedTuple):

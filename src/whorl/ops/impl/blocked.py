@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, fitting, needs_rows, not_relative
-from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
 from whorl.ops.distances import fitting, needs_rows
 from whorl.ops.impl import reference
-from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import product
 
 

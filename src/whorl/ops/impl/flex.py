@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import logsigmoid
 
+from whorl.numerics import math_dtype
 from whorl.ops.distances import by_distance, needs_rows, not_relative, numbers_of, reach_of
-from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Visible
 
 FEW = 128  # queries: one block of FlexAttention's own

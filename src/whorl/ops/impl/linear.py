@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from whorl.encodings.scores import Features
-from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.numerics import math_dtype
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Visible
 
 CHUNK = 64  # tokens

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from whorl.encodings.scores import At, ScoreModule
+from whorl.numerics import math_dtype
 from whorl.ops.scores import Channels, product
 
 # Shape letters: B batch, H heads, Q queries, K keys, D head dim.
@@ -74,7 +75,7 @@ def attention(
     scores: those that need all keys of a query at once, with what they know of these queries and keys.
     A query that sees no key has no softmax: its weights and its output are 0, and no gradient comes of them.
     """
-    dtype = torch.float64 if q_BHQD.dtype == torch.float64 else torch.float32
+    dtype = math_dtype(q_BHQD.dtype)
     heads = q_BHQD.shape[1]
     q_BHQD, k = q_BHQD.to(dtype), k.to(dtype)
     k_BHKD, v_BHKD = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import fitting, reach_of
 from whorl.ops.impl import reference
-from whorl.ops.problem import AttentionProblem, math_dtype
+from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import BoundScore
 from whorl.ops.visible import Visible
 
