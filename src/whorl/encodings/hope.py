@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import added, of_host, require_positive, require_positive_int
-from whorl.encodings.rope import Rotary
-from whorl.encodings.spectrum import Spectrum, fully_turning, rope_frequencies
+from whorl.encodings.config import added
+from whorl.encodings.rope import ByTrainLength
+from whorl.encodings.spectrum import fully_turning
 
 
 @dataclass(frozen=True)
-class HoPE(Rotary):
+class HoPE(ByTrainLength):
     """Pairs whose wavelength is at most `cut` times `train_length` tokens turn; the rest are position-independent.
 
     `train_length` (tokens) is the length that the model is trained at, not the length of a run; a spectrum cannot be
@@ -25,27 +25,11 @@ class HoPE(Rotary):
     (arXiv 2410.21216)
     """
 
-    train_length: int | None = of_host()
-    base: float | None = of_host(10000.0)
-    fraction: float | None = of_host()
     cut: float = added(1.0)
 
     name = "hope"
     title = "high-frequency RoPE: a pair turns if its full turn fits in the training length"
     paper = "2410.21216"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.train_length is not None:
-            require_positive_int("train_length", self.train_length, " tokens")
-        require_positive("cut", self.cut, "times the training length")
-
-    def spectrum(self, head_dim: int) -> Spectrum:
-        width = self.width(head_dim)
-        if self.train_length is None:
-            raise ValueError(
-                "hope needs the length that the model is trained at, and none was given; "
-                "try HoPE(train_length=4096), or hope:train_length=4096 on the command line"
-            )
-        frequencies = rope_frequencies(self.argument("base"), width)
-        return Spectrum(fully_turning(frequencies, self.cut * self.train_length), head_dim)
+    def kept(self, frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
+        return fully_turning(frequencies, length)

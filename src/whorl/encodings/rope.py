@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.config import check_base, of_host, require_number
+from whorl.encodings.config import check_base, of_host, require_number, require_positive, require_positive_int
 from whorl.encodings.effects import Effect, Rotate, Shape
 from whorl.encodings.spectrum import Spectrum, check_head_dim, rope_frequencies
 
@@ -59,6 +59,36 @@ class Rotary(OfPairs):
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return (Rotate(self.spectrum(shape.head_dim)),)
+
+
+@dataclass(frozen=True)
+class ByTrainLength(Rotary):
+    """What rotary encodings share that tell pairs apart by the wavelength that fits `cut` times into `train_length`."""
+
+    train_length: int | None = of_host()
+    base: float | None = of_host(10000.0)
+    fraction: float | None = of_host()
+    cut: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_length is not None:
+            require_positive_int("train_length", self.train_length, " tokens")
+        require_positive("cut", self.cut, "times the training length")
+
+    def kept(self, frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
+        """RoPE's frequencies, changed where a pair makes no full turn within `length` tokens."""
+        raise NotImplementedError
+
+    def spectrum(self, head_dim: int) -> Spectrum:
+        width = self.width(head_dim)
+        if self.train_length is None:
+            raise ValueError(
+                f"{self.name} needs the length that the model is trained at, and none was given; "
+                f"try {type(self).__name__}(train_length=4096), or {self.name}:train_length=4096 on the command line"
+            )
+        frequencies = rope_frequencies(self.argument("base"), width)
+        return Spectrum(self.kept(frequencies, self.cut * self.train_length), head_dim)
 
 
 @dataclass(frozen=True)

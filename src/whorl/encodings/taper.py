@@ -9,40 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import of_host, require_positive, require_positive_int
-from whorl.encodings.rope import Rotary
-from whorl.encodings.spectrum import Spectrum, rope_frequencies, tapered
+from whorl.encodings.rope import ByTrainLength
+from whorl.encodings.spectrum import tapered
 
 
 @dataclass(frozen=True)
-class Taper(Rotary):
+class Taper(ByTrainLength):
     """Pairs whose wavelength exceeds `cut` times `train_length` tokens slow down to a stop, along half a cosine.
 
     `train_length`, `base`, `fraction` and `cut` as in `HoPE`, which stops all of those pairs. Of a spectrum that is
     given or scaled, the scaling `soft-clip` does the same. (arXiv 2602.05258)
     """
 
-    train_length: int | None = of_host()
-    base: float | None = of_host(10000.0)
-    fraction: float | None = of_host()
-    cut: float = 1.0
-
     name = "taper"
     title = "pairs whose full turn does not fit in the training length slow down to a stop along half a cosine"
     paper = "2602.05258"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.train_length is not None:
-            require_positive_int("train_length", self.train_length, " tokens")
-        require_positive("cut", self.cut, "times the training length")
-
-    def spectrum(self, head_dim: int) -> Spectrum:
-        width = self.width(head_dim)
-        if self.train_length is None:
-            raise ValueError(
-                "taper needs the length that the model is trained at, and none was given; "
-                "try Taper(train_length=4096), or taper:train_length=4096 on the command line"
-            )
-        frequencies = rope_frequencies(self.argument("base"), width)
-        return Spectrum(tapered(frequencies, self.cut * self.train_length), head_dim)
+    def kept(self, frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
+        return tapered(frequencies, length)
