@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from whorl.encodings.angles import turned
 from whorl.encodings.base import Encoding
 from whorl.encodings.config import of_host, require_positive_int
 from whorl.encodings.effects import Effect, Score, Shape
@@ -46,11 +47,7 @@ class TwoRotations(ScoreModule):
     def _turned(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """x [batch, heads, tokens, channels] turned by positions [batch or 1, tokens]."""
         cos, sin = (table[:, None] for table in cos_sin(positions, self.frequencies, x.dtype))
-        pairs = len(self.frequencies)
-        split, axis = ((2, pairs), -2) if self.layout == "half" else ((pairs, 2), -1)
-        a, b = x[..., : 2 * pairs].unflatten(-1, split).unbind(axis)
-        both = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
-        return torch.cat([both, x[..., 2 * pairs :]], -1)
+        return turned(x, cos, sin, self.layout)
 
 
 @dataclass(frozen=True)
