@@ -31,6 +31,15 @@ class LogarithmOfCounts(nn.Module):
         return (counts.float().log() / math.log(self.train_length)).clamp(min=1.0)[:, None]
 
 
+def check_length(name: str, train_length: int | None, divisor: str) -> None:
+    """Refuses a training length by whose logarithms nothing can be divided."""
+    if train_length is None:
+        return
+    require_positive_int("train_length", train_length, " tokens")
+    if train_length == 1:
+        raise ValueError(f"{name} divides by {divisor}, which must be at least 2, got 1")
+
+
 @dataclass(frozen=True)
 class LogN(Encoding):
     """Logits grow with the logarithm of the number of keys past the training length (arXiv 2202.12172).
@@ -47,10 +56,7 @@ class LogN(Encoding):
     by_order = True
 
     def __post_init__(self) -> None:
-        if self.train_length is not None:
-            require_positive_int("train_length", self.train_length, " tokens")
-            if self.train_length == 1:
-                raise ValueError("log-n divides by the logarithm of train_length, which must be at least 2, got 1")
+        check_length(self.name, self.train_length, "the logarithm of train_length")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         return (Scale(LogarithmOfCounts(self.argument("train_length"))),)

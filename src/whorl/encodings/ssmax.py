@@ -14,8 +14,9 @@ from torch import nn
 
 from whorl.encodings.base import Encoding
 from whorl.encodings.biases import in_full
-from whorl.encodings.config import of_host, require_positive_int
+from whorl.encodings.config import of_host
 from whorl.encodings.effects import Effect, Scale, Shape
+from whorl.encodings.log_n import check_length
 
 
 class LearnedLogarithm(nn.Module):
@@ -49,10 +50,7 @@ class SSMax(Encoding):
     by_order = True
 
     def __post_init__(self) -> None:
-        if self.train_length is not None:
-            require_positive_int("train_length", self.train_length, " tokens")
-            if self.train_length == 1:
-                raise ValueError("ssmax divides by a mean of ln n up to train_length, which must be at least 2, got 1")
+        check_length(self.name, self.train_length, "a mean of ln n up to train_length")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         length = self.argument("train_length")
