@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,23 @@ def numbers_of(modules: Sequence[nn.Module]) -> tuple[Any, ...] | None:
             elif not isinstance(value, (dict, set)) or value:  # of every nn.Module, for its tensors, modules and hooks
                 return None
     return tuple(found)
+
+
+def once(
+    kept: dict[tuple[Any, ...], torch.Tensor],
+    modules: Sequence[nn.Module],
+    settings: tuple[Any, ...],
+    make: Callable[[], torch.Tensor],
+) -> torch.Tensor:
+    """`make()`, and what is kept of it for biases of the same `numbers_of` and settings. Whatever asks first, training
+    may ask next."""
+    numbers = numbers_of(modules)
+    if numbers is None:
+        return make()
+    if (numbers, *settings) not in kept:
+        with torch.inference_mode(False):
+            kept[numbers, *settings] = make()
+    return kept[numbers, *settings]
 
 
 def fitting(module: nn.Module, bias: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, needs_rows, not_relative, numbers_of, reach_of
+from whorl.ops.distances import by_distance, needs_rows, not_relative, once, reach_of
 from whorl.ops.impl import native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Runs, Visible
@@ -233,12 +232,10 @@ def run(problem: AttentionProblem) -> torch.Tensor:
 
 def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """The biases' sum at each distance from a query to a key, [heads or 1, queries + keys - 1]."""
-    numbers, heads = numbers_of(biases), q.shape[1]
-    if numbers is not None and (numbers, heads) in plan.vectors:
-        return plan.vectors[numbers, heads]
-    with torch.inference_mode(False) if numbers is not None else nullcontext():
+    heads = q.shape[1]
+
+    def make() -> torch.Tensor:
         distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
-        vector = by_distance(biases, distances, heads, torch.float32)
-    if numbers is not None:
-        plan.vectors[numbers, heads] = vector
-    return vector
+        return by_distance(biases, distances, heads, torch.float32)
+
+    return once(plan.vectors, biases, (heads,), make)

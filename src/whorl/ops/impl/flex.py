@@ -8,7 +8,6 @@ a CPU FlexAttention has no backward pass, and this serves to check the forward o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 from torch.nn.functional import logsigmoid
 
 from whorl.numerics import math_dtype
-from whorl.ops.distances import by_distance, needs_rows, not_relative, numbers_of, reach_of
+from whorl.ops.distances import by_distance, needs_rows, not_relative, once, reach_of
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Visible
 
@@ -139,15 +138,11 @@ def run(problem: AttentionProblem) -> torch.Tensor:
 
 def _vector(shared: Shared, biases: Sequence[nn.Module], heads: int, dtype: torch.dtype) -> torch.Tensor:
     """The biases' sum at each distance, [heads, distances]."""
-    numbers = numbers_of(biases)
-    known = (numbers, heads, dtype)
-    if numbers is not None and known in shared.vectors:
-        return shared.vectors[known]
-    with torch.inference_mode(False) if numbers is not None else nullcontext():
-        vector = by_distance(biases, shared.distances, heads, dtype).expand(heads, -1).contiguous()
-    if numbers is not None:
-        shared.vectors[known] = vector
-    return vector
+
+    def make() -> torch.Tensor:
+        return by_distance(biases, shared.distances, heads, dtype).expand(heads, -1).contiguous()
+
+    return once(shared.vectors, biases, (heads, dtype), make)
 
 
 def _shared(
