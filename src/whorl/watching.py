@@ -26,6 +26,7 @@ from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask, register
 from whorl.ops import Visible, biased_attention
 from whorl.ops.axes import seen_by
+from whorl.ops.scores import multiplied
 
 INTERFACE = "whorl_inspect"
 
@@ -244,7 +245,7 @@ def _interface(
     how = attention_arguments(module, query, key, value, attention_mask, **kwargs)
     factor, scores = how.pop("factor", None), how.get("scores", ())
     if factor is not None:
-        how["q"] = (how["q"].float() * factor[..., None]).to(how["q"].dtype)
+        how["q"] = multiplied(how["q"], factor).to(how["q"].dtype)
     if scores and (watcher is not None or edit is not None):
         raise ValueError(
             f"{module.whorl_seam.notation} changes logits by content, and what is read here are q, k and the logits "

@@ -271,6 +271,10 @@ def test_what_is_watched_has_the_factor_in_q_and_scores_are_refused() -> None:
     logits, budget = logits_and_budget(model, TOKENS)
     with watching(model, seen.append):
         assert difference(model(TOKENS, use_cache=False).logits, logits) < budget, "watched, it gives the same"
+    exact = model.double()
+    logits = exact(TOKENS, use_cache=False).logits
+    with watching(exact, lambda _: None):
+        assert difference(exact(TOKENS, use_cache=False).logits, logits) < 1e-12, "in float64 too"
     of_stock: list = []
     forward(whorl.attach(plain, "rope"), TOKENS, of_stock.append)
     factor = torch.arange(1.0, LENGTH + 1).log()[:, None]

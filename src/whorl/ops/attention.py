@@ -16,7 +16,7 @@ from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem
-from whorl.ops.scores import BoundScore, check_states, token_by_token
+from whorl.ops.scores import BoundScore, check_states, multiplied, token_by_token
 from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -96,7 +96,7 @@ def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Se
         q, k, channels = token_by_token(scores, *at, q, k.to(math), problem.scale)
         v = v.repeat_interleave(k.shape[1] // v.shape[1], 1) if k.shape[1] > v.shape[1] else v
     if factor is not None:
-        q = q * factor[..., None].to(math)
+        q = multiplied(q, factor)
     left = tuple(score for score in scores if score.by_rows)
     return problem._replace(q=q.to(dtype), k=k.to(dtype), v=v, channels=channels, scores=left)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from whorl.encodings.scores import At, ScoreModule
+from whorl.numerics import math_dtype
 
 Channels = tuple[torch.Tensor, torch.Tensor]  # of q [B, H, Q, E] and of k [B, H or 1, K, E]
 
@@ -76,6 +77,12 @@ def token_by_token(
     if any(x.shape[1] != 1 for x in of_k):
         of_k = [x.repeat_interleave(heads // x.shape[1], 1) for x in of_k]
     return q, k, (torch.cat(of_q, -1), torch.cat(of_k, -1))
+
+
+def multiplied(q: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """q [B, H, Q, D] by which a `Scale` multiplies the logits, factor [B or 1, H or 1, Q]: float32 (float64)."""
+    dtype = math_dtype(q.dtype)
+    return q.to(dtype) * factor[..., None].to(dtype)
 
 
 def product(of_q: torch.Tensor, of_k: torch.Tensor) -> torch.Tensor:
