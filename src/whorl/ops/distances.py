@@ -21,6 +21,13 @@ def not_relative(problem: AttentionProblem) -> str | None:
     return None
 
 
+def by_hand(problem: AttentionProblem) -> str | None:
+    """None where PyTorch's operations can make the weights themselves, and take them apart again, else why not."""
+    if problem.dropout:
+        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
+    return "tensors on meta have no numbers" if problem.device == "meta" else None
+
+
 def needs_rows(problem: AttentionProblem) -> str | None:
     """None where no score must see all keys of a query at once, else why block by block is not enough."""
     if not problem.scores:

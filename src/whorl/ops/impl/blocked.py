@@ -20,7 +20,7 @@ from torch import nn
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import by_distance, fitting, needs_rows, not_relative
+from whorl.ops.distances import by_distance, by_hand, fitting, needs_rows, not_relative
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
@@ -340,9 +340,7 @@ def _antidiagonals(grouped: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def missing(problem: AttentionProblem) -> str | None:
-    if problem.dropout:
-        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    return needs_rows(problem) or ("tensors on meta have no numbers" if problem.device == "meta" else None)
+    return by_hand(problem) or needs_rows(problem)
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
-from whorl.ops.distances import fitting, needs_rows
+from whorl.ops.distances import by_hand, fitting, needs_rows
 from whorl.ops.impl import reference
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import product
@@ -19,9 +19,7 @@ from whorl.ops.scores import product
 def missing(problem: AttentionProblem) -> str | None:
     if problem.q.shape[2] != 1:
         return f"it is for one query, and there are {problem.q.shape[2]}"
-    if problem.dropout:
-        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    return needs_rows(problem) or ("tensors on meta have no numbers" if problem.device == "meta" else None)
+    return by_hand(problem) or needs_rows(problem)
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from whorl.encodings.scores import Features
 from whorl.numerics import math_dtype
+from whorl.ops.distances import by_hand
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Visible
 
@@ -25,10 +26,8 @@ def missing(problem: AttentionProblem) -> str | None:
         return "its weights are not a quotient of features, as those of `linear` are"
     if problem.biases or problem.channels is not None:
         return "something is added to its logits, of which it has none"
-    if problem.dropout:
-        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    if problem.device == "meta":
-        return "tensors on meta have no numbers"
+    if (why := by_hand(problem)) is not None:
+        return why
     if problem.q.shape[2] < CHUNK:
         return f"{problem.q.shape[2]} queries meet their keys one by one in less time; it begins at {CHUNK}"
     if _first_seen(problem) is None:

@@ -15,7 +15,7 @@ import torch
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
 from whorl.ops.derivatives import first_only, refuse_batches
-from whorl.ops.distances import fitting, reach_of
+from whorl.ops.distances import by_hand, fitting, reach_of
 from whorl.ops.impl import reference
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import BoundScore
@@ -32,9 +32,7 @@ GIVEN = 6  # q, k, v, sinks and channels of q and of k; then the states of queri
 def missing(problem: AttentionProblem) -> str | None:
     if not problem.scores:
         return "no score here must see all keys of a query at once, and it is for nothing else"
-    if problem.dropout:
-        return f"it has no dropout on its weights, and dropout is {problem.dropout}"
-    return "tensors on meta have no numbers" if problem.device == "meta" else None
+    return by_hand(problem)
 
 
 def _tensors(problem: AttentionProblem) -> Tensors:
