@@ -10,7 +10,7 @@ import torch
 import whorl
 from tests.contract import LENGTH, TOKENS, difference, drawn
 from whorl.attaching import seams_of
-from whorl.encodings import REGISTRY
+from whorl.encodings import REGISTRY, biases
 from whorl.testing import logits_and_budget, tiny_model
 
 from .content import HERE
@@ -304,3 +304,13 @@ def test_it_is_saved_with_its_parameters_stock_loads_fail_and_adapters_find_it(e
     read = whorl.load(tmp_path / "adapter")
     assert torch.equal(read(TOKENS).logits, adapted(TOKENS).logits)
     assert whorl.encoding_of(read) == whorl.encoding_of(model)
+
+
+def test_numbers_that_inference_asked_for_first_serve_training() -> None:
+    """They are kept on the device for all layers and calls."""
+    biases._kept_constants.cache_clear()
+    model = attached("llama", "learned-rope+grape-a")
+    with torch.inference_mode():
+        model(TOKENS)
+    model(TOKENS, labels=TOKENS).loss.backward()
+    assert all(p.grad is not None for p in whorl.attached(model).parameters())

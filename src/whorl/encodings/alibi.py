@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import RelativeBias
+from whorl.encodings.biases import RelativeBias, constants
 from whorl.encodings.effects import Bias, Effect, Shape
 
 
@@ -35,7 +35,7 @@ class LinearBias(RelativeBias):
         self.slopes = slopes(heads)
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
-        slopes_H = torch.tensor(self.slopes, device=distance.device)
+        slopes_H = constants(self.slopes, torch.float32, distance.device)
         return -slopes_H.view(-1, *[1] * distance.dim()) * distance.abs()
 
 

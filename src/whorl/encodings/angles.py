@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from whorl.encodings.biases import constants
 from whorl.encodings.scores import At, ScoreModule
 from whorl.numerics import math_dtype
 
@@ -50,7 +51,7 @@ def exact(x: torch.Tensor) -> torch.Tensor:
 
 def numbers(values: Sequence[float], x: torch.Tensor) -> torch.Tensor:
     """Numbers on x's device, as `exact`."""
-    return torch.tensor(values, dtype=exact(x.new_empty(0)).dtype, device=x.device)
+    return constants(tuple(values), torch.float32 if x.device.type == "mps" else torch.float64, x.device)
 
 
 def angles_of(positions: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:

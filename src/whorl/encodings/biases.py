@@ -15,17 +15,20 @@ def in_full(parameter: torch.Tensor) -> torch.Tensor:
 
 def bucketed(distance: torch.Tensor, borders: tuple[int, ...]) -> torch.Tensor:
     """The bucket of each whole number [...]: how many of the ascending borders it has reached."""
-    if torch.compiler.is_compiling():  # which makes a constant of it
-        table = torch.tensor(borders, dtype=torch.long, device=distance.device)
-    else:
-        table = _borders_on(distance.device, borders)
-    return torch.bucketize(distance, table, right=True)
+    return torch.bucketize(distance, constants(borders, torch.long, distance.device), right=True)
+
+
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor, kept on the device: to copy them there in every layer would make the host wait."""
+    if torch.compiler.is_compiling():  # which makes a constant of them
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _kept_constants(values, dtype, device)
 
 
 @cache
-def _borders_on(device: torch.device, borders: tuple[int, ...]) -> torch.Tensor:
-    """Kept on the device: to copy numbers there in every layer would make the host wait."""
-    return torch.tensor(borders, dtype=torch.long, device=device)
+def _kept_constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # whatever asks first, training may ask next
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 class RelativeBias(nn.Module):

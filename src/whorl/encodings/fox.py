@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import in_full
+from whorl.encodings.biases import constants, in_full
 from whorl.encodings.config import choices, require_positive
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.scores import At, ScoreModule, refuse_encoders
@@ -43,7 +43,7 @@ class ForgetGates(ScoreModule):
 
     def gates(self, hidden: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         """log f of each token, [batch or 1, tokens, heads]."""
-        bias = in_full(self.bias) if hasattr(self, "bias") else torch.tensor(self.start, device=positions.device)
+        bias = in_full(self.bias) if hasattr(self, "bias") else constants(self.start, torch.float32, positions.device)
         if hidden is None:
             return nn.functional.logsigmoid(bias).expand(*positions.shape, -1)
         return nn.functional.logsigmoid(nn.functional.linear(hidden, in_full(self.weight), bias))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import RelativeBias
+from whorl.encodings.biases import RelativeBias, constants
 from whorl.encodings.config import check_base, require_positive_int
 from whorl.encodings.effects import Bias, Effect, Shape
 from whorl.encodings.turns import cos_sin
@@ -31,7 +31,7 @@ class CosineBias(RelativeBias):
         total = torch.full(distance.shape, -len(self.frequencies), dtype=torch.float32, device=distance.device)
         for frequency in self.frequencies:  # one by one: 64 numbers for each query and key would be a lot of memory
             total = total + cos_sin(distance, (frequency,))[0][..., 0]
-        return total / torch.tensor(self.compression, device=distance.device).view(-1, *[1] * distance.dim())
+        return total / constants(self.compression, torch.float32, distance.device).view(-1, *[1] * distance.dim())
 
 
 @dataclass(frozen=True)
