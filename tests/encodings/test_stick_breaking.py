@@ -8,6 +8,7 @@ import torch
 from attended import attend, decoded, gradients_agree, pinned_qkv, random_qkv
 
 from whorl.encodings.effects import Score, Shape
+from whorl.encodings.scores import At
 from whorl.encodings.stick_breaking import BrokenStick, StickBreaking
 
 CHOICES = [(own, rest) for own in ("skipped", "seen") for rest in ("dropped", "own")]
@@ -48,6 +49,16 @@ def test_stick_breaking_equals_its_definition(own: str, rest: str) -> None:
     torch.testing.assert_close(weights, expected)
     if rest == "own":
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+
+
+def test_a_large_logit_leaves_what_it_leaves() -> None:
+    """Past 20, PyTorch's softplus is its argument, and the key would take all."""
+    s = torch.tensor([[[[2.0, 25.0, -torch.inf]]]], dtype=torch.float64)
+    places = torch.tensor([[2]]), torch.arange(3)[None]
+    weights = module_of().weights(s, At(*places, None, None))[0, 0, 0]
+    left = torch.tensor(-25.0, dtype=torch.float64).sigmoid()
+    torch.testing.assert_close(1 - weights[1], left, rtol=1e-4, atol=0)
+    torch.testing.assert_close(weights[0], left * torch.tensor(2.0, dtype=torch.float64).sigmoid())
 
 
 @pytest.mark.parametrize(("own", "rest"), CHOICES)

@@ -34,7 +34,8 @@ class BrokenStick(ScoreModule):
         if not self.own:
             hidden = hidden | own
         s = s.masked_fill(hidden, 0)  # a finite number, which no NaN comes of
-        broken = nn.functional.softplus(s).masked_fill(hidden, 0).flip(-1).cumsum(-1).flip(-1)
+        # -log(1 - sigmoid), and not PyTorch's softplus, which is its argument past 20: a share of 1 would leave nothing
+        broken = -nn.functional.logsigmoid(-s).masked_fill(hidden, 0).flip(-1).cumsum(-1).flip(-1)
         weights = (s - broken).exp().masked_fill(hidden, 0)
         return weights + (-broken[..., :1]).exp() * own if self.rest else weights
 
