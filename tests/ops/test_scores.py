@@ -269,3 +269,14 @@ def test_a_quotient_of_features_has_no_logits_to_cap() -> None:
     biased_attention(q, k, v, [], **how)
     with pytest.raises(ValueError, match="softcap must be None where weights are a quotient of features, got 2.0"):
         biased_attention(q, k, v, [], softcap=2.0, **how)
+
+
+@pytest.mark.parametrize(("impl", "tokens"), [("decode", 1), ("blocked", 70), ("linear", 70), ("rows", 70)])
+def test_pytorchs_operations_drop_no_weights(impl: str, tokens: int) -> None:
+    scores = [BoundScore(e.module) for e in parse("linear").effects(Shape(8, HEADS, 32)) if impl in ("linear", "rows")]
+    positions = torch.arange(70)[None]
+    tensors, places = data(tokens, 70, 8, torch.float32), at(positions[:, -tokens:], positions)
+    how = {"scale": 0.4, "causal": True, "impl": impl, "scores": scores, **places}
+    biased_attention(*tensors, [], **how)
+    with pytest.raises(ValueError, match=f"impl='{impl}' cannot run here: it has no dropout on its weights"):
+        biased_attention(*tensors, [], dropout=0.5, **how)

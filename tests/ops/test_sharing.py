@@ -112,6 +112,16 @@ def test_the_loops_make_no_vector_of_plain_numbers_twice(monkeypatch: pytest.Mon
         assert len(made) == times, notation
 
 
+def test_a_vector_that_inference_made_first_serves_training() -> None:
+    *tensors, positions = *data(9, 9, 16, torch.float32), torch.arange(9)[None]
+    how = {"scale": 0.4, "causal": True, "impl": "cpu", **at(positions)}
+    with torch.inference_mode():
+        biased_attention(*tensors, modules("alibi"), **how)
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    out, _ = biased_attention(*leaves, modules("alibi"), **how)
+    assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), leaves))
+
+
 def test_what_inference_made_first_serves_training() -> None:
     q = torch.arange(5)[None]
     with torch.inference_mode():
