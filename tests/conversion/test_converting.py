@@ -75,8 +75,8 @@ def test_the_swap_keeps_the_models_own_base(
     app(["convert", str(tmp_path / "model"), "--to=hope", *arguments], standalone_mode=False)
     said = capsys.readouterr().out
     assert "hope: train length 64 and base 500,000 from the model's config\n" in said
-    plan = "healing: 1 step of 8 x 64 tokens; losses on 4 windows at 64 and 256 tokens, three times; that is few: a"
-    assert f"{plan} smaller --batch-size makes more steps of as many tokens\n" in said
+    plan = "healing: 1 step of 8 x 64 tokens, learning rate 0.0005; losses on 4 windows at 64 and 256 tokens, three"
+    assert f"{plan} times; that is few: a smaller --batch-size makes more steps of as many tokens\n" in said
     assert "loss before: 8 of 8, " in said, "windows, of both lengths"
     assert "healing: 1 of 1, " in said
     assert float(re.search(r"memory of this process, at most: ([\d.]+) GiB\n", said)[1]) > 0.1

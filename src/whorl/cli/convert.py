@@ -15,7 +15,8 @@ EPILOG = """
 [bold]Examples[/]
 
  whorl convert path/to/model --to hope --train-length 2048 --heal 5000000 --text book.txt --out converted\n
- whorl convert path/to/model --to p-rope:p=0.5 --heal 5000000 --gradual 0.5 --out converted
+ whorl convert path/to/model --to p-rope:p=0.5 --heal 5000000 --gradual 0.5 --out converted\n
+ whorl convert path/to/model --to drope --heal 5000000 --batch-size 32 --out dropped
 """
 
 
@@ -23,14 +24,21 @@ def convert(
     model: Model,
     to: Annotated[
         str,
-        typer.Option(help="The encoding (hope, p-rope:p=0.5, nope, ...). A base that is not given is the model's own."),
+        typer.Option(
+            help="The encoding (hope, p-rope:p=0.5, nope, ...), or drope, which drops the rotation and sets the "
+            "training as its paper does. A base that is not given is the model's own."
+        ),
     ],
-    heal: Annotated[int, typer.Option(help="Tokens of training after the swap.")],
     out: Out,
+    heal: Annotated[
+        int | None, typer.Option(help="Tokens of training after the swap.", show_default="drope's 31.5 billion")
+    ] = None,
     text: Text = None,
     train_length: TrainLength = None,
-    learning_rate: Annotated[float, typer.Option(help="The healing's peak learning rate.")] = 5e-4,
-    batch_size: Annotated[int, typer.Option(help="Sequences per step.")] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The healing's peak learning rate.", show_default="5e-4, drope's 3e-4")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per step.", show_default="32, drope's 512")] = None,
     gradual: Annotated[
         float, typer.Option(help="The share of the healing over which pairs stop turning, band by band.")
     ] = 0.0,

@@ -13,10 +13,10 @@ import torch
 from whorl import finite, hosts, outputs
 from whorl.attaching.reading import encoding_of
 from whorl.checking import check_numbers, check_path
-from whorl.conversion import extending, resuming
+from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
 from whorl.data.corpus import read_documents
-from whorl.encodings import parse
+from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.files import write_atomically
 from whorl.hosts import open_host
@@ -237,15 +237,15 @@ def figure(tried: list[Tried], best: Tried, train_length: int) -> bytes:
 
 def convert(
     name: str,
-    to: str,
+    to: str | Encoding,
     *,
-    heal: int,
+    heal: int | None = None,
     text: str | None = None,
     train_length: int | None = None,
     reach: int | None = None,
     windows: int = 48,
-    learning_rate: float = 5e-4,
-    batch_size: int = 32,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
     gradual: float = 0.0,
     control: bool = True,
     seed: int = 0,
@@ -256,6 +256,8 @@ def convert(
 ) -> Conversion:
     """Converts a checkpoint, by name, heals it and writes it to the folder `out`, with conversion.json.
 
+    to     an encoding or its notation, or the name of a recipe (`recipes`), which sets what is not given: the tokens of
+           the healing (heal), learning_rate (else 5e-4) and batch_size (else 32 sequences)
     reach  losses are taken at the training length and at so many times it, which some held-out document must have;
            where it is not given, at REACH times it, or, which `say` is told, as far as the longest of them goes
     Trainings that were interrupted go on (see `resuming`). Raises ValueError for what does not fit.
@@ -267,19 +269,24 @@ def convert(
         heal=heal, train_length=train_length, reach=reach, windows=windows, learning_rate=learning_rate,
         batch_size=batch_size, gradual=gradual, seed=seed,
     )  # fmt: skip
-    parse(to)
+    chosen = recipes.settings_of(to)
+    heal = chosen.tokens if heal is None else heal
+    if heal is None:
+        raise ValueError(f"a swap to {chosen.to} is healed by training; give heal, the tokens of it")
     name, out, found, reads = _from_and_to(name, out, text, force)
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     longest = length_unscaled(found, model, limit, say)
-    chosen = text or found.text or "stdlib"
-    task = _measured_to(reach, limit, chosen, found.tokenizer_name, windows, say)
+    task = _measured_to(reach, limit, text or found.text or "stdlib", found.tokenizer_name, windows, say)
+    batch_size, learning_rate = batch_size or chosen.batch_size, learning_rate or chosen.learning_rate
     healing = converting.Healing(heal, limit, batch_size, learning_rate, gradual, seed)
+    if chosen.says:
+        say(chosen.says)
     say(_planned(healing, control, task))
     how: dict[str, Any] = {} if stage is None else {"stage": stage}
-    asked = {"to": str(parse(to)), **_follows_from(model, task, healing)}
+    asked = {"to": chosen.to, **_follows_from(model, task, healing)}
     with resuming.working(out, "convert", asked, say) as work:
-        result = converting.convert(model, to, task, healing, work, control=control, **how)
+        result = converting.convert(model, chosen.to, task, healing, work, control=control, **how)
         said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:
             loads = extending.save(model, folder, tokenizer, longest)
@@ -296,10 +303,11 @@ def _planned(healing: Any, control: bool, task: Any) -> str:
     steps, length = healing.recipe().steps, healing.train_length
     few = "; that is few: a smaller --batch-size makes more steps of as many tokens" if steps < FEW_STEPS else ""
     at = " and ".join(f"{n:,}" for n in task.settings.lengths)
+    also = ", and as many of the untouched model" if control else ""
     return (
-        f"healing: {steps:,} step{'' if steps == 1 else 's'} of {healing.batch_size} x {length:,} tokens"
-        f"{', and as many of the untouched model' if control else ''}; losses on {len(task.windows)} windows at {at} "
-        f"tokens, {'four' if control else 'three'} times{few}"
+        f"healing: {steps:,} step{'' if steps == 1 else 's'} of {healing.batch_size} x {length:,} tokens, learning "
+        f"rate {healing.learning_rate:g}{also}; losses on {len(task.windows)} windows at {at} tokens, "
+        f"{'four' if control else 'three'} times{few}"
     )
 
 
