@@ -41,4 +41,4 @@ RECIPES = {
 
 def settings_of(to: str | Encoding) -> Settings:
     """The recipe of this name, or the usual settings for an encoding. Raises ValueError for what is neither."""
-    return RECIPES.get(to) or Settings(str(parse(to)))
+    return RECIPES[to] if isinstance(to, str) and to in RECIPES else Settings(str(parse(to)))
