@@ -6,7 +6,6 @@ at positions without gaps (causal, windowed, padded, packed, with a cache). `pla
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, needs_rows, not_relative, once, reach_of
-from whorl.ops.impl import native
+from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.visible import Runs, Visible
 
@@ -95,66 +94,11 @@ def _own(
     return int(value) if bool((right | ~sees).all()) else None
 
 
-def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
-    """Its address, and its strides by batch, head and token."""
-    return x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)
-
-
-def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
-    if x is None:
-        return 0, 0, 0, 0
-    return x.data_ptr(), x.stride(0), 0 if x.shape[1] == 1 else x.stride(1), x.stride(2)
-
-
-def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x with its channels side by side, in a dtype that the loops read, and its own numbers if the view says minus."""
-    x = x.to(dtype)
-    return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
-
-
-def _as_the_loops_read(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *others: torch.Tensor | None
-) -> tuple[Any, ...]:
-    """others: the vector, the sinks, channels of q and of k; all float32."""
-    dtype = torch.bfloat16 if q.dtype == k.dtype == v.dtype == torch.bfloat16 else torch.float32
-    q, k, v = (_rows_adjacent(x, dtype) for x in (q, k, v))
-    return q, k, v, *(None if x is None else x.float().contiguous().resolve_neg() for x in others)
-
-
-def _address(x: torch.Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-class _How(NamedTuple):
-    """What the loops need besides tensors and positions."""
-
-    scale: float
-    softcap: float | None
-    dropout: float
-    seed: int
-
-
-def _call(loop: str, how: _How, plan: Plan, chunks: int, tensors: tuple[Any, ...], *more: int) -> None:
-    """Calls one of the loops of attention.c; the order is that of `Call` there."""
-    q, k, v, vector, sinks, of_q, of_k, out, top, normal = tensors
-    batch, heads, queries, dim = q.shape
-    numbers = (
-        q.dtype == torch.bfloat16, torch.get_num_threads(), batch, heads, k.shape[1], queries, k.shape[2], dim,
-        v.shape[3], 0 if vector is None or vector.shape[0] == 1 else vector.stride(0),
-        0 if plan.first.shape[0] == 1 else queries, chunks, 0 if of_q is None else of_q.shape[3],
-        min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
-        float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), plan.first.data_ptr(), plan.end.data_ptr(),
-        _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
-        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k), *more,
-    )  # fmt: skip
-    native.call(loop, struct.pack(f"15q3d{len(numbers) - 18}q", *numbers))
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: _How,
+        how: loops.How,
         plan: Plan,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -162,17 +106,11 @@ class _Attention(torch.autograd.Function):
         *others: torch.Tensor | None,
     ) -> torch.Tensor:
         """others: the vector, the sinks, channels of q and of k."""
-        given: tuple[Any, ...] = (q, k, v, *others)
         ctx.how, ctx.plan = how, plan
-        q, k, v, *_ = read = _as_the_loops_read(*given)
-        batch, heads, queries, _ = q.shape
         # The exact output is kept: its product with the gradient is taken from every logit's gradient.
-        out = q.new_empty(batch, queries, heads, v.shape[3], dtype=torch.float32).transpose(1, 2)  # as hosts want it
-        top, normal = out.new_empty(2, batch, heads, queries)
-        if out.numel():
-            _call("whorl_attention", how, plan, 1, (*read, out, top, normal))
-        ctx.save_for_backward(*given, out, top, normal)
-        return out.to(given[2].dtype)
+        made = loops.attend(how, plan.first, plan.end, loops.Given(q, k, v, *others))
+        ctx.save_for_backward(q, k, v, *others, *made)
+        return made.out.to(v.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
@@ -185,39 +123,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """To q, k, v, the vector, the sinks and the channels."""
-        *given, out, top, normal = saved
-        q, k, v, vector, sinks, of_q, of_k = read = _as_the_loops_read(*given)
-        tensors = (*read, out, top, normal)
-        batch, heads, queries, _ = q.shape
-        grad = _rows_adjacent(grad, q.dtype)
-        to_q = torch.empty_like(q, dtype=torch.float32)
-        # where heads are too few to keep all threads busy, several share one, and their sums are added afterwards
-        chunks = max(1, min(-(-torch.get_num_threads() // max(1, batch * k.shape[1])), -(-queries // 256)))
-        to_k, to_v = (out.new_empty(chunks, *x.shape) for x in (k, v))
-        to_vector = out.new_zeros(chunks, batch, heads, vector.shape[1]) if ctx.needs_input_grad[5] else None
-        delta, to_of_q, to_of_k = torch.empty_like(top), None, None
-        if of_q is not None and of_k is not None:
-            to_of_q = torch.zeros_like(of_q)
-            to_of_k = out.new_zeros(chunks, batch, heads, *of_k.shape[2:])
-        more = (
-            *_tensor(grad), *_tensor(to_q),
-            *(_address(x) for x in (to_k, to_v, to_vector, delta, to_of_q, to_of_k)),
-        )  # fmt: skip
-        if out.numel():
-            _call("whorl_attention_backward", ctx.how, ctx.plan, chunks, tensors, *more)
-        else:
-            to_k.zero_(), to_v.zero_()
-        if to_vector is not None:
-            to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
-        to_sinks = None
-        if sinks is not None:
-            weight = (sinks[:, None] - top).exp_().mul_(normal)
-            to_sinks = (weight * delta).sum((0, 2)).neg_()
-        if to_of_k is not None:
-            to_of_k = to_of_k.sum(0).sum_to_size(of_k.shape)
-        to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
-        made = (to_q, to_k, to_v, to_vector, to_sinks, to_of_q, to_of_k)
-        return tuple(None if x is None else x.to(of.dtype) for x, of in zip(made, given, strict=True))
+        given, of_rows = loops.Given(*saved[:-3]), loops.OfRows(*saved[-3:])
+        found, delta = loops.gradients(
+            ctx.how, ctx.plan.first, ctx.plan.end, given, of_rows, grad, of_vector=ctx.needs_input_grad[5]
+        )
+        if given.sinks is not None:
+            weight = (given.sinks.float()[:, None] - of_rows.top).exp_().mul_(of_rows.normal)
+            found = found._replace(sinks=(weight * delta).sum((0, 2)).neg_())
+        return tuple(None if x is None else x.to(of.dtype) for x, of in zip(found, saved[:-3], strict=True))
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:
@@ -226,7 +139,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     q, k = problem.q, problem.k
     vector = _vector(found, problem.biases, q, k) if problem.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
-    how = _How(problem.scale, problem.softcap, problem.dropout, seed)
+    how = loops.How(problem.scale, problem.softcap, problem.dropout, seed)
     return _Attention.apply(how, found, q, k, problem.v, vector, problem.sinks, *(problem.channels or (None, None)))
 
 

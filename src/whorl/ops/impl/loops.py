@@ -1,0 +1,149 @@
+"""What the loops of attention.c are told, and what they give: the one place that knows the order of `Call` there.
+
+Not an implementation: one that runs on the loops says what q, k and v are, and which run of keys each query sees.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import torch
+
+from whorl.ops.impl import native
+
+
+class How(NamedTuple):
+    """What the loops need besides tensors and runs of keys."""
+
+    scale: float
+    softcap: float | None = None
+    dropout: float = 0.0
+    seed: int = 0
+
+
+class Given(NamedTuple):
+    """q [batch, heads, queries, dim], k and v of key heads; the biases by distance, the sinks, and channels of q and k.
+
+    Or the gradients to them.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    vector: torch.Tensor | None = None
+    sinks: torch.Tensor | None = None
+    of_q: torch.Tensor | None = None
+    of_k: torch.Tensor | None = None
+
+
+class OfRows(NamedTuple):
+    """What came of each query, float32: its output [batch, heads, queries, dim of v], its largest logit, and 1 / the
+    sum of exp(logit - top), both [batch, heads, queries] and with the sink. 0 is that of a query that sees nothing."""
+
+    out: torch.Tensor
+    top: torch.Tensor
+    normal: torch.Tensor
+
+
+def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given) -> OfRows:
+    """Query i sees the keys first[i] <= j < end[i], int64 [batch or 1, queries], contiguous."""
+    read = _as_the_loops_read(given)
+    batch, heads, queries, _ = read.q.shape
+    out = read.q.new_empty(batch, queries, heads, read.v.shape[3], dtype=torch.float32).transpose(
+        1, 2
+    )  # as hosts want it
+    made = OfRows(out, *out.new_empty(2, batch, heads, queries))
+    if out.numel():
+        _call("whorl_attention", how, first, end, 1, read, made)
+    return made
+
+
+def gradients(
+    how: How,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    given: Given,
+    of_rows: OfRows,
+    grad: torch.Tensor,
+    *,
+    of_vector: bool = False,
+) -> tuple[Given, torch.Tensor]:
+    """To all that is given, float32, but for the sinks; and the product of each query's output and its gradient."""
+    read = _as_the_loops_read(given)
+    q, k, v, vector, _, of_q, of_k = read
+    out, top, _ = of_rows
+    batch, heads, queries, _ = q.shape
+    grad = _rows_adjacent(grad, q.dtype)
+    to_q = torch.empty_like(q, dtype=torch.float32)
+    # where heads are too few to keep all threads busy, several share one, and their sums are added afterwards
+    chunks = max(1, min(-(-torch.get_num_threads() // max(1, batch * k.shape[1])), -(-queries // 256)))
+    to_k, to_v = (out.new_empty(chunks, *x.shape) for x in (k, v))
+    to_vector = None
+    if vector is not None and of_vector:
+        to_vector = out.new_zeros(chunks, batch, heads, vector.shape[1])
+    delta, to_of_q, to_of_k = torch.empty_like(top), None, None
+    if of_q is not None and of_k is not None:
+        to_of_q = torch.zeros_like(of_q)
+        to_of_k = out.new_zeros(chunks, batch, heads, *of_k.shape[2:])
+    more = (
+        *_tensor(grad), *_tensor(to_q),
+        *(_address(x) for x in (to_k, to_v, to_vector, delta, to_of_q, to_of_k)),
+    )  # fmt: skip
+    if out.numel():
+        _call("whorl_attention_backward", how, first, end, chunks, read, of_rows, *more)
+    else:
+        to_k.zero_(), to_v.zero_()
+    if to_vector is not None and vector is not None:
+        to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
+    if to_of_k is not None and of_k is not None:
+        to_of_k = to_of_k.sum(0).sum_to_size(of_k.shape)
+    to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
+    return Given(to_q, to_k, to_v, to_vector, None, to_of_q, to_of_k), delta
+
+
+def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
+    """Its address, and its strides by batch, head and token."""
+    return x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)
+
+
+def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
+    if x is None:
+        return 0, 0, 0, 0
+    return x.data_ptr(), x.stride(0), 0 if x.shape[1] == 1 else x.stride(1), x.stride(2)
+
+
+def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x with its channels side by side, in a dtype that the loops read, and its own numbers if the view says minus."""
+    x = x.to(dtype)
+    return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
+
+
+def _as_the_loops_read(given: Given) -> Given:
+    q, k, v, *others = given
+    dtype = torch.bfloat16 if q.dtype == k.dtype == v.dtype == torch.bfloat16 else torch.float32
+    q, k, v = (_rows_adjacent(x, dtype) for x in (q, k, v))
+    return Given(q, k, v, *(None if x is None else x.float().contiguous().resolve_neg() for x in others))
+
+
+def _address(x: torch.Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _call(
+    loop: str, how: How, first: torch.Tensor, end: torch.Tensor, chunks: int, read: Given, of_rows: OfRows, *more: int
+) -> None:
+    """Calls one of the loops of attention.c; the order is that of `Call` there."""
+    q, k, v, vector, sinks, of_q, of_k = read
+    out, top, normal = of_rows
+    batch, heads, queries, dim = q.shape
+    numbers: tuple[Any, ...] = (
+        q.dtype == torch.bfloat16, torch.get_num_threads(), batch, heads, k.shape[1], queries, k.shape[2], dim,
+        v.shape[3], 0 if vector is None or vector.shape[0] == 1 else vector.stride(0),
+        0 if first.shape[0] == 1 else queries, chunks, 0 if of_q is None else of_q.shape[3],
+        min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
+        float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
+        _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
+        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k), *more,
+    )  # fmt: skip
+    native.call(loop, struct.pack(f"15q3d{len(numbers) - 18}q", *numbers))
