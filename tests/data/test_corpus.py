@@ -247,5 +247,7 @@ def test_tokenizers_that_cannot_be(tokenizer, tmp_path):
     assert "\n" not in str(caught.value)
     assert "train one" not in str(caught.value), "which only a comparison does"
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(ValueError, match="neither a bos nor an eos token"):
+    with pytest.raises(ValueError, match="neither a bos nor an eos token, nor a cls token"):
         corpus.encode(bare, ["a"])
+    bare.add_special_tokens({"cls_token": "[CLS]"})
+    assert corpus.encode(bare, ["a"])[0][0] == bare.cls_token_id, "as an encoder's tokenizer has it"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoConfig
 
+from whorl.hosts import open_host
 from whorl.training.models import build_model, parameter_count
 from whorl.training.settings import MODELS, Settings
 
 
+@pytest.mark.parametrize("task", ["language", "mlm"])
 @pytest.mark.parametrize(("preset", "millions"), [("tiny", 0.8), ("small", 10), ("base", 124)])
-def test_presets_have_the_size_that_they_promise(preset: str, millions: float) -> None:
+def test_presets_have_the_size_that_they_promise(preset: str, millions: float, task: str) -> None:
     with torch.device("meta"):
-        model = build_model(Settings(model=preset), MODELS[preset].vocab_size, 0)
+        model = build_model(Settings(task=task, model=preset), MODELS[preset].vocab_size, 0)
     assert parameter_count(model) / 1e6 == pytest.approx(millions, rel=0.06)
 
 
@@ -23,3 +28,35 @@ def test_a_preset_is_what_its_task_needs(task: str, tied: bool, spread: float) -
     own = model.lm_head.weight is model.model.embed_tokens.weight
     assert own == tied
     assert float(model.model.layers[0].mlp.up_proj.weight.detach().std()) == pytest.approx(spread, rel=0.05)
+
+
+def test_the_body_of_a_masked_language_model_sees_all_tokens_in_every_layer() -> None:
+    host = open_host(build_model(Settings(task="mlm"), 67, 0))
+    assert all(shape.bidirectional for shape in host.shapes)
+    assert set(host.layer_types) == {"full_attention"}
+    assert host.model.model.embeddings.tok_embeddings.padding_idx is None, "id 0 is a token like any other"
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "says"),
+    [
+        ("mlm", "llama", r"the mlm task is for encoders, .* and '.*' \(llama\) is none; try a ModernBERT or a BERT"),
+        (
+            "language",
+            "bert",
+            r"asks for tokens that come next, and in '.*' \(bert\) every token sees them; .* --task mlm",
+        ),
+        ("copy", "modernbert", r"the copy task asks for tokens that come next, and in '.*' \(modernbert\)"),
+    ],
+)
+def test_a_task_refuses_the_other_body(task: str, family: str, says: str, tmp_path: Path) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        build_model(Settings(task=task, model=str(tmp_path / "config.json")), 67, 0)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_an_encoders_config_takes_the_tasks_vocabulary(family: str, tmp_path: Path) -> None:
+    AutoConfig.for_model(family, hidden_size=64, num_hidden_layers=2, num_attention_heads=2).save_pretrained(tmp_path)
+    model = build_model(Settings(task="mlm", model=str(tmp_path / "config.json")), 67, 0)
+    assert model(torch.arange(67)[None]).logits.shape == (1, 67, 67)

@@ -184,12 +184,13 @@ def without_weights(where: Any) -> Any:
     return model if encoding is None else attach(model, completed(open_host(model), encoding))
 
 
-def from_config(config: Any, where: Any) -> Any:
-    """A causal language model with random float32 weights. Raises ValueError where the config is none of one."""
+def from_config(config: Any, where: Any, cls: Any = None) -> Any:
+    """A model with random float32 weights, of one of transformers' classes for all families; AutoModelForCausalLM where
+    none is given. Raises ValueError where the config is none of one."""
     from transformers import AutoModelForCausalLM
 
     with _explained(where):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return (cls or AutoModelForCausalLM).from_config(config, dtype=torch.float32)
 
 
 def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], hub: dict[str, Any]) -> None:

@@ -154,13 +154,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> list
 
 
 def bos_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that begins a document: bos, or eos where there is none. Raises ValueError without either."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+    """The token that begins a document: bos, or else eos, or else an encoder's cls. ValueError without."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id):
         if token is not None:
             return int(token)
     raise ValueError(
-        f"the tokenizer {tokenizer.name_or_path!r} has neither a bos nor an eos token to begin a document with; set "
-        "its eos_token and save it, or try another"
+        f"the tokenizer {tokenizer.name_or_path!r} has neither a bos nor an eos token, nor a cls token, to begin a "
+        "document with; set its eos_token and save it, or try another"
     )
 
 

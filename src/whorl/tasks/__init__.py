@@ -13,6 +13,7 @@ TASKS = {
     "language": "whorl.tasks.language:Language",
     "copy": "whorl.tasks.copy:Copy",
     "recall": "whorl.tasks.recall:Recall",
+    "mlm": "whorl.tasks.mlm:MaskedLanguage",
 }
 
 

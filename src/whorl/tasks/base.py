@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
@@ -97,6 +97,7 @@ class Task(ABC):
     evaluation  the key of its rows in a trial's evaluations
     metrics     what a row has (see `whorl.tasks.metrics`), the telling one first
     needs       what a model takes to learn it from scratch
+    body        decoder: a token sees those before it; encoder: it sees those after it too
     options     which of `TaskSettings`' options it reads, each with its help for the command line
 
     An instance says `vocab_size`, the number of ids that a model needs. Raises ValueError for settings that the task
@@ -109,6 +110,7 @@ class Task(ABC):
     evaluation: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     needs: ClassVar[Needs] = Needs()
+    body: ClassVar[Literal["decoder", "encoder"]] = "decoder"
     options: ClassVar[Mapping[str, str]] = {}
     vocab_size: int
     bos_token_id: int
@@ -146,8 +148,8 @@ class Task(ABC):
         """`examples` items in training order, each {"input_ids", "labels"}, int64 [train_length].
 
         Labels stand at the position of their token, as the models of transformers expect, -100 where there is no
-        loss. Item i depends on (seed, i) only: every encoding sees the same batches, and a resumed run goes on with
-        the item it stopped at.
+        loss; a decoder predicts it from the tokens before it, an encoder from all. Item i depends on (seed, i) only:
+        every encoding sees the same batches, and a resumed run goes on with the item it stopped at.
         """
 
     @abstractmethod

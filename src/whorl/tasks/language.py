@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -24,9 +24,13 @@ from whorl.data import corpus
 from whorl.data.losses import window_losses
 from whorl.data.windows import cut_windows, spread, window_ends
 from whorl.results.comparison import Data
+from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
 from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words
 from whorl.tasks.metrics import MEAN, TAIL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ADVICE = "try a folder that holds tokenizer.json, a Hugging Face name, or leave it out to train one on the text"
 
@@ -46,7 +50,7 @@ class Language(Task):
     title = "Language modelling"
     version = 1
     evaluation = "perplexity"
-    metrics = (TAIL, MEAN)
+    metrics: ClassVar[tuple[Metric, ...]] = (TAIL, MEAN)
     options: ClassVar[dict[str, str]] = {
         "text": "stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET",
         "tokenizer": "A tokenizer's directory or hub name. Without it, one is trained on the text",
@@ -85,10 +89,7 @@ class Language(Task):
         documents = corpus.read_documents(settings.text)
         self.digest = corpus.digest(documents)
         train, heldout = corpus.split_documents(documents, seed=settings.data_seed)
-        if settings.tokenizer is None:
-            self.tokenizer = corpus.train_tokenizer(train, settings.vocab_size)
-        else:
-            self.tokenizer = corpus.load_tokenizer(settings.tokenizer, ADVICE)
+        self.tokenizer = self._tokenizer(train)
         self.vocab_size = 1 + max(self.tokenizer.get_vocab().values())
         self.bos_token_id = corpus.bos_id(self.tokenizer)
         eos = self.tokenizer.eos_token_id
@@ -113,6 +114,12 @@ class Language(Task):
                 longest,
             )
         self.windows = cut_windows(self.heldout, spread(ends, settings.windows), max(settings.lengths))
+
+    def _tokenizer(self, train: list[str]) -> PreTrainedTokenizerBase:
+        """The one that was asked for, or one trained on the training documents."""
+        if self.settings.tokenizer is None:
+            return corpus.train_tokenizer(train, self.settings.vocab_size)
+        return corpus.load_tokenizer(self.settings.tokenizer, ADVICE)
 
     def describe(self) -> Data:
         heldout_tokens = sum(map(len, self.heldout))

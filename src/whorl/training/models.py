@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,9 +14,12 @@ from whorl.encodings import Encoding
 from whorl.finite import check_weights
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import open_gguf
-from whorl.hosts import open_host
+from whorl.hosts import ENCODERS, open_host
 from whorl.training.attention import for_training
-from whorl.training.settings import MODELS, Settings
+from whorl.training.settings import MODELS, ModelPreset, Settings
+
+if TYPE_CHECKING:
+    from whorl.tasks.base import Task
 
 WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere config; pickled ones are then refused
 
@@ -28,43 +31,80 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     with weights gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model
     that cannot be loaded, and for a checkpoint whose vocabulary is smaller than the task's.
     """
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
+    task = settings.task_class
+    auto = _auto_class(task)
     if settings.preset is not None:
-        size, needs = settings.preset, settings.task_class.needs
-        config = LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=size.width,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            max_position_embeddings=settings.train_length,
-            tie_word_embeddings=needs.tied_embeddings,
-            initializer_range=needs.initializer_range or size.width**-0.5,
-            bos_token_id=eos_token_id,
-            eos_token_id=eos_token_id,
-        )
-        return LlamaForCausalLM(config)
-    pretrained = has_weights(settings)
+        config = _preset(settings.preset, task, vocab_size, settings.train_length, eos_token_id)
+        return from_config(config, settings.model, auto)
+    pretrained, config = has_weights(settings), configuration(settings.model)
+    _refuse_other_bodies(task, config, settings.model)
     if pretrained and weights:
         file = gguf_at(settings.model)
         if file is None:
-            model = from_pretrained(AutoModelForCausalLM, settings.model, dtype=torch.float32)
+            model = from_pretrained(auto, settings.model, dtype=torch.float32)
         else:
             model, _ = open_gguf(file)  # an encoding of its own is replaced by the trial's
         check_weights(model, settings.model)
     else:
-        config = configuration(settings.model)
         if not pretrained:
             config.vocab_size = vocab_size
             config.bos_token_id = config.eos_token_id = eos_token_id
-        model = from_config(config, settings.model)
+            if (config.pad_token_id or 0) >= vocab_size:  # of another vocabulary; nothing is padded
+                config.pad_token_id = None
+        model = from_config(config, settings.model, auto)
     if model.config.vocab_size < vocab_size:
         raise ValueError(
             f"the task has {vocab_size} tokens and the model {settings.model!r} only {model.config.vocab_size}; "
             f"give the model's own tokenizer with --tokenizer {settings.model}"
         )
     return model
+
+
+def _auto_class(task: type[Task]) -> Any:
+    """transformers' class for all families with the task's body."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM if task.body == "encoder" else AutoModelForCausalLM
+
+
+def _preset(size: ModelPreset, task: type[Task], vocab_size: int, train_length: int, eos_token_id: int) -> Any:
+    """The config of a stock Llama, or of a ModernBERT of the same sizes in which every layer sees all tokens: its local
+    layers' windows would tell positions to a model that has none."""
+    from transformers import LlamaConfig, ModernBertConfig
+
+    shared = {
+        "vocab_size": vocab_size,
+        "hidden_size": size.width,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "max_position_embeddings": train_length,
+        "tie_word_embeddings": task.needs.tied_embeddings,
+        "initializer_range": task.needs.initializer_range or size.width**-0.5,
+        "bos_token_id": eos_token_id,
+        "eos_token_id": eos_token_id,
+    }
+    if task.body == "decoder":
+        return LlamaConfig(**shared)
+    none = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id"))  # ids of another vocabulary
+    return ModernBertConfig(**shared, **none, layer_types=["full_attention"] * size.layers)
+
+
+def _refuse_other_bodies(task: type[Task], config: Any, name: str) -> None:
+    """Raises ValueError for a decoder where the task is an encoder's, and the other way round."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    if task.body == "encoder":
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise ValueError(
+                f"the {task.name} task is for encoders, whose tokens see those after them too, and {name!r} "
+                f"({config.model_type}) is none; try a ModernBERT or a BERT, or --task language"
+            )
+    elif config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"the {task.name} task asks for tokens that come next, and in {name!r} ({config.model_type}) every token "
+            "sees them; try a decoder, or --task mlm"
+        )
 
 
 def has_weights(settings: Settings) -> bool:

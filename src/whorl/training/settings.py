@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """A stock Llama by its sizes, with a budget that suits it. `vocab_size` is of the tokenizer trained for it."""
+    """A stock Llama by its sizes (for tasks of encoders a ModernBERT), with a budget that suits it.
+
+    vocab_size  of the tokenizer that is trained for it
+    """
 
     width: int
     layers: int
@@ -49,7 +52,8 @@ class Settings:
     task            a name of `whorl.tasks.TASKS`; text and tokenizer are of tasks that read them
     text            stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET
     tokenizer       a directory or hub name; None trains a byte-level BPE on the training split
-    model           tiny, small, base, or a Hugging Face config or model directory
+    model           tiny, small, base (decoders, and encoders of the same sizes for mlm), or a Hugging Face config or
+                    model directory
     train_length    tokens per training sequence
     lengths         evaluation lengths, in tokens or as multiples of the training length ("4x")
     tokens          training tokens per trial; None takes the preset's
