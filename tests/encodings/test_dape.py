@@ -58,7 +58,7 @@ def gradients(module: AdaptedBias, qkv: QKV) -> list[torch.Tensor]:
 def test_gradients_are_numbers_because_logits_are_not_masked_before_the_mlp() -> None:
     module, qkv = module_of(), random_qkv()
     assert all(grad.isfinite().all() for grad in gradients(module, qkv))
-    planted = OnMaskedLogits(module.bias, 2, 32).double()
+    planted = OnMaskedLogits(module.bias, 2, 32, SHAPE.generator()).double()
     assert not all(grad.isfinite().all() for grad in gradients(planted, qkv))
 
 

@@ -23,7 +23,7 @@ def bias_of(notation: str, heads: int) -> nn.Module:
 
 
 def fire(heads: int, start: float, width: int = 32) -> InterpolatedBias:
-    return InterpolatedBias(heads, width, start).double()
+    return InterpolatedBias(heads, width, start, torch.Generator()).double()
 
 
 def test_fire_equals_the_pins(method_pins: dict) -> None:

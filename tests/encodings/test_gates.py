@@ -68,7 +68,10 @@ def test_fox_is_its_formula_written_out() -> None:
 
 def test_fox_and_grape_a_have_gradients() -> None:
     at = torch.arange(5)[None]
-    for module, hidden in ((fox(2, 3), torch.randn(1, 5, 3, dtype=torch.float64)), (GatedSlopes(2, 4).double(), None)):
+    for module, hidden in (
+        (fox(2, 3), torch.randn(1, 5, 3, dtype=torch.float64)),
+        (GatedSlopes(2, 4, torch.Generator()).double(), None),
+    ):
         names = list(dict(module.named_parameters()))
         leaves = [x.detach().requires_grad_() for x in random_qkv(batch=1, tokens=5)]
         leaves += [p.detach().requires_grad_() for p in module.parameters()]
@@ -171,14 +174,14 @@ def test_padding_that_is_counted_does_change_foxs_sums() -> None:
 @pytest.mark.parametrize("pieces", [[3, 1, 1, 2], [1] * 7])
 def test_fox_and_grape_a_in_pieces_are_what_they_are_at_once(pieces: list[int]) -> None:
     qkv, hidden = random_qkv(), torch.randn(2, 7, 6, dtype=torch.float64)
-    for module, given in ((fox(), hidden), (GatedSlopes(2, 4).double(), None)):
+    for module, given in ((fox(), hidden), (GatedSlopes(2, 4, torch.Generator()).double(), None)):
         torch.testing.assert_close(decoded(module, qkv, pieces, hidden=given), attend(module, qkv, hidden=given)[0])
 
 
 def test_grape_a_equals_the_pins(method_pins: dict) -> None:
     """The pins' head has ALiBi's slope 2^-8, as the only head of a model."""
     pin, (q, k, _) = method_pins["grape_a_qk"], pinned_qkv()
-    module = GatedSlopes(1, 4).double()
+    module = GatedSlopes(1, 4, torch.Generator()).double()
     assert slopes(1) == (pin["slope"],)
     assert softplus(module.omega).item() == pytest.approx(pin["omega"])
     module.u.data = torch.tensor([[1.0, 2, 3, 4]]).double()
@@ -191,7 +194,7 @@ def test_grape_a_equals_the_pins(method_pins: dict) -> None:
 
 def test_grape_a_is_its_formula_for_grouped_keys_and_far_out() -> None:
     """In float32 a million tokens into a text, where products of positions would have no room for a distance."""
-    module = GatedSlopes(4, 3)
+    module = GatedSlopes(4, 3, torch.Generator())
     q, k = torch.randn(2, 4, 5, 3), torch.randn(2, 2, 9, 3)
     queries, keys = (
         torch.tensor([[104, 105, 106, 107, 108], [3, 4, 5, 6, 7]]),
@@ -208,7 +211,7 @@ def test_grape_a_is_its_formula_for_grouped_keys_and_far_out() -> None:
 
 
 def test_grape_a_at_the_start_is_drawn_as_in_the_official_code() -> None:
-    module = GatedSlopes(64, 64)
+    module = GatedSlopes(64, 64, torch.Generator())
     for direction in (module.u, module.v):
         assert direction.std().item() == pytest.approx(1 / 8, rel=0.05)
     assert not torch.equal(module.u, module.v)

@@ -86,7 +86,7 @@ def test_selective_rope_equals_the_pin(method_pins: dict) -> None:
 
     made = module_of(SelectiveRoPE(), Shape(4, 1, 4))
     np.testing.assert_allclose(made.temperatures, pin["temperature"], rtol=1e-7)
-    module = Given(made.temperatures, 1, 4, 16, "half").double()
+    module = Given(made.temperatures, 16, Shape(4, 1, 4)).double()
     hidden = torch.ones(1, 5, 4, dtype=torch.float64)
     state = module.tokens(hidden, torch.arange(5)[None], None, None)
     np.testing.assert_allclose(state[0, :, 0, :2].detach(), pin["angles"], atol=1e-7)
@@ -156,7 +156,7 @@ def test_a_convolution_that_forgets_is_seen() -> None:
 
     whole = drawn(SelectiveRoPE())
     assert isinstance(whole, AccumulatedAngles)
-    module = Forgetful(whole.temperatures, 2, 8, 16, "half").double()
+    module = Forgetful(whole.temperatures, 16, SHAPE).double()
     module.load_state_dict(whole.state_dict())
     qkv, hidden = random_qkv(), hidden_of()
     out, _ = attend(whole, qkv, hidden=hidden)

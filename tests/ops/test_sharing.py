@@ -158,7 +158,7 @@ def test_which_biases_are_plain_numbers() -> None:
 
 
 @pytest.mark.parametrize("written", ["query_positions", "key_positions"])
-@pytest.mark.parametrize("module", [WindowBias(5), KernelBias(4, "log")])
+@pytest.mark.parametrize("module", [WindowBias(5), KernelBias(4, "log", torch.Generator())])
 def test_positions_that_are_written_to_under_the_same_mask(module: torch.nn.Module, written: str) -> None:
     """A caller that decodes may count on in one tensor, and keep its mask."""
     q, k, v = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 12, 8), torch.randn(1, 4, 12, 8)

@@ -30,6 +30,7 @@ from whorl.attaching.placing import forget_compiled, put_on, refuse_foreign_forw
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.proving import prove
 from whorl.attaching.seams import attached
+from whorl.checking import check_numbers
 from whorl.encodings import Encoding, parse
 from whorl.hosts import host_of
 from whorl.ops import choose
@@ -37,7 +38,7 @@ from whorl.ops import choose
 log = logging.getLogger(__name__)
 
 
-def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
+def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: int = 0) -> Any:
     """Gives `model` this positional encoding in place of the one that it has, and returns the model.
 
     encoding: an `Encoding`, or its notation ("p-rope:p=0.5"). Arguments that it leaves unset are the model's own: base,
@@ -60,6 +61,9 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one,
     and "flex" takes the biases (only) through PyTorch's FlexAttention.
 
+    seed: of the numbers that a learned encoding starts from, where they are drawn at random: each layer has its own,
+    the same in every run and process.
+
     Of a model that also sees or hears, the text's layers get the encoding; its towers attend as before.
 
     Of the process this changes two things: the first encoding that needs it makes the attention "whorl" known to
@@ -77,12 +81,13 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto") -> Any:
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
     asked = parse(encoding)
+    check_numbers(seed=seed)
     refuse_wrapped(model)
     host = host_of(model)
     encoding = filled(host, asked)
     rotation = "auto" if impl == "flex" else impl
     choose(rotation, next(host.model.parameters()).device)
-    plan = layer_plan(host, encoding)
+    plan = layer_plan(host, encoding, seed)
     for seam in plan.layers:
         seam.impl, seam.attention = rotation, impl if impl in ("reference", "flex") else "auto"
     if any(True for module in plan.modules for _ in module.parameters()):

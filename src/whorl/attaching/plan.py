@@ -74,8 +74,11 @@ class Placed:
                 )
 
 
-def layer_plan(host: Host, encoding: Encoding) -> Plan:
-    """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing."""
+def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
+    """What each layer of a host will do under an encoding. Raises ValueError where it cannot; touches nothing.
+
+    seed: of what the encoding draws at random to start from, in each layer by itself.
+    """
     by_type: dict[str | None, list[Spectrum]] = {}
     seams: list[LayerSeam] = []
     does: list[tuple[Any, ...]] = []
@@ -100,7 +103,7 @@ def layer_plan(host: Host, encoding: Encoding) -> Plan:
             key = (part, None if "positions" in part.kinds else sizes)
             effects = shared.get(key)
             if effects is None:
-                effects = part.effects(shape)
+                effects = part.effects(replace(shape, layer=index, seed=seed))
                 modules += [module for effect in effects for module in effect.modules]
                 if all(effect.shared for effect in effects):
                     shared[key] = effects

@@ -29,10 +29,9 @@ class AdaptedBias(ScoreModule):
 
     causal = False
 
-    def __init__(self, bias: nn.Module, heads: int, hidden: int) -> None:
+    def __init__(self, bias: nn.Module, heads: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
         self.bias = bias
-        generator = torch.Generator().manual_seed(0)
         for layer, (rows, columns) in enumerate([(hidden, 2 * heads), (heads, hidden)]):
             for name, shape in (("weight", (rows, columns)), ("bias", (rows, 1))):
                 drawn = (2 * torch.rand(shape, generator=generator) - 1) / columns**0.5  # as nn.Linear draws them
@@ -71,4 +70,4 @@ class DAPE(Encoding):
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         (effect,) = get(self.bias)().effects(shape)
         assert isinstance(effect, Bias)
-        return (Score(AdaptedBias(effect.module, shape.heads, self.hidden)),)
+        return (Score(AdaptedBias(effect.module, shape.heads, self.hidden, shape.generator())),)

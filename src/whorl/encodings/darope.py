@@ -34,13 +34,12 @@ class ChosenPositions(AngleModule):
     keeps_state = True
     causal = False
 
-    def __init__(self, frequencies: tuple[float, ...], train_length: int, heads: int, width: int, layout: str) -> None:
-        super().__init__(layout)
+    def __init__(self, frequencies: tuple[float, ...], train_length: int, shape: Shape) -> None:
+        super().__init__(shape.layout)
         self.frequencies, self.train_length = frequencies, train_length
         self.fast = sum(turns_fully(f, train_length) for f in frequencies)
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(0.1 * torch.randn(heads, width, generator=generator))
-        self.alpha = nn.Parameter(torch.full((heads,), 0.5))
+        self.weight = nn.Parameter(0.1 * torch.randn(shape.heads, shape.width, generator=shape.generator()))
+        self.alpha = nn.Parameter(torch.full((shape.heads,), 0.5))
 
     def tokens(
         self,
@@ -96,4 +95,4 @@ class DaRoPE(OfPairs):
                 "darope needs the length that the model is trained at, and none was given; try darope:train_length=4096"
             )
         frequencies = rope_frequencies(self.argument("base"), self.width(shape.head_dim))
-        return (Score(ChosenPositions(frequencies, self.train_length, shape.heads, shape.width, shape.layout)),)
+        return (Score(ChosenPositions(frequencies, self.train_length, shape)),)

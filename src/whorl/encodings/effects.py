@@ -8,16 +8,20 @@ whose positions have several refuse them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from whorl.encodings.spectrum import Spectrum
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from whorl.encodings.randomized import RandomPositions
     from whorl.encodings.scores import ScoreModule
+
+
+LAYERS_APART = 1_000_003  # seeds from one layer to the next
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Shape:
     `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
     embedding, `bidirectional` whether a query also sees later keys (an encoder), `layout` which channels its rotation
     pairs ("half" or "interleaved": see `whorl.ops.rotate`), `channels` the channels of a head of q and k in all.
+
+    `layer` and `seed` are no sizes: what an encoding draws at random to start from differs by them, and that alone.
     """
 
     head_dim: int
@@ -35,10 +41,18 @@ class Shape:
     bidirectional: bool = False
     layout: str = "half"
     channels: int = 0  # head_dim, where it is not given
+    layer: int = field(default=0, compare=False)
+    seed: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not self.channels:
             object.__setattr__(self, "channels", self.head_dim)
+
+    def generator(self) -> torch.Generator:
+        """Of the initial numbers of this layer: the same in every run and process, and others in every layer."""
+        import torch
+
+        return torch.Generator().manual_seed((self.seed + LAYERS_APART * self.layer) % (1 << 32))
 
 
 class Effect:

@@ -27,12 +27,11 @@ class InterpolatedBias(nn.Module):
     start: L before anything is learned, in tokens.
     """
 
-    def __init__(self, heads: int, width: int, start: float) -> None:
+    def __init__(self, heads: int, width: int, start: float, generator: torch.Generator) -> None:
         super().__init__()
         self.start = start
         self.c = nn.Parameter(torch.tensor([0.1]))
         self.factor = nn.Parameter(torch.ones(1))
-        generator = torch.Generator().manual_seed(0)
 
         def drawn(*shape: int, inputs: int) -> nn.Parameter:
             """As nn.Linear draws them: U(-1, 1) / sqrt(inputs)."""
@@ -94,4 +93,5 @@ class FIRE(Encoding):
             require_positive_int("train_length", self.train_length, " tokens")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        return (Bias(InterpolatedBias(shape.heads, self.width, self.argument("train_length") / 2)),)
+        start = self.argument("train_length") / 2
+        return (Bias(InterpolatedBias(shape.heads, self.width, start, shape.generator())),)

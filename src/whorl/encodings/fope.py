@@ -30,10 +30,10 @@ class FourierMixture(AngleModule):
 
     causal = False
 
-    def __init__(self, frequencies: tuple[float, ...], pairs: int, heads: int, gain: float, layout: str) -> None:
-        super().__init__(layout)
+    def __init__(self, frequencies: tuple[float, ...], pairs: int, gain: float, shape: Shape) -> None:
+        super().__init__(shape.layout)
         self.frequencies, self.pairs = frequencies, pairs
-        generator = torch.Generator().manual_seed(0)
+        heads, generator = shape.heads, shape.generator()
         self.of_cos = nn.Parameter(_mixture(len(frequencies), pairs, heads, gain, generator), requires_grad=False)
         self.of_sin = nn.Parameter(_mixture(len(frequencies), pairs, heads, gain, generator), requires_grad=False)
 
@@ -98,4 +98,4 @@ class FoPE(OfPairs):
                 "fope needs the length that the model is trained at, and none was given; try fope:train_length=4096"
             )
         waves = tuple(f for f in rope_frequencies(self.argument("base"), width) if turns_fully(f, self.train_length))
-        return (Score(FourierMixture(waves, width // 2, shape.heads, self.gain, shape.layout), shared=True),)
+        return (Score(FourierMixture(waves, width // 2, self.gain, shape), shared=True),)

@@ -31,13 +31,12 @@ class ForgetGates(ScoreModule):
 
     keeps_state = True
 
-    def __init__(self, heads: int, width: int, gate: str, start: tuple[float, ...]) -> None:
+    def __init__(self, shape: Shape, gate: str, start: tuple[float, ...]) -> None:
         super().__init__()
         self.sees_hidden = gate == "full"
         self.start = start  # numbers, which `model.to(bfloat16)` does not round
         if gate == "full":
-            generator = torch.Generator().manual_seed(0)
-            self.weight = nn.Parameter(0.02 * torch.randn(heads, width, generator=generator))
+            self.weight = nn.Parameter(0.02 * torch.randn(shape.heads, shape.width, generator=shape.generator()))
         if gate != "fixed":
             self.bias = nn.Parameter(torch.tensor(start))
 
@@ -102,7 +101,7 @@ class FoX(Encoding):
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         refuse_encoders(self, shape, "adds up gates from a key to a query after it")
-        return (Score(ForgetGates(shape.heads, shape.width, self.gate, self.biases(shape.heads))),)
+        return (Score(ForgetGates(shape, self.gate, self.biases(shape.heads))),)
 
     def biases(self, heads: int) -> tuple[float, ...]:
         """b of each head at the start: -ln(e^(1 / time) - 1), where sigmoid(b) = e^(-1 / time)."""

@@ -29,10 +29,9 @@ class GatedSlopes(ScoreModule):
     `omega` is softplus of what is learned, and 1 at the start.
     """
 
-    def __init__(self, heads: int, channels: int) -> None:
+    def __init__(self, heads: int, channels: int, generator: torch.Generator) -> None:
         super().__init__()
         self.slopes = slopes(heads)
-        generator = torch.Generator().manual_seed(0)
         self.u, self.v = (nn.Parameter(torch.randn(heads, channels, generator=generator) / channels**0.5) for _ in "uv")
         self.omega = nn.Parameter(torch.full((heads,), math.log(math.expm1(1.0))))
 
@@ -67,4 +66,4 @@ class GrapeA(Encoding):
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         refuse_encoders(self, shape, "would raise the logits of keys after the query")
-        return (Score(GatedSlopes(shape.heads, shape.channels)),)
+        return (Score(GatedSlopes(shape.heads, shape.channels, shape.generator())),)

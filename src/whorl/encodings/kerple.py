@@ -26,10 +26,9 @@ STEEPEST = 2.0  # and the power form's exponent at this or below
 class KernelBias(RelativeBias):
     """The kernel's value at each distance, with parameters [heads]."""
 
-    def __init__(self, heads: int, form: str) -> None:
+    def __init__(self, heads: int, form: str, generator: torch.Generator) -> None:
         super().__init__()
         self.form = form
-        generator = torch.Generator().manual_seed(0)
         uniform = torch.rand(2, heads, generator=generator)
         # As the official code draws them: what multiplies the logarithm, and the exponent, from U(0, 2), else U(0, 1).
         self.r1 = nn.Parameter(uniform[0] * (2 if form == "log" else 1))
@@ -62,4 +61,4 @@ class Kerple(Encoding):
         choices("form", self.form, ("log", "power"))
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        return (Bias(KernelBias(shape.heads, self.form)),)
+        return (Bias(KernelBias(shape.heads, self.form, shape.generator())),)

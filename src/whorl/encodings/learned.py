@@ -15,9 +15,8 @@ from whorl.encodings.effects import Add, Effect, Shape
 class PositionTable(nn.Module):
     """positions [batch, tokens] -> rows [batch, tokens, width] of a learned table [max_positions, width]."""
 
-    def __init__(self, max_positions: int, width: int, std: float = 0.02) -> None:
+    def __init__(self, max_positions: int, width: int, generator: torch.Generator, std: float = 0.02) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(max_positions, width, generator=generator) * std)
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
@@ -56,4 +55,4 @@ class Learned(Encoding):
                 "learned needs the size of its table, and none was given; "
                 "try Learned(max_positions=1024), or learned:max_positions=1024 on the command line"
             )
-        return (Add(PositionTable(self.max_positions, shape.width)),)
+        return (Add(PositionTable(self.max_positions, shape.width, shape.generator())),)

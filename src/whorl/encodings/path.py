@@ -51,7 +51,7 @@ class Householder(ScoreModule):
         super().__init__()
         heads, channels, width = shape.heads, shape.channels, shape.width
         self.heads, self.size, self.rank, self.forgets = heads, channels, rank, forgets
-        generator = torch.Generator().manual_seed(0)
+        generator = shape.generator()
 
         def drawn(*size: int) -> nn.Parameter:
             return nn.Parameter(0.02 * torch.randn(size, generator=generator))

@@ -35,11 +35,11 @@ class FreePositions(AngleModule):
     keeps_state = True
     causal = False
 
-    def __init__(self, frequencies: tuple[float, ...], heads: int, width: int, layout: str) -> None:
-        super().__init__(layout)
+    def __init__(self, frequencies: tuple[float, ...], shape: Shape) -> None:
+        super().__init__(shape.layout)
         self.frequencies = frequencies
+        heads, width, generator = shape.heads, shape.width, shape.generator()
         inner = max(1, width // NARROWER)
-        generator = torch.Generator().manual_seed(0)
 
         def drawn(*shape: int) -> nn.Parameter:
             return nn.Parameter(START * torch.randn(*shape, generator=generator))
@@ -96,4 +96,4 @@ class RePo(OfPairs):
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         frequencies = rope_frequencies(self.argument("base"), self.width(shape.head_dim))
-        return (Score(FreePositions(frequencies, shape.heads, shape.width, shape.layout)),)
+        return (Score(FreePositions(frequencies, shape)),)

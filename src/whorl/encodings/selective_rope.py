@@ -40,11 +40,10 @@ class AccumulatedAngles(AngleModule):
     sees_hidden = True
     keeps_state = True
 
-    def __init__(self, temperatures: tuple[float, ...], heads: int, width: int, rank: int, layout: str) -> None:
-        super().__init__(layout)
-        self.temperatures, self.heads, self.rank = temperatures, heads, rank
-        channels = heads * len(temperatures)
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, temperatures: tuple[float, ...], rank: int, shape: Shape) -> None:
+        super().__init__(shape.layout)
+        self.temperatures, self.heads, self.rank = temperatures, shape.heads, rank
+        width, channels, generator = shape.width, shape.heads * len(temperatures), shape.generator()
         # PyTorch's own starts of a linear layer and of a convolution in each channel by itself
         self.down = nn.Parameter(_uniform(rank, width, width, generator))
         self.up = nn.Parameter(_uniform(channels, rank, rank, generator))
@@ -126,4 +125,4 @@ class SelectiveRoPE(OfPairs):
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         refuse_encoders(self, shape, "adds up what the tokens up to each one say")
         temperatures = rope_frequencies(self.base, self.width(shape.head_dim))
-        return (Score(AccumulatedAngles(temperatures, shape.heads, shape.width, self.rank, shape.layout)),)
+        return (Score(AccumulatedAngles(temperatures, self.rank, shape)),)

@@ -120,7 +120,8 @@ def has_weights(settings: Settings) -> bool:
 
 
 def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
-    """The model of one trial. The same seed gives the same initial weights whatever the encoding.
+    """The model of one trial. The same seed gives the same initial weights whatever the encoding,
+    and an encoding's own.
 
     encoding: a trial's, which leaves nothing to the host. Seeds torch's global generators, from which a training draws
     on: who wants his own back takes `whorl.randomness.put_back`.
@@ -129,7 +130,7 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
     model = build_model(settings, vocab_size, eos_token_id)
     model.config.use_cache = False
     for_training(model, settings.train_length)
-    attach(model, completed(open_host(model), encoding))
+    attach(model, completed(open_host(model), encoding), seed=seed)
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
     torch.manual_seed(seed)
     return model
