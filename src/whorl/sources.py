@@ -117,7 +117,7 @@ def source(name: str) -> Source:
         where, digest = (settings.text, None) if text is None else (text.source, text.sha256)
         reads = (str(path), str(path.parents[1] / "tokenizer"), settings.model)
         label, snapshots = f"{trial.notation}, seed {trial.seed}", tuple(snapshots_of(path))
-        return Source(label, settings.train_length, where, snapshots, path, reads, digest)
+        return Source(label, settings.train_tokens, where, snapshots, path, reads, digest)
     if (path / "trials").is_dir():
         trials = sorted(str(p.parent) for p in path.glob("trials/*/result.json"))
         raise ValueError(

@@ -9,8 +9,10 @@ import torch
 
 from whorl import tasks
 from whorl.results.schema import as_json
-from whorl.tasks import TASKS, get, of_evaluation
+from whorl.tasks import TASKS, get, of_evaluation, parse, written
 from whorl.tasks.base import Task, TaskSettings
+
+from .table import NOTATIONS, build
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +23,10 @@ def text(tmp_path_factory):
     return str(folder)
 
 
-def build(name, text, **changes):
-    settings = {"train_length": 64, "lengths": (64, 96), "tail": 8, "windows": 5, "vocab_size": 280}
-    settings |= {"text": text} if "text" in get(name).options else {}
-    return get(name)(TaskSettings(**settings | changes))
-
-
 def test_folder_and_registry_agree():
-    shared = {"__init__", "base", "generated", "metrics"}
+    shared = {"__init__", "base", "generated", "graded", "metrics", "problems", "scratchpad"}
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
-    assert files == set(TASKS)
+    assert files == {name.replace("-", "_") for name in TASKS}
     for name in TASKS:
         assert issubclass(get(name), Task)
         assert get(name).name == name
@@ -43,8 +39,8 @@ def test_a_task_describes_itself(name, text):
     task = get(name)
     assert of_evaluation(task.evaluation) is task
     assert task.title
-    model = Uniform(build(name, text).vocab_size)
-    row = build(name, text).evaluate(model, 64)
+    made = build(name, text)
+    row = made.evaluate(Uniform(made.vocab_size), made.settings.train_length)
     assert list(row.values) == [metric.key for metric in task.metrics]
     assert {metric.evaluation for metric in task.measured()} == {task.evaluation}
     options = {field.name for field in fields(TaskSettings) if field.metadata.get("option")}
@@ -52,17 +48,48 @@ def test_a_task_describes_itself(name, text):
 
 
 def test_an_evaluation_that_no_task_makes():
-    with pytest.raises(
-        ValueError, match=r"no task makes the evaluation 'bleu' \(known: perplexity, copy, recall, mlm\)"
-    ):
+    with pytest.raises(ValueError, match=r"no task makes the evaluation 'bleu' \(known: perplexity, copy, recall, "):
         of_evaluation("bleu")
 
 
 def test_unknown_task():
     with pytest.raises(ValueError, match=r"unknown task 'langage'; did you mean 'language'\?"):
         get("langage")
-    with pytest.raises(ValueError, match=r"unknown task 'zzz'; try language \(known: language, copy, recall, mlm\)"):
+    with pytest.raises(ValueError, match=r"unknown task 'zzz'; try language \(known: language, copy, recall, "):
         get("zzz")
+
+
+@pytest.mark.parametrize(
+    ("asked", "shortest"),
+    [
+        ("copy", "copy"),
+        ("copy-items:variant=cmc", "copy-items"),
+        ("copy-items: symbols=9, variant=rsc", "copy-items:variant=rsc,symbols=9"),
+        ("parity:scratchpad=in@comp@out@var@re", "parity:scratchpad=full"),
+        ("parity:scratchpad=out@comp", "parity:scratchpad=comp@out"),
+    ],
+)
+def test_a_task_is_written_as_encodings_are(asked, shortest):
+    assert written(asked) == shortest
+    assert parse(shortest)[0] is parse(asked)[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("copy:variant=rsc", "the copy task has no argument 'variant'; it takes none"),
+        ("copy-items:sort=rsc", "copy-items has no argument 'sort'; it takes variant, symbols"),
+        ("copy-items:variant=abc", "variant must be one of 'cmc', .* got 'abc'"),
+        ("copy-items:symbols=1", "symbols must be 2 or more, got 1"),
+        ("copy-items:variant", "write arguments as copy-items:key=value"),
+        ("parity:scratchpad=some", "scratchpad must be no, full, or parts of in@comp@out@var@re, got 'some'"),
+        ("parity:scratchpad=in@in", "got 'in@in'; try comp@out"),
+        ("", "a task is written as its name, or name:key=value, got ''"),
+    ],
+)
+def test_arguments_that_a_task_does_not_have_are_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        parse(asked)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +107,18 @@ def test_settings_refuse(changes, message):
         TaskSettings(**{"train_length": 32, "lengths": (32,)} | changes)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NOTATIONS)
 def test_training_items_depend_on_seed_and_index_only(name, text):
-    short = build(name, text).training_set(seed=1, examples=6)
+    task = build(name, text)
+    tokens = task.example_tokens(task.settings)
+    short = task.training_set(seed=1, examples=6)
     long = build(name, text).training_set(seed=1, examples=50)
     other = build(name, text).training_set(seed=2, examples=6)
     assert (len(short), len(long)) == (6, 50)
     for i in (5, 0, 3):  # in any order
         for key in ("input_ids", "labels"):
             assert short[i][key].dtype == torch.int64
-            assert short[i][key].shape == (64,)
+            assert short[i][key].shape == (tokens,)
             assert torch.equal(short[i][key], long[i][key])
     assert not torch.equal(short[0]["input_ids"], short[1]["input_ids"])
     assert not torch.equal(short[0]["input_ids"], other[0]["input_ids"])
@@ -97,7 +126,7 @@ def test_training_items_depend_on_seed_and_index_only(name, text):
         short[6]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NOTATIONS)
 def test_labels_are_the_tokens_of_their_position_or_ignored(name, text):
     task = build(name, text)
     items = task.training_set(seed=0, examples=20)
@@ -118,7 +147,9 @@ def test_description_is_json_and_fingerprint_follows_the_data(name, text, tmp_pa
     fingerprint = task.fingerprint()
     assert len(fingerprint) == 64
     assert build(name, text).fingerprint() == fingerprint
-    for change in ({"train_length": 65}, {"lengths": (64, 97)}, {"windows": 4}, {"data_seed": 1}):
+    trained, (first, last) = task.settings.train_length, task.settings.lengths
+    shorter = {"train_length": trained - 1, "lengths": (first - 1, last)}
+    for change in (shorter, {"lengths": (last,)}, {"windows": 4}, {"data_seed": 1}):
         assert build(name, text, **change).fingerprint() != fingerprint, change
 
 
@@ -140,16 +171,18 @@ class Uniform(torch.nn.Module):
 @pytest.mark.parametrize("name", TASKS)
 def test_evaluation_batches_progress_and_mode(name, text):
     task = build(name, text)
+    near, far = task.settings.lengths
+    tokens = near if name == "language" else task.evaluation_set(near)[0].shape[1]
     model = Uniform(task.vocab_size)
     done: list[int] = []
-    row = task.evaluate(model, 64, batch_tokens=140, progress=done.append)
+    row = task.evaluate(model, near, batch_tokens=2 * tokens + 1, progress=done.append)
     assert model.training
-    assert model.batches == [(2, 64), (2, 64), (1, 64)]
+    assert model.batches == [(2, tokens), (2, tokens), (1, tokens)]
     assert done == [2, 2, 1]
-    assert row.length == 64
-    assert task.evaluate(model, 64, batch_tokens=1) == row  # one window at a time at least
+    assert row.length == near
+    assert task.evaluate(model, near, batch_tokens=1) == row  # one window at a time at least
     model.eval()
-    task.evaluate(model, 96)
+    task.evaluate(model, far)
     assert not model.training
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from whorl.comparison.planning import DEFAULT_ENCODINGS
-from whorl.tasks import TASKS
 from whorl.training.settings import MODELS, Settings
 
 EPILOG = """
@@ -19,6 +18,7 @@ EPILOG = """
  whorl compare rope hope alibi --seeds 0,1,2 --out runs/three\n
  whorl compare hope rope+window:size=64/nope --text book.txt --train-length 256\n
  whorl compare rope hope --task copy --out runs/copy\n
+ whorl compare nope t5 --task copy-items:variant=rsc --out runs/copy-items\n
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
@@ -36,6 +36,15 @@ def _of_tasks(option: str) -> str:
     return "; ".join(dict.fromkeys(told.values())) + f" (task {', '.join(told)})."
 
 
+def _tasks() -> str:
+    """The tasks and the arguments that they take, `whorl list` says what these mean."""
+    told = (
+        f"{name} ({', '.join(row['arguments'])})" if row["arguments"] else name
+        for name, row in _LISTING.get("tasks", {}).items()
+    )
+    return f"{', '.join(told)}; arguments as in parity:scratchpad=full. `whorl list` says what they mean."
+
+
 def compare(
     encodings: Annotated[
         list[str] | None,
@@ -45,16 +54,26 @@ def compare(
             f"layers; TYPE=A/TYPE=B by layer type. `whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
         ),
     ] = None,
-    task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}.")] = _D.task,
+    task: Annotated[str, typer.Option(help=_tasks(), metavar="TASK[:KEY=VALUE,...]")] = _D.task,
     text: Annotated[str, typer.Option(help=_of_tasks("text"))] = _D.text,
     tokenizer: Annotated[str | None, typer.Option(help=_of_tasks("tokenizer"))] = None,
     model: Annotated[
         str, typer.Option(help=f"{', '.join(MODELS)}, or a config.json, a model directory, a .gguf file or a hub name.")
     ] = _D.model,
-    train_length: Annotated[int, typer.Option(help="Tokens per training sequence.")] = _D.train_length,
+    train_length: Annotated[
+        int | None,
+        typer.Option(
+            help="The longest training sequence, in what the task counts: tokens, items, digits.",
+            show_default="the task's own, 128 tokens for language",
+        ),
+    ] = _D.train_length,
     lengths: Annotated[
-        str, typer.Option(help="Evaluation lengths, in tokens or as multiples of the training length.")
-    ] = ",".join(_D.lengths),
+        str | None,
+        typer.Option(
+            help="Evaluation lengths, counted alike, or as multiples of the training length.",
+            show_default="the task's own, 1x,2x,4x,8x,16x for language",
+        ),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(help="Training tokens per trial.", show_default="the model's own, 3.7 M for tiny")
     ] = None,
@@ -86,7 +105,7 @@ def compare(
 
     Perplexity is taken on the same target tokens with more and more context: one that rises is hurt by that context.
     """
-    lengths_asked = tuple(part.strip() for part in lengths.split(",") if part.strip())
+    lengths_asked = None if lengths is None else tuple(part.strip() for part in lengths.split(",") if part.strip())
     settings = Settings(
         task, text, tokenizer, model, train_length, lengths_asked, tokens, tail, windows, batch_size, learning_rate,
         schedule, warmup, weight_decay, precision, compile,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -12,7 +13,7 @@ from whorl.console import console, said
 
 
 def list_encodings() -> None:
-    """List the encodings and scalings (what they do, their arguments with defaults, their papers), and the models.
+    """List the encodings and scalings (what they do, their arguments with defaults, their papers), tasks and models.
 
     One is written name:key=value,key=value (p-rope:p=0.5); both effects as A+B (rope+window:size=64).
 
@@ -29,6 +30,8 @@ def list_encodings() -> None:
         ("scalings of rotary encodings", ["name", "arguments", "what it does", "arXiv"], known["scalings"]),
     ):
         terminal.print(filled(title, columns, lines, narrow=terminal.width < 120))
+    columns = ["name", "what is asked, and of what lengths", "arguments"]
+    terminal.print(filled("tasks of whorl compare", columns, map(_task, known["tasks"], known["tasks"].values())))
     terminal.print(
         said(
             "compose: ", ("rope+window:size=64", "bold"), " both effects; ", ("rope+window:size=64/nope", "bold"),
@@ -42,6 +45,11 @@ def list_encodings() -> None:
         ),
         sep="\n",
     )  # fmt: skip
+
+
+def _task(name: str, row: Mapping[str, Any]) -> list[str]:
+    arguments = "\n".join(f"{written}: {meaning}" for written, meaning in row["arguments"].items())
+    return [name, f"{row['title']}, in {row['unit']}", arguments]
 
 
 def filled(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], narrow: bool = False) -> Table:

@@ -20,6 +20,7 @@ from whorl.runtimes import get as get_runtime
 from whorl.runtimes.engines import ENGINES
 from whorl.tasks import TASKS
 from whorl.tasks import get as get_task
+from whorl.tasks.base import Task
 
 KEPT = Path(__file__).with_name("listing.json")
 BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
@@ -70,9 +71,19 @@ def arguments(cls: Any) -> str:
     return ", ".join(map(told, dataclasses.fields(cls)))
 
 
+def task_arguments(task: type[Task]) -> dict[str, str]:
+    """What each argument of a task means, by how it is written with its default."""
+    fields = dataclasses.fields(task.takes) if task.takes else ()
+    return {f"{field.name}={format_value(field.default)}": field.metadata["meaning"] for field in fields}
+
+
 def listing() -> str:
     """The content of listing.json."""
-    tasks = {name: {"title": task.title, "options": task.options} for name in TASKS for task in [get_task(name)]}
+    tasks = {
+        name: {"title": task.title, "unit": task.unit, "options": task.options, "arguments": task_arguments(task)}
+        for name in TASKS
+        for task in [get_task(name)]
+    }
     told = {"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES), "tasks": tasks}
     told["runtimes"] = {name: get_runtime(name).title for name in RUNTIMES}
     told["engines"] = list(ENGINES)

@@ -238,6 +238,7 @@ def _facts(settings: Settings, task: Task, trials: list[Planned], seeds: Sequenc
             seeds=tuple(seeds),
             trials_planned=len(trials),
             data=task.describe(),
+            train_tokens=recipe.train_length,
         ),
         trials=(),
     )

@@ -19,7 +19,7 @@ from whorl.reports.formatting import DIVERGED
 from whorl.results.comparison import Comparison, Config
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Machine, Row, Trial
-from whorl.tasks import get, of_evaluation
+from whorl.tasks import of_evaluation, parse
 
 Update = Callable[[int, float | None], None]
 
@@ -64,7 +64,7 @@ class Display(Silent):
             said(
                 (f"{len(trials)} trials", "bold"),
                 f" of {config.tokens:,} tokens ({config.steps:,} steps of {config.batch_size} x "
-                f"{config.train_length}), task {config.task}, model {config.model} "
+                f"{config.train_tokens or config.train_length}), task {config.task}, model {config.model} "
                 f"({config.parameters / 1e6:.2f} M parameters), {config.precision}, on {machine.device} "
                 f"({machine.cpu}, {machine.cores} cores)",
             )
@@ -136,7 +136,7 @@ class Display(Silent):
 def results_table(results: Comparison) -> Table:
     """One row per trial: the task's main number at every length."""
     config = results.config
-    task = get(config.task)
+    task, _ = parse(config.task)
     metric = task.measured()[0]
     table = Table(title=task.words().table, title_justify="left")
     table.add_column("encoding")

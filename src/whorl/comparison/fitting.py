@@ -27,7 +27,7 @@ def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> 
         return parsed, []
     with torch.device("meta"):
         host = open_host(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
-    length = max(settings.train_length, trained_length(host) or 0)
+    length = max(settings.train_tokens, trained_length(host) or 0)
     given = [filled(host, encoding, length) for encoding in parsed]
     words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
     return given, [line for line in words if line]

@@ -46,7 +46,7 @@ def check_asked(encodings: Sequence[str | Encoding], seeds: Sequence[int], setti
 
 def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
     """The encoding with what it leaves unset, where no host says it."""
-    return parse(encoding).filled(Known(train_length=settings.train_length)).with_defaults()
+    return parse(encoding).filled(Known(train_length=settings.train_tokens)).with_defaults()
 
 
 def plan_trials(

@@ -31,6 +31,7 @@ from whorl.encodings.layers import Layers
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
 from whorl.encodings.spectrum import Spectrum
+from whorl.notation import name_and_arguments
 from whorl.registry import look_up
 
 REGISTRY = {
@@ -218,32 +219,10 @@ def _parse_sum(text: str) -> Encoding:
 
 def _parse_one(text: str) -> Encoding:
     encoding, *scalings = text.split("~")
-    inner = build(*_name_and_arguments(encoding))
+    inner = build(*name_and_arguments(encoding))
     if not scalings:
         return inner
     if not all(scalings):
         raise ValueError(f"a scaling is missing after a '~' in {text!r}; write rope~yarn:factor=4,original=2048")
-    read = [(get_scaling(name), arguments) for name, arguments in map(_name_and_arguments, scalings)]
+    read = [(get_scaling(name), arguments) for name, arguments in map(name_and_arguments, scalings)]
     return Scaled(inner, [scaling.of_arguments(arguments) for scaling, arguments in read])
-
-
-def _name_and_arguments(text: str) -> tuple[str, dict[str, Any]]:
-    name, colon, rest = text.partition(":")
-    arguments: dict[str, Any] = {}
-    for item in rest.split(",") if colon else []:
-        key, equals, value = item.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"cannot read {item!r} in {text!r}; write arguments as {name}:key=value,key=value")
-        if key in arguments:
-            raise ValueError(f"{key!r} stands twice in {text!r}; give it once")
-        arguments[key] = _value(value)
-    return name, arguments
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -22,6 +22,9 @@ class Data:
     train_tokens  of the training text, where there is one
     unigram       a row per length: what a model has that knows how often each token occurs and nothing else
     facts         the rest, for people: how much data there is, and of what kind
+    unit          what lengths count: tokens, items, digits, ...
+    guessing      a row per length: what one has who knows the form of an answer and guesses; none where a metric's
+                  own chance says it
     """
 
     task: str
@@ -30,6 +33,8 @@ class Data:
     facts: dict[str, Any] = field(default_factory=dict, metadata=REST)
     train_tokens: int | None = None
     unigram: tuple[Row, ...] = ()
+    unit: str = "tokens"
+    guessing: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(tokens=self.train_tokens)
@@ -41,7 +46,10 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of the run with nothing left open (see `whorl.training.settings.Settings`), and what follows."""
+    """The settings of the run with nothing left open (see `whorl.training.settings.Settings`), and what follows.
+
+    train_tokens  tokens of a training sequence, where `train_length` counts something else
+    """
 
     task: str
     text: str
@@ -64,8 +72,10 @@ class Config:
     seeds: tuple[int, ...]
     trials_planned: int
     data: Data
+    train_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(train_length=self.train_tokens)
         check_numbers(train_length=self.train_length, tokens=self.tokens)
         for length in self.lengths:
             check_numbers(length=length)
@@ -92,6 +102,16 @@ class Comparison(Shown, Keyed):
     @property
     def train_length(self) -> int:
         return self.config.train_length
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of a training sequence."""
+        return self.config.train_tokens or self.config.train_length
+
+    @property
+    def unit(self) -> str:
+        """What the lengths count: tokens, items, digits, ..."""
+        return self.config.data.unit
 
     @cached_property
     def encodings(self) -> tuple[Encoding, ...]:
@@ -127,8 +147,12 @@ class Comparison(Shown, Keyed):
 
     def unigram(self, metric: Metric, length: int) -> float | None:
         """The metric of a model that knows how often each token occurs and nothing else; None where it was not had."""
-        rows = (row for row in self.config.data.unigram if row.length == length)
-        return next((row.values[metric.key] for row in rows if metric.key in row.values), None)
+        return _value(self.config.data.unigram, metric, length)
+
+    def guessing(self, metric: Metric, length: int | None) -> float | None:
+        """The metric of one who guesses; None where it is not known."""
+        found = None if length is None else _value(self.config.data.guessing, metric, length)
+        return metric.chance if found is None else found
 
     def lengths(self, evaluation: str) -> list[int]:
         """The lengths at which this evaluation was made, ascending."""
@@ -167,3 +191,8 @@ class Comparison(Shown, Keyed):
                 ]
                 rows.append([e.name, f"{name} {key}", str(len(e.trials)), *shown])
         return ["encoding", "value", "seeds", *(f"{n:,}" for n in lengths)], rows
+
+
+def _value(rows: Sequence[Row], metric: Metric, length: int) -> float | None:
+    """The metric in the row of a length."""
+    return next((row.values[metric.key] for row in rows if row.length == length and metric.key in row.values), None)

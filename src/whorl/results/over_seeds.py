@@ -25,6 +25,7 @@ class Metric:
                      has, which the results tell
     evaluation       the key of a trial's evaluations that has it, filled in by its task
     has_stderr       the rows' standard error is of this one
+    of               what a share is of, in words
     """
 
     key: str
@@ -35,6 +36,7 @@ class Metric:
     learnt: float | None = None
     evaluation: str = ""
     has_stderr: bool = False
+    of: str = "tokens"
 
     @property
     def share(self) -> bool:

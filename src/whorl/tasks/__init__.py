@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from whorl.checking import shown
+from whorl.notation import name_and_arguments
 from whorl.registry import look_up
 
 if TYPE_CHECKING:
@@ -14,12 +16,33 @@ TASKS = {
     "copy": "whorl.tasks.copy:Copy",
     "recall": "whorl.tasks.recall:Recall",
     "mlm": "whorl.tasks.mlm:MaskedLanguage",
+    "copy-items": "whorl.tasks.copy_items:CopyItems",
+    "parity": "whorl.tasks.parity:Parity",
 }
 
 
 def get(name: str) -> type[Task]:
     """The task class of a name. Raises ValueError with a suggestion when there is none."""
     return look_up("task", name, TASKS, "try language")
+
+
+def parse(notation: str) -> tuple[type[Task], dict[str, Any]]:
+    """The class of a task that is written as encodings are (`parity:scratchpad=full`), and its arguments, checked.
+
+    Raises ValueError for a task or an argument that there is none of.
+    """
+    if not isinstance(notation, str) or not notation:
+        raise ValueError(f"a task is written as its name, or name:key=value, got {shown(notation)}; try language")
+    name, arguments = name_and_arguments("".join(notation.split()))
+    task = get(name)
+    task.asked(arguments)
+    return task, arguments
+
+
+def written(notation: str) -> str:
+    """The same task as it is written shortest: arguments at their defaults left out, the others in one order."""
+    task, arguments = parse(notation)
+    return str(task.asked(arguments) or task.name)
 
 
 def of_evaluation(name: str) -> type[Task]:

@@ -1,4 +1,8 @@
-"""What a comparison asks of a task: examples to train on, one row of results per length, and a fingerprint."""
+"""What a comparison asks of a task: examples to train on, one row of results per length, and a fingerprint.
+
+A task is written as an encoding is: its name and, after a colon, the arguments that it alone reads
+(`addition:scratchpad=full`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from whorl.encodings.config import Config
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
@@ -27,12 +32,13 @@ Progress = Callable[[int], None]
 class TaskSettings:
     """What a person can choose about the data. Every encoding of a comparison gets the same.
 
-    train_length: tokens of a training example.
-    lengths: tokens of the evaluation windows, one row of results each, in this order.
+    train_length: the longest training example, in the task's unit (tokens, items, digits, ...).
+    lengths: those of the evaluation, in the same unit, one row of results each, in this order.
     tail: target tokens at the end of a window (language).
     windows: evaluation windows or sequences per length, at most.
     text, tokenizer: the source of the text and of its tokenizer; None trains one of `vocab_size` tokens (language).
     data_seed: of the document split and the evaluation set, so the same for every trial.
+    arguments: those that stand after the task's name, by theirs.
     """
 
     train_length: int
@@ -43,6 +49,7 @@ class TaskSettings:
     tokenizer: str | None = field(default=None, metadata={"option": True})
     vocab_size: int = 1024
     data_seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("train_length", "tail", "windows"):
@@ -51,7 +58,20 @@ class TaskSettings:
         if self.data_seed < 0:
             raise ValueError(f"data_seed must be 0 or more, got {self.data_seed}")
         if not self.lengths or min(self.lengths) < 1 or len(set(self.lengths)) < len(self.lengths):
-            raise ValueError(f"lengths must be different positive numbers of tokens, got {list(self.lengths)}")
+            raise ValueError(f"lengths must be different positive numbers, got {list(self.lengths)}")
+
+
+@dataclass(frozen=True)
+class Arguments(Config):
+    """Base of what one task alone reads, written after its name.
+
+    A dataclass whose `name` is the task's and whose fields are made by `argument`. It refuses nonsense when it is made.
+    """
+
+
+def argument(default: Any, meaning: str) -> Any:
+    """The field of an argument: its default, and what the help says of it."""
+    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,8 @@ class Task(ABC):
     needs       what a model takes to learn it from scratch
     body        decoder: a token sees those before it; encoder: it sees those after it too
     options     which of `TaskSettings`' options it reads, each with its help for the command line
+    takes       the arguments that stand after its name; None: it has none
+    unit        what lengths count: tokens, items, digits, ...
 
     An instance says `vocab_size`, the number of ids that a model needs. Raises ValueError for settings that the task
     cannot be made with.
@@ -112,6 +134,8 @@ class Task(ABC):
     needs: ClassVar[Needs] = Needs()
     body: ClassVar[Literal["decoder", "encoder"]] = "decoder"
     options: ClassVar[Mapping[str, str]] = {}
+    takes: ClassVar[type[Arguments] | None] = None
+    unit: ClassVar[str] = "tokens"
     vocab_size: int
     bos_token_id: int
     eos_token_id: int
@@ -119,6 +143,30 @@ class Task(ABC):
     def __init__(self, settings: TaskSettings) -> None:
         self.check(settings)
         self.settings = settings
+
+    @classmethod
+    def asked(cls, given: Mapping[str, Any]) -> Arguments | None:
+        """The arguments that were written after its name. Raises ValueError for one that it does not have."""
+        if cls.takes is not None:
+            return cls.takes.of_arguments(given)
+        if given:
+            raise ValueError(f"the {cls.name} task has no argument {next(iter(given))!r}; it takes none")
+        return None
+
+    @classmethod
+    def default_length(cls, given: Mapping[str, Any]) -> int:
+        """The training length where none is given, with these arguments."""
+        return 128
+
+    @classmethod
+    def default_lengths(cls, given: Mapping[str, Any], train_length: int) -> tuple[str, ...]:
+        """The evaluation lengths where none are given, as a person writes them."""
+        return ("1x", "2x", "4x", "8x", "16x")
+
+    @classmethod
+    def example_tokens(cls, settings: TaskSettings) -> int:
+        """Tokens of a training example."""
+        return settings.train_length
 
     @classmethod
     @abstractmethod
@@ -133,6 +181,7 @@ class Task(ABC):
     @classmethod
     def check(cls, settings: TaskSettings) -> None:
         """Raises ValueError, before any work, for settings that this task cannot be made with, or does not read."""
+        cls.asked(settings.arguments)
         unread = [o for o in fields(settings) if o.metadata.get("option") and o.name not in cls.options]
         given = [o.name for o in unread if getattr(settings, o.name) != o.default]
         if given:
@@ -145,7 +194,7 @@ class Task(ABC):
 
     @abstractmethod
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
-        """`examples` items in training order, each {"input_ids", "labels"}, int64 [train_length].
+        """`examples` items in training order, each {"input_ids", "labels"}, int64 [example_tokens].
 
         Labels stand at the position of their token, as the models of transformers expect, -100 where there is no
         loss; a decoder predicts it from the tokens before it, an encoder from all. Item i depends on (seed, i) only:
@@ -160,7 +209,7 @@ class Task(ABC):
         batch_tokens: int = 16384,
         progress: Progress | None = None,
     ) -> Row:
-        """One row of results at `length` tokens, from at most about `batch_tokens` tokens at a time.
+        """One row of results at `length`, from at most about `batch_tokens` tokens at a time.
 
         The model is put in eval mode and back. `progress` is called with the number of windows just done.
         A model that diverged gives inf or nan. Raises ValueError for a length that the task cannot make.
@@ -177,7 +226,8 @@ class Task(ABC):
     def fingerprint(self) -> str:
         """sha256, hex, of all that determines the data: equal fingerprints, equal examples and evaluation sets."""
         s = self.settings
-        chosen = [self.name, self.version, s.train_length, list(s.lengths), s.windows, s.data_seed, self.vocab_size]
+        name = str(self.asked(s.arguments) or self.name)
+        chosen = [name, self.version, s.train_length, list(s.lengths), s.windows, s.data_seed, self.vocab_size]
         digest = hashlib.sha256(json.dumps(chosen).encode())
         for part in self._content():
             digest.update(part)

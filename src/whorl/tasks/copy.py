@@ -29,6 +29,7 @@ class Copy(Generated):
     metrics = (replace(TOKEN_ACCURACY, chance=1 / SYMBOLS), EXACT_MATCH)
     shortest = 4
     vocab_size = SPECIAL + SYMBOLS
+    guesses = np.arange(SPECIAL, SPECIAL + SYMBOLS)
 
     def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:
         largest = (len(ids) - 2) // 2
@@ -38,6 +39,11 @@ class Copy(Generated):
         ids[1 + size] = SEP
         ids[2 + size : 2 + 2 * size] = segment
         labels[2 + size : 2 + 2 * size] = segment
+
+    def oracle(self, ids: np.ndarray) -> np.ndarray:
+        solved, size = ids.copy(), int(np.flatnonzero(ids == SEP)[0]) - 1
+        solved[2 + size : 2 + 2 * size] = ids[1 : 1 + size]
+        return solved
 
     def _facts(self) -> dict[str, Any]:
         return {"symbols": {str(length): (length - 2) // 2 for length in self.settings.lengths}}

@@ -8,4 +8,4 @@ TOKEN_ACCURACY = Metric("token_accuracy", "token accuracy", "share", learnt=0.95
 MASKED = Metric("masked", "masked-token perplexity", "ratio", lower_is_better=True, has_stderr=True)
 MASKED_ACCURACY = Metric("masked_accuracy", "masked-token accuracy", "share")
 WORD_ORDER = Metric("word_order", "word order", "share", chance=0.5)
-EXACT_MATCH = Metric("exact_match", "exact match", "share")
+EXACT_MATCH = Metric("exact_match", "exact match", "share", of="answers")

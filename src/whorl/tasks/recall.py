@@ -7,7 +7,8 @@ uniform and independent, out of `VALUES` and `NOISE` symbols of their own. Queri
 replacement, so that the last ones cannot be answered by elimination. The values after the separator are scored.
 
 Evaluation at length l: `PAIRS` pairs, `QUERIES` queries, and as much noise between them as fills the length: a longer
-sequence is a longer way back, not a harder choice. Giving any of the values present is right once in PAIRS times.
+sequence is a longer way back, not a harder choice. Giving any of the values stated is right once in PAIRS times, and in
+one of VALUES of the others.
 Training: n uniform between 1 and PAIRS, noise of uniform length, and queries to the end; the second statement of each
 pair has a loss too.
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from whorl.tasks.base import IGNORED
 from whorl.tasks.generated import SEP, SPECIAL, Generated
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
@@ -37,9 +39,10 @@ class Recall(Generated):
     name = evaluation = "recall"
     title = "Recalling values by their keys"
     version = 1
-    metrics = (replace(TOKEN_ACCURACY, chance=1 / PAIRS), EXACT_MATCH)
+    metrics = (replace(TOKEN_ACCURACY, chance=1 / PAIRS + (1 - 1 / PAIRS) / VALUES), EXACT_MATCH)
     shortest = 2 + 4 * PAIRS + 2 * QUERIES
     vocab_size = SPECIAL + KEYS + VALUES + NOISE
+    guesses = np.arange(SPECIAL + KEYS, SPECIAL + KEYS + VALUES)
 
     def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:
         pairs = int(rng.integers(1, PAIRS + 1)) if training else PAIRS
@@ -59,6 +62,17 @@ class Recall(Generated):
         labels[separator + 2 : end : 2] = values[asked]
         if training:
             labels[3:stated:4], labels[4:stated:4] = keys, values
+
+    def oracle(self, ids: np.ndarray) -> np.ndarray:
+        stated = dict(zip(ids[1 : 1 + 4 * PAIRS : 4].tolist(), ids[2 : 1 + 4 * PAIRS : 4].tolist(), strict=True))
+        solved = ids.copy()
+        for place in np.flatnonzero(ids == IGNORED):
+            solved[place] = stated[int(ids[place - 1])]
+        return solved
+
+    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        """Any of the values that are stated, not of all that there are."""
+        return np.where(ids == IGNORED, rng.choice(ids[2 : 1 + 4 * PAIRS : 4], size=len(ids)), ids)
 
     def _facts(self) -> dict[str, Any]:
         return {

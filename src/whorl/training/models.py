@@ -34,7 +34,7 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     task = settings.task_class
     auto = _auto_class(task)
     if settings.preset is not None:
-        config = _preset(settings.preset, task, vocab_size, settings.train_length, eos_token_id)
+        config = _preset(settings.preset, task, vocab_size, settings.train_tokens, eos_token_id)
         return from_config(config, settings.model, auto)
     pretrained, config = has_weights(settings), configuration(settings.model)
     _refuse_other_bodies(task, config, settings.model)
@@ -129,7 +129,7 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
     model.config.use_cache = False
-    for_training(model, settings.train_length)
+    for_training(model, settings.train_tokens)
     attach(model, completed(open_host(model), encoding), seed=seed)
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
     torch.manual_seed(seed)

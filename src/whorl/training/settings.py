@@ -49,16 +49,17 @@ PATHS = {
 class Settings:
     """What a comparison is run with. Two runs with equal settings, encoding and seed are the same trial.
 
-    task            a name of `whorl.tasks.TASKS`; text and tokenizer are of tasks that read them
+    task            of `whorl.tasks.TASKS`: its name, or with arguments as encodings have them (parity:scratchpad=full);
+                    text and tokenizer are of tasks that read them
     text            stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET
     tokenizer       a directory or hub name; None trains a byte-level BPE on the training split
     model           tiny, small, base (decoders, and encoders of the same sizes for mlm), or a Hugging Face config or
                     model directory
-    train_length    tokens per training sequence
-    lengths         evaluation lengths, in tokens or as multiples of the training length ("4x")
+    train_length    of the longest training sequence, in the task's unit (128 tokens, 20 items); None: the task's own
+    lengths         evaluation lengths, in that unit or as multiples of the training length ("4x"); None: the task's own
     tokens          training tokens per trial; None takes the preset's
     tail            target tokens at the end of each evaluation window
-    windows         evaluation windows (sequences, for copy and recall) per length
+    windows         evaluation windows (sequences, for generated tasks) per length
     precision       bf16 (autocast), fp32, or auto: bf16 where the hardware multiplies it
     compile         torch.compile for training; off, because at the default budget tracing costs more than it saves
                     (experiments/0001-language/LOG.md)
@@ -68,8 +69,8 @@ class Settings:
     text: str = "stdlib"
     tokenizer: str | None = None
     model: str = "tiny"
-    train_length: int = 128
-    lengths: tuple[str, ...] = ("1x", "2x", "4x", "8x", "16x")
+    train_length: int | None = None
+    lengths: tuple[str, ...] | None = None
     tokens: int | None = None
     tail: int = 64
     windows: int = 96
@@ -86,53 +87,77 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name != "tokenizer":
                 object.__setattr__(self, name, check_path(name, value, wanted))
-        object.__setattr__(self, "lengths", tuple(check_list("lengths", self.lengths, '["1x", "4x"]')))
+        if self.lengths is not None:
+            object.__setattr__(self, "lengths", tuple(check_list("lengths", self.lengths, '["1x", "4x"]')))
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False, got {shown(self.compile)}")
         for name in NUMBERS:
             check_numbers(**{name: getattr(self, name)})
-        check_examples(self.tokens or 0, self.train_length)
+        check_examples(self.tokens or 0, self.train_length or 1)
         choices("schedule", self.schedule, SCHEDULES)
         choices("precision", self.precision, PRECISIONS)
-        if not self.lengths:
+        if self.lengths == ():
             raise ValueError("lengths is empty; try 1x,2x,4x")
-        self.evaluation_lengths()
+        if self.lengths:
+            self.evaluation_lengths()
 
     def evaluation_lengths(self) -> tuple[int, ...]:
-        """The evaluation lengths in tokens, ascending. Raises ValueError for what is neither tokens nor a multiple."""
-        tokens = set()
-        for length in self.lengths:
+        """The evaluation lengths in the task's unit, ascending. Raises ValueError for what is neither such a length nor
+        a multiple."""
+        task, arguments = self._task()
+        trained = self.train_length or task.default_length(arguments)
+        found = set()
+        for length in self.lengths or task.default_lengths(arguments, trained):
             match = re.fullmatch(r"(\d+(?:\.\d+)?)(x?)", str(length))
-            value = 0 if match is None else float(match[1]) * (self.train_length if match[2] else 1)
+            value = 0 if match is None else float(match[1]) * (trained if match[2] else 1)
             if not 1 <= value <= LENGTH or value != int(value):
                 raise ValueError(
-                    f"cannot read the length {length!r}; write tokens (512) or multiples of the training length (4x)"
+                    f"cannot read the length {length!r}; write {task.unit} (512) or multiples of the training length "
+                    "(4x)"
                 )
-            tokens.add(int(value))
-        return tuple(sorted(tokens))
+            found.add(int(value))
+        return tuple(sorted(found))
 
     @property
     def preset(self) -> ModelPreset | None:
         return MODELS.get(self.model)
 
+    def _task(self) -> tuple[type[Task], dict[str, Any]]:
+        from whorl.tasks import parse
+
+        return parse(self.task)
+
     @property
     def task_class(self) -> type[Task]:
         """Raises ValueError for a task that there is none of."""
-        from whorl.tasks import get
-
-        return get(self.task)
+        return self._task()[0]
 
     def task_settings(self) -> TaskSettings:
         """What the task is made with."""
         from whorl.tasks.base import TaskSettings
 
-        of_preset = {"vocab_size": self.preset.vocab_size} if self.preset else {}
-        lengths, text, tokenizer = self.evaluation_lengths(), self.text, self.tokenizer
-        return TaskSettings(self.train_length, lengths, self.tail, self.windows, text, tokenizer, **of_preset)
+        task, arguments = self._task()
+        return TaskSettings(
+            train_length=self.train_length or task.default_length(arguments),
+            lengths=self.evaluation_lengths(),
+            tail=self.tail,
+            windows=self.windows,
+            text=self.text,
+            tokenizer=self.tokenizer,
+            arguments=arguments,
+            **({"vocab_size": self.preset.vocab_size} if self.preset else {}),
+        )
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of a training sequence."""
+        return self.task_class.example_tokens(self.task_settings())
 
     def resolve(self) -> Settings:
-        """The same with nothing left open: lengths in tokens, the preset's budget for the task, this machine's
-        precision."""
+        """The same with nothing left open: the task as it is written shortest, its lengths, the preset's budget for it,
+        this machine's precision."""
+        from whorl.tasks import written
+
         tokens, rate = self.tokens, self.learning_rate
         if self.preset is not None:
             needs = self.task_class.needs
@@ -140,6 +165,8 @@ class Settings:
             rate = rate or self.preset.learning_rate * needs.learning_rate
         return dataclasses.replace(
             self,
+            task=written(self.task),
+            train_length=self.task_settings().train_length,
             tokens=tokens or 50_000_000,
             learning_rate=rate or 3e-4,
             lengths=tuple(map(str, self.evaluation_lengths())),
@@ -151,10 +178,10 @@ class Settings:
         assert self.tokens is not None
         assert self.learning_rate is not None
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe) if field.name != "seed"}
-        return Recipe(**own, seed=seed)
+        return Recipe(**own | {"train_length": self.train_tokens, "seed": seed})
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "lengths": list(self.lengths)}
+        return {**dataclasses.asdict(self), "lengths": self.lengths and list(self.lengths)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Settings:

@@ -15,7 +15,7 @@ from whorl.reports.formatting import capital, compact, plural, setting
 from whorl.results.comparison import Comparison
 from whorl.results.schema import as_json
 from whorl.results.trial import Trial
-from whorl.tasks import get
+from whorl.tasks import parse
 
 __all__ = ["build", "head", "unlearnt", "write"]
 
@@ -69,10 +69,10 @@ def _title(c: Comparison) -> str:
 
 
 def _subtitle(c: Comparison) -> str:
-    task = get(c.config.task)
+    task, arguments = parse(c.config.task)
     longest = max((n for kind in c.evaluations for n in c.lengths(kind)), default=None)
-    parts = [task.title + (f" on {c.config.text}" if "text" in task.options else "")]
-    parts.append(f"trained at {c.train_length:,} tokens")
+    told = f" on {c.config.text}" if "text" in task.options else f" ({c.config.task})" if arguments else ""
+    parts = [task.title + told, f"trained at {'up to ' if c.unit != 'tokens' else ''}{c.train_length:,} {c.unit}"]
     if longest is not None:
         parts.append(f"evaluated at up to {longest:,}")
     return ", ".join(parts) + ". Only the encoding differs between the trials."

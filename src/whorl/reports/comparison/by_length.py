@@ -43,7 +43,7 @@ def _table(c: Comparison, metric: Metric) -> Table:
     against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.share else ""
     levels = [level(c, metric, n) for n in lengths]
     return Table(
-        f"{capital(metric.label)} by length in tokens{spread}{against}.",
+        f"{capital(metric.label)} by length in {c.unit}{spread}{against}.",
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
         [
             Row(
@@ -92,7 +92,7 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     if not found:
         return None
     ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in lengths)
-    x = Axis("length in tokens", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
+    x = Axis(f"length in {c.unit}", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
     shares = of_evaluation(kind).measured()[0].share  # two shares have one scale, two perplexities do not
     return CurveChart(
         *(kind, title, caption, (("length", x),), found), named=True, pictured=2 if shares else 1, overlaid=shares
@@ -112,7 +112,7 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | 
         if metric.share
         else axis(f"{metric.label} (log scale, lower is better)", "log", values)
     )
-    notes = tuple(f"{n:,} tokens, {multiple(n, c.train_length)}" for n in lengths)
+    notes = tuple(f"{n:,} {c.unit}, {multiple(n, c.train_length)}" for n in lengths)
     grid = Grid(tuple(map(float, lengths)), notes)
     marks = ((float(c.train_length), "training length"),)
     panel = CurvePanel("", (grid,), (CurveFrame(0, lines),), marks)

@@ -23,6 +23,5 @@ def level(c: Comparison, metric: Metric, length: int | None) -> Level | None:
     if unigram is not None:
         meaning = "a model that knows how often each token occurs and nothing else"
         return Level(unigram, "a unigram model", number(unigram), meaning)
-    if metric.chance is None:
-        return None
-    return Level(metric.chance, "guessing", percent(metric.chance), "what guessing gives")
+    chance = c.guessing(metric, length)
+    return None if chance is None else Level(chance, "guessing", percent(chance), "what guessing gives")

@@ -17,11 +17,11 @@ def blocks(c: Comparison) -> list[Block]:
 
 def pairs_turning(c: Comparison) -> StripChart | None:
     """Which channel pairs turn; None when no encoding is rotary."""
-    strips = tuple(strip for e in c.encodings if (strip := _strip(e, c.train_length)) is not None)
+    strips = tuple(strip for e in c.encodings if (strip := _strip(e, c.train_tokens)) is not None)
     if not strips:
         return None
-    mark = f"one full turn takes exactly the training length, {c.train_length:,} tokens"
-    return strip_chart("pairs", strips, f"{c.train_length:,} tokens", mark)
+    mark = f"one full turn takes exactly the training length, {c.train_tokens:,} tokens"
+    return strip_chart("pairs", strips, f"{c.train_tokens:,} tokens", mark)
 
 
 def _strip(e: Encoding, train_length: int) -> Strip | None:

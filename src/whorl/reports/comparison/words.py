@@ -172,7 +172,7 @@ def _ratio_bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
     reference, beyond = c.reference(metric.evaluation), c.far(metric.evaluation)
     base = e.cell(metric, reference) if reference is not None else None
     far = [cell for n in beyond if (cell := e.cell(metric, n)) is not None]
-    notes = _stopped(e) + _unreachable(far) + _diverged(far if base is None else [base, *far])
+    notes = _stopped(e) + _unreachable(far, c.unit) + _diverged(far if base is None else [base, *far], c.unit)
     if base is None or reference is None:
         return " ".join(["was not evaluated within its training length.", *notes])
     if not base.finite:
@@ -188,7 +188,7 @@ def _ratio_bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
         )
     lost = [f"{n:,}" for n in beyond if above_unigram(c, e, metric, n)]
     if lost:
-        notes.insert(0, f"At {listing(lost)} tokens it is worse than a unigram model, {number(unigram)}.")
+        notes.insert(0, f"At {listing(lost)} {c.unit} it is worse than a unigram model, {number(unigram)}.")
     reached = {cell.length: cell for cell in far if cell.finite}
     verdicts, values = [], []
     for length in _telling(list(reached), c.train_length):
@@ -245,7 +245,9 @@ def learnt_in_range(c: Comparison, e: Encoding, metric: Metric) -> bool:
 
 
 def _who_learnt(c: Comparison, kind: str, metric: Metric, learnt: Sequence[Encoding]) -> str:
-    rule = f"at least {_needed(metric)} of the tokens right at every length up to {c.train_length:,}, on every seed"
+    rule = (
+        f"at least {_needed(metric)} of the {metric.of} right at every length up to {c.train_length:,}, on every seed"
+    )
     if not learnt:
         return (
             f"No encoding learnt the {kind} task in range ({rule}), so nothing here about longer sequences means "
@@ -267,21 +269,21 @@ def _share_bullet(c: Comparison, e: Encoding, metric: Metric, others: Sequence[M
         if n <= c.train_length and (cell := e.cell(metric, n)) is not None and not cell.unreachable
     ]
     far = [cell for n in c.far(metric.evaluation) if (cell := e.cell(metric, n)) is not None]
-    notes = _stopped(e) + _unreachable(far) + _diverged(in_range + far)
+    notes = _stopped(e) + _unreachable(far, c.unit) + _diverged(in_range + far, c.unit)
     if not in_range:
         return " ".join(["was not evaluated within its training length.", *notes])
     worst = min(in_range, key=lambda cell: cell.mean if cell.finite and cell.mean is not None else -1.0)
     if not learnt:
         return " ".join(
             [
-                f"did not learn the task in range: {percent(worst.mean)} of the tokens right at "
+                f"did not learn the task in range: {percent(worst.mean)} of the {metric.of} right at "
                 f"{_at(worst.length, c)}, where {_needed(metric)} on every seed are needed. Its values at longer "
                 "lengths therefore mean nothing.",
                 *notes,
             ]
         )
     reached = {cell.length: cell for cell in far if cell.finite}
-    said = [f"learnt the task in range, {percent(worst.mean)} of the tokens right at {_at(worst.length, c)}"]
+    said = [f"learnt the task in range, {percent(worst.mean)} of the {metric.of} right at {_at(worst.length, c)}"]
     for length in _telling(list(reached), c.train_length):
         cells = [(other.label, e.cell(other, length)) for other in others]
         beside = [f"{label} {percent(cell.mean)}" for label, cell in cells if cell is not None and cell.finite]
@@ -384,23 +386,23 @@ def _telling(lengths: Sequence[int], train_length: int) -> list[int]:
     return sorted({n for n in lengths if n == 4 * train_length} | set(lengths[-1:]))
 
 
-def _unreachable(cells: Sequence[Cell]) -> list[str]:
+def _unreachable(cells: Sequence[Cell], unit: str) -> list[str]:
     """One sentence for each reason."""
     reasons: dict[str, list[int]] = {}
     for cell in cells:
         if cell.unreachable:
             reasons.setdefault(cell.unreachable, []).append(cell.length)
-    return [f"Cannot reach {listing([f'{n:,}' for n in ns])} tokens: {why}." for why, ns in reasons.items()]
+    return [f"Cannot reach {listing([f'{n:,}' for n in ns])} {unit}: {why}." for why, ns in reasons.items()]
 
 
-def _diverged(cells: Sequence[Cell]) -> list[str]:
+def _diverged(cells: Sequence[Cell], unit: str) -> list[str]:
     """One sentence for the lengths at which values are not finite, and the seeds that gave them."""
     lengths = [f"{cell.length:,}" for cell in cells if cell.diverged]
     if not lengths:
         return []
     seeds = sorted({seed for cell in cells for seed in cell.diverged})
     whose = f" for seed {listing(list(map(str, seeds)))}" if any(len(cell.values) > 1 for cell in cells) else ""
-    return [f"Diverged at {listing(lengths)} tokens{whose}: those values are not finite and are left out."]
+    return [f"Diverged at {listing(lengths)} {unit}{whose}: those values are not finite and are left out."]
 
 
 def _stopped(e: Encoding) -> list[str]:
@@ -442,4 +444,4 @@ def _turning(e: Encoding) -> str:
 
 
 def _at(length: int, c: Comparison) -> str:
-    return f"{length:,} tokens" + (f" ({multiple(length, c.train_length)})" if length != c.train_length else "")
+    return f"{length:,} {c.unit}" + (f" ({multiple(length, c.train_length)})" if length != c.train_length else "")

@@ -1,0 +1,135 @@
+"""What the tasks share that make their own sequences and grade the ids that a model finds likeliest.
+
+Such a task has two solvers, which say what its numbers mean and need no model: an oracle, which scores 100 %, and a
+guess, which scores what is called chance. Both are given a sequence whose targets are hidden (`IGNORED`) and fill it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from whorl.data.losses import batches, evaluating
+from whorl.results.comparison import Data
+from whorl.results.trial import Row
+from whorl.tasks.base import IGNORED, Example, Needs, Progress, Task, Words
+from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
+
+BOS, SEP, PAD = 0, 1, 2  # the ids of the special tokens; symbols follow
+SPECIAL = 3
+TRAINING, EVALUATION = 0, 1  # keep the two apart under every seed
+
+
+class Graded(Task):
+    """Sequences with labels at the tokens to be predicted, graded on ids.
+
+    `guesses` are the ids that one draws from who knows where the targets are and nothing of what they are.
+    """
+
+    # Symbols that are never predicted (recall's keys) collapse onto one direction when the embeddings are tied, and at
+    # Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
+    needs = Needs(tokens=2, tied_embeddings=False, initializer_range=None)
+    guesses: np.ndarray
+    bos_token_id = BOS
+    eos_token_id = BOS
+
+    @classmethod
+    def words(cls) -> Words:
+        name = cls.name.capitalize()
+        return Words(
+            measure=f"{name} accuracy",
+            samples="sequences",
+            caption="The share of tokens that are right, and of sequences that are right as a whole.",
+            table=f"{cls.metrics[0].label}, by length",
+            caveats=(
+                f"{name} is a synthetic task: a model trained on it alone shows what its encoding lets it learn, not "
+                "how a language model behaves on text.",
+            ),
+        )
+
+    @abstractmethod
+    def evaluation_set(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(input_ids, labels), int64 [sequences, tokens]: the same for every trial."""
+
+    @abstractmethod
+    def training_example(self, seed: int, i: int) -> Example:
+        """Item i of the training set of this seed; it depends on nothing else."""
+
+    @abstractmethod
+    def oracle(self, ids: np.ndarray) -> np.ndarray:
+        """A sequence [tokens] of the evaluation with its targets, `IGNORED` in `ids`, filled in: all of them right."""
+
+    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        """The same by one who guesses; its expected score is what the task calls chance."""
+        return np.where(ids == IGNORED, rng.choice(self.guesses, size=len(ids)), ids)
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """What the report says of the sequences."""
+
+    def describe(self) -> Data:
+        facts = {"sequences": self.settings.windows, **self._facts()}
+        return Data(self.name, self.version, self.vocab_size, facts, unit=self.unit)
+
+    def training_set(self, seed: int, examples: int) -> Dataset[Example]:
+        return _Examples(self, seed, examples)
+
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        length: int,
+        batch_tokens: int = 16384,
+        progress: Progress | None = None,
+    ) -> Row:
+        """The row of what the model finds likeliest at each place, given all true tokens before it (see `graded`)."""
+        ids, labels = self.evaluation_set(length)
+        predicted, finite = [], True
+        with evaluating(model) as device:
+            for batch in batches(ids, batch_tokens, self.vocab_size):
+                logits = model(input_ids=batch.to(device), use_cache=False).logits[:, :-1]
+                finite = finite and bool(logits.isfinite().all())
+                predicted.append(logits.argmax(-1).cpu())
+                if progress is not None:
+                    progress(len(batch))
+        return self.graded(length, torch.cat([ids[:, :1], torch.cat(predicted)], 1), labels, finite)
+
+    def graded(self, length: int, predicted: torch.Tensor, labels: torch.Tensor, finite: bool = True) -> Row:
+        """The row of the ids that were predicted at each place [sequences, tokens], beside the labels there.
+
+        A token counts where it is its label, a sequence where all its targets do, which is so exactly when greedy
+        generation would get them all right (up to its first error it is given the same tokens). `stderr` is the
+        standard error over sequences of the task's first metric, nan for one sequence, and `samples` are that metric of
+        each. All are nan where a logit was not finite: none of them is the highest.
+        """
+        asked = labels != IGNORED
+        accuracy = ((predicted == labels) & asked).sum(1).double() / asked.sum(1)
+        exact = (accuracy == 1).double()
+        of_each = {TOKEN_ACCURACY.key: accuracy, EXACT_MATCH.key: exact}
+        if not finite:
+            of_each = {key: torch.full_like(values, math.nan) for key, values in of_each.items()}
+        first = of_each[self.metrics[0].key]
+        return Row(
+            length,
+            {metric.key: float(of_each[metric.key].mean()) for metric in self.metrics},
+            sequences=len(first),
+            samples=tuple(round(x, 6) for x in first.tolist()),
+            stderr=float(first.std()) / math.sqrt(len(first)) if len(first) > 1 else math.nan,
+        )
+
+
+class _Examples(Dataset[Example]):
+    def __init__(self, task: Graded, seed: int, examples: int) -> None:
+        self.task, self.seed, self.examples = task, seed, examples
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, i: int) -> Example:
+        if not 0 <= i < self.examples:
+            raise IndexError(f"item {i} of {self.examples}")
+        return self.task.training_example(self.seed, i)
