@@ -63,6 +63,7 @@ _EXPORTS = {
     "HeadScale": "whorl.encodings.head_scale",
     "FoX": "whorl.encodings.fox",
     "GrapeA": "whorl.encodings.grape_a",
+    "PaPE": "whorl.encodings.pape",
     "SelfExtend": "whorl.encodings.self_extend",
     "ReRoPE": "whorl.encodings.rerope",
 }
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from whorl.encodings.mistral_scale import MistralScale
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
+    from whorl.encodings.pape import PaPE
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
     from whorl.encodings.randomized import Randomized

@@ -49,6 +49,7 @@ ENCODINGS = {
     "head-scale": "head-scale",
     "fox": "fox",
     "grape-a": "grape-a",
+    "pape": "pape:parabolas=4",
     "self-extend": "self-extend:window=8,group=4",
     "rerope": "rerope:window=8",
     "randomized": "rope:base=500+randomized:length=64",

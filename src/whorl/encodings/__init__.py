@@ -74,6 +74,7 @@ REGISTRY = {
     "head-scale": "whorl.encodings.head_scale:HeadScale",
     "fox": "whorl.encodings.fox:FoX",
     "grape-a": "whorl.encodings.grape_a:GrapeA",
+    "pape": "whorl.encodings.pape:PaPE",
     "self-extend": "whorl.encodings.self_extend:SelfExtend",
     "rerope": "whorl.encodings.rerope:ReRoPE",
 }
