@@ -9,6 +9,13 @@ from whorl.tasks.base import Task, TaskSettings
 
 FORMS = {
     "copy-items": [f"variant={variant}" for variant in ("cmc2x", "rsc", "rsc2x", "rdc")],
+    "mqar": ["pairs=3,grows=load", "alpha=0.01"],
+    "decoy": ["decoys=3"],
+    "niah-tiny": ["needles=3"],
+    "following": ["items=3,shots=2"],
+    "segment-copy": ["segment=8,cue=1"],
+    "fixed-offset": ["back=1"],
+    "flip-flop": ["ignore=0.5"],
     "parity": ["scratchpad=full", "scratchpad=comp@out"],
 }
 NOTATIONS = [*TASKS, *(f"{name}:{form}" for name, forms in FORMS.items() for form in forms)]

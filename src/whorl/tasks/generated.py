@@ -1,54 +1,83 @@
-"""What the tasks of random symbols share whose length is a number of tokens: copy and recall."""
+"""What the tasks of random symbols share whose length is a number of tokens: copy, recall and the retrieval tasks."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from whorl.tasks.base import IGNORED, Example, TaskSettings
+from whorl.tasks.base import IGNORED, Arguments, Example, TaskSettings
 from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, TRAINING, Graded
 
 __all__ = ["BOS", "EVALUATION", "PAD", "SEP", "SPECIAL", "TRAINING", "Generated"]
+
+
+@dataclass(frozen=True)
+class Sized(Arguments):
+    """Arguments of such a task, by which it goes how short a sequence can be."""
+
+    @property
+    @abstractmethod
+    def shortest(self) -> int:
+        """Tokens of the shortest sequence that can be evaluated."""
 
 
 class Generated(Graded):
     """Random symbols between bos, separator and padding, with labels at the tokens to be predicted.
 
     Padding comes after all else, so that a causal model needs no mask. `shortest` is the length in tokens of the
-    shortest sequence that can be evaluated. Raises ValueError for a length below it.
+    shortest sequence that can be evaluated, where the task's arguments do not say it. Raises ValueError for a length
+    below it.
     """
 
     shortest: ClassVar[int]
+    arguments: Any
 
     @classmethod
     def check(cls, settings: TaskSettings) -> None:
         super().check(settings)
+        arguments = cls.asked(settings.arguments)
+        shortest = arguments.shortest if isinstance(arguments, Sized) else cls.shortest
         for length in (settings.train_length, *settings.lengths):
-            if length < cls.shortest:
+            if length < shortest:
                 raise ValueError(
-                    f"a sequence of the {cls.name} task has {cls.shortest} tokens or more, got {length}; "
-                    f"try --train-length {max(2 * cls.shortest, 32)}"
+                    f"a sequence of the {cls.name} task has {shortest} tokens or more, got {length}; "
+                    f"try --train-length {max(2 * shortest, 32)}"
                 )
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        self.arguments = self.asked(settings.arguments)
 
     @abstractmethod
     def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:
         """Writes one sequence into `ids` [length], all padding before, and its targets into `labels` [length]."""
 
+    def _evaluated(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, i: int) -> None:
+        """Writes sequence `i` of an evaluation, in the same way."""
+        self._write(rng, ids, labels, training=False)
+
     def evaluation_set(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(input_ids, labels), int64 [windows, length]; a sequence depends on (data_seed, length, its index) only."""
-        seeds = [(EVALUATION, self.settings.data_seed, length, i) for i in range(self.settings.windows)]
-        examples = [self._example(np.random.default_rng(seed), length, training=False) for seed in seeds]
-        return torch.stack([e["input_ids"] for e in examples]), torch.stack([e["labels"] for e in examples])
+        rows = []
+        for i in range(self.settings.windows):
+            row = _begun(length)
+            self._evaluated(np.random.default_rng((EVALUATION, self.settings.data_seed, length, i)), *row, i)
+            rows.append(row)
+        ids, labels = zip(*rows, strict=True)
+        return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(labels))
 
     def training_example(self, seed: int, i: int) -> Example:
-        return self._example(np.random.default_rng((TRAINING, seed, i)), self.settings.train_length, training=True)
-
-    def _example(self, rng: np.random.Generator, length: int, training: bool) -> Example:
-        ids = np.full(length, PAD, dtype=np.int64)
-        labels = np.full(length, IGNORED, dtype=np.int64)
-        ids[0] = BOS
-        self._write(rng, ids, labels, training)
+        ids, labels = _begun(self.settings.train_length)
+        self._write(np.random.default_rng((TRAINING, seed, i)), ids, labels, training=True)
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+
+
+def _begun(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of bos and padding, and labels without a target."""
+    ids = np.full(length, PAD, dtype=np.int64)
+    ids[0] = BOS
+    return ids, np.full(length, IGNORED, dtype=np.int64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,13 +29,15 @@ TRAINING, EVALUATION = 0, 1  # keep the two apart under every seed
 class Graded(Task):
     """Sequences with labels at the tokens to be predicted, graded on ids.
 
-    `guesses` are the ids that one draws from who knows where the targets are and nothing of what they are.
+    guesses        the ids that one draws from who knows where the targets are and nothing of what they are
+    answers_shown  whether a target stands in the input too, where those behind it see it, and not something else
     """
 
     # Symbols that are never predicted (recall's keys) collapse onto one direction when the embeddings are tied, and at
     # Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
     needs = Needs(tokens=2, tied_embeddings=False, initializer_range=None)
     guesses: np.ndarray
+    answers_shown: ClassVar[bool] = True
     bos_token_id = BOS
     eos_token_id = BOS
 
@@ -74,7 +77,13 @@ class Graded(Task):
 
     def describe(self) -> Data:
         facts = {"sequences": self.settings.windows, **self._facts()}
-        return Data(self.name, self.version, self.vocab_size, facts, unit=self.unit)
+        chances = ((length, self.chance(length)) for length in self.settings.lengths)
+        guessing = tuple(Row(length, values) for length, values in chances if values)
+        return Data(self.name, self.version, self.vocab_size, facts, unit=self.unit, guessing=guessing)
+
+    def chance(self, length: int) -> dict[str, float]:
+        """What one who guesses has at a length, by metric, where it goes by the length or by the task's arguments."""
+        return {}
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
         return _Examples(self, seed, examples)
@@ -89,14 +98,20 @@ class Graded(Task):
         """The row of what the model finds likeliest at each place, given all true tokens before it (see `graded`)."""
         ids, labels = self.evaluation_set(length)
         predicted, finite = [], True
+        for logits in self.logits(model, ids, batch_tokens, progress):
+            finite = finite and bool(logits.isfinite().all())
+            predicted.append(logits.argmax(-1).cpu())
+        return self.graded(length, torch.cat([ids[:, :1], torch.cat(predicted)], 1), labels, finite)
+
+    def logits(
+        self, model: torch.nn.Module, ids: torch.Tensor, batch_tokens: int, progress: Progress | None
+    ) -> Iterator[torch.Tensor]:
+        """By batches of the sequences, what the model has at each place but the last, for the token behind it."""
         with evaluating(model) as device:
             for batch in batches(ids, batch_tokens, self.vocab_size):
-                logits = model(input_ids=batch.to(device), use_cache=False).logits[:, :-1]
-                finite = finite and bool(logits.isfinite().all())
-                predicted.append(logits.argmax(-1).cpu())
+                yield model(input_ids=batch.to(device), use_cache=False).logits[:, :-1]
                 if progress is not None:
                     progress(len(batch))
-        return self.graded(length, torch.cat([ids[:, :1], torch.cat(predicted)], 1), labels, finite)
 
     def graded(self, length: int, predicted: torch.Tensor, labels: torch.Tensor, finite: bool = True) -> Row:
         """The row of the ids that were predicted at each place [sequences, tokens], beside the labels there.
@@ -106,20 +121,30 @@ class Graded(Task):
         standard error over sequences of the task's first metric, nan for one sequence, and `samples` are that metric of
         each. All are nan where a logit was not finite: none of them is the highest.
         """
-        asked = labels != IGNORED
-        accuracy = ((predicted == labels) & asked).sum(1).double() / asked.sum(1)
-        exact = (accuracy == 1).double()
-        of_each = {TOKEN_ACCURACY.key: accuracy, EXACT_MATCH.key: exact}
-        if not finite:
-            of_each = {key: torch.full_like(values, math.nan) for key, values in of_each.items()}
+        asked, right = labels != IGNORED, (predicted == labels).double()
+        accuracy = (right * asked).sum(1) / asked.sum(1)
+        of_each = {TOKEN_ACCURACY.key: accuracy, EXACT_MATCH.key: (accuracy == 1).double()}
+        values = {key: float(shares.mean()) for key, shares in of_each.items()}
+        values |= {key: float(right[piece].mean()) for key, piece in self.pieces(asked).items()}
         first = of_each[self.metrics[0].key]
-        return Row(
-            length,
-            {metric.key: float(of_each[metric.key].mean()) for metric in self.metrics},
-            sequences=len(first),
-            samples=tuple(round(x, 6) for x in first.tolist()),
-            stderr=float(first.std()) / math.sqrt(len(first)) if len(first) > 1 else math.nan,
-        )
+        if not finite:
+            values, first = dict.fromkeys(values, math.nan), torch.full_like(first, math.nan)
+        return row_of(length, {metric.key: values[metric.key] for metric in self.metrics}, first)
+
+    def pieces(self, asked: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Which of the targets `asked` [sequences, tokens] each further metric is the accuracy of."""
+        return {}
+
+
+def row_of(length: int, values: dict[str, float], shares: torch.Tensor) -> Row:
+    """The row of these values, the first of which is the mean of the `shares` of the sequences."""
+    return Row(
+        length,
+        values,
+        sequences=len(shares),
+        samples=tuple(round(x, 6) for x in shares.tolist()),
+        stderr=float(shares.std()) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan,
+    )
 
 
 class _Examples(Dataset[Example]):

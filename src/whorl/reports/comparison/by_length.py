@@ -107,10 +107,11 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | 
     nothing = level(c, metric, c.reference(metric.evaluation))
     levels = () if nothing is None else ((nothing.value, f"{nothing.name}, {nothing.shown}"),)
     values += [value for value, _ in levels]
+    better = "lower" if metric.lower_is_better else "higher"
     y = (
         percent_axis(metric.label)
         if metric.share
-        else axis(f"{metric.label} (log scale, lower is better)", "log", values)
+        else axis(f"{metric.label} (log scale, {better} is better)", "log", values)
     )
     notes = tuple(f"{n:,} {c.unit}, {multiple(n, c.train_length)}" for n in lengths)
     grid = Grid(tuple(map(float, lengths)), notes)

@@ -285,8 +285,12 @@ def _share_bullet(c: Comparison, e: Encoding, metric: Metric, others: Sequence[M
     reached = {cell.length: cell for cell in far if cell.finite}
     said = [f"learnt the task in range, {percent(worst.mean)} of the {metric.of} right at {_at(worst.length, c)}"]
     for length in _telling(list(reached), c.train_length):
-        cells = [(other.label, e.cell(other, length)) for other in others]
-        beside = [f"{label} {percent(cell.mean)}" for label, cell in cells if cell is not None and cell.finite]
+        cells = [(other, e.cell(other, length)) for other in others]
+        beside = [
+            f"{other.label} {percent(cell.mean) if other.share else number(cell.mean)}"
+            for other, cell in cells
+            if cell is not None and cell.finite
+        ]
         also = f" ({', '.join(beside)})" if beside else ""
         said.append(f"{percent(reached[length].mean)} at {_at(length, c)}{also}")
     return " ".join([f"{'; '.join(said)}.", *notes])

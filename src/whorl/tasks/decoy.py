@@ -1,0 +1,149 @@
+"""Telling a statement from a later one of the same form: a recent decoy. Version 1.
+
+    bos A is v noise ... B is w noise ... sep A is | v
+
+(After the "return from digression" of "RoPE is Dead, Long Live RoPE", the paper of DaRoPE.) Names are different, out
+of `NAMES`, and values too, out of `VALUES`; the noise is uniform out of `NOISE` symbols of its own. The question
+begins as both statements do, and the decoy is the nearer one. Nothing is generated. `prefers` is the share of the
+sequences in which the right value has a higher logit than every decoy's, and `odds` how many times as likely it is as
+the likeliest decoy's, the geometric mean (its logarithm is the mean margin, in nats); `token_accuracy` is the share in
+which it is first of all symbols.
+
+Evaluation at length l: the statement that is asked for stands right after bos; the `decoys` stand together behind it,
+with `NEAR` noise symbols between them and the separator, and the noise before them fills the length. A longer sequence
+is a longer way back, past decoys that are as near as ever.
+Training: between 1 and 4 statements (or 1 + `decoys`, if more) at places drawn at random, and `QUESTIONS` questions
+with their answers, of names drawn with replacement: the nearest statement is right no more often than another.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.encodings.config import require_positive_int
+from whorl.results.over_seeds import Metric
+from whorl.results.trial import Row
+from whorl.tasks.base import IGNORED, Progress, Words, argument
+from whorl.tasks.generated import SEP, SPECIAL, Generated, Sized
+from whorl.tasks.graded import row_of
+from whorl.tasks.metrics import TOKEN_ACCURACY
+
+NAMES, VALUES, NOISE = 16, 16, 32
+IS = SPECIAL
+NAME = IS + 1
+VALUE = NAME + NAMES
+NEAR = 8
+QUESTIONS = 8
+PREFERS = Metric(
+    "prefers", "right value above the decoy's", "share", chance=1 / 2, learnt=0.95, has_stderr=True, of="statements"
+)
+ODDS = Metric("odds", "odds of the right value against the decoy's", "ratio")
+
+
+@dataclass(frozen=True)
+class Statements(Sized):
+    name = "decoy"
+    decoys: int = argument(1, f"statements of the same form behind the one that is asked for, at most {NAMES - 1}")
+
+    def __post_init__(self) -> None:
+        require_positive_int("decoys", self.decoys)
+        if self.decoys >= NAMES:
+            raise ValueError(f"decoys must be at most {NAMES - 1}, one name less than there are, got {self.decoys}")
+
+    @property
+    def most(self) -> int:
+        """Statements of a training sequence, at most."""
+        return max(4, 1 + self.decoys)
+
+    @property
+    def shortest(self) -> int:
+        return 2 + 3 * self.most + max(3 * QUESTIONS, NEAR + 3)
+
+
+class Decoy(Generated):
+    """The ids after the special ones are `is`, NAMES names, VALUES values and NOISE noise symbols."""
+
+    name = evaluation = "decoy"
+    title = "Telling a statement from a recent decoy"
+    version = 1
+    metrics = (PREFERS, replace(TOKEN_ACCURACY, learnt=None, has_stderr=False), ODDS)
+    takes = Statements
+    arguments: Statements
+    vocab_size = VALUE + VALUES + NOISE
+    guesses = np.arange(VALUE, VALUE + VALUES)
+
+    @classmethod
+    def words(cls) -> Words:
+        return replace(
+            super().words(),
+            caption="The share of sequences in which the right value is likelier than the decoy's, and in which it is "
+            "the likeliest of all symbols.",
+        )
+
+    def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:
+        decoys = self.arguments.decoys
+        said = int(rng.integers(1, self.arguments.most + 1)) if training else 1 + decoys
+        questions = QUESTIONS if training else 1
+        question = len(ids) - 3 * questions
+        names, values = NAME + rng.permutation(NAMES)[:said], VALUE + rng.permutation(VALUES)[:said]
+        ids[1:question] = VALUE + VALUES + rng.integers(NOISE, size=question - 1)
+        ids[question - 1] = SEP
+        if training:
+            gaps = np.sort(rng.integers(question - 1 - 3 * said, size=said))
+            places, asked = 1 + gaps + 3 * np.arange(said), rng.integers(said, size=questions)
+        else:
+            places, asked = np.append(1, question - 1 - NEAR - 3 * np.arange(decoys, 0, -1)), np.zeros(1, dtype=int)
+        for i, after in enumerate((names, IS, values)):
+            ids[places + i] = after
+        ids[question::3], ids[question + 1 :: 3], ids[question + 2 :: 3] = names[asked], IS, values[asked]
+        labels[question + 2 :: 3] = values[asked]
+
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        length: int,
+        batch_tokens: int = 16384,
+        progress: Progress | None = None,
+    ) -> Row:
+        """The row of the logits at the question, which is asked once."""
+        ids, _ = self.evaluation_set(length)
+        last = torch.cat([part[:, -1].float().cpu() for part in self.logits(model, ids, batch_tokens, progress)])
+        right, *decoys = torch.from_numpy(np.stack([self._stated(row) for row in ids.numpy()], 1))
+        margin = last.gather(1, right[:, None])[:, 0] - last.gather(1, torch.stack(decoys, 1)).amax(1)
+        return self._row(length, margin > 0, margin, last.argmax(1) == right, bool(last.isfinite().all()))
+
+    def graded(self, length: int, predicted: torch.Tensor, labels: torch.Tensor, finite: bool = True) -> Row:
+        """The row of symbols in place of logits: what is right is preferred, and there are no odds."""
+        right = predicted[:, -1] == labels[:, -1]
+        return self._row(length, right, torch.full(right.shape, math.nan), right, finite)
+
+    def _row(self, length: int, prefers: torch.Tensor, margin: torch.Tensor, first: torch.Tensor, finite: bool) -> Row:
+        shares = torch.stack([prefers, first]).double() if finite else torch.full((2, len(first)), math.nan)
+        values = {
+            PREFERS.key: float(shares[0].mean()),
+            TOKEN_ACCURACY.key: float(shares[1].mean()),
+            ODDS.key: float(margin.double().mean().exp()),
+        }
+        return row_of(length, values, shares[0])
+
+    def oracle(self, ids: np.ndarray) -> np.ndarray:
+        return np.where(ids == IGNORED, ids[3], ids)
+
+    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        """Any of the values that are stated."""
+        return np.where(ids == IGNORED, rng.choice(self._stated(ids)), ids)
+
+    def _stated(self, ids: np.ndarray) -> np.ndarray:
+        """The values of an evaluation sequence, that of the statement that is asked for first."""
+        return ids[:-3][np.flatnonzero(ids[:-3] == IS) + 1]
+
+    def _facts(self) -> dict[str, Any]:
+        return {"decoys": self.arguments.decoys, "near": NEAR}
+
+    def chance(self, length: int) -> dict[str, float]:
+        return {PREFERS.key: 1 / (1 + self.arguments.decoys)}
