@@ -121,12 +121,14 @@ def test_arrows_point_down_and_close_no_circle() -> None:
 
 
 def test_operations_know_what_turns_and_no_encoding() -> None:
-    """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, and what a score can be asked."""
+    """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, what a score can be asked, and the
+    products of turns that tokens make one after the other."""
     found = {other for importer, other in arrows(SRC) if importer.startswith("ops.")}
     assert {other for other in found if other.startswith("encodings")} == {
         "encodings.spectrum",
         "encodings.turns",
         "encodings.scores",
+        "encodings.householder",
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from attended import attend, decoded, gradients_agree, pinned_qkv, random_qkv
 
-from whorl.encodings import path
+from whorl.encodings import householder, path
 from whorl.encodings.effects import Score, Shape
 from whorl.encodings.path import Householder, PaTH, PaTHFoX, turned_products
 from whorl.encodings.scores import At
@@ -120,7 +120,7 @@ def test_beta_near_two_keeps_its_precision(alike: bool, monkeypatch: pytest.Monk
     longer = turned_products(*(x.float() for x in (q, k, 1.01 * w, beta)), below) * below
     assert (longer - exact).abs().max() > 1000 * (2 * factors + rounding)
     if alike:
-        monkeypatch.setattr(path, "SOLVED_IN", torch.float32)
+        monkeypatch.setattr(householder, "SOLVED_IN", torch.float32)
         monkeypatch.setattr(path, "CHUNK", 64)
         planted = (turned_products(*(x.float() for x in (q, k, w, beta)), below) * below - exact).abs().max()
         assert planted > 4 * (2 * factors + rounding)

@@ -317,7 +317,8 @@ def test_what_is_asked_for_runs_or_raises(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match="impl='blocked' cannot run here: it has no dropout .* dropout is 0.1; take"):
         weights(impl="blocked", dropout=0.1)
     with pytest.raises(
-        ValueError, match="impl must be one of auto, reference, cpu, flex, decode, blocked, linear, rows, got 'flash'"
+        ValueError,
+        match="impl must be one of auto, reference, cpu, flex, decode, blocked, linear, householder, rows, got 'flash'",
     ):
         weights(impl="flash")
     monkeypatch.setattr(native, "missing", lambda: "no C compiler")

@@ -28,12 +28,10 @@ from whorl.encodings.biases import in_full
 from whorl.encodings.config import require_positive_int
 from whorl.encodings.earlier import latest_real, reached
 from whorl.encodings.effects import Effect, Score, Shape
-from whorl.encodings.scores import At, ScoreModule, refuse_encoders
+from whorl.encodings.householder import solved
+from whorl.encodings.scores import At, ScoreModule, TurnsBetween, refuse_encoders
 
 CHUNK = 32  # tokens; at 128 a step takes a fifth less time than with 64, and at 2,048 as much
-# What a chunk's triangle is solved in. With beta near 2 and w alike it is ill-conditioned: in float32, products of 200
-# tokens lost 9 times and more what they lose factor by factor, the more the longer a chunk is.
-SOLVED_IN = torch.float64
 TAPS = 3  # of the convolution, this token's the first
 SMALL = 1e-6  # beside the square of w's length before it is 1
 
@@ -115,14 +113,29 @@ class Householder(ScoreModule):
         return state[..., self.size + 1 + self.forgets :].flatten(-2)[..., : self.rank]
 
     def logits(self, s: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
-        assert at.query_state is not None
-        assert at.key_state is not None
-        w, beta = at.key_state.to(q.dtype).split([self.size, at.key_state.shape[-1] - self.size], -1)
-        made = turned_products(q, k, w, beta[..., 0], at.seen)
+        turns = self.turns_between(at)
+        made = turned_products(q, k, turns.w.to(q.dtype), turns.beta.to(q.dtype), at.seen)
         if not self.forgets:
             return made
-        forgotten = [x[..., self.size + 1].to(q.dtype) for x in (at.query_state, at.key_state)]
-        return made + at.scale * (forgotten[0][..., :, None] - forgotten[1][..., None, :])
+        of_q, of_k = (x.to(q.dtype) for x in self._forgotten(at))
+        return made + at.scale * (of_q - of_k.mT)
+
+    def turns_between(self, at: At) -> TurnsBetween:
+        assert at.key_state is not None
+        w, beta, _ = at.key_state.split([self.size, 1, at.key_state.shape[-1] - self.size - 1], -1)
+        channels = None
+        if self.forgets:
+            of_q, of_k = self._forgotten(at)
+            of_q, of_k = at.scale * of_q, at.scale * of_k
+            channels = torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
+        return TurnsBetween(w, beta[..., 0], channels)
+
+    def _forgotten(self, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of queries and of keys, [B, H, tokens, 1]."""
+        assert at.query_state is not None
+        assert at.key_state is not None
+        there = slice(self.size + 1, self.size + 2)
+        return at.query_state[..., there], at.key_state[..., there]
 
 
 def turned_products(
@@ -138,14 +151,8 @@ def turned_products(
     meets = torch.cat([w, k], -1)
     w_c, k_c = nn.functional.pad(meets, (0, 0, 0, pad)).unflatten(2, (-1, size)).chunk(2, -1)
     meets = torch.cat([w_c, k_c], -2).mT
-    exact = q.dtype if q.device.type == "mps" else SOLVED_IN  # which has no float64
-    w_c, k_c = w_c.to(exact), k_c.to(exact)
-    beta_c = nn.functional.pad(beta, (0, pad)).unflatten(2, (-1, size))[..., None].to(exact)
-    right = beta_c * torch.cat([w_c, (w_c @ k_c.mT).tril(-1)], -1)  # diag(beta) [W, strictly lower(W K^T)]
-    left = beta_c * (w_c @ w_c.mT).tril(-1)
-    turns = torch.linalg.solve_triangular(left, right, upper=False, unitriangular=True).to(
-        q.dtype
-    )  # of 1 + left: T [W, ...]
+    beta_c = nn.functional.pad(beta, (0, pad)).unflatten(2, (-1, size))[..., None]
+    turns = torch.cat(solved(w_c, k_c, beta_c), -1)
     parts: list[torch.Tensor] = []
     for chunk in reversed(range(k_c.shape[2])):
         with_w, with_k = (q @ meets[:, :, chunk]).chunk(2, -1)

@@ -9,6 +9,7 @@ channels   gives q and k a few channels, whose product is added to the logits un
 weights    takes the place of the softmax
 values     adds to the output, by the weights
 features   says of `logits` and `weights` that they are a quotient of features, of which sums go on from token to token
+turns_between  says of `logits` that the tokens between query and key turn their product
 
 Only what a class overrides is asked for. `logits`, `weights` and `values` are asked for a block of queries at a time,
 with all their keys, in plain differentiable PyTorch: the backward pass runs them again, and no matrix of all queries
@@ -47,6 +48,15 @@ class Features(NamedTuple):
     of_k: torch.Tensor
     under_q: torch.Tensor
     under_k: torch.Tensor
+
+
+class TurnsBetween(NamedTuple):
+    """Of which the logits are made: scale k_j^T H_{j + 1} ... H_i q_i and the product of the channels, where
+    H_t = 1 - beta_t w_t w_t^T, and beta_t is 0 for padding. All in float32 (float64 for float64)."""
+
+    w: torch.Tensor  # of the keys' tokens [B or 1, H or 1, K, D]
+    beta: torch.Tensor  # [B or 1, H or 1, K]
+    channels: tuple[torch.Tensor, torch.Tensor] | None = None  # of q [B or 1, H or 1, Q, E] and of k [.., K, E]
 
 
 class ScoreModule(nn.Module):
@@ -110,6 +120,10 @@ class ScoreModule(nn.Module):
 
         What `logits` and `weights` do with all keys of a query must be the same quotient.
         """
+        raise NotImplementedError
+
+    def turns_between(self, at: At) -> TurnsBetween:
+        """The turns; what `logits` does with all keys of a query must be the same product."""
         raise NotImplementedError
 
     def does(self, step: str) -> bool:

@@ -57,7 +57,8 @@ def biased_attention(
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone; "flex", PyTorch's
                      FlexAttention, for the same on a GPU; "decode", one query on a CPU, for any bias and mask;
                      "blocked", PyTorch's operations block by block, for the same and any positions; "linear", chunks of
-                     tokens and sums over all before them, for weights that are a quotient of features; "rows", a block
+                     tokens and sums over all before them, for weights that are a quotient of features; "householder",
+                     on the compiled loops too, for products that the tokens between query and key turn; "rows", a block
                      of queries at a time with all their keys, for other scores that need these. One asked for by name
                      runs or raises. "auto" is the first in this order that can run; "reference" under torch.compile and
                      torch.func, where a forward-mode derivative is taken, with dropout where "cpu" cannot run, and
@@ -76,8 +77,6 @@ def biased_attention(
     if told(query_positions, biases):
         problem = simplest(problem)
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        if not (q.shape[2] and k.shape[2]):  # nothing of which modules would have to make sense
-            return _by_reference(problem._replace(biases=()))
         if scores or factor is not None:
             check_states(scores, q, k)
             if softcap is not None and any(score.module.does("features") for score in scores):

@@ -74,6 +74,7 @@ ATTENTIONS = Implementations(
         "decode": Row("whorl.ops.impl.decode", "cpu"),
         "blocked": Row("whorl.ops.impl.blocked", None),
         "linear": Row("whorl.ops.impl.linear", None),
+        "householder": Row("whorl.ops.impl.householder", "cpu"),
         "rows": Row("whorl.ops.impl.rows", None),
     }
 )
