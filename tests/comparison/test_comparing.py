@@ -167,11 +167,29 @@ def test_a_damaged_result_is_named(finished: tuple[Path, Comparison], text: Path
             read_result(rope / "result.json")
     with pytest.raises(ValueError, match=f"{rope.name}/result.json is"):
         whorl.compare(["rope"], out=out, text=str(text), **SMALL)
-    (hope / "training.json").write_text("half")
     found = whorl.compare(["hope"], out=out, text=str(text), **SMALL)
     assert f"left out of the report: {rope}/result.json is" in caplog.text
-    assert f"the learning curve of {hope.name} is left out" in caplog.text
     assert {t.id for t in found.trials} == {p.name for p in (hope, *others)}
+
+
+def test_results_have_the_loss_by_step_those_of_earlier_versions_too(
+    finished: tuple[Path, Comparison], text: Path, tmp_path: Path, caplog
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    rope, hope, *_ = finished[1].trials
+    assert list(rope.train.losses) == list(range(1, STEPS + 1))
+    assert rope.train.losses[STEPS] == pytest.approx(rope.train.loss)
+    for trial in (rope, hope):
+        path = out / "trials" / trial.id / "result.json"
+        written = json.loads(path.read_text())
+        del written["train"]["losses"]
+        path.write_text(json.dumps(written))
+    (out / "trials" / hope.id / "training.json").write_text("half")
+    found = {t.id: t for t in whorl.compare(["rope"], out=out, text=str(text), **SMALL).trials}
+    assert found[rope.id] == rope, "from its training's file"
+    assert found[hope.id].train.losses == {}
+    assert f"the learning curve of {hope.id} is left out" in caplog.text
 
 
 @pytest.mark.full

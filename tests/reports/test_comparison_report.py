@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from whorl.reports.comparison.pairs import pairs_turning
 from whorl.reports.comparison.training import training_curves
 from whorl.reports.formatting import compact, multiple, number, setting, with_spread
 from whorl.reports.png import spread_out
-from whorl.results.training import Step
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -50,8 +48,7 @@ def drawn(chart: CurveChart, view: int = 0) -> tuple[Grid, tuple[Curve, ...]]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "new" / "folder"
-    data = samples.language((0, 1, 2))
-    written = write(samples.read(data), out, samples.curves(data))
+    written = write(samples.read(samples.with_losses(samples.language((0, 1, 2)))), out)
     assert sorted(written) == sorted(path for path in out.rglob("*") if path.is_file())
     return out
 
@@ -126,10 +123,9 @@ def test_values_that_are_not_numbers_show_as_such_and_leave_valid_json(tmp_path:
     trial = samples.trial("alibi", 0, {"perplexity": rows})
     trial["train"].update(loss=bad, tokens_per_second=bad)
     lost = samples.trial("kerple", 0, {"perplexity": [{**row, "tail": bad, "mean": bad} for row in rows]})
-    data = samples.results([trial, lost])
-    curves = samples.curves(data)
-    curves["alibi-0"][30] = replace(curves["alibi-0"][30], loss=math.nan if bad is None else bad)
-    write(samples.read(data), tmp_path, curves)
+    data = samples.with_losses(samples.results([trial, lost]))
+    trial["train"]["losses"]["30"] = bad
+    write(samples.read(data), tmp_path)
     shown = "diverged | diverged | diverged | diverged"  # null, too: it is what results.json has for NaN
     assert f"| alibi | – | 17.0 | {shown} |" in (tmp_path / "report.md").read_text("utf-8")
     lines = lines_in((tmp_path / "report.html").read_text("utf-8"))
@@ -142,7 +138,7 @@ def test_a_seed_that_diverged_is_counted_and_left_out_of_the_mean() -> None:
     rows = [samples.perplexity_rows((17.0,) * 5) for _ in range(3)]
     rows[1][2]["tail"] = math.nan
     data = samples.results([samples.trial("rope", s, {"perplexity": r}) for s, r in enumerate(rows)])
-    table = next(block for block in build(samples.read(data), {}).blocks if hasattr(block, "rows"))
+    table = next(block for block in build(samples.read(data)).blocks if hasattr(block, "rows"))
     assert table.rows[0].cells[4] == ("17.0 ± 0.0", "1.00x, 1 of 3 diverged")
 
 
@@ -203,14 +199,19 @@ def test_pairs_keep_their_place_and_layers_their_own() -> None:
     assert [{pair.state for pair in layer} for layer in chart.strips[1].layers] == [{"turning"}, {"still"}]
 
 
-def test_training_curves_are_smoothed_over_tokens_and_keep_their_level() -> None:
+def test_training_curves_are_smoothed_over_steps_and_keep_their_level() -> None:
     data = samples.language((0, 1))
-    points = [Step(i, 100 * i, 3.0 + (-1) ** i, 1.0) for i in range(1, 1001)]
-    chart = training_curves(samples.read(data), {"rope-0": points, "rope-1": points, "hope-0": points[:1]})
+    losses = {str(i): 3.0 + (-1) ** i for i in range(1, 1001)}
+    given = {"rope-0": losses, "rope-1": losses, "hope-0": {"1": 3.0}}
+    for trial in data["trials"]:
+        trial["train"]["losses"] = given.get(trial["id"], {})
+    chart = training_curves(samples.read(data))
     assert chart is not None
+    assert chart.xs[0][1].label == "training steps"
+    assert chart.xs[0][1].ticks[-1] == (1000.0, "1,000")
     grid, (line,) = drawn(chart)
     assert (line.name, len(line.thin)) == ("rope", 2)
-    middle = [y for x, y in zip(grid.x, line.y, strict=True) if y is not None and 20_000 < x < 80_000]
+    middle = [y for x, y in zip(grid.x, line.y, strict=True) if y is not None and 200 < x < 800]
     assert middle == pytest.approx([3.0] * len(middle), abs=0.05)
 
 

@@ -69,8 +69,7 @@ def with_script(page: str, script: str) -> str:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("browser")
-    data = samples.language((0, 1))
-    write(samples.read(data), out, samples.curves(data))
+    write(samples.read(samples.with_losses(samples.language((0, 1)))), out)
     return (out / "report.html").read_text(encoding="utf-8")
 
 

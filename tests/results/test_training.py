@@ -29,6 +29,7 @@ def test_the_first_versions_file_loads(tmp_path: Path) -> None:
     assert (record.weights, record.diverged) == (None, 2)
     assert isinstance(record.training(), Training)
     assert not isinstance(record.training(), TrainingRecord)
+    assert record.training().losses == {1: 3.5}, "what the trial's own file has of the curve"
     record.write(path)
     assert json.loads(path.read_text()) == {"schema": 1, **EARLIER}
 

@@ -36,8 +36,8 @@ from whorl.randomness import put_back
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
 from whorl.results.schema import damaged
-from whorl.results.training import Step, TrainingRecord
-from whorl.results.trial import FinishedTrial, Machine, Row
+from whorl.results.training import TrainingRecord
+from whorl.results.trial import FinishedTrial, Machine, Row, Trial
 from whorl.tasks.base import Task
 from whorl.training.attention import for_evaluation
 from whorl.training.models import build, build_model, has_weights, model_label, parameter_count
@@ -206,10 +206,10 @@ class _Run:
                 done.append(earlier.trial())
         config = dataclasses.replace(self.facts.config, seeds=tuple(sorted({t.seed for t in done})))
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        results = dataclasses.replace(self.facts, created=created, config=config, trials=tuple(done))
-        curves = {t.id: _curve(self.folder / "trials" / t.id / "training.json") for t in done}
+        trials_done = tuple(_with_losses(self.folder / "trials" / t.id / "training.json", t) for t in done)
+        results = dataclasses.replace(self.facts, created=created, config=config, trials=trials_done)
         results.write(self.folder / "results.json")
-        report.write(results, self.folder, curves)
+        report.write(results, self.folder)
 
 
 def _evaluate(task: Task, model: Any, length: int) -> Row:
@@ -264,13 +264,17 @@ def _result(folder: Path, trial: Planned) -> FinishedTrial | None:
     return read_result(path) if path.exists() else None
 
 
-def _curve(path: Path) -> tuple[Step, ...]:
-    """A finished trial's learning curve; none, and a warning, where its file is gone or damaged."""
+def _with_losses(path: Path, trial: Trial) -> Trial:
+    """The trial with its losses by step. Earlier versions kept them in its training's file alone: where that is gone or
+    damaged, a warning."""
+    if trial.train.losses:
+        return trial
     try:
-        return TrainingRecord.read(path).curve
+        losses = TrainingRecord.read(path).training().losses
     except (OSError, ValueError) as error:
-        log.warning("the learning curve of %s is left out of the report: %s", path.parent.name, error)
-        return ()
+        log.warning("the learning curve of %s is left out of the report: %s", trial.id, error)
+        return trial
+    return dataclasses.replace(trial, train=dataclasses.replace(trial.train, losses=losses))
 
 
 def _read(path: Path) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from whorl.reports import html, writing
 from whorl.reports.comparison import by_length, pairs, training
-from whorl.reports.comparison.training import Curves
 from whorl.reports.comparison.words import findings, partial_notice, pretrained_notice, unlearnt
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
 from whorl.reports.formatting import capital, compact, plural, setting
@@ -20,16 +19,16 @@ from whorl.tasks import parse
 __all__ = ["build", "head", "unlearnt", "write"]
 
 
-def write(results: Comparison, out: Path, training_curves: Curves | None = None) -> list[Path]:
+def write(results: Comparison, out: Path) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
 
     Trials may be missing (the report then says that it is partial), a length may be unreachable, and a value may be not
     finite.
     """
-    return writing.write(build(results, training_curves or {}), out)
+    return writing.write(build(results), out)
 
 
-def build(c: Comparison, curves: Curves) -> Document:
+def build(c: Comparison) -> Document:
     """The document: findings first, then figures and tables of each evaluation, then how it was made."""
     blocks: list[Block] = []
     if (notice := partial_notice(c)) is not None:
@@ -43,7 +42,7 @@ def build(c: Comparison, curves: Curves) -> Document:
     if caveats:
         blocks += [Heading("What these numbers do not show"), Bullets([Bullet(text) for text in caveats])]
     blocks += pairs.blocks(c)
-    blocks += training.blocks(c, curves)
+    blocks += training.blocks(c)
     blocks.append(_settings(c))
     return Document(_title(c), _subtitle(c), _facts(c), blocks, _footer(c))
 
@@ -101,4 +100,4 @@ def _footer(c: Comparison) -> str:
 
 def head(results: Comparison) -> str:
     """The head of the report, for a notebook."""
-    return html.head(build(results, {}))
+    return html.head(build(results))

@@ -11,19 +11,16 @@ from whorl.reports.document import Block, Figure, Heading, Row, Table
 from whorl.reports.formatting import compact, duration, finite, with_spread
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding
-from whorl.results.training import Step
 
-Curves = Mapping[str, Sequence[Step]]
-"""By trial id."""
 CURVE_POINTS = 160
 SMOOTHING = 0.03
 """Width of the smoothing window of a training curve, as a fraction of the run."""
 
 
-def blocks(c: Comparison, curves: Curves) -> list[Block]:
+def blocks(c: Comparison) -> list[Block]:
     if not c.encodings:
         return []
-    chart = training_curves(c, curves)
+    chart = training_curves(c)
     rows = []
     for e in c.encodings:
         speed, loss, seconds = (e.training("tokens_per_second"), e.training("loss"), e.training("seconds"))
@@ -42,10 +39,12 @@ def blocks(c: Comparison, curves: Curves) -> list[Block]:
     return [Heading("Training"), *([Figure(chart)] if chart is not None else []), table]
 
 
-def training_curves(c: Comparison, curves: Curves) -> CurveChart | None:
-    """Smoothed training loss against tokens: a line per encoding, its seeds as thin lines."""
+def training_curves(c: Comparison) -> CurveChart | None:
+    """Smoothed training loss against steps: a line per encoding, its seeds as thin lines."""
     runs = {
-        e.name: found for e in c.encodings if (found := [r for t in e.trials if (r := _smoothed(curves.get(t.id, ())))])
+        e.name: found
+        for e in c.encodings
+        if (found := [run for trial in e.trials if (run := _smoothed(trial.train.losses)) is not None])
     }
     if not runs:
         return None
@@ -56,17 +55,17 @@ def training_curves(c: Comparison, curves: Curves) -> CurveChart | None:
     )
     places = np.linspace(start, stop, CURVE_POINTS)
     lines = tuple(_curve(e, runs[e.name], places) for e in c.encodings if e.name in runs)
-    unit, letter = (1e6, "M") if stop >= 1e6 else (1e3, "k") if stop >= 1e4 else (1.0, "")
-    ticks = tuple((t, f"{t / unit:g} {letter}".strip() if t else "0") for t in linear_ticks(0.0, stop))
-    grid = Grid(tuple(map(float, places)), tuple(f"{compact(float(x))} tokens" for x in places))
+    ticks = tuple((t, f"{t:,.10g}") for t in linear_ticks(0.0, stop))
+    tokens = c.config.tokens / c.config.steps
+    grid = Grid(tuple(map(float, places)), tuple(f"step {x:,.0f}, {compact(float(x) * tokens)} tokens" for x in places))
     y = axis("training loss (nats per token)", "linear", [v for line in lines for v in line.y if v is not None])
     view = CurveView("training loss", (y,), (CurvePanel("", (grid,), (CurveFrame(0, lines),)),))
     caption = (
-        f"Training loss in nats per token, smoothed over {100 * SMOOTHING:.0f} % of the run. Every encoding sees the "
-        "same batches in the same order."
+        f"Training loss in nats per token, smoothed over {100 * SMOOTHING:.0f} % of the run, by optimiser step of "
+        f"{compact(tokens)} tokens. Every encoding sees the same batches in the same order."
     )
-    x = Axis("training tokens", "linear", 0.0, stop, ticks)
-    return CurveChart("training", "Training curves", caption, (("tokens", x),), (view,), named=True)
+    x = Axis("training steps", "linear", 0.0, stop, ticks)
+    return CurveChart("training", "Training curves", caption, (("step", x),), (view,), named=True)
 
 
 def _curve(e: Encoding, runs: Sequence[tuple[np.ndarray, np.ndarray]], places: np.ndarray) -> Curve:
@@ -84,14 +83,14 @@ def _curve(e: Encoding, runs: Sequence[tuple[np.ndarray, np.ndarray]], places: n
     return Curve(e.name, e.index, tuple(y), thin=thin, rows=tuple(rows))
 
 
-def _smoothed(points: Sequence[Step]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(tokens, loss) of the finite points, by a centred mean whose window is cut at both ends alike."""
-    kept = [(float(point.tokens), point.loss) for point in points if math.isfinite(point.loss)]
+def _smoothed(losses: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(steps, loss) of the finite losses, by a centred mean whose window is cut at both ends alike."""
+    kept = [(float(step), loss) for step, loss in losses.items() if math.isfinite(loss)]
     if len(kept) < 2:
         return None
-    tokens, loss = np.array(sorted(kept)).T
+    steps, loss = np.array(sorted(kept)).T
     half = int(len(loss) * SMOOTHING / 2)
     total = np.concatenate([[0.0], np.cumsum(loss)])
     index = np.arange(len(loss))
     reach = np.minimum(half, np.minimum(index, len(loss) - 1 - index))
-    return tokens, (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
+    return steps, (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
