@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 import whorl
 from whorl.comparison import load_trial
+from whorl.reports.comparison.by_length import by_length
 
 from .small_runs import LENGTH, SMALL
 
@@ -35,9 +36,13 @@ def test_encoders_are_compared_to_the_report(text: str, tmp_path: Path) -> None:
         "Masked-token perplexity against length",
         "Word order by length in tokens",
         "| guessing | – | 50.0 % | 50.0 % |",
+        "Word order in range: 50.0 %, where guessing gives 50.0 %.",
         "among the 8 in the middle of every window",
     ):
         assert said in report, said
+    chart = by_length(results, "mlm", "", "")
+    assert chart is not None
+    assert (chart.pictured, chart.overlaid, len(chart.views)) == (3, False, 3), "perplexity and both shares"
     model = load_trial(tmp_path / "trials" / rope.id)
     assert type(model).__name__ == "ModernBertForMaskedLM"
     assert str(whorl.encoding_of(model)) == "rope:base=10000"

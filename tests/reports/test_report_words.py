@@ -275,7 +275,7 @@ def test_results_without_a_unigram_model_say_so() -> None:
 
 
 def test_the_unigram_line_is_in_figure_and_table() -> None:
-    document = build(samples.read(with_unigram(samples.language())), {})
+    document = build(samples.read(with_unigram(samples.language())))
     (chart, *_) = document.charts
     levels = [level for view in chart.views for level in view.levels]
     assert levels == [(60.0, "a unigram model, 60.0"), (70.0, "a unigram model, 70.0")]
@@ -283,30 +283,30 @@ def test_the_unigram_line_is_in_figure_and_table() -> None:
     tables = [block for block in document.blocks if hasattr(block, "rows")]
     assert [cell[0] for cell in tables[0].rows[-1].cells] == ["a unigram model", "–", *["60.0"] * 5]
     assert [cell[0] for cell in tables[1].rows[-1].cells] == ["a unigram model", "–", *["70.0"] * 5]
-    assert not any(v.levels for v in build(samples.read(samples.language()), {}).charts[0].views)
+    assert not any(v.levels for v in build(samples.read(samples.language())).charts[0].views)
 
 
 def test_weights_that_were_trained_before_are_said_first() -> None:
     data = samples.language()
     for trial in data["trials"]:
         trial["pretrained"] = "rope:base=500000"
-    first = build(samples.read(data), {}).blocks[0]
+    first = build(samples.read(data)).blocks[0]
     assert isinstance(first, Paragraph)
     assert first.style == "notice"
     assert first.text.startswith(
         "The trials began with the pretrained weights of tiny, which were trained with rope:base=500000. That favours "
         "rope:base=500000: it goes on where it was, and the others have 4.1 M tokens to replace it."
     )
-    assert not any("pretrained" in getattr(b, "text", "") for b in build(samples.read(samples.language()), {}).blocks)
+    assert not any("pretrained" in getattr(b, "text", "") for b in build(samples.read(samples.language())).blocks)
 
 
 def test_tokens_beyond_one_pass_are_counted_in_epochs() -> None:
     data = with_unigram(samples.language())
-    document = build(samples.read(data), {})
+    document = build(samples.read(data))
     assert ("Budget", "4.1 M tokens a trial, 2 epochs of the text") in document.facts
     assert any(text.startswith("2 epochs: ") for text in findings(samples.read(data))["perplexity"].caveats)
     data["config"]["data"]["train_tokens"] = 5_000_000
-    assert ("Budget", "4.1 M tokens a trial") in build(samples.read(data), {}).facts
+    assert ("Budget", "4.1 M tokens a trial") in build(samples.read(data)).facts
     assert not any("epochs" in text for text in findings(samples.read(data))["perplexity"].caveats)
 
 
@@ -322,7 +322,7 @@ def test_a_task_may_measure_one_thing_or_three(monkeypatch: pytest.MonkeyPatch) 
     for metrics, words in beside.items():
         monkeypatch.setattr(task, "metrics", metrics)
         assert bullets(data, "copy")["rope"].endswith(f"70.0 % at 512 tokens (4x){words}.")
-        document = build(samples.read(data), {})
+        document = build(samples.read(data))
         labels = [metric.label for metric in metrics]
         assert [view.label for view in document.charts[0].views] == labels
         tables = [block.caption for block in document.blocks if hasattr(block, "caption")]

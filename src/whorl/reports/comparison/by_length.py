@@ -85,21 +85,25 @@ def _value(e: Encoding, metric: Metric, length: int, reference: int | None) -> t
 
 
 def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart | None:
-    """The two metrics of an evaluation against length; None when it has no finite value."""
+    """The metrics of an evaluation against length; None when it has no finite value."""
     lengths = c.lengths(kind)
-    views = [_view(c, metric, lengths) for metric in of_evaluation(kind).measured()]
+    first, *others = of_evaluation(kind).measured()
+    # Shares have one scale and lie over one another. Of several perplexities the picture has the first alone.
+    pictured = 2 if first.share else 1 + sum(metric.share for metric in others)
+    titled = pictured > 1 and not first.share
+    views = [_view(c, metric, lengths, titled) for metric in (first, *others)]
     found = tuple(view for view in views if view is not None)
     if not found:
         return None
     ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in lengths)
     x = Axis(f"length in {c.unit}", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
-    shares = of_evaluation(kind).measured()[0].share  # two shares have one scale, two perplexities do not
     return CurveChart(
-        *(kind, title, caption, (("length", x),), found), named=True, pictured=2 if shares else 1, overlaid=shares
+        *(kind, title, caption, (("length", x),), found), named=True, pictured=pictured, overlaid=first.share
     )
 
 
-def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | None:
+def _view(c: Comparison, metric: Metric, lengths: Sequence[int], titled: bool) -> CurveView | None:
+    """titled: the metric's name stands above its panel, which is lower than a long one on the axis."""
     lines = tuple(_line(c, e, metric, lengths) for e in c.encodings)
     values = [v for line in lines for row in (line.y, line.low, line.high, *line.thin) for v in row if v is not None]
     if not values:
@@ -108,11 +112,9 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int]) -> CurveView | 
     levels = () if nothing is None else ((nothing.value, f"{nothing.name}, {nothing.shown}"),)
     values += [value for value, _ in levels]
     better = "lower" if metric.lower_is_better else "higher"
-    y = (
-        percent_axis(metric.label)
-        if metric.share
-        else axis(f"{metric.label} (log scale, {better} is better)", "log", values)
-    )
+    scale = f"log scale, {better} is better"
+    label = scale if titled else f"{metric.label} ({scale})"
+    y = percent_axis(metric.label) if metric.share else axis(label, "log", values)
     notes = tuple(f"{n:,} {c.unit}, {multiple(n, c.train_length)}" for n in lengths)
     grid = Grid(tuple(map(float, lengths)), notes)
     marks = ((float(c.train_length), "training length"),)

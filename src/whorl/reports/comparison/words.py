@@ -103,7 +103,7 @@ def verdict(found: Difference | None) -> str | None:
 
 
 def _ratios(c: Comparison, task: type[Task]) -> Findings:
-    metric = task.measured()[0]
+    metric, *others = task.measured()
     reference, far = c.reference(task.evaluation), c.far(task.evaluation)
     lengths = [*([reference] if reference else []), *_telling(far, c.train_length)]
     learnt = _learnt(c, metric)
@@ -113,7 +113,7 @@ def _ratios(c: Comparison, task: type[Task]) -> Findings:
     at = multiple(reference or c.train_length, c.train_length)
     return Findings(
         lead=[lead] if lead else [],
-        bullets=[(e, _turning(e) + _ratio_bullet(c, metric, e)) for e in c.encodings],
+        bullets=[(e, _turning(e) + _ratio_bullet(c, metric, e) + _against_guessing(c, e, others)) for e in c.encodings],
         rule=_rule(c, metric, words.samples) if learnt else "",
         reading=words.reading.format(config=c.config, at=at) if reference and far else "",
         caveats=_caveats(c, task),
@@ -202,6 +202,18 @@ def _ratio_bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
     else:
         said = f"{_judgement(verdicts)}: from {number(base.mean)} in range to {listing(values)}."
     return " ".join([said, *notes])
+
+
+def _against_guessing(c: Comparison, e: Encoding, others: Sequence[Metric]) -> str:
+    """` Word order in range: 96.4 %, where guessing gives 50.0 %.`, of what can be guessed."""
+    told = ""
+    for metric in others:
+        reference = c.reference(metric.evaluation)
+        cell = None if metric.chance is None or reference is None else e.cell(metric, reference)
+        if cell is not None and cell.finite:
+            value = with_spread(cell.mean, cell.spread, metric.share)
+            told += f" {capital(metric.label)} in range: {value}, where guessing gives {percent(metric.chance)}."
+    return told
 
 
 def _interval(apart: Difference) -> str:
