@@ -7,6 +7,7 @@ from typing import Any
 from whorl.tasks import TASKS, parse
 from whorl.tasks.base import Task, TaskSettings
 
+STEPS = ["scratchpad=full", "scratchpad=comp@out"]
 FORMS = {
     "copy-items": [f"variant={variant}" for variant in ("cmc2x", "rsc", "rsc2x", "rdc")],
     "mqar": ["pairs=3,grows=load", "alpha=0.01"],
@@ -16,11 +17,22 @@ FORMS = {
     "segment-copy": ["segment=8,cue=1"],
     "fixed-offset": ["back=1"],
     "flip-flop": ["ignore=0.5"],
-    "parity": ["scratchpad=full", "scratchpad=comp@out"],
+    "reverse": ["variant=mc2x", "variant=mcrv"],
+    "addition": STEPS,
+    "sum": STEPS,
+    "parity": STEPS,
+    "sort": [*STEPS, "variant=multi", "scratchpad=full,variant=multi"],
+    "poly": STEPS,
+    "lego": STEPS,
+    "scan": ["split=len"],
+    "pcfg": ["most=9"],
 }
 NOTATIONS = [*TASKS, *(f"{name}:{form}" for name, forms in FORMS.items() for form in forms)]
 GENERATED = [notation for notation in NOTATIONS if "text" not in parse(notation)[0].options]
-COMMONEST = {"copy-items": 0.01}  # the share of the commonest answer, where that is above chance: one of 100 items
+COMMONEST = {
+    "copy-items": 0.01,
+    "poly": 0.13,
+}  # the share of the commonest answer, where that is above chance: one of 100 items
 
 
 def build(notation: str, text: str = "", **changes: Any) -> Any:

@@ -64,7 +64,7 @@ def test_unknown_task():
     [
         ("copy", "copy"),
         ("copy-items:variant=cmc", "copy-items"),
-        ("copy-items: symbols=9, variant=rsc", "copy-items:variant=rsc,symbols=9"),
+        ("copy-items: symbols=9, variant=rsc", "copy-items:symbols=9,variant=rsc"),
         ("parity:scratchpad=in@comp@out@var@re", "parity:scratchpad=full"),
         ("parity:scratchpad=out@comp", "parity:scratchpad=comp@out"),
     ],
@@ -78,7 +78,7 @@ def test_a_task_is_written_as_encodings_are(asked, shortest):
     ("asked", "message"),
     [
         ("copy:variant=rsc", "the copy task has no argument 'variant'; it takes none"),
-        ("copy-items:sort=rsc", "copy-items has no argument 'sort'; it takes variant, symbols"),
+        ("copy-items:sort=rsc", "copy-items has no argument 'sort'; it takes symbols, variant"),
         ("copy-items:variant=abc", "variant must be one of 'cmc', .* got 'abc'"),
         ("copy-items:symbols=1", "symbols must be 2 or more, got 1"),
         ("copy-items:variant", "write arguments as copy-items:key=value"),

@@ -24,7 +24,15 @@ TASKS = {
     "flip-flop": "whorl.tasks.flip_flop:FlipFlop",
     "mlm": "whorl.tasks.mlm:MaskedLanguage",
     "copy-items": "whorl.tasks.copy_items:CopyItems",
+    "reverse": "whorl.tasks.reverse:Reverse",
+    "addition": "whorl.tasks.addition:Addition",
+    "sum": "whorl.tasks.sum:Sum",
     "parity": "whorl.tasks.parity:Parity",
+    "sort": "whorl.tasks.sort:Sort",
+    "poly": "whorl.tasks.poly:Poly",
+    "lego": "whorl.tasks.lego:Lego",
+    "scan": "whorl.tasks.scan:Scan",
+    "pcfg": "whorl.tasks.pcfg:PCFG",
 }
 
 

@@ -16,32 +16,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from whorl.encodings.config import choices, require_positive_int
-from whorl.tasks.base import Arguments, argument
-from whorl.tasks.problems import Answer, Problem, Prompt
+from whorl.encodings.config import choices
+from whorl.tasks.base import argument
+from whorl.tasks.problems import AGAIN, Answer, OfItems, Problem, Prompt
 
 VARIANTS = ("cmc", "cmc2x", "rsc", "rsc2x", "rdc")
-AGAIN = "next"
 
 
 @dataclass(frozen=True)
-class CopyItemsArguments(Arguments):
+class CopyItemsArguments(OfItems):
     """Which copy is asked for."""
 
     name = "copy-items"
 
     variant: str = argument("cmc", ", ".join(VARIANTS))
-    symbols: int = argument(100, "how many different items there are")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choices("variant", self.variant, VARIANTS)
-        require_positive_int("symbols", self.symbols)
-        if self.symbols < 2:
-            raise ValueError(f"symbols must be 2 or more, got {self.symbols}")
 
 
 class CopyItems(Problem):
@@ -53,8 +48,7 @@ class CopyItems(Problem):
     takes = CopyItemsArguments
 
     def symbols(self) -> Sequence[str]:
-        again = [AGAIN] if self.arguments.variant == "cmc2x" else []
-        return [*(f"x{i}" for i in range(self.arguments.symbols)), *again]
+        return [*self.arguments.items, *([AGAIN] if self.arguments.variant == "cmc2x" else [])]
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Prompt, Answer]:
         variant, symbols = self.arguments.variant, self.arguments.symbols
@@ -77,6 +71,3 @@ class CopyItems(Problem):
                 return [*prompt, *prompt]
             case _:
                 return prompt
-
-    def _facts(self) -> dict[str, Any]:
-        return {"variant": self.arguments.variant, "symbols": self.arguments.symbols}

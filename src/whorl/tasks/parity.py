@@ -1,6 +1,6 @@
 """Parity: whether the number of ones among n bits is even (2305.19466). Version 1.
 
-    0 1 1  ->  yes
+    0 1 1  ->  Yes
     in 0 comp 0 ** par = 0 ** 0 out 0 var par 0 re 1 1 # in 1 comp 1 ** par = 1 ** 0 out 1 var par 1 re 1 # ...
 
 Bits are uniform and independent, at least three of them. Guessing is right half of the time, and so 50 % past the
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from whorl.tasks.problems import Answer, Problem, Prompt
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
-EVEN, ODD = "yes", "no"
+EVEN, ODD = "Yes", "No"
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,3 @@ class Parity(Problem):
                 variables=("par", str(parity)),
                 left=tuple(prompt[i + 1 :]),
             )
-
-    def _facts(self) -> dict[str, Any]:
-        return {"scratchpad": self.arguments.scratchpad}

@@ -14,39 +14,65 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from whorl.encodings.config import require_positive_int
 from whorl.results.comparison import Data
 from whorl.results.trial import Row
 from whorl.tasks import scratchpad
-from whorl.tasks.base import IGNORED, Example, TaskSettings, Words
+from whorl.tasks.base import IGNORED, Arguments, Example, TaskSettings, Words, argument
 from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, TRAINING, Graded
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
 END = SPECIAL  # after the answer
 FIRST_WORD = SPECIAL + 1
+DIGITS = tuple("0123456789")
+AGAIN = "next"  # between two answers
 Prompt = Sequence[str]
 Answer = Sequence[str]
+
+
+def digits(number: int) -> tuple[str, ...]:
+    """A number in words: `-`, where it is below zero, and its digits."""
+    return tuple(str(number))
+
+
+@dataclass(frozen=True)
+class OfItems(Arguments):
+    """Base of the arguments of a task whose items are symbols."""
+
+    symbols: int = argument(100, "how many different items there are")
+
+    def __post_init__(self) -> None:
+        require_positive_int("symbols", self.symbols)
+        if self.symbols < 2:
+            raise ValueError(f"symbols must be 2 or more, got {self.symbols}")
+
+    @property
+    def items(self) -> list[str]:
+        """The words of the items: x0, x1, ..."""
+        return [f"x{i}" for i in range(self.symbols)]
 
 
 class Problem(Graded):
     """Prompts and their answers in words. A subclass draws them, and solves a prompt by reading it.
 
-    smallest  the size of the smallest problem
+    smallest  the size of the smallest problem, and `largest` that of the largest, where there is one
     trained   the training length where none is given
 
-    Raises ValueError for a length below `smallest`.
+    Raises ValueError for a length that no problem has.
     """
 
     metrics = (replace(EXACT_MATCH, learnt=0.95, has_stderr=True), TOKEN_ACCURACY)
     unit = "items"
     smallest: ClassVar[int] = 2
+    largest: ClassVar[int | None] = None
     trained: ClassVar[int] = 20
 
     def __init__(self, settings: TaskSettings) -> None:
@@ -88,6 +114,10 @@ class Problem(Graded):
         """The size of a training problem."""
         return int(rng.integers(self.smallest, self.settings.train_length + 1))
 
+    def training_problem(self, rng: np.random.Generator) -> tuple[Prompt, Answer]:
+        """One that is trained on."""
+        return self.draw(rng, self.training_size(rng))
+
     @classmethod
     def default_length(cls, given: Mapping[str, Any]) -> int:
         return cls.trained
@@ -110,6 +140,11 @@ class Problem(Graded):
             if size < cls.smallest:
                 raise ValueError(
                     f"a problem of the {cls.name} task has {cls.smallest} {cls.unit} or more, got {size}; "
+                    f"try --train-length {cls.trained}"
+                )
+            if cls.largest is not None and size > cls.largest:
+                raise ValueError(
+                    f"a problem of the {cls.name} task has at most {cls.largest} {cls.unit}, got {size}; "
                     f"try --train-length {cls.trained}"
                 )
 
@@ -147,8 +182,7 @@ class Problem(Graded):
 
     def training_example(self, seed: int, i: int) -> Example:
         rng = np.random.default_rng((TRAINING, seed, i))
-        problem = self.draw(rng, self.training_size(rng))
-        ids, labels = self._padded([self.sequence(*problem)], self._train_tokens)
+        ids, labels = self._padded([self.sequence(*self.training_problem(rng))], self._train_tokens)
         return {"input_ids": ids[0], "labels": labels[0]}
 
     def oracle(self, ids: np.ndarray) -> np.ndarray:
@@ -173,6 +207,9 @@ class Problem(Graded):
         words, chance = targets - 1, 1 / len(self.guesses)
         values = {EXACT_MATCH.key: chance**words, TOKEN_ACCURACY.key: (words * chance + 1) / targets}
         return Row(size, {key: float(of_each.mean()) for key, of_each in values.items()})
+
+    def _facts(self) -> dict[str, Any]:
+        return dict(vars(self.arguments)) if self.arguments is not None else {}
 
     def _padded(self, sequences: list[tuple[list[int], int]], tokens: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = tokens or max(len(ids) for ids, _ in sequences)
