@@ -22,8 +22,6 @@ import numpy as np
 import torch
 
 from whorl.encodings.config import require_positive_int
-from whorl.results.comparison import Data
-from whorl.results.trial import Row
 from whorl.tasks import scratchpad
 from whorl.tasks.base import IGNORED, Arguments, Example, TaskSettings, Words, argument
 from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, TRAINING, Graded
@@ -198,15 +196,12 @@ class Problem(Graded):
         guessed[np.flatnonzero(ids == IGNORED)[-1]] = END
         return guessed
 
-    def describe(self) -> Data:
-        return replace(super().describe(), guessing=tuple(map(self._guessing, self.settings.lengths)))
-
-    def _guessing(self, size: int) -> Row:
+    def chance(self, length: int) -> dict[str, float]:
         """What one has on the evaluation set who knows how long each answer is and guesses its words."""
-        targets = (self.evaluation_set(size)[1] != IGNORED).sum(1).double()
+        targets = (self.evaluation_set(length)[1] != IGNORED).sum(1).double()
         words, chance = targets - 1, 1 / len(self.guesses)
-        values = {EXACT_MATCH.key: chance**words, TOKEN_ACCURACY.key: (words * chance + 1) / targets}
-        return Row(size, {key: float(of_each.mean()) for key, of_each in values.items()})
+        of_each = {EXACT_MATCH.key: chance**words, TOKEN_ACCURACY.key: (words * chance + 1) / targets}
+        return {key: float(values.mean()) for key, values in of_each.items()}
 
     def _facts(self) -> dict[str, Any]:
         return dict(vars(self.arguments)) if self.arguments is not None else {}
