@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from whorl.diagnosis import CHECKS
 from whorl.testing import tiny_model
 
 
@@ -32,6 +33,9 @@ def test_the_command(folder: Path) -> None:
     done = run(str(folder))
     assert done.exit_code == 0, done.output
     assert "Cached decoding equals a full forward" in done.output
+    checks = [line for line in done.stderr.splitlines() if line.startswith("checks")]  # where there is no terminal
+    assert checks[0].startswith(f"checks: 1 of {len(CHECKS)}, ")
+    assert checks[-1].startswith(f"checks: {len(CHECKS)} of {len(CHECKS)}, ")
     done = run(str(folder), "--length", "100")
     assert done.exit_code == 1
     assert "asked for 100 tokens, and the config declares 64" in " ".join(done.output.split())

@@ -9,6 +9,7 @@ import pytest
 from whorl.cli import progress
 from whorl.cli.progress import Stages
 from whorl.console import console
+from whorl.conversion.folders import counted
 
 
 @pytest.fixture
@@ -50,6 +51,14 @@ def test_steps_that_come_by_many_go_by_what_was_there_before(clock: list[float])
         clock[0] = 30.0
         update(16, 48)
     assert shown.getvalue() == "loss before: 16 of 48, 30 s, about 1.0 min left\n"
+
+
+def test_what_is_counted_by_more_begins_at_none() -> None:
+    told: list[tuple[int, int]] = []
+    more = counted(lambda done, of: told.append((done, of)), 10)
+    more(4)
+    more(6)
+    assert told == [(0, 10), (4, 10), (10, 10)]
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_time_left(clock: list[float]) -> None:

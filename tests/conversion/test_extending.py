@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,7 +156,9 @@ def test_auto_prefers_methods_that_keep_the_loss_in_range() -> None:
 
 
 def test_the_model_as_it_is_is_kept_where_no_method_reads_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    def losses(model: torch.nn.Module, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
+    def losses(
+        model: torch.nn.Module, windows: torch.Tensor, ignored: int | None = None, _: Any = None
+    ) -> torch.Tensor:
         return loss_by_position(model, windows, ignored) + int("~" in str(whorl.encoding_of(model)))
 
     monkeypatch.setattr(extending, "loss_by_position", losses)
@@ -176,7 +179,14 @@ def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str],
     model.save_pretrained(tmp_path / "model")
     source(str(trial[0])).tokenizer().save_pretrained(tmp_path / "model")
     how = {"train_length": 32, "text": trial[1], "windows": 2}
-    whorl.extend(str(tmp_path / "model"), 64, out=tmp_path / "longer", say=said.append, **how)
+    read: dict[str, list[tuple[int, int]]] = {}
+
+    def stage(name: str) -> Any:
+        return lambda done, of: read.setdefault(name, []).append((done, of))
+
+    whorl.extend(str(tmp_path / "model"), 64, out=tmp_path / "longer", stage=stage, say=said.append, **how)
+    assert list(read) == ["the methods"]
+    assert read["the methods"][-1] == (2 * 10, 2 * 10), "windows: untouched, five scalings and four windows"
     assert whorl.load(tmp_path / "longer").config.max_position_embeddings == 128
     assert "the config says 128 tokens, more than 64: max_position_embeddings stays as it is" in said
 
@@ -184,7 +194,9 @@ def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str],
 def test_auto_never_keeps_what_reads_fewer_tokens_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every window's losses are a nat below all others."""
 
-    def losses(model: torch.nn.Module, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
+    def losses(
+        model: torch.nn.Module, windows: torch.Tensor, ignored: int | None = None, _: Any = None
+    ) -> torch.Tensor:
         return loss_by_position(model, windows, ignored) - int("window" in str(whorl.encoding_of(model)))
 
     monkeypatch.setattr(extending, "loss_by_position", losses)

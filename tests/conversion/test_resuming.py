@@ -127,22 +127,18 @@ def test_losses_are_measured_once(trial: tuple[Path, str], tmp_path: Path, monke
 
 @pytest.mark.full
 def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
-    def run(out: str, say: Callable[[str], None] = lambda line: None) -> Any:
+    def run(out: str, stage: Callable) -> Any:
         return whorl.extend(
             str(trial[0]), 2 * LENGTH, method="base=20000", windows=4, tune=STEPS * 4 * 2 * LENGTH, lora=4,
-            learning_rate=3e-3, batch_size=4, out=tmp_path / out, say=say,
+            learning_rate=3e-3, batch_size=4, out=tmp_path / out, stage=stage,
         )  # fmt: skip
 
-    def interrupt(line: str) -> None:
-        if line.startswith("tuned: step 5 "):
-            raise KeyboardInterrupt
-
-    undisturbed = run("undisturbed")
+    undisturbed = run("undisturbed", seen([]))
     with pytest.raises(KeyboardInterrupt):
-        run("out", interrupt)
-    said: list[str] = []
-    found = run("out", said.append)
-    assert next(line for line in said if line.startswith("tuned")) == f"tuned: step 5 of {STEPS}"
+        run("out", seen([], ("tuning", 5)))
+    steps: list[tuple[str, int]] = []
+    found = run("out", seen(steps))
+    assert next(step for name, step in steps if name == "tuning") == 5
     assert found == undisturbed
     assert found.best.past != found.tried[1].past, "it was tuned"
     assert sorted(os.listdir(tmp_path)) == ["out", "undisturbed"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whorl.cli.progress import Stages
 from whorl.console import console, said
 
 if TYPE_CHECKING:
@@ -61,12 +62,18 @@ def doctor(
 
 @contextmanager
 def _progress(checks: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, with the check that is asked, gone when all are; nothing elsewhere."""
+    """A bar on a terminal, with the check that is asked, gone when all are; lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        with Stages(terminal) as stages:
+            update, begun = stages.stage("checks"), count()
+            yield lambda title: update(next(begun), checks)
+            update(checks, checks)
+        return
     columns = (TextColumn("{task.description:44}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+    with Progress(*columns, console=terminal, transient=True) as bars:
         task, answered = bars.add_task("", total=checks), count()
         yield lambda title: bars.update(task, description=title, completed=next(answered))
 

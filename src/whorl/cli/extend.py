@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from whorl.cli.progress import Stages
 from whorl.console import console, said
 
 if TYPE_CHECKING:
@@ -76,11 +77,12 @@ def extend(
 
     terminal = console()
     try:
-        found = write(
-            model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance,
-            tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
-            force=force, say=terminal.print,
-        )  # fmt: skip
+        with Stages(terminal) as stages:
+            found = write(
+                model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance,
+                tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
+                force=force, stage=stages.stage, say=terminal.print,
+            )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED if tune else "whorl: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None

@@ -166,13 +166,19 @@ def extended(host: OpenHost, encoding: Encoding, change: Change, train_length: i
     return layered(host, changed)
 
 
-def loss_by_position(model: Any, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
+def loss_by_position(
+    model: Any,
+    windows: torch.Tensor,
+    ignored: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
     """Mean loss (nats) of the token after each position, over windows [windows, tokens]: [tokens - 1].
 
-    ignored: a token that is no target (the tokenizer's unknown one, of which no model has learnt anything).
+    ignored: a token that is no target (the tokenizer's unknown one, of which no model has learnt anything). progress:
+    told how many more windows were read.
     """
     inner = open_host(model).model
-    losses = window_losses(inner, windows, inner.config.get_text_config().vocab_size).double()
+    losses = window_losses(inner, windows, inner.config.get_text_config().vocab_size, progress=progress).double()
     counted = torch.ones_like(losses) if ignored is None else (windows[:, 1:] != ignored).double()
     return (losses * counted).sum(0) / counted.sum(0).clamp_min(1)
 
@@ -186,7 +192,7 @@ def extend(
     method: str = "auto",
     tolerance: float = TOLERANCE,
     ignored: int | None = None,
-    advance: Callable[[str], None] = lambda method: None,
+    update: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Tried, list[Tried]]:
     """Attaches the method that reads `to` tokens best, and returns it and all that were tried, the untouched one first.
 
@@ -199,6 +205,8 @@ def extend(
     short, a model that does not turn or sees no new distance, and one whose weights or losses are not finite.
 
     Layers that see no further than the training length stay as they are: nothing that they meet is new.
+
+    update: told of the windows that are read, of all methods together, and of how many.
     """
     for name, value in {"to": to, "train_length": train_length}.items():
         if not isinstance(value, int):
@@ -241,13 +249,20 @@ def extend(
 
     reached = _reaches(host, encoding)
 
+    done, in_all = 0, (1 + len(candidates)) * len(windows)
+
+    def read(more: int) -> None:
+        nonlocal done
+        done += more
+        update(done, in_all)
+
     def measured(name: str, encoding: Encoding) -> Tried:
-        found = summed(name, encoding, loss_by_position(model, windows, ignored), train_length, to)
+        losses = loss_by_position(model, windows, ignored, read)
+        found = summed(name, encoding, losses, train_length, to)
         whole = all(now >= was for was, now in zip(reached, _reaches(host, encoding), strict=True))
         found = replace(found, whole_context=whole)
         if not found.finite:
             reasons.append(f"{name}: {finite.first_not_finite(model, windows)}")
-        advance(name)
         return found
 
     reasons: list[str] = []

@@ -27,9 +27,29 @@ from whorl.sources import Source, source
 from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]
+Update = Callable[[int, int], None]  # done, of how many
+Stage = Callable[[str], Update]  # of a name
 FEW_STEPS = 20
 STRIDE = 0.5  # of a window, between the starts of two
 REACH = 4  # times the training length: where the loss of a conversion is taken too, if documents are that long
+
+
+def silent(name: str) -> Update:
+    """A stage that nobody is told of."""
+    return lambda done, of: None
+
+
+def counted(update: Update, of: int) -> Callable[[int], None]:
+    """What is told of more that is done, for what is told of all that is."""
+    done = 0
+    update(done, of)
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        update(done, of)
+
+    return more
 
 
 def extend(
@@ -48,6 +68,7 @@ def extend(
     needle: bool = False,
     out: str | Path,
     force: bool = False,
+    stage: Stage = silent,
     say: Say = lambda line: None,
 ) -> Extension:
     """Extends a checkpoint, by name, and writes it to the folder `out`, with extension.json and loss.png.
@@ -57,6 +78,8 @@ def extend(
           interrupted goes on (see `resuming`).
     needle  also asks for a number stated far back (see `needle`), at the training length and the new one, in
           the result as `needle`.
+    stage   told by name of what begins (the methods, the tuning, its loss, the needle); gives what is told of how much
+            of it is done, and of how much there is
     Raises ValueError for what does not fit, before anything is written.
     """
     check_numbers(
@@ -86,7 +109,7 @@ def extend(
         method=method,
         tolerance=tolerance,
         ignored=tokenizer.unk_token_id,
-        advance=lambda name: say(f"measured: {name}"),
+        update=stage("the methods"),
     )
     if best is tried[0]:
         say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
@@ -100,8 +123,10 @@ def extend(
             check_tokens(model, task)
             asked = {"encoding": str(best.encoding), "lora": lora, **_follows_from(model, task, healing)}
             work = until_written.enter_context(resuming.working(out, "extend", asked, say))
-            model = tuned(model, task, healing, lora, work, say)
-            losses = extending.loss_by_position(model, ids, tokenizer.unk_token_id)
+            model = tuned(model, task, healing, lora, work, stage("tuning"))
+            losses = extending.loss_by_position(
+                model, ids, tokenizer.unk_token_id, counted(stage("its loss"), len(ids))
+            )
             finite.check_values(losses, "losses are not finite after the tuning", model, ids)
             after = extending.summed(f"{best.method}{TUNED}", best.encoding, losses, limit, to)
             best = replace(after, whole_context=best.whole_context)
@@ -110,8 +135,8 @@ def extend(
         if needle:
             from whorl.conversion.needle import DEPTHS, retrieval
 
-            say(f"a needle at {len(DEPTHS)} depths of {limit:,} and {to:,} tokens")
-            rows = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to))
+            asked_for = counted(stage(f"the needle, at {limit:,} and {to:,} tokens"), 2 * len(DEPTHS))
+            rows = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to), advance=lambda: asked_for(1))
         with outputs.replacing(out, "extend", force, reads) as folder:
             result = Extension(
                 from_=name,
@@ -155,7 +180,7 @@ def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
 
 
 @put_back()
-def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) -> Any:
+def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, update: Update) -> Any:
     """The model trained on at the new length: all of its weights, or adapters that are merged in the end."""
     from transformers import set_seed
 
@@ -169,7 +194,7 @@ def tuned(model: Any, task: Any, healing: Any, lora: int, work: Path, say: Say) 
         set_seed(healing.seed)
         trained = get_peft_model(model, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear"))
     check_memory(trained, healing.recipe())
-    train_on(trained, task, healing, work / "tuning", lambda step, of: say(f"tuned: step {step:,} of {of:,}"), [])
+    train_on(trained, task, healing, work / "tuning", update, [])
     merged = trained.merge_and_unload() if lora else trained
     return merged.eval()
 
@@ -251,7 +276,7 @@ def convert(
     seed: int = 0,
     out: str | Path,
     force: bool = False,
-    stage: Any = None,
+    stage: Stage = silent,
     say: Say = lambda line: None,
 ) -> Conversion:
     """Converts a checkpoint, by name, heals it and writes it to the folder `out`, with conversion.json.
@@ -283,10 +308,9 @@ def convert(
     if chosen.says:
         say(chosen.says)
     say(_planned(healing, control, task))
-    how: dict[str, Any] = {} if stage is None else {"stage": stage}
     asked = {"to": chosen.to, **_follows_from(model, task, healing)}
     with resuming.working(out, "convert", asked, say) as work:
-        result = converting.convert(model, chosen.to, task, healing, work, control=control, **how)
+        result = converting.convert(model, chosen.to, task, healing, work, control=control, stage=stage)
         said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:
             loads = extending.save(model, folder, tokenizer, longest)
