@@ -24,7 +24,7 @@ def text(tmp_path_factory):
 
 
 def test_folder_and_registry_agree():
-    shared = {"__init__", "base", "generated", "graded", "metrics", "problems", "scratchpad"}
+    shared = {"__init__", "base", "generated", "graded", "metrics", "mixed", "problems", "scratchpad"}
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
     assert files == {name.replace("-", "_") for name in TASKS}
     for name in TASKS:

@@ -19,6 +19,7 @@ EPILOG = """
  whorl compare hope rope+window:size=64/nope --text book.txt --train-length 256\n
  whorl compare rope hope --task copy --out runs/copy\n
  whorl compare nope t5 --task copy-items:variant=rsc --out runs/copy-items\n
+ whorl compare rope hope --mix mqar=0.1 --out runs/mixed      text, and a task of retrieval\n
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
@@ -55,6 +56,13 @@ def compare(
         ),
     ] = None,
     task: Annotated[str, typer.Option(help=_tasks(), metavar="TASK[:KEY=VALUE,...]")] = _D.task,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=WEIGHT",
+            help="Mixes a task into language training, as this share of the sequences (mqar=0.1); may be repeated.",
+        ),
+    ] = None,
     text: Annotated[str, typer.Option(help=_of_tasks("text"))] = _D.text,
     tokenizer: Annotated[str | None, typer.Option(help=_of_tasks("tokenizer"))] = None,
     model: Annotated[
@@ -108,7 +116,7 @@ def compare(
     lengths_asked = None if lengths is None else tuple(part.strip() for part in lengths.split(",") if part.strip())
     settings = Settings(
         task, text, tokenizer, model, train_length, lengths_asked, tokens, tail, windows, batch_size, learning_rate,
-        schedule, warmup, weight_decay, precision, compile,
+        schedule, warmup, weight_decay, precision, compile, tuple(mix or ()),
     )  # fmt: skip
     from dataclasses import asdict
 

@@ -38,7 +38,7 @@ from whorl.results.comparison import Comparison, Config
 from whorl.results.schema import damaged
 from whorl.results.training import TrainingRecord
 from whorl.results.trial import FinishedTrial, Machine, Row, Trial
-from whorl.tasks.base import Task
+from whorl.tasks.base import Evaluation, Task
 from whorl.training.attention import for_evaluation
 from whorl.training.models import build, build_model, has_weights, model_label, parameter_count
 from whorl.training.settings import Settings
@@ -82,10 +82,15 @@ def compare(
     for seed in seeds:
         check_numbers(seed=seed)
     chosen = Settings(**settings)
-    chosen.task_class.check(chosen.task_settings())
+    chosen.check_task()
     resolved = chosen.resolve()
     labels = [str(parse(e)) for e in encodings]
     check_model(resolved.model)
+    if resolved.mix and has_weights(resolved):
+        raise ValueError(
+            f"{resolved.model} comes with weights and has no ids for the symbols of {resolved.mix[0]}; "
+            "mix tasks into the training of a preset, or of a config"
+        )
     of_model, words = filled_by_model(encodings, resolved)
     asked = check_asked(of_model, seeds, resolved)
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -95,7 +100,7 @@ def compare(
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):
-        task = resolved.task_class(resolved.task_settings())
+        task = resolved.make_task()
     fingerprint = task.fingerprint()
     trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
     facts = _facts(resolved, task, trials, seeds)
@@ -164,12 +169,13 @@ class _Run:
         if not PartialState().is_main_process:
             return
         model = for_evaluation(model)
-        lengths = settings.evaluation_lengths()
-        with display.evaluating(trial.id, len(lengths)) as advance:
-            rows = []
-            for length in lengths:
-                rows.append(_evaluate(task, model, length))
-                advance(length)
+        evaluations = task.evaluations()
+        rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
+        with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:
+            for name, made in evaluations.items():
+                for length in made.lengths:
+                    rows[name] += (_row(made, model, length),)
+                    advance(length)
         FinishedTrial(
             id=trial.id,
             encoding=trial.encoding.name,
@@ -179,7 +185,7 @@ class _Run:
             **turning(trial.encoding, self.hosts[trial.encoding]),
             pretrained=own_encoding(model) if has_weights(settings) else None,
             train=record,
-            evaluations={task.evaluation: tuple(rows)},
+            evaluations=rows,
             config=trial.encoding.to_dict(),
             settings=settings.to_dict(),
             data=self.data,
@@ -212,10 +218,10 @@ class _Run:
         report.write(results, self.folder)
 
 
-def _evaluate(task: Task, model: Any, length: int) -> Row:
+def _row(evaluation: Evaluation, model: Any, length: int) -> Row:
     """One length's row; a length that the encoding cannot reach is a row that says why."""
     try:
-        return task.evaluate(model, length)
+        return evaluation.row(model, length)
     except ValueError as error:
         return Row(length, unreachable=str(error))
 

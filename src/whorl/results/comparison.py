@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ class Data:
     facts         the rest, for people: how much data there is, and of what kind
     unit          what lengths count: tokens, items, digits, ...
     guessing      a row per length: what one has who knows the form of an answer and guesses; none where a metric's
-                  own chance says it
+                  own chance says it. Where several evaluations were made, by `evaluation.metric`
     """
 
     task: str
@@ -49,6 +49,7 @@ class Config:
     """The settings of the run with nothing left open (see `whorl.training.settings.Settings`), and what follows.
 
     train_tokens  tokens of a training sequence, where `train_length` counts something else
+    mix           what was mixed into the text, each task with its share of the sequences
     """
 
     task: str
@@ -73,6 +74,7 @@ class Config:
     trials_planned: int
     data: Data
     train_tokens: int | None = None
+    mix: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(train_length=self.train_tokens)
@@ -151,8 +153,14 @@ class Comparison(Shown, Keyed):
 
     def guessing(self, metric: Metric, length: int | None) -> float | None:
         """The metric of one who guesses; None where it is not known."""
-        found = None if length is None else _value(self.config.data.guessing, metric, length)
-        return metric.chance if found is None else found
+        if length is None:
+            return metric.chance
+        rows = self.config.data.guessing
+        for name in (replace(metric, key=f"{metric.evaluation}.{metric.key}"), metric):
+            found = _value(rows, name, length)
+            if found is not None:
+                return found
+        return metric.chance
 
     def lengths(self, evaluation: str) -> list[int]:
         """The lengths at which this evaluation was made, ascending."""

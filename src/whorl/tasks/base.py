@@ -109,6 +109,14 @@ class Words:
     caveats: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The lengths at which something is measured, and what gives the row of a model at one of them."""
+
+    lengths: tuple[int, ...]
+    row: Callable[[torch.nn.Module, int], Row]
+
+
 class Task(ABC):
     """Data and measure of a comparison, prepared once and used by all its trials. It describes itself:
 
@@ -214,6 +222,10 @@ class Task(ABC):
         The model is put in eval mode and back. `progress` is called with the number of windows just done.
         A model that diverged gives inf or nan. Raises ValueError for a length that the task cannot make.
         """
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """What is measured of a trained model, by the name under which its rows stand."""
+        return {self.evaluation: Evaluation(self.settings.lengths, self.evaluate)}
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Writes the tokenizer beside a model, where the task has one."""

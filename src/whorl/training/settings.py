@@ -51,6 +51,7 @@ class Settings:
 
     task            of `whorl.tasks.TASKS`: its name, or with arguments as encodings have them (parity:scratchpad=full);
                     text and tokenizer are of tasks that read them
+    mix             tasks that are mixed into language training, each with its share of the sequences ("mqar=0.1")
     text            stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET
     tokenizer       a directory or hub name; None trains a byte-level BPE on the training split
     model           tiny, small, base (decoders, and encoders of the same sizes for mlm), or a Hugging Face config or
@@ -81,6 +82,7 @@ class Settings:
     weight_decay: float = 0.1
     precision: str = "auto"
     compile: bool = False
+    mix: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, wanted in PATHS.items():
@@ -89,6 +91,7 @@ class Settings:
                 object.__setattr__(self, name, check_path(name, value, wanted))
         if self.lengths is not None:
             object.__setattr__(self, "lengths", tuple(check_list("lengths", self.lengths, '["1x", "4x"]')))
+        object.__setattr__(self, "mix", tuple(check_list("mix", self.mix, '["mqar=0.1"]')))
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False, got {shown(self.compile)}")
         for name in NUMBERS:
@@ -148,6 +151,22 @@ class Settings:
             **({"vocab_size": self.preset.vocab_size} if self.preset else {}),
         )
 
+    def check_task(self) -> None:
+        """Raises ValueError, before any work, for data that cannot be made."""
+        self.task_class.check(self.task_settings())
+        if self.mix:
+            from whorl.tasks.mixed import check_mix
+
+            check_mix(self.task_class, self.mix, self.task_settings())
+
+    def make_task(self) -> Task:
+        """The task, with what is mixed into it."""
+        if not self.mix:
+            return self.task_class(self.task_settings())
+        from whorl.tasks.mixed import Mixed, shares
+
+        return Mixed(self.task_settings(), shares(self.mix))
+
     @property
     def train_tokens(self) -> int:
         """Tokens of a training sequence."""
@@ -158,6 +177,11 @@ class Settings:
         this machine's precision."""
         from whorl.tasks import written
 
+        mix = self.mix
+        if mix:
+            from whorl.tasks.mixed import shares
+
+            mix = tuple(map(str, shares(mix)))
         tokens, rate = self.tokens, self.learning_rate
         if self.preset is not None:
             needs = self.task_class.needs
@@ -171,6 +195,7 @@ class Settings:
             learning_rate=rate or 3e-4,
             lengths=tuple(map(str, self.evaluation_lengths())),
             precision=resolved_precision(self.precision),
+            mix=mix,
         )
 
     def recipe(self, seed: int) -> Recipe:
@@ -181,7 +206,9 @@ class Settings:
         return Recipe(**own | {"train_length": self.train_tokens, "seed": seed})
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "lengths": self.lengths and list(self.lengths)}
+        """As JSON. What came later than the first trials is left out at its default: they are known by the rest."""
+        told = {**dataclasses.asdict(self), "lengths": self.lengths and list(self.lengths), "mix": list(self.mix)}
+        return told if self.mix else {key: value for key, value in told.items() if key != "mix"}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Settings:

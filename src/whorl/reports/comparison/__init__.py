@@ -71,7 +71,11 @@ def _subtitle(c: Comparison) -> str:
     task, arguments = parse(c.config.task)
     longest = max((n for kind in c.evaluations for n in c.lengths(kind)), default=None)
     told = f" on {c.config.text}" if "text" in task.options else f" ({c.config.task})" if arguments else ""
-    parts = [task.title + told, f"trained at {'up to ' if c.unit != 'tokens' else ''}{c.train_length:,} {c.unit}"]
+    mixed = f", mixed with {' and '.join(c.config.mix)} of the sequences" if c.config.mix else ""
+    parts = [
+        task.title + told + mixed,
+        f"trained at {'up to ' if c.unit != 'tokens' else ''}{c.train_length:,} {c.unit}",
+    ]
     if longest is not None:
         parts.append(f"evaluated at up to {longest:,}")
     return ", ".join(parts) + ". Only the encoding differs between the trials."
