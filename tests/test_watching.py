@@ -10,7 +10,7 @@ import torch
 
 import whorl
 from whorl.hosts import open_host
-from whorl.inspection import measures
+from whorl.inspection import streaming
 from whorl.testing import peaked, tiny_model
 from whorl.watching import forward, layers_of, watching
 
@@ -43,7 +43,7 @@ def test_streamed_attention_is_the_stock_models_own(family: str) -> None:
     assert len(weights) == len(found)
     for index, w in enumerate(weights):
         w = w[1].double()
-        got = measures.softmax(found[index], 1)
+        got = streaming.softmax(found[index], 1)
         by_distance = torch.stack([w.diagonal(-d, 1, 2).sum(-1) for d in range(48)], -1)
         np.testing.assert_allclose(got.by_distance, by_distance, atol=2e-3)
         np.testing.assert_allclose(got.first, w[..., 0], atol=2e-4)
@@ -79,7 +79,7 @@ def test_attached_encodings_are_read_too(family: str, encoding: str) -> None:
         model.set_attn_implementation("eager")
     attentions = model(TOKENS, output_attentions=True, use_cache=False).attentions
     for index, w in enumerate(attentions):
-        got = measures.softmax(found[index], 0)
+        got = streaming.softmax(found[index], 0)
         by_distance = torch.stack([w[0].double().diagonal(-d, 1, 2).sum(-1) for d in range(48)], -1)
         np.testing.assert_allclose(got.by_distance, by_distance, atol=2e-3)
 

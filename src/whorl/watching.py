@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,12 +21,14 @@ from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.data.losses import evaluating
 from whorl.encodings.hope import HoPE
+from whorl.encodings.scores import At
 from whorl.hosts import OpenHost, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask, register
+from whorl.numerics import math_dtype
 from whorl.ops import Visible, biased_attention
 from whorl.ops.axes import seen_by
-from whorl.ops.scores import multiplied
+from whorl.ops.scores import BoundScore, Channels, product, token_by_token
 
 INTERFACE = "whorl_inspect"
 
@@ -39,6 +41,8 @@ class Layer:
     layout       how pairs lie in the first 2 x pairs channels: "half" or "interleaved"
     window       keys at this distance or beyond are hidden by the host; None without a window
     cut          the longest wavelength that HoPE lets turn, in training lengths: its own where the layer has HoPE
+    has_logits   False where weights are a quotient of features, and there is no logit
+    distribution  False where weights may be negative, and have no sum that is known
     """
 
     index: int
@@ -47,6 +51,8 @@ class Layer:
     amplitude: float
     window: int | None
     cut: float = 1.0
+    has_logits: bool = True
+    distribution: bool = True
 
     @property
     def pairs(self) -> int:
@@ -79,6 +85,7 @@ def layers_of(model: Any) -> list[Layer]:
             spectrum = seam.spectrum
         elif host.turns[i]:
             spectrum = stock_spectrum(host.rotary, host.layer_types[i], host.shapes[i].head_dim)
+        scores = () if seam is None else seam.scores
         layers.append(
             Layer(
                 index=i,
@@ -87,6 +94,8 @@ def layers_of(model: Any) -> list[Layer]:
                 amplitude=1.0 if spectrum is None else spectrum.amplitude,
                 window=_reach(host.windows[i], () if seam is None else seam.biases),
                 cut=_cut(host, i),
+                has_logits=not any(score.does("features") for score in scores),
+                distribution=all(score.distribution for score in scores),
             )
         )
     return layers
@@ -118,9 +127,24 @@ def _refuse(host: OpenHost) -> None:
         )
 
 
+class Block(NamedTuple):
+    """Logits of some heads, of the queries q0 .. q1 - 1 and the keys k0 .. q1 - 1 of one window."""
+
+    heads: slice
+    q0: int
+    q1: int
+    k0: int
+    logits: torch.Tensor  # as the softmax gets them [heads, queries, keys]; hidden keys are at minus infinity
+    content: torch.Tensor | None  # scale q.k, capped, and nothing else; None where that is all that they are
+
+
 @dataclass
 class Attended:
-    """One layer's attention over whole windows: k, v [batch, key heads, tokens, head_dim], q with its own heads."""
+    """One layer's attention over whole windows: k, v [batch, key heads, tokens, head_dim], q with its own heads.
+
+    q and k are those whose product is taken: turned, and multiplied by a scale's factor. Where each head turns by
+    angles of its own, k has as many heads as q.
+    """
 
     layer: Layer
     q: torch.Tensor
@@ -132,40 +156,115 @@ class Attended:
     biases: list[nn.Module]
     mask: Visible | None  # None: causal, and nothing else hidden
     positions: torch.Tensor  # [1, tokens]
+    channels: Channels | None = None  # of q and k, whose product is added to the logits
+    scores: tuple[BoundScore, ...] = ()
+    factor: torch.Tensor | None = None  # in q already: [batch or 1, heads or 1, tokens]
 
-    def logits(self, batch: int, group: int, q0: int, q1: int) -> tuple[torch.Tensor, int]:
-        """Logits [repeats, q1 - q0, keys] of one window's queries of one key head, as the softmax gets them; and the
-        first of the keys, whose last is the last query. Hidden keys are at minus infinity."""
-        repeats = self.q.shape[1] // self.k.shape[1]
+    @property
+    def units(self) -> list[slice]:
+        """Heads whose logits are made together: those of one key head; all, where a score or a bias gives them so."""
+        heads = self.q.shape[1]
+        alone = all(hasattr(module, "of_distance") for module in self.biases) and not self._rows()
+        together = heads // self.k.shape[1] if alone else heads
+        return [slice(first, first + together) for first in range(0, heads, together)]
+
+    @property
+    def adds(self) -> bool:
+        """Whether logits are more, or something else, than q.k and what a window hides."""
+        if not self.layer.has_logits:
+            return False
+        biased = any(getattr(module, "reach", None) is None for module in self.biases)
+        return biased or self.channels is not None or any(score.module.does("logits") for score in self.scores)
+
+    def block(self, batch: int, heads: slice, q0: int, q1: int) -> Block:
+        """Logits of one window's queries, of the heads of one of `units`, float32."""
+        repeats, at, dtype = self.q.shape[1] // self.k.shape[1], self.positions, math_dtype(self.q.dtype)
         k0 = 0 if self.layer.window is None else max(0, q0 - self.layer.window + 1)
-        heads = slice(group * repeats, (group + 1) * repeats)
-        q = self.q[batch, heads, q0:q1].float() * self.scale
-        s = (q.flatten(0, 1) @ self.k[batch, group, k0:q1].float().T).view(repeats, q1 - q0, q1 - k0)
+        q = self.q[batch, heads, q0:q1].to(dtype) * self.scale
+        k = self.k[batch, heads.start // repeats : heads.stop // repeats, k0:q1].to(dtype)
+        s = (q.unflatten(0, (len(k), -1)).flatten(1, 2) @ k.mT).view(len(q), q1 - q0, q1 - k0)
+        seen = None if self.mask is None else self._seen(batch, heads, q0, q1, k0)
+        rows = []
+        if changing := self._rows("logits"):
+            if seen is None:
+                seen = torch.ones(1, *s.shape[1:], dtype=torch.bool, device=s.device).tril(q0 - k0)
+            rows = [(score.module, self._at(score, batch, q0, q1, k0, seen)) for score in changing]
+        content = s.clone() if self.adds else None
+        handed = q[None], k.repeat_interleave(repeats, 0)[None] if rows else k[None]
+        for module, here in rows:
+            if module.scores_anew:
+                s = module.logits(s[None], *handed, here)[0]
         if self.softcap is not None:
-            s = s.div_(self.softcap).tanh_().mul_(self.softcap)
-        for module in self.biases:
-            at = seen_by(module, self.positions)
-            bias = module(at[:, q0:q1], at[:, k0:q1])[0].float()
-            s += bias[heads] if bias.shape[0] > 1 else bias
-        if self.mask is None:
-            hidden = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)
-            s[..., q0 - k0 :].masked_fill_(hidden, -torch.inf)
+            for x in (s, *(() if content is None else (content,))):
+                x.div_(self.softcap).tanh_().mul_(self.softcap)
+        for module, here in rows:
+            if not module.scores_anew:
+                s = module.logits(s[None], *handed, here)[0]
+        if self.channels is not None:
+            of_q, of_k = self.channels
+            of_k = of_k[batch, heads if of_k.shape[1] > 1 else slice(None), k0:q1]
+            s += product(of_q[batch, heads, q0:q1], of_k)
+        for bias in self.biases:
+            here_at = seen_by(bias, at)
+            added = bias(here_at[:, q0:q1], here_at[:, k0:q1])[0].to(dtype)
+            s += added[heads] if added.shape[0] > 1 else added
+        if seen is None:
+            later = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)
+            s[..., q0 - k0 :].masked_fill_(later, -torch.inf)
         else:
-            seen = self.mask.block(q0, q1, k0, q1)
-            seen = seen[batch if seen.shape[0] > 1 else 0]
-            s.masked_fill_(~(seen[heads] if seen.shape[0] > 1 else seen), -torch.inf)
-        return s, k0
+            s.masked_fill_(~seen, -torch.inf)
+        return Block(heads, q0, q1, k0, s.float(), None if content is None else content.float())
+
+    def weights(self, batch: int, block: Block) -> torch.Tensor | None:
+        """What a score gives in the place of the softmax's weights: [heads, queries, keys]; None without such a one."""
+        for score in self._rows("weights"):
+            at = self._at(score, batch, block.q0, block.q1, block.k0, block.logits > -torch.inf)
+            return score.module.weights(block.logits[None], at)[0]
+        return None
 
     def entropy(self, batch: int, q0: int, q1: int) -> torch.Tensor:
-        """Of one window's attention weights, a sink's among them, in nats: [heads, q1 - q0]."""
-        repeats, found = self.q.shape[1] // self.k.shape[1], []
-        for group in range(self.k.shape[1]):
-            s, _ = self.logits(batch, group, q0, q1)
+        """Of one window's attention weights in nats, a sink's and what is given to no key among them: [heads, q1 - q0].
+
+        NaN where weights are no distribution.
+        """
+        found = []
+        for heads in self.units:
+            block = self.block(batch, heads, q0, q1)
+            weights = self.weights(batch, block)
+            if weights is not None:
+                found.append(self.spread(weights))
+                continue
+            s = block.logits
             if self.sinks is not None:
-                sinks = self.sinks[group * repeats : (group + 1) * repeats].float()
-                s = torch.cat([s, sinks[:, None, None].expand(-1, q1 - q0, 1)], -1)
+                s = torch.cat([s, self.sinks[heads].float()[:, None, None].expand(-1, q1 - q0, 1)], -1)
             found.append(torch.special.entr(s.softmax(-1)).sum(-1))
         return torch.cat(found)
+
+    def spread(self, weights: torch.Tensor) -> torch.Tensor:
+        """The entropy of weights that took the softmax's place, and of what they leave: [heads, queries]."""
+        if not self.layer.distribution:
+            return torch.full(weights.shape[:2], torch.nan, device=weights.device)
+        left = (1 - weights.sum(-1)).clamp(min=0)
+        return torch.special.entr(weights).sum(-1) + torch.special.entr(left)
+
+    def _rows(self, *steps: str) -> list[BoundScore]:
+        """The scores that are handed all keys of a query for one of these steps, or for any."""
+        return [score for score in self.scores if any(map(score.module.does, steps or ("logits", "weights")))]
+
+    def _at(self, score: BoundScore, batch: int, q0: int, q1: int, k0: int, seen: torch.Tensor) -> At:
+        of_q, of_k = (
+            None if state is None else state[batch if state.shape[0] > 1 else 0][None, first:q1]
+            for state, first in ((score.query_state, q0), (score.key_state, k0))
+        )
+        at = self.positions[:, q0:q1], self.positions[:, k0:q1]
+        return BoundScore(score.module, of_q, of_k).at(*at, seen[None], self.scale)
+
+    def _seen(self, batch: int, heads: slice, q0: int, q1: int, k0: int) -> torch.Tensor:
+        """What the mask shows, [heads or 1, queries, keys]."""
+        assert self.mask is not None
+        seen = self.mask.block(q0, q1, k0, q1)
+        seen = seen[batch if seen.shape[0] > 1 else 0]
+        return seen[heads] if seen.shape[0] > 1 else seen
 
 
 Watcher = Callable[[Attended], None]
@@ -243,25 +342,19 @@ def _interface(
 ) -> tuple[torch.Tensor, None]:
     watcher, edit, layer = module.__dict__["whorl_watch"]
     how = attention_arguments(module, query, key, value, attention_mask, **kwargs)
-    factor, scores = how.pop("factor", None), how.get("scores", ())
-    if factor is not None:
-        how["q"] = multiplied(how["q"], factor).to(how["q"].dtype)
-    if scores and (watcher is not None or edit is not None):
-        raise ValueError(
-            f"{module.whorl_seam.notation} changes logits by content, and what is read here are q, k and the logits "
-            "that their product makes; attach an encoding that turns q and k, biases or multiplies logits"
-        )
     if edit is not None:
         how["q"], how["k"] = edit(layer, how["q"], how["k"], how["query_positions"])
-    q, k, v, mask = how["q"], how["k"], how["v"], how["mask"]
+    factor, scores, mask = how.pop("factor", None), how.pop("scores", ()), how["mask"]
+    at, v = (how["query_positions"], how["key_positions"]), how["v"]
+    q, k, channels = token_by_token(scores, *at, how["q"], how["k"], how["scale"], factor)
     plain = mask is None and not how["biases"] and how["softcap"] is None and how["sinks"] is None and not scores
     if plain:
         out = scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]
         )
     else:
-        out, _ = biased_attention(**how, causal=mask is None)
+        out, _ = biased_attention(**how, causal=mask is None, factor=factor, scores=scores)
     if watcher is not None:
-        positions = how["query_positions"][:1]
-        watcher(Attended(layer, q, k, v, how["scale"], how["softcap"], how["sinks"], how["biases"], mask, positions))
+        read = how["scale"], how["softcap"], how["sinks"], how["biases"], mask, at[0][:1], channels, scores, factor
+        watcher(Attended(layer, q, k, v, *read))
     return out.transpose(1, 2).contiguous(), None

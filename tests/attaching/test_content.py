@@ -263,7 +263,7 @@ def test_cached_decoding_equals_a_full_forward(family: str, encoding: str, stati
 
 
 @torch.no_grad()
-def test_what_is_watched_has_the_factor_in_q_and_scores_are_refused() -> None:
+def test_what_is_watched_has_the_factor_in_q_and_what_scores_add() -> None:
     from whorl.watching import forward, watching
 
     plain, seen = tiny_model("llama"), []
@@ -279,8 +279,12 @@ def test_what_is_watched_has_the_factor_in_q_and_scores_are_refused() -> None:
     forward(whorl.attach(plain, "rope"), TOKENS, of_stock.append)
     factor = torch.arange(1.0, LENGTH + 1).log()[:, None]
     torch.testing.assert_close(seen[0].q, of_stock[0].q * factor)
-    with pytest.raises(ValueError, match="forgets changes logits by content, and what is read here are q, k and"):
-        forward(attached("llama", "forgets"), TOKENS, seen.append)
+    model, of_score = attached("llama", "rope+forgets+grows"), []
+    logits, budget = logits_and_budget(model, TOKENS)
+    with watching(model, of_score.append):
+        assert difference(model(TOKENS, use_cache=False).logits, logits) < budget
+    assert of_score[0].channels is not None
+    torch.testing.assert_close(of_score[0].q, of_stock[0].q * factor)
 
 
 # --- saving ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from whorl.encodings import Shape, parse
-from whorl.inspection import analysis, measures
+from whorl.inspection import analysis, measures, streaming
 from whorl.inspection.measures import Bins
 from whorl.inspection.passes import Pass, regions
 from whorl.ops.visible import DenseVisible
@@ -75,9 +75,9 @@ def full(a: Attended, window: int) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def test_the_streamed_softmax(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     a = attended(**CASES[case])
-    monkeypatch.setattr(measures, "BLOCK_NUMBERS", 20_000)  # so that there are many blocks
+    monkeypatch.setattr(streaming, "BLOCK_NUMBERS", 20_000)  # so that there are many blocks
     tokens, window = a.q.shape[2], 1
-    got = measures.softmax(a, window)
+    got = streaming.softmax(a, window)
     _, weights = full(a, window)
     seen = weights[..., :-1]
     by_distance = torch.stack([seen.diagonal(-d, 1, 2).sum(-1) for d in range(tokens)], -1)
@@ -118,12 +118,13 @@ def test_logits_by_distance_and_by_pair(case: str) -> None:
 @torch.no_grad()
 def test_sums_do_not_depend_on_the_threads(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     a, before = attended(**CASES[case]), torch.get_num_threads()
-    monkeypatch.setattr(measures, "BLOCK_NUMBERS", 20_000)
+    monkeypatch.setattr(streaming, "BLOCK_NUMBERS", 20_000)
     found = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            streamed = vars(measures.softmax(a, 0)).values()
+            softmax = streaming.softmax(a, 0)
+            streamed = softmax.sums, softmax.entropy, softmax.first
             found.append([*streamed, *measures.curves(a.q[0], a.k[0], a.layer.channels(), a.scale)])
             assert torch.get_num_threads() == threads, "as it was"
             with ThreadPoolExecutor(1) as pool:
@@ -207,7 +208,8 @@ def test_sampled_logits_are_those_of_their_distances() -> None:
     a.q[:], a.k[:] = 0, 0
     at = torch.arange(64.0)
     a.q[..., 0], a.q[..., 1], a.k[..., 0], a.k[..., 1] = 1000 * at, 1, 1, at
-    drawn = measures.sampled_parts(a, 0, 5, 20, 500, torch.Generator().manual_seed(0))[0, :, -1] / a.scale
+    at = measures.drawn(64, 5, 20, 500, torch.Generator().manual_seed(0))
+    drawn = measures.parts_at(a, 0, *at)[0, :, -1] / a.scale
     query, key = (drawn / 1000).floor(), drawn.round() % 1000
     assert set((query.round() - key).tolist()) == set(range(5, 20))
     assert key.min() == 1, "the first token is no key"

@@ -12,7 +12,7 @@ import torch
 import whorl
 from whorl.inspection import passes, planning
 from whorl.inspection.planning import Asked, Cost, Deadline, planned, spread
-from whorl.results.inspection import Plan, Reading
+from whorl.results.plan import Plan, Reading
 from whorl.testing import peaked, tiny_model
 from whorl.watching import Layer
 

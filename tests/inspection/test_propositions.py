@@ -10,7 +10,7 @@ import torch
 
 from whorl.encodings import Spectrum
 from whorl.encodings.spectrum import rope_frequencies
-from whorl.inspection import measures
+from whorl.inspection import measures, streaming
 from whorl.ops import rotate, rotation_tables
 from whorl.watching import Attended, Layer
 
@@ -65,7 +65,7 @@ def test_5_2_a_position_free_head_cannot_be_diagonal(trial: int) -> None:
     """[bos, x, x]: both x are one key, so that the last query gives its own place less than a half."""
     x = torch.randn(2, DIM) * 3
     q, k = (torch.stack([x[0], x[1], x[1]]) @ torch.randn(DIM, DIM) for _ in range(2))
-    found = measures.softmax(attended(q[None], k[None], ()), 0)
+    found = streaming.softmax(attended(q[None], k[None], ()), 0)
     last = torch.softmax(q[2] @ k.T, 0)
     assert float(last[2]) < 0.5
     assert found.by_distance.sum() == pytest.approx(3, abs=1e-4)
@@ -80,7 +80,7 @@ def test_5_3_rotary_heads_can(offset: int, name: str) -> None:
     q = psi.expand(1, TOKENS, DIM)
     at = torch.arange(TOKENS)
     k = turned(turned(q, torch.full((TOKENS,), offset)), at)
-    found = measures.softmax(attended(turned(q, at), k), 0)
+    found = streaming.softmax(attended(turned(q, at), k), 0)
     mean = found.by_distance[0] / (TOKENS - np.arange(TOKENS))
     assert mean[offset] > 0.99, name
     # per unit of norm the fastest pairs are the sharpest

@@ -14,7 +14,8 @@ import typer
 from whorl.console import console, said
 
 if TYPE_CHECKING:
-    from whorl.results.inspection import Inspection, Plan
+    from whorl.results.inspection import Inspection
+    from whorl.results.plan import Plan
 
 EPILOG = """
 [bold]Examples[/]

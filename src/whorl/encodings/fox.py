@@ -66,6 +66,9 @@ class ForgetGates(ScoreModule):
         assert of_k is not None
         return torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
 
+    def fading(self, state: torch.Tensor, scale: float) -> torch.Tensor:
+        return state[..., 0]
+
 
 @dataclass(frozen=True)
 class FoX(Encoding):

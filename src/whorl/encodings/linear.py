@@ -34,6 +34,7 @@ class FeatureAttention(ScoreModule):
     def __init__(self, spectrum: Spectrum | None, layout: str) -> None:
         super().__init__()
         self.spectrum, self.layout = spectrum, layout
+        self.distribution = spectrum is None or not spectrum.turning
 
     def features(self, q: torch.Tensor, k: torch.Tensor, at: At) -> Features:
         of_q, of_k = nn.functional.elu(q) + 1, nn.functional.elu(k) + 1

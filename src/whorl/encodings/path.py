@@ -137,6 +137,9 @@ class Householder(ScoreModule):
         there = slice(self.size + 1, self.size + 2)
         return at.query_state[..., there], at.key_state[..., there]
 
+    def fading(self, state: torch.Tensor, scale: float) -> torch.Tensor | None:
+        return scale * state[..., self.size + 1] if self.forgets else None
+
 
 def turned_products(
     q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, beta: torch.Tensor, seen: torch.Tensor | None

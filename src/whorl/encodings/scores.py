@@ -67,6 +67,7 @@ class ScoreModule(nn.Module):
     keeps_state: bool = False  # `tokens` is asked
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
+    distribution: bool = True  # its `weights` are never negative, and sum to 1 at most
     as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did
 
     def tokens(
@@ -125,6 +126,13 @@ class ScoreModule(nn.Module):
     def turns_between(self, at: At) -> TurnsBetween:
         """The turns; what `logits` does with all keys of a query must be the same product."""
         raise NotImplementedError
+
+    def fading(self, state: torch.Tensor, scale: float) -> torch.Tensor | None:
+        """The sum, up to each token, of what its gates take from the logits of all keys before it: [B, T, H or 1].
+
+        For state [B, T, H or 1, S], and the host's own logit scale. None for what has no such gates.
+        """
+        return None
 
     def does(self, step: str) -> bool:
         """Whether a class overrides one of these steps."""

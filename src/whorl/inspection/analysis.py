@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from whorl.encodings.p_rope import PRoPE, pairs_of_share
 from whorl.encodings.spectrum import turns_fully, wavelength
 from whorl.inspection import measures
 from whorl.inspection.passes import OFFSETS, Pass, Sums
+from whorl.results.added import Added, Factor, Gate
 from whorl.results.inspection import (
     Activated,
     Array,
@@ -161,6 +163,8 @@ def positional_heads(text: Pass, random: Pass | None) -> tuple[Head, ...]:
     first token, both on the text and on random tokens (on the text alone where there is no random pass)."""
     found = []
     for index, sums in sorted(text.layers.items()):
+        if sums.attention is None:
+            continue
         scores = [_scores(p, p.layers[index]) for p in (text, random) if p is not None]
         least = np.minimum.reduce(scores)
         for head, at in enumerate(least.argmax(1)):
@@ -206,10 +210,11 @@ def _carriers(found: Pass, sums: Sums, head: int, offset: int | None) -> dict[st
         bound = None
     else:
         here = by_pair[head, :, offset]
-        logit = found.mean_logit(sums)
         count = sums.windows * found.counts[offset]
+        logit, added = found.mean_logit(sums), found.mean_added(sums)
         assert logit is not None
-        bound = float(logit[head, offset] / (sums.bound[head, offset] / count))
+        content = logit[head, offset] - (0 if added is None else added[head, offset])
+        bound = float(content / (sums.bound[head, offset] / count))
     margin = here - everywhere
     order, goal = np.argsort(-margin), CARRIED * margin.clip(0).sum()
     needed = int(np.searchsorted(margin[order].clip(0).cumsum(), goal) + 1)
@@ -229,6 +234,54 @@ def first_token(text: Pass, random: Pass | None) -> tuple[FirstToken, ...]:
         return None if settled is None or found is None else float(settled.mean() / found.layers[index].windows)
 
     return tuple(FirstToken(i, mean(text, i), mean(random, i)) for i in sorted(text.layers))
+
+
+# --- what is added, and what logits are multiplied by ---
+
+
+def added(text: Pass) -> tuple[Added, ...] | None:
+    """How much of each head's logits biases and scores make; None where nothing is added in any layer.
+
+    By the variances over keys of single queries (from the eighth on), which are what a softmax feels: content + added
+    is the logit, so that the shares of both sum to 1. One is negative where they pull apart.
+    """
+    rows = []
+    for index, sums in sorted(text.layers.items()):
+        for head, (own, content, both) in enumerate(() if sums.spread is None else sums.spread / sums.windows):
+            whole = own + content + 2 * both
+            share = float((own + both) / whole) if whole > 0 else 0.0
+            rows.append(Added(index, head, share, math.sqrt(own), math.sqrt(content)))
+    return tuple(rows) or None
+
+
+def gates(text: Pass) -> tuple[Gate, ...] | None:
+    """Of each head whose keys fade by gates; None without any."""
+    rows = []
+    for index, sums in sorted(text.layers.items()):
+        for head, (log, mean, below) in enumerate(() if sums.gates is None else sums.gates / sums.windows):
+            half_life = -math.log(2) / log if log < 0 else math.inf
+            half = float(half_life) if math.isfinite(half_life) else None
+            rows.append(Gate(index, head, float(mean), half, float(below)))
+    return tuple(rows) or None
+
+
+def factors(scales: list[tuple[nn.Module, ...]], inside: Pass, beyond: Pass | None) -> tuple[Factor, ...] | None:
+    """What scales multiply logits by, and what heads learned of it; None without any. scales: the modules of each
+    layer."""
+    rows = []
+    for index, sums in sorted(inside.layers.items()):
+        if sums.factor is None:
+            continue
+        at = sums.factor / sums.windows
+        past = None
+        if beyond is not None and (longer := beyond.layers.get(index)) is not None and longer.factor is not None:
+            past = longer.factor / longer.windows
+        learned = {name: x.detach() for module in scales[index] for name, x in module.named_parameters()}
+        for head, factor in enumerate(at):
+            of_head = {name: float(x[head]) for name, x in learned.items() if x.shape == at.shape}
+            known = None if past is None else float(past[head])
+            rows.append(Factor(index, head if len(at) > 1 else None, float(factor), known, of_head))
+    return tuple(rows) or None
 
 
 # --- out of range ----------------------------------------------------------------------------------------------------
@@ -259,6 +312,8 @@ def out_of_range(inside: Pass, beyond: Pass) -> tuple[OutOfRange, list[Array | N
     by_pair = list(whole)
     noises = []
     for index, sums in sorted(beyond.layers.items()):
+        if not sums.layer.has_logits:
+            continue
         reference, again = (torch.cat(inside.layers[index].samples[n], 1) for n in ("reference", "again"))
         noises.append(_departures(again, reference))
         hidden = np.full(reference.shape[-1], np.nan)

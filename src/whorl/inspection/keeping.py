@@ -16,14 +16,15 @@ import torch
 
 from whorl.files import read_json, write_atomically, write_json
 from whorl.inspection.passes import Sums
-from whorl.results.inspection import Ablation, Array, Plan
+from whorl.results.inspection import Ablation, Array
+from whorl.results.plan import Plan
 from whorl.results.schema import as_json, parsed
 from whorl.watching import Layer
 
 log = logging.getLogger(__name__)
 
 ARRAYS = ("logit", "by_pair", "curve", "first_by_pair", "bound", "attention", "entropy", "first", "settled_first",
-          "last_keys")  # fmt: skip
+          "last_keys", "added", "sizes", "spread", "gates", "factor")  # fmt: skip
 OF = "windows"  # among the arrays of a stage, the digest of its windows
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
 

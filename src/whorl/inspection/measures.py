@@ -25,9 +25,7 @@ from whorl.watching import Attended, Layer
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-BLOCK_NUMBERS = 1 << 18  # logits of a block: what stays in a core's own cache
 FFT_CHANNELS = 16  # transformed at a time, for a bound on memory
-LEAST = -60.0  # exp() far below takes ten times as long, for numbers that no sum feels
 KEY_BINS = 64
 
 
@@ -175,104 +173,29 @@ def standardised(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.
     return (wide / spread[..., None]).flatten(0, 1), centred
 
 
-@dataclass
-class Softmax:
-    """Sums over a window's queries of what attention does, per head."""
-
-    by_distance: Array  # [heads, tokens]: attention at each distance, summed over queries
-    entropy: Array  # [heads, tokens]: of each query's weights, nats
-    first: Array  # [heads, tokens]: each query's attention on the first token
-    last_keys: Array  # [heads, KEY_BINS]: mean attention by relative key position, of the last eighth of the queries
-
-
-def softmax(attended: Attended, batch: int) -> Softmax:
-    """Streams one window's attention weights. Nothing of size [tokens, tokens] is ever made."""
-    heads, tokens = attended.q.shape[1], attended.q.shape[2]
-    groups, device = attended.k.shape[1], attended.q.device
-    repeats = heads // groups
-    entropy, first = torch.zeros(2, heads, tokens, device=device)
-    last = tokens - max(1, tokens // 8)
-
-    def stream(item: tuple[int, list[tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocks of queries of one key head: writes their entropy and first; by distance and by key, their sums."""
-        group, blocks = item
-        own = slice(group * repeats, (group + 1) * repeats)
-        by_distance, last_keys = torch.zeros(2, repeats, tokens, device=device)
-        for q0, q1 in blocks:
-            s, k0 = attended.logits(batch, group, q0, q1)
-            rows, width = q1 - q0, q1 - k0
-            top = s.amax(-1, keepdim=True)
-            sink = None
-            if attended.sinks is not None:
-                sink = attended.sinks[own].float()[:, None, None]
-                top = torch.maximum(top, sink)
-            s.sub_(top).clamp_min_(LEAST)
-            # Zeros on the right of each row and before the first one: a view whose rows start one number further on
-            # each time then has a distance in each column.
-            room = torch.empty(repeats, rows - 1 + rows * (width + rows), device=device)
-            room[:, : rows - 1] = 0
-            padded = room[:, rows - 1 :].view(repeats, rows, width + rows)
-            padded[..., width:] = 0
-            e = padded[..., :width]
-            torch.exp(s, out=e)
-            total, inside = e.sum(-1), s.mul_(e).sum(-1)
-            if sink is not None:
-                sunk = (sink - top)[..., 0]
-                total, inside = total + sunk.exp(), inside + sunk.exp() * sunk
-            entropy[own, q0:q1] = total.log() - inside / total
-            share = 1 / total
-            if k0 == 0:
-                first[own, q0:q1] = e[..., 0] * share
-            for r in range(repeats):
-                skewed = room[r].as_strided((rows, width + rows - 1), (width + rows + 1, 1), room[r].storage_offset())
-                by_distance[r, :width] += (share[r] @ skewed).flip(0)[rows - 1 :]
-                if q0 >= last:
-                    last_keys[r, k0:q1] += share[r] @ e[r]
-        return by_distance, last_keys
-
-    blocks = _blocks(tokens, repeats, attended.layer.window or tokens, last)
-    turns = min(len(blocks), torch.get_num_threads())
-    items = [(group, blocks[turn::turns]) for group in range(groups) for turn in range(turns)]
-    sums = torch.zeros(2, heads, tokens, device=device)  # by distance, and of the last queries by key
-    for (group, _), made in zip(items, at_once(stream, items, device), strict=True):
-        sums[:, group * repeats : (group + 1) * repeats] += torch.stack(made)
-    by_distance, last_keys = sums
-    edges = np.linspace(0, tokens, KEY_BINS + 1).round().astype(int)
-    by_key = Bins(edges[:-1], edges[1:]).sum((last_keys / (tokens - last)).cpu().numpy())
-    return Softmax(by_distance.cpu().numpy(), entropy.cpu().numpy(), first.cpu().numpy(), by_key)
-
-
-def _blocks(tokens: int, repeats: int, window: int, last: int) -> list[tuple[int, int]]:
-    """Ranges of queries whose logits are about BLOCK_NUMBERS; none holds queries on both sides of `last`."""
-    blocks, q0 = [], 0
-    while q0 < tokens:
-        keys = min(q0 + 64, window + 64)
-        step = max(16, min(512, BLOCK_NUMBERS // (repeats * keys)))
-        q1 = min(tokens, q0 + step, last if q0 < last else tokens)
-        blocks.append((q0, q1))
-        q0 = q1
-    return blocks
-
-
 def norm_products(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
     """Sums of scale |q_i| |k_{i-d}| over i for each distance, [heads, tokens]: the bound of Cauchy and Schwarz."""
     of_q, of_k = (x.float().norm(dim=-1)[..., None] for x in (q, k))
     return curves(of_q, of_k, torch.empty(0, 1, dtype=torch.long), scale)[0]
 
 
-def sampled_parts(
-    attended: Attended, batch: int, low: int, high: int, count: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Logits by part of random (query, key) pairs at distances low <= d < high: [heads, count, pairs + 1], the whole
-    last. Distances are drawn evenly, then queries evenly from those that have such a key past the first token."""
-    layer, tokens = attended.layer, attended.q.shape[2]
+def drawn(
+    tokens: int, low: int, high: int, count: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random pairs at distances low <= d < high: queries and keys, [count] each. Distances are drawn evenly, then
+    queries evenly from those that have such a key past the first token."""
     distance = torch.randint(low, high, (count,), generator=generator)
     query = distance + 1 + (torch.rand(count, generator=generator) * (tokens - 1 - distance)).long()
     query = query.clamp_max(tokens - 1)
+    return query, query - distance
+
+
+def parts_at(attended: Attended, batch: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """scale q.k of these queries and keys, by part: [heads, count, pairs + 1], the whole last."""
     q = attended.q[batch][:, query].float() * attended.scale
-    k = attended.k[batch][:, query - distance].float().repeat_interleave(q.shape[0] // attended.k.shape[1], 0)
+    k = attended.k[batch][:, key].float().repeat_interleave(q.shape[0] // attended.k.shape[1], 0)
     product = q * k
-    parts = product[..., layer.channels()].sum(-1)
+    parts = product[..., attended.layer.channels()].sum(-1)
     return torch.cat([parts, product.sum(-1, keepdim=True)], -1)
 
 

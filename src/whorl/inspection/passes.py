@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from whorl.hosts import open_host
-from whorl.inspection import measures
+from whorl.inspection import adding, measures
+from whorl.inspection.adding import Added, AddedAt, Shares
 from whorl.inspection.measures import Bins
+from whorl.inspection.streaming import Softmax, stream
 from whorl.results.inspection import Array
 from whorl.watching import Attended, Layer, forward
 
@@ -41,6 +43,11 @@ class Sums:
     first: Array | None = None  # [heads, P]
     settled_first: Array | None = None  # [heads]
     last_keys: Array | None = None  # [heads, KEY_BINS]
+    added: Array | None = None  # [heads, D]: to logits, beside q.k
+    sizes: Array | None = None  # [2, heads, D]: of what is added, and of content, as `adding.Shares` has them
+    spread: Array | None = None  # [heads, 3]: variances over keys, mean over queries
+    gates: Array | None = None  # [heads, 3]
+    factor: Array | None = None  # [heads or 1]: at the window's last query
     samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # each [heads, count, pairs + 1]
 
 
@@ -131,43 +138,82 @@ class Pass:
                 norm = measures.pair_norms(x, layer) * len(x)
                 sums.norms[name] = add(sums.norms.get(name), norm)
         for window in range(len(attended.q)):
-            sums.windows += 1
-            if self.logits is not None:
-                self._logits(sums, attended, window)
-            if self.attention:
-                self._attention(sums, attended, window)
-            for name, (low, far) in self.sampled.items():
-                high = far if sums.layer.window is None else min(far, sums.layer.window)
-                if low >= high:  # hidden by the layer's window
-                    continue
-                count = -(-self.samples // len(self.windows))
-                drawn = measures.sampled_parts(attended, window, low, high, count, self.generator)
-                sums.samples.setdefault(name, []).append(drawn.cpu())
+            self._window(sums, attended, window)
 
-    def _logits(self, sums: Sums, attended: Attended, window: int) -> None:
+    def _window(self, sums: Sums, attended: Attended, window: int) -> None:
+        layer = sums.layer
+        drawn = self._drawn(layer)
+        added = shares = attention = None
+        points: dict[str, AddedAt] = {}
+        if attended.adds:
+            points = {name: AddedAt(attended, window, *at) for name, at in drawn.items()}
+            if self.logits is not None:
+                added = Added(attended, window, self._shares(attended, window))
+            if self.logits == "raw":
+                shares = Shares(attended, window)
+        if self.attention and layer.distribution:
+            attention = Softmax(attended, window)
+        if readers := [*filter(None, (added, shares)), *points.values(), *filter(None, (attention,))]:
+            stream(attended, window, *readers)
+        sums.windows += 1
+        if self.logits is not None and layer.has_logits:
+            self._logits(sums, attended, window, None if added is None else added.means())
+        if shares is not None:
+            sizes = self.distances.sum(shares.sums.cpu().numpy())
+            sums.sizes = add(sums.sizes, sizes)
+            sums.spread = add(sums.spread, shares.spread[..., SETTLED:].mean(-1).T.cpu().numpy())
+        if attention is not None:
+            self._attention(sums, attention)
+        if (gates := adding.gates(attended, window)) is not None:
+            sums.gates = add(sums.gates, gates.cpu().numpy())
+        if attended.factor is not None:
+            factor = attended.factor[window if len(attended.factor) > 1 else 0, :, -1]
+            sums.factor = add(sums.factor, factor.double().cpu().numpy())
+        for name, at in drawn.items():
+            parts = measures.parts_at(attended, window, *at)
+            if name in points:
+                parts[..., -1] += points[name].found
+            sums.samples.setdefault(name, []).append(parts.cpu())
+
+    def _drawn(self, layer: Layer) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Queries and keys whose logits are sampled, by the name of their range of distances."""
+        found = {}
+        for name, (low, far) in self.sampled.items():
+            high = far if layer.window is None else min(far, layer.window)
+            if layer.has_logits and low < high:  # else the layer's window hides them
+                count = -(-self.samples // len(self.windows))
+                found[name] = measures.drawn(self.tokens, low, high, count, self.generator)
+        return found
+
+    def _shares(self, attended: Attended, window: int) -> torch.Tensor | None:
+        """What a logit of each query is multiplied by to be a z-score, [heads, tokens]; None where it stays."""
+        if self.logits != "standardised":
+            return None
+        q = attended.q[window].float().norm(dim=-1) * attended.scale
+        return measures.standardised(attended.q[window], attended.k[window])[0].norm(dim=-1) / q.clamp_min(1e-20)
+
+    def _logits(self, sums: Sums, attended: Attended, window: int, added: torch.Tensor | None) -> None:
+        """added: mean by distance of what is added to q.k, [heads, tokens]."""
         layer, q, k = sums.layer, attended.q[window], attended.k[window]
         scale = attended.scale
-        bias = relative_bias(attended, self.tokens)  # [heads or 1, tokens], or None
-        counts = torch.from_numpy(self.counts).float()
         if self.logits == "standardised":
             q, k = measures.standardised(q, k)
-            if bias is not None:
-                per_unit = attended.q[window].float().norm(dim=-1) / q.norm(dim=-1) * scale  # sigma of each query
-                reached = (1 / per_unit).flip(-1).cumsum(-1).flip(-1)[:, 1:]
-                bias = bias * torch.nn.functional.pad(reached, (0, 1)) / counts.clamp_min(1)
             scale = 1.0
         whole, parts = measures.curves(q, k, layer.channels(), scale)
-        if bias is not None:
-            whole = whole + bias.to(whole) * counts.to(whole)
+        bound = measures.norm_products(q, k, scale)[:, :OFFSETS] if self.regions_over is not None else None
+        if added is not None:
+            total = added * torch.from_numpy(self.counts).to(added)
+            sums.added = add(sums.added, self.distances.sum(total.cpu().numpy()))
+            whole = whole + total
         if layer.window is not None:
             whole[:, layer.window :], parts[..., layer.window :] = torch.nan, torch.nan
         both = torch.cat([parts.mean(0), whole.mean(0, keepdim=True)]).cpu().numpy()
         sums.logit = add(sums.logit, self.distances.sum(whole.cpu().numpy()))
         sums.by_pair = add(sums.by_pair, self.coarse.sum(parts.cpu().numpy()))
-        if self.regions_over is not None:
+        if bound is not None:
             sums.curve = add(sums.curve, both)
             sums.regions.append(self._regions(both))
-            sums.bound = add(sums.bound, measures.norm_products(q, k, scale)[:, :OFFSETS].cpu().numpy())
+            sums.bound = add(sums.bound, bound.cpu().numpy())
             sums.first_by_pair = add(sums.first_by_pair, _first_key(q, k, layer, scale).cpu().numpy())
 
     def _regions(self, both: Array) -> Array:
@@ -178,12 +224,12 @@ class Pass:
             means.append(both[:, low:high].sum(1, dtype=np.float64) / max(count, 1))
         return np.stack(means)
 
-    def _attention(self, sums: Sums, attended: Attended, window: int) -> None:
-        found = measures.softmax(attended, window)
+    def _attention(self, sums: Sums, found: Softmax) -> None:
+        entropy, first = found.entropy.cpu().numpy(), found.first.cpu().numpy()
         sums.attention = add(sums.attention, self.distances.sum(found.by_distance))
-        sums.entropy = add(sums.entropy, self.positions.sum(found.entropy))
-        sums.first = add(sums.first, self.positions.sum(found.first))
-        sums.settled_first = add(sums.settled_first, found.first[:, SETTLED:].mean(1))
+        sums.entropy = add(sums.entropy, self.positions.sum(entropy))
+        sums.first = add(sums.first, self.positions.sum(first))
+        sums.settled_first = add(sums.settled_first, first[:, SETTLED:].mean(1))
         sums.last_keys = add(sums.last_keys, found.last_keys)
 
     # --- means --------------------------------------------------------------------------------------------------------
@@ -198,6 +244,14 @@ class Pass:
     def mean_logit(self, sums: Sums) -> Array | None:
         """[heads, D]: NaN at distances that no query reaches."""
         return None if sums.logit is None else _over(sums.logit, sums.windows * self.distances.sum(self.counts))
+
+    def mean_added(self, sums: Sums) -> Array | None:
+        """[heads, D]: what is added to q.k, in logits."""
+        return None if sums.added is None else _over(sums.added, sums.windows * self.distances.sum(self.counts))
+
+    def added_share(self, sums: Sums) -> Array | None:
+        """[heads, D]: the mean size of what is added over that and content's, both less their query's mean."""
+        return None if sums.sizes is None else _over(sums.sizes[0], sums.sizes.sum(0))
 
     def mean_by_pair(self, sums: Sums) -> Array | None:
         """[heads, pairs, C]."""
@@ -218,19 +272,6 @@ class Pass:
 def regions(length: int) -> tuple[tuple[int, int], ...]:
     """Distances of near [1, L/8), middle [3L/8, 5L/8) and far [7L/8, L)."""
     return (1, max(2, length // 8)), (3 * length // 8, 5 * length // 8), (7 * length // 8, length)
-
-
-def relative_bias(attended: Attended, tokens: int) -> torch.Tensor | None:
-    """The biases of a layer by distance, [heads or 1, tokens]; None without any."""
-    total: torch.Tensor | None = None
-    distance = torch.arange(tokens, device=attended.q.device)
-    for module in attended.biases:
-        of_distance: Any = getattr(module, "of_distance", None)
-        if of_distance is None:
-            raise ValueError(f"{type(module).__name__} is no bias of distance alone, and inspect reads those only")
-        bias = of_distance(distance).float()
-        total = bias if total is None else total + bias
-    return total
 
 
 def _first_key(q: torch.Tensor, k: torch.Tensor, layer: Layer, scale: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from whorl.hosts import OpenHost
 from whorl.inspection.passes import Pass
-from whorl.results.inspection import Plan, Reading
+from whorl.results.plan import Plan, Reading
 from whorl.watching import Layer
 
 REACH = 4  # times the training length: as far as is looked, where nothing is said

@@ -26,7 +26,8 @@ from whorl.inspection.keeping import Kept, identity
 from whorl.inspection.passes import Pass
 from whorl.inspection.stages import Stage, asked_for, beside, check_inputs, random_tokens, silent
 from whorl.locking import alone
-from whorl.results.inspection import Inspection, Plan, Snapshot, UShapes
+from whorl.results.inspection import Inspection, Snapshot, UShapes
+from whorl.results.plan import Plan
 from whorl.sources import Source, source
 from whorl.watching import layers_of
 

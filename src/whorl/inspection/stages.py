@@ -6,43 +6,41 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 
-import whorl
 from whorl import finite
+from whorl.attaching import seams_of
 from whorl.checking import check_ids, check_numbers, shown
 from whorl.encodings.spectrum import wavelength
 from whorl.hosts import OpenHost, open_host
-from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis, planning
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
+from whorl.inspection.about import about
 from whorl.inspection.keeping import Kept, digest_of
 from whorl.inspection.passes import Pass, Sums
 from whorl.inspection.planning import Asked, Deadline
-from whorl.provenance import machine, versions
+from whorl.results.added import Factor
 from whorl.results.inspection import (
     Array,
     Divergence,
     Inspection,
     LengthDivergence,
-    Model,
-    Plan,
-    Settings,
-    Spectrum,
     Summary,
     UShapes,
 )
+from whorl.results.plan import Plan
 from whorl.watching import Layer, layers_of
 
 Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
 
 SHORTEST = 16  # tokens of a window
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by pair"
+NO_LOGITS = "{some} weights that are a quotient of features: there are no logits, nor parts of them, to be shown"
+NO_WEIGHTS = "{some} weights that may be negative, and sum to no number that is known: nothing is shown of attention"
 NOT_SO_LONG = "windows of {length:,} tokens show nothing past the training length, {train_length:,}"
 
 NO_TIME = "there was no time for windows of {length:,} tokens"
@@ -132,11 +130,12 @@ def read(
 ) -> Inspection:
     """What `inspect` does once model and inputs are checked, and it is known what is to be read in how many seconds."""
     _check_plan(plan, inputs, len(facts))
-    about = replace(_about(host, facts, inputs, limit, plan, seed), plan=plan)
+    summary = replace(about(host, facts, inputs, limit, plan, seed), plan=plan)
     stages = _Stages(
-        host, facts, inputs.long(), limit, attention, seed, stage, about, Deadline(plan, seconds), kept
+        host, facts, inputs.long(), limit, attention, seed, stage, summary, Deadline(plan, seconds), kept
     )  # fmt: skip
     stages.spectrum()
+    stages.without_softmax()
     for run in (stages.in_range, stages.random_tokens, stages.past_range, stages.ablation):
         run()
         finished(stages.result())
@@ -292,6 +291,14 @@ class _Stages:
         rows = [np.array([wavelength(f) for f in layer.frequencies]) for layer in self.facts]
         self._put("wavelength", [row if len(row) else None for row in rows])
 
+    def without_softmax(self) -> None:
+        """Says of which layers logits or weights cannot be shown."""
+        for key, why, has in (("logit", NO_LOGITS, "has_logits"), ("weights", NO_WEIGHTS, "distribution")):
+            without = [layer.index for layer in self.facts if not getattr(layer, has)]
+            if without:
+                some = "all layers have" if len(without) == len(self.facts) else f"the layers {without} have"
+                self.tell(**{key: why.format(some=some)})
+
     def in_range(self) -> None:
         ranges = dict.fromkeys(("reference", "again"), (1, self.inside_length - 1))
         with self._stage("text", "text, in range", len(self.inside)) as advance:
@@ -306,6 +313,12 @@ class _Stages:
         for name in ("q", "k", "v"):
             self._put(f"norm_{name}", self.text.norm(name))
         self._curves(self.text)
+        self.add(added=analysis.added(self.text), gates=analysis.gates(self.text), factors=self._factors(None))
+
+    def _factors(self, beyond: Pass | None) -> tuple[Factor, ...] | None:
+        return analysis.factors(
+            [() if seam is None else seam.scales for seam in seams_of(self.host)], self.text, beyond
+        )
 
     def random_tokens(self) -> None:
         found = None
@@ -343,7 +356,10 @@ class _Stages:
             found = self._pass("long", self.inputs[:windows], "raw", seed, advance, sampled=ranges, samples=self.count)
         self._curves(found)
         self._widen()
-        if all(layer.window is not None and layer.window <= self.inside_length for layer in self.facts):
+        self.add(factors=self._factors(found))
+        if not any(layer.has_logits for layer in self.facts):
+            self.tell(out_of_range=self.summary.absent["logit"])
+        elif all(layer.window is not None and layer.window <= self.inside_length for layer in self.facts):
             self.tell(out_of_range=WITHIN.format(train_length=self.limit))
         elif ranges:
             section, whole, by_pair = analysis.out_of_range(self.text, found)
@@ -394,6 +410,8 @@ class _Stages:
         arrays["position_from"], arrays["position_to"] = found.positions.start, found.positions.stop
         self._put("logit", found.of_layers(found.mean_logit))
         self._put("logit_by_pair", found.of_layers(found.mean_by_pair))
+        self._put("added", found.of_layers(found.mean_added))
+        self._put("added_share", found.of_layers(found.added_share))
         self._put("attention", found.of_layers(found.mean_attention))
         self._put("entropy", found.of_layers(lambda sums: found.by_position(sums.entropy, sums.windows)))
         self._put("first_token", found.of_layers(lambda sums: found.by_position(sums.first, sums.windows)))
@@ -450,50 +468,6 @@ def _cut(inputs: torch.Tensor, length: int) -> torch.Tensor:
     """The same tokens in windows of `length`, what is over left out."""
     per_window = inputs.shape[1] // length
     return inputs[:, : per_window * length].reshape(-1, length)
-
-
-def _about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, plan: Plan, seed: int) -> Summary:
-    model, config = host.model, host.model.config.get_text_config()
-    heads, random = config.num_attention_heads, plan.stage("random")
-    return Summary(
-        whorl=whorl.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=Model(
-            name=getattr(model, "name_or_path", "") or type(model).__name__,
-            type=model.config.model_type,
-            layers=len(facts),
-            heads=heads,
-            key_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=max(shape.head_dim for shape in host.shapes),
-            parameters=sum(p.numel() for p in model.parameters()),
-            encoding=_encoding(model),
-            windows=tuple(layer.window for layer in facts),
-        ),
-        settings=Settings(inputs.shape[1], inputs.shape[0], limit, random.windows if random else 0, seed),
-        spectrum=Spectrum(
-            base=_base(config),
-            layout=None if host.rotation is None else host.rotation.layout,
-            layers=analysis.spectrum(facts, limit),
-        ),
-        absent={},
-        seconds={},
-        machine=machine(),
-        versions=versions("torch", "transformers", "numpy"),
-    )
-
-
-def _encoding(model: Any) -> str:
-    from whorl.attaching.reading import encoding_of
-
-    try:
-        return str(encoding_of(model))
-    except ValueError as error:  # a spectrum that depends on the length
-        return f"not one that has a name ({str(error).split(';')[0].split('. ')[0]})"
-
-
-def _base(config: Any) -> float | None:
-    value = rope_parameters(config).get("rope_theta")
-    return float(value) if isinstance(value, int | float) else None
 
 
 def last_keys(sums: Sums) -> Array | None:

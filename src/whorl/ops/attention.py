@@ -8,7 +8,6 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, simplest, told
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
@@ -16,7 +15,7 @@ from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem
-from whorl.ops.scores import BoundScore, check_states, multiplied, token_by_token
+from whorl.ops.scores import BoundScore, check_states, token_by_token
 from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -89,17 +88,13 @@ def biased_attention(
 
 
 def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore]) -> AttentionProblem:
-    """With done what is done to each query and key by itself, in float32 (float64) and rounded once."""
-    dtype, math = problem.q.dtype, math_dtype(problem.q.dtype)
-    at = problem.query_positions, problem.key_positions
-    q, k, v, channels = problem.q.to(math), problem.k, problem.v, None
-    if scores:
-        q, k, channels = token_by_token(scores, *at, q, k.to(math), problem.scale)
-        v = v.repeat_interleave(k.shape[1] // v.shape[1], 1) if k.shape[1] > v.shape[1] else v
-    if factor is not None:
-        q = multiplied(q, factor)
+    """With done what is done to each query and key by itself."""
+    at, v = (problem.query_positions, problem.key_positions), problem.v
+    q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, factor)
+    if scores and k.shape[1] > v.shape[1]:
+        v = v.repeat_interleave(k.shape[1] // v.shape[1], 1)
     left = tuple(score for score in scores if score.by_rows)
-    return problem._replace(q=q.to(dtype), k=k.to(dtype), v=v, channels=channels, scores=left)
+    return problem._replace(q=q, k=k, v=v, channels=channels, scores=left)
 
 
 def _visible(mask: torch.Tensor, queries: int, keys: int) -> Visible:

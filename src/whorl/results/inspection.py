@@ -19,6 +19,8 @@ import numpy as np
 
 from whorl.checking import check_path
 from whorl.files import write_atomically
+from whorl.results.added import Added, Factor, Gate
+from whorl.results.plan import Plan
 from whorl.results.schema import Keyed
 from whorl.results.showing import Shown
 
@@ -53,36 +55,6 @@ class Settings:
     random_windows: int
     seed: int
     text: str | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A stage of a plan: so many windows of so many tokens, and the seconds that they were expected to take.
-
-    stage  text (in range), random, long (past the training length), or ablation
-    read   the windows that were read in the end; None: none yet
-    """
-
-    stage: str
-    windows: int
-    length: int
-    seconds: float
-    read: int | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an inspection was to read. minutes: its budget of time, None without one; layers: those that are measured,
-    None for all; left_out: in words, what there was no time for."""
-
-    minutes: float | None
-    stages: tuple[Reading, ...]
-    layers: tuple[int, ...] | None = None
-    left_out: tuple[str, ...] = ()
-
-    def stage(self, name: str) -> Reading | None:
-        """The stage of this name; None where it is not planned."""
-        return next((found for found in self.stages if found.stage == name), None)
 
 
 @dataclass(frozen=True)
@@ -331,6 +303,9 @@ class Summary(Keyed):
     divergence: Divergence | None = None
     training: tuple[Snapshot, ...] = ()
     plan: Plan | None = None
+    added: tuple[Added, ...] | None = None
+    gates: tuple[Gate, ...] | None = None
+    factors: tuple[Factor, ...] | None = None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -361,6 +336,8 @@ class Inspection(Shown):
         "norm_v": ("layer", "key_head", "pair"),
         "logit": ("layer", "head", "distance"),
         "logit_by_pair": ("layer", "head", "pair", "coarse"),
+        "added": ("layer", "head", "distance"),
+        "added_share": ("layer", "head", "distance"),
         "random_logit": ("layer", "head", "distance"),
         "random_logit_by_pair": ("layer", "pair", "coarse"),
         "attention": ("layer", "head", "distance"),
@@ -443,6 +420,9 @@ class Inspection(Shown):
                 of(rise.layer).update({f"rise_{protocol}": rise.rise, f"rise_{protocol}_stderr": rise.stderr})
         for first in found.first_token or ():
             of(first.layer).update({"first_token_text": first.text, "first_token_random": first.random})
+        for index in sorted({one.layer for one in found.added or ()}):
+            of_heads = [one.share for one in found.added or () if one.layer == index]
+            of(index)["added_share"] = sum(of_heads) / len(of_heads)
         for head in found.heads or ():
             of(head.layer)
         for layer, row in rows.items():

@@ -1,0 +1,61 @@
+"""What an inspection says of the model, before anything is measured."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+import whorl
+from whorl.hosts import OpenHost
+from whorl.hosts.transformers.rope_settings import rope_parameters
+from whorl.inspection import analysis
+from whorl.provenance import machine, versions
+from whorl.results.inspection import Model, Settings, Spectrum, Summary
+from whorl.results.plan import Plan
+from whorl.watching import Layer
+
+
+def about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, plan: Plan, seed: int) -> Summary:
+    model, config = host.model, host.model.config.get_text_config()
+    heads, random = config.num_attention_heads, plan.stage("random")
+    return Summary(
+        whorl=whorl.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=Model(
+            name=getattr(model, "name_or_path", "") or type(model).__name__,
+            type=model.config.model_type,
+            layers=len(facts),
+            heads=heads,
+            key_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=max(shape.head_dim for shape in host.shapes),
+            parameters=sum(p.numel() for p in model.parameters()),
+            encoding=_encoding(model),
+            windows=tuple(layer.window for layer in facts),
+        ),
+        settings=Settings(inputs.shape[1], inputs.shape[0], limit, random.windows if random else 0, seed),
+        spectrum=Spectrum(
+            base=_base(config),
+            layout=None if host.rotation is None else host.rotation.layout,
+            layers=analysis.spectrum(facts, limit),
+        ),
+        absent={},
+        seconds={},
+        machine=machine(),
+        versions=versions("torch", "transformers", "numpy"),
+    )
+
+
+def _encoding(model: Any) -> str:
+    from whorl.attaching.reading import encoding_of
+
+    try:
+        return str(encoding_of(model))
+    except ValueError as error:  # a spectrum that depends on the length
+        return f"not one that has a name ({str(error).split(';')[0].split('. ')[0]})"
+
+
+def _base(config: Any) -> float | None:
+    value = rope_parameters(config).get("rope_theta")
+    return float(value) if isinstance(value, int | float) else None
