@@ -224,6 +224,35 @@ def two_models() -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     return [first, second]
 
 
+def with_gates() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A model of rope+fox+ssmax, whose heads of layer 0 forget; layer 3 has neither."""
+    summary, measured = rope("runs/rope+fox+ssmax")
+    lives = [[2.0, 7.5], [40.0, 300.0], [500.0, None]]
+    each = [(layer, head, life) for layer, lives_of in enumerate(lives) for head, life in enumerate(lives_of)]
+    summary["gates"] = [
+        {
+            "layer": i,
+            "head": h,
+            "mean": 1.0 if n is None else 0.5 ** (1 / n),
+            "half_life": n,
+            "below_half": 0.25 * (i == 0),
+        }
+        for i, h, n in each
+    ]
+    summary["added"] = [
+        {"layer": i, "head": h, "share": 0.9 - 0.3 * i - 0.1 * h, "spread": 8.0 - i, "content_spread": 2.0}
+        for i, h, _ in each
+    ]
+    summary["factors"] = [
+        {"layer": i, "head": h, "in_range": 1.0 + 0.1 * h, "past": 1.4 + 0.1 * h, "learned": {"s": 0.2 + 0.02 * h}}
+        for i, h, _ in each
+    ]
+    measured["added"] = np.where(np.arange(4)[:, None, None] < 3, -measured["distance_from"] / 50, np.nan)
+    measured["added"] = np.repeat(measured["added"], 2, 1).astype(np.float32)
+    measured["added_share"] = np.where(np.isnan(measured["added"]), np.nan, 0.4).astype(np.float32)
+    return summary, measured
+
+
 def with_training() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A run whose U-shape appears at step 64, with its first head at step 16."""
     rises = {4: 0.0, 16: 0.03, 64: 0.4, 256: 0.3, 1024: 0.21}

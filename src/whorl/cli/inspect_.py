@@ -79,7 +79,8 @@ def inspect(
     """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
 
     Draws the figures of HoPE (2410.21216) and p-RoPE (2410.06205) for any decoder, at any length, without ever holding
-    a matrix of tokens x tokens. It reads q and k where they reach attention, and never changes the model.
+    a matrix of tokens x tokens. It reads q and k where they reach attention, and what biases, scores and scales make of
+    their product: what they add, and which heads forget. It never changes the model.
     """
     if len(models) > 2:
         raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")

@@ -336,7 +336,9 @@ class _Stages:
             self._put("random_attention", found.of_layers(found.mean_attention))
         else:
             self.tell(random="no random windows were asked for, or there was no time for them")
-        if self.attention:
+        if "weights" in self.summary.absent and not any(layer.distribution for layer in self.facts):
+            self.tell(attention=self.summary.absent["weights"])
+        elif self.attention:
             self.add(heads=analysis.positional_heads(self.text, found))
             self.add(first_token=analysis.first_token(self.text, found))
         else:

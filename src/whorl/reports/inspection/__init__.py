@@ -15,6 +15,7 @@ from whorl.reports.document import Block, Bullet, Bullets, Details, Document, He
 from whorl.reports.formatting import capital, compact, duration, listing, setting
 from whorl.reports.inspection import (
     ablation,
+    added,
     attention,
     departure,
     divergence,
@@ -47,7 +48,7 @@ class Section(Protocol):
 
 
 SECTIONS: tuple[Section, ...] = (
-    usage, logits, attention, heads, departure, ablation, spectrum, divergence, training
+    usage, logits, added, attention, heads, departure, ablation, spectrum, divergence, training
 )  # fmt: skip
 TELLING: tuple[Section, ...] = (heads, logits, departure, ablation)
 """Those whose findings tell most, and are said before those of the others."""
