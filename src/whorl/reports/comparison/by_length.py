@@ -7,9 +7,10 @@ from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel,
 from whorl.reports.comparison.levels import Level, level
 from whorl.reports.comparison.words import Findings, turning_in_words
 from whorl.reports.document import Block, Bullet, Bullets, Figure, Heading, Paragraph, Row, Table
-from whorl.reports.formatting import DASH, capital, finite, multiple, number, percent, ratio, with_spread
+from whorl.reports.formatting import DASH, capital, finite, multiple, number, percent, plural, ratio, with_spread
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.results.ranks import mean_reciprocal_rank, means
 from whorl.tasks import of_evaluation
 
 
@@ -24,7 +25,7 @@ def blocks(c: Comparison, kind: str, found: Findings) -> list[Block]:
     blocks += [Paragraph(found.reading, "note")] if found.reading else []
     blocks += [Figure(chart)] if chart is not None else []
     blocks += [_table(c, metric) for metric in task.measured()]
-    return blocks
+    return blocks + _past(c, task.measured()[0])
 
 
 def _chart_caption(c: Comparison, kind: str) -> str:
@@ -54,6 +55,42 @@ def _table(c: Comparison, metric: Metric) -> Table:
         ]
         + _levels_row(levels),
     )
+
+
+def _past(c: Comparison, metric: Metric) -> list[Block]:
+    """A row per encoding: how far it holds, its mean share past the training length, and how it ranks there."""
+    far = c.far(metric.evaluation)
+    by_seed = means(c.encodings, metric, far) if metric.share and len(c.encodings) > 1 else {}
+    if not by_seed:
+        return []
+    ranked = mean_reciprocal_rank(list(by_seed.values()))
+    rows = []
+    for e in c.encodings:
+        shares = Cell(0, {seed: values[e.name] for seed, values in by_seed.items()})
+        cells = [_holds_to(c, e, metric), with_spread(shares.mean, shares.spread, True), f"{ranked[e.name]:.2f}"]
+        rows.append(Row([(text, "") for text in (e.name, *cells)], e.index))
+    needed = percent(metric.learnt) if metric.learnt else "all"
+    return [
+        Table(
+            f"Past the training length: up to which of the {c.unit} {needed} of the {metric.of} are right at every "
+            f"length, the mean of {metric.label} over the longer ones, and the mean reciprocal rank by it over "
+            f"{plural(len(by_seed), 'seed')}. Equal ones share the mean of their ranks.",
+            [("encoding", ""), (f"holds to, {c.unit}", ""), ("mean", ""), ("reciprocal rank", "")],
+            rows,
+        )
+    ]
+
+
+def _holds_to(c: Comparison, e: Encoding, metric: Metric) -> str:
+    """The longest length up to which every mean reaches what counts as learnt; a dash where not even the first does."""
+    held = DASH
+    for length in c.lengths(metric.evaluation):
+        cell = e.cell(metric, length)
+        mean = None if cell is None or cell.unreachable else finite(cell.mean)
+        if mean is None or mean < (metric.learnt or 1.0):
+            break
+        held = f"{length:,}"
+    return held
 
 
 def _levels_row(levels: Sequence[Level | None]) -> list[Row]:

@@ -1,0 +1,68 @@
+"""The report of a task whose lengths are sizes of problems: its unit, what guessing gives at each, and the ranks."""
+
+import re
+
+import report_samples as samples
+
+from whorl.reports.comparison import build
+from whorl.reports.comparison.by_length import by_length
+from whorl.reports.comparison.pairs import pairs_turning
+from whorl.reports.markdown import render
+
+SIZES = (10, 20, 30, 40)
+
+
+def row(size: int, exact: float) -> dict:
+    return {"length": size, "exact_match": exact, "token_accuracy": (1 + exact) / 2, "sequences": 96}
+
+
+def parity(**shares: list[tuple[float, ...]]) -> dict:
+    """Exact match at each size, by encoding and seed."""
+    trials = [
+        samples.trial(name, seed, {"parity": [row(*found) for found in zip(SIZES, values, strict=True)]})
+        for name, seeds in shares.items()
+        for seed, values in enumerate(seeds)
+    ]
+    guessing = [{"length": size, "exact_match": 0.5, "token_accuracy": 0.75} for size in SIZES]
+    data = {"task": "parity", "version": 1, "vocab_size": 18, "unit": "bits", "guessing": guessing}
+    config = {"task": "parity:scratchpad=full", "train_length": 20, "train_tokens": 176, "lengths": list(SIZES)}
+    return samples.results(trials, **config, data=data)
+
+
+def report(**shares: list[tuple[float, ...]]) -> str:
+    return render(build(samples.read(parity(**shares))))
+
+
+def test_lengths_are_told_in_the_tasks_unit_and_tokens_where_they_are_meant():
+    text = report(nope=[(1.0, 1.0, 0.9, 0.6)], rope=[(1.0, 1.0, 0.5, 0.4)])
+    for told in (
+        "Parity of bits (parity:scratchpad=full), trained at up to 20 bits, evaluated at up to 40.",
+        "at least 95 % of the answers right at every length up to 20, on every seed",
+        "100.0 % of the answers right at 10 bits",
+        "At 40 bits (2x), nope has the highest exact match, 60.0 %",
+        "Exact match by length in bits",
+        "| guessing | – | 50.0 % | 50.0 % | 50.0 % | 50.0 % |",
+        "| guessing | – | 75.0 % | 75.0 % | 75.0 % | 75.0 % |",
+    ):
+        assert told in text, told
+    assert not re.search(r"\b(10|20|30|40) tokens", text)
+    pairs = pairs_turning(samples.read(parity(rope=[(1.0, 1.0, 0.5, 0.4)])))
+    assert "one full turn takes exactly the training length, 176 tokens" in repr(pairs)
+    chart = by_length(samples.read(parity(nope=[(1.0, 1.0, 0.9, 0.6)])), "parity", "", "")
+    assert chart is not None
+    assert [view.levels[0][0] for view in chart.views] == [0.5, 0.75]
+    assert chart.xs[0][1].label == "length in bits"
+
+
+def test_ranks_are_over_seeds_and_equal_ones_share_theirs():
+    text = report(
+        nope=[(1.0, 1.0, 0.9, 0.6), (1.0, 1.0, 0.98, 0.9)],
+        rope=[(1.0, 0.96, 0.0, 0.0), (1.0, 0.98, 0.0, 0.0)],
+        alibi=[(1.0, 0.9, 0.0, 0.0), (1.0, 0.8, 1.0, 1.0)],
+    )
+    table = text[text.index("Past the training length") :]
+    assert "up to which of the bits 95.0 % of the answers are right at every length" in table
+    assert "the mean reciprocal rank by it over two seeds" in table
+    assert "| nope | 20 | 84.5 ± 13.4 % | 0.75 |" in table, "first, then second"
+    assert "| rope | 20 | 0.0 ± 0.0 % | 0.37 |" in table, "shares places two and three, then is third"
+    assert "| alibi | 10 | 50.0 ± 70.7 % | 0.70 |" in table
