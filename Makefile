@@ -2,7 +2,7 @@
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
 # make study NAME=pretrained-llms: fetches the models of that study with pip, and runs it, or goes on with it
-# make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 8 GB)
+# make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # .ci/run calls check, test, test-full and test-wheel.
 # Everything is installed into .venv with the pinned versions of constraints.txt.

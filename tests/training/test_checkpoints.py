@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def test_a_comparison_goes_on_from_the_last_whole_checkpoint(
     folder = interrupted(tmp_path / "out", text, monkeypatch)
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {f"checkpoint-{s}" for s in (STEPS * 3 // 4, STEPS)}
     (folder / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer.pt").unlink()
-    resumed = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL).trials[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="`rope_scaling` is deprecated")  # which we write, for older readers
+        resumed = whorl.compare(["rope"], out=tmp_path / "out", text=str(text), **SMALL).trials[0]
     assert f"checkpoint-{STEPS} is not used, and deleted: its optimizer.pt is missing" in caplog.text
     assert resumed.train.loss == undisturbed.train.loss
     assert resumed.evaluations == undisturbed.evaluations

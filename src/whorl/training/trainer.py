@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,16 @@ class InTime(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.last = time.perf_counter()
+
+
+class _Resuming(Trainer):
+    """The Trainer reads the config in a checkpoint for its version alone, by a class without settings of its own, which
+    warns of the `rope_scaling` that is written there for transformers 4 and mlx-lm (docs/export.md)."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`rope_scaling` is deprecated", category=FutureWarning)
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 class _Watch(TrainerCallback):
@@ -142,7 +153,7 @@ def train(
     state.wait_for_everyone()
     checkpoint, seconds = resume_point(folder / "checkpoints")
     watch = _Watch(seconds, update)
-    trainer = Trainer(
+    trainer = _Resuming(
         model=model,
         args=training_arguments(recipe, folder / "checkpoints", vocabulary(model)),
         train_dataset=dataset,
