@@ -53,7 +53,7 @@ def test_the_command_with_a_text(shared: Path, folder: Path) -> None:
     assert done.exit_code == 0
     layout = next(f for f in json.loads(done.stdout)["findings"] if f["check"] == "layout")
     assert layout["status"] == "pass"
-    with pytest.raises(ValueError, match="needs the model's own tokenizer"):
+    with pytest.raises(ValueError, match="text needs the model's own tokenizer"):
         raise run(str(folder), "--text", text).exception
 
 

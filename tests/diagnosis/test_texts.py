@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
 import whorl
+from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import Diagnosis, doctor
+from whorl.diagnosis.texts import ENOUGH
 from whorl.testing import tiny_model
 
 
@@ -63,3 +66,13 @@ def test_a_model_that_cannot_read_says_nothing(babyllama: Path, story: torch.Ten
     found = doctor(tiny_model("llama", vocab_size=105), text_ids=story)
     assert found["layout"].status == "n/a"
     assert "does not read this text" in found["layout"].measured
+
+
+def test_a_text_by_name_is_what_its_ids_are(babyllama: Path, shared: Path) -> None:
+    text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
+    ids = load_tokenizer(str(babyllama))("\n".join(read_documents(text))[:ENOUGH])["input_ids"]
+    assert doctor(babyllama, text=text)["layout"] == doctor(babyllama, text_ids=torch.tensor(ids))["layout"]
+    with pytest.raises(ValueError, match="give one of them"):
+        doctor(babyllama, text=text, text_ids=torch.tensor(ids))
+    with pytest.raises(ValueError, match="a model object has none; give text_ids"):
+        doctor(tiny_model("llama"), text=text)

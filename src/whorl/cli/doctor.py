@@ -49,9 +49,8 @@ def doctor(
     from whorl.diagnosis import CHECKS
     from whorl.diagnosis import doctor as examine
 
-    ids = None if text is None else _ids(model, text)
     with _progress(len(CHECKS)) as advance:
-        found = examine(model, text_ids=ids, length=length, advance=advance)
+        found = examine(model, text=text, length=length, advance=advance)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
@@ -76,19 +75,6 @@ def _progress(checks: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=terminal, transient=True) as bars:
         task, answered = bars.add_task("", total=checks), count()
         yield lambda title: bars.update(task, description=title, completed=next(answered))
-
-
-def _ids(model: str, text: str) -> object:
-    """The text in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
-    from whorl.data.corpus import read_documents
-    from whorl.diagnosis.checks import encoded
-    from whorl.diagnosis.files import tokenizer_of
-    from whorl.diagnosis.texts import ENOUGH
-
-    ids = encoded(tokenizer_of(model), "\n".join(read_documents(text))[:ENOUGH])
-    if ids is None:
-        raise ValueError(f"--text needs the model's own tokenizer, and {model} holds none")
-    return ids
 
 
 def _show(found: Diagnosis) -> None:

@@ -12,7 +12,7 @@ import torch
 from whorl.attaching import attached, detach
 from whorl.attaching.records import CONFIG_KEY
 from whorl.checking import check_numbers
-from whorl.data.corpus import load_tokenizer
+from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.knowing import require_known, require_numbers
@@ -258,6 +258,7 @@ CHECKS = (
 def doctor(
     model_or_path: Any,
     *,
+    text: str | None = None,
     text_ids: Any = None,
     length: int | None = None,
     advance: Callable[[str], None] = lambda check: None,
@@ -266,7 +267,8 @@ def doctor(
 
     model_or_path: a model object, which is left as it was; or a directory (or hub name, or a trial's folder of
     `whorl compare`), of which only JSON and safetensors are read, and no code is run; or a GGUF file.
-    text_ids: token ids [tokens] or [windows, tokens] of a text that the model should read well. Without it, a directory
+    text: a file or a folder of text that the model should read well, in the tokens of its directory's tokenizer;
+    text_ids: the same as token ids [tokens] or [windows, tokens], for a model object too. Without either, a directory
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
     advance: is told the title of each check before it is asked.
@@ -285,6 +287,8 @@ def doctor(
     ('precision',)
     """
     check_numbers(length=length)
+    if text is not None:
+        text_ids = _ids_of(text, model_or_path, text_ids)
     found, given = None, text_ids is not None
     if isinstance(model_or_path, (str, Path)):
         model, found, tokenizer = files.opened(model_or_path)
@@ -359,6 +363,18 @@ def encoded(where: Path, text: str) -> torch.Tensor | None:
         return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)
     except Exception:  # of any kind: the files are a stranger's, and the checks that need a text say that there is none
         return None
+
+
+def _ids_of(text: str, model: Any, text_ids: Any) -> torch.Tensor:
+    """A text that was named, in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
+    if text_ids is not None:
+        raise ValueError("text and text_ids say the same in two ways; give one of them")
+    if not isinstance(model, (str, Path)):
+        raise ValueError("text needs the tokenizer of a model's directory, and a model object has none; give text_ids")
+    ids = encoded(files.tokenizer_of(model), "\n".join(read_documents(text))[: texts.ENOUGH])
+    if ids is None:
+        raise ValueError(f"text needs the model's own tokenizer, and {model} holds none")
+    return ids
 
 
 def _finding(check: Check, subject: Subject) -> Finding:

@@ -60,7 +60,7 @@ def inspect(
     inputs: torch.Tensor,
     *,
     train_length: int | None = None,
-    random_windows: int = 8,
+    random_windows: int = 16,
     ablate: bool = False,
     attention: bool = True,
     layers: Sequence[int] | None = None,
