@@ -65,7 +65,7 @@ class InterpolatedBias(nn.Module):
             open_ = (inside[:, None] * w1 + b1 > 0).to(w1.dtype)  # the units that are not at 0 there
             piece = torch.bucketize(x, borders)
         slopes, offsets = w2 @ (open_ * w1).T, w2 @ (open_ * b1).T + b2[:, None]  # [heads, pieces]
-        shape = (-1, *x.shape)
+        shape = (len(w2), *x.shape)
         slope, offset = (lines.index_select(1, piece.flatten()).view(shape) for lines in (slopes, offsets))
         return torch.addcmul(offset, slope, x).transpose(0, 1)
 

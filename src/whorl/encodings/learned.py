@@ -20,7 +20,7 @@ class PositionTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(max_positions, width, generator=generator) * std)
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
+        if positions.numel() and not torch.compiler.is_compiling():
             last, rows = int(positions.max()), self.weight.shape[0]
             if last >= rows:
                 raise ValueError(

@@ -76,6 +76,8 @@ def biased_attention(
     if told(query_positions, biases):
         problem = simplest(problem)
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        if not (q.shape[2] and k.shape[2]):  # nothing of which modules would have to make sense
+            return _by_reference(problem._replace(biases=()))
         if scores or factor is not None:
             check_states(scores, q, k)
             if softcap is not None and any(score.module.does("features") for score in scores):
