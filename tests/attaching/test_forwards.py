@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 import whorl
 from tests.contract import TOKENS, difference
+from whorl.hosts.transformers import compat
+from whorl.ops.impl import cpu_attention
 from whorl.testing import logits_and_budget, tiny_model
 
 FAR = torch.arange(40)[None] + 1_000_003
@@ -99,3 +103,30 @@ def test_a_cache_goes_on_under_what_does_the_same_however_it_is_written(family: 
     cache = whorl.attach(model, before)(TOKENS[:, :30], use_cache=True).past_key_values
     logits, budget = logits_and_budget(whorl.attach(model, after), TOKENS)
     assert difference(model(TOKENS[:, 30:], past_key_values=cache).logits, logits[:, 30:]) < budget
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["alibi", "t5"])
+def test_what_layers_share_is_made_once_a_step(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer than that: a table may be written to between two steps."""
+    model, made = whorl.attach(tiny_model("llama"), encoding).float(), []
+
+    def counted(original: Any, *args: Any, **kwargs: Any) -> Any:
+        made.append(original.__name__)
+        return original(*args, **kwargs)
+
+    for room, name in ((cpu_attention, "by_distance"), (cpu_attention, "_plan"), (compat, "whole_mask")):
+        monkeypatch.setattr(room, name, partial(counted, getattr(room, name)))
+    for parameter in whorl.attached(model).parameters():
+        parameter.normal_()
+    cache = model(TOKENS[:, :30], use_cache=True).past_key_values
+    for at in (30, 31):
+        for parameter in whorl.attached(model).parameters():
+            parameter.mul_(2)
+        with monkeypatch.context() as plain:
+            plain.setenv("WHORL_IMPL", "reference")
+            expected = model(TOKENS[:, at : at + 1], past_key_values=copy.deepcopy(cache)).logits
+        made.clear()
+        got = model(TOKENS[:, at : at + 1], past_key_values=cache).logits
+        assert sorted(made) == ["_plan", "by_distance", "whole_mask"]
+        assert difference(got, expected) < 1e-4

@@ -55,6 +55,7 @@ def test_auto_takes_it_for_one_query_that_the_loops_do_not_take() -> None:
     gated = problem([], *data(1, 9, 8, torch.float32))._replace(
         channels=(torch.ones(2, 4, 1, 2), torch.ones(2, 1, 9, 2))
     )
-    assert _choose("auto", gated) == "decode"
+    assert _choose("auto", gated) == "cpu"
+    assert _choose("auto", gated._replace(q=gated.q.double())) == "decode"
     with pytest.raises(ValueError, match="impl='decode' cannot run here: it is for one query, and there are 2"):
         _choose("decode", problem([], *data(2, 9, 8, torch.float32)))

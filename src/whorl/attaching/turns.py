@@ -71,27 +71,33 @@ def watched(host: Host, index: int, report: Callable[[int], None]) -> Callable[.
     return host.rebound(index, watched)
 
 
+def _rotated(q: Any, k: Any, tables: LayerTables, layout: str, heads_dim: int) -> tuple[Any, Any]:
+    if tables.tables.cos.shape[-1] == 0:  # nothing turns: what is to be asked of q and k before is not asked either
+        return q, k
+    return rotate(q, k, tables.tables, layout=layout, heads_dim=heads_dim, impl=tables.impl)
+
+
 # These stand in for the hosts' rotation functions; the tables arrive in the place of cos, or of complex frequencies.
 
 
 def _pair_half(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
-    return rotate(q, k, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)
+    return _rotated(q, k, cos, "half", unsqueeze_dim)
 
 
 def _pair_interleaved(q: Any, k: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> tuple[Any, Any]:
-    return rotate(q, k, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)
+    return _rotated(q, k, cos, "interleaved", unsqueeze_dim)
 
 
 def _single_half(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
-    return rotate(x, None, cos.tables, layout="half", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
+    return _rotated(x, None, cos, "half", unsqueeze_dim)[0]
 
 
 def _single_interleaved(x: Any, cos: LayerTables, sin: None, unsqueeze_dim: int = 1) -> Any:
-    return rotate(x, None, cos.tables, layout="interleaved", heads_dim=unsqueeze_dim, impl=cos.impl)[0]
+    return _rotated(x, None, cos, "interleaved", unsqueeze_dim)[0]
 
 
 def _complex_interleaved(q: Any, k: Any, frequencies: LayerTables) -> tuple[Any, Any]:
-    return rotate(q, k, frequencies.tables, layout="interleaved", heads_dim=2, impl=frequencies.impl)
+    return _rotated(q, k, frequencies, "interleaved", 2)
 
 
 ROTATIONS: dict[tuple[str, str], Callable[..., Any]] = {

@@ -25,6 +25,8 @@ class Runs(NamedTuple):
 class Visible:
     """Which keys may be seen, asked block by block. What was found is remembered, since layers share a mask."""
 
+    of_one_forward = False  # whether it is made anew for each, in which positions and parameters stay as they are
+
     def __init__(self, queries: int, keys: int) -> None:
         self.queries, self.keys = queries, keys
         self.ahead = keys - queries  # the last query stands at the last key
@@ -72,7 +74,10 @@ class Visible:
             if known == settings and _same(q_at, query_positions) and _same(k_at, key_positions):
                 return found
         found = make(self, query_positions, key_positions, *settings)
-        kept[:] = [*kept, (_copy(query_positions), _copy(key_positions), settings, found)][-KEPT:]
+        held = (query_positions, key_positions)
+        if not self.of_one_forward:
+            held = (_copy(query_positions), _copy(key_positions))
+        kept[:] = [*kept, (*held, settings, found)][-KEPT:]
         return found
 
     def dense(self) -> torch.Tensor:
@@ -89,6 +94,8 @@ class Visible:
             if seen.shape[1] > 1:
                 return None
             seen = seen[:, 0]
+            if self.queries == 1 and bool(seen.all()):  # nearly always, in decoding
+                return Runs(*torch.tensor([0, self.keys]).expand(len(seen), 2).T[..., None])
             count = seen.sum(-1)
             first = seen.byte().argmax(-1)  # of several largest, the first
             end = (self.keys - seen.flip(-1).byte().argmax(-1)).where(count > 0, 0)

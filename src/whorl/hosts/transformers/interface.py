@@ -22,6 +22,8 @@ class HostMask(Visible, FlexBlockMask):
     """The host's own mask, made block by block from the function that says it. (Of FlexAttention's class, since that is
     what transformers takes for a mask that is finished.)"""
 
+    of_one_forward = True
+
     def __init__(self, make: Callable[..., torch.Tensor], how: dict[str, Any]) -> None:
         Visible.__init__(self, how["q_length"], how["kv_length"])
         # A static cache counts on in the very tensor that it hands out, and blocks are made later.
@@ -87,6 +89,8 @@ class HostMask(Visible, FlexBlockMask):
 class Part(Visible):
     """A mask of some of the queries and the first keys, whose blocks are the whole's."""
 
+    of_one_forward = True
+
     def __init__(self, whole: HostMask, first: int, last: int, keys: int) -> None:
         super().__init__(last - first, keys)
         self.whole, self.first = whole, first
@@ -107,8 +111,8 @@ class Part(Visible):
 
 
 def mask(**how: Any) -> torch.Tensor | HostMask:
-    """The mask of one forward: block by block where it would be a matrix of queries by keys."""
-    if torch.compiler.is_compiling() or how["q_length"] == 1:
+    """The mask of one forward, block by block; whole in compiled calls, which cannot go by what is found in one."""
+    if torch.compiler.is_compiling():
         return compat.whole_mask(**how)
     return HostMask(compat.whole_mask, how)
 

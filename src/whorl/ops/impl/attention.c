@@ -478,13 +478,26 @@ DOTS(dots_bf16, uint16_t, load_bf16)
 WEIGHTED(weighted_float, float, SAME)
 WEIGHTED(weighted_bf16, uint16_t, load_bf16)
 
-/* The output of the one query of a head, without channels. room: dim + 2 dim_v + keys floats, and a vector. */
+/* What the channels add to the logits of some keys. */
+static void added_to_one(float *to, const Call *c, int64_t b, int64_t h, int64_t last, int64_t count) {
+    const float *q = (const float *)c->more_q.at + b * c->more_q.batch + h * c->more_q.head;
+    const float *k = (const float *)c->more_k.at + b * c->more_k.batch + h * c->more_k.head + last * c->more_k.token;
+    for (int64_t r = 0; r < count; r++, k -= c->more_k.token) {
+        float sum = k[0] * q[0];
+        for (int64_t e = 1; e < c->channels; e++) sum += k[e] * q[e];
+        to[r] = sum;
+    }
+    for (int64_t r = count; r < up_to(WIDTH, count); r++) to[r] = 0;
+}
+
+/* The output of the one query of a head. room: dim + 2 dim_v + 2 keys floats, and two vectors. */
 static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
     const int64_t g = h / (c->heads / c->key_heads), at = b * c->ranges_stride, where = b * c->heads + h;
     const int64_t first = c->first[at], last = c->end[at] - 1, count = last < first ? 0 : last - first + 1;
     const int64_t from_k = b * c->k.batch + g * c->k.head + last * c->k.token;
     const int64_t from_v = b * c->v.batch + g * c->v.head + last * c->v.token;
     float *q = room, *sums = q + c->dim, *part = sums + c->dim_v, *s = part + c->dim_v;
+    float *more = c->channels ? s + up_to(WIDTH, count) : NULL;
     read_rows(q, c->dim, 1, &c->q, c->bf16, b, h, 0, 1, c->dim, (float)c->scale);
     if (c->bf16)
         dots_bf16(s, q, (const uint16_t *)c->k.at + from_k, c->k.token, count, c->dim);
@@ -492,12 +505,15 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
         dots_float(s, q, (const float *)c->k.at + from_k, c->k.token, count, c->dim);
     for (int64_t r = count; r < up_to(WIDTH, count); r++) s[r] = -INFINITY;
 
+    if (more) added_to_one(more, c, b, h, last, count);
+
     const float *biases = c->bias ? c->bias + h * c->bias_stride + c->keys - 1 - last : NULL, cap = (float)c->softcap;
     float top = c->sinks ? c->sinks[h] : -INFINITY, total = 0;
     vec tops = all(top), sum = all(0);
     for (int64_t r = 0; r < count; r += WIDTH) {
         vec x = AT(vec, s + r);
         if (cap) x = either(x == -INFINITY, x, cap * tanh_of(x / cap));
+        if (more) x += AT(const vec, more + r);
         if (biases && r + WIDTH <= count)
             x += AT(const vec, biases + r);
         else if (biases)
@@ -523,7 +539,7 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
 }
 
 static int attention_of_one(const Call *c) {
-    const int64_t size = c->keys + c->dim + 2 * c->dim_v + WIDTH;
+    const int64_t size = 2 * (c->keys + WIDTH) + c->dim + 2 * c->dim_v;
     int failed = 0;
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
@@ -542,7 +558,7 @@ static int attention_of_one(const Call *c) {
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout && !c->channels) return attention_of_one(c);
+    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;

@@ -25,14 +25,13 @@ class Plan(NamedTuple):
     first: torch.Tensor  # int64 [batch or 1, queries]
     end: torch.Tensor
     own: int
-    vectors: dict[tuple[Any, ...], torch.Tensor]  # of biases that nothing is learned of, by their numbers
+    of_one_forward: bool  # in which nothing is learned, so that a bias is the same whenever it is asked
+    vectors: dict[tuple[Any, ...], torch.Tensor]  # of biases: by themselves in one forward, else by their numbers
 
 
 def missing(problem: AttentionProblem) -> str | None:
     if problem.device != "cpu":
         return f"the inputs are on {problem.device}"
-    if problem.channels is not None and problem.q.shape[2] == 1 and not problem.dropout:
-        return "with channels, its loop for one query does the work of a tile of 64"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
     why = needs_rows(problem) or not_relative(problem) or native.missing()
@@ -68,7 +67,7 @@ def _plan(
         nearest, farthest = (max(-queries, min(shift, keys)) for shift in (own - reach + 1, own + reach))
         first = torch.maximum(first, index + nearest)  # of a window wider than int64 is, these are where all is seen
         end = torch.minimum(end, index + farthest)
-    return Plan(first.contiguous(), end.contiguous(), own, {})
+    return Plan(first.contiguous(), end.contiguous(), own, mask is not None and mask.of_one_forward, {})
 
 
 def _own(
@@ -140,7 +139,10 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     vector = _vector(found, problem.biases, q, k) if problem.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
     how = loops.How(problem.scale, problem.softcap, problem.dropout, seed)
-    return _Attention.apply(how, found, q, k, problem.v, vector, problem.sinks, *(problem.channels or (None, None)))
+    given = loops.Given(q, k, problem.v, vector, problem.sinks, *(problem.channels or (None, None)))
+    if not torch.is_grad_enabled():
+        return loops.attend(how, found.first, found.end, given).out
+    return _Attention.apply(how, found, *given)
 
 
 def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -151,4 +153,9 @@ def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.T
         distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
         return by_distance(biases, distances, heads, torch.float32)
 
-    return once(plan.vectors, biases, (heads,), make)
+    if not plan.of_one_forward or torch.is_grad_enabled():  # a gradient's way back is each layer's own
+        return once(plan.vectors, biases, (heads,), make)
+    vector = plan.vectors.get((*biases, heads))
+    if vector is None:
+        vector = plan.vectors[*biases, heads] = make()
+    return vector

@@ -50,10 +50,9 @@ def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given) -> Of
     """Query i sees the keys first[i] <= j < end[i], int64 [batch or 1, queries], contiguous."""
     read = _as_the_loops_read(given)
     batch, heads, queries, _ = read.q.shape
-    out = read.q.new_empty(batch, queries, heads, read.v.shape[3], dtype=torch.float32).transpose(
-        1, 2
-    )  # as hosts want it
-    made = OfRows(out, *out.new_empty(2, batch, heads, queries))
+    of_tokens = read.q.new_empty(batch, queries, heads, read.v.shape[3], dtype=torch.float32)  # as hosts want it
+    out = of_tokens.transpose(1, 2)
+    made = OfRows(out, out.new_empty(batch, heads, queries), out.new_empty(batch, heads, queries))
     if out.numel():
         _call("whorl_attention", how, first, end, 1, read, made)
     return made
@@ -115,7 +114,7 @@ def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
 
 def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x with its channels side by side, in a dtype that the loops read, and its own numbers if the view says minus."""
-    x = x.to(dtype)
+    x = x if x.dtype == dtype else x.to(dtype)
     return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
 
 
