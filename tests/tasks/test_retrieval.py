@@ -111,43 +111,56 @@ def test_segment_copy_asks_for_the_rest_of_a_segment(segment, cue):
 # Following
 
 
-def is_following(ids, labels, training):
-    """Asserts the definition; gives (items, showings, noise)."""
+def is_following(ids, labels):
+    """Asserts the definition; gives (items, showings, noise, questions, whether the first states each pair twice)."""
     separator = ids.index(SEP)
     noise_from = SPECIAL + following.KEYS + following.VALUES
-    shown = ids[1:separator]
-    noise = [s for s in shown if s >= noise_from]
-    shown = shown[: len(shown) - len(noise)]
-    assert ids[1:separator] == shown + noise
+    noise = sum(s >= noise_from for s in ids[1:separator])
+    shown = ids[1 : separator - noise]
+    assert all(s < noise_from for s in shown), "noise stands behind the showings"
     pairs = list(zip(shown[::2], shown[1::2], strict=True))
     mapping = dict(pairs)
     items = len(mapping)
     assert len(set(mapping.values())) == items
-    for start in range(0, len(pairs), items):
-        assert dict(pairs[start : start + items]) == mapping, "each showing has every key once"
-    asked, answers = ids[separator + 1 :: 2], ids[separator + 2 :: 2]
-    assert answers == [mapping[key] for key in asked]
-    assert len(asked) == following.QUESTIONS
     expected = [IGNORED] * len(ids)
-    expected[separator + 2 :: 2] = answers
-    if training:
-        expected[2 + 2 * items : 1 + len(shown) : 2] = shown[1 + 2 * items :: 2]
+    twice = labels[3] != IGNORED
+    if twice:
+        first, pairs = pairs[: 2 * items], pairs[items:]
+        assert first[::2] == first[1::2]
+        pairs[:items] = first[::2]
+        for i in range(3, 1 + 4 * items, 4):
+            expected[i : i + 2] = ids[i : i + 2]
+    for start in range(0, len(pairs), items):
+        assert sorted(pairs[start : start + items]) == sorted(mapping.items()), "each showing has every key once"
+    questions = (len(ids) - separator - 1) // 2
+    end = separator + 1 + 2 * questions
+    asked, answers = ids[separator + 1 : end : 2], ids[separator + 2 : end : 2]
+    assert answers == [mapping[key] for key in asked]
+    assert ids[end:] == [PAD] * (len(ids) - end)
+    expected[separator + 2 : end : 2] = answers
     assert labels == expected
-    return items, len(pairs) // items, len(noise)
+    return items, len(pairs) // items, noise, questions, twice
 
 
 def test_following_shows_the_mapping_as_often_as_fits_or_as_is_said():
     task = build("following", lengths=(64, 256))
     for length, shots in ((64, 5), (256, 29)):
         for pair in evaluated(task, length):
-            assert is_following(*pair, training=False) == (4, shots, length - 2 - 16 - 8 * shots)
-    found = [is_following(*pair, training=True) for pair in trained(task)]
-    assert {items for items, *_ in found} == {1, 2, 3, 4}
-    assert {shots for items, shots, _ in found if items == 4} == {1, 2, 3, 4, 5}
+            assert is_following(*pair) == (4, shots, length - 2 - 16 - 8 * shots, 8, False)
     twice = build("following:shots=2", lengths=(64, 256))
     for length in (64, 256):
         for pair in evaluated(twice, length):
-            assert is_following(*pair, training=False) == (4, 2, length - 2 - 16 - 16)
+            assert is_following(*pair) == (4, 2, length - 2 - 16 - 16, 8, False)
+
+
+def test_following_trains_on_every_number_of_items_and_showings_and_asks_to_the_end():
+    found = [is_following(*pair) for pair in trained(build("following"), 400)]
+    assert {(items, twice) for items, *_, twice in found} == {
+        (n, twice) for n in (1, 2, 3, 4) for twice in (False, True)
+    }
+    assert {shots for items, shots, *_ in found if items == 4} == {1, 2, 3, 4, 5}
+    assert {noise for _, _, noise, *_ in found} >= set(range(15))
+    assert min(questions for *_, questions, _ in found) == 8
 
 
 # MQAR
@@ -262,18 +275,25 @@ def test_decoy_puts_statements_of_the_same_form_near_the_question(decoys):
 
 
 def test_decoy_trains_on_every_place_and_every_statement():
-    task, recent, told = build("decoy"), 0, 0
-    for ids, labels in trained(task, 300):
+    task, recent, told, both = build("decoy"), 0, 0, set()
+    for ids, labels in trained(task, 400):
         separator = ids.index(SEP)
         begins = [i - 1 for i in range(separator) if ids[i] == decoy.IS]
+        asked = [i for i in range(separator, len(ids)) if labels[i] != IGNORED]
+        again = begins[1::2] if labels[begins[0] + 3] != IGNORED else []
+        for i in again:
+            assert ids[i - 3 : i] == ids[i : i + 3] == labels[i : i + 3]
+        begins = [i for i in begins if i not in again]
         mapping = {ids[i]: ids[i + 2] for i in begins}
         assert 1 <= len(mapping) == len(begins) <= 4
-        asked = [i for i, label in enumerate(labels) if label != IGNORED]
+        assert sum(label != IGNORED for label in labels) == len(asked) + 3 * len(again)
         assert asked == list(range(separator + 3, len(ids), 3))
         assert all(labels[i] == ids[i] == mapping[ids[i - 2]] for i in asked)
+        both.add((len(mapping), bool(again)))
         if len(begins) == 2:
             recent += ids[asked[0] - 2] == ids[begins[-1]]
             told += 1
+    assert both == {(n, twice) for n in (1, 2, 3, 4) for twice in (False, True)}
     assert 0.35 < recent / told < 0.65, "the nearest of two is right half of the time"
 
 

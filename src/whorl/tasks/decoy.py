@@ -1,4 +1,4 @@
-"""Telling a statement from a later one of the same form: a recent decoy. Version 1.
+"""Telling a statement from a later one of the same form: a recent decoy. Version 2.
 
     bos A is v noise ... B is w noise ... sep A is | v
 
@@ -13,7 +13,9 @@ Evaluation at length l: the statement that is asked for stands right after bos; 
 with `NEAR` noise symbols between them and the separator, and the noise before them fills the length. A longer sequence
 is a longer way back, past decoys that are as near as ever.
 Training: between 1 and 4 statements (or 1 + `decoys`, if more) at places drawn at random, and `QUESTIONS` questions
-with their answers, of names drawn with replacement: the nearest statement is right no more often than another.
+with their answers, of names drawn with replacement: the nearest statement is right no more often than another. In half
+of the sequences each statement stands twice in a row, and the second has a loss: see `whorl.tasks.recall` for what that
+teaches.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Statements(Sized):
 
     @property
     def shortest(self) -> int:
-        return 2 + 3 * self.most + max(3 * QUESTIONS, NEAR + 3)
+        return 2 + max(6 * self.most + 3 * QUESTIONS, 3 * (1 + self.decoys) + NEAR + 3)
 
 
 class Decoy(Generated):
@@ -70,7 +72,7 @@ class Decoy(Generated):
 
     name = evaluation = "decoy"
     title = "Telling a statement from a recent decoy"
-    version = 1
+    version = 2
     metrics = (PREFERS, replace(TOKEN_ACCURACY, learnt=None, has_stderr=False), ODDS)
     takes = Statements
     arguments: Statements
@@ -94,12 +96,16 @@ class Decoy(Generated):
         ids[1:question] = VALUE + VALUES + rng.integers(NOISE, size=question - 1)
         ids[question - 1] = SEP
         if training:
-            gaps = np.sort(rng.integers(question - 1 - 3 * said, size=said))
-            places, asked = 1 + gaps + 3 * np.arange(said), rng.integers(said, size=questions)
+            times = int(rng.integers(1, 3))
+            gaps = np.sort(rng.integers(question - 1 - 3 * times * said, size=said))
+            places, asked = 1 + gaps + 3 * times * np.arange(said), rng.integers(said, size=questions)
         else:
+            times = 1
             places, asked = np.append(1, question - 1 - NEAR - 3 * np.arange(decoys, 0, -1)), np.zeros(1, dtype=int)
-        for i, after in enumerate((names, IS, values)):
-            ids[places + i] = after
+        for i, symbols in enumerate((names, IS, values)):
+            ids[places + i] = symbols
+            if times == 2:
+                ids[places + 3 + i] = labels[places + 3 + i] = symbols
         ids[question::3], ids[question + 1 :: 3], ids[question + 2 :: 3] = names[asked], IS, values[asked]
         labels[question + 2 :: 3] = values[asked]
 
