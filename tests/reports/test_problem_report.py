@@ -54,6 +54,19 @@ def test_lengths_are_told_in_the_tasks_unit_and_tokens_where_they_are_meant():
     assert chart.xs[0][1].label == "length in bits"
 
 
+def test_lengths_that_are_near_each_other_are_not_all_named():
+    sizes = (10, 17, 25, 26, 27, 28, 30, 32, 33, 36, 40, 48)
+    trials = [samples.trial("nope", 0, {"scan": [row(size, 1.0) for size in sizes]})]
+    data = {"task": "scan", "version": 1, "vocab_size": 23, "unit": "actions"}
+    config = {"task": "scan", "train_length": 25, "lengths": list(sizes), "data": data}
+    chart = by_length(samples.read(samples.results(trials, **config)), "scan", "", "")
+    assert chart is not None
+    named = [int(place) for place, _ in chart.xs[0][1].ticks]
+    assert named == [10, 17, 25, 28, 32, 36, 40, 48]
+    grid = chart.views[0].panels[0].grids[0]
+    assert len(grid.notes) == len(sizes), "all have their point, and its note"
+
+
 def test_ranks_are_over_seeds_and_equal_ones_share_theirs():
     text = report(
         nope=[(1.0, 1.0, 0.9, 0.6), (1.0, 1.0, 0.98, 0.9)],

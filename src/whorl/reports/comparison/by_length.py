@@ -1,5 +1,6 @@
 """An evaluation against length: its findings in words, its chart, and a table of each of its two metrics."""
 
+import math
 from collections.abc import Sequence
 
 from whorl.reports.axes import axis, percent_axis
@@ -12,6 +13,9 @@ from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.results.ranks import mean_reciprocal_rank, means
 from whorl.tasks import of_evaluation
+
+ROOM = 0.05
+"""The share of an axis that the name of a length takes."""
 
 
 def blocks(c: Comparison, kind: str, found: Findings) -> list[Block]:
@@ -132,11 +136,22 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     found = tuple(view for view in views if view is not None)
     if not found:
         return None
-    ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in lengths)
-    x = Axis(f"length in {c.unit}", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
+    low, high = lengths[0] / 1.12, lengths[-1] * 1.12
+    told = _apart(lengths, [n for n in (c.train_length, lengths[-1]) if n in lengths], ROOM * math.log(high / low))
+    ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in told)
+    x = Axis(f"length in {c.unit}", "log", low, high, ticks)
     return CurveChart(
         *(kind, title, caption, (("length", x),), found), named=True, pictured=pictured, overlaid=first.share
     )
+
+
+def _apart(lengths: Sequence[int], kept: Sequence[int], room: float) -> list[int]:
+    """Lengths whose logarithms are so far from one another that what is written there has room, those kept first."""
+    told = list(dict.fromkeys(kept))
+    for n in lengths:
+        if all(abs(math.log(n / other)) >= room for other in told):
+            told.append(n)
+    return sorted(told)
 
 
 def _view(c: Comparison, metric: Metric, lengths: Sequence[int], titled: bool) -> CurveView | None:
