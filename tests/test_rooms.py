@@ -121,14 +121,15 @@ def test_arrows_point_down_and_close_no_circle() -> None:
 
 
 def test_operations_know_what_turns_and_no_encoding() -> None:
-    """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, what a score can be asked, and the
-    products of turns that tokens make one after the other."""
+    """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, what a score can be asked, or a bias
+    that goes by runs of distance, and the products of turns that tokens make one after the other."""
     found = {other for importer, other in arrows(SRC) if importer.startswith("ops.")}
     assert {other for other in found if other.startswith("encodings")} == {
         "encodings.spectrum",
         "encodings.turns",
         "encodings.scores",
         "encodings.householder",
+        "encodings.by_run",
     }
 
 

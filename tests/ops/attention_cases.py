@@ -60,9 +60,9 @@ def problem(
     return AttentionProblem(q, k, v, tuple(biases), *at, mask, False, 1.0, None, None, dropout, q.device.type)
 
 
-def arriving(out: torch.Tensor) -> torch.Tensor:
+def arriving(out: torch.Tensor, times: int = 4) -> torch.Tensor:
     """Several gradients: the largest error of four sinks' alone, say, tells little of how they are made."""
-    return torch.randn(4, *out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
+    return torch.randn(times, *out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
 
 
 def everything(
@@ -74,9 +74,10 @@ def everything(
     scores: Sequence[BoundScore] = (),
     factor: torch.Tensor | None = None,
     sinks: torch.Tensor | None = None,
+    times: int = 4,
     **arguments,
 ) -> list:
-    """The output, and every gradient for each that arrives; in float64 with the parameters of modules, too."""
+    """The output, and every gradient for `times` that arrive; in float64 with the parameters of modules, too."""
     math = torch.float64 if dtype == torch.float64 else torch.float32
 
     def leaf(x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +93,7 @@ def everything(
     states = [x for _, *of_tokens in scores for x in of_tokens if x is not None]
     out, _ = biased_attention(*leaves, biases, scale=0.4, impl=impl, scores=scores, **beside, **arguments)
     wanted = [*leaves, *beside.values(), *learned, *states]
-    each = [torch.autograd.grad(out, wanted, grad, retain_graph=True) for grad in arriving(out)]
+    each = [torch.autograd.grad(out, wanted, grad, retain_graph=True) for grad in arriving(out, times)]
     return [out.detach(), *(torch.stack(gradients) for gradients in zip(*each, strict=True))]
 
 

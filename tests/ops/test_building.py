@@ -82,7 +82,7 @@ def test_the_processor_says_which(installed: Path) -> None:
     assert {*re.findall(r'"([a-z0-9-]+)"[;: ]', building.ASKING[0].read_text())} >= {*building.FLAVOURS}
 
 
-@pytest.mark.parametrize("changed", ["the sources", "the flags", "the flavour's flags", "cpu.c"])
+@pytest.mark.parametrize("changed", ["the sources", "what they include", "the flags", "the flavour's flags", "cpu.c"])
 def test_what_was_made_from_something_else_is_not_taken(
     changed: str, installed: Path, fresh: pytest.MonkeyPatch, tmp_path: Path, caplog
 ) -> None:
@@ -91,7 +91,7 @@ def test_what_was_made_from_something_else_is_not_taken(
     elif changed == "the flavour's flags":
         fresh.setattr(building, "FLAVOURS", {name: (*flags, "-g") for name, flags in building.FLAVOURS.items()})
     else:
-        name = "SOURCES" if changed == "the sources" else "ASKING"
+        name = {"the sources": "SOURCES", "what they include": "HEADERS"}.get(changed, "ASKING")
         source = tmp_path / "changed.c"
         source.write_text(getattr(building, name)[-1].read_text() + "/* changed */\n")
         fresh.setattr(building, name, (*getattr(building, name)[:-1], source))

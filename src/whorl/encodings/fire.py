@@ -15,6 +15,7 @@ from torch import nn
 
 from whorl.encodings.base import Encoding
 from whorl.encodings.biases import in_full
+from whorl.encodings.by_run import ByRun
 from whorl.encodings.config import of_host, require_positive_int
 from whorl.encodings.effects import Bias, Effect, Shape
 
@@ -37,6 +38,7 @@ class InterpolatedBias(nn.Module):
             """As nn.Linear draws them: U(-1, 1) / sqrt(inputs)."""
             return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / inputs**0.5)
 
+        self.runs = 2 * width + 1
         self.w1, self.b1 = drawn(width, inputs=1), drawn(width, inputs=1)
         self.w2, self.b2 = drawn(heads, width, inputs=width), drawn(heads, inputs=width)
 
@@ -46,28 +48,56 @@ class InterpolatedBias(nn.Module):
 
     def normalised(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """psi(i - j) / psi(max(i, L)), [batch, queries, keys]."""
-        c, length = in_full(self.c), (in_full(self.factor) * self.start).abs()
-        distance = (query_positions[:, :, None] - key_positions[:, None, :]).to(c.dtype)
-        longest = torch.maximum(query_positions.to(c.dtype), length)[..., None]
-        return (c * distance).abs().log1p() / ((c * longest).abs().log1p() + EPSILON)
+        distance = query_positions[:, :, None] - key_positions[:, None, :]
+        return self.psi(distance) / self.normaliser(query_positions)[..., None]
+
+    def psi(self, x: torch.Tensor) -> torch.Tensor:
+        """ln(|c x| + 1) of tokens [...]."""
+        c = in_full(self.c)
+        return (c * x.to(c.dtype)).abs().log1p()
+
+    def normaliser(self, query_positions: torch.Tensor) -> torch.Tensor:
+        """psi(max(i, L)) of queries at i [batch, queries]."""
+        length = (in_full(self.factor) * self.start).abs()
+        return self.psi(torch.maximum(query_positions.to(length.dtype), length)) + EPSILON
 
     def network(self, x: torch.Tensor) -> torch.Tensor:
-        """f, [batch, heads, ...] for numbers [batch, ...].
+        """f, [batch, heads, ...] for numbers [batch, ...]: a line is looked up and evaluated, and no hidden layer is
+        made for each query and key."""
+        borders, slopes, offsets = self.lines()
+        piece = torch.bucketize(x, borders)
+        shape = (len(slopes), *x.shape)
+        slope, offset = (lines.index_select(1, piece.flatten()).view(shape) for lines in (slopes, offsets))
+        return torch.addcmul(offset, slope, x).transpose(0, 1)
 
-        Of one input, a layer of ReLUs is linear between the points at which one of them begins or ends: a line is
-        looked up and evaluated, and no hidden layer is made for each query and key.
-        """
+    def lines(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """f is linear between the points at which a ReLU begins or ends: those borders [width], ascending; and slopes
+        and offsets of the pieces before, between and after them [heads, width + 1]."""
         w1, b1, w2, b2 = map(in_full, (self.w1, self.b1, self.w2, self.b2))
         with torch.no_grad():
             borders = (-b1 / w1).nan_to_num(0.0).clamp(-1.0, 1e6).sort().values
             edges = torch.cat([borders[:1] - 2, borders, borders[-1:] + 2])
             inside = (edges[1:] + edges[:-1]) / 2  # a point of each piece
             open_ = (inside[:, None] * w1 + b1 > 0).to(w1.dtype)  # the units that are not at 0 there
-            piece = torch.bucketize(x, borders)
-        slopes, offsets = w2 @ (open_ * w1).T, w2 @ (open_ * b1).T + b2[:, None]  # [heads, pieces]
-        shape = (len(w2), *x.shape)
-        slope, offset = (lines.index_select(1, piece.flatten()).view(shape) for lines in (slopes, offsets))
-        return torch.addcmul(offset, slope, x).transpose(0, 1)
+        return borders, w2 @ (open_ * w1).T, w2 @ (open_ * b1).T + b2[:, None]
+
+    def by_run(self, q: torch.Tensor, query_positions: torch.Tensor, least: int, most: int, channels: int) -> ByRun:
+        """On a run of distances f is one line of psi, whose slope a query's normaliser divides."""
+        normaliser = self.normaliser(query_positions)
+        borders, slopes, offsets = self.lines()
+        with torch.no_grad():
+            psi = self.psi(torch.arange(max(most, -least) + 1, device=q.device))
+            before, past = torch.bucketize(torch.stack([psi[0], psi[-1] / normaliser.min()]), borders).tolist()
+            within = borders[before:past, None] * normaliser[:, None]
+            begin = torch.searchsorted(psi, within, right=True)  # the least distance past each border
+        pieces = list(range(past, before - 1, -1))
+        farthest = begin.flip(1) - 1
+        if least < 0:  # later keys, which are as far away as earlier ones
+            pieces += range(before + 1, past + 1)
+            farthest = torch.cat([farthest, -begin], 1)
+        slope, offset = (lines[:, pieces][None, :, :, None] for lines in (slopes, offsets))
+        feature = self.psi(torch.arange(least, most + 1, device=q.device))
+        return ByRun(farthest, offset, slope / normaliser[:, None, None], feature)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ class Buckets:
     def count(self) -> int:
         return len(self.borders) * (2 if self.directed else 1) + 1
 
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """The distances at which another bucket begins than that of the one before, ascending."""
+        return tuple(sorted({*self.borders, *(1 - border for border in self.borders)}))
+
     def of(self, distance: torch.Tensor) -> torch.Tensor:
         far = bucketed(distance.abs(), self.borders)
         return len(self.borders) + far * distance.sign() if self.directed else far
@@ -77,7 +82,7 @@ class BucketedVectors(RelativeVectors):
     """Vectors per bucket."""
 
     def __init__(self, on: str, heads: int, channels: int, buckets: Buckets) -> None:
-        super().__init__(on, heads, buckets.count, channels)
+        super().__init__(on, heads, buckets.count, channels, buckets.changes)
         self.buckets = buckets
 
     def row(self, distance: torch.Tensor) -> torch.Tensor:

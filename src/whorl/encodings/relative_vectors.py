@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from whorl.encodings.biases import in_full
+from whorl.encodings.by_run import ByRun
 from whorl.encodings.scores import At, ScoreModule
 
 
@@ -24,14 +25,16 @@ class RelativeVectors(ScoreModule):
     """Tables [heads or 1, rows, channels], which start at zero.
 
     on: the letters of what the tables meet: "k" is added to keys (and meets queries), "q" to queries, "v" to values.
-    heads: 1 where heads share them.
+    heads: 1 where heads share them. changes: the distances at which another row begins than that of the one before,
+    ascending.
     """
 
     causal = False
 
-    def __init__(self, on: str, heads: int, rows: int, channels: int) -> None:
+    def __init__(self, on: str, heads: int, rows: int, channels: int, changes: tuple[int, ...]) -> None:
         super().__init__()
-        self.on = on
+        self.on, self.changes = on, changes
+        self.runs = 0 if "q" in on else len(changes) + 1  # what keys add goes by runs of queries
         self.tables = nn.ParameterDict({letter: torch.zeros(heads, rows, channels) for letter in on})
 
     def row(self, distance: torch.Tensor) -> torch.Tensor:
@@ -57,11 +60,22 @@ class RelativeVectors(ScoreModule):
         return s
 
     def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
-        table = in_full(self.tables["v"])
-        if table.shape[-1] != v.shape[-1]:
-            raise ValueError(
-                f"vectors of {table.shape[-1]} channels cannot be added to values of {v.shape[-1]}, which this host's "
-                "heads have beside keys of another width; try an encoding that leaves values alone, irpe or t5"
-            )
+        table = self.added_to(v.shape[-1])
         by_row = torch.zeros(*weights.shape[:-1], table.shape[-2], dtype=table.dtype, device=weights.device)
         return by_row.scatter_add(-1, self.rows(at, weights), weights.to(table.dtype)) @ table
+
+    def added_to(self, channels: int) -> torch.Tensor:
+        """The table of values [heads or 1, rows, channels]. Raises ValueError where v has other channels."""
+        table = in_full(self.tables["v"])
+        if table.shape[-1] != channels:
+            raise ValueError(
+                f"vectors of {table.shape[-1]} channels cannot be added to values of {channels}, which this host's "
+                "heads have beside keys of another width; try an encoding that leaves values alone, irpe or t5"
+            )
+        return table
+
+    def by_run(self, q: torch.Tensor, query_positions: torch.Tensor, least: int, most: int, channels: int) -> ByRun:
+        changes = torch.tensor([x for x in reversed(self.changes) if least < x <= most] + [least], device=q.device)
+        farthest, rows = changes[None, :-1, None] - 1, self.row(changes)  # each the least distance of its run
+        values = in_full(self.tables["k"])[:, rows] @ q.mT if "k" in self.on else None
+        return ByRun(farthest, values, vectors=self.added_to(channels)[:, rows] if "v" in self.on else None)

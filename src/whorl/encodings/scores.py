@@ -68,6 +68,7 @@ class ScoreModule(nn.Module):
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
     distribution: bool = True  # its `weights` are never negative, and sum to 1 at most
+    runs: int = 0  # where `logits` and `values` go by runs of distance, as `whorl.encodings.by_run` has it: how many
     as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did
 
     def tokens(

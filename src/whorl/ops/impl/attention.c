@@ -5,7 +5,7 @@
  *
  * where the product may be capped first, softcap tanh(product / softcap), and the product of a few more channels of each
  * token, which are float, may be added: summed up before it is, since what is left of two large terms must not be rounded
- * with them.
+ * with them. So may what is constant or linear on runs of keys (runs.h).
  *
  * A tile of logits lies transposed, a row of QUERIES lanes for each key. So a softmax is done lane by lane with nothing to be
  * summed across, the biases of a row are neighbours, and none of the seven products needs keys or values transposed.
@@ -17,27 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __AVX512F__
-#define WIDTH 16 /* floats in a vector */
-#define HEIGHT 8 /* rows of a product's block: HEIGHT x 2 vectors of sums, and 2 + 1 more, are the registers that there are */
-#elif defined(__AVX__)
-#define WIDTH 8
-#define HEIGHT 6
-#else
-#define WIDTH 4
-#define HEIGHT 4
-#endif
+#include "runs.h"
 
-#if HEIGHT == 6
-enum { QUERIES = 48, KEYS = 144 };
-#else
-enum { QUERIES = 64, KEYS = 128 };
-#endif
-_Static_assert(QUERIES % HEIGHT == 0 && KEYS % HEIGHT == 0 && QUERIES % WIDTH == 0 && QUERIES % 8 == 0, "a tile is whole blocks");
 enum { DEPTH = KEYS / 2, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
-
-typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
-#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     const void *at; /* this and all that follows is 8 bytes each */
@@ -52,6 +34,7 @@ typedef struct {
     const float *bias, *sinks;   /* [heads or 1, queries + keys - 1], at i - j + keys - 1; [heads]; or none */
     float *top, *normal;        /* [batch, heads, queries]: a row's largest logit, and 1 / the sum of exp(logit - top) */
     Tensor q, k, v, out, more_q, more_k; /* all from out on are float; more: the channels that are added, by heads of queries */
+    Runs runs;
     /* the backward pass alone; all but grad are float */
     Tensor grad, to_q;
     float *to_k, *to_v;  /* [chunks, batch, key heads, keys, dim or dim_v] */
@@ -119,8 +102,6 @@ PRODUCT(add_columns_times, 1, a_stride, 1) /* c += a^T b */
 
 /* --- reading and writing ---------------------------------------------------------------------------------------------- */
 
-INLINE int64_t up_to(int64_t multiple, int64_t n) { return (n + multiple - 1) / multiple * multiple; }
-
 static inline float load_bf16(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
     float value;
@@ -150,13 +131,6 @@ static void transpose(float *to, const float *from, int64_t width) { /* to[chann
 }
 
 /* --- weights ---------------------------------------------------------------------------------------------------------- */
-
-typedef int32_t ints __attribute__((vector_size(4 * WIDTH), aligned(4)));
-typedef uint32_t bits __attribute__((vector_size(4 * WIDTH), aligned(4)));
-
-#define AT(TYPE, address) (*(TYPE *)(address)) /* WIDTH numbers from an address on */
-INLINE vec all(float x) { return (vec){0} + x; }
-INLINE vec either(ints mask, vec yes, vec no) { return (vec)((mask & (ints)yes) | (~mask & (ints)no)); }
 
 /* exp to 1 in 10^7 for x <= 0, by 2^k times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose next term is
  * 1.2e-7 there / 7!). Below -60 it is 0: 1e-26 beside a 1 is nothing to a float, and smaller numbers, and what they are
@@ -212,6 +186,8 @@ typedef struct {
     int64_t sees_first, sees_end, all_first, all_end; /* any lane sees, and all lanes see, the keys from .. to */
     float *q, *q_t, *grad, *grad_t, *sums; /* [QUERIES][width] or, transposed, [width][QUERIES] */
     float *more_t, *to_more_t;             /* [channels][QUERIES] */
+    float fade[QUERIES];                   /* what sums of earlier keys were multiplied by at the last keys */
+    TileRuns runs;
 } Tile;
 
 static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
@@ -230,21 +206,22 @@ static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) 
             t->more_t[e * QUERIES + i] = there ? from[(q0 + i) * c->more_q.token + e] : 0;
         }
     }
+    if (c->runs.count) open_runs(&t->runs, &c->runs, b, b * c->heads + h, q0, c->queries);
 }
 
-/* The biases of a tile by distance, so that those of its row j are QUERIES neighbours from KEYS - 1 - j on. */
-static void read_biases(float *to, const Call *c, int64_t h, int64_t q0, int64_t k0) {
-    const int64_t span = c->queries + c->keys - 1, least = q0 - k0 - (KEYS - 1) + c->keys - 1;
+/* Numbers by distance (biases, a feature), those of a tile: its row j's are QUERIES neighbours from KEYS - 1 - j on. */
+static void read_distances(float *to, const Call *c, const float *vector, int64_t q0, int64_t k0) {
+    const int64_t span = c->queries + c->keys - 1, lowest = q0 - k0 - (KEYS - 1) + c->keys - 1;
     for (int64_t at = 0; at < QUERIES + KEYS - 1; at++) {
-        const int64_t from = least + at;
-        to[at] = from < 0 || from >= span ? 0 : c->bias[h * c->bias_stride + from];
+        const int64_t from = lowest + at;
+        to[at] = from < 0 || from >= span ? 0 : vector[from];
     }
 }
 
-static void add_biases(float *to_bias, const Call *c, const float *add, int64_t q0, int64_t k0) {
-    const int64_t span = c->queries + c->keys - 1, least = q0 - k0 - (KEYS - 1) + c->keys - 1;
+static void add_distances(float *to_vector, const Call *c, const float *add, int64_t q0, int64_t k0) {
+    const int64_t span = c->queries + c->keys - 1, lowest = q0 - k0 - (KEYS - 1) + c->keys - 1;
     for (int64_t at = 0; at < QUERIES + KEYS - 1; at++)
-        if (least + at >= 0 && least + at < span) to_bias[least + at] += add[at];
+        if (lowest + at >= 0 && lowest + at < span) to_vector[lowest + at] += add[at];
 }
 
 /* What a weight is multiplied by: 0 where it is dropped, else 1 / the share that is kept. */
@@ -265,11 +242,10 @@ INLINE ints sees_key(const Tile *t, int64_t lane, int64_t key) {
 }
 
 /* Logits to weights exp(logit - top), which are not yet divided by their sum; the sums of earlier keys are scaled to match. */
-static void soften(float *s, Tile *t, const Call *c, const float *biases, const float *more_k, int64_t k0, int64_t keys,
-                   int64_t width_v) {
+static void soften(float *s, Tile *t, const Call *c, const float *biases, const float *by_run, const float *more_k, int64_t k0,
+                   int64_t keys, int64_t width_v) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
-    float fade[QUERIES];
     for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
         const vec before = AT(vec, t->top + lane);
         vec top = before, sum = all(0);
@@ -278,6 +254,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
             if (cap) x = cap * tanh_of(x / cap);
             if (c->channels) x += added(c->channels, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
+            if (by_run) x += AT(const vec, by_run + j * QUERIES + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             AT(vec, s + j * QUERIES + lane) = x;
             top = either(x > top, x, top);
@@ -289,19 +266,20 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
             AT(vec, s + j * QUERIES + lane) = c->dropout ? p * keep(c, t, lane, k0 + j) : p;
         }
         const vec faded = exp_not_positive(before - base);
-        AT(vec, fade + lane) = faded;
+        AT(vec, t->fade + lane) = faded;
         AT(vec, t->total + lane) = AT(vec, t->total + lane) * faded + sum;
         AT(vec, t->top + lane) = top;
     }
     for (int64_t i = 0; i < QUERIES; i++)
-        if (fade[i] != 1)
-            for (int64_t d = 0; d < width_v; d += WIDTH) AT(vec, t->sums + i * width_v + d) *= fade[i];
+        if (t->fade[i] != 1)
+            for (int64_t d = 0; d < width_v; d += WIDTH) AT(vec, t->sums + i * width_v + d) *= t->fade[i];
 }
 
-/* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too, and with
- * the others' channels to those of queries, and to those of keys, [KEYS][channels][WIDTH], which are to be summed across. */
+/* Logits to weights p, and the weights' gradient to the logits', p (dp - delta), which is added to the biases' too, takes
+ * the place of what was added by run, and is added with the others' channels to those of queries, and to those of keys,
+ * [KEYS][channels][WIDTH], which are to be summed across. */
 INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
-                            const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
+                         float *by_run, const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
     for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
@@ -312,6 +290,7 @@ INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile
             if (cap) tanh = tanh_of(x / cap), x = cap * tanh;
             if (channels) x += added(channels, t, more_k, lane, j);
             if (biases) x += AT(const vec, biases + KEYS - 1 - j + lane);
+            if (by_run) x += AT(const vec, by_run + j * QUERIES + lane);
             if (masked) x = either(sees_key(t, lane, k0 + j), x, all(-INFINITY));
             p = exp_not_positive(x - base) * normal;
             if (c->dropout) {
@@ -321,6 +300,7 @@ INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile
                 d = p * (d - delta);
             }
             if (to_biases) AT(vec, to_biases + KEYS - 1 - j + lane) += d;
+            if (by_run) AT(vec, by_run + j * QUERIES + lane) = d;
             for (int64_t e = 0; e < channels; e++) {
                 AT(vec, t->to_more_t + e * QUERIES + lane) += d * more_k[j * channels + e];
                 AT(vec, to_more_k + (j * channels + e) * WIDTH) += d * AT(const vec, t->more_t + e * QUERIES + lane);
@@ -333,13 +313,13 @@ INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile
 
 /* No channels, and two of them (a forget gate's), are compiled for themselves. */
 static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, const float *biases, float *to_biases,
-                            const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
+                            float *by_run, const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
     if (c->channels == 0)
-        soften_again(0, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
+        soften_again(0, s, dp, t, c, biases, to_biases, by_run, more_k, to_more_k, k0, keys);
     else if (c->channels == 2)
-        soften_again(2, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
+        soften_again(2, s, dp, t, c, biases, to_biases, by_run, more_k, to_more_k, k0, keys);
     else
-        soften_again(c->channels, s, dp, t, c, biases, to_biases, more_k, to_more_k, k0, keys);
+        soften_again(c->channels, s, dp, t, c, biases, to_biases, by_run, more_k, to_more_k, k0, keys);
 }
 
 /* --- the two passes ---------------------------------------------------------------------------------------------------- */
@@ -348,8 +328,9 @@ static void soften_backward(float *s, float *dp, const Tile *t, const Call *c, c
 typedef struct {
     float *k, *v, *s, *dp, *q, *to_k, *to_v; /* dp, to_k and to_v in the backward pass, q in the forward one */
     float *more_k, *to_more_k;               /* [KEYS][channels]; to_more_k as soften_backward has it */
+    float *by_run;                           /* [KEYS][QUERIES]: what runs add to logits, then its gradient */
     Tile tiles[TILES];
-    float biases[QUERIES + KEYS], to_biases[QUERIES + KEYS];
+    float biases[QUERIES + KEYS], to_biases[QUERIES + KEYS], feature[QUERIES + KEYS], to_feature[QUERIES + KEYS];
     float *all;
 } Space;
 
@@ -365,6 +346,7 @@ static int open_space(Space *w, const Call *c, int backward) {
     const int64_t q = QUERIES * width, v = QUERIES * width_v, most = q > v ? q : v, s = KEYS * QUERIES;
     int64_t count = KEYS * (width + width_v + more) + 2 * s + q + TILES * (q + most + QUERIES * more);
     if (backward) count += TILES * (q + 2 * v + QUERIES * more) + (keys + KEYS) * (width + width_v) + KEYS * more * WIDTH;
+    if (c->runs.count) count += s + TILES * room_of_runs(c->runs.count);
     w->all = NULL;
     if (posix_memalign((void **)&w->all, 64, (count + 1024) * sizeof(float))) return 1;
     float *at = w->all;
@@ -374,12 +356,13 @@ static int open_space(Space *w, const Call *c, int backward) {
         t->q_t = take(&at, q), t->sums = take(&at, most), t->more_t = take(&at, QUERIES * more);
         if (backward) t->q = take(&at, q), t->grad = take(&at, v), t->grad_t = take(&at, v), t->to_more_t = take(&at, QUERIES * more);
     }
+    if (c->runs.count) w->by_run = take(&at, s);
+    for (Tile *t = w->tiles; t < w->tiles + TILES && c->runs.count; t++)
+        room_for_runs(&t->runs, take(&at, room_of_runs(c->runs.count)), c->runs.count);
     if (backward) w->to_more_k = take(&at, KEYS * more * WIDTH);
     if (backward) w->to_k = take(&at, (keys + KEYS) * width), w->to_v = take(&at, (keys + KEYS) * width_v);
     return 0;
 }
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The tiles of keys that any of some tiles of queries sees: from .. to; the first is a multiple of KEYS, the same for all. */
 static void seen(const Tile *tiles, int64_t count, int64_t *from, int64_t *to) {
@@ -398,6 +381,16 @@ static void read_keys(Space *w, const Call *c, int64_t b, int64_t h, int64_t k0,
     read_rows(w->k, up_to(WIDTH, c->dim), up_to(HEIGHT, n), &c->k, c->bf16, b, g, k0, n, c->dim, 1);
     read_rows(w->v, up_to(WIDTH, c->dim_v), up_to(HEIGHT, n), &c->v, c->bf16, b, g, k0, n, c->dim_v, 1);
     read_rows(w->more_k, c->channels, c->channels ? n : 0, &c->more_k, 0, b, h, k0, n, c->channels, 1);
+}
+
+/* What runs add to the logits of a tile. */
+static void read_by_runs(Space *w, const Call *c, const Tile *t, int64_t q0, int64_t k0, int64_t keys) {
+    if (c->runs.feature) {
+        read_distances(w->feature, c, c->runs.feature, q0, k0);
+        put_lines(w->by_run, &t->runs, w->feature, k0, keys);
+    } else {
+        put_values(w->by_run, &t->runs, k0, keys);
+    }
 }
 
 /* The output of `together` tiles of queries from `begin` on, of one head. */
@@ -419,8 +412,10 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
             Tile *t = w->tiles + at;
             if (!sees(t, k0, k0 + n)) continue;
             rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
-            if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
-            soften(w->s, t, c, c->bias ? w->biases : NULL, w->more_k, k0, n, width_v);
+            if (c->bias) read_distances(w->biases, c, c->bias + h * c->bias_stride, begin + at * QUERIES, k0);
+            if (c->runs.values) read_by_runs(w, c, t, begin + at * QUERIES, k0, n);
+            soften(w->s, t, c, c->bias ? w->biases : NULL, c->runs.values ? w->by_run : NULL, w->more_k, k0, n, width_v);
+            if (c->runs.mass) fade_mass(&t->runs, t->fade), sum_by_run(t->runs.mass, w->s, &t->runs, k0, n);
             add_columns_times(QUERIES, width_v, n, w->s, QUERIES, w->v, width_v, t->sums, width_v);
         }
     }
@@ -436,6 +431,8 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
         const float normal = total == 0 ? 0 : 1 / total;
         float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head + row * c->out.token;
         for (int64_t d = 0; d < c->dim_v; d++) out[d] = t->sums[i * width_v + d] * (fade * normal);
+        for (int64_t r = 0; r < c->runs.count && c->runs.mass; r++)
+            c->runs.mass[((b * c->heads + h) * c->runs.count + r) * c->queries + row] = t->runs.mass[r * QUERIES + i] * (fade * normal);
         c->top[where] = top, c->normal[where] = normal;
     }
 }
@@ -558,7 +555,7 @@ static int attention_of_one(const Call *c) {
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
+    if (c->queries == 1 && !c->dropout && !c->runs.count) return attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;
@@ -594,6 +591,10 @@ static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t d = 0; d < c->dim_v; d++) sum += out[d] * t->grad[i * width_v + d];
+        for (int64_t r = 0; r < c->runs.count && c->runs.mass; r++) {
+            const int64_t at = ((b * c->heads + h) * c->runs.count + r) * c->queries + q0 + i;
+            sum += c->runs.mass[at] * c->runs.to_mass[at];
+        }
         c->delta[where] = t->delta[i] = sum;
         t->top[i] = c->top[where], t->normal[i] = c->normal[where];
     }
@@ -601,7 +602,8 @@ static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_
 }
 
 /* All the gradients of TILES tiles of queries from `begin` on, of one head; those to keys and values are added up in w. */
-static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, float *to_bias, float *to_more_k) {
+static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin, float *to_bias, float *to_more_k,
+                     float *to_feature) {
     const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v);
     int64_t count = 0, from, to;
     for (int64_t q0 = begin; count < TILES && q0 < c->queries; count++, q0 += QUERIES)
@@ -615,18 +617,27 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
             if (!sees(t, k0, k0 + n)) continue;
             rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
             rows_times(n, QUERIES, c->dim_v, w->v, width_v, t->grad_t, QUERIES, w->dp, QUERIES);
-            if (c->bias) read_biases(w->biases, c, h, begin + at * QUERIES, k0);
+            if (c->bias) read_distances(w->biases, c, c->bias + h * c->bias_stride, begin + at * QUERIES, k0);
+            if (c->runs.values) read_by_runs(w, c, t, begin + at * QUERIES, k0, n);
+            if (c->runs.mass) add_masses_gradient(w->dp, &t->runs, k0, n);
             if (to_bias) memset(w->to_biases, 0, sizeof w->to_biases);
             memset(w->to_more_k, 0, KEYS * c->channels * WIDTH * sizeof(float));
-            soften_backward(w->s, w->dp, t, c, c->bias ? w->biases : NULL, to_bias ? w->to_biases : NULL, w->more_k,
-                            w->to_more_k, k0, n);
+            soften_backward(w->s, w->dp, t, c, c->bias ? w->biases : NULL, to_bias ? w->to_biases : NULL,
+                            c->runs.values ? w->by_run : NULL, w->more_k, w->to_more_k, k0, n);
+            if (c->runs.feature) {
+                memset(w->to_feature, 0, sizeof w->to_feature);
+                sum_lines(to_feature ? w->to_feature : NULL, w->by_run, &t->runs, w->feature, k0, n);
+                if (to_feature) add_distances(to_feature, c, w->to_feature, begin + at * QUERIES, k0);
+            } else if (c->runs.values) {
+                sum_by_run(t->runs.to_values, w->by_run, &t->runs, k0, n);
+            }
             for (int64_t at = 0; at < n * c->channels; at++)
                 for (int64_t l = 0; l < WIDTH; l++) to_more_k[k0 * c->channels + at] += w->to_more_k[at * WIDTH + l];
             /* products take whole blocks of rows: those past n are of zeros, as the keys and values there */
             add_rows_times(n, width_v, QUERIES, w->s, QUERIES, t->grad, width_v, w->to_v + k0 * width_v, width_v);
             add_rows_times(n, width, QUERIES, w->dp, QUERIES, t->q, width, w->to_k + k0 * width, width);
             add_columns_times(QUERIES, width, n, w->dp, QUERIES, w->k, width, t->sums, width);
-            if (to_bias) add_biases(to_bias, c, w->to_biases, begin + at * QUERIES, k0);
+            if (to_bias) add_distances(to_bias, c, w->to_biases, begin + at * QUERIES, k0);
         }
     }
     for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
@@ -637,6 +648,8 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
         float *more = c->to_more_q + ((b * c->heads + h) * c->queries + row) * c->channels;
         for (int64_t e = 0; e < c->channels; e++) more[e] = to_more[e * QUERIES];
     }
+    for (int64_t at = 0; at < count && c->runs.values; at++)
+        close_runs(&w->tiles[at].runs, &c->runs, b * c->heads + h, begin + at * QUERIES, c->queries);
 }
 
 /* A unit of work is a head of keys with its heads of queries; with several chunks, every so many tiles of their queries. */
@@ -662,7 +675,8 @@ int whorl_attention_backward(const int64_t *call) {
             for (int64_t n = 0; n < repeats; n++)
                 for (int64_t begin = chunk * step; begin < c->queries; begin += c->chunks * step)
                     backward(c, &w, b, g * repeats + n, begin, c->to_bias ? c->to_bias + (head * repeats + n) * span : NULL,
-                             c->to_more_k + (head * repeats + n) * c->keys * c->channels);
+                             c->to_more_k + (head * repeats + n) * c->keys * c->channels,
+                             c->runs.to_feature ? c->runs.to_feature + (head * repeats + n) * span : NULL);
             for (int64_t j = 0; j < c->keys; j++) {
                 memcpy(c->to_k + (head * c->keys + j) * c->dim, w.to_k + j * width, c->dim * sizeof(float));
                 memcpy(c->to_v + (head * c->keys + j) * c->dim_v, w.to_v + j * width_v, c->dim_v * sizeof(float));

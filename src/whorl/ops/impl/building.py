@@ -23,6 +23,7 @@ Flags = tuple[str, ...]
 T = TypeVar("T")
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("runs.h", "tiles.h"))  # attention.c includes them
 ASKING = (Path(__file__).with_name("cpu.c"),)  # asks the processor which flavour it runs
 FLAGS: Flags = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 # The first that works: for this very machine, and in threads where the compiler's OpenMP is PyTorch's (gcc's is).
@@ -113,7 +114,7 @@ def asking_name() -> str:
 
 def flavour_name(flavour: str) -> str:
     """The name of the loops for a kind of machine."""
-    return f"loops-{flavour}-{_made_from(SOURCES, *FLAVOURS[flavour])}.so"
+    return f"loops-{flavour}-{_made_from((*SOURCES, *HEADERS), *FLAVOURS[flavour])}.so"
 
 
 def _made_from(sources: tuple[Path, ...], *flags: str) -> str:

@@ -1,7 +1,8 @@
 """Biased attention on a CPU: the compiled loops of attention.c, in which nothing grows with queries times keys.
 
-They take what attention has nearly always: biases of distance alone, and for each query one run of neighbouring keys
-at positions without gaps (causal, windowed, padded, packed, with a cache). `plan` says whether that is so.
+They take what attention has nearly always: biases of distance alone, one bias or score that goes by runs of distance
+(`whorl.ops.runs`), and for each query one run of neighbouring keys at positions without gaps (causal, windowed, padded,
+packed, with a cache). `plan` says whether that is so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, needs_rows, not_relative, once, reach_of
 from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
+from whorl.ops.runs import Tables, apart, tables
 from whorl.ops.visible import Runs, Visible
 
 
@@ -34,7 +36,10 @@ def missing(problem: AttentionProblem) -> str | None:
         return f"the inputs are on {problem.device}"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    why = needs_rows(problem) or not_relative(problem) or native.missing()
+    by_runs, rest = problem.once(apart)
+    if by_runs is not None and problem.q.shape[2] == 1 and not problem.dropout:
+        return "with what goes by runs of distance, its loop for one query does the work of a tile of 64"
+    why = needs_rows(rest) or not_relative(rest) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
         why = found
     return why
@@ -93,56 +98,76 @@ def _own(
     return int(value) if bool((right | ~sees).all()) else None
 
 
+def _attend(how: loops.How, plan: Plan, sums: bool, given: loops.Given) -> tuple[loops.OfRows, torch.Tensor | None]:
+    """And the weights of each run, added up [batch, heads, runs, queries], where `sums` asks for them."""
+    mass = None
+    if sums and how.begin is not None:
+        batch, heads, queries, _ = given.q.shape
+        mass = given.q.new_empty(batch, heads, how.begin.shape[1] + 1, queries, dtype=torch.float32)
+    return loops.attend(how, plan.first, plan.end, given, mass), mass
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         how: loops.How,
         plan: Plan,
+        sums: bool,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
         *others: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """others: the vector, the sinks, channels of q and of k."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """others: what else `loops.Given` has. Gives the output, and what `_attend` gives beside it."""
         ctx.how, ctx.plan = how, plan
         # The exact output is kept: its product with the gradient is taken from every logit's gradient.
-        made = loops.attend(how, plan.first, plan.end, loops.Given(q, k, v, *others))
-        ctx.save_for_backward(q, k, v, *others, *made)
-        return made.out.to(v.dtype)
+        made, mass = _attend(how, plan, sums, loops.Given(q, k, v, *others))
+        ctx.save_for_backward(q, k, v, *others, *made, mass)
+        return made.out.to(v.dtype), mass
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        refuse_batches("cpu", *grads)
+        refuse_batches("cpu", *(x for x in grads if x is not None))
         saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
         with torch.no_grad():
             made = _Attention.gradients(ctx, saved, *grads)
-        return None, None, *first_only("cpu", made, [*saved[:-3], *grads])
+        return None, None, None, *first_only("cpu", made, [*saved[:-4], *grads])
 
     @staticmethod
-    def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """To q, k, v, the vector, the sinks and the channels."""
-        given, of_rows = loops.Given(*saved[:-3]), loops.OfRows(*saved[-3:])
+    def gradients(
+        ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor, to_mass: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """To all that is given."""
+        given, of_rows = loops.Given(*saved[:-4]), loops.OfRows(*saved[-4:-1])
+        needed = dict(zip(loops.Given._fields, ctx.needs_input_grad[3:], strict=True))
         found, delta = loops.gradients(
-            ctx.how, ctx.plan.first, ctx.plan.end, given, of_rows, grad, of_vector=ctx.needs_input_grad[5]
-        )
+            ctx.how, ctx.plan.first, ctx.plan.end, given, of_rows, grad, mass=saved[-1], to_mass=to_mass,
+            of_vector=needed["vector"], of_feature=needed["feature"],
+        )  # fmt: skip
         if given.sinks is not None:
             weight = (given.sinks.float()[:, None] - of_rows.top).exp_().mul_(of_rows.normal)
             found = found._replace(sinks=(weight * delta).sum((0, 2)).neg_())
-        return tuple(None if x is None else x.to(of.dtype) for x, of in zip(found, saved[:-3], strict=True))
+        return tuple(None if x is None else x.to(of.dtype) for x, of in zip(found, saved[:-4], strict=True))
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:
     found = problem.once(plan)
     assert isinstance(found, Plan)
+    module, rest = problem.once(apart)
     q, k = problem.q, problem.k
-    vector = _vector(found, problem.biases, q, k) if problem.biases else None
+    vector = _vector(found, rest.biases, q, k) if rest.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
-    how = loops.How(problem.scale, problem.softcap, problem.dropout, seed)
-    given = loops.Given(q, k, problem.v, vector, problem.sinks, *(problem.channels or (None, None)))
-    if not torch.is_grad_enabled():
-        return loops.attend(how, found.first, found.end, given).out
-    return _Attention.apply(how, found, *given)
+    runs = Tables() if module is None else tables(module, problem, found.first, found.end, found.own)
+    how = loops.How(problem.scale, problem.softcap, problem.dropout, seed, runs.begin)
+    of_q, of_k = problem.channels or (None, None)
+    by_run = runs.values, runs.slopes, runs.feature
+    given, sums = loops.Given(q, k, problem.v, vector, problem.sinks, of_q, of_k, *by_run), runs.vectors is not None
+    if torch.is_grad_enabled():
+        out, mass = _Attention.apply(how, found, sums, *given)
+    else:
+        (out, *_), mass = _attend(how, found, sums, given)
+    return out if runs.vectors is None else out + (mass.mT @ runs.vectors).to(out.dtype)
 
 
 def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

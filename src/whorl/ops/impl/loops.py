@@ -20,10 +20,12 @@ class How(NamedTuple):
     softcap: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    begin: torch.Tensor | None = None  # the first key of each of a query's runs but the first: see `whorl.ops.runs`
 
 
 class Given(NamedTuple):
-    """q [batch, heads, queries, dim], k and v of key heads; the biases by distance, the sinks, and channels of q and k.
+    """q [batch, heads, queries, dim], k and v of key heads; the biases by distance, the sinks, and channels of q and k;
+    values and slopes by run [batch, heads, runs, queries], and the feature by distance, as the biases are.
 
     Or the gradients to them.
     """
@@ -35,6 +37,9 @@ class Given(NamedTuple):
     sinks: torch.Tensor | None = None
     of_q: torch.Tensor | None = None
     of_k: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    slopes: torch.Tensor | None = None
+    feature: torch.Tensor | None = None
 
 
 class OfRows(NamedTuple):
@@ -46,15 +51,18 @@ class OfRows(NamedTuple):
     normal: torch.Tensor
 
 
-def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given) -> OfRows:
-    """Query i sees the keys first[i] <= j < end[i], int64 [batch or 1, queries], contiguous."""
+def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given, mass: torch.Tensor | None = None) -> OfRows:
+    """Query i sees the keys first[i] <= j < end[i], int64 [batch or 1, queries], contiguous.
+
+    mass: where the weights of each run are written, added up: float32 [batch, heads, runs, queries].
+    """
     read = _as_the_loops_read(given)
     batch, heads, queries, _ = read.q.shape
     of_tokens = read.q.new_empty(batch, queries, heads, read.v.shape[3], dtype=torch.float32)  # as hosts want it
     out = of_tokens.transpose(1, 2)
     made = OfRows(out, out.new_empty(batch, heads, queries), out.new_empty(batch, heads, queries))
     if out.numel():
-        _call("whorl_attention", how, first, end, 1, read, made)
+        _call("whorl_attention", how, first, end, 1, read, made, (mass, None, None, None, None))
     return made
 
 
@@ -66,12 +74,15 @@ def gradients(
     of_rows: OfRows,
     grad: torch.Tensor,
     *,
+    mass: torch.Tensor | None = None,
+    to_mass: torch.Tensor | None = None,
     of_vector: bool = False,
+    of_feature: bool = False,
 ) -> tuple[Given, torch.Tensor]:
     """To all that is given, float32, but for the sinks; and the product of each query's output and its gradient."""
     read = _as_the_loops_read(given)
-    q, k, v, vector, _, of_q, of_k = read
-    out, top, _ = of_rows
+    q, k, v, vector, _, of_q, of_k, values, slopes, feature = read
+    out, top, *_ = of_rows
     batch, heads, queries, _ = q.shape
     grad = _rows_adjacent(grad, q.dtype)
     to_q = torch.empty_like(q, dtype=torch.float32)
@@ -85,20 +96,28 @@ def gradients(
     if of_q is not None and of_k is not None:
         to_of_q = torch.zeros_like(of_q)
         to_of_k = out.new_zeros(chunks, batch, heads, *of_k.shape[2:])
+    to_mass = None if to_mass is None else to_mass.contiguous()
+    to_values, to_slopes = (None if x is None else torch.empty_like(x) for x in (values, slopes))
+    to_feature = None
+    if feature is not None and of_feature:
+        to_feature = out.new_zeros(chunks, batch, heads, len(feature))
     more = (
         *_tensor(grad), *_tensor(to_q),
         *(_address(x) for x in (to_k, to_v, to_vector, delta, to_of_q, to_of_k)),
     )  # fmt: skip
     if out.numel():
-        _call("whorl_attention_backward", how, first, end, chunks, read, of_rows, *more)
+        by_run = mass, to_mass, to_values, to_slopes, to_feature
+        _call("whorl_attention_backward", how, first, end, chunks, read, of_rows, by_run, *more)
     else:
         to_k.zero_(), to_v.zero_()
     if to_vector is not None and vector is not None:
         to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
     if to_of_k is not None and of_k is not None:
         to_of_k = to_of_k.sum(0).sum_to_size(of_k.shape)
+    if to_feature is not None:
+        to_feature = to_feature.sum((0, 1, 2))
     to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
-    return Given(to_q, to_k, to_v, to_vector, None, to_of_q, to_of_k), delta
+    return Given(to_q, to_k, to_v, to_vector, None, to_of_q, to_of_k, to_values, to_slopes, to_feature), delta
 
 
 def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
@@ -129,11 +148,24 @@ def _address(x: torch.Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
+def _begin(x: torch.Tensor | None) -> tuple[int, int, int]:
+    """How many runs a query has, the stride from row to row of the batch, and the address."""
+    return (0, 0, 0) if x is None else (x.shape[1] + 1, 0 if x.shape[0] == 1 else x.stride(0), x.data_ptr())
+
+
 def _call(
-    loop: str, how: How, first: torch.Tensor, end: torch.Tensor, chunks: int, read: Given, of_rows: OfRows, *more: int
+    loop: str,
+    how: How,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    chunks: int,
+    read: Given,
+    of_rows: OfRows,
+    by_run: tuple[torch.Tensor | None, ...],
+    *more: int,
 ) -> None:
-    """Calls one of the loops of attention.c; the order is that of `Call` there."""
-    q, k, v, vector, sinks, of_q, of_k = read
+    """Calls one of the loops of attention.c; the order is that of `Call` there, and of `Runs` in it (runs.h)."""
+    q, k, v, vector, sinks, of_q, of_k, values, slopes, feature = read
     out, top, normal = of_rows
     batch, heads, queries, dim = q.shape
     numbers: tuple[Any, ...] = (
@@ -143,6 +175,7 @@ def _call(
         min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
-        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k), *more,
+        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k),
+        *_begin(how.begin), *(_address(x) for x in (values, slopes, feature, *by_run)), *more,
     )  # fmt: skip
     native.call(loop, struct.pack(f"15q3d{len(numbers) - 18}q", *numbers))

@@ -133,7 +133,7 @@ def _made_from(compiler: str) -> str:
         line for line in _cpuinfo().splitlines() if line.startswith(("model name", "flags", "Features"))
     )
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, **building.TEXT).stdout
-    sources = [source.read_text() for source in building.SOURCES]
+    sources = [source.read_text() for source in (*building.SOURCES, *building.HEADERS)]
     tried = str((building.TARGETS, building.THREADS))
     made_from = "\0".join([*sources, compiler, version, cpu[:4000], *building.FLAGS, tried])
     return hashlib.sha256(made_from.encode()).hexdigest()[:16]
