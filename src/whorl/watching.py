@@ -222,6 +222,14 @@ class Attended:
             return score.module.weights(block.logits[None], at)[0]
         return None
 
+    def softmax(self, block: Block) -> torch.Tensor:
+        """Weights by the softmax, of which a sink takes a part: [heads, queries, keys]."""
+        s = block.logits
+        if self.sinks is None:
+            return s.softmax(-1)
+        sinks = self.sinks[block.heads].float()[:, None, None].expand(-1, s.shape[1], 1)
+        return torch.cat([s, sinks], -1).softmax(-1)[..., :-1]
+
     def entropy(self, batch: int, q0: int, q1: int) -> torch.Tensor:
         """Of one window's attention weights in nats, a sink's and what is given to no key among them: [heads, q1 - q0].
 
@@ -231,13 +239,7 @@ class Attended:
         for heads in self.units:
             block = self.block(batch, heads, q0, q1)
             weights = self.weights(batch, block)
-            if weights is not None:
-                found.append(self.spread(weights))
-                continue
-            s = block.logits
-            if self.sinks is not None:
-                s = torch.cat([s, self.sinks[heads].float()[:, None, None].expand(-1, q1 - q0, 1)], -1)
-            found.append(torch.special.entr(s.softmax(-1)).sum(-1))
+            found.append(self.spread(self.softmax(block) if weights is None else weights))
         return torch.cat(found)
 
     def spread(self, weights: torch.Tensor) -> torch.Tensor:

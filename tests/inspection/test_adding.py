@@ -103,6 +103,9 @@ def test_what_is_added_is_the_rest_of_the_logit(encoding: str, monkeypatch: pyte
         products = centred[0] ** 2, centred[1] ** 2, centred[0] * centred[1]
         for got, x in zip(shares.spread, products, strict=True):
             np.testing.assert_allclose(got, x.sum(-1) / keys[..., 0], atol=1e-3 * size**2)
+        visible = w > 0
+        alone = dense_content(a).masked_fill(~visible, -torch.inf).softmax(-1)
+        np.testing.assert_allclose(shares.moved, (w - alone).abs().sum(-1) / 2, atol=1e-4)
         if seen[:, query, key - 1].all():
             apart = added[:, query, key] - added[:, query, key - 1]
             np.testing.assert_allclose(of_some.found - beside.found, apart, atol=2e-4 * size)
@@ -166,6 +169,7 @@ def test_shares_and_half_lives_by_their_definitions() -> None:
     found = planted_gates(0.25)
     rows = analysis.added(found)
     assert {(r.share, r.spread, r.content_spread) for r in rows} == {(0.25, 1.0, math.sqrt(3))}
+    assert all(0 < row.moved < 1 for row in rows)
     assert {(g.mean, g.half_life) for g in analysis.gates(found)} == {(1.0, None)}, "what keeps all never halves"
 
 

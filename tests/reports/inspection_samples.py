@@ -240,7 +240,14 @@ def with_gates() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for i, h, n in each
     ]
     summary["added"] = [
-        {"layer": i, "head": h, "share": 0.9 - 0.3 * i - 0.1 * h, "spread": 8.0 - i, "content_spread": 2.0}
+        {
+            "layer": i,
+            "head": h,
+            "moved": 0.8 - 0.3 * i - 0.1 * h,
+            "share": 0.9 - 0.3 * i - 0.1 * h,
+            "spread": 8.0 - i,
+            "content_spread": 2.0,
+        }
         for i, h, _ in each
     ]
     summary["factors"] = [

@@ -17,8 +17,8 @@ def tables(*models) -> list[Table]:
 def test_which_heads_forget_is_told() -> None:
     told = [str(finding) for finding in findings(samples.read(*samples.with_gates()))]
     assert (
-        "What biases and scores add makes 55 % of what sets the keys of a query apart (median over heads), most in "
-        "head 0 of layer 0: 90 %."
+        "Without what biases and scores add, 45 % of the attention would be elsewhere (median over heads), most in "
+        "head 0 of layer 0: 80 %."
     ) in told
     assert (
         "Of 6 heads with gates, 2 forget: there a key's weight halves within 16 tokens, soonest in head 0 of layer 0 "
@@ -44,7 +44,7 @@ def test_tables_list_heads_by_their_half_life_and_layers_by_what_is_added() -> N
     assert [row.cells[1][0] for row in gates.rows] == ["2.00", "7.50", "40", "300", "500", "never"]
     assert gates.rows[0].cells[3][0] == "25 % of tokens"
     added = by_caption["What is added to the logits"]
-    assert [cell[0] for cell in added.rows[1].cells] == ["layer 1", "55 %", "60 %, head 0", "7.00", "2.00"]
+    assert [cell[0] for cell in added.rows[1].cells] == ["layer 1", "45 %", "50 %, head 0", "55 %", "7.00", "2.00"]
     factors = by_caption["What scales multiply logits by; of the heads from least to most"]
     assert [cell[0] for cell in factors.rows[0].cells] == ["layer 0", "1.00 to 1.10", "1.40 to 1.50", "s 0.20 to 0.22"]
 

@@ -55,6 +55,8 @@ class Shares(Reader):
     both parts before their sizes |.| are summed by distance, and the rest is variance over keys:
 
     spread  [3, heads, tokens]: of each query, the variance of what is added, of content, and their covariance
+    moved   [heads, tokens]: of each query, the part of its attention that would be elsewhere by content alone, half of
+            the sum of |weight - weight by content| over keys, the first and what a sink takes among them
     """
 
     kept = 2  # |added| and |content|
@@ -62,8 +64,10 @@ class Shares(Reader):
     def __init__(self, attended: Attended, batch: int) -> None:
         super().__init__(attended, batch)
         self.spread = torch.zeros(3, *self.sums.shape[1:], device=self.sums.device)
+        self.moved = torch.zeros_like(self.spread[0])
 
     def read(self, block: Block, own: torch.Tensor) -> None:
+        self.moved[block.heads, block.q0 : block.q1] = self._moved(block)
         added, content, counts = _apart(block)
         keys = counts.sum(-1, keepdim=True).clamp_min(1)
         added, content = ((x - x.sum(-1, keepdim=True) / keys).mul_(counts) for x in (added, content))
@@ -73,6 +77,16 @@ class Shares(Reader):
             skewed = Skewed(x)
             torch.abs(x, out=skewed.values)
             own[kept, :, : x.shape[-1]] += skewed.by_distance(torch.ones_like(x[..., 0]))
+
+    def _moved(self, block: Block) -> torch.Tensor:
+        assert block.content is not None
+        alone = block._replace(logits=block.content.masked_fill(block.logits == -torch.inf, -torch.inf))
+        made = []
+        for each in (block, alone):
+            weights = self.attended.weights(self.batch, each)
+            made.append(self.attended.softmax(each) if weights is None else weights)
+        apart = made[0] - made[1]
+        return (apart.abs().sum(-1) + apart.sum(-1).abs()) / 2
 
 
 class AddedAt(Reader):

@@ -247,10 +247,13 @@ def added(text: Pass) -> tuple[Added, ...] | None:
     """
     rows = []
     for index, sums in sorted(text.layers.items()):
-        for head, (own, content, both) in enumerate(() if sums.spread is None else sums.spread / sums.windows):
+        if sums.spread is None or sums.moved is None:
+            continue
+        for head, (own, content, both) in enumerate(sums.spread / sums.windows):
             whole = own + content + 2 * both
             share = float((own + both) / whole) if whole > 0 else 0.0
-            rows.append(Added(index, head, share, math.sqrt(own), math.sqrt(content)))
+            moved = float(sums.moved[head] / sums.windows)
+            rows.append(Added(index, head, moved, share, math.sqrt(own), math.sqrt(content)))
     return tuple(rows) or None
 
 

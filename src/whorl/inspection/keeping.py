@@ -24,7 +24,7 @@ from whorl.watching import Layer
 log = logging.getLogger(__name__)
 
 ARRAYS = ("logit", "by_pair", "curve", "first_by_pair", "bound", "attention", "entropy", "first", "settled_first",
-          "last_keys", "added", "sizes", "spread", "gates", "factor")  # fmt: skip
+          "last_keys", "added", "sizes", "spread", "moved", "gates", "factor")  # fmt: skip
 OF = "windows"  # among the arrays of a stage, the digest of its windows
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
 

@@ -46,6 +46,7 @@ class Sums:
     added: Array | None = None  # [heads, D]: to logits, beside q.k
     sizes: Array | None = None  # [2, heads, D]: of what is added, and of content, as `adding.Shares` has them
     spread: Array | None = None  # [heads, 3]: variances over keys, mean over queries
+    moved: Array | None = None  # [heads]: mean over queries
     gates: Array | None = None  # [heads, 3]
     factor: Array | None = None  # [heads or 1]: at the window's last query
     samples: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # each [heads, count, pairs + 1]
@@ -161,6 +162,7 @@ class Pass:
         if shares is not None:
             sizes = self.distances.sum(shares.sums.cpu().numpy())
             sums.sizes = add(sums.sizes, sizes)
+            sums.moved = add(sums.moved, shares.moved[:, SETTLED:].mean(-1).cpu().numpy())
             sums.spread = add(sums.spread, shares.spread[..., SETTLED:].mean(-1).T.cpu().numpy())
         if attention is not None:
             self._attention(sums, attention)

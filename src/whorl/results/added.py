@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 class Added:
     """What biases and scores add to a head's logits beside q.k, which is content.
 
+    moved           the part of its attention that would be elsewhere by content alone
     share           the covariance of what is added with the logit, over a query's keys, in the variance of the logit
     spread          the standard deviation over a query's keys of what is added, in logits
     content_spread  the same of content
@@ -19,6 +20,7 @@ class Added:
 
     layer: int
     head: int
+    moved: float
     share: float
     spread: float
     content_spread: float

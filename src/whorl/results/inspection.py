@@ -421,8 +421,9 @@ class Inspection(Shown):
         for first in found.first_token or ():
             of(first.layer).update({"first_token_text": first.text, "first_token_random": first.random})
         for index in sorted({one.layer for one in found.added or ()}):
-            of_heads = [one.share for one in found.added or () if one.layer == index]
-            of(index)["added_share"] = sum(of_heads) / len(of_heads)
+            of_heads = [one for one in found.added or () if one.layer == index]
+            of(index)["added_moves"] = sum(one.moved for one in of_heads) / len(of_heads)
+            of(index)["added_share"] = sum(one.share for one in of_heads) / len(of_heads)
         for head in found.heads or ():
             of(head.layer)
         for layer, row in rows.items():

@@ -49,19 +49,21 @@ def charts(models: Models) -> list[Chart | None]:
         "layer",
         layer_options(models),
     )
-    tables = [
-        [_table(m, m.summary.gates, "mean") for m in models],
-        [_table(m, m.summary.added, "share") for m in models],
-    ]
+    gates, moved, shares = (
+        [_table(m, getattr(m.summary, rows), name) for m in models]
+        for rows, name in (("gates", "mean"), ("added", "moved"), ("added", "share"))
+    )
     by_head = heat(
         "added-heads",
         "Which heads forget, and where what is added counts",
-        "The mean gate of each head: 1 keeps all keys, 0 forgets all that came before. And the part of what is added "
-        "in the variance of logits over the keys of a query: the rest is q.k's.",
+        "The mean gate of each head: 1 keeps all keys, 0 forgets all that came before. The part of its attention that "
+        "would be elsewhere by q.k alone. And the part of what is added in the variance of logits over the keys of a "
+        "query: the rest is q.k's.",
         "head",
         [
-            heat_view(models, "gate", "mean gate", "sequential", tables[0], high=1.0),
-            heat_view(models, "share", "share of the variance", "diverging", tables[1]),
+            heat_view(models, "gate", "mean gate", "sequential", gates, high=1.0),
+            heat_view(models, "moved", "attention moved", "sequential", moved, high=1.0),
+            heat_view(models, "share", "share of the variance", "diverging", shares),
         ],
     )
     return [by_distance, by_head]
@@ -96,9 +98,9 @@ def blocks(models: Models, charts: Charts) -> list[Block]:
         return []
     said = (
         "A logit is q.k, the content, and what biases and scores add to it (or change of it, where a score makes it "
-        "anew). Its share is its part in the variance of the logit over the keys of a query, which is what a softmax "
-        "feels. Where keys fade by gates, the half-life is the number of tokens after which a key's weight has halved; "
-        "scales multiply a query's logits by a factor that grows with the keys that it sees."
+        "anew). What it moves is the part of the attention that would be elsewhere by q.k alone; its share is its part "
+        "in the variance of the logit over the keys of a query, near and far alike. Where keys fade by gates, the "
+        "half-life is the number of tokens after which a key's weight has halved. Scales multiply a query's logits."
     )
     return [Heading("What is added to the logits"), Paragraph(said), *shown, *tables]
 
@@ -107,14 +109,14 @@ def _of_layers(m: Inspection, models: Models) -> Table | None:
     rows = []
     for layer in sorted({one.layer for one in m.summary.added or ()}):
         heads = [one for one in m.summary.added or () if one.layer == layer]
-        most = max(heads, key=lambda one: one.share)
+        most = max(heads, key=lambda one: one.moved)
         ends = [_ends([getattr(one, name) for one in heads]) for name in ("spread", "content_spread")]
-        mean = share(sum(one.share for one in heads) / len(heads))
-        cells = [mean, f"{share(most.share)}, head {most.head}", *ends]
+        moved, part = (share(sum(getattr(one, name) for one in heads) / len(heads)) for name in ("moved", "share"))
+        cells = [moved, f"{share(most.moved)}, head {most.head}", part, *ends]
         rows.append(Row([(f"layer {layer}", ""), *((cell, "") for cell in cells)]))
     header = [
-        ("", ""), ("share", "mean over heads"), ("most", "in one head"), ("spread", "of what is added"),
-        ("spread", "of q.k"),
+        ("", ""), ("moved", "of the attention"), ("most", "in one head"), ("share", "of the variance"),
+        ("spread", "of what is added"), ("spread", "of q.k"),
     ]  # fmt: skip
     caption = (
         f"What is added to the logits{of_model(m, models)}. Spread: the standard deviation over a query's keys, in "
@@ -178,11 +180,11 @@ def findings(m: Inspection) -> list[Finding]:
 def _added(m: Inspection, rows: Sequence[Added]) -> Finding | None:
     if not rows:
         return None
-    most = max(rows, key=lambda row: row.share)
-    middle = share(float(np.median([row.share for row in rows])))
-    where = f"head {most.head} of layer {most.layer}"
-    said = f"What biases and scores add makes {middle} of what sets the keys of a query apart (median over heads"
-    return Finding(f"{said}{of_measured(m)}), most in {where}: {share(most.share)}.", "added-heads")
+    most = max(rows, key=lambda row: row.moved)
+    middle = share(float(np.median([row.moved for row in rows])))
+    said = f"Without what biases and scores add, {middle} of the attention would be elsewhere (median over heads"
+    said += f"{of_measured(m)}), most in head {most.head} of layer {most.layer}: {share(most.moved)}"
+    return Finding(f"{said}.", "added-heads")
 
 
 def _gates(m: Inspection, rows: Sequence[Gate]) -> Finding | None:
