@@ -17,7 +17,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import whorl
 
-ENCODINGS = ("rope", "alibi", "t5", "rope+window:size=512")
+ENCODINGS = ("rope", "alibi", "t5", "rope+window:size=512", "rope+fox", "rope+log-n", "rope+ssmax", "fire")
 CACHED = (512, 4096)
 AT_ONCE = 1024  # tokens of the prompt
 

@@ -85,7 +85,7 @@ def _joined(added: list[Channels], q: torch.Tensor, k: torch.Tensor) -> Channels
     of_q = [x.to(q.dtype).expand(batch, heads, queries, -1) for x, _ in added]
     of_k = [x.to(q.dtype).expand(batch, -1, k.shape[2], -1) for _, x in added]
     if any(x.shape[1] != 1 for x in of_k):
-        of_k = [x.repeat_interleave(heads // x.shape[1], 1) for x in of_k]
+        of_k = [x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in of_k]
     if len(added) == 1:
         return of_q[0], of_k[0]
     return torch.cat(of_q, -1), torch.cat(of_k, -1)
