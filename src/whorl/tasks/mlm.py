@@ -80,7 +80,7 @@ class MaskedLanguage(Language):
             "{config.tail} tokens in the middle of the same windows, with more context on both sides. So the value at "
             "{at} is also what one gets by simply dropping the far context.",
             caveats=(
-                "Word order is asked of neighbouring masked tokens, some seven tokens apart. What is far above one "
+                "Word order is asked of neighbouring masked tokens, some six tokens apart. What is far above one "
                 "half knows positions; it need not know all of them: a bias that is the same to both sides tells "
                 "near from far, and not before from after.",
             ),
