@@ -1,7 +1,7 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
-# make study NAME=pretrained-llms: fetches the models of that study with pip, and runs it, or goes on with it
+# make study NAME=roformer, or pretrained-llms, whose models it fetches with pip: runs that study, or goes on with it
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # .ci/run calls check, test, test-full and test-wheel.
@@ -30,12 +30,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
-# Its models are in build/, which can be fetched again; what was measured is in runs/.
+# What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
 STUDY = $(wildcard experiments/[0-9]*-$(NAME))
+FETCH = $(wildcard $(STUDY)/fetch.py)
 study: setup
-	@test -f "$(STUDY)/fetch.py" || { echo 'usage: make study NAME=pretrained-llms (a folder of experiments/ with a fetch.py, without its number)'; exit 2; }
-	$(BIN)/python $(STUDY)/fetch.py build/models
-	$(BIN)/python $(STUDY)/study.py --models build/models --out runs/$(NAME)
+	@test -f "$(STUDY)/gather.py" || { echo 'usage: make study NAME=roformer (a folder of experiments/ with a gather.py, without its number)'; exit 2; }
+	$(if $(FETCH),$(BIN)/python $(FETCH) build/models)
+	$(BIN)/python $(STUDY)/study.py $(if $(FETCH),--models build/models) --out runs/$(NAME)
 	$(BIN)/python $(STUDY)/gather.py runs/$(NAME)
 
 test: setup
