@@ -31,8 +31,9 @@ CASES = {  # tokens, the yardstick and the encodings beside it
     "forgetting 1024": (1024, "alibi", ("fox",)),
     "forgetting 8192": (8192, "alibi", ("fox",)),
     "vectors and absolute positions 1024": (1024, "alibi", ("irpe", "shaw", "fire", "sandwich")),
-    "all keys at once 1024": (1024, "alibi", ("cope", "stick-breaking", "dape", "log-n")),
-    "turns 2048": (2048, PLAIN, ("path",)),
+    "all keys at once 1024": (1024, "alibi", ("cope", "stick-breaking", "dape")),
+    "scales 1024": (1024, "nope", ("log-n", "ssmax")),
+    "turns 2048": (2048, PLAIN, ("path", "path-fox")),
 }
 CACHE = 4096
 DECODED = ("fox", "log-n", "ssmax", "fire", "alibi", "t5", "irpe", "cope", "path")
