@@ -287,6 +287,17 @@ def test_counts_are_the_pinned_ones(pins):
         assert build(name).describe().guessing[0].values["exact_match"] == pytest.approx(chance)
 
 
+def test_default_lengths_are_those_of_problems_that_there_are():
+    def told(name, trained):
+        task = build(name)
+        return [int(length) for length in task.default_lengths({}, trained)]
+
+    assert told("copy-items", 20) == [10, 20, 22, 25, 28, 30, 35, 40]
+    assert told("parity", 4) == [3, 4, 5, 6, 7, 8], "no problem has two bits"
+    assert told("lego", 20) == [10, 20, 22, 25, 26], "there are 26 letters"
+    assert told("scan", 25) == [10, 17, 25, 26, 27, 28, 30, 32, 33, 36, 40, 48]
+
+
 def test_refuses_lengths_that_no_problem_has():
     with pytest.raises(
         ValueError, match="a problem of the parity task has 3 bits or more, got 2; try --train-length 8"

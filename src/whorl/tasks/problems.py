@@ -122,9 +122,10 @@ class Problem(Graded):
 
     @classmethod
     def default_lengths(cls, given: Mapping[str, Any], train_length: int) -> tuple[str, ...]:
-        """Half of the training length, all of it, and on to twice as much."""
-        eighths = (4, 8, 9, 10, 11, 12, 14, 16)
-        sizes = {max(cls.smallest, round(train_length * eighth / 8)) for eighth in eighths}
+        """Half of the training length, all of it, and on to twice as much, as far as there are problems."""
+        sizes = {max(cls.smallest, round(train_length * eighth / 8)) for eighth in (4, 8, 9, 10, 11, 12, 14, 16)}
+        if cls.largest is not None:
+            sizes = {min(cls.largest, size) for size in sizes}
         return tuple(map(str, sorted(sizes)))
 
     @classmethod
