@@ -24,6 +24,18 @@ def test_resolving_takes_the_presets_budget() -> None:
     assert tiny.resolve() == tiny
 
 
+def test_a_task_says_what_its_lengths_count() -> None:
+    """Lengths are items here; what is trained on, and what an encoding's training length is, are tokens."""
+    settings = Settings(task="copy-items: variant=cmc", tokens=43 * 32 * 10, precision="fp32").resolve()
+    assert (settings.task, settings.train_length) == ("copy-items", 20)
+    assert settings.lengths == ("10", "20", "22", "25", "28", "30", "35", "40")
+    assert settings.train_tokens == settings.recipe(0).train_length == 43
+    assert settings.recipe(0).steps == 10
+    assert Settings(task="scan:split=len").resolve().train_length == 22
+    assert Settings(task="parity", train_length=6, lengths=("1x", "1.5x", "14")).evaluation_lengths() == (6, 9, 14)
+    assert settings.resolve() == settings == Settings.from_dict(settings.to_dict())
+
+
 REFUSED = [
     ({"lengths": ("twice",)}, "cannot read the length 'twice'; write tokens"),
     ({"lengths": ("0x",)}, "cannot read the length '0x'"),
