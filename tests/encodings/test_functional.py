@@ -126,15 +126,12 @@ def test_fire_under_a_cache_goes_by_the_query_itself(monkeypatch: pytest.MonkeyP
     _, budget = logits_and_budget(model, tokens)
     assert stepwise() < budget
 
-    right = InterpolatedBias.normalised
+    right = InterpolatedBias.normaliser
 
-    def by_row(self: InterpolatedBias, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        c = self.c
-        longest = torch.maximum(torch.arange(queries.shape[1])[None].float(), self.factor * self.start)
-        mine = torch.maximum(queries.float(), self.factor * self.start)
-        return right(self, queries, keys) * ((c * mine).log1p() / (c * longest).log1p())[..., None]
+    def by_row(self: InterpolatedBias, queries: torch.Tensor) -> torch.Tensor:
+        return right(self, torch.arange(queries.shape[1])[None].expand_as(queries))
 
-    monkeypatch.setattr(InterpolatedBias, "normalised", by_row)
+    monkeypatch.setattr(InterpolatedBias, "normaliser", by_row)
     assert stepwise() > 100 * budget
 
 

@@ -494,7 +494,7 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
     const int64_t from_k = b * c->k.batch + g * c->k.head + last * c->k.token;
     const int64_t from_v = b * c->v.batch + g * c->v.head + last * c->v.token;
     float *q = room, *sums = q + c->dim, *part = sums + c->dim_v, *s = part + c->dim_v;
-    float *more = c->channels ? s + up_to(WIDTH, count) : NULL;
+    float *more = c->channels || c->runs.values ? s + up_to(WIDTH, count) : NULL;
     read_rows(q, c->dim, 1, &c->q, c->bf16, b, h, 0, 1, c->dim, (float)c->scale);
     if (c->bf16)
         dots_bf16(s, q, (const uint16_t *)c->k.at + from_k, c->k.token, count, c->dim);
@@ -502,7 +502,14 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
         dots_float(s, q, (const float *)c->k.at + from_k, c->k.token, count, c->dim);
     for (int64_t r = count; r < up_to(WIDTH, count); r++) s[r] = -INFINITY;
 
-    if (more) added_to_one(more, c, b, h, last, count);
+    if (c->channels)
+        added_to_one(more, c, b, h, last, count);
+    else if (more)
+        memset(more, 0, up_to(WIDTH, count) * sizeof(float));
+    if (c->runs.values) {
+        const float *feature = c->runs.feature ? c->runs.feature + c->keys - 1 - last : NULL;
+        add_runs_to_one(more, &c->runs, feature, b, where, last, count);
+    }
 
     const float *biases = c->bias ? c->bias + h * c->bias_stride + c->keys - 1 - last : NULL, cap = (float)c->softcap;
     float top = c->sinks ? c->sinks[h] : -INFINITY, total = 0;
@@ -532,6 +539,7 @@ static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
     const float normal = total == 0 ? 0 : 1 / total;
     float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head;
     for (int64_t d = 0; d < c->dim_v; d++) out[d] = sums[d] * normal;
+    if (c->runs.mass) mass_of_one(&c->runs, s, normal, b, where, last, count);
     c->top[where] = top, c->normal[where] = normal;
 }
 
@@ -555,7 +563,7 @@ static int attention_of_one(const Call *c) {
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout && !c->runs.count) return attention_of_one(c);
+    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;

@@ -36,9 +36,7 @@ def missing(problem: AttentionProblem) -> str | None:
         return f"the inputs are on {problem.device}"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
-    by_runs, rest = problem.once(apart)
-    if by_runs is not None and problem.q.shape[2] == 1 and not problem.dropout:
-        return "with what goes by runs of distance, its loop for one query does the work of a tile of 64"
+    rest = problem.once(apart).rest
     why = needs_rows(rest) or not_relative(rest) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
         why = found

@@ -156,3 +156,34 @@ static void fade_mass(TileRuns *t, const float *fade) {
     for (int64_t r = 0; r < t->count; r++)
         for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) AT(vec, t->mass + r * QUERIES + lane) *= AT(const vec, fade + lane);
 }
+
+/* --- one query, whose numbers lie from its last key to the first ---------------------------------------------------------- */
+
+/* Those of run r are from .. to, of `keys` that end with `last`. */
+static void stretch(const Runs *runs, int64_t b, int64_t r, int64_t last, int64_t keys, int64_t *from, int64_t *to) {
+    const int32_t *begin = runs->begin + b * runs->batch;
+    const int64_t ahead = r + 1 < runs->count ? last + 1 - begin[r] : 0;
+    *from = ahead > 0 ? ahead : 0, *to = least(keys, last + 1 - (r ? begin[r - 1] : 0));
+}
+
+/* Adds what runs add to the logits of a head; the feature from the last key on. */
+static void add_runs_to_one(float *to, const Runs *runs, const float *feature, int64_t b, int64_t head, int64_t last, int64_t keys) {
+    for (int64_t r = 0, at, end; r < runs->count; r++) {
+        const float value = runs->values[head * runs->count + r], slope = feature ? runs->slopes[head * runs->count + r] : 0;
+        stretch(runs, b, r, last, keys, &at, &end);
+        if (feature)
+            for (; at < end; at++) to[at] += value + slope * feature[at];
+        else
+            for (; at < end; at++) to[at] += value;
+    }
+}
+
+static void mass_of_one(const Runs *runs, const float *weights, float normal, int64_t b, int64_t head, int64_t last, int64_t keys) {
+    for (int64_t r = 0, at, end; r < runs->count; r++) {
+        float sum = 0;
+        stretch(runs, b, r, last, keys, &at, &end);
+#pragma omp simd reduction(+ : sum)
+        for (int64_t n = at; n < end; n++) sum += weights[n];
+        runs->mass[head * runs->count + r] = sum * normal;
+    }
+}
