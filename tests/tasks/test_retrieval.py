@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+import whorl
+from whorl.reports.comparison.words import findings
+from whorl.results.trial import Row
 from whorl.tasks import decoy, following, mqar, niah_tiny
 from whorl.tasks.base import IGNORED
 from whorl.tasks.flip_flop import IGNORE, READ, WRITE, ZERO
 from whorl.tasks.graded import BOS, PAD, SEP, SPECIAL
 
+from ..comparison.small_runs import SMALL
 from .table import build
 
 PINS = Path("/work/shared/pins/tasks.json")
@@ -253,14 +258,14 @@ def test_mqar_tells_near_from_far():
 def is_decoy(ids, labels, decoys):
     """Asserts the definition of an evaluation sequence."""
     length = len(ids)
-    (name, is_, value), question = ids[1:4], ids[-3:]
-    assert question == [name, is_, value]
-    assert is_ == decoy.IS
+    (let, name, value), question = ids[1:4], ids[-3:]
+    assert question == [let, name, value]
+    assert let == decoy.LET
     assert labels == [IGNORED] * (length - 1) + [value]
     begin = length - 4 - decoy.NEAR - 3 * decoys
     others = [ids[i : i + 3] for i in range(begin, begin + 3 * decoys, 3)]
-    assert [other[1] for other in others] == [decoy.IS] * decoys
-    assert len({name, *(other[0] for other in others)}) == len({value, *(other[2] for other in others)}) == 1 + decoys
+    assert [other[0] for other in others] == [decoy.LET] * decoys
+    assert len({name, *(other[1] for other in others)}) == len({value, *(other[2] for other in others)}) == 1 + decoys
     assert ids[length - 4] == SEP
     noise = ids[4:begin] + ids[begin + 3 * decoys : length - 4]
     assert min(noise) >= decoy.VALUE + decoy.VALUES
@@ -278,20 +283,20 @@ def test_decoy_trains_on_every_place_and_every_statement():
     task, recent, told, both = build("decoy"), 0, 0, set()
     for ids, labels in trained(task, 400):
         separator = ids.index(SEP)
-        begins = [i - 1 for i in range(separator) if ids[i] == decoy.IS]
+        begins = [i for i in range(separator) if ids[i] == decoy.LET]
         asked = [i for i in range(separator, len(ids)) if labels[i] != IGNORED]
         again = begins[1::2] if labels[begins[0] + 3] != IGNORED else []
         for i in again:
             assert ids[i - 3 : i] == ids[i : i + 3] == labels[i : i + 3]
         begins = [i for i in begins if i not in again]
-        mapping = {ids[i]: ids[i + 2] for i in begins}
+        mapping = {ids[i + 1]: ids[i + 2] for i in begins}
         assert 1 <= len(mapping) == len(begins) <= 4
         assert sum(label != IGNORED for label in labels) == len(asked) + 3 * len(again)
         assert asked == list(range(separator + 3, len(ids), 3))
-        assert all(labels[i] == ids[i] == mapping[ids[i - 2]] for i in asked)
+        assert all(labels[i] == ids[i] == mapping[ids[i - 1]] for i in asked)
         both.add((len(mapping), bool(again)))
         if len(begins) == 2:
-            recent += ids[asked[0] - 2] == ids[begins[-1]]
+            recent += ids[asked[0] - 1] == ids[begins[-1] + 1]
             told += 1
     assert both == {(n, twice) for n in (1, 2, 3, 4) for twice in (False, True)}
     assert 0.35 < recent / told < 0.65, "the nearest of two is right half of the time"
@@ -392,3 +397,18 @@ def test_needles_are_told_apart_by_depth():
 def test_what_makes_no_sequence_is_refused(notation, message):
     with pytest.raises(ValueError, match=message):
         build(notation)
+
+
+def test_a_report_tells_odds_as_a_number_and_shares_in_percent(tmp_path):
+    run = SMALL | {"train_length": 64, "tokens": 512, "task": "decoy", "out": tmp_path / "run"}
+    found = whorl.compare(["rope"], **run)
+    assert (
+        "odds of the right value against the decoy's (log scale, higher is better)"
+        in (tmp_path / "run" / "report.html").read_text()
+    )
+    values = {"prefers": 1.0, "token_accuracy": 0.75, "odds": 7.5}
+    rows = tuple(Row(length, values, sequences=4, samples=(1.0,) * 4) for length in (64, 128))
+    learnt = replace(found, trials=tuple(replace(trial, evaluations={"decoy": rows}) for trial in found.trials))
+    ((_, said),) = findings(learnt)["decoy"].bullets
+    assert "learnt the task in range, 100.0 % of the statements right at 64 tokens" in said
+    assert "(token accuracy 75.0 %, odds of the right value against the decoy's 7.50)" in said

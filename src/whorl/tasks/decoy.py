@@ -1,6 +1,6 @@
-"""Telling a statement from a later one of the same form: a recent decoy. Version 2.
+"""Telling a statement from a later one of the same form: a recent decoy. Version 3.
 
-    bos A is v noise ... B is w noise ... sep A is | v
+    bos let A v noise ... let B w noise ... sep let A | v
 
 (After the "return from digression" of "RoPE is Dead, Long Live RoPE", the paper of DaRoPE.) Names are different, out
 of `NAMES`, and values too, out of `VALUES`; the noise is uniform out of `NOISE` symbols of its own. The question
@@ -36,8 +36,8 @@ from whorl.tasks.graded import row_of
 from whorl.tasks.metrics import TOKEN_ACCURACY
 
 NAMES, VALUES, NOISE = 16, 16, 32
-IS = SPECIAL
-NAME = IS + 1
+LET = SPECIAL
+NAME = LET + 1
 VALUE = NAME + NAMES
 NEAR = 8
 QUESTIONS = 8
@@ -68,11 +68,11 @@ class Statements(Sized):
 
 
 class Decoy(Generated):
-    """The ids after the special ones are `is`, NAMES names, VALUES values and NOISE noise symbols."""
+    """The ids after the special ones are `let`, NAMES names, VALUES values and NOISE noise symbols."""
 
     name = evaluation = "decoy"
     title = "Telling a statement from a recent decoy"
-    version = 2
+    version = 3
     metrics = (PREFERS, replace(TOKEN_ACCURACY, learnt=None, has_stderr=False), ODDS)
     takes = Statements
     arguments: Statements
@@ -102,11 +102,11 @@ class Decoy(Generated):
         else:
             times = 1
             places, asked = np.append(1, question - 1 - NEAR - 3 * np.arange(decoys, 0, -1)), np.zeros(1, dtype=int)
-        for i, symbols in enumerate((names, IS, values)):
+        for i, symbols in enumerate((LET, names, values)):
             ids[places + i] = symbols
             if times == 2:
                 ids[places + 3 + i] = labels[places + 3 + i] = symbols
-        ids[question::3], ids[question + 1 :: 3], ids[question + 2 :: 3] = names[asked], IS, values[asked]
+        ids[question::3], ids[question + 1 :: 3], ids[question + 2 :: 3] = LET, names[asked], values[asked]
         labels[question + 2 :: 3] = values[asked]
 
     def evaluate(
@@ -146,7 +146,7 @@ class Decoy(Generated):
 
     def _stated(self, ids: np.ndarray) -> np.ndarray:
         """The values of an evaluation sequence, that of the statement that is asked for first."""
-        return ids[:-3][np.flatnonzero(ids[:-3] == IS) + 1]
+        return ids[:-3][np.flatnonzero(ids[:-3] == LET) + 2]
 
     def _facts(self) -> dict[str, Any]:
         return {"decoys": self.arguments.decoys, "near": NEAR}

@@ -11,8 +11,9 @@ way back.
 
 Training: the number of items is uniform between 1 and `items`, that of the showings uniform too, up to as many as fit,
 or `shots`, and so is the noise; questions fill the rest. In half of the sequences the first showing states each pair
-twice in a row, and the second statement has a loss: see `whorl.tasks.recall` for what that teaches. (The other showings
-have none. As each has every key once, a model would learn to eliminate: 0.21 after 1,200 steps, and no matching.)
+twice in a row, and the second statement has a loss: see `whorl.tasks.recall` for what that teaches. The other
+showings have none: as each has every key once, a model would learn to eliminate, and not to match
+(experiments/0003-recall/LOG.md).
 """
 
 from __future__ import annotations
