@@ -133,6 +133,14 @@ def check_path(name: str, value: Any, wanted: str = "a path") -> str:
     return found
 
 
+def check_there(name: str) -> None:
+    """Raises ValueError for a model's name that can only be a path, and where there is nothing."""
+    if not os.path.exists(name) and (name.startswith((".", "/")) or name.count("/") > 1):
+        raise ValueError(
+            f"there is nothing at {name}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
+        )
+
+
 def shown(value: Any) -> str:
     """A value in a message: short ones as they are, of others what they are."""
     if isinstance(value, type):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from whorl.attaching.records import NAMED
+from whorl.checking import check_there
 from whorl.data import corpus
 from whorl.gguf_files.header import gguf_at
 from whorl.results.extension import EXTENSION, TUNED, Extension
@@ -126,10 +127,7 @@ def source(name: str) -> Source:
         )  # fmt: skip
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
-    if not path.exists() and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise ValueError(
-            f"there is nothing at {name}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
-        )
+    check_there(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
 
 

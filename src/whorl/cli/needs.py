@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from whorl.cli import early
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
 from whorl.runtimes import get
@@ -19,13 +20,15 @@ ALWAYS = {
 
 
 def checked(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which raises MissingExtraError first where an extra that it or its options need is missing."""
+    """The command, which first raises MissingExtraError where an extra that it or its options need is missing, and
+    ValueError for what can be refused at once (`early`)."""
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
         require(f"whorl {name}", *ALWAYS.get(name, ()))
         for option, extra in _of(options):
             require(option, extra)
+        early.check(name, options)
         command(**options)
 
     return run

@@ -185,7 +185,18 @@ def _read_path(source: str) -> Iterator[str]:
         if not _is_records(path) and _is_binary(path):
             raise ValueError(f"{source!r} is not text: it holds zero bytes; try a text, .jsonl or .parquet file")
         return _read_file(path)
-    raise ValueError(f"no text at {source!r}: {_what_is_there(path)} ({SOURCES})")
+    raise _no_text(source)
+
+
+def check_path_of_text(source: str) -> None:
+    """Raises ValueError for a source that is a path, and where there is nothing. Nothing is read."""
+    is_path = source != "stdlib" and not source.startswith("hf:") and "\n" not in source and len(source) <= 1024
+    if is_path and not Path(source).expanduser().exists():
+        raise _no_text(source)
+
+
+def _no_text(source: str) -> ValueError:
+    return ValueError(f"no text at {source!r}: {_what_is_there(Path(source).expanduser())} ({SOURCES})")
 
 
 def _what_is_there(path: Path) -> str:

@@ -32,7 +32,7 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import SCALINGS, Scaling
 from whorl.encodings.spectrum import Spectrum
 from whorl.notation import name_and_arguments
-from whorl.registry import look_up
+from whorl.registry import entry, look_up
 
 REGISTRY = {
     "rope": "whorl.encodings.rope:RoPE",
@@ -166,6 +166,20 @@ def _what(given: Any) -> str:
     if isinstance(given, Mapping):
         return f"{shown(given)}; try whorl.encodings.from_dict, which reads the JSON form"
     return f'{shown(given)}; try "rope", "hope" or whorl.HoPE()'
+
+
+def check_names(notation: str) -> None:
+    """Raises ValueError for a name in a notation that no encoding or scaling has. Nothing is imported, so that this can
+    be asked before the seconds that PyTorch takes; what else is wrong, `parse` says."""
+    for rule in "".join(notation.split()).split("/"):
+        typed = _layer_type(rule)
+        for term in SUM.split(rule if typed is None else typed[1]):
+            name, *scalings = (part.partition(":")[0] for part in term.split("~"))
+            if name and name not in SCALINGS:  # (a scaling in an encoding's place is told apart by `parse`)
+                entry("encoding", name, REGISTRY, HINT)
+            for scaling in scalings:
+                if scaling not in REGISTRY:
+                    entry("scaling", scaling, SCALINGS, HINT)
 
 
 def from_dict(config: Mapping[str, Any]) -> Encoding:
