@@ -49,7 +49,7 @@ def test_what_an_inspection_holds() -> None:
     layers, heads, key_heads, pairs = 3, 4, 2, found.wavelength.shape[1]
     sizes = {"layer": layers, "head": heads, "key_head": key_heads, "pair": pairs, "multiple": 3, "key": 64}
     sizes |= {axis: len(found.arrays[f"{axis}_from"]) for axis in ("distance", "coarse", "position")}
-    assert found.arrays.keys() == found.AXES.keys()
+    assert found.AXES.keys() - found.arrays.keys() == {"added", "added_share"}, "nothing is added to q.k"
     for name, array in found.arrays.items():
         assert array.shape == tuple(sizes[axis] for axis in found.axes(name)), name
     json.dumps(found.summary.to_json(), allow_nan=False)
