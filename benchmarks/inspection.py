@@ -24,8 +24,9 @@ import torch
 from measuring import Provider, measured, peak, peak_row
 from transformers import LlamaConfig, LlamaModel
 
-from whorl.inspection.measures import curves, softmax
+from whorl.inspection.measures import curves
 from whorl.inspection.passes import Pass
+from whorl.inspection.streaming import softmax
 from whorl.watching import forward
 
 LENGTHS = (2048, 8192, 32768)
