@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 FFT_CHANNELS = 16  # transformed at a time, for a bound on memory
+SMALL = 1 << 19  # numbers of q whose transforms are not worth threads of their own
 KEY_BINS = 64
 
 
@@ -114,20 +115,23 @@ def curves(
               for i in range(0, len(channels), step)]  # fmt: skip
     chunks += [(range(0), others[i : i + FFT_CHANNELS]) for i in range(0, len(others), FFT_CHANNELS)]
     items = [(group, *chunk) for group in range(groups) for chunk in chunks]
-    whole = torch.zeros(heads, tokens, device=q.device)
-    for (group, *_), made in zip(items, at_once(transforms, items, q.device), strict=True):
+    whole, small = torch.zeros(heads, tokens, device=q.device), q.numel() < SMALL
+    for (group, *_), made in zip(items, at_once(transforms, items, q.device, small), strict=True):
         whole[group * repeats : (group + 1) * repeats] += made
     return whole, parts
 
 
-def at_once(work: Callable[[Item], Made], items: Iterable[Item], device: torch.device) -> list[Made]:
+def at_once(
+    work: Callable[[Item], Made], items: Iterable[Item], device: torch.device, small: bool = False
+) -> list[Made]:
     """work(item) of every item, on a CPU on as many threads as PyTorch has, each with all its operations to itself.
 
     Operations on what stays in a core's cache take less time than threads that share one take to meet: on a busy
-    machine, several times less.
+    machine, several times less. Work that is `small` as a whole goes item by item: PyTorch's own threads, which wait
+    for more of the model for milliseconds, would take a core from it.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if threads == 1:
+    if threads == 1 or small:
         return [work(item) for item in items]
 
     @torch.inference_mode()  # which is a thread's own

@@ -13,6 +13,7 @@ from whorl.results.inspection import Array
 from whorl.watching import Attended, Block
 
 BLOCK_NUMBERS = 1 << 18  # logits of a block: what stays in a core's own cache
+SMALL = 1 << 24  # logits of all heads that are not worth threads of their own
 FEWEST, MOST = 16, 512  # queries of a block
 LEAST = -60.0  # exp() far below takes ten times as long, for numbers that no sum feels
 
@@ -49,7 +50,8 @@ def stream(attended: Attended, batch: int, *readers: Reader) -> None:
     blocks = _blocks(tokens, together, attended.layer.window or tokens)
     turns = min(len(blocks), torch.get_num_threads())
     items = [(heads, blocks[turn::turns]) for heads in units for turn in range(turns)]
-    for (heads, _), own in zip(items, at_once(work, items, device), strict=True):
+    small = attended.q.shape[1] * tokens**2 < SMALL
+    for (heads, _), own in zip(items, at_once(work, items, device, small), strict=True):
         for reader, sums in zip(readers, own, strict=True):
             reader.sums[:, heads] += sums
 
