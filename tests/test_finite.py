@@ -125,8 +125,8 @@ def test_a_method_without_finite_losses_is_never_kept(caplog: pytest.LogCaptureF
 
     measured = extending.loss_by_position
 
-    def spoiled(model: Any, windows: torch.Tensor, ignored: int | None = None) -> torch.Tensor:
-        losses = measured(model, windows, ignored)
+    def spoiled(model: Any, windows: torch.Tensor, *rest: Any) -> torch.Tensor:
+        losses = measured(model, windows, *rest)
         if "yarn" in str(whorl.encoding_of(model)) or "window" in str(whorl.encoding_of(model)):
             losses[3] = math.nan
         return losses

@@ -96,7 +96,6 @@ class Settings:
             raise ValueError(f"compile must be True or False, got {shown(self.compile)}")
         for name in NUMBERS:
             check_numbers(**{name: getattr(self, name)})
-        check_examples(self.tokens or 0, self.train_length or 1)
         choices("schedule", self.schedule, SCHEDULES)
         choices("precision", self.precision, PRECISIONS)
         if self.lengths == ():
@@ -187,6 +186,7 @@ class Settings:
             needs = self.task_class.needs
             tokens = tokens or self.preset.tokens * needs.tokens
             rate = rate or self.preset.learning_rate * needs.learning_rate
+        check_examples(tokens or 0, self.train_tokens)
         return dataclasses.replace(
             self,
             task=written(self.task),
