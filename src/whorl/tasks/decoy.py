@@ -30,8 +30,8 @@ import torch
 from whorl.encodings.config import require_positive_int
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row
-from whorl.tasks.base import IGNORED, Progress, Words, argument
-from whorl.tasks.generated import SEP, SPECIAL, Generated, Sized
+from whorl.tasks.base import Progress, Words, argument
+from whorl.tasks.generated import SEP, SPECIAL, Keyed, Sized, by_key
 from whorl.tasks.graded import row_of
 from whorl.tasks.metrics import TOKEN_ACCURACY
 
@@ -67,7 +67,7 @@ class Statements(Sized):
         return 2 + max(6 * self.most + 3 * QUESTIONS, 3 * (1 + self.decoys) + NEAR + 3)
 
 
-class Decoy(Generated):
+class Decoy(Keyed):
     """The ids after the special ones are `let`, NAMES names, VALUES values and NOISE noise symbols."""
 
     name = evaluation = "decoy"
@@ -119,7 +119,7 @@ class Decoy(Generated):
         """The row of the logits at the question, which is asked once."""
         ids, _ = self.evaluation_set(length)
         last = torch.cat([part[:, -1].float().cpu() for part in self.logits(model, ids, batch_tokens, progress)])
-        right, *decoys = torch.from_numpy(np.stack([self._stated(row) for row in ids.numpy()], 1))
+        right, *decoys = torch.tensor([list(self.stated(row).values()) for row in ids.numpy()]).T
         margin = last.gather(1, right[:, None])[:, 0] - last.gather(1, torch.stack(decoys, 1)).amax(1)
         return self._row(length, margin > 0, margin, last.argmax(1) == right, bool(last.isfinite().all()))
 
@@ -137,16 +137,10 @@ class Decoy(Generated):
         }
         return row_of(length, values, shares[0])
 
-    def oracle(self, ids: np.ndarray) -> np.ndarray:
-        return np.where(ids == IGNORED, ids[3], ids)
-
-    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-        """Any of the values that are stated."""
-        return np.where(ids == IGNORED, rng.choice(self._stated(ids)), ids)
-
-    def _stated(self, ids: np.ndarray) -> np.ndarray:
-        """The values of an evaluation sequence, that of the statement that is asked for first."""
-        return ids[:-3][np.flatnonzero(ids[:-3] == LET) + 2]
+    def stated(self, ids: np.ndarray) -> dict[int, int]:
+        """Those before the question, that of the statement that is asked for first."""
+        places = np.flatnonzero(ids[:-3] == LET)
+        return by_key(ids[places + 1], ids[places + 2])
 
     def _facts(self) -> dict[str, Any]:
         return {"decoys": self.arguments.decoys, "near": NEAR}

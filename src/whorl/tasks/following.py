@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from whorl.encodings.config import require_positive_int
-from whorl.tasks.base import IGNORED, argument
-from whorl.tasks.generated import SEP, SPECIAL, Generated, Sized
+from whorl.tasks.base import argument
+from whorl.tasks.generated import SEP, SPECIAL, Keyed, Sized, ask, by_key, target_repeats
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 KEYS, VALUES, NOISE = 16, 16, 32
@@ -52,7 +52,7 @@ class Shown(Sized):
         return 2 + 2 * self.items * max(1, self.shots) + 2 * QUESTIONS
 
 
-class Following(Generated):
+class Following(Keyed):
     """The ids after the special ones are KEYS keys, VALUES values and NOISE noise symbols."""
 
     name = evaluation = "following"
@@ -83,29 +83,14 @@ class Following(Generated):
         separator = shown + (int(rng.integers(left + 1)) if training else left)
         ids[shown:separator] = SPECIAL + KEYS + VALUES + rng.integers(NOISE, size=separator - shown)
         ids[separator] = SEP
-        asked = rng.integers(items, size=(len(ids) - separator - 1) // 2)
-        end = separator + 1 + 2 * len(asked)
-        ids[separator + 1 : end : 2], ids[separator + 2 : end : 2] = keys[asked], values[asked]
-        labels[separator + 2 : end : 2] = values[asked]
+        ask(rng, ids, labels, separator + 1, keys, values)
         if times == 2:
-            twice = 1 + 4 * items
-            labels[3:twice:4], labels[4:twice:4] = keys, values
+            target_repeats(labels, keys, values)
 
-    def oracle(self, ids: np.ndarray) -> np.ndarray:
-        solved, shown = ids.copy(), self._shown(ids)
-        for place in np.flatnonzero(ids == IGNORED):
-            solved[place] = shown[int(ids[place - 1])]
-        return solved
-
-    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-        """Any of the values that are shown."""
-        values = list(self._shown(ids).values())
-        return np.where(ids == IGNORED, rng.choice(values, size=len(ids)), ids)
-
-    def _shown(self, ids: np.ndarray) -> dict[int, int]:
+    def stated(self, ids: np.ndarray) -> dict[int, int]:
         """The mapping, from its first showing."""
         end = 1 + 2 * self.arguments.items
-        return dict(zip(ids[1:end:2].tolist(), ids[2:end:2].tolist(), strict=True))
+        return by_key(ids[1:end:2], ids[2:end:2])
 
     def _facts(self) -> dict[str, Any]:
         items, shots = self.arguments.items, self.arguments.shots

@@ -12,7 +12,7 @@ import torch
 from whorl.tasks.base import IGNORED, Arguments, Example, TaskSettings
 from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, TRAINING, Graded
 
-__all__ = ["BOS", "EVALUATION", "PAD", "SEP", "SPECIAL", "TRAINING", "Generated"]
+__all__ = ["BOS", "EVALUATION", "PAD", "SEP", "SPECIAL", "TRAINING", "Generated", "Keyed"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,45 @@ class Generated(Graded):
         ids, labels = _begun(self.settings.train_length)
         self._write(np.random.default_rng((TRAINING, seed, i)), ids, labels, training=True)
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+
+
+class Keyed(Generated):
+    """A task that states values by their keys and asks for those of keys that stand right before the targets."""
+
+    @abstractmethod
+    def stated(self, ids: np.ndarray) -> dict[int, int]:
+        """The values of an evaluation sequence [tokens] by their keys, in the order of their statements."""
+
+    def oracle(self, ids: np.ndarray) -> np.ndarray:
+        solved, stated = ids.copy(), self.stated(ids)
+        for place in np.flatnonzero(ids == IGNORED):
+            solved[place] = stated[int(ids[place - 1])]
+        return solved
+
+    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        """Any of the values that are stated, not of all that there are."""
+        return np.where(ids == IGNORED, rng.choice(list(self.stated(ids).values()), size=len(ids)), ids)
+
+
+def by_key(keys: np.ndarray, values: np.ndarray) -> dict[int, int]:
+    """Values by their keys, ids both."""
+    return dict(zip(keys.tolist(), values.tolist(), strict=True))
+
+
+def ask(
+    rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, begin: int, keys: np.ndarray, values: np.ndarray
+) -> None:
+    """Writes queries from `begin` to the end: keys drawn with replacement, each with its value, which is a target."""
+    asked = rng.integers(len(keys), size=(len(ids) - begin) // 2)
+    end = begin + 2 * len(asked)
+    ids[begin:end:2] = keys[asked]
+    ids[begin + 1 : end : 2] = labels[begin + 1 : end : 2] = values[asked]
+
+
+def target_repeats(labels: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+    """Makes targets of the second statements, where each pair stands twice in a row, the first ones right after bos."""
+    end = 1 + 4 * len(keys)
+    labels[3:end:4], labels[4:end:4] = keys, values
 
 
 def _begun(length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -27,8 +27,8 @@ import torch
 
 from whorl.encodings.config import choices, require_positive, require_positive_int
 from whorl.results.over_seeds import Metric
-from whorl.tasks.base import IGNORED, TaskSettings, argument
-from whorl.tasks.generated import SPECIAL, Generated, Sized
+from whorl.tasks.base import TaskSettings, argument
+from whorl.tasks.generated import SPECIAL, Keyed, Sized, by_key, target_repeats
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 NOISE = 32
@@ -58,7 +58,7 @@ class Queries(Sized):
         return max(1, self.pairs * length // train_length) if self.grows == "load" else self.pairs
 
 
-class Mqar(Generated):
+class Mqar(Keyed):
     """The ids after the special ones are KEYS keys, VALUES values and NOISE noise symbols."""
 
     name = evaluation = "mqar"
@@ -110,7 +110,7 @@ class Mqar(Generated):
             taken = rng.permutation(slots)[: slots // 2]
             asked = rng.integers(pairs, size=len(taken))
             if times == 2:
-                labels[3:stated:4], labels[4:stated:4] = keys, values
+                target_repeats(labels, keys, values)
         else:
             taken = rng.choice(slots, size=pairs, replace=False, p=probabilities(slots, self.arguments.alpha))
             asked = np.arange(pairs)
@@ -124,19 +124,9 @@ class Mqar(Generated):
         third = (torch.arange(asked.shape[1]) - stated) // 2 * len(THIRDS) // slots
         return {name: asked & (third == i) for i, name in enumerate(THIRDS)}
 
-    def oracle(self, ids: np.ndarray) -> np.ndarray:
-        solved, stated = ids.copy(), self._stated(ids)
-        for place in np.flatnonzero(ids == IGNORED):
-            solved[place] = stated[int(ids[place - 1])]
-        return solved
-
-    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-        """Any of the values that are stated."""
-        return np.where(ids == IGNORED, rng.choice(list(self._stated(ids).values()), size=len(ids)), ids)
-
-    def _stated(self, ids: np.ndarray) -> dict[int, int]:
+    def stated(self, ids: np.ndarray) -> dict[int, int]:
         end = 1 + 2 * self.pairs(len(ids))
-        return dict(zip(ids[1:end:2].tolist(), ids[2:end:2].tolist(), strict=True))
+        return by_key(ids[1:end:2], ids[2:end:2])
 
     def _facts(self) -> dict[str, Any]:
         pairs = {str(n): self.pairs(n) for n in self.settings.lengths}

@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from whorl.tasks.base import IGNORED
-from whorl.tasks.generated import SEP, SPECIAL, Generated
+from whorl.tasks.generated import SEP, SPECIAL, Keyed, ask, by_key, target_repeats
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 KEYS, VALUES, NOISE = 16, 16, 32
@@ -33,7 +32,7 @@ PAIRS = 4
 QUERIES = 8
 
 
-class Recall(Generated):
+class Recall(Keyed):
     """Pairs, noise and queries; the ids after the special ones are KEYS keys, VALUES values and NOISE noise symbols."""
 
     name = evaluation = "recall"
@@ -55,24 +54,13 @@ class Recall(Generated):
         ids[1:stated] = np.stack([keys, values, keys, values], axis=1).ravel()
         ids[stated:separator] = SPECIAL + KEYS + VALUES + rng.integers(NOISE, size=noise)
         ids[separator] = SEP
-        queries = (len(ids) - separator - 1) // 2
-        asked = rng.integers(pairs, size=queries)
-        end = separator + 1 + 2 * queries
-        ids[separator + 1 : end : 2], ids[separator + 2 : end : 2] = keys[asked], values[asked]
-        labels[separator + 2 : end : 2] = values[asked]
+        ask(rng, ids, labels, separator + 1, keys, values)
         if training:
-            labels[3:stated:4], labels[4:stated:4] = keys, values
+            target_repeats(labels, keys, values)
 
-    def oracle(self, ids: np.ndarray) -> np.ndarray:
-        stated = dict(zip(ids[1 : 1 + 4 * PAIRS : 4].tolist(), ids[2 : 1 + 4 * PAIRS : 4].tolist(), strict=True))
-        solved = ids.copy()
-        for place in np.flatnonzero(ids == IGNORED):
-            solved[place] = stated[int(ids[place - 1])]
-        return solved
-
-    def guess(self, rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-        """Any of the values that are stated, not of all that there are."""
-        return np.where(ids == IGNORED, rng.choice(ids[2 : 1 + 4 * PAIRS : 4], size=len(ids)), ids)
+    def stated(self, ids: np.ndarray) -> dict[int, int]:
+        end = 1 + 4 * PAIRS
+        return by_key(ids[1:end:4], ids[2:end:4])
 
     def _facts(self) -> dict[str, Any]:
         return {
