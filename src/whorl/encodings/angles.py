@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from whorl.encodings.biases import constants
-from whorl.encodings.scores import At, ScoreModule
+from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.numerics import math_dtype
 
 
@@ -37,11 +37,6 @@ class AngleModule(ScoreModule):
         q_tables = self.tables(at.query_positions, at.query_state, dtype)
         k_tables = self.tables(at.key_positions, at.key_state, dtype)
         return turned(q, *q_tables, self.layout), turned(of_heads(k, k_tables[0].shape[1]), *k_tables, self.layout)
-
-
-def of_heads(k: torch.Tensor, heads: int) -> torch.Tensor:
-    """k [B, key heads, K, D] with a head for each of `heads` (1: as it is), where those have angles of their own."""
-    return k.repeat_interleave(heads // k.shape[1], 1) if heads > k.shape[1] else k
 
 
 def exact(x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from whorl.encodings.alibi import slopes
 from whorl.encodings.base import Encoding
 from whorl.encodings.biases import constants, in_full
 from whorl.encodings.effects import Effect, Score, Shape
-from whorl.encodings.scores import At, ScoreModule, refuse_encoders
+from whorl.encodings.scores import At, ScoreModule, of_heads, refuse_encoders
 
 
 class GatedSlopes(ScoreModule):
@@ -36,8 +36,7 @@ class GatedSlopes(ScoreModule):
         self.omega = nn.Parameter(torch.full((heads,), math.log(math.expm1(1.0))))
 
     def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        heads = q.shape[1]
-        k = k if k.shape[1] == heads else k.repeat_interleave(heads // k.shape[1], 1)
+        k = of_heads(k, q.shape[1])
         omega = softplus(in_full(self.omega)) * constants(self.slopes, q.dtype, q.device)
         of_q, of_k = (self._gate(x, w) for x, w in ((q, self.v), (k, self.u)))
         # counted from the first query: far out in a text, products of positions would round the distance away

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.encodings.angles import angles_of, numbers, of_heads
+from whorl.encodings.angles import angles_of, numbers
 from whorl.encodings.biases import in_full
 from whorl.encodings.config import of_host
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
-from whorl.encodings.scores import At, ScoreModule
+from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.encodings.spectrum import rope_frequencies
 from whorl.encodings.within import Within
 from whorl.numerics import math_dtype

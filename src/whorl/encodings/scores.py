@@ -140,6 +140,11 @@ class ScoreModule(nn.Module):
         return getattr(type(self), step) is not getattr(ScoreModule, step)
 
 
+def of_heads(k: torch.Tensor, heads: int) -> torch.Tensor:
+    """k [B, key heads, K, D] with a head for each of `heads` (1: as it is), where those have something of their own."""
+    return k.repeat_interleave(heads // k.shape[1], 1) if heads > k.shape[1] else k
+
+
 def refuse_encoders(encoding: Encoding, shape: Shape, why: str) -> None:
     """Raises ValueError where queries also see later keys; `why` says what the encoding does, of which they are no
     part."""

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from whorl.encodings.scores import of_heads
 from whorl.ops.axes import bias_at, simplest, told
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
@@ -92,10 +93,9 @@ def biased_attention(
 
 def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore]) -> AttentionProblem:
     """With done what is done to each query and key by itself."""
-    at, v = (problem.query_positions, problem.key_positions), problem.v
+    at = problem.query_positions, problem.key_positions
     q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, factor)
-    if scores and k.shape[1] > v.shape[1]:
-        v = v.repeat_interleave(k.shape[1] // v.shape[1], 1)
+    v = of_heads(problem.v, k.shape[1])  # where scores gave each head keys of its own
     left = tuple(score for score in scores if score.by_rows)
     return problem._replace(q=q, k=k, v=v, channels=channels, scores=left)
 

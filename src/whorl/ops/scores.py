@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from whorl.encodings.scores import At, ScoreModule
+from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.numerics import math_dtype
 
 Channels = tuple[torch.Tensor, torch.Tensor]  # of q [B, H, Q, E] and of k [B, H or 1, K, E]
@@ -85,7 +85,7 @@ def _joined(added: list[Channels], q: torch.Tensor, k: torch.Tensor) -> Channels
     of_q = [x.to(q.dtype).expand(batch, heads, queries, -1) for x, _ in added]
     of_k = [x.to(q.dtype).expand(batch, -1, k.shape[2], -1) for _, x in added]
     if any(x.shape[1] != 1 for x in of_k):
-        of_k = [x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in of_k]
+        of_k = [of_heads(x, heads) for x in of_k]
     if len(added) == 1:
         return of_q[0], of_k[0]
     return torch.cat(of_q, -1), torch.cat(of_k, -1)
