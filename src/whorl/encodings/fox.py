@@ -20,7 +20,7 @@ from whorl.encodings.base import Encoding
 from whorl.encodings.biases import constants, in_full
 from whorl.encodings.config import choices, require_positive
 from whorl.encodings.effects import Effect, Score, Shape
-from whorl.encodings.scores import At, ScoreModule, refuse_encoders
+from whorl.encodings.scores import At, ScoreModule, difference, refuse_encoders
 
 
 class ForgetGates(ScoreModule):
@@ -61,10 +61,9 @@ class ForgetGates(ScoreModule):
         return sums if before is None else before[:, -1:] + sums
 
     def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
-        of_q, of_k = at.query_state, at.key_state
-        assert of_q is not None
-        assert of_k is not None
-        return torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
+        assert at.query_state is not None
+        assert at.key_state is not None
+        return difference(at.query_state, at.key_state)
 
     def fading(self, state: torch.Tensor, scale: float) -> torch.Tensor:
         return state[..., 0]

@@ -29,7 +29,7 @@ from whorl.encodings.config import require_positive_int
 from whorl.encodings.earlier import latest_real, reached
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.householder import solved
-from whorl.encodings.scores import At, ScoreModule, TurnsBetween, refuse_encoders
+from whorl.encodings.scores import At, ScoreModule, TurnsBetween, difference, refuse_encoders
 
 CHUNK = 32  # tokens; at 128 a step takes a fifth less time than with 64, and at 2,048 as much
 TAPS = 3  # of the convolution, this token's the first
@@ -125,9 +125,7 @@ class Householder(ScoreModule):
         w, beta, _ = at.key_state.split([self.size, 1, at.key_state.shape[-1] - self.size - 1], -1)
         channels = None
         if self.forgets:
-            of_q, of_k = self._forgotten(at)
-            of_q, of_k = at.scale * of_q, at.scale * of_k
-            channels = torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
+            channels = difference(*(at.scale * x for x in self._forgotten(at)))
         return TurnsBetween(w, beta[..., 0], channels)
 
     def _forgotten(self, at: At) -> tuple[torch.Tensor, torch.Tensor]:

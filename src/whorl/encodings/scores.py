@@ -145,6 +145,11 @@ def of_heads(k: torch.Tensor, heads: int) -> torch.Tensor:
     return k.repeat_interleave(heads // k.shape[1], 1) if heads > k.shape[1] else k
 
 
+def difference(of_q: torch.Tensor, of_k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Channels whose product is of_q - of_k, for a number of each query and key [B, H, tokens, 1]."""
+    return torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
+
+
 def refuse_encoders(encoding: Encoding, shape: Shape, why: str) -> None:
     """Raises ValueError where queries also see later keys; `why` says what the encoding does, of which they are no
     part."""
