@@ -14,12 +14,10 @@ import torch
 SOLVED_IN = torch.float64
 
 
-def solved(w: torch.Tensor, k: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """T W [..., C, D] and T strictly lower(W K^T) [..., C, C] of chunks w and k [..., C, D] and beta [..., C, 1]."""
+def solved(w: torch.Tensor, k: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """T W beside T strictly lower(W K^T), [..., C, D + C], of chunks w and k [..., C, D] and beta [..., C, 1]."""
     exact = w.dtype if w.device.type == "mps" else SOLVED_IN  # which has no float64
     w_x, k_x, beta_x = w.to(exact), k.to(exact), beta.to(exact)
     right = beta_x * torch.cat([w_x, (w_x @ k_x.mT).tril(-1)], -1)
     left = beta_x * (w_x @ w_x.mT).tril(-1)
-    turns = torch.linalg.solve_triangular(left, right, upper=False, unitriangular=True)  # of 1 + left
-    with_w, with_k = turns.to(w.dtype).split([w.shape[-1], w.shape[-2]], -1)
-    return with_w, with_k
+    return torch.linalg.solve_triangular(left, right, upper=False, unitriangular=True).to(w.dtype)  # of 1 + left

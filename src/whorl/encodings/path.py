@@ -153,7 +153,7 @@ def turned_products(
     w_c, k_c = nn.functional.pad(meets, (0, 0, 0, pad)).unflatten(2, (-1, size)).chunk(2, -1)
     meets = torch.cat([w_c, k_c], -2).mT
     beta_c = nn.functional.pad(beta, (0, pad)).unflatten(2, (-1, size))[..., None]
-    turns = torch.cat(solved(w_c, k_c, beta_c), -1)
+    turns = solved(w_c, k_c, beta_c)
     parts: list[torch.Tensor] = []
     for chunk in reversed(range(k_c.shape[2])):
         with_w, with_k = (q @ meets[:, :, chunk]).chunk(2, -1)

@@ -190,7 +190,7 @@ def _chunks(x: torch.Tensor) -> torch.Tensor:
 def _chunked(tokens: Tokens, scale: float) -> Chunked:
     """In plain differentiable PyTorch."""
     q, k, w, beta = (_chunks(x) for x in (tokens.q, tokens.k, tokens.w, tokens.beta))
-    with_w, with_k = solved(w, k, beta)
+    with_w, with_k = solved(w, k, beta).split([w.shape[-1], CHUNK], -1)
     met = (q @ w.mT).tril()  # those that come after a query do not turn it
     logits = (q @ k.mT - met @ with_k) * scale
     if tokens.of_q is not None and tokens.of_k is not None:
