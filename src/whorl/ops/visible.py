@@ -105,6 +105,17 @@ class Visible:
         return Runs(*torch.cat(found, -1))
 
 
+def seen_runs(mask: Visible | None, queries: int, keys: int, causal: bool) -> Runs | str:
+    """The keys that each query sees under a mask, and of those, where `causal`, the ones up to its own; or the reason
+    why they are no runs. Of a query that sees nothing, end <= first."""
+    runs = Runs(*torch.tensor([[0], [keys]]).expand(2, queries)[:, None]) if mask is None else mask.runs()
+    if runs is None:
+        return "the mask shows a query more than one run of keys, or differs from head to head"
+    if not causal:
+        return runs
+    return Runs(runs.first, torch.minimum(runs.end, torch.arange(queries) + 1 + keys - queries))
+
+
 class DenseVisible(Visible):
     """A bool tensor broadcastable to [batch, heads, queries, keys]."""
 

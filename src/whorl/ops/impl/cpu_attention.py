@@ -18,7 +18,7 @@ from whorl.ops.distances import by_distance, needs_rows, not_relative, once, rea
 from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.runs import Tables, apart, tables
-from whorl.ops.visible import Runs, Visible
+from whorl.ops.visible import Visible, seen_runs
 
 
 class Plan(NamedTuple):
@@ -56,17 +56,15 @@ def _plan(
     reach: int | None,
 ) -> Plan | str:
     queries, keys = query_positions.shape[1], key_positions.shape[1]
-    runs = Runs(*torch.tensor([[0], [keys]]).expand(2, queries)[:, None]) if mask is None else mask.runs()
-    if runs is None:
-        return "the mask shows a query more than one run of keys, or differs from head to head"
-    index = torch.arange(queries)
-    first, end = runs
-    if causal:
-        end = torch.minimum(end, index + 1 + keys - queries)
+    found = seen_runs(mask, queries, keys, causal)
+    if isinstance(found, str):
+        return found
+    first, end = found
     own = _own(query_positions, key_positions, first, end)
     if own is None:
         return "the positions of a run of keys have gaps"
     if reach is not None:
+        index = torch.arange(queries)
         nearest, farthest = (max(-queries, min(shift, keys)) for shift in (own - reach + 1, own + reach))
         first = torch.maximum(first, index + nearest)  # of a window wider than int64 is, these are where all is seen
         end = torch.minimum(end, index + farthest)

@@ -25,9 +25,10 @@ from whorl.ops.distances import by_hand
 from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import product
-from whorl.ops.visible import Visible
+from whorl.ops.visible import Runs, Visible, seen_runs
 
 # Shape letters: N batch x heads, T tokens, C those of a chunk, n chunks, D head dim, p pairs of blocks, E channels.
+# What `Runs` hold is [1 or N, T] here.
 
 CHUNK = 32  # tokens: 16 take as long at 2,048 tokens, 64 a tenth longer
 ROOM = 128 << 20  # bytes for what the heads that are done together take, if it is more than one
@@ -69,15 +70,10 @@ def _places(
     mask: Visible | None, query_positions: torch.Tensor, key_positions: torch.Tensor, causal: bool
 ) -> Plan | str:
     queries, keys = query_positions.shape[1], key_positions.shape[1]
-    index = torch.arange(queries)
-    if mask is None:
-        first, end = index.new_zeros(1, queries), index.new_full((1, queries), keys)
-    elif (runs := mask.runs()) is None:
-        return "the mask shows a query more than one run of keys, or differs from head to head"
-    else:
-        first, end = runs
-    if causal:
-        end = torch.minimum(end, index + 1 + keys - queries)
+    found = seen_runs(mask, queries, keys, causal)
+    if isinstance(found, str):
+        return found
+    (first, end), index = found, torch.arange(queries)
     sees = first < end
     if not bool(sees.any()):
         return "no query sees a key"
@@ -152,13 +148,6 @@ def _levels(tokens: int) -> list[list[Pairs]]:
         found.append(level)
         size *= 2
     return found
-
-
-class Runs(NamedTuple):
-    """The keys that queries see, first <= j < end, int64 [1 or N, T]."""
-
-    first: torch.Tensor
-    end: torch.Tensor
 
 
 class Tokens(NamedTuple):
