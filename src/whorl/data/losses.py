@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -36,6 +37,25 @@ def window_losses(
             if progress is not None:
                 progress(len(batch))
     return torch.cat(losses)
+
+
+def batch_logits(
+    model: torch.nn.Module,
+    windows: torch.Tensor,
+    vocab_size: int,
+    batch_tokens: int = 16384,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Iterator[torch.Tensor]:
+    """Logits [batch, length, vocab] of windows [windows, length] of token ids, in eval mode, on the model's device.
+
+    In batches as those of `window_losses`; `options` are the model's.
+    """
+    with evaluating(model) as device:
+        for batch in batches(windows, batch_tokens, vocab_size):
+            yield model(input_ids=batch.to(device), **options).logits
+            if progress is not None:
+                progress(len(batch))
 
 
 def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -107,6 +108,15 @@ class Words:
     table: str
     reading: str = ""
     caveats: tuple[str, ...] = ()
+
+
+def of_samples(samples: torch.Tensor, slope: float = 1.0) -> dict[str, Any]:
+    """What a row says of one value per window or sequence [n], as `Row` names it: the values, and the standard error
+    of what changes by `slope` times as much as their mean (nan for one)."""
+    return {
+        "samples": tuple(round(x, 6) for x in samples.tolist()),
+        "stderr": slope * float(samples.std()) / math.sqrt(len(samples)) if len(samples) > 1 else math.nan,
+    }
 
 
 @dataclass(frozen=True)

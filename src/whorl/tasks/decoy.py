@@ -118,7 +118,7 @@ class Decoy(Keyed):
     ) -> Row:
         """The row of the logits at the question, which is asked once."""
         ids, _ = self.evaluation_set(length)
-        last = torch.cat([part[:, -1].float().cpu() for part in self.logits(model, ids, batch_tokens, progress)])
+        last = torch.cat([part[:, -1].float().cpu() for part in self.next_logits(model, ids, batch_tokens, progress)])
         right, *decoys = torch.tensor([list(self.stated(row).values()) for row in ids.numpy()]).T
         margin = last.gather(1, right[:, None])[:, 0] - last.gather(1, torch.stack(decoys, 1)).amax(1)
         return self._row(length, margin > 0, margin, last.argmax(1) == right, bool(last.isfinite().all()))

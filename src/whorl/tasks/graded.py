@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from whorl.data.losses import batches, evaluating
+from whorl.data.losses import batch_logits
 from whorl.results.comparison import Data
 from whorl.results.trial import Row
-from whorl.tasks.base import IGNORED, Example, Needs, Progress, Task, Words
+from whorl.tasks.base import IGNORED, Example, Needs, Progress, Task, Words, of_samples
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 BOS, SEP, PAD = 0, 1, 2  # the ids of the special tokens; symbols follow
@@ -98,20 +98,17 @@ class Graded(Task):
         """The row of what the model finds likeliest at each place, given all true tokens before it (see `graded`)."""
         ids, labels = self.evaluation_set(length)
         predicted, finite = [], True
-        for logits in self.logits(model, ids, batch_tokens, progress):
+        for logits in self.next_logits(model, ids, batch_tokens, progress):
             finite = finite and bool(logits.isfinite().all())
             predicted.append(logits.argmax(-1).cpu())
         return self.graded(length, torch.cat([ids[:, :1], torch.cat(predicted)], 1), labels, finite)
 
-    def logits(
+    def next_logits(
         self, model: torch.nn.Module, ids: torch.Tensor, batch_tokens: int, progress: Progress | None
     ) -> Iterator[torch.Tensor]:
         """By batches of the sequences, what the model has at each place but the last, for the token behind it."""
-        with evaluating(model) as device:
-            for batch in batches(ids, batch_tokens, self.vocab_size):
-                yield model(input_ids=batch.to(device), use_cache=False).logits[:, :-1]
-                if progress is not None:
-                    progress(len(batch))
+        for logits in batch_logits(model, ids, self.vocab_size, batch_tokens, progress, use_cache=False):
+            yield logits[:, :-1]
 
     def graded(self, length: int, predicted: torch.Tensor, labels: torch.Tensor, finite: bool = True) -> Row:
         """The row of the ids that were predicted at each place [sequences, tokens], beside the labels there.
@@ -138,13 +135,7 @@ class Graded(Task):
 
 def row_of(length: int, values: dict[str, float], shares: torch.Tensor) -> Row:
     """The row of these values, the first of which is the mean of the `shares` of the sequences."""
-    return Row(
-        length,
-        values,
-        sequences=len(shares),
-        samples=tuple(round(x, 6) for x in shares.tolist()),
-        stderr=float(shares.std()) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan,
-    )
+    return Row(length, values, sequences=len(shares), **of_samples(shares))
 
 
 class _Examples(Dataset[Example]):

@@ -11,7 +11,6 @@ of the targets, `mean` that of all tokens predicted, l - 1 per window (these dif
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -26,7 +25,7 @@ from whorl.data.windows import cut_windows, spread, window_ends
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
-from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words
+from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words, of_samples
 from whorl.tasks.metrics import MEAN, TAIL
 
 if TYPE_CHECKING:
@@ -141,12 +140,16 @@ class Language(Task):
 
         A trained model that is not below it has learnt nothing of context, or is lost without it.
         """
-        counts = np.bincount(self.train_tokens, minlength=self.vocab_size) + 1.0
-        nll = torch.from_numpy(np.log(counts.sum()) - np.log(counts))[self.windows]
+        nll = self._unigram_losses(self.windows)
         tail = _exp(nll[:, -self.settings.tail :].mean())
         return tuple(
             Row(length, {"tail": tail, "mean": _exp(nll[:, 1 - length :].mean())}) for length in self.settings.lengths
         )
+
+    def _unigram_losses(self, tokens: torch.Tensor) -> torch.Tensor:
+        """In nats, float64, of each of these tokens."""
+        counts = np.bincount(self.train_tokens, minlength=self.vocab_size) + 1.0
+        return torch.from_numpy(np.log(counts.sum()) - np.log(counts))[tokens]
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
         offsets = np.random.default_rng(seed).integers(
@@ -174,15 +177,21 @@ class Language(Task):
                 f"targets; try one of {list(self.settings.lengths)}"
             )
         nll = window_losses(model, self.windows[:, -length:], self.vocab_size, batch_tokens, progress).double()
-        per_window = nll[:, -tail:].mean(1)
+        return self._row(length, nll[:, -tail:], {"mean": _exp(nll.mean())})
+
+    def _row(self, length: int, targets: torch.Tensor, beside: dict[str, float]) -> Row:
+        """The row of the perplexity of the targets, from their losses [windows, targets] in float64, and other values.
+
+        `stderr` and `samples` are as `evaluate` says.
+        """
+        per_window = targets.mean(1)
         perplexity = _exp(per_window.mean())
         return Row(
             length,
-            {"tail": perplexity, "mean": _exp(nll.mean())},
-            windows=len(nll),
-            tokens=len(nll) * tail,
-            samples=tuple(round(x, 6) for x in per_window.tolist()),
-            stderr=perplexity * float(per_window.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
+            {self.metrics[0].key: perplexity, **beside},
+            windows=len(targets),
+            tokens=targets.numel(),
+            **of_samples(per_window, slope=perplexity),
         )
 
     def text(self) -> Text:

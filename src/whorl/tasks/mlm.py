@@ -34,7 +34,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from whorl.data.losses import batches, evaluating
+from whorl.data.losses import batch_logits
 from whorl.results.trial import Row
 from whorl.tasks.base import IGNORED, Example, Progress, TaskSettings, Words
 from whorl.tasks.language import Language
@@ -102,8 +102,7 @@ class MaskedLanguage(Language):
     def unigram(self) -> tuple[Row, ...]:
         """A row per length, all alike: the targets' perplexity under a model that knows how often each token occurs in
         the training documents (one more than counted) and nothing else."""
-        counts = np.bincount(self.train_tokens, minlength=self.vocab_size) + 1.0
-        nll = torch.from_numpy(np.log(counts.sum()) - np.log(counts))[self.evaluation_set(self.windows.shape[1]).tokens]
+        nll = self._unigram_losses(self.evaluation_set(self.windows.shape[1]).tokens)
         perplexity = float(nll.mean().exp())
         return tuple(Row(length, {"masked": perplexity}) for length in self.settings.lengths)
 
@@ -155,30 +154,16 @@ class MaskedLanguage(Language):
             )
         ids, places, tokens = self.evaluation_set(length)
         found: list[torch.Tensor] = []
-        done = 0
-        with evaluating(model) as device:
-            for batch in batches(ids, batch_tokens, self.vocab_size):
-                at = places[done : done + len(batch), :, None].to(device)
-                found.append(model(input_ids=batch.to(device)).logits.take_along_dim(at, 1).float().cpu())
-                done += len(batch)
-                if progress is not None:
-                    progress(len(batch))
+        left = places[..., None]
+        for logits in batch_logits(model, ids, self.vocab_size, batch_tokens, progress):
+            at, left = left.tensor_split([len(logits)])
+            found.append(logits.take_along_dim(at.to(logits.device), 1).float().cpu())
         logits = torch.cat(found)
-        nll = cross_entropy(logits.mT, tokens, reduction="none").double().mean(1)
-        finite = bool(logits.isfinite().all())
-        perplexity = float(nll.mean().exp())
-        return Row(
-            length,
-            {
-                "masked": perplexity,
-                "masked_accuracy": float((logits.argmax(-1) == tokens).double().mean()) if finite else math.nan,
-                "word_order": word_order(logits, tokens) if finite else math.nan,
-            },
-            windows=len(ids),
-            tokens=tokens.numel(),
-            samples=tuple(round(x, 6) for x in nll.tolist()),
-            stderr=perplexity * float(nll.std()) / math.sqrt(len(nll)) if len(nll) > 1 else math.nan,
-        )
+        nll = cross_entropy(logits.mT, tokens, reduction="none").double()
+        accuracy = order = math.nan
+        if logits.isfinite().all():
+            accuracy, order = float((logits.argmax(-1) == tokens).double().mean()), word_order(logits, tokens)
+        return self._row(length, nll, {"masked_accuracy": accuracy, "word_order": order})
 
     def _draw(self, rng: np.random.Generator, ids: torch.Tensor, count: int) -> torch.Tensor:
         """So many different places of a window, ascending; the tokens that begin documents stay."""
