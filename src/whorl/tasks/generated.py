@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ class Generated(Graded):
     """
 
     shortest: ClassVar[int]
-    arguments: Any
 
     @classmethod
     def check(cls, settings: TaskSettings) -> None:
@@ -47,10 +46,6 @@ class Generated(Graded):
                     f"a sequence of the {cls.name} task has {shortest} tokens or more, got {length}; "
                     f"try --train-length {max(2 * shortest, 32)}"
                 )
-
-    def __init__(self, settings: TaskSettings) -> None:
-        super().__init__(settings)
-        self.arguments = self.asked(settings.arguments)
 
     @abstractmethod
     def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from whorl.data.losses import batch_logits
 from whorl.results.comparison import Data
 from whorl.results.trial import Row
-from whorl.tasks.base import IGNORED, Example, Needs, Progress, Task, Words, of_samples
+from whorl.tasks.base import IGNORED, Example, Needs, Progress, Task, TaskSettings, Words, of_samples
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 BOS, SEP, PAD = 0, 1, 2  # the ids of the special tokens; symbols follow
@@ -37,9 +37,14 @@ class Graded(Task):
     # Llama's 0.02 a narrow model takes thousands of steps to match symbols: experiments/0003-recall/LOG.md.
     needs = Needs(tokens=2, tied_embeddings=False, initializer_range=None)
     guesses: np.ndarray
+    arguments: Any
     answers_shown: ClassVar[bool] = True
     bos_token_id = BOS
     eos_token_id = BOS
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        self.arguments = self.asked(settings.arguments)
 
     @classmethod
     def words(cls) -> Words:

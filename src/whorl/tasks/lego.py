@@ -18,7 +18,7 @@ from string import ascii_lowercase as LETTERS
 
 import numpy as np
 
-from whorl.tasks.problems import Answer, Problem, Prompt
+from whorl.tasks.problems import Answer, Problem, Prompt, joined
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
 ONE = {1: "+1", -1: "-1"}
@@ -70,7 +70,7 @@ class Lego(Problem):
         for place, clause in enumerate(needed):
             computed = (clause[2], ONE[value]) if place else ()
             value = int(clause[2]) if place == 0 else value * int(f"{clause[2]}1")
-            yield Step(clause, computed, (ONE[value],), left=_joined(needed[place + 1 :]))
+            yield Step(clause, computed, (ONE[value],), left=joined(",", needed[place + 1 :]))
 
 
 def _prompt(letters: Sequence[str], signs: Sequence[int], asked: int) -> list[str]:
@@ -79,8 +79,4 @@ def _prompt(letters: Sequence[str], signs: Sequence[int], asked: int) -> list[st
         (letter, "=", SIGN[sign], before)
         for before, letter, sign in zip(letters[:-1], letters[1:], signs[1:], strict=True)
     ]
-    return [*_joined([first, *others]), "?", letters[asked]]
-
-
-def _joined(clauses: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(word for clause in clauses for word in (",", *clause))[1:]
+    return [*joined(",", [first, *others]), "?", letters[asked]]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits
+from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits, joined
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
 MODULUS = 10
@@ -84,5 +84,5 @@ class Poly(Problem):
 
 
 def _prompt(x: int, terms: Sequence[tuple[int, int]]) -> list[str]:
-    written = (("+", *digits(coefficient), *TERM, str(degree)) for coefficient, degree in terms)
-    return ["x", "=", *digits(x), ":", *[word for term in written for word in term][1:]]
+    written = ((*digits(coefficient), *TERM, str(degree)) for coefficient, degree in terms)
+    return ["x", "=", *digits(x), ":", *joined("+", written)]

@@ -36,6 +36,11 @@ Prompt = Sequence[str]
 Answer = Sequence[str]
 
 
+def joined(by: str, parts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The words of these parts, with the word `by` between them."""
+    return tuple(word for part in parts for word in (by, *part))[1:]
+
+
 def digits(number: int) -> tuple[str, ...]:
     """A number in words: `-`, where it is below zero, and its digits."""
     return tuple(str(number))
@@ -75,7 +80,6 @@ class Problem(Graded):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        self.arguments: Any = self.asked(settings.arguments)
         self.parts = self.arguments.parts if isinstance(self.arguments, WithScratchpad) else ()
         self.vocabulary = (*self.symbols(), *(scratchpad.MARKS if self.parts else ()))
         self.ids = {word: FIRST_WORD + i for i, word in enumerate(self.vocabulary)}

@@ -19,7 +19,7 @@ import numpy as np
 
 from whorl.encodings.config import choices
 from whorl.tasks.base import argument
-from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits
+from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits, joined
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
 VARIANTS = ("single", "multi")
@@ -89,7 +89,7 @@ class Sort(Problem):
     def _written(self, items: Iterable[int]) -> tuple[str, ...]:
         if self.single:
             return tuple(SYMBOLS[item] for item in items)
-        return tuple(word for item in items for word in (",", *digits(item)))[1:]
+        return joined(",", map(digits, items))
 
     def _read(self, words: Sequence[str]) -> list[int]:
         if self.single:

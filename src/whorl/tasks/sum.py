@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits
+from whorl.tasks.problems import DIGITS, Answer, Problem, Prompt, digits, joined
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
 MODULUS = 10
@@ -45,10 +45,10 @@ class Sum(Problem):
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[Prompt, Answer]:
         values = rng.integers(1, 10, size=size)
-        return _joined([str(value) for value in values]), [str(values.sum() % MODULUS)]
+        return joined("+", map(digits, values)), [str(values.sum() % MODULUS)]
 
     def longest(self, size: int) -> Prompt:
-        return _joined(["9"] * size)  # of any other values, no more running totals have two digits
+        return joined("+", ["9"] * size)  # of any other values, no more running totals have two digits
 
     def solve(self, prompt: Prompt) -> Answer:
         *_, last = self.steps(prompt)
@@ -68,7 +68,3 @@ class Sum(Problem):
                 variables=("sum", *digits(out), "=", str(total)),
                 left=tuple(prompt[place + 2 :]),
             )
-
-
-def _joined(values: Sequence[str]) -> list[str]:
-    return [word for value in values for word in ("+", value)][1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from whorl.checking import LENGTH, check_keywords, check_list, check_numbers, check_path, shown
@@ -166,9 +167,9 @@ class Settings:
 
         return Mixed(self.task_settings(), shares(self.mix))
 
-    @property
+    @cached_property
     def train_tokens(self) -> int:
-        """Tokens of a training sequence."""
+        """Tokens of a training sequence; the task is made to say it."""
         return self.task_class.example_tokens(self.task_settings())
 
     def resolve(self) -> Settings:
