@@ -6,7 +6,8 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from whorl.encodings import Shape, parse
 from whorl.ops import Visible, biased_attention
@@ -32,6 +33,19 @@ class Wrapped(torch.Tensor):
     def __torch_dispatch__(cls, function, types, args, kwargs=None):
         args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
         return tree_map_only(torch.Tensor, Wrapped, function(*args, **kwargs))
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
 
 
 def modules(notation: str, heads: int = HEADS) -> list[torch.nn.Module]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import HEADS, agree, at, data, kinds, modules
+from attention_cases import HEADS, Largest, agree, at, data, kinds, modules
 from scores_cases import bound
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from whorl.encodings.path import Householder
 from whorl.encodings.scores import At, ScoreModule
@@ -132,23 +130,16 @@ def test_heads_done_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_grows_with_the_square_of_the_tokens() -> None:
     """The largest tensor of a forward and a backward pass: states of tokens, or turns of chunks, and no logits."""
-    tokens, largest = 640, []
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            made = function(*args, **(kwargs or {}))
-            largest.extend(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
-            return made
-
+    tokens = 640
     tensors = [x.requires_grad_() for x in data(tokens, tokens, DIM, torch.float32, batch=1)]
     scores = [turned(tokens, tokens, batch=1)]
-    with Sizes():
+    with Largest() as largest:
         out, weights = biased_attention(
             *tensors, [], causal=True, scale=0.4, scores=scores, **at(torch.arange(tokens)[None])
         )
         assert weights is None
         out.sum().backward()
-    assert max(largest) <= HEADS * tokens * 2 * DIM
+    assert largest.numbers <= HEADS * tokens * 2 * DIM
 
 
 def test_auto_takes_it_and_goes_by_rows_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attention_cases import HEADS, agree, at, data, kinds
+from attention_cases import HEADS, Largest, agree, at, data, kinds
 from scores_cases import bound
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from whorl.encodings import Shape, parse
 from whorl.encodings.fire import InterpolatedBias
@@ -164,21 +162,14 @@ def test_dropout_drops_what_runs_add_up_too(notation: str) -> None:
 
 @pytest.mark.parametrize("notation", ["shaw", "fire:train_length=16"])
 def test_nothing_grows_with_queries_times_keys(notation: str) -> None:
-    tokens, largest = 500, []
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            made = function(*args, **(kwargs or {}))
-            largest.extend(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
-            return made
-
+    tokens = 500
     q, k, v = (x.requires_grad_() for x in data(tokens, tokens, 24, torch.float32, batch=1))
-    with Sizes():
+    with Largest() as largest:
         out, _ = biased_attention(
             q, k, v, scale=0.4, causal=True, impl="cpu", **found(notation), **at(torch.arange(tokens)[None])
         )
         out.sum().backward()
-    assert max(largest) <= HEADS * tokens * 33, "a number for each run of a query"
+    assert largest.numbers <= HEADS * tokens * 33, "a number for each run of a query"
 
 
 def test_what_the_loops_take_and_what_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import HEADS, agree, at, data, everything, kinds, modules
+from attention_cases import HEADS, Largest, agree, at, data, everything, kinds, modules
 from scores_cases import BY_ROWS, BY_TOKEN, Forgets, bound
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from whorl.encodings import Shape, parse
 from whorl.encodings.scores import At, ScoreModule
@@ -158,14 +156,7 @@ def test_sums_in_the_thousands_are_not_rounded(impl: str) -> None:
 @pytest.mark.parametrize("name", BY_ROWS)
 def test_rows_take_no_more_than_one_block(name: str) -> None:
     """The largest tensor of a forward and a backward pass, of 20 blocks of queries."""
-    tokens, largest = 20 * rows.FEWEST, []
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            made = function(*args, **(kwargs or {}))
-            largest.extend(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
-            return made
-
+    tokens = 20 * rows.FEWEST
     q, k, v = (x.requires_grad_() for x in data(tokens, tokens, 8, torch.float32, batch=1))
     how = {
         "causal": True,
@@ -173,11 +164,11 @@ def test_rows_take_no_more_than_one_block(name: str) -> None:
         "scores": [bound(name, tokens, tokens, batch=1)],
         **at(torch.arange(tokens)[None]),
     }
-    with Sizes():
+    with Largest() as largest:
         out, weights = biased_attention(q, k, v, modules("alibi"), **how)
         assert weights is None
         out.sum().backward()
-    assert max(largest) <= HEADS * rows.FEWEST * tokens
+    assert largest.numbers <= HEADS * rows.FEWEST * tokens
 
 
 def test_rows_see_the_keys_that_they_must_and_few_others() -> None:
