@@ -31,6 +31,7 @@ class InterpolatedBias(nn.Module):
     def __init__(self, heads: int, width: int, start: float, generator: torch.Generator) -> None:
         super().__init__()
         self.start = start
+        self.runs = 2 * width + 1
         self.c = nn.Parameter(torch.tensor([0.1]))
         self.factor = nn.Parameter(torch.ones(1))
 
@@ -38,7 +39,6 @@ class InterpolatedBias(nn.Module):
             """As nn.Linear draws them: U(-1, 1) / sqrt(inputs)."""
             return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / inputs**0.5)
 
-        self.runs = 2 * width + 1
         self.w1, self.b1 = drawn(width, inputs=1), drawn(width, inputs=1)
         self.w2, self.b2 = drawn(heads, width, inputs=width), drawn(heads, inputs=width)
 
