@@ -66,6 +66,7 @@ def test_streamed_weights_are_those_that_the_model_uses(
     family: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "BLOCK_NUMBERS", 2000)  # so that there are several blocks
+    monkeypatch.setattr(streaming, "FEWEST_TURNED", streaming.FEWEST)
     found, weights = read(encoding, family)
     for index, w in enumerate(weights):
         got = streaming.softmax(found[index], WINDOW)
@@ -82,6 +83,7 @@ def test_streamed_weights_are_those_that_the_model_uses(
 def test_what_is_added_is_the_rest_of_the_logit(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the weights of the reference: log weight - content is what is added, but for a number of each query."""
     monkeypatch.setattr(streaming, "BLOCK_NUMBERS", 2000)
+    monkeypatch.setattr(streaming, "FEWEST_TURNED", streaming.FEWEST)
     found, weights = read(encoding, factor=2.0)  # no weight is so small that it is 0
     at = torch.arange(LENGTH)
     query, key = torch.tensor([[47, 13, 30, 9], [46, 8, 25, 5]])

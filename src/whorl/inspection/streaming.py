@@ -15,6 +15,9 @@ from whorl.watching import Attended, Block
 BLOCK_NUMBERS = 1 << 18  # logits of a block: what stays in a core's own cache
 SMALL = 1 << 24  # logits of all heads that are not worth threads of their own
 FEWEST, MOST = 16, 512  # queries of a block
+# The fewest where the tokens between turn logits: each block solves the triangles of all chunks before it, which take
+# most of its time if queries are few, and as much memory as the logits of about 100 queries.
+FEWEST_TURNED = 64
 LEAST = -60.0  # exp() far below takes ten times as long, for numbers that no sum feels
 
 
@@ -47,7 +50,8 @@ def stream(attended: Attended, batch: int, *readers: Reader) -> None:
                 reader.read(block, sums)
         return own
 
-    blocks = _blocks(tokens, together, attended.layer.window or tokens)
+    fewest = FEWEST_TURNED if any(score.module.does("turns_between") for score in attended.scores) else FEWEST
+    blocks = _blocks(tokens, together, attended.layer.window or tokens, fewest)
     turns = min(len(blocks), torch.get_num_threads())
     items = [(heads, blocks[turn::turns]) for heads in units for turn in range(turns)]
     small = attended.q.shape[1] * tokens**2 < SMALL
@@ -56,12 +60,12 @@ def stream(attended: Attended, batch: int, *readers: Reader) -> None:
             reader.sums[:, heads] += sums
 
 
-def _blocks(tokens: int, heads: int, window: int) -> list[tuple[int, int]]:
-    """Ranges of queries whose logits are about BLOCK_NUMBERS; none holds queries on both sides of `settled`."""
+def _blocks(tokens: int, heads: int, window: int, fewest: int) -> list[tuple[int, int]]:
+    """Ranges of queries of about BLOCK_NUMBERS logits, or `fewest`; none holds queries on both sides of `settled`."""
     blocks, q0, last = [], 0, settled(tokens)
     while q0 < tokens:
         keys = min(q0 + 64, window + 64)
-        step = max(FEWEST, min(MOST, BLOCK_NUMBERS // (heads * keys)))
+        step = max(fewest, min(MOST, BLOCK_NUMBERS // (heads * keys)))
         q1 = min(tokens, q0 + step, last if q0 < last else tokens)
         blocks.append((q0, q1))
         q0 = q1
