@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from whorl.attaching.reading import encoding_of, layered
 from whorl.checking import check_ids, check_numbers
 from whorl.conversion.extending import positions_of, see_new_distances
 from whorl.conversion.resuming import Diverged
+from whorl.conversion.stages import Stage, Update, counted, silent, unheard
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.files import read_json, write_json
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 BANDS = 8  # steps in which a gradual change stills the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
-
-Update = Callable[[int, int], None]  # done, of how many
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def language(
     return Language(TaskSettings(train_length, lengths, tail=tail, windows=windows, text=text, tokenizer=tokenizer))
 
 
-def evaluated(model: Any, task: Language, update: Update = lambda done, of: None) -> Losses:
+def evaluated(model: Any, task: Language, update: Update = unheard) -> Losses:
     """Loss (nats per token) of the same target tokens at every length of the task; None past a learned table's end.
 
     update: told of the windows that are read, of all lengths together.
@@ -94,14 +92,7 @@ def evaluated(model: Any, task: Language, update: Update = lambda done, of: None
     rows = positions_of(host)
     within = [n for n in task.settings.lengths if rows is None or n <= rows]
     losses: Losses = dict.fromkeys(task.settings.lengths)
-    done = 0
-    update(done, len(within) * len(task.windows))
-
-    def advance(windows: int) -> None:
-        nonlocal done
-        done += windows
-        update(done, len(within) * len(task.windows))
-
+    advance = counted(update, len(within) * len(task.windows))
     for n in within:
         losses[n] = float(torch.tensor(task.evaluate(model, n, progress=advance).values["tail"]).log())
     for n, loss in losses.items():
@@ -120,7 +111,7 @@ def convert(
     folder: Path,
     *,
     control: bool = True,
-    stage: Callable[[str], Update] = lambda name: lambda done, of: None,
+    stage: Stage = silent,
 ) -> Conversion:
     """Swaps the encoding of `model` for `to` and trains it on, in place. Returns what was measured.
 

@@ -17,6 +17,7 @@ from whorl.attaching.reading import encoding_of, layered
 from whorl.attaching.saving import save_for_all
 from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
+from whorl.conversion.stages import Update, counted, unheard
 from whorl.data.losses import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.learned import PositionTable
@@ -192,7 +193,7 @@ def extend(
     method: str = "auto",
     tolerance: float = TOLERANCE,
     ignored: int | None = None,
-    update: Callable[[int, int], None] = lambda done, of: None,
+    update: Update = unheard,
 ) -> tuple[Tried, list[Tried]]:
     """Attaches the method that reads `to` tokens best, and returns it and all that were tried, the untouched one first.
 
@@ -249,12 +250,7 @@ def extend(
 
     reached = _reaches(host, encoding)
 
-    done, in_all = 0, (1 + len(candidates)) * len(windows)
-
-    def read(more: int) -> None:
-        nonlocal done
-        done += more
-        update(done, in_all)
+    read = counted(update, (1 + len(candidates)) * len(windows))
 
     def measured(name: str, encoding: Encoding) -> Tried:
         losses = loss_by_position(model, windows, ignored, read)

@@ -15,6 +15,7 @@ from whorl.attaching.reading import encoding_of
 from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
+from whorl.conversion.stages import Stage, Update, counted, silent
 from whorl.data.corpus import read_documents
 from whorl.encodings import Encoding
 from whorl.extras import require
@@ -27,29 +28,9 @@ from whorl.sources import Source, source
 from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]
-Update = Callable[[int, int], None]  # done, of how many
-Stage = Callable[[str], Update]  # of a name
 FEW_STEPS = 20
 STRIDE = 0.5  # of a window, between the starts of two
 REACH = 4  # times the training length: where the loss of a conversion is taken too, if documents are that long
-
-
-def silent(name: str) -> Update:
-    """A stage that nobody is told of."""
-    return lambda done, of: None
-
-
-def counted(update: Update, of: int) -> Callable[[int], None]:
-    """What is told of more that is done, for what is told of all that is."""
-    done = 0
-    update(done, of)
-
-    def more(count: int) -> None:
-        nonlocal done
-        done += count
-        update(done, of)
-
-    return more
 
 
 def extend(
