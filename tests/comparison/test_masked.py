@@ -11,15 +11,13 @@ import whorl
 from whorl.comparison import load_trial
 from whorl.reports.comparison.by_length import by_length
 
+from .. import texts
 from .small_runs import LENGTH, SMALL
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(12):
-        (folder / f"{i:02}.txt").write_text("".join(f"{j * (i + 3) % 97} and {j % 7}. " for j in range(200)))
-    return str(folder)
+    return texts.count(tmp_path_factory.mktemp("text"))
 
 
 def test_encoders_are_compared_to_the_report(text: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from whorl.tasks.mqar import Mqar
 from whorl.tasks.recall import Recall
 from whorl.training.settings import Settings
 
+from .. import texts
 from ..comparison.small_runs import SMALL
 
 MIX = ("mqar:pairs=3=0.25", "recall=0.125")
@@ -22,10 +23,7 @@ MIX = ("mqar:pairs=3=0.25", "recall=0.125")
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(12):
-        (folder / f"{i:02}.txt").write_text("".join(f"{j * (i + 3) % 97} and {j % 7}. " for j in range(200)))
-    return str(folder)
+    return texts.count(tmp_path_factory.mktemp("text"))
 
 
 def settings(text, **changes):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ from whorl.tasks.scratchpad import MARKS, PARTS
 
 from .table import GENERATED, build
 
-PINS = Path(__file__).parents[3] / "shared" / "pins" / "tasks.json"
 PROBLEMS = [notation for notation in GENERATED if build(notation).unit != "tokens"]
 
 
@@ -231,13 +228,6 @@ def test_each_part_of_a_scratchpad_can_be_left_out(name):
 # brackets and colons.
 
 
-@pytest.fixture(scope="module")
-def pins():
-    if not PINS.exists():
-        pytest.skip(f"the strings of the paper's generators are not at {PINS}")
-    return json.loads(PINS.read_text())
-
-
 PROMPTS = {
     "addition": ("9 0 7 + 9 5", r"Compute (.*)\? "),
     "parity": ("0 1 1", r"Is the number of 1's even in the sequence \[(.*)\] \? "),
@@ -254,8 +244,8 @@ def plain(text):
 
 
 @pytest.mark.parametrize("notation", PROMPTS)
-def test_prompts_answers_and_steps_are_the_papers(pins, notation):
-    pinned = pins["mcgill"][PINNED.get(notation, notation)]
+def test_prompts_answers_and_steps_are_the_papers(task_pins, notation):
+    pinned = task_pins["mcgill"][PINNED.get(notation, notation)]
     prompt, frame = PROMPTS[notation]
     name, _, form = notation.partition(":")
     task = build(f"{name}:scratchpad=full{',' + form if form else ''}")
@@ -275,14 +265,14 @@ def test_prompts_answers_and_steps_are_the_papers(pins, notation):
     assert spelled(word for word in target[:thus] if word != "var") == plain(steps)
 
 
-def test_counts_are_the_pinned_ones(pins):
+def test_counts_are_the_pinned_ones(task_pins):
     counts = Counter(len(actions) for _, actions in pairs())
-    assert pins["scan"]["pairs"] == len(pairs())
+    assert task_pins["scan"]["pairs"] == len(pairs())
     past = {n: count for n, count in counts.items() if n > 25}
-    assert past == {int(n): count for n, count in pins["scan"]["test_counts_by_length"].items()}
-    assert sum(count for n, count in counts.items() if n <= 22) == pins["scan"]["actions<=22"]
-    assert sum(count for n, count in counts.items() if n >= 24) == pins["scan"][">=24"]
-    assert pins["pcfg"]["vocab"] == sum(bool(re.fullmatch(r"[A-Z]\d+", word)) for word in build("pcfg").vocabulary)
+    assert past == {int(n): count for n, count in task_pins["scan"]["test_counts_by_length"].items()}
+    assert sum(count for n, count in counts.items() if n <= 22) == task_pins["scan"]["actions<=22"]
+    assert sum(count for n, count in counts.items() if n >= 24) == task_pins["scan"][">=24"]
+    assert task_pins["pcfg"]["vocab"] == sum(bool(re.fullmatch(r"[A-Z]\d+", word)) for word in build("pcfg").vocabulary)
     for name, chance in {"parity": 0.5, "sum": 0.1, "poly": 0.1, "lego": 0.5}.items():
         assert build(name).describe().guessing[0].values["exact_match"] == pytest.approx(chance)
 

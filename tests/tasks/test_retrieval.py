@@ -1,10 +1,8 @@
 """The retrieval tasks: each sequence follows its definition, written out here, and their parts are told apart."""
 
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +18,6 @@ from whorl.tasks.graded import BOS, PAD, SEP, SPECIAL
 
 from ..comparison.small_runs import SMALL
 from .table import build
-
-PINS = Path("/work/shared/pins/tasks.json")
 
 
 def evaluated(task, length):
@@ -232,10 +228,9 @@ def test_mqar_asks_where_the_paper_does():
     assert first > 0.9 > 0.35 > alone, "mostly right behind the pairs"
 
 
-@pytest.mark.skipif(not PINS.exists(), reason=f"the pins of the official generators are not at {PINS}")
-def test_mqar_is_as_pinned():
-    pinned = json.loads(PINS.read_text())["mqar"]["L=64,K=8: first query slot probability (a=.01)"]
-    assert mqar.probabilities(json.loads(PINS.read_text())["mqar"]["slots"], 0.01)[0] == pytest.approx(pinned)
+def test_mqar_is_as_pinned(task_pins):
+    pinned = task_pins["mqar"]["L=64,K=8: first query slot probability (a=.01)"]
+    assert mqar.probabilities(task_pins["mqar"]["slots"], 0.01)[0] == pytest.approx(pinned)
 
 
 def test_mqar_tells_near_from_far():
