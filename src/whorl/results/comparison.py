@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -149,15 +149,14 @@ class Comparison(Shown, Keyed):
 
     def unigram(self, metric: Metric, length: int) -> float | None:
         """The metric of a model that knows how often each token occurs and nothing else; None where it was not had."""
-        return _value(self.config.data.unigram, metric, length)
+        return _value(self.config.data.unigram, metric.key, length)
 
     def guessing(self, metric: Metric, length: int | None) -> float | None:
         """The metric of one who guesses; None where it is not known."""
         if length is None:
             return metric.chance
-        rows = self.config.data.guessing
-        for name in (replace(metric, key=f"{metric.evaluation}.{metric.key}"), metric):
-            found = _value(rows, name, length)
+        for key in (f"{metric.evaluation}.{metric.key}", metric.key):
+            found = _value(self.config.data.guessing, key, length)
             if found is not None:
                 return found
         return metric.chance
@@ -201,6 +200,6 @@ class Comparison(Shown, Keyed):
         return ["encoding", "value", "seeds", *(f"{n:,}" for n in lengths)], rows
 
 
-def _value(rows: Sequence[Row], metric: Metric, length: int) -> float | None:
-    """The metric in the row of a length."""
-    return next((row.values[metric.key] for row in rows if row.length == length and metric.key in row.values), None)
+def _value(rows: Sequence[Row], key: str, length: int) -> float | None:
+    """What the row of a length has under this key."""
+    return next((row.values[key] for row in rows if row.length == length and key in row.values), None)
