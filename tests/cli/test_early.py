@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from tests.cli.test_help import COMMANDS
 
+from whorl import tasks
 from whorl.data.corpus import check_path_of_text, read_documents
 from whorl.encodings import check_names, parse
 from whorl.sources import source
+from whorl.tasks import check_name
 
 RUN = """
 import contextlib, io, json, sys
@@ -30,6 +32,7 @@ CASES = {
     "compare hop": "unknown encoding 'hop'; did you mean 'hope'?",
     "compare rope~yarm:factor=2": "unknown scaling 'yarm'",
     "compare --task cop": "unknown task 'cop'; did you mean 'copy'?",
+    "compare --mix mqr:pairs=8=0.1": "unknown task 'mqr'; did you mean 'mqar'?",
     "compare --text nothing.txt": "no text at 'nothing.txt'",
     f"compare --model {NOWHERE}": f"there is nothing at {NOWHERE}",
     "compare --out FILE": "is a file; give the name of a folder",
@@ -83,6 +86,8 @@ def test_the_words_are_those_of_the_work() -> None:
         (lambda: check_names("rope+hop"), lambda: parse("rope+hop")),
         (lambda: check_names("rope~hopp"), lambda: parse("rope~hopp")),
         (lambda: check_path_of_text("no.txt"), lambda: read_documents("no.txt")),
+        (lambda: check_path_of_text("a text\n"), lambda: read_documents("a text\n")),
+        (lambda: check_name("mqr:pairs=8"), lambda: tasks.parse("mqr:pairs=8")),
     ):
         with pytest.raises(ValueError, match=".") as first:
             early()

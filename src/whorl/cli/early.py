@@ -5,18 +5,14 @@ Each command asks all of it again where it does the work, for those who call it 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from whorl import outputs
 from whorl.checking import check_there
 from whorl.conversion.recipes import RECIPES
 from whorl.encodings import check_names
-from whorl.registry import entry
-from whorl.tasks import TASKS
+from whorl.tasks import check_name
 from whorl.training.settings import MODELS
-
-GOES_ON, REPLACES = ("compare", "inspect"), ("extend", "convert", "export")  # how a command treats its folder
 
 
 def check(command: str, options: dict[str, Any]) -> None:
@@ -28,8 +24,9 @@ def check(command: str, options: dict[str, Any]) -> None:
     to = options.get("to")
     if isinstance(to, str) and to not in RECIPES:
         check_names(to)
-    if task := options.get("task"):
-        entry("task", task.partition(":")[0].strip(), TASKS, "try language")
+    for task in (options.get("task"), *(share.rpartition("=")[0] for share in options.get("mix") or ())):
+        if task:
+            check_name(task)
     for model in (*(options.get("models") or ()), options.get("model")):
         if model and model not in MODELS:
             check_there(model)
@@ -37,9 +34,7 @@ def check(command: str, options: dict[str, Any]) -> None:
         from whorl.data.corpus import check_path_of_text  # NumPy, of which --help has no need
 
         check_path_of_text(text)
-    if (figure := options.get("figure")) is not None and not Path(figure).resolve().parent.is_dir():
-        raise ValueError(f"cannot write the figure: there is no folder {Path(figure).parent}; try one that exists")
-    if command in GOES_ON:
-        outputs.check_goes_on(options["out"], command)
-    elif command in REPLACES:
+    if command in outputs.REPLACED:
         outputs.check_replaces(options["out"], options["force"])
+    elif (out := options.get("out")) is not None:
+        outputs.check_goes_on(out, command)

@@ -39,6 +39,10 @@ def spectrum(
     figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the curves into this file.")] = None,
 ) -> None:
     """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
+    if figure is not None and figure.suffix != ".png":
+        raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
+    if figure is not None and not figure.resolve().parent.is_dir():  # before PyTorch is imported
+        raise ValueError(f"cannot write the figure: there is no folder {figure.parent}; try one that exists")
     from whorl.reports.spectrum import LIMIT
 
     check_numbers(head_dim=head_dim, train_length=train_length)
@@ -47,8 +51,6 @@ def spectrum(
             f"head dim {head_dim:,} and train-length {train_length:,} are {sums:.1e} cosines, one for each pair and "
             f"distance; at most {SUMS:.1e} are computed: give a smaller one"
         )
-    if figure is not None and figure.suffix != ".png":
-        raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
     chosen, turning = _rotary(encoding, base, train_length)
     found = turning.spectrum(head_dim)
     assert found is not None

@@ -170,12 +170,7 @@ def _read_stdlib() -> Iterator[str]:
 
 
 def _read_path(source: str) -> Iterator[str]:
-    if "\n" in source or len(source.encode()) > 4096:  # the longest path that Linux has
-        raise ValueError(
-            f"a text is named by its path, and this is {len(source):,} characters of text itself ({source[:30]!r}...); "
-            "write it to a file and give that"
-        )
-    path = Path(source).expanduser()
+    path = _path_of(source)
     if path.is_dir():
         files = [file for file in _files_below(path, NOT_TEXT_FOLDERS) if _is_records(file) or not _is_binary(file)]
         if not files:
@@ -185,18 +180,26 @@ def _read_path(source: str) -> Iterator[str]:
         if not _is_records(path) and _is_binary(path):
             raise ValueError(f"{source!r} is not text: it holds zero bytes; try a text, .jsonl or .parquet file")
         return _read_file(path)
-    raise _no_text(source)
+    raise _no_text(source, path)
 
 
 def check_path_of_text(source: str) -> None:
-    """Raises ValueError for a source that is a path, and where there is nothing. Nothing is read."""
-    is_path = source != "stdlib" and not source.startswith("hf:") and "\n" not in source and len(source) <= 1024
-    if is_path and not Path(source).expanduser().exists():
-        raise _no_text(source)
+    """Raises ValueError for a source that should be a path, and where there is nothing. Nothing is read."""
+    if source != "stdlib" and not source.startswith("hf:") and not (path := _path_of(source)).exists():
+        raise _no_text(source, path)
 
 
-def _no_text(source: str) -> ValueError:
-    return ValueError(f"no text at {source!r}: {_what_is_there(Path(source).expanduser())} ({SOURCES})")
+def _path_of(source: str) -> Path:
+    if "\n" in source or len(source.encode()) > 4096:  # the longest path that Linux has
+        raise ValueError(
+            f"a text is named by its path, and this is {len(source):,} characters of text itself ({source[:30]!r}...); "
+            "write it to a file and give that"
+        )
+    return Path(source).expanduser()
+
+
+def _no_text(source: str, path: Path) -> ValueError:
+    return ValueError(f"no text at {source!r}: {_what_is_there(path)} ({SOURCES})")
 
 
 def _what_is_there(path: Path) -> str:

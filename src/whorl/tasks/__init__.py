@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from whorl.checking import shown
 from whorl.notation import name_and_arguments
-from whorl.registry import look_up
+from whorl.registry import entry, look_up
 
 if TYPE_CHECKING:
     from whorl.tasks.base import Task
 
+HINT = "try language"
 TASKS = {
     "language": "whorl.tasks.language:Language",
     "copy": "whorl.tasks.copy:Copy",
@@ -38,7 +39,12 @@ TASKS = {
 
 def get(name: str) -> type[Task]:
     """The task class of a name. Raises ValueError with a suggestion when there is none."""
-    return look_up("task", name, TASKS, "try language")
+    return look_up("task", name, TASKS, HINT)
+
+
+def check_name(notation: str) -> None:
+    """Raises ValueError for a task that there is none of. Nothing is imported; what else is wrong, `parse` says."""
+    entry("task", "".join(notation.split()).partition(":")[0], TASKS, HINT)
 
 
 def parse(notation: str) -> tuple[type[Task], dict[str, Any]]:
