@@ -149,11 +149,8 @@ def turned_products(
     keys = k.shape[2]
     pad = -keys % CHUNK if keys > CHUNK else 0
     size = min(keys, CHUNK)
-    meets = torch.cat([w, k], -1)
-    w_c, k_c = nn.functional.pad(meets, (0, 0, 0, pad)).unflatten(2, (-1, size)).chunk(2, -1)
-    meets = torch.cat([w_c, k_c], -2).mT
-    beta_c = nn.functional.pad(beta, (0, pad)).unflatten(2, (-1, size))[..., None]
-    turns = solved(w_c, k_c, beta_c)
+    w_c, k_c, beta_c = (nn.functional.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, size)) for x in (w, k, beta[..., None]))
+    meets, turns = torch.cat([w_c, k_c], -2).mT, solved(w_c, k_c, beta_c)
     parts: list[torch.Tensor] = []
     for chunk in reversed(range(k_c.shape[2])):
         with_w, with_k = (q @ meets[:, :, chunk]).chunk(2, -1)
