@@ -126,13 +126,15 @@ def test_functions_of_sequences(prompt, answer):
     assert build("pcfg").solve(prompt.split()) == answer.split()
 
 
-def test_nested_functions_are_drawn_as_they_are_read():
-    for prompt, answer in answers("pcfg", 8, windows=60):
-        assert build("pcfg").solve(prompt.split()) == answer.split()
-        assert 1 <= len(answer.split()) <= 40
+@pytest.mark.parametrize(("notation", "most"), [("pcfg", 40), ("pcfg:most=9", 9)])
+def test_nested_functions_are_drawn_as_they_are_read(notation, most):
+    drawn = answers(notation, 8, windows=60)
+    for prompt, answer in drawn:
+        assert build(notation).solve(prompt.split()) == answer.split()
+        assert 1 <= len(answer.split()) <= most
         words = re.findall(r"(?:[A-Z]\d+ ?)+", prompt)
         assert all(1 <= len(leaf.split()) <= 5 for leaf in words)
-    used = Counter(word for prompt, _ in answers("pcfg", 8, windows=60) for word in prompt.split() if word.islower())
+    used = Counter(word for prompt, _ in drawn for word in prompt.split() if word.islower())
     assert len(used) == 10
 
 
