@@ -123,6 +123,15 @@ def test_a_model_that_knows(task):
     assert (wrong.values["masked_accuracy"], wrong.values["word_order"]) == (0, 0)
 
 
+def test_batches_change_nothing(task):
+    """Of a model that says something else at every mask, by the token before it."""
+    says = torch.randn(task.vocab_size, task.vocab_size)
+    model = Model(lambda ids: says[ids.roll(1, dims=1)])
+    whole = task.evaluate(model, 48)
+    assert task.evaluate(model, 48, batch_tokens=2 * 48) == whole
+    assert [len(ids) for ids in model.asked] == [7, 2, 2, 2, 1]
+
+
 def test_a_unigram_model_is_what_the_description_says(task):
     counts = np.bincount(task.train_tokens, minlength=task.vocab_size) + 1.0
     logits = torch.from_numpy(np.log(counts / counts.sum()))
