@@ -38,6 +38,7 @@ def test_a_task_says_what_its_lengths_count() -> None:
 
 REFUSED = [
     ({"lengths": ("twice",)}, "cannot read the length 'twice'; write tokens"),
+    ({"lengths": ("4x",), "train_length": 10**9}, "4x of a training length of 1,000,000,000 is more than"),
     ({"lengths": ("0x",)}, "cannot read the length '0x'"),
     ({"lengths": ()}, "lengths is empty"),
     ({"train_length": 0}, "train-length must be a whole number from 1 to 2,147,483,648 .tokens., got 0"),

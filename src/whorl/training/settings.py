@@ -113,6 +113,10 @@ class Settings:
         for length in self.lengths or task.default_lengths(arguments, trained):
             match = re.fullmatch(r"(\d+(?:\.\d+)?)(x?)", str(length))
             value = 0 if match is None else float(match[1]) * (trained if match[2] else 1)
+            if value > LENGTH and match is not None and match[2]:
+                raise ValueError(
+                    f"{length} of a training length of {trained:,} is more than {LENGTH:,}; give shorter --lengths"
+                )
             if not 1 <= value <= LENGTH or value != int(value):
                 raise ValueError(
                     f"cannot read the length {length!r}; write {task.unit} (512) or multiples of the training length "
