@@ -70,6 +70,14 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "one length": (lambda: whorl.compare(["rope"], lengths=128), "lengths must be a list, got 128"),
     "out": (lambda: whorl.compare(["rope"], out=None), "out must be the path of a folder, got None"),
     "text": (lambda: whorl.compare(["rope"], text=None), "text must be stdlib, a path or hf:DATASET, got None"),
+    "text of convert": (
+        lambda: whorl.convert("no/such/model", "nope", heal=9, text=[1], out="o"),
+        "text must be stdlib, a text, .jsonl or .parquet file, a folder, or hf:DATASET, got [1]",
+    ),
+    "text of extend": (
+        lambda: whorl.extend("no/such/model", 64, text=[1], out="o"),
+        "text must be stdlib, a text, .jsonl or .parquet file, a folder, or hf:DATASET, got [1]",
+    ),
     "a model that is one": (
         lambda: whorl.compare(["rope"], model=MODEL),
         "model must be tiny, small, base, or the",

@@ -239,6 +239,13 @@ def test_truncation_of_a_loaded_tokenizer_does_not_shorten_documents(tokenizer, 
     np.testing.assert_array_equal(*(corpus.encode(t, [prose(7)])[0] for t in (tokenizer, loaded)))
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_a_tokenizer_made_up_for_a_model_without_its_files_is_none(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match="no tokenizer at .* no tokens but special ones"):
+        corpus.load_tokenizer(str(tmp_path))
+
+
 def test_tokenizers_that_cannot_be(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="at least 257 tokens, got 256"):
         corpus.train_tokenizer(["a"], 256)

@@ -16,7 +16,7 @@ from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
 from whorl.conversion.stages import Stage, Update, counted, silent
-from whorl.data.corpus import read_documents
+from whorl.data.corpus import check_path_of_text, read_documents
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.files import write_atomically
@@ -143,10 +143,13 @@ def extend(
 def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[str, Path, Source, list[str | None]]:
     """The name and the folder, what the name is of, and all that will be read.
 
-    Raises ValueError for what is no name of a model or no path of a folder, and for a folder that may not be written.
+    Raises ValueError for what is no name of a model, of a text or of a folder, and for a folder that may not be
+    written.
     """
     name = check_path("the model", name, "a directory, a .gguf file, a hub name or a trial's folder")
     out = Path(check_path("out", out))
+    if text is not None:
+        check_path_of_text(text)
     found = source(name)
     reads = [*found.reads, text or found.text]
     resuming.clear(out)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whorl.checking import check_path
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.tokenizers import tokenizer_of
@@ -50,6 +51,7 @@ def read_documents(source: str) -> list[str]:
     are then its documents, so that a part can be held out. Bytes that are not UTF-8 become U+FFFD.
     Raises ValueError for a source that is not there, is of another form, or is empty.
     """
+    source = check_path("text", source, SOURCES)
     if source == "stdlib":
         found = _read_stdlib()
     elif source.startswith("hf:"):
@@ -138,9 +140,12 @@ def load_tokenizer(
     if (file := gguf_at(path_or_name)) is not None:
         return tokenizer_of(file)
     try:
-        return AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # whatever it is, the person can only name another tokenizer
         raise ValueError(f"no tokenizer at {path_or_name!r} ({_first_line(error)}); {advice}") from error
+    if set(found.get_vocab().values()) <= set(found.all_special_ids):  # made up for a GPT-2 or BERT without its files
+        raise ValueError(f"no tokenizer at {path_or_name!r} (it has no tokens but special ones); {advice}")
+    return found
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> list[np.ndarray]:
@@ -185,6 +190,7 @@ def _read_path(source: str) -> Iterator[str]:
 
 def check_path_of_text(source: str) -> None:
     """Raises ValueError for a source that should be a path, and where there is nothing. Nothing is read."""
+    source = check_path("text", source, SOURCES)
     if source != "stdlib" and not source.startswith("hf:") and not (path := _path_of(source)).exists():
         raise _no_text(source, path)
 
