@@ -154,7 +154,12 @@ def test_what_leaves_its_range_is_named_and_so_is_that_nothing_does(rope) -> Non
         "at 2x the training length (at 1x, in range: 0.02); of the layers, layer 0 first, by 0.40 standard deviations "
         "at 2x the training length (at 1x, in range: 0.02); noise is 0.02."
     ) in said(rope)
-    rope["out_of_range"].update(first_pair=None, first_layer=None)
+    rope["out_of_range"]["first_pair"] = None  # no pair turns
+    assert (
+        "Logits leave the range of training in layer 0 first, by 0.40 standard deviations at 2x the training length "
+        "(at 1x, in range: 0.02); noise is 0.02."
+    ) in said(rope)
+    rope["out_of_range"]["first_layer"] = None
     assert (
         "Nothing is seen to leave its range: no pair's logits depart by three times the noise (0.02) more than in "
         "range up to 8x the training length."

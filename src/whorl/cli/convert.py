@@ -83,7 +83,7 @@ def convert(
         terminal.print(found.train_length_from)
     if found.filled:
         terminal.print(found.filled)
-    terminal.print(said(f"{found.from_} is now ", (found.to, "bold"), f"; {out} loads in {found.loads}"))
+    terminal.print(said(f"{found.from_} is now ", (found.to, "bold"), f"; {out} loads with {found.loads}"))
 
 
 def _loss(loss: float | None) -> str:

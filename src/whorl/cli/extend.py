@@ -108,7 +108,7 @@ def extend(
             f"layers {', '.join(map(str, kept))} see no further than {found.train_length:,} tokens and stay as they "
             "were: no distance is new to them"
         )
-    terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads in {found.loads}"))
+    terminal.print(said("kept: ", (best.method, "bold"), f" ({best.encoding}); {out} loads with {found.loads}"))
     if not best.whole_context:
         terminal.print("a window reads nothing beyond itself: where far context matters, give --method yarn or ntk")
     elif any(not one.whole_context for one in found.tried):

@@ -351,7 +351,7 @@ def save(model: Any, folder: Path, tokenizer: Any, longest: int) -> str:
         else:
             form = stock_form(host.model)
             save_for_all(host.model, folder)
-            how = "stock" if not isinstance(form, str) else f"for whorl.load ({form})"
+            how = "stock" if not isinstance(form, str) else f"whorl.load ({form})"
     finally:
         config.max_position_embeddings = was
     if tokenizer is not None:

@@ -129,7 +129,10 @@ def findings(m: Inspection) -> list[Finding]:
         parts.append(f"pair {pair.pair}{turn} of layer {pair.layer} first, {_departs(pair, *inside)}")
     if layer is not None:
         inside = [row.departure[0] for row in left.layers if row.layer == layer.layer]
-        parts.append(f"of the layers{those}, layer {layer.layer} first, {_departs(layer, *inside)}")
+        first = f"layer {layer.layer} first"
+        of = f"of the layers{those}"
+        which = f"{of}, {first}" if parts else f"{first} {of}" if those else first
+        parts.append(f"{which}, {_departs(layer, *inside)}")
     said = f"Logits leave the range of training in {'; '.join(parts)}; noise is {number(left.noise)}"
     return [Finding(f"{said}.", "departure-pairs" if pair is not None else "departure")]
 
