@@ -173,7 +173,7 @@ def test_numbers_of_earlier_versions_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from whorl.data.corpus import train_tokenizer
@@ -191,7 +191,9 @@ def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "whorl", *command, "--minutes", "0", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a shell's background
     )  # fmt: skip
+    request.addfinalizer(process.kill)
     assert process.stdout is not None
     plan = process.stdout.readline()
     assert plan == "the plan: text, in range: 8 windows of 32 tokens; random tokens: 1000000 windows of 32 tokens\n"
