@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,30 @@ def check_numbers(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None and not RANGES[name].fits(value):
             raise ValueError(f"{name.replace('_', '-')} must be {RANGES[name]}, got {value!r}")
+
+
+def check_lengths(lengths: Iterable[Any], trained: int, unit: str = "tokens") -> tuple[int, ...]:
+    """Lengths, given as numbers or as multiples of the training length, ascending, each once.
+
+    Raises ValueError for what is neither.
+
+    >>> check_lengths(["1x", "1.5x", 300], 100)
+    (100, 150, 300)
+    """
+    found = set()
+    for length in lengths:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(x?)", str(length))
+        value = 0 if match is None else float(match[1]) * (trained if match[2] else 1)
+        if value > LENGTH and match is not None and match[2]:
+            raise ValueError(
+                f"{length} of a training length of {trained:,} is more than {LENGTH:,}; give shorter --lengths"
+            )
+        if not 1 <= value <= LENGTH or value != int(value):
+            raise ValueError(
+                f"cannot read the length {length!r}; write {unit} (512) or multiples of the training length (4x)"
+            )
+        found.add(int(value))
+    return tuple(sorted(found))
 
 
 def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ from whorl.results.extension import EXTENSION, TUNED, Extension
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
+
 
 @dataclass
 class Source:
@@ -63,6 +65,17 @@ class Source:
             return without_weights(self.name)
         except ValueError:  # `model()` says what is wrong
             return None
+
+    def length(self, model: Any, given: int | None = None) -> int:
+        """The tokens that the model was trained at: as given, or as its trial, extension.json or its config says.
+
+        Raises ValueError where nothing says it.
+        """
+        declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        length = given or self.train_length or self.extended_from or declared
+        if length is None:
+            raise ValueError("this model does not say its training length; give --train-length")
+        return int(length)
 
     @property
     def tells_length(self) -> str:
@@ -129,6 +142,15 @@ def source(name: str) -> Source:
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
     check_there(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+
+
+def identity(names: Sequence[str]) -> list[Any]:
+    """What tells the weights that are read from these folders or files from others: names, sizes and times."""
+    found: list[Any] = [str(name) for name in names]
+    for path in map(Path, names):
+        files = [path] if path.is_file() else sorted(one for kind in WEIGHTS for one in path.glob(kind))
+        found += [[str(one), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
+    return found
 
 
 def _extended_from(path: Path) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from whorl.cli import progress
 from whorl.cli.progress import Stages
 from whorl.console import console
-from whorl.conversion.stages import counted
+from whorl.stages import counted
 
 
 @pytest.fixture

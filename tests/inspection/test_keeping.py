@@ -17,8 +17,9 @@ import torch
 
 import whorl
 from whorl.inspection import passes
-from whorl.inspection.keeping import Kept, identity
+from whorl.inspection.keeping import Kept
 from whorl.results.inspection import Inspection, Summary
+from whorl.sources import identity
 from whorl.testing import peaked, tiny_model
 
 IDS = torch.randint(3, 97, (4, 64), generator=torch.Generator().manual_seed(0))

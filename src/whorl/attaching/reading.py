@@ -12,14 +12,14 @@ from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, from_dict
 from whorl.encodings.frequencies import Frequencies
 from whorl.encodings.layers import by_layer
-from whorl.encodings.learned import Learned
+from whorl.encodings.learned import Learned, PositionTable
 from whorl.encodings.nope import NoPE
 from whorl.encodings.p_rope import PRoPE
 from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.encodings.window import Window
-from whorl.hosts import Host, host_of, in_stock_terms
+from whorl.hosts import Host, OpenHost, host_of, in_stock_terms
 
 
 def encoding_of(model: Any) -> Encoding:
@@ -46,6 +46,14 @@ def encoding_of(model: Any) -> Encoding:
     return _recorded(host) or stock_encoding(host)
 
 
+def told(model: Any) -> str:
+    """`encoding_of` in words; of a spectrum that no encoding gives, why it has none."""
+    try:
+        return str(encoding_of(model))
+    except ValueError as error:  # a spectrum that depends on the length
+        return f"not one that has a name ({str(error).split(';')[0].split('. ')[0]})"
+
+
 def stock_encoding(host: Host, at_any_length: bool = True) -> Encoding:
     """What the host itself does, whatever is attached to it. Raises as `encoding_of` does.
 
@@ -60,6 +68,14 @@ def stock_encoding(host: Host, at_any_length: bool = True) -> Encoding:
 def layered(host: Host, rules: Sequence[Encoding]) -> Encoding:
     """One encoding of these, one per layer that attends: by the host's layer types where they tell the layers apart."""
     return by_layer(rules, host.layer_types)
+
+
+def positions_of(host: OpenHost) -> int | None:
+    """The positions that a model can be read at: the rows of its own table, or of the learned one that is attached."""
+    attachment = attached(host.model)
+    if attachment is None:
+        return host.table_rows
+    return min((len(m.weight) for m in attachment.modules() if isinstance(m, PositionTable)), default=None)
 
 
 def same_rotations(host: Host, a: Encoding, b: Encoding) -> bool:

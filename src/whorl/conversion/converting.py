@@ -16,11 +16,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from whorl import finite
 from whorl.attaching import attach, attached
 from whorl.attaching.filling import filled, what_was_filled
-from whorl.attaching.reading import encoding_of, layered
+from whorl.attaching.reading import encoding_of, layered, positions_of
 from whorl.checking import check_ids, check_numbers
-from whorl.conversion.extending import positions_of, see_new_distances
+from whorl.conversion.extending import see_new_distances
 from whorl.conversion.resuming import Diverged
-from whorl.conversion.stages import Stage, Update, counted, silent, unheard
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.files import read_json, write_json
@@ -28,6 +27,7 @@ from whorl.hosts import open_host
 from whorl.randomness import put_back
 from whorl.results.extension import Conversion, Losses, Within
 from whorl.results.training import Step
+from whorl.stages import Stage, Update, counted, silent, unheard
 from whorl.tasks.base import TaskSettings
 from whorl.tasks.language import Language
 from whorl.training.attention import HEALED_WRITTEN_OUT_UP_TO, for_evaluation, for_training

@@ -13,14 +13,12 @@ import torch
 
 from whorl import finite
 from whorl.attaching import attach, attached, detach
-from whorl.attaching.reading import encoding_of, layered
+from whorl.attaching.reading import encoding_of, layered, positions_of
 from whorl.attaching.saving import save_for_all
 from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
-from whorl.conversion.stages import Update, counted, unheard
 from whorl.data.losses import window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
-from whorl.encodings.learned import PositionTable
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
 from whorl.encodings.scaled import Scaled
@@ -28,6 +26,7 @@ from whorl.encodings.scalings import Scaling
 from whorl.encodings.scalings.base_change import BaseChange
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host
+from whorl.stages import Update, counted, unheard
 
 log = logging.getLogger(__name__)
 
@@ -304,14 +303,6 @@ def _check_any_reads_on(methods: Sequence[Any], in_all: int, host: OpenHost, enc
             "none of the methods that read the whole context can be had on "
             f"{type(host.model).__name__} with {encoding}{only}"
         )
-
-
-def positions_of(host: OpenHost) -> int | None:
-    """The positions that a model can be read at: the rows of its own table, or of the learned one that is attached."""
-    attachment = attached(host.model)
-    if attachment is None:
-        return host.table_rows
-    return min((len(m.weight) for m in attachment.modules() if isinstance(m, PositionTable)), default=None)
 
 
 def summed(name: str, encoding: Encoding, losses: torch.Tensor, train_length: int, to: int) -> Tried:

@@ -15,7 +15,6 @@ from whorl.attaching.reading import encoding_of
 from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
-from whorl.conversion.stages import Stage, Update, counted, silent
 from whorl.data.corpus import check_path_of_text, read_documents
 from whorl.encodings import Encoding
 from whorl.extras import require
@@ -25,6 +24,7 @@ from whorl.numerics import peak_memory
 from whorl.randomness import put_back
 from whorl.results.extension import CONVERSION, EXTENSION, TUNED, Conversion, Extension, Method
 from whorl.sources import Source, source
+from whorl.stages import Stage, Update, counted, silent
 from whorl.tasks.language import ShortDocuments
 
 Say = Callable[[str], None]

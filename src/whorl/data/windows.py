@@ -43,7 +43,7 @@ def text_windows(
         if len(joined) < length:
             raise ValueError(
                 f"{text!r} gives {len(joined):,} tokens, fewer than one window of {length:,}; give a longer text or a "
-                f"smaller --length"
+                f"shorter length"
             )
         whole = min(len(joined) // length, windows)
         found = list(joined[: whole * length].reshape(whole, length))

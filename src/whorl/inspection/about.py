@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import whorl
+from whorl.attaching.reading import told
 from whorl.hosts import OpenHost
 from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.inspection import analysis
@@ -31,7 +32,7 @@ def about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, 
             key_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=max(shape.head_dim for shape in host.shapes),
             parameters=sum(p.numel() for p in model.parameters()),
-            encoding=_encoding(model),
+            encoding=told(model),
             windows=tuple(layer.window for layer in facts),
         ),
         settings=Settings(inputs.shape[1], inputs.shape[0], limit, random.windows if random else 0, seed),
@@ -45,15 +46,6 @@ def about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, 
         machine=machine(),
         versions=versions("torch", "transformers", "numpy"),
     )
-
-
-def _encoding(model: Any) -> str:
-    from whorl.attaching.reading import encoding_of
-
-    try:
-        return str(encoding_of(model))
-    except ValueError as error:  # a spectrum that depends on the length
-        return f"not one that has a name ({str(error).split(';')[0].split('. ')[0]})"
 
 
 def _base(config: Any) -> float | None:

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 ARRAYS = ("logit", "by_pair", "curve", "first_by_pair", "bound", "attention", "entropy", "first", "settled_first",
           "last_keys", "added", "sizes", "spread", "moved", "gates", "factor")  # fmt: skip
 OF = "windows"  # among the arrays of a stage, the digest of its windows
-WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json", "adapter_config.json", "result.json")
 
 
 class Kept:
@@ -84,15 +83,6 @@ class Kept:
 def digest_of(windows: torch.Tensor) -> str:
     """What tells these token ids from others."""
     return hashlib.sha256(str(tuple(windows.shape)).encode() + windows.cpu().numpy().tobytes()).hexdigest()
-
-
-def identity(names: Sequence[str]) -> list[Any]:
-    """What tells the weights that are read from these folders or files from others: names, sizes and times."""
-    found: list[Any] = [str(name) for name in names]
-    for path in map(Path, names):
-        files = [path] if path.is_file() else sorted(one for kind in WEIGHTS for one in path.glob(kind))
-        found += [[str(one), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
-    return found
 
 
 def _arrays(layers: dict[int, Sums]) -> dict[str, Array]:

@@ -22,13 +22,13 @@ from whorl.data.windows import text_windows
 from whorl.hosts import open_host
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.inspection import analysis, planning, stages
-from whorl.inspection.keeping import Kept, identity
+from whorl.inspection.keeping import Kept
 from whorl.inspection.passes import Pass
 from whorl.inspection.stages import Stage, asked_for, beside, check_inputs, random_tokens, silent
 from whorl.locking import alone
 from whorl.results.inspection import Inspection, Snapshot, UShapes
 from whorl.results.plan import Plan
-from whorl.sources import Source, source
+from whorl.sources import Source, identity, source
 from whorl.watching import layers_of
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class _One:
         self.host = open_host(self.model)
         self.facts = layers_of(self.host)
         finite.check_weights(self.model)
-        self.limit = options.train_length or found.train_length or found.extended_from or _declared(self.model)
+        self.limit = found.length(self.model, options.train_length)
         self.text = options.text or found.text or "stdlib"
         if self.text not in texts:
             texts[self.text] = read_documents(self.text)
@@ -273,14 +273,6 @@ def _tokenizers(sources: list[Source]) -> list[Any]:
 def _remove_report(out: Path) -> None:
     for name in ("report.html", "report.md", "other/inspection.json", "other/inspection.npz"):
         (out / name).unlink(missing_ok=True)
-
-
-def _declared(model: Any) -> int:
-    """The length that the config says the model has, where it was trained at all of it."""
-    declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if declared is None:
-        raise ValueError("this model does not say its training length; give --train-length")
-    return int(declared)
 
 
 def _report(results: list[Inspection], out: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from whorl.checking import LENGTH, check_keywords, check_list, check_numbers, check_path, shown
+from whorl.checking import check_keywords, check_lengths, check_list, check_numbers, check_path, shown
 from whorl.encodings.config import choices
 from whorl.training.recipe import PRECISIONS, SCHEDULES, Recipe, check_examples, resolved_precision
 
@@ -109,21 +108,7 @@ class Settings:
         a multiple."""
         task, arguments = self._task()
         trained = self.train_length or task.default_length(arguments)
-        found = set()
-        for length in self.lengths or task.default_lengths(arguments, trained):
-            match = re.fullmatch(r"(\d+(?:\.\d+)?)(x?)", str(length))
-            value = 0 if match is None else float(match[1]) * (trained if match[2] else 1)
-            if value > LENGTH and match is not None and match[2]:
-                raise ValueError(
-                    f"{length} of a training length of {trained:,} is more than {LENGTH:,}; give shorter --lengths"
-                )
-            if not 1 <= value <= LENGTH or value != int(value):
-                raise ValueError(
-                    f"cannot read the length {length!r}; write {task.unit} (512) or multiples of the training length "
-                    "(4x)"
-                )
-            found.add(int(value))
-        return tuple(sorted(found))
+        return check_lengths(self.lengths or task.default_lengths(arguments, trained), trained, task.unit)
 
     @property
     def preset(self) -> ModelPreset | None:
