@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged, it holds no JSON ({error}); restore it, or delete it") from error
     except RecursionError:
         raise ValueError(f"{path} is damaged, its JSON is nested too deeply; restore it, or delete it") from None
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch, NumPy."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    said = ("No space left on device", "PytorchStreamWriter failed writing file", r"^\d+ requested and \d+ written$")
+    return any(re.search(words, str(error)) for words in said)
 
 
 def _finite(value: Any) -> Any:

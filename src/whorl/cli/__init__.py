@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import sys
 from typing import Annotated, Any, TextIO
 
@@ -14,6 +12,7 @@ from whorl import __version__
 from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
 from whorl.cli.helping import Command, Group
 from whorl.cli.needs import checked
+from whorl.files import disk_full
 
 app = typer.Typer(
     name="whorl",
@@ -92,15 +91,7 @@ def main() -> None:
         print(f"whorl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if not _no_room(error):
+        if not disk_full(error):
             raise
         print("whorl: the disk is full; make room, and the same command goes on or begins anew", file=sys.stderr)
         sys.exit(2)
-
-
-def _no_room(error: BaseException) -> bool:
-    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch, NumPy."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    said = ("No space left on device", "PytorchStreamWriter failed writing file", r"^\d+ requested and \d+ written$")
-    return any(re.search(words, str(error)) for words in said)

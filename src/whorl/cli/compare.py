@@ -23,7 +23,8 @@ EPILOG = """
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
-The same command goes on where a killed run stopped; finished trials are never run again.
+The same command goes on where a killed run stopped; finished trials are never run again. A trial that fails is noted
+and stops no other: the command ends with status 1, and run again it runs only those.
 """
 
 _D = Settings()
@@ -120,6 +121,7 @@ def compare(
     )  # fmt: skip
     from dataclasses import asdict
 
+    from whorl.comparison import TrialsFailed
     from whorl.comparison import compare as run
 
     try:
@@ -128,6 +130,9 @@ def compare(
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(130) from None
+    except TrialsFailed as failed:
+        typer.echo(f"whorl: {failed}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:

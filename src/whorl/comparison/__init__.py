@@ -11,9 +11,10 @@ from whorl.extras import require
 
 if TYPE_CHECKING:
     from whorl.comparison.comparing import compare
+    from whorl.comparison.failing import TrialsFailed
     from whorl.training.trials import load_trial, snapshots_of
 
-__all__ = ["compare", "load_trial", "snapshots_of"]
+__all__ = ["TrialsFailed", "compare", "load_trial", "snapshots_of"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from whorl.comparison.comparing import compare
 
         return compare
+    if name == "TrialsFailed":
+        from whorl.comparison.failing import TrialsFailed
+
+        return TrialsFailed
     if name in __all__:
         from whorl.training import trials
 

@@ -1,50 +1,39 @@
 """Runs a comparison: prepares the task once, trains and evaluates every trial that is not there yet, writes the report.
 
 DIR/config.json            the settings; a run with others refuses to write here
-DIR/trials/ID/             see `training.trainer`
-DIR/results.json           every finished trial, rewritten after each
+DIR/trials/ID/             see `running` and `training.trainer`
+DIR/results.json           every finished and every failed trial, rewritten after each
 DIR/report.md, report.html, figures/
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
-import whorl
 from whorl import outputs
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison.display import Display, Silent
-from whorl.comparison.fitting import attached_to_each, filled_by_model, own_encoding, turning
-from whorl.comparison.planning import DEFAULT_ENCODINGS, Planned, check_asked, check_model, plan_trials
+from whorl.comparison.failing import TrialsFailed
+from whorl.comparison.fitting import attached_to_each, filled_by_model
+from whorl.comparison.gathering import without_trials, write_results
+from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, plan_trials
+from whorl.comparison.running import Runner
 from whorl.encodings import Encoding, parse
 from whorl.files import read_json, write_json
-from whorl.hosts import OpenHost
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import alone
-from whorl.provenance import machine, versions
 from whorl.randomness import put_back
-from whorl.reports import comparison as report
-from whorl.results.comparison import Comparison, Config
+from whorl.results.comparison import Comparison
 from whorl.results.schema import damaged
-from whorl.results.training import TrainingRecord
-from whorl.results.trial import FinishedTrial, Machine, Row, Trial
-from whorl.tasks.base import Evaluation, Task
-from whorl.training.attention import for_evaluation
-from whorl.training.models import build, build_model, has_weights, model_label, parameter_count
+from whorl.training.models import has_weights
 from whorl.training.settings import Settings
-from whorl.training.trials import read_result
-
-log = logging.getLogger(__name__)
 
 
 @put_back()
@@ -69,7 +58,8 @@ def compare(
     settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
     Returns what results.json holds. Raises ValueError for bad settings before anything is trained, and for an `out`
-    that holds results of other settings; nothing there is overwritten.
+    that holds results of other settings; nothing there is overwritten. Raises `TrialsFailed`, once the others are
+    finished and the report is written, where trials failed; the same call runs these again.
 
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
@@ -96,30 +86,35 @@ def compare(
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
     _refuse_other_settings(folder, resolved)
-    hosts = attached_to_each(asked, resolved)
+    attached_to_each(asked, resolved)
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):
         task = resolved.make_task()
     fingerprint = task.fingerprint()
     trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
-    facts = _facts(resolved, task, trials, seeds)
-    run = _Run(folder, resolved, task, fingerprint, hosts, facts, snapshots)
+    empty = without_trials(resolved, task, len(trials), seeds)
+    runner = Runner(folder, resolved, task, fingerprint, snapshots)
     with _alone(folder, resolved):
-        display.start(facts.config, facts.machine, [t.id for t in trials])
+        display.start(empty.config, empty.machine, [t.id for t in trials])
         display.filled(words)
         for trial in trials:
-            finished = _result(folder, trial) is not None
+            finished = runner.result(trial) is not None
             if not finished:
-                run.trial(trial, display)
-            done = _result(folder, trial)
+                runner.run(trial, display)
+            done, failure = runner.result(trial), runner.failure(trial)
             if done is not None:  # another process than the main one may come before it is written
                 display.trial_done(done, again=finished)
+            elif failure is not None:
+                display.trial_failed(failure)
             if state.is_main_process and (not finished or trial is trials[-1]):
-                run.write_results(trials)
+                write_results(runner, empty, trials)
             state.wait_for_everyone()
         results = Comparison.read(folder / "results.json")
     display.finish(results, folder)
+    ids = {trial.id for trial in trials}
+    if failed := [failure for failure in results.failures if failure.id in ids]:
+        raise TrialsFailed(failed, len(trials), results, folder)
     return results
 
 
@@ -140,116 +135,6 @@ def _alone(folder: Path, settings: Settings) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Run:
-    """What all trials of a comparison share."""
-
-    folder: Path
-    settings: Settings
-    task: Task
-    data: str  # the task's fingerprint
-    hosts: dict[Encoding, OpenHost]
-    facts: Comparison  # without trials
-    snapshots: int
-
-    def trial(self, trial: Planned, display: Display | Silent) -> None:
-        """Trains and evaluates one trial and writes its result.json, last of all."""
-        from whorl.training.trainer import train
-
-        settings, task = self.settings, self.task
-        folder = self.folder / "trials" / trial.id
-        folder.mkdir(parents=True, exist_ok=True)
-        if PartialState().is_main_process:
-            task.save_tokenizer(folder / "tokenizer")
-        model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
-        recipe = settings.recipe(trial.seed)
-        dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
-        with display.training(trial.id, recipe.steps) as update:
-            record = train(model, recipe, dataset, folder, update, self.snapshots)
-        if not PartialState().is_main_process:
-            return
-        model = for_evaluation(model)
-        evaluations = task.evaluations()
-        rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
-        with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:
-            for name, made in evaluations.items():
-                for length in made.lengths:
-                    rows[name] += (_row(made, model, length),)
-                    advance(length)
-        FinishedTrial(
-            id=trial.id,
-            encoding=trial.encoding.name,
-            notation=trial.label,
-            parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
-            seed=trial.seed,
-            **turning(trial.encoding, self.hosts[trial.encoding]),
-            pretrained=own_encoding(model) if has_weights(settings) else None,
-            train=record,
-            evaluations=rows,
-            config=trial.encoding.to_dict(),
-            settings=settings.to_dict(),
-            data=self.data,
-            text=task.text(),
-            vocab_size=task.vocab_size,
-            eos_token_id=task.eos_token_id,
-            machine=self.facts.machine,
-            versions=self.facts.versions,
-        ).write(folder / "result.json")
-
-    def write_results(self, trials: list[Planned]) -> None:
-        """results.json and the report: the finished trials of this run, then those of earlier runs on the same data."""
-        done = [found.trial(t.label) for t in trials if (found := _result(self.folder, t)) is not None]
-        asked = {t.id for t in trials}
-        for path in sorted((self.folder / "trials").glob("*/result.json")):
-            if path.parent.name in asked:
-                continue
-            try:
-                earlier = read_result(path)
-            except ValueError as error:
-                log.warning("left out of the report: %s", error)
-                continue
-            if earlier.data == self.data:
-                done.append(earlier.trial())
-        config = dataclasses.replace(self.facts.config, seeds=tuple(sorted({t.seed for t in done})))
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        trials_done = tuple(_with_losses(self.folder / "trials" / t.id / "training.json", t) for t in done)
-        results = dataclasses.replace(self.facts, created=created, config=config, trials=trials_done)
-        results.write(self.folder / "results.json")
-        report.write(results, self.folder)
-
-
-def _row(evaluation: Evaluation, model: Any, length: int) -> Row:
-    """One length's row; a length that the encoding cannot reach is a row that says why."""
-    try:
-        return evaluation.row(model, length)
-    except ValueError as error:
-        return Row(length, unreachable=str(error))
-
-
-def _facts(settings: Settings, task: Task, trials: list[Planned], seeds: Sequence[int]) -> Comparison:
-    """The comparison before any trial: the machine, the versions and the settings."""
-    with torch.device("meta"):
-        model = build_model(settings, task.vocab_size, task.eos_token_id, weights=False)
-    recipe = settings.recipe(seed=0)
-    known = settings.to_dict() | {"lengths": settings.evaluation_lengths(), "model": model_label(settings)}
-    return Comparison(
-        whorl=whorl.__version__,
-        created="",
-        machine=Machine(**machine()),
-        versions=versions("torch", "transformers", "accelerate", "tokenizers"),
-        config=Config(
-            **known,
-            parameters=parameter_count(model),
-            steps=recipe.steps,
-            seeds=tuple(seeds),
-            trials_planned=len(trials),
-            data=task.describe(),
-            train_tokens=recipe.train_length,
-        ),
-        trials=(),
-    )
-
-
 def _refuse_other_settings(folder: Path, settings: Settings) -> None:
     """Results of other settings are not mixed with these, and not overwritten."""
     outputs.check_goes_on(folder, by="compare")
@@ -263,24 +148,6 @@ def _refuse_other_settings(folder: Path, settings: Settings) -> None:
     if differ:
         what = ", ".join(f"{k} {there.get(k)!r} there and {asked.get(k)!r} asked" for k in differ)
         raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
-
-
-def _result(folder: Path, trial: Planned) -> FinishedTrial | None:
-    path = folder / "trials" / trial.id / "result.json"
-    return read_result(path) if path.exists() else None
-
-
-def _with_losses(path: Path, trial: Trial) -> Trial:
-    """The trial with its losses by step. Earlier versions kept them in its training's file alone: where that is gone or
-    damaged, a warning."""
-    if trial.train.losses:
-        return trial
-    try:
-        losses = TrainingRecord.read(path).training().losses
-    except (OSError, ValueError) as error:
-        log.warning("the learning curve of %s is left out of the report: %s", trial.id, error)
-        return trial
-    return dataclasses.replace(trial, train=dataclasses.replace(trial.train, losses=losses))
 
 
 def _read(path: Path) -> Any:

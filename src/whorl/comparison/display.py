@@ -17,6 +17,7 @@ from whorl.console import said
 from whorl.reports.comparison import unlearnt
 from whorl.reports.formatting import DIVERGED
 from whorl.results.comparison import Comparison, Config
+from whorl.results.failure import Failure
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Machine, Row, Trial
 from whorl.tasks import of_evaluation, parse
@@ -41,6 +42,8 @@ class Silent:
         return nullcontext(lambda length: None)
 
     def trial_done(self, trial: Trial, again: bool) -> None: ...
+
+    def trial_failed(self, failure: Failure) -> None: ...
 
     def finish(self, results: Comparison, folder: Path) -> None: ...
 
@@ -123,6 +126,9 @@ class Display(Silent):
         rows = ((row, _main(name)) for name, found in trial.evaluations.items() for row in found)
         values = "  ".join(f"{row.length:,}: {_cell(row, metric)}" for row, metric in rows)
         self.console.print(said(verb, f" {trial.id}: {facts}; {values}"))
+
+    def trial_failed(self, failure: Failure) -> None:
+        self.console.print(said(("failed ", "red"), f"{failure.id}: {failure.error}"))
 
     def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))

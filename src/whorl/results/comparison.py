@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from whorl.checking import check_numbers
+from whorl.results.failure import Failure
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.results.schema import REST, Keyed
 from whorl.results.showing import Shown
@@ -85,7 +86,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison(Shown, Keyed):
-    """The finished trials of a comparison. Lengths are in tokens.
+    """The finished trials of a comparison, and those that failed. Lengths are in tokens.
 
     >>> results = whorl.compare(["rope", "hope"], seeds=[0, 1, 2])
     >>> results.trials[0].evaluations["perplexity"][0].values["tail"]
@@ -100,6 +101,7 @@ class Comparison(Shown, Keyed):
     versions: dict[str, str]
     config: Config
     trials: tuple[Trial, ...]
+    failures: tuple[Failure, ...] = ()
 
     @property
     def train_length(self) -> int:

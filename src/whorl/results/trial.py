@@ -89,7 +89,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a trial ran on: see `whorl.provenance.machine`."""
+    """What a trial ran on: see `whorl.provenance.machine`. (Earlier versions kept no `instructions`.)"""
 
     cpu: str
     cores: int | None
@@ -97,6 +97,7 @@ class Machine:
     device: str
     platform: str
     threads: int | None = None
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,14 @@ def partial_notice(comparison: Comparison) -> str | None:
     return f"This report is partial: {done} of {planned} trials are finished. Every number in it may still move."
 
 
+def failed_notice(c: Comparison) -> str | None:
+    """Which trials failed, and why; None where none did."""
+    if not c.failures:
+        return None
+    told = "; ".join(f"{f.notation} with seed {f.seed} ({f.error[:200]})" for f in c.failures)
+    return f"{capital(plural(len(c.failures), 'trial'))} failed: {told}."
+
+
 def pretrained_notice(c: Comparison) -> str:
     """What a comparison that begins with trained weights has to say first."""
     return (

@@ -1,0 +1,189 @@
+"""Runs one trial: trains and evaluates it and writes its result, or why there is none. The same wherever it runs.
+
+DIR/trials/ID/result.json     written last of all; a trial that has it is never run again
+DIR/trials/ID/failure.json    why it came to no result, with traceback.txt; both go when it does
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from whorl.comparison.display import Display, Silent
+from whorl.comparison.fitting import attached_to_each, own_encoding, turning
+from whorl.comparison.planning import Planned
+from whorl.files import disk_full, write_atomically
+from whorl.locking import alone
+from whorl.provenance import machine, versions
+from whorl.results.failure import FailedTrial
+from whorl.results.trial import FinishedTrial, Machine, Row
+from whorl.tasks.base import Evaluation, Task
+from whorl.training.attention import for_evaluation
+from whorl.training.models import build, has_weights
+from whorl.training.settings import Settings
+from whorl.training.trials import read_result
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
+FAILURE, TRACEBACK = "failure.json", "traceback.txt"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What the trials of a comparison share within a process."""
+
+    folder: Path  # of the comparison
+    settings: Settings
+    task: Task
+    data: str  # the task's fingerprint
+    snapshots: int
+
+    def place(self, trial: Planned) -> Path:
+        return self.folder / "trials" / trial.id
+
+    def result(self, trial: Planned) -> FinishedTrial | None:
+        """What the trial came to; None where it is not finished. Raises ValueError for a damaged file."""
+        path = self.place(trial) / "result.json"
+        return read_result(path) if path.exists() else None
+
+    def failure(self, trial: Planned) -> FailedTrial | None:
+        """Why the trial came to no result when it was last run; None where it is finished, or was not run."""
+        return failure_in(self.place(trial))
+
+    def run(self, trial: Planned, display: Display | Silent) -> None:
+        """Runs a trial that is not finished. An exception is recorded and goes no further, but for a full disk, which
+        is no trial's own, and under torchrun, where the other processes would wait for this one.
+
+        Raises ValueError where another process is at this trial.
+        """
+        with self._alone(trial):
+            if self.result(trial) is not None:  # another process has just finished it
+                return
+            try:
+                self._train_and_evaluate(trial, display)
+            except Exception as error:
+                if disk_full(error):
+                    raise
+                if PartialState().is_main_process:
+                    self.record(trial, in_one_line(error), "".join(traceback.format_exception(error)))
+                if PartialState().num_processes > 1:
+                    raise
+            else:
+                forget_failure(self.place(trial))
+        gc.collect()  # a model in a traceback's frames
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _alone(self, trial: Planned) -> Iterator[None]:
+        if not PartialState().is_main_process:
+            yield
+            return
+        with alone(self.place(trial), "compare"):
+            yield
+
+    def record(self, trial: Planned, error: str, trace: str | None = None) -> None:
+        """Writes down that a trial failed."""
+        place = self.place(trial)
+        if trace is not None:
+            write_atomically(place / TRACEBACK, trace)
+        FailedTrial(
+            id=trial.id,
+            notation=trial.label,
+            seed=trial.seed,
+            error=error,
+            traceback=None if trace is None else (place / TRACEBACK).relative_to(self.folder).as_posix(),
+            config=trial.encoding.to_dict(),
+            settings=self.settings.to_dict(),
+            data=self.data,
+            machine=this_machine(),
+            versions=versions(*PACKAGES),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ).write(place / FAILURE)
+
+    def _train_and_evaluate(self, trial: Planned, display: Display | Silent) -> None:
+        from whorl.training.trainer import train
+
+        settings, task, folder = self.settings, self.task, self.place(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        if PartialState().is_main_process:
+            task.save_tokenizer(folder / "tokenizer")
+        model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
+        recipe = settings.recipe(trial.seed)
+        dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
+        with display.training(trial.id, recipe.steps) as update:
+            record = train(model, recipe, dataset, folder, update, self.snapshots)
+        if not PartialState().is_main_process:
+            return
+        model = for_evaluation(model)
+        evaluations = task.evaluations()
+        rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
+        with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:
+            for name, made in evaluations.items():
+                for length in made.lengths:
+                    rows[name] += (_row(made, model, length),)
+                    advance(length)
+        host = attached_to_each([trial.encoding], settings)[trial.encoding]
+        FinishedTrial(
+            id=trial.id,
+            encoding=trial.encoding.name,
+            notation=trial.label,
+            parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
+            seed=trial.seed,
+            **turning(trial.encoding, host),
+            pretrained=own_encoding(model) if has_weights(settings) else None,
+            train=record,
+            evaluations=rows,
+            config=trial.encoding.to_dict(),
+            settings=settings.to_dict(),
+            data=self.data,
+            text=task.text(),
+            vocab_size=task.vocab_size,
+            eos_token_id=task.eos_token_id,
+            machine=this_machine(),
+            versions=versions(*PACKAGES),
+        ).write(folder / "result.json")
+
+
+def _row(evaluation: Evaluation, model: Any, length: int) -> Row:
+    """One length's row; a length that the encoding cannot reach is a row that says why."""
+    try:
+        return evaluation.row(model, length)
+    except ValueError as error:
+        return Row(length, unreachable=str(error))
+
+
+def this_machine() -> Machine:
+    told = machine()
+    return Machine(**told | {"instructions": tuple(told["instructions"])})
+
+
+def in_one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def failure_in(place: Path) -> FailedTrial | None:
+    """What the failed trial of a folder left there; None where it left nothing that can be read, or has a result."""
+    if (place / "result.json").exists() or not (place / FAILURE).exists():
+        return None
+    try:
+        return FailedTrial.read(place / FAILURE)
+    except ValueError as error:
+        log.warning("a failed trial is not told of: %s", error)
+        return None
+
+
+def forget_failure(place: Path) -> None:
+    for name in (FAILURE, TRACEBACK):
+        (place / name).unlink(missing_ok=True)
