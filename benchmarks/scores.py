@@ -1,9 +1,10 @@
 """Encodings that go by content, or by absolute positions, in biased_attention(): beside ALiBi; decoding beside none.
 
-    python benchmarks/scores.py [--only REGEX]
+    python benchmarks/scores.py [--only REGEX] [--device cuda]
 
 Every round runs every provider of a case, one after another; ratios are taken within a round. What a token's state
-costs is in the time of an encoding that has one. Rows go to benchmarks/results/scores-cpu.csv.
+costs is in the time of an encoding that has one. float32 on the CPU, bfloat16 on a GPU. Rows go to
+benchmarks/results/scores-<device>.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from whorl.ops import biased_attention
 from whorl.ops.scores import BoundScore
 
 HEADS, DIM, WIDTH = 8, 64, 512
-CPU = torch.device("cpu")
 PLAIN = "causal SDPA"  # no encoding
 CASES = {  # tokens, the yardstick and the encodings beside it
     "forgetting 1024": (1024, "alibi", ("fox",)),
@@ -43,31 +43,33 @@ SPARING = ("alibi", "fox", "irpe", "fire", "cope", "path")  # whose memory is me
 def main() -> None:
     parser = rows.parser(__doc__, rounds=7)
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose label matches; other rows stay")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--peak", nargs=2, metavar=("ENCODING", "TOKENS"), help="(internal) one peak")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     if options.peak:
         notation, tokens = options.peak
-        attention(notation, 512)()  # libraries are loaded
-        print(peak(attention(notation, int(tokens)), CPU))
+        attention(notation, 512, device)()  # libraries and kernels are loaded
+        print(peak(attention(notation, int(tokens), device), device))
         return
-    facts, path = rows.facts(), options.results / "scores-cpu.csv"
+    facts, path = rows.facts(options.device), options.results / f"scores-{options.device}.csv"
 
     def write(found: list[dict[str, Any]]) -> None:
         rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both")
 
     for label, (tokens, yardstick, notations) in CASES.items():
         if re.search(options.only, label):
-            providers = {name: attention(name, tokens) for name in (yardstick, *known(notations))}
-            write(measured(label, providers, yardstick, options.rounds, CPU))
+            providers = {name: attention(name, tokens, device) for name in (yardstick, *known(notations))}
+            write(measured(label, providers, yardstick, options.rounds, device))
     label = f"decoding with a cache of {CACHE}"
     if re.search(options.only, label):
-        providers = {name: decoding(name) for name in (PLAIN, *known(DECODED))}
-        write(measured(label, providers, PLAIN, options.rounds, CPU))
+        providers = {name: decoding(name, device) for name in (PLAIN, *known(DECODED))}
+        write(measured(label, providers, PLAIN, options.rounds, device))
     label = "memory of 16384"
     if re.search(options.only, label):
-        threads = ("--threads", str(options.threads))
-        write([peak_row(label, __file__, name, "16384", *threads) for name in known(SPARING)])
+        how = ("--threads", str(options.threads), "--device", options.device)
+        write([peak_row(label, __file__, name, "16384", *how) for name in known(SPARING)])
 
 
 def known(notations: tuple[str, ...]) -> list[str]:
@@ -78,18 +80,21 @@ def known(notations: tuple[str, ...]) -> list[str]:
     return found
 
 
-def tensors(queries: int, keys: int) -> list[torch.Tensor]:
-    """q, k, v and hidden states of the keys' tokens."""
+def tensors(queries: int, keys: int, device: torch.device) -> list[torch.Tensor]:
+    """q, k, v and hidden states of the keys' tokens, of which what a token keeps is made in float32."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     torch.manual_seed(0)
-    shapes = [(1, HEADS, queries, DIM), (1, HEADS, keys, DIM), (1, HEADS, keys, DIM), (1, keys, WIDTH)]
-    return [torch.randn(shape) for shape in shapes]
+    made = [torch.randn(1, HEADS, tokens, DIM, device=device).to(dtype) for tokens in (queries, keys, keys)]
+    return [*made, torch.randn(1, keys, WIDTH, device=device)]
 
 
-def called(notation: str) -> tuple[Callable[..., torch.Tensor], Callable[..., Any], list[torch.Tensor]]:
+def called(
+    notation: str, device: torch.device
+) -> tuple[Callable[..., torch.Tensor], Callable[..., Any], list[torch.Tensor]]:
     """The attention of an encoding for q, k, v, the state of the keys' tokens and positions; what makes that state, of
     hidden states and positions; and what is learned."""
     effects = parse(notation).effects(Shape(DIM, HEADS, WIDTH))
-    modules: list[Any] = [module for effect in effects for module in effect.modules]
+    modules: list[Any] = [module.to(device) for effect in effects for module in effect.modules]
     for module in modules:
         for x in module.parameters():
             if not x.detach().any():  # a table that starts at zero
@@ -119,13 +124,13 @@ def called(notation: str) -> tuple[Callable[..., torch.Tensor], Callable[..., An
     return attend, states, [x for module in modules for x in module.parameters()]
 
 
-def attention(notation: str, tokens: int) -> Provider:
-    q, k, v, hidden = tensors(tokens, tokens)
+def attention(notation: str, tokens: int, device: torch.device) -> Provider:
+    q, k, v, hidden = tensors(tokens, tokens, device)
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    grad, at = torch.randn_like(q), torch.arange(tokens)[None]
+    grad, at = torch.randn_like(q), torch.arange(tokens, device=device)[None]
     if notation == PLAIN:
         return Provider(lambda: sdpa(*leaves, is_causal=True), lambda out: torch.autograd.grad(out, leaves, grad))
-    attend, states, learned = called(notation)
+    attend, states, learned = called(notation, device)
     wanted = [*leaves, *learned]
     return Provider(
         lambda: attend(*leaves, states(hidden, at), at, at),
@@ -133,13 +138,14 @@ def attention(notation: str, tokens: int) -> Provider:
     )
 
 
-def decoding(notation: str) -> Provider:
+def decoding(notation: str, device: torch.device) -> Provider:
     """One token more: keys and states are cached, of its own too."""
-    q, k, v, hidden = tensors(1, CACHE)
-    q_at, k_at = torch.arange(CACHE - 1, CACHE)[None], torch.arange(CACHE)[None]
+    q, k, v, hidden = tensors(1, CACHE, device)
+    k_at = torch.arange(CACHE, device=device)[None]
+    q_at = k_at[:, -1:]
     if notation == PLAIN:
         return Provider(torch.no_grad()(lambda: sdpa(q, k, v)))
-    attend, states, _ = called(notation)
+    attend, states, _ = called(notation, device)
     with torch.no_grad():
         kept = states(hidden, k_at)
     return Provider(torch.no_grad()(partial(attend, q, k, v, kept, q_at, k_at)))
