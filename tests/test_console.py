@@ -36,7 +36,7 @@ def test_a_comparison_of_a_model_with_a_strange_name() -> None:
     for terminal in (False, True):
         shown = io.StringIO()
         display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
-        display.start(results.config, results.machine, [NAME])
+        display.start(results.config, results.machine, [NAME], [NAME])
         with display.training(NAME, 2) as update:
             update(2, 1.0)
         display.trial_done(results.trials[0], again=True)

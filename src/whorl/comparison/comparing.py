@@ -96,7 +96,8 @@ def compare(
     empty = without_trials(resolved, task, len(trials), seeds)
     runner = Runner(folder, resolved, task, fingerprint, snapshots)
     with _alone(folder, resolved):
-        display.start(empty.config, empty.machine, [t.id for t in trials])
+        waiting = [t.id for t in trials if runner.result(t) is None]
+        display.start(empty.config, empty.machine, [t.id for t in trials], waiting)
         display.filled(words)
         for trial in trials:
             finished = runner.result(trial) is not None

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs: bars with time left on a terminal, plain lines elsewhere."""
+"""What a person sees while a comparison runs: bars on a terminal, plain lines elsewhere, and the time left."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from whorl.comparison.pace import Pace
 from whorl.console import console as plain
 from whorl.console import said
 from whorl.reports.comparison import unlearnt
-from whorl.reports.formatting import DIVERGED
+from whorl.reports.formatting import DIVERGED, duration
 from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
 from whorl.results.over_seeds import Metric
@@ -31,7 +32,7 @@ class Silent:
     def waiting(self, what: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def start(self, config: Config, machine: Machine, trials: list[str]) -> None: ...
+    def start(self, config: Config, machine: Machine, trials: list[str], waiting: list[str]) -> None: ...
 
     def filled(self, words: list[str]) -> None: ...
 
@@ -54,6 +55,7 @@ class Display(Silent):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain()
         self.trials: list[str] = []
+        self.pace = Pace((), steps=1)
 
     def waiting(self, what: str) -> AbstractContextManager[Any]:
         if self.console.is_terminal:
@@ -61,8 +63,9 @@ class Display(Silent):
         self.console.print(what)
         return nullcontext()
 
-    def start(self, config: Config, machine: Machine, trials: list[str]) -> None:
-        self.trials = trials
+    def start(self, config: Config, machine: Machine, trials: list[str], waiting: list[str]) -> None:
+        """waiting: those of the trials that are still to be run."""
+        self.trials, self.pace = trials, Pace(waiting, config.steps)
         self.console.print(
             said(
                 (f"{len(trials)} trials", "bold"),
@@ -80,8 +83,12 @@ class Display(Silent):
 
     @contextmanager
     def training(self, trial: str, steps: int) -> Iterator[Update]:
+        def update(step: int, loss: float | None) -> None:
+            self.pace.at(trial, step)
+            advance(step, "" if loss is None else f"loss {loss:.3f}")
+
         with self._bar(trial, steps, "training", every=max(1, steps // 10)) as advance:
-            yield lambda step, loss: advance(step, "" if loss is None else f"loss {loss:.3f}")
+            yield update
 
     @contextmanager
     def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int], None]]:
@@ -103,7 +110,8 @@ class Display(Silent):
 
             def line(step: int, note: str) -> None:
                 if step and (step % every == 0 or step == total):
-                    self.console.print(f"{name}: {step:,} of {total:,} {note}".rstrip())
+                    words = f"{name}: {step:,} of {total:,} {note}".rstrip()
+                    self.console.print(", ".join(filter(None, (words, self._left()))))
 
             yield line
             return
@@ -113,14 +121,19 @@ class Display(Silent):
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            bar = progress.add_task(name, total=total, note="")
-            yield lambda step, note: progress.update(bar, completed=step, note=note)
+            bar = progress.add_task(name, total=total, note="", left=self._left())
+            yield lambda step, note: progress.update(bar, completed=step, note=note, left=self._left())
+
+    def _left(self) -> str:
+        """Of the whole comparison, in words."""
+        seconds = self.pace.left()
+        return f"about {duration(seconds)} left" if seconds else ""
 
     def trial_done(self, trial: Trial, again: bool) -> None:
+        self.pace.over(trial.id)
         facts = f"loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} tokens/s"
         verb = ("was done already", "dim") if again else ("done ", "green")
         rows = ((row, _main(name)) for name, found in trial.evaluations.items() for row in found)
@@ -128,6 +141,7 @@ class Display(Silent):
         self.console.print(said(verb, f" {trial.id}: {facts}; {values}"))
 
     def trial_failed(self, failure: Failure) -> None:
+        self.pace.over(failure.id)
         self.console.print(said(("failed ", "red"), f"{failure.id}: {failure.error}"))
 
     def finish(self, results: Comparison, folder: Path) -> None:
