@@ -76,6 +76,6 @@ def test_ranks_are_over_seeds_and_equal_ones_share_theirs():
     table = text[text.index("Past the training length") :]
     assert "up to which of the bits 95.0 % of the answers are right at every length" in table
     assert "the mean reciprocal rank by it over two seeds" in table
-    assert "| nope | 20 | 84.5 ± 13.4 % | 0.75 |" in table, "first, then second"
-    assert "| rope | 20 | 0.0 ± 0.0 % | 0.37 |" in table, "shares places two and three, then is third"
-    assert "| alibi | 10 | 50.0 ± 70.7 % | 0.70 |" in table
+    assert "| nope | 2 of 2 | 20 | 84.5 ± 13.4 % | 84.5 ± 13.4 % | 0.75 |" in table, "first, then second"
+    assert "| rope | 2 of 2 | 20 | 0.0 ± 0.0 % | 0.0 ± 0.0 % | 0.37 |" in table, "shares places 2 and 3, then is third"
+    assert "| alibi | 0 of 2 | 10 | 50.0 ± 70.7 % | – | 0.70 |" in table

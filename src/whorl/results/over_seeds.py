@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -107,6 +107,18 @@ class Encoding:
             stderr=float(np.mean(errors)) if errors else None,
             samples=first.sequences if first.windows is None else first.windows,
         )
+
+    def solving(self, metric: Metric, train_length: int) -> Encoding:
+        """With those of its trials alone that solved the task in range: which have what the metric asks for (`learnt`)
+        at every length up to the training length."""
+        needed = metric.learnt or 0.0
+
+        def solved(trial: Trial) -> bool:
+            rows = [row for row in trial.evaluations.get(metric.evaluation, ()) if row.length <= train_length]
+            values = [row.value(metric.key) for row in rows]
+            return bool(values) and all(value is not None and value >= needed for value in values)
+
+        return replace(self, trials=tuple(filter(solved, self.trials)))
 
     def ratio(self, metric: Metric, length: int, reference: int | None) -> Cell | None:
         """The metric over its own in-range value, seed by seed."""

@@ -1,7 +1,7 @@
 """The report of a comparison: from its results to report.md, report.html and figures/*.png.
 
 by_length.py, pairs.py and training.py are its sections, each with its charts and tables; words.py says what the numbers
-show, differences.py what is called a difference.
+show, of shares of right answers in shares.py.
 """
 
 from pathlib import Path

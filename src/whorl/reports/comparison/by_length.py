@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from whorl.reports.axes import axis, percent_axis
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid, Rows
 from whorl.reports.comparison.levels import Level, level
-from whorl.reports.comparison.words import Findings, turning_in_words
+from whorl.reports.comparison.sentences import Findings, as_ratio, turning_in_words
+from whorl.reports.comparison.words import compared
 from whorl.reports.document import Block, Bullet, Bullets, Figure, Heading, Paragraph, Row, Table
 from whorl.reports.formatting import DASH, capital, finite, multiple, number, percent, plural, ratio, with_spread
 from whorl.results.comparison import Comparison
+from whorl.results.differences import Difference, difference
 from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.results.ranks import mean_reciprocal_rank, means
 from whorl.tasks import of_evaluation
@@ -28,8 +30,12 @@ def blocks(c: Comparison, kind: str, found: Findings) -> list[Block]:
     blocks.append(Bullets([Bullet(text, encoding.name, encoding.index) for encoding, text in found.bullets]))
     blocks += [Paragraph(found.reading, "note")] if found.reading else []
     blocks += [Figure(chart)] if chart is not None else []
-    blocks += [_table(c, metric) for metric in task.measured()]
-    return blocks + _past(c, task.measured()[0])
+    first, *_ = task.measured()
+    blocks += [_table(c, metric, c.encodings) for metric in task.measured()]
+    solved = compared(c, first)
+    if first.share and solved and sum(len(e.trials) for e in solved) < len(c.trials):
+        blocks.append(_table(c, first, solved, "Of the seeds alone that learnt the task in range: "))
+    return blocks + _past(c, first) + _apart_from_first(c, first, solved)
 
 
 def _chart_caption(c: Comparison, kind: str) -> str:
@@ -41,28 +47,29 @@ def _chart_caption(c: Comparison, kind: str) -> str:
     return " ".join([*said, f"The dotted line is {found.meaning}."] if found is not None else said)
 
 
-def _table(c: Comparison, metric: Metric) -> Table:
+def _table(c: Comparison, metric: Metric, encodings: Sequence[Encoding], of: str = "") -> Table:
     """A row per encoding, a column per length: mean ± spread, and for perplexity the ratio to in-range."""
     lengths, reference = c.lengths(metric.evaluation), c.reference(metric.evaluation)
     spread = ", ± one standard deviation over seeds" if len(c.seeds) > 1 else ""
     against = f"; in small print, how many times the value at {reference:,}" if reference and not metric.share else ""
     levels = [level(c, metric, n) for n in lengths]
     return Table(
-        f"{capital(metric.label)} by length in {c.unit}{spread}{against}.",
+        f"{capital(f'{of}{metric.label}')} by length in {c.unit}{spread}{against}.",
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
         [
             Row(
                 [(e.name, ""), _turning(e), *(_value(e, metric, n, reference) for n in lengths)],
                 e.index,
             )
-            for e in c.encodings
+            for e in encodings
         ]
         + _levels_row(levels),
     )
 
 
 def _past(c: Comparison, metric: Metric) -> list[Block]:
-    """A row per encoding: how far it holds, its mean share past the training length, and how it ranks there."""
+    """A row per encoding: on how many seeds it learnt the task, how far it holds, its mean share past the training
+    length, over all seeds and over those that learnt it, and how it ranks there."""
     far = c.far(metric.evaluation)
     by_seed = means(c.encodings, metric, far) if metric.share and len(c.encodings) > 1 else {}
     if not by_seed:
@@ -70,19 +77,61 @@ def _past(c: Comparison, metric: Metric) -> list[Block]:
     ranked = mean_reciprocal_rank(list(by_seed.values()))
     rows = []
     for e in c.encodings:
-        shares = Cell(0, {seed: values[e.name] for seed, values in by_seed.items()})
-        cells = [_holds_to(c, e, metric), with_spread(shares.mean, shares.spread, True), f"{ranked[e.name]:.2f}"]
+        solved = [trial.seed for trial in e.solving(metric, c.train_length).trials]
+        every = Cell(0, {seed: values[e.name] for seed, values in by_seed.items()})
+        alone = Cell(0, {seed: values[e.name] for seed, values in by_seed.items() if seed in solved})
+        cells = [
+            f"{len(solved)} of {len(e.trials)}",
+            _holds_to(c, e, metric),
+            *(with_spread(cell.mean, cell.spread, True) for cell in (every, alone)),
+            f"{ranked[e.name]:.2f}",
+        ]
         rows.append(Row([(text, "") for text in (e.name, *cells)], e.index))
     needed = percent(metric.learnt) if metric.learnt else "all"
+    heads = ["encoding", "seeds that learnt it", f"holds to, {c.unit}", "mean", "of seeds that learnt it"]
     return [
         Table(
-            f"Past the training length: up to which of the {c.unit} {needed} of the {metric.of} are right at every "
-            f"length, the mean of {metric.label} over the longer ones, and the mean reciprocal rank by it over "
-            f"{plural(len(by_seed), 'seed')}. Equal ones share the mean of their ranks.",
-            [("encoding", ""), (f"holds to, {c.unit}", ""), ("mean", ""), ("reciprocal rank", "")],
+            f"Past the training length: how many seeds learnt the task in range, up to which of the {c.unit} {needed} "
+            f"of the {metric.of} are right at every length, the mean of {metric.label} over the longer ones, and the "
+            f"mean reciprocal rank by it over {plural(len(by_seed), 'seed')}. Equal ones share the mean of their "
+            "ranks.",
+            [(head, "") for head in (*heads, "reciprocal rank")],
             rows,
         )
     ]
+
+
+def _apart_from_first(c: Comparison, metric: Metric, encodings: Sequence[Encoding]) -> list[Block]:
+    """A row per encoding that learnt something: by how much it differs from the first of them at each length."""
+    if len(encodings) < 2:
+        return []
+    first, *others = encodings
+    lengths = c.lengths(metric.evaluation)
+    how = f"less that of {first.name}, in points" if metric.share else f"as a multiple of that of {first.name}"
+    return [
+        Table(
+            f"{capital(metric.label)} {how}, and in small print the 95 % interval of the paired difference.",
+            [("encoding", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
+            [
+                Row([(e.name, ""), *(_apart(metric, difference(metric, (e, n), (first, n))) for n in lengths)], e.index)
+                for e in others
+            ],
+        )
+    ]
+
+
+def _apart(metric: Metric, found: Difference | None) -> tuple[str, str]:
+    """`1.40x` and `1.32x to 1.49x`, or `not resolved` and the interval that holds zero."""
+    if found is None:
+        return DASH, ""
+    shown = _points if metric.share else lambda value: ratio(as_ratio(value))
+    if found.low is None or found.high is None:
+        return "not resolved", "no interval"
+    return shown(found.mean) if found.resolved else "not resolved", f"{shown(found.low)} to {shown(found.high)}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+z.1f}"
 
 
 def _holds_to(c: Comparison, e: Encoding, metric: Metric) -> str:
@@ -137,7 +186,8 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     if not found:
         return None
     low, high = lengths[0] / 1.12, lengths[-1] * 1.12
-    told = _apart(lengths, [n for n in (c.train_length, lengths[-1]) if n in lengths], ROOM * math.log(high / low))
+    named = [n for n in (c.train_length, lengths[-1]) if n in lengths]
+    told = _with_room(lengths, named, ROOM * math.log(high / low))
     ticks = tuple((float(n), f"{n:,}\n{multiple(n, c.train_length)}") for n in told)
     x = Axis(f"length in {c.unit}", "log", low, high, ticks)
     return CurveChart(
@@ -145,7 +195,7 @@ def by_length(c: Comparison, kind: str, title: str, caption: str) -> CurveChart 
     )
 
 
-def _apart(lengths: Sequence[int], kept: Sequence[int], room: float) -> list[int]:
+def _with_room(lengths: Sequence[int], kept: Sequence[int], room: float) -> list[int]:
     """Lengths whose logarithms are so far from one another that what is written there has room, those kept first."""
     told = list(dict.fromkeys(kept))
     for n in lengths:

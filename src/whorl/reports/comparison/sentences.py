@@ -1,0 +1,188 @@
+"""Sentences of findings of every kind: who is ahead, what is called a difference, what the numbers do not show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from whorl.reports.comparison.levels import level
+from whorl.reports.formatting import DASH, capital, compact, listing, multiple, plural
+from whorl.results.comparison import Comparison
+from whorl.results.differences import difference
+from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks.base import Task
+
+LARGEST = 700.0
+"""A logarithm whose exponential a float still holds."""
+
+NO_UNIGRAM = (
+    "These results do not tell what a unigram model has on the same tokens, so whether a model learnt anything from "
+    "context at all is not checked."
+)
+
+
+@dataclass
+class Findings:
+    """`lead` are paragraphs on all encodings, `bullets` a sentence on each, `rule` is what is
+    called a difference, `reading` how to read the values, `caveats` what they do not show."""
+
+    lead: list[str] = field(default_factory=list)
+    bullets: list[tuple[Encoding, str]] = field(default_factory=list)
+    rule: str = ""
+    reading: str = ""
+    caveats: list[str] = field(default_factory=list)
+
+
+def ranking(
+    c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
+) -> str:
+    """Which encoding has the best value at a length, and which others differ from it."""
+    cells = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None and cell.finite]
+    if len(cells) < 2:
+        return ""
+    sign = 1 if metric.lower_is_better else -1
+    (best, lead), *others = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
+    apart = {e.name: difference(metric, (e, length), (best, length)) for e, _ in others}
+    told = [(e, cell, (found := apart[e.name]) is not None and found.resolved) for e, cell in others]
+    worse = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if resolved]
+    same = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if not resolved]
+    extreme, beyond = ("lowest", "above") if metric.lower_is_better else ("highest", "below")
+    where = f"{'At' if length > c.train_length else 'In range, at'} {at_length(length, c)},"
+    said = f"{where} {best.name} has the {extreme} {metric.label}, {show(lead.mean)}"
+    if worse:
+        said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} it"
+    if same:
+        said += f"; its difference from {listing(same)} is not resolved"
+    return f"{said}."
+
+
+def what_counts(c: Comparison, metric: Metric, samples: str) -> str:
+    """What is called a difference here."""
+    single = [e.name for e in c.encodings if len(e.trials) == 1]
+    rows = [row for e in c.encodings for n in c.lengths(metric.evaluation) for row in e.rows(metric, n).values()]
+    paired = all(row.samples for row in rows if not row.unreachable)
+    by_sample = (
+        f"the 95 % interval of the difference on the same {samples} (a bootstrap of these)"
+        if paired
+        else f"two standard errors over {samples}, as if those were others for each"
+    )
+    if single and len(single) == len(c.encodings):
+        return (
+            f"One seed gives no spread, so no difference here is established: one is called so where zero lies outside "
+            f"{by_sample}, as an indication only. What is not resolved may still be there."
+        )
+    over = f" and a bootstrap over the {samples}, the same for all" if paired else ""
+    rule = (
+        "A difference is called one only where it is resolved: where zero lies outside its 95 % interval, from the "
+        "differences between trials of the same seed, which begin with the same weights and see the same batches "
+        f"(Student's t over the seeds{over}). What is not resolved may still be there."
+    )
+    if single:
+        return f"{rule} Of {listing(single)} only one seed is finished; there {by_sample} stands in."
+    return rule
+
+
+def limits(c: Comparison, task: type[Task]) -> list[str]:
+    """What the numbers do not show: the task's own words, then what follows from the run's settings."""
+    metric, config, seeds = task.measured()[0], c.config, len(c.seeds)
+    size = "very small " if config.parameters < 2e7 else "small " if config.parameters < 1e9 else ""
+    caveats = [text.format(config=config) for text in task.words().caveats]
+    caveats.append(
+        f"One {size}model ({compact(config.parameters)} parameters, trained on {compact(config.tokens)} tokens). "
+        "Whether the order stays the same in a larger or longer-trained one is not tested here."
+    )
+    if c.epochs is not None and c.epochs > 1:
+        caveats.append(
+            f"{c.epochs:.2g} epochs: a trial's {compact(config.tokens)} tokens are drawn from a text of "
+            f"{compact(config.data.train_tokens)}, so that part of what is learnt is this text itself, and more tokens "
+            "are not more text."
+        )
+    if seeds == 1:
+        caveats.append(
+            "One seed. Another one could move every value by an amount that this run cannot tell; the standard error "
+            "covers the choice of evaluation data only."
+        )
+    elif seeds < 5:
+        caveats.append(
+            f"{capital(plural(seeds, 'seed'))}: their standard deviation is a rough spread, not a confidence interval."
+        )
+    if metric.learnt is None and level(c, metric, c.reference(task.evaluation)) is None:
+        caveats.append(NO_UNIGRAM)
+    if "text" in task.options:
+        caveats.append(
+            f"One kind of text ({config.text}), one training length ({c.train_length:,} tokens) and one optimiser "
+            "setting for all: an encoding that would do better with another was not given it."
+        )
+    return caveats
+
+
+def as_ratio(logarithm: float) -> float:
+    """How many times one value is another, by the logarithm of it; no larger than a float holds."""
+    return math.exp(min(logarithm, LARGEST))
+
+
+def telling(lengths: Sequence[int], train_length: int) -> list[int]:
+    """4x the training length, where evaluated, and the longest."""
+    return sorted({n for n in lengths if n == 4 * train_length} | set(lengths[-1:]))
+
+
+def unreachable(cells: Sequence[Cell], unit: str) -> list[str]:
+    """One sentence for each reason."""
+    reasons: dict[str, list[int]] = {}
+    for cell in cells:
+        if cell.unreachable:
+            reasons.setdefault(cell.unreachable, []).append(cell.length)
+    return [f"Cannot reach {listing([f'{n:,}' for n in ns])} {unit}: {why}." for why, ns in reasons.items()]
+
+
+def diverged(cells: Sequence[Cell], unit: str) -> list[str]:
+    """One sentence for the lengths at which values are not finite, and the seeds that gave them."""
+    lengths = [f"{cell.length:,}" for cell in cells if cell.diverged]
+    if not lengths:
+        return []
+    seeds = sorted({seed for cell in cells for seed in cell.diverged})
+    whose = f" for seed {listing(list(map(str, seeds)))}" if any(len(cell.values) > 1 for cell in cells) else ""
+    return [f"Diverged at {listing(lengths)} {unit}{whose}: those values are not finite and are left out."]
+
+
+def stopped(e: Encoding) -> list[str]:
+    """A sentence on the trainings that diverged, and so ended before their time."""
+    steps = [f"at step {step:,} (seed {t.seed})" for t in e.trials if (step := t.train.diverged)]
+    return [f"Its training diverged and was stopped {listing(steps)}."] if steps else []
+
+
+def turning_in_words(encoding: Encoding) -> str:
+    """`11 of 32`; per layer `11, 0 of 32 (layers in turn)`; a dash where nothing is rotary."""
+    turning, pairs = encoding.pairs_turning, encoding.pairs
+    if turning is None:
+        return DASH
+    of = f" of {pairs}" if pairs is not None else ""
+    if isinstance(turning, int):
+        return f"{turning}{of}"
+    if len(set(turning)) == 1:
+        return f"{turning[0]}{of}"
+    cycle = _cycle(turning)
+    words = ", ".join(map(str, cycle))
+    return f"{words}{of} ({'by layer' if len(cycle) == len(turning) else 'layers in turn'})"
+
+
+def _cycle(items: Sequence[int]) -> Sequence[int]:
+    """The shortest head of the items whose repetition gives them."""
+    return next(
+        items[:period]
+        for period in range(1, len(items) + 1)
+        if all(item == items[i % period] for i, item in enumerate(items))
+    )
+
+
+def turning_first(e: Encoding) -> str:
+    """`(11 of 32 pairs turn) `, or nothing for an encoding that is not rotary."""
+    turning = turning_in_words(e)
+    if turning == DASH:
+        return ""
+    return f"({turning} pairs turn) " if "(" not in turning else f"(pairs turning: {turning[:-1].replace(' (', ', ')}) "
+
+
+def at_length(length: int, c: Comparison) -> str:
+    return f"{length:,} {c.unit}" + (f" ({multiple(length, c.train_length)})" if length != c.train_length else "")
