@@ -292,3 +292,16 @@ def test_accelerates_sharding_is_known_by_its_name() -> None:
 
     assert fsdp2_load_full_state_dict()
     assert not compat.in_accelerates_sharding()
+
+
+@pytest.mark.parametrize("learns", ["a prefix", "an adapter"])
+def test_a_forward_of_learned_prompts_can_be_seen_from_within(learns: str) -> None:
+    peft = pytest.importorskip("peft")
+    prefix = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    config = prefix if learns == "a prefix" else peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    seen: list[bool] = []
+    model = peft.get_peft_model(tiny_model("llama"), config)
+    model.get_base_model().lm_head.register_forward_pre_hook(lambda *_: seen.append(compat.in_prompt_learning()))
+    model(torch.arange(4)[None])
+    assert seen == [learns == "a prefix"]
+    assert not compat.in_prompt_learning()

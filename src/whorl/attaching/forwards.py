@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from whorl.attaching import origins
 from whorl.attaching.interface import CARRIERS
 from whorl.attaching.key_positions import Call, asked, key_positions
 from whorl.attaching.seams import INTERFACE, LayerSeam
@@ -30,7 +31,7 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam
     if seam.first:
-        _refuse_other_keys(seam, kwargs)
+        origins.check(seam, seam.calls.cache(kwargs))
     turns, _ = kwargs.pop(seam.calls.rotation)
     tables = LayerTables(turns.tables[seam.table], seam.impl)
     kwargs[seam.calls.rotation] = tables if seam.call == "complex" else (tables, None)
@@ -51,7 +52,7 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, for a host without a rotary module, which hands its layers the positions themselves."""
     seam: LayerSeam = self.whorl_seam
     if seam.first:
-        _refuse_other_keys(seam, kwargs)
+        origins.check(seam, seam.calls.cache(kwargs))
     positions = kwargs.get(seam.calls.positions)
     if _carried(self) and positions is not None:
         kwargs["whorl_positions"] = positions
@@ -69,26 +70,6 @@ def _asked(attention: Any, kwargs: dict[str, Any], positions: torch.Tensor) -> C
 def _told(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Told:
     calls = attention.whorl_seam.calls
     return told(calls.cache(kwargs), calls.layer(attention), args[0] if args else kwargs["hidden_states"])
-
-
-def _refuse_other_keys(seam: LayerSeam, kwargs: dict[str, Any]) -> None:
-    """Raises ValueError for a cache that was filled while the model had another encoding attached.
-
-    Its keys are those of hidden states, and most of rotations, that the model would not give now.
-    """
-    cache = seam.calls.cache(kwargs)
-    own = getattr(cache, "__dict__", None)
-    if own is None or torch.compiler.is_compiling():
-        return
-    does, filled = own.setdefault("whorl_encoding", (seam.does, seam.notation))
-    if does is seam.does or does == seam.does:
-        return
-    if int(cache.get_seq_length()) > 0:
-        raise ValueError(
-            f"this cache was filled with {filled} attached, and now {seam.notation} is: its keys are not those that "
-            "the model would give. Begin with a new cache, and give the whole text again"
-        )
-    own["whorl_encoding"] = seam.does, seam.notation
 
 
 def _carried(attention: Any) -> bool:

@@ -10,8 +10,8 @@ first layer         a forward pre-hook that adds an encoding to the embedding, w
 base model          a submodule `whorl` that holds the encoding and its learned parameters
 attention interface "whorl", where logits are biased, scaled and scored, or where q and k are rotated after the cache:
                     in a layer that has no rotation itself, and where a spectrum depends on the length of the context
-cache               the positions of its keys, the states that scores have of them, and methods that keep both up to
-                    date (see `key_positions`, `states`, `following`)
+cache               the encoding that fills it (see `origins`), the positions of its keys, the states of scores for
+                    each, and methods that keep both up to date (see `key_positions`, `states`, `following`)
 model               an instance `save_pretrained` that keeps the encoding (see `saving`), and a `name_or_path` that
                     names it: PEFT writes that into adapters, and a stock load of their base then fails on the name
 
@@ -56,7 +56,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     An encoding that biases logits, hides keys or depends on the length runs in whorl's attention implementation,
     "whorl". A forward raises ValueError where another has been set since (transformers' `generate_batch` sets flash or
     paged attention), where the positions of cached keys are unknown, and for packed documents in a call that fills a
-    cache: see `whorl.attaching.key_positions`.
+    cache: see `whorl.attaching.key_positions`. Under every encoding it raises for a cache that was filled without it,
+    and a model that has been detached raises for one that was filled with it: see `whorl.attaching.origins`.
 
     impl: which implementation of whorl's operations runs, as in `whorl.ops.rotate`; "reference" gives the readable one,
     and "flex" takes the biases (only) through PyTorch's FlexAttention.

@@ -6,12 +6,12 @@ by slot. What is done to that layer (`crop`, `reorder_cache`, `batch_select_indi
 on the instance. A layer hands out its latest keys or all of them, with room behind them where it is static; so the
 number of keys says which slots they are.
 
-Some caches have no such record: one that was filled elsewhere (from a file, by prefix tuning, by a model without an
-encoding), and one whose keys were taken out or put in another order by hand (`layer.keys = layer.keys[[1, 0]]`), which
-holds another tensor than the record was made for, with other values. There positions are counted from the attention
-mask: a query at position p that sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise
-the positions are unknown, and the forward raises; so they are where positions have axes, which no mask can tell. A deep
-copy of a cache is believed to hold the same keys.
+Some caches have no such record: one that was filled elsewhere (from a file, by prefix tuning), and one whose keys were
+taken out or put in another order by hand (`layer.keys = layer.keys[[1, 0]]`), which holds another tensor than the
+record was made for, with other values. There positions are counted from the attention mask: a query at position p that
+sees p + 1 keys sees the positions 0 to p, each once. Where the numbers say otherwise the positions are unknown, and the
+forward raises; so they are where positions have axes, which no mask can tell. A deep copy of a cache is believed to
+hold the same keys.
 
 Shapes: positions are [batch or 1, tokens], or [batch or 1, tokens, axes] where they have several; real numbers stay so.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.attaching import origins
 from whorl.attaching.forwards import (
     add_to_embedding,
     attention_forward,
@@ -23,7 +24,7 @@ from whorl.attaching.keeping import before_state_dict, before_state_dict_of_mode
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
 from whorl.attaching.saving import save_pretrained
-from whorl.attaching.seams import INTERFACE, Attachment
+from whorl.attaching.seams import INTERFACE, Attachment, seam_of
 from whorl.encodings import Encoding
 from whorl.hosts import Host
 from whorl.hosts.transformers import compat
@@ -73,6 +74,9 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
 
 def take_off(host: Host, attachment: Attachment) -> None:
     """Undoes `put_on`: the host's outputs are bit for bit what they were."""
+    for module in host.attentions:
+        if (seam := seam_of(module)) is not None:
+            origins.close(seam)
     for module in _replaced(host):
         _restore_forward(module)
     for module in (*_replaced(host), host.first_layer, _holder(host)):

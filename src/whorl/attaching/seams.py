@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -49,10 +50,11 @@ class LayerSeam:
     does: tuple[Any, ...] = ()  # what the encoding does to every layer, however it is written
     notation: str = ""  # the encoding as a user writes it, for errors
     part: str = ""  # the name of the part of the model that has it, for errors
+    caches: WeakSet[Any] = field(default_factory=WeakSet)  # those that were filled by the first layer's model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
         biases, scales, scores = copy.deepcopy((self.biases, self.scales, self.scores), memo)
-        return replace(self, biases=biases, scales=scales, scores=scores)
+        return replace(self, biases=biases, scales=scales, scores=scores, caches=WeakSet())
 
     @property
     def keeps_state(self) -> bool:

@@ -261,6 +261,18 @@ def in_accelerates_sharding() -> bool:
     return any(frame.f_code.co_name == "fsdp2_load_full_state_dict" for frame in _frames())
 
 
+def in_prompt_learning() -> bool:
+    """Whether a PEFT model runs now that has learned keys, or a prompt, and puts them into caches itself.
+
+    Leans on the frames above: its methods call it `self`.
+    """
+    peft = getattr(sys.modules.get("peft"), "PeftModel", None)
+    if peft is None:
+        return False
+    models = (model for frame in _frames() if isinstance(model := frame.f_locals.get("self"), peft))
+    return any(model.active_peft_config.is_prompt_learning for model in models)
+
+
 def _frames() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
