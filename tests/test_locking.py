@@ -53,6 +53,23 @@ def test_another_process_is_named_and_a_killed_one_holds_nothing(tmp_path: Path)
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 
+def test_what_another_writes_below_is_left_to_him(tmp_path: Path) -> None:
+    """Of two folders below, one has a process at work, and one had."""
+    alive, dead = tmp_path / "trials" / "alive", tmp_path / "trials" / "dead"
+    at_work, killed = holder(alive), holder(dead)
+    killed.kill()
+    killed.wait()
+    for folder in (alive, dead):
+        (folder / "deeper").mkdir()
+        (folder / "deeper" / ".result.123.tmp").write_text("half")
+    try:
+        with alone(tmp_path, "compare"):
+            assert list(tmp_path.rglob("*.tmp")) == [alive / "deeper" / ".result.123.tmp"]
+    finally:
+        at_work.kill()
+        at_work.wait()
+
+
 def test_a_folder_that_was_made_and_not_used_goes_again(tmp_path: Path) -> None:
     with alone(tmp_path / "out", "compare"):
         pass

@@ -22,6 +22,10 @@ except ImportError:  # Windows
 LOCK = ".whorl.lock"
 
 
+class Busy(ValueError):
+    """Another process is at work in a folder."""
+
+
 def abandoned(folder: Path) -> bool:
     """Whether the process that worked in this folder is dead: it has a lock file, and nobody holds it."""
     if fcntl is None or not (folder / LOCK).exists():
@@ -42,8 +46,9 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
 
     The folder is made where it is not there, and taken away again if nothing was written.
 
-    by: the command, for others to name. Raises ValueError, saying who it is, where another process is at work here.
-    (Where the system or its file system has no locks, the block runs without one.)
+    by: the command, for others to name. Raises `Busy`, a ValueError, saying who it is, where another process is at work
+    here. (Where the system or its file system has no locks, the block runs without one.) A lock does not keep others
+    from folders below, which may have locks of their own.
     """
     folder = Path(folder)
     made = not folder.exists()
@@ -53,8 +58,8 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
         if held is not None:
             who = f"whorl {by}, process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
             for left in folder.rglob(".*.tmp"):
-                if re.fullmatch(r"\..+\.\d+\.tmp", left.name):  # what a killed run was writing
-                    left.unlink(missing_ok=True)
+                if re.fullmatch(r"\..+\.\d+\.tmp", left.name) and not _anothers(left.parent, folder):
+                    left.unlink(missing_ok=True)  # what a killed run was writing
             os.ftruncate(held, 0)
             os.pwrite(held, who.encode(), 0)
         yield
@@ -64,6 +69,12 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
             os.close(held)
         if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _anothers(place: Path, folder: Path) -> bool:
+    """Whether another process is at work in `place`, or in a folder between it and `folder`."""
+    between = [p for p in (place, *place.parents) if p != folder and p.is_relative_to(folder)]
+    return any((p / LOCK).exists() and not abandoned(p) for p in between)
 
 
 def _take(path: Path, folder: Path) -> int | None:
@@ -77,7 +88,7 @@ def _take(path: Path, folder: Path) -> int | None:
         except BlockingIOError:
             who = os.pread(file, 500, 0).decode("utf-8", "replace") or "another process"
             os.close(file)
-            raise ValueError(f"{folder} is being written by {who}; wait until it is done, or give another") from None
+            raise Busy(f"{folder} is being written by {who}; wait until it is done, or give another") from None
         except OSError:  # a file system without locks
             os.close(file)
             return None

@@ -21,6 +21,7 @@ EPILOG = """
  whorl compare nope t5 --task copy-items:variant=rsc --out runs/copy-items\n
  whorl compare rope hope --mix mqar=0.1 --out runs/mixed      text, and a task of retrieval\n
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
+ whorl compare rope hope --seeds 0,1,2 --job-list jobs.txt   a command for each trial, for a scheduler\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
 The same command goes on where a killed run stopped; finished trials are never run again. A trial that fails is noted
@@ -101,6 +102,21 @@ def compare(
     snapshots: Annotated[
         int, typer.Option(help="Keep each trial's weights this many times along its training, for whorl inspect.")
     ] = 0,
+    job_list: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run nothing; write a command for each trial that is not finished, one a line, for a scheduler.",
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="trials|report",
+            help="trials: write no report, so that any number of commands may work in one folder at a time; "
+            "report: run nothing, write the report of what is finished.",
+        ),
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Train with torch.compile (needs a C++ compiler on a CPU).")
     ] = False,
@@ -126,7 +142,10 @@ def compare(
 
     try:
         chosen = encodings or DEFAULT_ENCODINGS
-        run(chosen, out=out, seeds=_integers("seeds", seeds), snapshots=snapshots, **asdict(settings))
+        run(
+            chosen, out=out, seeds=_integers("seeds", seeds), snapshots=snapshots, only=only, job_list=job_list,
+            **asdict(settings),
+        )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(130) from None

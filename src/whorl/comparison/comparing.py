@@ -9,29 +9,28 @@ DIR/report.md, report.html, figures/
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
-from whorl import outputs
 from whorl.checking import check_keywords, check_list, check_numbers, check_path
+from whorl.comparison import job_list as job_lists
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.failing import TrialsFailed
 from whorl.comparison.fitting import attached_to_each, filled_by_model
-from whorl.comparison.gathering import without_trials, write_results
+from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
+from whorl.comparison.gathering import without_trials
 from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, plan_trials
 from whorl.comparison.running import Runner
+from whorl.comparison.sweep import Sweep
 from whorl.encodings import Encoding, parse
-from whorl.files import read_json, write_json
+from whorl.encodings.config import choices
 from whorl.hosts.transformers.messages import without_progress_bars
-from whorl.locking import alone
 from whorl.randomness import put_back
 from whorl.results.comparison import Comparison
-from whorl.results.schema import damaged
 from whorl.training.models import has_weights
 from whorl.training.settings import Settings
 
@@ -45,6 +44,8 @@ def compare(
     seeds: Sequence[int] = (0,),
     snapshots: int = 0,
     quiet: bool = False,
+    only: str | None = None,
+    job_list: str | Path | None = None,
     **settings: Any,
 ) -> Comparison:
     """Trains the encodings from the same initial weights on the same batches, evaluates them, and writes the report.
@@ -55,6 +56,9 @@ def compare(
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
+    only       "trials": runs them and writes no report, so that any number of processes may work in one folder, each at
+               a trial that no other is at; "report": runs nothing, writes the report of what is finished
+    job_list   a file to write: a command for each trial that is not finished, for a scheduler; nothing is run
     settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
     Returns what results.json holds. Raises ValueError for bad settings before anything is trained, and for an `out`
@@ -64,11 +68,14 @@ def compare(
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
     fields = [field.name for field in dataclasses.fields(Settings)]
-    check_keywords("compare", settings, ["encodings", "out", "seeds", "snapshots", "quiet", *fields])
+    check_keywords(
+        "compare", settings, ["encodings", "out", "seeds", "snapshots", "quiet", "only", "job_list", *fields]
+    )
     encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
     check_numbers(snapshots=snapshots)
+    _check_how(only, job_list)
     for seed in seeds:
         check_numbers(seed=seed)
     chosen = Settings(**settings)
@@ -85,7 +92,7 @@ def compare(
     asked = check_asked(of_model, seeds, resolved)
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
-    _refuse_other_settings(folder, resolved)
+    refuse_other_settings(folder, resolved)
     attached_to_each(asked, resolved)
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
@@ -95,61 +102,37 @@ def compare(
     trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
     empty = without_trials(resolved, task, len(trials), seeds)
     runner = Runner(folder, resolved, task, fingerprint, snapshots)
-    with _alone(folder, resolved):
-        waiting = [t.id for t in trials if runner.result(t) is None]
-        display.start(empty.config, empty.machine, [t.id for t in trials], waiting)
-        display.filled(words)
-        for trial in trials:
-            finished = runner.result(trial) is not None
-            if not finished:
-                runner.run(trial, display)
-            done, failure = runner.result(trial), runner.failure(trial)
-            if done is not None:  # another process than the main one may come before it is written
-                display.trial_done(done, again=finished)
-            elif failure is not None:
-                display.trial_failed(failure)
-            if state.is_main_process and (not finished or trial is trials[-1]):
-                write_results(runner, empty, trials)
-            state.wait_for_everyone()
-        results = Comparison.read(folder / "results.json")
-    display.finish(results, folder)
+    reports = only != "trials" and job_list is None
+    sweep = Sweep(runner, trials, empty, display, reports)
+    with beside_others(folder, resolved) if only == "trials" else alone_in(folder, resolved):
+        sweep.begin(words)
+        if job_list is not None:
+            last = job_lists.command(resolved, folder, snapshots, labels, seeds, only="report")
+            job_lists.write(Path(job_list), sweep.missing, resolved, folder, snapshots)
+            display.listed(Path(job_list), len(sweep.missing), last)
+        elif only != "report":
+            sweep.one_after_another()
+        if reports and (only or not sweep.missing):
+            sweep.write()
+        state.wait_for_everyone()
+        results = Comparison.read(folder / "results.json") if reports else sweep.results()
+    if reports:
+        display.finish(results, folder)
     ids = {trial.id for trial in trials}
-    if failed := [failure for failure in results.failures if failure.id in ids]:
+    if job_list is None and (failed := [failure for failure in results.failures if failure.id in ids]):
         raise TrialsFailed(failed, len(trials), results, folder)
     return results
 
 
+def _check_how(only: Any, job_list: Any) -> None:
+    """Raises ValueError for ways of running that there are none of, or that exclude one another."""
+    if only is not None:
+        choices("only", only, ("trials", "report"))
+        if job_list is not None:
+            raise ValueError("a job list is written and nothing else is done; leave --job-list or --only out")
+    if job_list is not None:
+        check_path("job_list", job_list, "the path of a file")
+
+
 def _in_a_list(encodings: Any) -> str:
     return f'["{encodings}"]' if isinstance(encodings, str | Encoding) else '["rope", "hope"]'
-
-
-@contextmanager
-def _alone(folder: Path, settings: Settings) -> Iterator[None]:
-    """The folder is this run's, and says so. Raises ValueError while another run is at work there."""
-    if not PartialState().is_main_process:
-        yield
-        return
-    with alone(folder, "compare"):
-        _refuse_other_settings(folder, settings)  # again: another run may have come and gone
-        outputs.mark(folder, by="compare")
-        write_json(folder / "config.json", settings.to_dict())
-        yield
-
-
-def _refuse_other_settings(folder: Path, settings: Settings) -> None:
-    """Results of other settings are not mixed with these, and not overwritten."""
-    outputs.check_goes_on(folder, by="compare")
-    there = _read(folder / "config.json")
-    if there is None:
-        return
-    if not isinstance(there, dict):
-        raise damaged(str(folder / "config.json"), "it holds no settings")
-    asked = settings.to_dict()
-    differ = [k for k in sorted({*asked, *there}) if asked.get(k) != there.get(k)]
-    if differ:
-        what = ", ".join(f"{k} {there.get(k)!r} there and {asked.get(k)!r} asked" for k in differ)
-        raise ValueError(f"--out {folder} holds results of another configuration ({what}); give another --out")
-
-
-def _read(path: Path) -> Any:
-    return read_json(path) if path.exists() else None

@@ -16,7 +16,7 @@ from whorl.comparison.pace import Pace
 from whorl.console import console as plain
 from whorl.console import said
 from whorl.reports.comparison import unlearnt
-from whorl.reports.formatting import DIVERGED, duration
+from whorl.reports.formatting import DIVERGED, duration, plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
 from whorl.results.over_seeds import Metric
@@ -45,6 +45,8 @@ class Silent:
     def trial_done(self, trial: Trial, again: bool) -> None: ...
 
     def trial_failed(self, failure: Failure) -> None: ...
+
+    def listed(self, path: Path, commands: int, last: str) -> None: ...
 
     def finish(self, results: Comparison, folder: Path) -> None: ...
 
@@ -143,6 +145,11 @@ class Display(Silent):
     def trial_failed(self, failure: Failure) -> None:
         self.pace.over(failure.id)
         self.console.print(said(("failed ", "red"), f"{failure.id}: {failure.error}"))
+
+    def listed(self, path: Path, commands: int, last: str) -> None:
+        """A job list was written; `last` is the command that makes the report when its commands are over."""
+        self.console.print(f"{path} has {plural(commands, 'command')}, one a line; they may run anywhere, in any order")
+        self.console.print(f"when they are over, for the report: {last}")
 
     def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))

@@ -16,6 +16,7 @@ from whorl.comparison.running import PACKAGES, Runner, failure_in, this_machine
 from whorl.provenance import versions
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
+from whorl.results.failure import Failure
 from whorl.results.training import TrainingRecord
 from whorl.results.trial import Trial
 from whorl.tasks.base import Task
@@ -50,11 +51,16 @@ def without_trials(settings: Settings, task: Task, planned: int, seeds: Sequence
     )
 
 
-def write_results(runner: Runner, empty: Comparison, trials: list[Planned]) -> None:
+def gathered(runner: Runner, trials: Sequence[Planned]) -> tuple[list[Trial], list[Failure]]:
+    """Of these trials those that are finished, by the notation that is asked for now, and those that failed."""
+    done = [found.trial(t.label) for t in trials if (found := runner.result(t)) is not None]
+    return done, [lost.failure() for t in trials if (lost := runner.failure(t)) is not None]
+
+
+def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) -> None:
     """results.json and the report: the trials of this run, finished or failed, then those of earlier runs on the same
     data."""
-    done = [found.trial(t.label) for t in trials if (found := runner.result(t)) is not None]
-    failed = [lost.failure() for t in trials if (lost := runner.failure(t)) is not None]
+    done, failed = gathered(runner, trials)
     asked = {t.id for t in trials}
     for place in sorted((runner.folder / "trials").glob("*")):
         if place.name in asked:
