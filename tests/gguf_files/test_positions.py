@@ -168,3 +168,28 @@ def test_gemma_3_scales_the_layers_that_attend_to_everything(tmp_path: Path) -> 
     path = written(small("gemma3"), tmp_path / "small.gguf", "gemma3", said)
     assert close(frequencies(path, "full_attention")[0], [f / 8 for f in rope_frequencies(1e6, HEAD)])
     assert close(frequencies(path, "sliding_attention")[0], OWN)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_numbers_that_llama_cpp_does_not_read_are_refused(architecture: str, tmp_path: Path) -> None:
+    """llama.cpp b11549 gives the same logits, bit for bit, with and without each of these in a file of these four."""
+    yarn = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 64,
+    }
+    model = small(architecture)
+    plain = frequencies(written(model, tmp_path / "plain.gguf", architecture, yarn), "full_attention")
+    runs = {f"rope.scaling.yarn_{key}": value for key, value in (("beta_fast", 32.0), ("attn_factor", 1.0))}
+    assert frequencies(written(model, tmp_path / "said.gguf", architecture, yarn | runs), "full_attention") == plain
+    for key, value, own in (
+        ("beta_fast", 8.0, 32),
+        ("beta_slow", 4.0, 1),
+        ("attn_factor", 1.4, 1),
+        ("ext_factor", 0.5, 1),
+        ("log_multiplier", 0.5, 0),
+    ):
+        path = written(model, tmp_path / "other.gguf", architecture, {**yarn, f"rope.scaling.yarn_{key}": value})
+        said = f"says {architecture}.rope.scaling.yarn_{key} = {value:g}, and llama.cpp.* runs {own}: .* two models"
+        with pytest.raises(ValueError, match=said):
+            whorl.load(path)

@@ -169,6 +169,8 @@ def test_a_gemmas_metadata_and_names_are_llama_cpps(tmp_path: Path) -> None:
         ("qwen3", "rope/nope", {}, "layers with 2 spectra"),
         ("qwen3", "alibi", {}, "adds a bias to attention logits"),
         ("qwen3", None, {"attention_bias": True}, "has attention_bias=False, and this model True"),
+        ("qwen2", None, {"hidden_size": 96}, "as wide as the hidden state, 96 here, and this model 4 heads of 16"),
+        ("qwen2", "hope:train_length=40", {"head_dim": 24}, "as wide as the hidden state, 64 here, and this model 4 "),
         ("qwen2", None, {"use_sliding_window": True, "sliding_window": 24}, "has use_sliding_window=False"),
         (
             "gemma3_text",

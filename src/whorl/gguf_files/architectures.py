@@ -25,6 +25,7 @@ class Architecture:
                  width apart ("half", NEOX)
     factors      it divides frequencies by `rope_freqs.weight`, in all layers
     partial      it turns fewer channels than a head has, where `rope.dimension_count` says so; others abort
+    square       its queries are as wide as the hidden state, whatever the file says of a head
     local        layers with a window have a base of their own, `rope.freq_base_swa`, and no scaling
     full_every   every so many layers one attends to everything, and the others through a window, where the file does
                  not say which; 0 where no layer has one
@@ -39,6 +40,7 @@ class Architecture:
     layout: str = "half"
     factors: bool = False
     partial: bool = False
+    square: bool = False
     local: bool = False
     full_every: int = 0
     largest: int = 0
@@ -72,6 +74,7 @@ ARCHITECTURES = {
             "qwen2",
             "qwen2",
             written="Qwen2ForCausalLM",
+            square=True,
             fixed=MappingProxyType({"hidden_act": "silu", "use_sliding_window": False}),
         ),
         Architecture(

@@ -109,9 +109,19 @@ def _check_scale(header: Header, config: dict[str, Any]) -> None:
 
 
 def _refuse_unread(header: Header, architecture: Architecture) -> None:
-    """Raises ValueError for a key of the architecture that says something and is read by nothing here."""
+    """Raises ValueError for a key of the architecture that says something and is read by nothing here, or by nothing in
+    llama.cpp."""
     prefix = f"{header.architecture}."
     own = {key.removeprefix(prefix): value for key, value in header.said.items() if key.startswith(prefix)}
+    ignored = {key: own.pop(key) for key in positions.UNREAD if key in own}
+    other = {key: value for key, value in ignored.items() if value != positions.UNREAD[key]}
+    if other:
+        said = ", ".join(f"{prefix}{key} = {value:g}" for key, value in other.items())
+        runs = " and ".join(f"{positions.UNREAD[key]:g}" for key in other)
+        raise ValueError(
+            f"{header.path} says {said}, and llama.cpp, which does not read that for {header.architecture}, runs "
+            f"{runs}: these are two models. Give the directory that it was converted from"
+        )
     unread = {key: value for key, value in own.items() if key not in READ and value not in (0, "", [], None)}
     if not architecture.full_every:
         unread |= {key: own[key] for key in (WINDOW, PATTERN, *CAPS) if own.get(key)}

@@ -33,8 +33,16 @@ FACTORS = "rope_freqs.weight"
 KEYS = (
     *("rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", "rope.scale_linear"),
     *(f"rope.scaling.{key}" for key in ("type", "factor", "original_context_length", "attn_factor", "finetuned")),
-    *(f"rope.scaling.yarn_{key}" for key in ("beta_fast", "beta_slow", "attn_factor")),
 )
+TURNS = (32.0, 1.0)  # within the original length: YaRN keeps the pairs that turn more, divides those that turn less
+# Keys that converters write and llama.cpp reads in none of these architectures: what it runs in their place.
+UNREAD = {
+    "rope.scaling.yarn_beta_fast": TURNS[0],
+    "rope.scaling.yarn_beta_slow": TURNS[1],
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
+}
 # Published scalings that files hold as bare factors: factor, original length, low and high frequency factors.
 LLAMA_3 = tuple(Llama3(factor, 8192, 1.0, 4.0) for factor in (8.0, 32.0))
 FULL, LOCAL = "full_attention", "sliding_attention"  # types of layers
@@ -56,13 +64,11 @@ def frequencies_of(
     return (*said, *(0.0,) * (head_dim // 2 - len(said)))
 
 
-def yarn_frequencies(
-    base: float, width: int, factor: float, original: int, beta_fast: float = 32.0, beta_slow: float = 1.0
-) -> tuple[float, ...]:
+def yarn_frequencies(base: float, width: int, factor: float, original: int) -> tuple[float, ...]:
     """The same of each of `width` / 2 pairs under llama.cpp's YaRN (`rope_yarn`, `ggml_rope_yarn_corr_dims`).
 
     A ramp leads from pairs that are kept to pairs that are divided by `factor`, between two indices that are rounded
-    outwards: those of beta_fast and beta_slow turns in `original` tokens, in float32 as there.
+    outwards: those of 32 turns and of 1 in `original` tokens, in float32 as there.
     """
 
     def index(turns: float) -> float:
@@ -70,7 +76,7 @@ def yarn_frequencies(
         often = np.log(length / (single(turns) * single(2) * single(math.pi)))
         return float(single(width) * often / (single(2) * np.log(single(base))))
 
-    low, high = max(0.0, math.floor(index(beta_fast))), min(width - 1.0, math.ceil(index(beta_slow)))
+    low, high = max(0.0, math.floor(index(TURNS[0]))), min(width - 1.0, math.ceil(index(TURNS[1])))
     divided = [min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(width // 2)]
     own = rope_frequencies(base, width)
     return tuple(f / factor * share + f * (1 - share) for f, share in zip(own, divided, strict=True))
@@ -93,8 +99,8 @@ def rope_settings(header: Header, head_dim: int, factors: np.ndarray[Any, Any] |
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": _original(header),
-            "beta_fast": header.get("rope.scaling.yarn_beta_fast", 32.0),
-            "beta_slow": header.get("rope.scaling.yarn_beta_slow", 1.0),
+            "beta_fast": TURNS[0],
+            "beta_slow": TURNS[1],
             "attention_factor": _amplitude(header),
         }
     for named in LLAMA_3 if factors is not None else ():
@@ -162,14 +168,7 @@ def _turning(header: Header, head_dim: int, factors: np.ndarray[Any, Any] | None
     if kind == "yarn":
         if factors is not None:
             raise ValueError(f"{header.path} has both {FACTORS} and a scaling by yarn; one of them is read")
-        said = yarn_frequencies(
-            base,
-            width,
-            factor,
-            _original(header),
-            header.get("rope.scaling.yarn_beta_fast", 32.0),
-            header.get("rope.scaling.yarn_beta_slow", 1.0),
-        )
+        said = yarn_frequencies(base, width, factor, _original(header))
         return _whole(Spectrum(said, head_dim, amplitude), head_dim)
     if factors is not None and len(factors) != width // 2:
         raise ValueError(f"{header.path} has {len(factors)} factors in {FACTORS} for {width // 2} pairs")
@@ -211,7 +210,7 @@ def _amplitude(header: Header) -> float:
 
 
 def _attention_factor(header: Header) -> float:
-    return float(header.get("rope.scaling.attn_factor", header.get("rope.scaling.yarn_attn_factor", 1.0)))
+    return float(header.get("rope.scaling.attn_factor", 1.0))
 
 
 def yarn_amplitude(factor: float) -> float:

@@ -32,6 +32,7 @@ from whorl.gguf_files.keys import (
 from whorl.gguf_files.layout import reorder_heads
 from whorl.gguf_files.positions import FACTORS, LOCAL, SINGLE, layer_spectra, yarn_amplitude
 from whorl.gguf_files.tensors import PLAIN, factors_of, heads_that_turn, names_in_file, read_tensor
+from whorl.hosts import head_dim_of, open_host
 from whorl.runtimes.base import Check, Runtime, Written
 from whorl.runtimes.gguf_rotation import Said, said_of
 from whorl.runtimes.gguf_tokenizers import add_tokenizer
@@ -122,6 +123,12 @@ def _other_graph(model: Any) -> str | None:
     for key, value in architecture.fixed.items():
         if (found := getattr(config, key, None)) != value:
             return f"{architecture.prose} has {key}={value}, and this model {found}"
+    heads, head_dim = config.num_attention_heads, head_dim_of(config, open_host(model).attentions[0])
+    if architecture.square and heads * head_dim != config.hidden_size:
+        return (
+            f"{architecture.prose} has queries as wide as the hidden state, {config.hidden_size} here, and this model "
+            f"{heads} heads of {head_dim}: llama.cpp would not load the file"
+        )
     width = architecture.query_width(config.to_dict())
     if width is not None and config.query_pre_attn_scalar != width:
         return (
