@@ -81,7 +81,9 @@ class Placed(Encoding):
 
 GRIDS = {"turned": parse(AXIAL), "biased": Buckets(), "both": parse(AXIAL) + Buckets(), "near": Near(), "add": Placed()}
 KINDS = {**{name: (encoding, GRID) for name, encoding in GRIDS.items()},
-         "points": (parse(AXIAL) + Near(), POINTS), "added points": (Placed(), POINTS)}  # fmt: skip
+         "points": (parse(AXIAL) + Near(), POINTS), "added points": (Placed(), POINTS),
+         "scored grid": (parse("pape"), GRID), "scored points": (parse("pape-ri:unit=0.2"), POINTS),
+         "both on points": (parse("pape-ri:unit=0.2+euclidean-alibi"), POINTS)}  # fmt: skip
 
 
 def on_a_grid(encoding: Encoding) -> Any:
@@ -147,3 +149,19 @@ def test_places_are_never_counted_from_a_mask() -> None:
         layer.keys, layer.values = layer.keys[:, :, 1:], layer.values[:, :, 1:]
     with pytest.raises(ValueError, match="positions of 2 axes are not to be counted from a mask; change a cache"):
         model(TOKENS[:, 8:9], position_ids=GRID[:, 8:9], attention_mask=SEEN[:, :8], past_key_values=cache)
+
+
+@pytest.mark.parametrize("notation", ["shaw", "irpe", "alibi", "pape+shaw"])
+def test_what_goes_by_one_axis_is_refused_where_positions_have_two(notation: str) -> None:
+    with pytest.raises(ValueError, match="goes by positions of one axis, and these have 2"):
+        on_a_grid(parse(notation))
+
+
+@torch.no_grad()
+def test_scores_of_one_axis_and_of_all_stand_beside_one_another_on_a_text() -> None:
+    """`shaw` is handed positions, `pape` positions with an axis; block by block as by the reference."""
+    model = tiny_model("llama")
+    whorl.attach(model, "shaw+pape+euclidean-alibi+alibi")
+    logits, budget = logits_and_budget(model, TOKENS)
+    whorl.attach(model, "shaw+pape+euclidean-alibi+alibi", impl="reference")
+    assert float((model(TOKENS).logits - logits).abs().max()) < budget

@@ -30,6 +30,7 @@ ENCODINGS = {
     "sinusoidal": "sinusoidal",
     "learned": "learned:max_positions=64",
     "alibi": "alibi",
+    "euclidean-alibi": "euclidean-alibi",
     "t5": "t5",
     "kerple": "kerple",
     "fire": "fire:train_length=16",  # a cache must know the queries' positions past half of it
@@ -50,6 +51,7 @@ ENCODINGS = {
     "fox": "fox",
     "grape-a": "grape-a",
     "pape": "pape:parabolas=4",
+    "pape-ri": "pape-ri",
     "self-extend": "self-extend:window=8,group=4",
     "rerope": "rerope:window=8",
     "randomized": "rope:base=500+randomized:length=64",

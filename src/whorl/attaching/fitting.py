@@ -9,6 +9,22 @@ from torch import nn
 from whorl.encodings import Encoding
 from whorl.encodings.scores import ScoreModule
 from whorl.hosts import Host
+from whorl.ops.axes import axis_of
+
+
+def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
+    """Raises ValueError where a module goes by an axis that this host's positions lack, does not say by which, or goes
+    by all of another number of them."""
+    try:
+        axis_of(module, host.axes)
+    except ValueError as error:
+        raise ValueError(f"{part} cannot be attached to {host.named}: {error}") from None
+    wanted = getattr(module, "axes", 0)
+    if wanted not in (0, host.axes):
+        raise ValueError(
+            f"{part} goes by positions of {wanted} axes, and those of {host.named} have {host.axes}; attach it to a "
+            f"model that hands its layers positions of {wanted}"
+        )
 
 
 def check_in_interface(part: Encoding, host: Host) -> None:
@@ -24,6 +40,7 @@ def check_in_interface(part: Encoding, host: Host) -> None:
 def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> None:
     """Raises ValueError where a layer cannot have a score."""
     check_in_interface(part, host)
+    check_axis(score, part, host)
     name = host.named
     if score.causal and host.shapes[index].bidirectional:
         raise ValueError(

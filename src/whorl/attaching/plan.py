@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching.fitting import check_in_interface, check_repositions, check_score
+from whorl.attaching.fitting import check_axis, check_in_interface, check_repositions, check_score
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
@@ -18,7 +18,6 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
 from whorl.hosts import Host
-from whorl.ops.axes import axis_of
 
 
 @dataclass
@@ -53,14 +52,14 @@ class Placed:
                 self.spectrum = effect.spectrum
                 self.scaled = part if isinstance(part, Scaled) and part.length_dependent else None
             case Bias():
-                _check_module(effect.module, part, host)
+                check_axis(effect.module, part, host)
                 self.biases.append(effect.module)
             case Add():
-                _check_module(effect.module, part, host)
+                check_axis(effect.module, part, host)
                 self.add = effect.module
             case Scale():
                 check_in_interface(part, host)
-                _check_module(effect.module, part, host)
+                check_axis(effect.module, part, host)
                 self.scales.append(effect.module)
             case Score():
                 check_score(effect.module, part, host, index)
@@ -103,7 +102,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
             key = (part, None if "positions" in part.kinds else sizes)
             effects = shared.get(key)
             if effects is None:
-                effects = part.effects(replace(shape, layer=index, seed=seed))
+                effects = part.effects(replace(shape, layer=index, seed=seed, axes=host.axes))
                 modules += [module for effect in effects for module in effect.modules]
                 if all(effect.shared for effect in effects):
                     shared[key] = effects
@@ -178,14 +177,6 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
             f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by axis 0"
         )
-
-
-def _check_module(module: nn.Module, part: Encoding, host: Host) -> None:
-    """Raises ValueError where a module goes by an axis that this host's positions lack, or does not say by which."""
-    try:
-        axis_of(module, host.axes)
-    except ValueError as error:
-        raise ValueError(f"{part} cannot be attached to {type(host.model).__name__}: {error}") from None
 
 
 def _window_is_the_hosts(host: Host, index: int, window: Encoding) -> bool:

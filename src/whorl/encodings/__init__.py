@@ -53,6 +53,7 @@ REGISTRY = {
     "sinusoidal": "whorl.encodings.sinusoidal:Sinusoidal",
     "learned": "whorl.encodings.learned:Learned",
     "alibi": "whorl.encodings.alibi:ALiBi",
+    "euclidean-alibi": "whorl.encodings.euclidean_alibi:EuclideanALiBi",
     "t5": "whorl.encodings.t5:T5Bias",
     "kerple": "whorl.encodings.kerple:Kerple",
     "fire": "whorl.encodings.fire:FIRE",
@@ -75,6 +76,7 @@ REGISTRY = {
     "fox": "whorl.encodings.fox:FoX",
     "grape-a": "whorl.encodings.grape_a:GrapeA",
     "pape": "whorl.encodings.pape:PaPE",
+    "pape-ri": "whorl.encodings.pape:PaPERI",
     "self-extend": "whorl.encodings.self_extend:SelfExtend",
     "rerope": "whorl.encodings.rerope:ReRoPE",
 }

@@ -30,7 +30,8 @@ class Shape:
 
     `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
     embedding, `bidirectional` whether a query also sees later keys (an encoder), `layout` which channels its rotation
-    pairs ("half" or "interleaved": see `whorl.ops.rotate`), `channels` the channels of a head of q and k in all.
+    pairs ("half" or "interleaved": see `whorl.ops.rotate`), `channels` the channels of a head of q and k in all, `axes`
+    how many numbers a position has.
 
     `layer` and `seed` are no sizes: what an encoding draws at random to start from differs by them, and that alone.
     """
@@ -41,6 +42,7 @@ class Shape:
     bidirectional: bool = False
     layout: str = "half"
     channels: int = 0  # head_dim, where it is not given
+    axes: int = 1
     layer: int = field(default=0, compare=False)
     seed: int = field(default=0, compare=False)
 

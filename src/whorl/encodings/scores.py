@@ -30,8 +30,8 @@ from whorl.encodings.effects import Shape
 class At(NamedTuple):
     """What a score knows of some queries and of keys, beside q and k."""
 
-    query_positions: torch.Tensor  # integers [B or 1, Q]
-    key_positions: torch.Tensor  # [B or 1, K]
+    query_positions: torch.Tensor  # integers [B or 1, Q]; real or whole [B or 1, Q, axes] for `axis` "all"
+    key_positions: torch.Tensor  # [B or 1, K], or [B or 1, K, axes]
     query_state: torch.Tensor | None  # what `tokens` gave, float32 (float64 for float64) [B, H or 1, Q, S]
     key_state: torch.Tensor | None  # [B, H or 1, K, S]
     seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]; for rows of all keys
@@ -68,6 +68,8 @@ class ScoreModule(nn.Module):
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
     distribution: bool = True  # its `weights` are never negative, and sum to 1 at most
+    axis: int | str | None = None  # of positions that have several, those it goes by: see `whorl.ops.axes`
+    axes: int = 0  # how many a position must have, where it goes by all of them; 0: any number
     runs: int = 0  # where `logits` and `values` go by runs of distance, as `whorl.encodings.by_run` has it: how many
     as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did
 
@@ -80,9 +82,10 @@ class ScoreModule(nn.Module):
     ) -> torch.Tensor:
         """The state of each token: [B, T, H or 1, S].
 
-        hidden [B, T, width], float32 (float64 for float64), or None without `sees_hidden`; positions [B or 1, T]; real:
-        bool [B or 1, T], False for padding, which must add nothing to a sum (None: all are real); before: the state of
-        the tokens before these, [B, P, H or 1, S], the latest at least, or None.
+        hidden [B, T, width], float32 (float64 for float64), or None without `sees_hidden`; positions [B or 1, T],
+        or [B or 1, T, axes] for `axis` "all"; real: bool [B or 1, T], False for padding, which must add nothing to a
+        sum (None: all are real); before: the state of the tokens before these, [B, P, H or 1, S], the latest at least,
+        or None.
         """
         raise NotImplementedError
 

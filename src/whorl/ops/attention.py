@@ -76,7 +76,7 @@ def biased_attention(
     device, at = q.device.type, (query_positions, key_positions)
     problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
     if told(query_positions, biases):
-        problem = simplest(problem)
+        problem = simplest(problem, [score.module for score in scores])
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         if not (q.shape[2] and k.shape[2]):  # nothing of which modules would have to make sense
             return _by_reference(problem._replace(biases=()))

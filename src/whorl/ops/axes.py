@@ -1,4 +1,4 @@
-"""Positions with axes, [batch, tokens, axes]: which of them a bias, or what is added to the embedding, goes by.
+"""Positions with axes, [batch, tokens, axes]: which of them a bias, a score, or what is added to the embedding goes by.
 
 Whole numbers are places on a grid, real numbers (float32 or float64) coordinates of points. A module says by its
 attribute `axis` what it is handed:
@@ -12,11 +12,13 @@ a number     the positions along this axis, [batch, tokens]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from whorl.ops.problem import AttentionProblem
+if TYPE_CHECKING:
+    from whorl.ops.problem import AttentionProblem
 
 Axis = int | str
 
@@ -68,18 +70,19 @@ def _check_whole(module: nn.Module, positions: torch.Tensor) -> None:
         )
 
 
-def simplest(problem: AttentionProblem) -> AttentionProblem:
-    """The same problem with positions [batch, tokens] where its biases go by one axis alone, which all implementations
-    take; else with positions [batch, tokens, axes], integers as int64.
+def simplest(problem: AttentionProblem, scores: Sequence[nn.Module] = ()) -> AttentionProblem:
+    """The same problem with positions [batch, tokens] where its biases, and these modules of scores, go by one axis
+    alone, which all implementations take; else with positions [batch, tokens, axes], integers as int64.
 
     Raises ValueError as `seen_by` does.
     """
     q_at, k_at = problem.query_positions, problem.key_positions
     if len(q_at.shape) == 2:
         q_at, k_at = q_at[..., None], k_at[..., None]
-    for module in problem.biases:
+    modules = (*problem.biases, *scores)
+    for module in modules:
         seen_by(module, q_at)
-    named = {axis_of(module, q_at.shape[-1]) for module in problem.biases} - {"any"}
+    named = {axis_of(module, q_at.shape[-1]) for module in modules} - {"any"}
     axis = named.pop() if len(named) == 1 else None
     if isinstance(axis, int):
         return problem._replace(query_positions=q_at[..., axis], key_positions=k_at[..., axis])

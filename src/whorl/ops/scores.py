@@ -9,6 +9,7 @@ import torch
 
 from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.numerics import math_dtype
+from whorl.ops.axes import seen_by
 
 Channels = tuple[torch.Tensor, torch.Tensor]  # of q [B, H, Q, E] and of k [B, H or 1, K, E]
 
@@ -27,11 +28,11 @@ class BoundScore(NamedTuple):
         seen: torch.Tensor | None = None,
         scale: float = 1.0,
     ) -> At:
-        """With states as attention has q and k, heads before tokens."""
+        """With states as attention has q and k, heads before tokens, and positions as the module asks for them."""
         q_state, k_state = self.query_state, self.key_state
         return At(
-            query_positions,
-            key_positions,
+            seen_by(self.module, query_positions),
+            seen_by(self.module, key_positions),
             None if q_state is None else q_state.transpose(1, 2),
             None if k_state is None else k_state.transpose(1, 2),
             seen,

@@ -1,0 +1,59 @@
+"""ALiBi on the Euclidean distance of two positions, of any axes. After Press et al., arXiv 2108.12409.
+
+logit(i, j) = q_i.k_j / sqrt(d) - slope_h |p_i - p_j| / unit, with ALiBi's slopes
+
+Turning or moving all points changes nothing in it. On positions of one axis it is ALiBi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.alibi import slopes
+from whorl.encodings.base import Encoding
+from whorl.encodings.biases import constants
+from whorl.encodings.config import require_positive
+from whorl.encodings.effects import Bias, Effect, Shape
+from whorl.numerics import math_dtype
+
+
+class EuclideanBias(nn.Module):
+    """-slope_h x distance / unit, float32 (float64 for float64 positions). Its gradient where two points meet is 0."""
+
+    axis = "all"
+
+    def __init__(self, heads: int, unit: float) -> None:
+        super().__init__()
+        self.slopes = tuple(slope / unit for slope in slopes(heads))
+
+    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        """[batch, heads, queries, keys] for positions [batch, queries, axes] and [batch, keys, axes]."""
+        of_queries, of_keys = (p if p.is_floating_point() else p.long() for p in (query_positions, key_positions))
+        offset = of_queries[:, None, :, None] - of_keys[:, None, None]
+        dtype = math_dtype(offset.dtype) if offset.is_floating_point() else torch.float32
+        distance = torch.linalg.vector_norm(offset.to(dtype), dim=-1)
+        return -constants(self.slopes, dtype, distance.device).view(-1, 1, 1) * distance
+
+
+@dataclass(frozen=True)
+class EuclideanALiBi(Encoding):
+    """A penalty that grows with the Euclidean distance, steeper in some heads than in others (after arXiv 2108.12409).
+
+    unit: the distance that counts as one: a patch, or for points a part of the cloud.
+    """
+
+    unit: float = 1.0
+
+    name = "euclidean-alibi"
+    title = "a linear penalty on the Euclidean distance, one slope per head"
+    paper = "2108.12409"
+    kinds = ("bias",)
+
+    def __post_init__(self) -> None:
+        require_positive("unit", self.unit, "a distance")
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        return (Bias(EuclideanBias(shape.heads, self.unit), shared=True),)
