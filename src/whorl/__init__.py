@@ -64,6 +64,8 @@ _EXPORTS = {
     "FoX": "whorl.encodings.fox",
     "GrapeA": "whorl.encodings.grape_a",
     "PaPE": "whorl.encodings.pape",
+    "PaPERI": "whorl.encodings.pape",
+    "SPE": "whorl.encodings.spe",
     "SelfExtend": "whorl.encodings.self_extend",
     "ReRoPE": "whorl.encodings.rerope",
 }
@@ -94,7 +96,7 @@ if TYPE_CHECKING:
     from whorl.encodings.mistral_scale import MistralScale
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
-    from whorl.encodings.pape import PaPE
+    from whorl.encodings.pape import PaPE, PaPERI
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
     from whorl.encodings.randomized import Randomized
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from whorl.encodings.self_extend import SelfExtend
     from whorl.encodings.shaw import Shaw
     from whorl.encodings.sinusoidal import Sinusoidal
+    from whorl.encodings.spe import SPE
     from whorl.encodings.ssmax import SSMax
     from whorl.encodings.stick_breaking import StickBreaking
     from whorl.encodings.t5 import T5Bias

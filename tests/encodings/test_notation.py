@@ -94,7 +94,16 @@ def test_numbers_of_hundreds_of_digits_are_refused(notation: str) -> None:
 
 def test_every_encoding_file_is_registered() -> None:
     inner = {"base", "config", "effects", "biases", "spectrum", "turns", "layers", "scalings", "scaled", "scores"}
-    inner |= {"relative_vectors", "two_rotations", "angles", "within", "earlier", "by_run", "householder"}
+    inner |= {
+        "relative_vectors",
+        "two_rotations",
+        "angles",
+        "within",
+        "earlier",
+        "by_run",
+        "householder",
+        "point_codes",
+    }
     files = {m.name for m in pkgutil.iter_modules(whorl.encodings.__path__)} - inner
     assert files == {target.split(":")[0].rsplit(".", 1)[1] for target in REGISTRY.values()}
     for name in REGISTRY:

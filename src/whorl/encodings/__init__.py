@@ -77,6 +77,7 @@ REGISTRY = {
     "grape-a": "whorl.encodings.grape_a:GrapeA",
     "pape": "whorl.encodings.pape:PaPE",
     "pape-ri": "whorl.encodings.pape:PaPERI",
+    "spe": "whorl.encodings.spe:SPE",
     "self-extend": "whorl.encodings.self_extend:SelfExtend",
     "rerope": "whorl.encodings.rerope:ReRoPE",
 }

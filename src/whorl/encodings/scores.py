@@ -70,6 +70,7 @@ class ScoreModule(nn.Module):
     distribution: bool = True  # its `weights` are never negative, and sum to 1 at most
     axis: int | str | None = None  # of positions that have several, those it goes by: see `whorl.ops.axes`
     axes: int = 0  # how many a position must have, where it goes by all of them; 0: any number
+    held: int = 0  # numbers that `logits` or `values` make for each query and key, beside those of each head
     runs: int = 0  # where `logits` and `values` go by runs of distance, as `whorl.encodings.by_run` has it: how many
     as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did
 

@@ -169,7 +169,8 @@ class _Attention(torch.autograd.Function):
 def run(problem: AttentionProblem) -> torch.Tensor:
     batch, heads, queries, _ = problem.q.shape
     keys, dtype = problem.k.shape[2], math_dtype(problem.q.dtype)
-    fit = BLOCK_BYTES // (dtype.itemsize * batch * heads * keys)
+    held = heads + max((score.module.held for score in problem.scores), default=0)
+    fit = BLOCK_BYTES // (dtype.itemsize * batch * held * keys)
     spans = problem.shared(_spans, problem.causal, reach_of(problem.biases), max(FEWEST, min(MOST, fit)))
     q, k, v = (x.to(dtype) for x in (problem.q, problem.k, problem.v))
     if k.shape[1] != heads:
