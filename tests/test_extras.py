@@ -75,6 +75,8 @@ CASES = [  # the extras that are installed, a command, how its answer starts, an
     ("cli reports", "inspect empty --out out", EMPTY, None),
     ("cli reports", "inspect empty --text a.parquet --out out", "whorl: --text a.parquet needs ", "hub"),
     ("cli reports", "inspect empty --stream-layers --out out", "whorl: --stream-layers needs accelerate", "compare"),
+    ("cli", "evaluate empty --out out", "whorl: whorl evaluate needs matplotlib, which is ", "reports"),
+    ("cli reports", "evaluate empty --out out", EMPTY, None),
     ("cli", "extend empty --to 99 --out out", "whorl: whorl extend needs matplotlib, which is ", "reports"),
     ("cli reports", "extend empty --to 99 --out out", EMPTY, None),
     ("cli reports", "extend empty --to 99 --tune 9 --out out", "whorl: --tune needs accelerate, which is ", "compare"),

@@ -42,6 +42,8 @@ def asked(verb: str, out: Path, model: str) -> None:
         command(model, out, force=True)
     elif verb == "inspect":
         run_inspect([model], out=out)
+    elif verb == "evaluate":
+        whorl.evaluate(model, out=out)
     else:
         whorl.compare(["rope"], model=model, out=out, quiet=True)
 
@@ -54,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("verb", ["extend", "convert", "export", "inspect", "compare"])
+@pytest.mark.parametrize("verb", ["extend", "convert", "export", "inspect", "evaluate", "compare"])
 def test_a_folder_of_somebody_else_is_refused_before_a_model_is_loaded(verb: str, model: str, tmp_path: Path) -> None:
     thesis = tmp_path / "thesis"
     thesis.mkdir()

@@ -117,6 +117,11 @@ ASKED: dict[str, tuple[Callable[[], Any], str]] = {
     "a sum of texts": (lambda: Sum(("rope", "alibi")), "a sum is of encodings, got 'rope'"),
     "a sum of a text": (lambda: Sum("rope"), "a sum's parts must be a list, got 'rope'; try RoPE() + Window(32)"),
     "a head dim of text": (lambda: whorl.RoPE().spectrum("8"), "needs an even head dim of at least 2, got 8"),
+    "evaluate a model": (
+        lambda: whorl.evaluate(MODEL),
+        "the model must be a directory, a .gguf file, a hub name or a trial's folder, got a LlamaForCausalLM",
+    ),
+    "evaluate one length": (lambda: whorl.evaluate("a/b", lengths="1x"), "lengths must be a list, got '1x'"),
     "extend a model": (
         lambda: whorl.extend(MODEL, 64, out="out"),
         "the model must be a directory, a .gguf file, a hub name or a trial's folder, got a LlamaForCausalLM",

@@ -23,6 +23,7 @@ _EXPORTS = {
     "doctor": "whorl.diagnosis",
     "Diagnosis": "whorl.diagnosis",
     "encoding_of": "whorl.attaching",
+    "evaluate": "whorl.evaluation",
     "extend": "whorl.conversion.folders",
     "export": "whorl.runtimes.exporting",
     "inspect": "whorl.inspection",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from whorl.encodings.t5 import T5Bias
     from whorl.encodings.taper import Taper
     from whorl.encodings.window import Window
+    from whorl.evaluation import evaluate
     from whorl.inspection import Inspection, inspect
     from whorl.runtimes.exporting import export
 

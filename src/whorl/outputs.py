@@ -3,7 +3,7 @@
 A folder that is not there, or is empty, may be written. What somebody else put somewhere is neither written into nor
 removed. A folder of whorl's is known by its marker (`.whorl.json`), or by what earlier versions wrote in its place.
 
-gone on with   compare, inspect: a folder of the same command; files are renewed one by one
+gone on with   compare, inspect, evaluate: a folder of the same command; files are renewed one by one
 replaced       extend, convert, export: with `force`, a folder that one of these three wrote, if nothing was added to
                it, and never one that the work reads from. The new folder is made whole beside it and takes its name
                before the old one is removed
@@ -40,7 +40,7 @@ SHOWN = 3  # names in a message
 
 
 def check_goes_on(out: str | Path, by: str) -> None:
-    """Refuses, for compare and inspect, an `out` that is a file, cannot be written, or holds something else."""
+    """Refuses, for what goes on with a folder, an `out` that is a file, cannot be written, or holds something else."""
     out = Path(out)
     _check_writable(out, out)
     if _is_empty(out):

@@ -133,6 +133,7 @@ def test_help_and_list_import_nothing_heavy() -> None:
         ["list"],
         ["compare", "--help"],
         ["inspect", "--help"],
+        ["evaluate", "--help"],
         ["doctor", "--help"],
         ["export", "--help"],
     ):

@@ -14,7 +14,7 @@ from whorl.cli import app, list_
 from whorl.cli.helping import Command, Group
 
 WIDE = {"COLUMNS": "400", "TERM": "dumb"}
-COMMANDS = ["compare", "inspect", "extend", "convert", "export", "doctor", "spectrum", "list"]
+COMMANDS = ["compare", "inspect", "evaluate", "extend", "convert", "export", "doctor", "spectrum", "list"]
 
 
 def shown(*arguments: str, of: typer.Typer = app, columns: str = "400") -> str:

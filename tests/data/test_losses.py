@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from whorl.data import losses
-from whorl.testing import peaked, tiny_model
+from whorl.data.losses import logits_at
+from whorl.hosts import ENCODERS, FAMILIES
+from whorl.testing import logits_and_budget, max_error, peaked, tiny_model
 
 IDS = torch.randint(3, 97, (2, 50), generator=torch.Generator().manual_seed(0))
 
@@ -26,3 +28,12 @@ def test_logits_that_do_not_fit_are_made_by_parts(family: str, parts: bool, monk
     found = losses.window_losses(model, IDS, vocab)
     assert max(widest) == (17 if parts else 50)
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(ENCODERS)))
+def test_logits_at_places_are_those_of_the_whole(family: str) -> None:
+    model = peaked(tiny_model(family)).eval()
+    ids, places = torch.arange(24) * 7 % 97, torch.tensor([3, 22, 4])
+    whole, budget = logits_and_budget(model, ids[None])
+    assert max_error(logits_at(model, ids, places), whole[0, places]) <= budget
+    assert max_error(whole[0, 3], whole[0, 4]) > 100 * budget

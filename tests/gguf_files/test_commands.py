@@ -64,6 +64,14 @@ def test_inspect_reads_it(file: Path, text: Path, tmp_path: Path, monkeypatch: p
     assert found["model"]["encoding"] == "hope:train_length=24,base=10000"
 
 
+def test_evaluate_asks_it(file: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = ("--text", text, "--lengths", "1.5x", "--windows", 1, "--sequences", 1, "--tail", 8, "--probes", "loss")
+    run(monkeypatch, "evaluate", file, *how, "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["encoding"] == "hope:train_length=24,base=10000"
+    assert found["asked"]["lengths"] == [48]
+
+
 def test_extend_writes_it_longer(file: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(
         monkeypatch, "extend", file, "--to", 48, "--method", "ntk", "--text", text, "--windows", 2, *SHORT,

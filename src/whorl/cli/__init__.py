@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from whorl import __version__
-from whorl.cli import compare, convert, doctor, export, extend, inspect_, list_, spectrum
+from whorl.cli import compare, convert, doctor, evaluate, export, extend, inspect_, list_, spectrum
 from whorl.cli.helping import Command, Group
 from whorl.cli.needs import checked
 from whorl.files import disk_full
@@ -30,6 +30,7 @@ app = typer.Typer(
 for name, command, epilog in (
     ("compare", compare.compare, compare.EPILOG),
     ("inspect", inspect_.inspect, inspect_.EPILOG),
+    ("evaluate", evaluate.evaluate, evaluate.EPILOG),
     ("extend", extend.extend, extend.EPILOG),
     ("convert", convert.convert, convert.EPILOG),
     ("export", export.export, export.EPILOG),

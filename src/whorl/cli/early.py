@@ -11,6 +11,7 @@ from whorl import outputs
 from whorl.checking import check_there
 from whorl.conversion.recipes import RECIPES
 from whorl.encodings import check_names
+from whorl.evaluation.probes import check_names as check_probes
 from whorl.tasks import check_name
 from whorl.training.settings import MODELS
 
@@ -27,6 +28,8 @@ def check(command: str, options: dict[str, Any]) -> None:
     for task in (options.get("task"), *(share.rpartition("=")[0] for share in options.get("mix") or ())):
         if task:
             check_name(task)
+    if (probes := options.get("probes")) is not None:
+        check_probes([name.strip() for name in probes.split(",")])
     for model in (*(options.get("models") or ()), options.get("model")):
         if model and model not in MODELS:
             check_there(model)

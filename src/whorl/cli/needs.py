@@ -14,6 +14,7 @@ from whorl.runtimes import get
 ALWAYS = {
     "compare": ("compare",),
     "inspect": ("reports",),
+    "evaluate": ("reports",),
     "extend": ("reports",),
     "convert": ("compare",),
 }

@@ -58,6 +58,21 @@ def batch_logits(
                 progress(len(batch))
 
 
+def logits_at(model: torch.nn.Module, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Logits at some places [n] of one sequence of token ids [tokens], in eval mode: float32 [n, vocab], on the CPU.
+
+    Only these go through the head, where the model can be asked for them.
+    """
+    options: dict[str, Any] = {"use_cache": False}
+    with evaluating(model) as device:
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            options["logits_to_keep"] = places.to(device)
+            logits = model(input_ids=ids[None].to(device), **options).logits[0]
+        else:
+            logits = model(input_ids=ids[None].to(device), **options).logits[0, places]
+    return logits.float().cpu()
+
+
 def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood in nats of every token but the first, float32 [batch, length - 1].
 

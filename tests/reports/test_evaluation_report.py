@@ -1,0 +1,103 @@
+"""What the report of an evaluation says of its numbers: what differs, what is missing, what is not a number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.reports.evaluation import build, by_position, findings, retrieval, write
+from whorl.results.evaluation import ABOUT, Asked, Evaluation, Position
+from whorl.results.trial import Machine, Row
+
+
+def loss(length: int, *samples: float) -> Row:
+    mean = sum(samples) / len(samples)
+    return Row(length, {"tail": mean, "mean": mean}, windows=len(samples), tokens=8, samples=samples, stderr=0.1)
+
+
+def copies(length: int, share: float) -> Row:
+    values = dict.fromkeys((one.key for one in ABOUT["segment-copy"].measured), 1.0) | {"accuracy": share}
+    return Row(length, values, sequences=4, samples=(share,) * 4, stderr=0.05)
+
+
+def evaluation(loss_far: Row | None = None, **changed: Any) -> Evaluation:
+    asked = Asked(None, "a text", 128, (64, 128, 256), 4, 4, 8, 0, "digest")
+    rows = {
+        "loss": (loss(64, 2.0, 3.0, 4.0), loss(128, 1.9, 2.9, 3.9), loss_far or loss(256, 2.9, 3.95, 4.9)),
+        "segment-copy": (copies(64, 1.0), copies(128, 0.75), copies(256, 0.0)),
+    }
+    found = Evaluation(
+        whorl="0.1.0", created="2026-11-27T10:00:00+00:00", model="a <model>", parameters=10**6,
+        encoding="rope:base=10000", trained_with=None, train_length_from="its config says", asked=asked,
+        machine=Machine("a chip", 2, 4.0, "cpu", "Linux"), versions={"torch": "2"},
+        probes=("loss", "segment-copy"), probe_versions={"loss": 1}, rows=rows,
+        positions=(Position(1, 128, 2.0), Position(129, 255, 3.0)),
+    )  # fmt: skip
+    return replace(found, **changed)
+
+
+def test_a_difference_is_paired_by_window_and_said_with_its_interval() -> None:
+    """The windows differ by 1 from one another, and by 1.0, 1.05 and 1.0 between the lengths."""
+    said, copied = findings(evaluation())
+    assert said == (
+        "With 256 tokens of context the same tokens cost 1.017 ± 0.072 nats more than with 128: context past the "
+        "training length hurts."
+    )
+    assert copied == (
+        "Going on with a segment: copied right, four tokens known, 100.0 % at 64, 75.0 % at 128 and 0.0 % at 256 "
+        "tokens."
+    )
+
+
+@pytest.mark.parametrize(
+    ("far", "said"),
+    [
+        (loss(256, 1.8, 2.82, 3.81), "0.090 ± 0.025 nats less than with 128: the model gains from context past"),
+        (loss(256, 0.9, 3.9, 3.9), "the same tokens cost what they do with 128, as far as 3 windows tell"),
+        (loss(256, 1.0, math.nan, 2.0), "At 256 tokens the loss is not finite."),
+    ],
+)
+def test_what_is_not_resolved_or_no_number_is_said_so(far: Row, said: str) -> None:
+    assert said in findings(evaluation(far))[0]
+
+
+def test_without_a_length_past_the_training_length_nothing_is_said_of_it() -> None:
+    short = evaluation()
+    short = replace(short, rows={"loss": short.rows["loss"][:2]})
+    assert findings(short) == []
+    nowhere = replace(short, rows={"loss": (Row(64, unreachable="why"), Row(128, unreachable="why"))}, positions=())
+    assert findings(nowhere) == []
+    assert by_position(nowhere) is None
+    assert retrieval(nowhere) is None
+
+
+def test_what_is_missing_is_said_first(tmp_path: Path) -> None:
+    whole = evaluation()
+    partial = replace(whole, rows={"loss": whole.rows["loss"][:1]})
+    assert partial.missing[0] == ("segment-copy", 64)
+    write(partial, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "5 of 6 parts are still to be read, segment-copy at 64 first" in report
+    assert "a &lt;model> in and past its training length" in report
+    write(whole, tmp_path)
+    assert "partial" not in (tmp_path / "report.md").read_text()
+
+
+def test_curves_stand_at_their_lengths_and_the_training_length_is_marked() -> None:
+    chart = retrieval(evaluation())
+    assert chart is not None
+    panel = chart.views[0].panels[0]
+    assert panel.grids[0].x == (64.0, 128.0, 256.0)
+    assert [curve.y for frame in panel.frames for curve in frame.curves] == [(1.0, 0.75, 0.0)]
+    assert panel.marks == ((128.0, "training length"),)
+    positions = by_position(evaluation())
+    assert positions is not None
+    assert positions.views[0].panels[0].marks == ((128.0, "training length"),)
+    assert [block.chart.name for block in build(evaluation()).blocks if hasattr(block, "chart")] == [
+        "loss",
+        "retrieval",
+    ]
