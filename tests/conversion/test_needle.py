@@ -1,4 +1,4 @@
-"""Needle retrieval: where the number stands, and what a model that reads it, or not, scores."""
+"""Needle retrieval: what a model that reads the number, or not, scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from whorl.conversion.needle import NAMES, prompt, retrieval
+from whorl.conversion.needle import retrieval
 from whorl.data.corpus import train_tokenizer
 from whorl.testing import tiny_model
 
@@ -23,24 +23,6 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def filler(tokenizer) -> list[int]:
     return tokenizer("so it goes, on and on. " * 200, add_special_tokens=False)["input_ids"]
-
-
-@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
-def test_the_number_stands_where_it_should(tokenizer, filler: list[int], depth: float) -> None:
-    ids, answer = prompt(tokenizer, filler, 300, depth, seed=3)
-    assert ids.shape == (300,)
-    text = tokenizer.decode(ids)
-    number = tokenizer.decode(ids[-answer:]).strip()
-    assert number.isdigit()
-    assert text.count(number) == 2
-    assert text.endswith(f"The secret number of {NAMES[3]} is {number}")
-    before = tokenizer(text[: text.index(f"The secret number of {NAMES[3]} is {number}.")])["input_ids"]
-    assert abs(len(before) / 300 - depth * 0.75) < 0.15
-    blank, _ = prompt(tokenizer, filler, 300, depth, seed=3, stated=False)
-    assert tokenizer.decode(blank).count(number) == 1
-    assert blank.shape == (300,)
-    with pytest.raises(ValueError, match="20 tokens do not hold a statement and a question"):
-        prompt(tokenizer, filler, 20, depth, seed=3)
 
 
 def test_a_model_that_looks_it_up_finds_it(tokenizer, filler: list[int]) -> None:

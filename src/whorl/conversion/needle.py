@@ -14,43 +14,12 @@ import torch
 
 from whorl import finite
 from whorl.data.losses import token_losses
+from whorl.data.needle import prompt
 from whorl.hosts import open_host
 from whorl.results.extension import Needle
 from whorl.watching import Attended, watching
 
-STATED = "\nThe secret number of {name} is {number}.\n"
-ASKED = "\nThe secret number of {name} is"
-NAMES = ("Berlin", "Nairobi", "Lima", "Oslo", "Hanoi", "Quito", "Cairo", "Turin")
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def prompt(
-    tokenizer: Any, filler: Sequence[int], length: int, depth: float, seed: int, stated: bool = True
-) -> tuple[torch.Tensor, int]:
-    """Token ids [length] that end with the number asked for, and how many of them are that number.
-
-    depth: where the number is stated: 0 at the beginning of the filler, 1 just before the question. Without `stated`
-    its place is filled with more text. Raises ValueError for a length that does not hold statement and question.
-    """
-    random = np.random.default_rng(seed)
-    facts = {"name": NAMES[seed % len(NAMES)], "number": int(random.integers(10_000, 100_000))}
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    answer = ids(f" {facts['number']}")
-    question, needle = ids(ASKED.format(**facts)), ids(STATED.format(**facts)) if stated else []
-    first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    room = length - len(first) - len(needle) - len(question) - len(answer)
-    if room < 0 or len(filler) < room:
-        raise ValueError(
-            f"{length} tokens do not hold a statement and a question of {length - room} tokens in {len(filler)} of "
-            "text; give a longer length or text"
-        )
-    start = int(random.integers(len(filler) - room + 1))
-    text = list(filler[start : start + room])
-    at = round(depth * room)
-    return torch.tensor([*first, *text[:at], *needle, *text[at:], *question, *answer]), len(answer)
 
 
 @torch.no_grad()

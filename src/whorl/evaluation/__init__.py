@@ -2,7 +2,7 @@
 
 probes.py       the probes by name
 base.py         what a probe is, and the text that all of them read
-loss.py, segment_copy.py   one probe each, defined exactly in its docstring
+loss.py, segment_copy.py, decoy.py, niah.py   one probe each, defined exactly in its docstring
 evaluating.py   from a name to a folder: probe by probe, length by length
 """
 

@@ -48,11 +48,15 @@ class Material:
         """The tokens of a text, without special ones."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def filler(self, sequence: int, tokens: int) -> list[int]:
-        """The first tokens of a window of the text, without special ones; sequences take the windows in turn, and the
-        same one at every length."""
+    def text(self, sequence: int) -> list[int]:
+        """A window of the text, without special tokens; sequences take the windows in turn."""
         window = self.windows[sequence % len(self.windows)].numpy()
-        found: list[int] = window[~np.isin(window, self.tokenizer.all_special_ids)][:tokens].tolist()
+        found: list[int] = window[~np.isin(window, self.tokenizer.all_special_ids)].tolist()
+        return found
+
+    def filler(self, sequence: int, tokens: int) -> list[int]:
+        """The first tokens of a sequence's window: the same at every length, as far as it goes."""
+        found = self.text(sequence)[:tokens]
         if len(found) < tokens:
             raise ValueError(f"the text has {tokens - len(found):,} special tokens in a window, which are no filler")
         return found

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 PROBES = {
     "loss": "whorl.evaluation.loss:Loss",
     "segment-copy": "whorl.evaluation.segment_copy:SegmentCopy",
+    "decoy": "whorl.evaluation.decoy:Decoy",
+    "niah": "whorl.evaluation.niah:Niah",
 }
 """By name, in the order in which they are asked."""
 ASKS = {
     "loss": "of the same tokens with more and more context",
     "segment-copy": "going on with a segment from far back",
+    "decoy": "telling a statement from a recent one of its form",
+    "niah": "a number stated once in the text",
 }
 """What each is, in the words of the help."""
 HINT = "there is none that is like it"

@@ -56,6 +56,28 @@ ABOUT = {
         "Sixteen tokens in an order that no text taught stand at the beginning, and again at the end: which of them "
         "does the model go on with, at that distance?",
     ),
+    "decoy": About(
+        "Telling a statement from a recent decoy",
+        (
+            Quantity("prefers", "first statement's word above the decoy's", "share", 1 / 2),
+            Quantity("margin", "log-odds of its word against the decoy's", "nats"),
+            Quantity("nearest", "the last statement's, where it is asked for", "share", 1 / 2),
+        ),
+        "Two statements of the same form, the first far back and the last right before a question about the first. A "
+        "model that goes by what it read last has none of these, and all of the questions about the last one.",
+    ),
+    "niah": About(
+        "A needle in the text",
+        (
+            Quantity("found", "number found", "share"),
+            Quantity("early", "stated in the first third", "share"),
+            Quantity("middle", "in the second third", "share"),
+            Quantity("late", "in the last third", "share"),
+            Quantity("loss", "loss of the number", "nats"),
+            Quantity("unstated", "loss of a number that is not stated", "nats"),
+        ),
+        "A number is stated once, at depths that are evenly spread over the text, and asked for at the end.",
+    ),
 }
 """By the names of probes (`whorl.evaluation.probes`)."""
 
