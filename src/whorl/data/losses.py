@@ -73,6 +73,24 @@ def logits_at(model: torch.nn.Module, ids: torch.Tensor, places: torch.Tensor) -
     return logits.float().cpu()
 
 
+def target_loss(
+    model: torch.nn.Module,
+    windows: torch.Tensor,
+    targets: torch.Tensor,
+    vocab_size: int,
+    ignored: int,
+    batch_tokens: int = 16384,
+) -> float:
+    """The mean loss in nats of the targets [windows, length] that the logits at the same places of `windows` are asked
+    for, but for those that are `ignored`."""
+    total, left = 0.0, targets
+    for logits in batch_logits(model, windows, vocab_size, batch_tokens):
+        here, left = left.tensor_split([len(logits)])
+        of_each = (logits.flatten(0, 1).float(), here.flatten().to(logits.device))
+        total += float(cross_entropy(*of_each, ignore_index=ignored, reduction="sum"))
+    return total / int((targets != ignored).sum())
+
+
 def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood in nats of every token but the first, float32 [batch, length - 1].
 

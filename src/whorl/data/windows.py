@@ -57,6 +57,20 @@ def window_ends(documents: list[np.ndarray], length: int, tail: int) -> list[tup
     return [(d, end) for d, tokens in enumerate(documents) for end in range(length, len(tokens) + 1, tail)]
 
 
+def ends_between(
+    documents: list[np.ndarray], taken: list[tuple[int, int]], taken_length: int, length: int
+) -> list[tuple[int, int]]:
+    """(document, end) of windows of `length` tokens beside one another, none of which has a token of those that are
+    taken: windows of `taken_length` tokens, by their (document, end)."""
+    found = []
+    for d, tokens in enumerate(documents):
+        free = 0  # where the tokens begin that are not taken
+        for start, end in [*sorted((end - taken_length, end) for of, end in taken if of == d), (len(tokens), 0)]:
+            found += [(d, at) for at in range(free + length, start + 1, length)]
+            free = max(free, end)
+    return found
+
+
 def spread(ends: list[tuple[int, int]], windows: int) -> list[tuple[int, int]]:
     """At most `windows` of them, evenly spread, hence over all documents in proportion to their length."""
     count = min(windows, len(ends))

@@ -220,6 +220,24 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def validation_set(self) -> Dataset[Example]:
+        """At most `windows` items as those of the training set, that no seed trains on and no evaluation asks for: a
+        learning rate is picked by the loss on them. Raises ValueError where the data have none left."""
+
+    def validation_loss(self, model: torch.nn.Module, batch_tokens: int = 16384) -> float:
+        """The loss on the validation set, nats per target; inf or nan for a model that diverged."""
+        import torch
+
+        from whorl.data.losses import target_loss
+
+        items = self.validation_set()
+        found = [items[i] for i in range(len(items))]  # type: ignore[arg-type]
+        ids, labels = (torch.stack([item[key] for item in found]) for key in ("input_ids", "labels"))
+        if self.body == "decoder":  # what it says at a token is of the next
+            labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        return target_loss(model, ids, labels, self.vocab_size, IGNORED, batch_tokens)
+
+    @abstractmethod
     def evaluate(
         self,
         model: torch.nn.Module,

@@ -65,9 +65,9 @@ class Generated(Graded):
         ids, labels = zip(*rows, strict=True)
         return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(labels))
 
-    def training_example(self, seed: int, i: int) -> Example:
+    def example(self, rng: np.random.Generator) -> Example:
         ids, labels = _begun(self.settings.train_length)
-        self._write(np.random.default_rng((TRAINING, seed, i)), ids, labels, training=True)
+        self._write(rng, ids, labels, training=True)
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
 

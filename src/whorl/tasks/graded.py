@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 
 BOS, SEP, PAD = 0, 1, 2  # the ids of the special tokens; symbols follow
 SPECIAL = 3
-TRAINING, EVALUATION = 0, 1  # keep the two apart under every seed
+TRAINING, EVALUATION, VALIDATION = 0, 1, 3  # keep them apart under every seed; `mixed` has 2
 
 
 class Graded(Task):
@@ -65,8 +65,12 @@ class Graded(Task):
         """(input_ids, labels), int64 [sequences, tokens]: the same for every trial."""
 
     @abstractmethod
+    def example(self, rng: np.random.Generator) -> Example:
+        """An item to train on, by these random numbers."""
+
     def training_example(self, seed: int, i: int) -> Example:
         """Item i of the training set of this seed; it depends on nothing else."""
+        return self.example(np.random.default_rng((TRAINING, seed, i)))
 
     @abstractmethod
     def oracle(self, ids: np.ndarray) -> np.ndarray:
@@ -91,7 +95,11 @@ class Graded(Task):
         return {}
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
-        return _Examples(self, seed, examples)
+        return Examples(examples, lambda i: self.training_example(seed, i))
+
+    def validation_set(self) -> Dataset[Example]:
+        drawn = (VALIDATION, self.settings.data_seed)
+        return Examples(self.settings.windows, lambda i: self.example(np.random.default_rng((*drawn, i))))
 
     def evaluate(
         self,
@@ -143,9 +151,11 @@ def row_of(length: int, values: dict[str, float], shares: torch.Tensor) -> Row:
     return Row(length, values, sequences=len(shares), **of_samples(shares))
 
 
-class _Examples(Dataset[Example]):
-    def __init__(self, task: Graded, seed: int, examples: int) -> None:
-        self.task, self.seed, self.examples = task, seed, examples
+class Examples(Dataset[Example]):
+    """So many items, made when they are asked for."""
+
+    def __init__(self, examples: int, item: Callable[[int], Example]) -> None:
+        self.examples, self.item = examples, item
 
     def __len__(self) -> int:
         return self.examples
@@ -153,4 +163,4 @@ class _Examples(Dataset[Example]):
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < self.examples:
             raise IndexError(f"item {i} of {self.examples}")
-        return self.task.training_example(self.seed, i)
+        return self.item(i)

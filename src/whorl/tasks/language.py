@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from whorl.data import corpus
 from whorl.data.losses import window_losses
-from whorl.data.windows import cut_windows, spread, window_ends
+from whorl.data.windows import cut_windows, ends_between, spread, window_ends
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
@@ -103,6 +103,7 @@ class Language(Task):
                 f"{settings.train_length}; try a longer text or a shorter training length"
             )
         ends = window_ends(self.heldout, max(settings.lengths), settings.tail)
+        self.ends = spread(ends, settings.windows)
         if not ends:
             longest = max(map(len, self.heldout))
             fitting = [length for length in settings.lengths if length <= longest]
@@ -112,7 +113,7 @@ class Language(Task):
                 f"{longest}; try {hint}a text of longer documents",
                 longest,
             )
-        self.windows = cut_windows(self.heldout, spread(ends, settings.windows), max(settings.lengths))
+        self.windows = cut_windows(self.heldout, self.ends, max(settings.lengths))
 
     def _tokenizer(self, train: list[str]) -> PreTrainedTokenizerBase:
         """The one that was asked for, or one trained on the training documents."""
@@ -156,6 +157,18 @@ class Language(Task):
             len(self.train_tokens) - self.settings.train_length + 1, size=examples
         )
         return _Windows(self.train_tokens, offsets, self.settings.train_length)
+
+    def validation_set(self) -> Dataset[Example]:
+        """Windows of `train_length` held-out tokens of which no evaluation reads any, spread over the documents."""
+        length, longest = self.settings.train_length, max(self.settings.lengths)
+        ends = ends_between(self.heldout, self.ends, longest, length)
+        if not ends:
+            raise ValueError(
+                f"the evaluation reads so much of the held-out part of {self.settings.text!r} that no {length} tokens "
+                f"in a row are left to validate on; try fewer --windows than {self.settings.windows}, or a longer text"
+            )
+        windows = cut_windows(self.heldout, spread(ends, self.settings.windows), length)
+        return _Windows(windows.flatten().numpy(), np.arange(len(windows)) * length, length)
 
     def evaluate(
         self,

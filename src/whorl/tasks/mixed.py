@@ -22,7 +22,7 @@ from whorl.results.comparison import Data
 from whorl.results.trial import Row, Text
 from whorl.tasks import TASKS, get, parse, written
 from whorl.tasks.base import IGNORED, Evaluation, Example, Progress, Task, TaskSettings, Words
-from whorl.tasks.graded import PAD, Graded
+from whorl.tasks.graded import PAD, VALIDATION, Graded
 from whorl.tasks.language import Language
 
 DRAWS = 2  # beside the tasks' own streams of random numbers, TRAINING and EVALUATION
@@ -111,7 +111,12 @@ class Mixed(Task):
         return replace(data, vocab_size=self.vocab_size, facts=data.facts | {"mixed": mixed}, guessing=guessing)
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
-        return _Sequences(self, seed, examples)
+        of_parts = [part.task.training_set(seed, examples) for part in self.parts]
+        return _Sequences(self, self.language.training_set(seed, examples), of_parts, DRAWS, seed)
+
+    def validation_set(self) -> Dataset[Example]:
+        of_parts = [part.task.validation_set() for part in self.parts]
+        return _Sequences(self, self.language.validation_set(), of_parts, VALIDATION, self.settings.data_seed)
 
     def evaluate(
         self,
@@ -178,17 +183,18 @@ class _Own(torch.nn.Module):
 
 
 class _Sequences(Dataset[Example]):
-    def __init__(self, mixed: Mixed, seed: int, examples: int) -> None:
-        self.parts, self.seed, self.length = mixed.parts, seed, mixed.settings.train_length
-        self.text = mixed.language.training_set(seed, examples)
-        self.of_parts = [part.task.training_set(seed, examples) for part in mixed.parts]
+    """Items of the text's or of a part's set: which one's is drawn by these seeds and the item's number."""
+
+    def __init__(self, mixed: Mixed, text: Dataset[Example], of_parts: list[Dataset[Example]], *seeds: int) -> None:
+        self.parts, self.text, self.of_parts, self.seeds = mixed.parts, text, of_parts, seeds
+        self.length = mixed.settings.train_length
         self.until = np.cumsum([part.share.weight for part in mixed.parts])
 
     def __len__(self) -> int:
         return len(self.text)  # type: ignore[arg-type]
 
     def __getitem__(self, i: int) -> Example:
-        drawn = int(np.searchsorted(self.until, np.random.default_rng((DRAWS, self.seed, i)).random(), side="right"))
+        drawn = int(np.searchsorted(self.until, np.random.default_rng((*self.seeds, i)).random(), side="right"))
         if drawn == len(self.parts):
             return self.text[i]
         return self.parts[drawn].example(self.of_parts[drawn][i], self.length)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MASK = "<|mask|>"
 SHARE = 0.15  # of the tokens that are targets
 REPLACED, KEPT = 0.1, 0.1  # of the targets, in training
-TRAINING, EVALUATION = 0, 1  # keep the two apart under every seed
+TRAINING, EVALUATION, VALIDATION = 0, 1, 2  # keep them apart under every seed
 TIE = 1e-3  # nats
 
 
@@ -107,7 +107,10 @@ class MaskedLanguage(Language):
         return tuple(Row(length, {"masked": perplexity}) for length in self.settings.lengths)
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
-        return _MaskedWindows(self, super().training_set(seed, examples), seed)
+        return _MaskedWindows(self, super().training_set(seed, examples), TRAINING, seed)
+
+    def validation_set(self) -> Dataset[Example]:
+        return _MaskedWindows(self, super().validation_set(), VALIDATION, self.settings.data_seed)
 
     def masked_example(self, ids: torch.Tensor, rng: np.random.Generator) -> Example:
         """A training window with its targets, most of them hidden."""
@@ -194,14 +197,14 @@ def true_over_other_order(logits: torch.Tensor, tokens: torch.Tensor) -> torch.T
 
 
 class _MaskedWindows(Dataset[Example]):
-    """The language task's training windows, masked by (seed, number)."""
+    """The language task's windows, masked by these seeds and their number."""
 
-    def __init__(self, task: MaskedLanguage, windows: Dataset[Example], seed: int) -> None:
-        self.task, self.windows, self.seed = task, windows, seed
+    def __init__(self, task: MaskedLanguage, windows: Dataset[Example], *seeds: int) -> None:
+        self.task, self.windows, self.seeds = task, windows, seeds
 
     def __len__(self) -> int:
         return len(self.windows)  # type: ignore[arg-type]
 
     def __getitem__(self, i: int) -> Example:
         ids = self.windows[i]["input_ids"]
-        return self.task.masked_example(ids, np.random.default_rng((TRAINING, self.seed, i)))
+        return self.task.masked_example(ids, np.random.default_rng((*self.seeds, i)))

@@ -24,7 +24,7 @@ import torch
 from whorl.encodings.config import require_positive_int
 from whorl.tasks import scratchpad
 from whorl.tasks.base import IGNORED, Arguments, Example, TaskSettings, Words, argument
-from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, TRAINING, Graded
+from whorl.tasks.graded import BOS, EVALUATION, PAD, SEP, SPECIAL, Graded
 from whorl.tasks.metrics import EXACT_MATCH, TOKEN_ACCURACY
 from whorl.tasks.scratchpad import Step, WithScratchpad
 
@@ -183,9 +183,12 @@ class Problem(Graded):
         seeds = [(EVALUATION, self.settings.data_seed, size, i) for i in range(self.settings.windows)]
         return [self.draw(np.random.default_rng(seed), size) for seed in seeds]
 
-    def training_example(self, seed: int, i: int) -> Example:
-        rng = np.random.default_rng((TRAINING, seed, i))
-        ids, labels = self._padded([self.sequence(*self.training_problem(rng))], self._train_tokens)
+    def example(self, rng: np.random.Generator) -> Example:
+        return self.written(self.training_problem(rng))
+
+    def written(self, problem: tuple[Prompt, Answer]) -> Example:
+        """A problem as an item to train on."""
+        ids, labels = self._padded([self.sequence(*problem)], self._train_tokens)
         return {"input_ids": ids[0], "labels": labels[0]}
 
     def oracle(self, ids: np.ndarray) -> np.ndarray:

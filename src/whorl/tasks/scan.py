@@ -23,10 +23,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from whorl.encodings.config import choices
-from whorl.tasks.base import Arguments, TaskSettings, argument
-from whorl.tasks.graded import EVALUATION
+from whorl.tasks.base import Arguments, Example, TaskSettings, argument
+from whorl.tasks.graded import EVALUATION, VALIDATION, Examples
 from whorl.tasks.problems import Answer, Problem, Prompt
 
 VERBS = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP"}
@@ -139,6 +140,18 @@ class Scan(Problem):
         there = [pair for pair in self.asked_for if len(pair[1]) == size]
         order = np.random.default_rng((EVALUATION, self.settings.data_seed, size)).permutation(len(there))
         return [there[i] for i in order[: self.settings.windows]]
+
+    def validation_set(self) -> Dataset[Example]:
+        """Commands that are held out within the training length, and that the evaluation leaves."""
+        asked = {pair for n in self.settings.lengths for pair in self.evaluation_problems(n)}
+        left = [pair for pair in self.asked_for if len(pair[1]) <= self.settings.train_length and pair not in asked]
+        if not left:
+            raise ValueError(
+                "the evaluation asks for every command that is held out within the training length, and leaves none to "
+                "validate on; try fewer --windows"
+            )
+        order = np.random.default_rng((VALIDATION, self.settings.data_seed)).permutation(len(left))
+        return Examples(min(self.settings.windows, len(left)), lambda i: self.written(left[order[i]]))
 
     def tokens(self, size: int) -> int:
         return max(len(self.sequence(*pair)[0]) for pair in pairs() if len(pair[1]) <= size)
