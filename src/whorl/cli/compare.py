@@ -95,6 +95,13 @@ def compare(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate.", show_default="the model's own, 0.002 for tiny")
     ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Several, as 5e-4,1e-3,2e-3: each encoding is trained at all of them, and shown at the one with the "
+            "lowest loss in range, on examples that the evaluation does not ask for."
+        ),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant, after the warm-up.")] = _D.schedule,
     warmup: Annotated[float, typer.Option(help="Share of the steps that warms up.")] = _D.warmup,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = _D.weight_decay,
@@ -143,8 +150,8 @@ def compare(
     try:
         chosen = encodings or DEFAULT_ENCODINGS
         run(
-            chosen, out=out, seeds=_integers("seeds", seeds), snapshots=snapshots, only=only, job_list=job_list,
-            **asdict(settings),
+            chosen, out=out, seeds=_integers("seeds", seeds), learning_rates=_numbers("learning-rates", learning_rates),
+            snapshots=snapshots, only=only, job_list=job_list, **asdict(settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)
@@ -152,6 +159,13 @@ def compare(
     except TrialsFailed as failed:
         typer.echo(f"whorl: {failed}", err=True)
         raise typer.Exit(1) from None
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"--{option} takes numbers with commas between, got {text!r}; try 5e-4,1e-3,2e-3") from None
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from whorl.comparison.failing import TrialsFailed
 from whorl.comparison.fitting import attached_to_each, filled_by_model
 from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
 from whorl.comparison.gathering import without_trials
-from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, plan_trials
+from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, check_rates, plan_trials
 from whorl.comparison.running import Runner
 from whorl.comparison.sweep import Sweep
 from whorl.encodings import Encoding, parse
@@ -42,6 +42,7 @@ def compare(
     *,
     out: str | Path = "runs/compare",
     seeds: Sequence[int] = (0,),
+    learning_rates: Sequence[float] = (),
     snapshots: int = 0,
     quiet: bool = False,
     only: str | None = None,
@@ -55,6 +56,8 @@ def compare(
                run's train_length
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
+    learning_rates  one for each of these, too, in place of `learning_rate`: an encoding is shown at the one that has
+               the lowest loss in range, on examples that the evaluation does not ask for
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
     only       "trials": runs them and writes no report, so that any number of processes may work in one folder, each at
                a trial that no other is at; "report": runs nothing, writes the report of what is finished
@@ -68,9 +71,8 @@ def compare(
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
     fields = [field.name for field in dataclasses.fields(Settings)]
-    check_keywords(
-        "compare", settings, ["encodings", "out", "seeds", "snapshots", "quiet", "only", "job_list", *fields]
-    )
+    own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "job_list"]
+    check_keywords("compare", settings, [*own, *fields])
     encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
@@ -78,6 +80,7 @@ def compare(
     _check_how(only, job_list)
     for seed in seeds:
         check_numbers(seed=seed)
+    learning_rates = check_rates(learning_rates, settings.get("learning_rate"))
     chosen = Settings(**settings)
     chosen.check_task()
     resolved = chosen.resolve()
@@ -99,16 +102,18 @@ def compare(
     with display.waiting(f"preparing the {resolved.task} task"):
         task = resolved.make_task()
     fingerprint = task.fingerprint()
-    trials = plan_trials(asked, seeds, resolved, fingerprint, labels)
-    empty = without_trials(resolved, task, len(trials), seeds)
+    if learning_rates:
+        task.validation_set()  # raises where there is nothing to pick a rate by
+    trials = plan_trials(asked, seeds, resolved, fingerprint, labels, learning_rates)
+    empty = without_trials(resolved, task, len(trials), seeds, learning_rates)
     runner = Runner(folder, resolved, task, fingerprint, snapshots)
     reports = only != "trials" and job_list is None
     sweep = Sweep(runner, trials, empty, display, reports)
     with beside_others(folder, resolved) if only == "trials" else alone_in(folder, resolved):
         sweep.begin(words)
         if job_list is not None:
-            last = job_lists.command(resolved, folder, snapshots, labels, seeds, only="report")
-            job_lists.write(Path(job_list), sweep.missing, resolved, folder, snapshots)
+            last = job_lists.command(resolved, folder, snapshots, labels, seeds, learning_rates, only="report")
+            job_lists.write(Path(job_list), sweep.missing, resolved, folder, snapshots, bool(learning_rates))
             display.listed(Path(job_list), len(sweep.missing), last)
         elif only != "report":
             sweep.one_after_another()

@@ -136,7 +136,8 @@ class Display(Silent):
 
     def trial_done(self, trial: Trial, again: bool) -> None:
         self.pace.over(trial.id)
-        facts = f"loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} tokens/s"
+        rate = "" if trial.learning_rate is None else f"learning rate {trial.learning_rate:g}, "
+        facts = f"{rate}loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} tokens/s"
         verb = ("was done already", "dim") if again else ("done ", "green")
         rows = ((row, _main(name)) for name, found in trial.evaluations.items() for row in found)
         values = "  ".join(f"{row.length:,}: {_cell(row, metric)}" for row, metric in rows)

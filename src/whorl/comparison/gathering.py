@@ -17,6 +17,7 @@ from whorl.provenance import versions
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
+from whorl.results.rates import picked
 from whorl.results.training import TrainingRecord
 from whorl.results.trial import Trial
 from whorl.tasks.base import Task
@@ -27,7 +28,9 @@ from whorl.training.trials import read_result
 log = logging.getLogger(__name__)
 
 
-def without_trials(settings: Settings, task: Task, planned: int, seeds: Sequence[int]) -> Comparison:
+def without_trials(
+    settings: Settings, task: Task, planned: int, seeds: Sequence[int], learning_rates: Sequence[float] = ()
+) -> Comparison:
     """The comparison before any trial: the machine, the versions and the settings."""
     with torch.device("meta"):
         model = build_model(settings, task.vocab_size, task.eos_token_id, weights=False)
@@ -46,6 +49,7 @@ def without_trials(settings: Settings, task: Task, planned: int, seeds: Sequence
             trials_planned=planned,
             data=task.describe(),
             train_tokens=recipe.train_length,
+            learning_rates=tuple(learning_rates),
         ),
         trials=(),
     )
@@ -76,12 +80,15 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
             continue
         if earlier.data == runner.data:
             done.append(earlier.trial())
+    whole = [_with_losses(runner.folder / "trials" / t.id / "training.json", t) for t in done]
+    shown, others = picked(whole)
     results = dataclasses.replace(
         empty,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=dataclasses.replace(empty.config, seeds=tuple(sorted({t.seed for t in done}))),
-        trials=tuple(_with_losses(runner.folder / "trials" / t.id / "training.json", t) for t in done),
+        trials=tuple(shown),
         failures=tuple(failed),
+        at_other_rates=tuple(others),
     )
     results.write(runner.folder / "results.json")
     report.write(results, runner.folder)

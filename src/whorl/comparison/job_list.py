@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from whorl.comparison.planning import Planned
@@ -17,18 +17,34 @@ from whorl.files import write_atomically
 from whorl.training.settings import Settings
 
 
-def write(path: Path, trials: Sequence[Planned], settings: Settings, out: Path, snapshots: int) -> None:
+def write(
+    path: Path, trials: Sequence[Planned], settings: Settings, out: Path, snapshots: int, at_rates: bool = False
+) -> None:
     """Writes the commands of these trials, a line each. `settings` must be resolved: a machine that runs a line decides
-    nothing."""
-    lines = [command(settings, out, snapshots, [t.label], [t.seed], only="trials") for t in trials]
+    nothing. at_rates: each trial has a learning rate of its own."""
+    rates = [[t.settings.recipe(t.seed).learning_rate] if at_rates else [] for t in trials]
+    lines = [
+        command(settings, out, snapshots, [t.label], [t.seed], own, only="trials")
+        for t, own in zip(trials, rates, strict=True)
+    ]
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def command(
-    settings: Settings, out: Path, snapshots: int, encodings: Sequence[str], seeds: Sequence[int], only: str
+    settings: Settings,
+    out: Path,
+    snapshots: int,
+    encodings: Sequence[str],
+    seeds: Sequence[int],
+    learning_rates: Sequence[float] = (),
+    *,
+    only: str,
 ) -> str:
-    """`whorl compare` with these settings, as a shell reads it."""
+    """`whorl compare` with these settings, as a shell reads it; `learning_rates` in place of theirs."""
     words = [sys.executable, "-m", "whorl", "compare", *encodings, f"--seeds={','.join(map(str, seeds))}"]
+    if learning_rates:
+        settings = replace(settings, learning_rate=None)
+        words.append(f"--learning-rates={','.join(map(str, learning_rates))}")
     words += [f"--out={out}", *options(settings), f"--only={only}"]
     if snapshots:
         words.append(f"--snapshots={snapshots}")

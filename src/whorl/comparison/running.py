@@ -11,7 +11,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.results.failure import FailedTrial
 from whorl.results.trial import FinishedTrial, Machine, Row
-from whorl.tasks.base import Evaluation, Task
+from whorl.tasks.base import Evaluation, NothingLeft, Task
 from whorl.training.attention import for_evaluation
 from whorl.training.models import build, has_weights
 from whorl.training.settings import Settings
-from whorl.training.trials import read_result
+from whorl.training.trials import load_trial, read_result
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,22 @@ class Runner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def validate(self, trial: Planned) -> None:
+        """Takes the validation loss of a finished trial of an earlier version, from its weights.
+
+        Raises ValueError where these are gone.
+        """
+        found = self.result(trial)
+        if found is None or found.validation is not None:
+            return
+        if not (self.place(trial) / "model.safetensors").exists():
+            raise ValueError(
+                f"{self.place(trial)} has neither the validation loss by which a learning rate is picked nor the "
+                "weights to take it from; delete it to train it again, or give another --out"
+            )
+        loss = self.task.validation_loss(load_trial(self.place(trial)))
+        replace(found, validation=loss).write(self.place(trial) / "result.json")
+
     @contextmanager
     def _alone(self, trial: Planned) -> Iterator[None]:
         if not PartialState().is_main_process:
@@ -105,7 +121,7 @@ class Runner:
             error=error,
             traceback=None if trace is None else (place / TRACEBACK).relative_to(self.folder).as_posix(),
             config=trial.encoding.to_dict(),
-            settings=self.settings.to_dict(),
+            settings=trial.settings.to_dict(),
             data=self.data,
             machine=this_machine(),
             versions=versions(*PACKAGES),
@@ -115,7 +131,7 @@ class Runner:
     def _train_and_evaluate(self, trial: Planned, display: Display | Silent) -> None:
         from whorl.training.trainer import train
 
-        settings, task, folder = self.settings, self.task, self.place(trial)
+        settings, task, folder = trial.settings, self.task, self.place(trial)
         folder.mkdir(parents=True, exist_ok=True)
         if PartialState().is_main_process:
             task.save_tokenizer(folder / "tokenizer")
@@ -145,6 +161,7 @@ class Runner:
             pretrained=own_encoding(model) if has_weights(settings) else None,
             train=record,
             evaluations=rows,
+            validation=validation_loss(task, model),
             config=trial.encoding.to_dict(),
             settings=settings.to_dict(),
             data=self.data,
@@ -154,6 +171,14 @@ class Runner:
             machine=this_machine(),
             versions=versions(*PACKAGES),
         ).write(folder / "result.json")
+
+
+def validation_loss(task: Task, model: Any) -> float | None:
+    """The loss by which a learning rate is picked; None where the task's data have none left to take it from."""
+    try:
+        return task.validation_loss(model)
+    except NothingLeft:
+        return None
 
 
 def _row(evaluation: Evaluation, model: Any, length: int) -> Row:

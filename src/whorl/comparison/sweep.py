@@ -41,15 +41,17 @@ class Sweep:
         self.display.start(self.empty.config, self.empty.machine, [trial.id for trial in self.trials], missing)
         self.display.filled(words)
         for trial in self.trials:
+            if self.empty.config.learning_rates and PartialState().is_main_process:
+                self.runner.validate(trial)
             if trial.id not in missing and (done := self.runner.result(trial)) is not None:
-                self.display.trial_done(done, again=True)
+                self.display.trial_done(done.trial(), again=True)
 
     def over(self, *trials: Planned) -> None:
         """Trials are finished, or failed."""
         for trial in trials:
             done, failure = self.runner.result(trial), self.runner.failure(trial)
             if done is not None:  # another process than the main one may come before it is written
-                self.display.trial_done(done, again=False)
+                self.display.trial_done(done.trial(), again=False)
             elif failure is not None:
                 self.display.trial_failed(failure)
         if self.reports and trials:

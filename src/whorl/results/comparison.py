@@ -51,6 +51,7 @@ class Config:
 
     train_tokens  tokens of a training sequence, where `train_length` counts something else
     mix           what was mixed into the text, each task with its share of the sequences
+    learning_rates  those that every encoding was trained at, where several were asked for, and not `learning_rate`
     """
 
     task: str
@@ -76,6 +77,7 @@ class Config:
     data: Data
     train_tokens: int | None = None
     mix: tuple[str, ...] = ()
+    learning_rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(train_length=self.train_tokens)
@@ -87,6 +89,9 @@ class Config:
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison(Shown, Keyed):
     """The finished trials of a comparison, and those that failed. Lengths are in tokens.
+
+    trials          those that it shows: where several learning rates were tried, at the best of each encoding
+    at_other_rates  the others (see `whorl.results.rates`)
 
     >>> results = whorl.compare(["rope", "hope"], seeds=[0, 1, 2])
     >>> results.trials[0].evaluations["perplexity"][0].values["tail"]
@@ -102,6 +107,7 @@ class Comparison(Shown, Keyed):
     config: Config
     trials: tuple[Trial, ...]
     failures: tuple[Failure, ...] = ()
+    at_other_rates: tuple[Trial, ...] = ()
 
     @property
     def train_length(self) -> int:

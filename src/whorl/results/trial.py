@@ -59,6 +59,10 @@ class Trial:
                    is shorter than `pairs` has the first ones
     pretrained     the encoding that the weights which it began with were trained with; None for random ones
     evaluations    rows by the name of the evaluation ("perplexity")
+    learning_rate  the peak
+    validation     the loss, in nats per target, on examples as those of the training that no seed trains on and no
+                   evaluation asks for (`whorl.tasks.base.Task.validation_set`); by it a learning rate is picked. None
+                   where there are none, and in results of earlier versions
     """
 
     id: str
@@ -72,6 +76,8 @@ class Trial:
     pretrained: str | None = None
     train: Training
     evaluations: dict[str, tuple[Row, ...]]
+    learning_rate: float | None = None
+    validation: float | None = None
 
     def __post_init__(self) -> None:
         check_numbers(pairs=self.pairs)
@@ -136,4 +142,5 @@ class FinishedTrial(Result, Trial):
     def trial(self, notation: str | None = None) -> Trial:
         """The part that results.json has; `notation`: as a later run asked for it."""
         shared = {own.name: getattr(self, own.name) for own in fields(Trial)}
+        shared["learning_rate"] = self.settings.get("learning_rate")
         return Trial(**shared | ({"notation": notation} if notation else {}))

@@ -127,6 +127,10 @@ class Evaluation:
     row: Callable[[torch.nn.Module, int], Row]
 
 
+class NothingLeft(ValueError):
+    """A task's data leave nothing to validate on."""
+
+
 class Task(ABC):
     """Data and measure of a comparison, prepared once and used by all its trials. It describes itself:
 
@@ -222,7 +226,7 @@ class Task(ABC):
     @abstractmethod
     def validation_set(self) -> Dataset[Example]:
         """At most `windows` items as those of the training set, that no seed trains on and no evaluation asks for: a
-        learning rate is picked by the loss on them. Raises ValueError where the data have none left."""
+        learning rate is picked by the loss on them. Raises `NothingLeft`, a ValueError, where the data have none."""
 
     def validation_loss(self, model: torch.nn.Module, batch_tokens: int = 16384) -> float:
         """The loss on the validation set, nats per target; inf or nan for a model that diverged."""

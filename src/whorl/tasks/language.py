@@ -25,7 +25,7 @@ from whorl.data.windows import cut_windows, ends_between, spread, window_ends
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
-from whorl.tasks.base import Example, Progress, Task, TaskSettings, Words, of_samples
+from whorl.tasks.base import Example, NothingLeft, Progress, Task, TaskSettings, Words, of_samples
 from whorl.tasks.metrics import MEAN, TAIL
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Language(Task):
         length, longest = self.settings.train_length, max(self.settings.lengths)
         ends = ends_between(self.heldout, self.ends, longest, length)
         if not ends:
-            raise ValueError(
+            raise NothingLeft(
                 f"the evaluation reads so much of the held-out part of {self.settings.text!r} that no {length} tokens "
                 f"in a row are left to validate on; try fewer --windows than {self.settings.windows}, or a longer text"
             )

@@ -26,7 +26,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from whorl.encodings.config import choices
-from whorl.tasks.base import Arguments, Example, TaskSettings, argument
+from whorl.tasks.base import Arguments, Example, NothingLeft, TaskSettings, argument
 from whorl.tasks.graded import EVALUATION, VALIDATION, Examples
 from whorl.tasks.problems import Answer, Problem, Prompt
 
@@ -146,7 +146,7 @@ class Scan(Problem):
         asked = {pair for n in self.settings.lengths for pair in self.evaluation_problems(n)}
         left = [pair for pair in self.asked_for if len(pair[1]) <= self.settings.train_length and pair not in asked]
         if not left:
-            raise ValueError(
+            raise NothingLeft(
                 "the evaluation asks for every command that is held out within the training length, and leaves none to "
                 "validate on; try fewer --windows"
             )

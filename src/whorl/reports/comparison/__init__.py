@@ -1,13 +1,13 @@
 """The report of a comparison: from its results to report.md, report.html and figures/*.png.
 
-by_length.py, pairs.py and training.py are its sections, each with its charts and tables; words.py says what the numbers
-show, of shares of right answers in shares.py.
+by_length.py, pairs.py, rates.py and training.py are its sections, each with its charts and tables; words.py says what
+the numbers show, of shares of right answers in shares.py.
 """
 
 from pathlib import Path
 
 from whorl.reports import html, writing
-from whorl.reports.comparison import by_length, pairs, training
+from whorl.reports.comparison import by_length, pairs, rates, training
 from whorl.reports.comparison.words import failed_notice, findings, partial_notice, pretrained_notice, unlearnt
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
 from whorl.reports.formatting import capital, compact, plural, setting
@@ -44,6 +44,7 @@ def build(c: Comparison) -> Document:
     if caveats:
         blocks += [Heading("What these numbers do not show"), Bullets([Bullet(text) for text in caveats])]
     blocks += pairs.blocks(c)
+    blocks += rates.blocks(c)
     blocks += training.blocks(c)
     blocks.append(_settings(c))
     return Document(_title(c), _subtitle(c), _facts(c), blocks, _footer(c))

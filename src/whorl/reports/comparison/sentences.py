@@ -112,7 +112,8 @@ def limits(c: Comparison, task: type[Task]) -> list[str]:
     if "text" in task.options:
         caveats.append(
             f"One kind of text ({config.text}), one training length ({c.train_length:,} tokens) and one optimiser "
-            "setting for all: an encoding that would do better with another was not given it."
+            f"setting for all{', but for the learning rate' if c.at_other_rates else ''}: an encoding that would do "
+            "better with another was not given it."
         )
     return caveats
 

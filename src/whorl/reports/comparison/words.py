@@ -39,7 +39,7 @@ def findings(comparison: Comparison) -> dict[str, Findings]:
 
 def partial_notice(comparison: Comparison) -> str | None:
     """A sentence for a comparison that is still running, or None."""
-    done, planned = len(comparison.trials), comparison.config.trials_planned
+    done, planned = len(comparison.trials) + len(comparison.at_other_rates), comparison.config.trials_planned
     if not done:
         return f"None of the {planned} trials has finished yet."
     if done >= planned:

@@ -1,0 +1,79 @@
+"""The learning rates that were tried: which one each encoding is shown at, and what the others gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whorl.reports.document import Block, Heading, Paragraph, Row, Table
+from whorl.reports.formatting import DASH, listing, multiple, with_spread
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.results.rates import Rate, best_rate, by_rate
+from whorl.results.trial import Trial
+from whorl.tasks import of_evaluation
+
+
+def blocks(c: Comparison) -> list[Block]:
+    """Nothing where every encoding was trained at one rate."""
+    if not c.at_other_rates:
+        return []
+    rates = by_rate([*c.trials, *c.at_other_rates])
+    return [Heading("Learning rates"), Paragraph(_said(c, rates)), _table(c, rates)]
+
+
+def _said(c: Comparison, rates: dict[str, dict[Rate, list[Trial]]]) -> str:
+    several = {name: found for name, found in rates.items() if len(found) > 1}
+    best = {name: best_rate(found) for name, found in several.items()}
+    told = (
+        "Every encoding is shown at the learning rate at which it has the lowest loss on examples as those of the "
+        "training, which no seed trains on and no evaluation asks for: "
+        f"{listing([f'{name} at {_rate(rate)}' for name, rate in best.items()])}. All trials of an encoding saw the "
+        "same tokens."
+    )
+    ends = [name for name, found in several.items() if best[name] in (min(found, key=_or_0), max(found, key=_or_0))]
+    if not ends:
+        return told
+    whose = "Each of these is" if len(ends) == len(several) > 1 else f"That of {listing(ends)} is"
+    return f"{told} {whose} at an end of the rates that were tried: a better one may lie beyond."
+
+
+def _table(c: Comparison, rates: dict[str, dict[Rate, list[Trial]]]) -> Table:
+    """A row per encoding and rate: the validation loss, and what each evaluation gives in range and furthest."""
+    asked = [
+        (metric, length)
+        for name in c.evaluations
+        for metric in of_evaluation(name).measured()[:1]
+        for length in dict.fromkeys([c.reference(name), *c.far(name)[-1:]])
+        if length is not None
+    ]
+    heads = [(f"{metric.label} at {length:,}", multiple(length, c.train_length)) for metric, length in asked]
+    rows = []
+    for e in c.encodings:
+        found = rates[e.name]
+        for rate, trials in found.items():
+            shown = rate == best_rate(found) if len(found) > 1 else True
+            loss = Cell(0, {trial.seed: trial.validation for trial in trials})
+            cells = [
+                (e.name, ""),
+                (_rate(rate), "shown" if shown else ""),
+                (", ".join(str(trial.seed) for trial in trials), ""),
+                (with_spread(loss.mean, loss.spread), ""),
+                *((_value(trials, metric, length), "") for metric, length in asked),
+            ]
+            rows.append(Row(cells, e.index))
+    spread = ", mean ± standard deviation over seeds" if len(c.seeds) > 1 else ""
+    first = [("encoding", ""), ("learning rate", ""), ("seeds", ""), ("validation loss", "nats per target")]
+    return Table(f"All learning rates{spread}.", [*first, *heads], rows)
+
+
+def _value(trials: Sequence[Trial], metric: Metric, length: int) -> str:
+    cell = Encoding("", 0, tuple(trials)).cell(metric, length)
+    return DASH if cell is None else with_spread(cell.mean, cell.spread, metric.share)
+
+
+def _rate(rate: Rate) -> str:
+    return DASH if rate is None else f"{rate:g}"
+
+
+def _or_0(rate: Rate) -> float:
+    return rate or 0.0
