@@ -106,7 +106,7 @@ def compare(
         task.validation_set()  # raises where there is nothing to pick a rate by
     trials = plan_trials(asked, seeds, resolved, fingerprint, labels, learning_rates)
     empty = without_trials(resolved, task, len(trials), seeds, learning_rates)
-    runner = Runner(folder, resolved, task, fingerprint, snapshots)
+    runner = Runner(folder, task, fingerprint, snapshots)
     reports = only != "trials" and job_list is None
     sweep = Sweep(runner, trials, empty, display, reports)
     with beside_others(folder, resolved) if only == "trials" else alone_in(folder, resolved):

@@ -30,7 +30,6 @@ from whorl.results.trial import FinishedTrial, Machine, Row
 from whorl.tasks.base import Evaluation, NothingLeft, Task
 from whorl.training.attention import for_evaluation
 from whorl.training.models import build, has_weights
-from whorl.training.settings import Settings
 from whorl.training.trials import load_trial, read_result
 
 log = logging.getLogger(__name__)
@@ -41,10 +40,9 @@ FAILURE, TRACEBACK = "failure.json", "traceback.txt"
 
 @dataclass(frozen=True)
 class Runner:
-    """What the trials of a comparison share within a process."""
+    """What the trials of a comparison share within a process. Their settings are their own: see `Planned`."""
 
     folder: Path  # of the comparison
-    settings: Settings
     task: Task
     data: str  # the task's fingerprint
     snapshots: int
