@@ -71,6 +71,7 @@ RANGES: dict[str, Whole | Real] = {
     "reach": Whole(1, COUNT, "times the training length"),
     "seed": Whole(0, (1 << 32) - 1, "a seed"),
     "snapshots": Whole(0, 10**4, "snapshots of a training"),
+    "jobs": Whole(1, 1 << 12, "trials at a time"),
     "head_dim": Whole(2, 1 << 12, "channels per head"),
     "pairs": Whole(1, 1 << 16, "channel pairs per head"),
     "learning_rate": Real(0, 1e3, "a learning rate", above=True),

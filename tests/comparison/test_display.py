@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from whorl.comparison import display as seen
-from whorl.comparison.display import Display
+from whorl.comparison.display import Display, Reached
 from whorl.comparison.pace import Pace
 from whorl.console import console
 from whorl.results.comparison import Comparison
@@ -46,3 +47,27 @@ def test_the_time_left_is_that_of_all_trials(terminal: bool, monkeypatch: pytest
     display.trial_failed(Failure(id=ids[1], notation="a", seed=0, error="RuntimeError: [b]"))
     assert f"failed {ids[1]}: RuntimeError: [b]\n" in shown.getvalue()
     assert display.pace.waiting == set(ids[2:])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_trials_side_by_side_are_told_together(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, shown = Clock(), io.StringIO()
+    monkeypatch.setattr(seen, "Pace", lambda waiting, steps: Pace(waiting, steps, clock=clock))
+    monkeypatch.setattr(seen, "EVERY", 0.0)
+    results = Comparison.from_json(json.loads(RESULTS.read_text()))
+    ids = [trial.id for trial in results.trials[:4]]
+    display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
+    display.start(results.config, results.machine, ids, ids[1:])
+    with display.side_by_side(2) as update:
+        update({ids[1]: Reached("training", 0, STEPS), ids[2]: Reached("training", 0, STEPS)})
+        clock.now = 60.0
+        update({ids[1]: Reached("training", 90, STEPS, 3.5), ids[2]: Reached("training", 90, STEPS)})
+        time.sleep(0.2)  # a terminal is drawn ten times a second or so
+        names = [trial.rsplit("-", 1)[0] for trial in ids]
+        told = shown.getvalue()
+        assert f"{names[1]} training 90 of 900, loss 3.500" in told
+        assert f"{names[2]} training 90 of 900" in told
+        assert "1 of 4 trials are over" in told
+        assert "about 14.0 min left" in told, "9 minutes each of two at once, and 10 of one by one of them"
+        update({ids[1]: Reached("evaluating", 1, 5)})
+        assert display.pace.running[ids[1]].step == STEPS

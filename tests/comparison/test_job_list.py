@@ -42,7 +42,7 @@ def test_every_setting_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(**{f.name: told.pop(f.name) for f in dataclasses.fields(Settings)}) == CHANGED
     assert told == {
         "encodings": ["hope:cut=2"], "seeds": (0, 4), "out": Path("runs/my out"), "snapshots": 3, "only": "trials",
-        "job_list": None, "learning_rates": (),
+        "jobs": 1, "job_list": None, "learning_rates": (),
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ EPILOG = """
  whorl compare nope t5 --task copy-items:variant=rsc --out runs/copy-items\n
  whorl compare rope hope --mix mqar=0.1 --out runs/mixed      text, and a task of retrieval\n
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
+ whorl compare rope hope --seeds 0,1,2 --jobs 2               two trials at a time\n
  whorl compare rope hope --seeds 0,1,2 --job-list jobs.txt   a command for each trial, for a scheduler\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
@@ -109,6 +110,9 @@ def compare(
     snapshots: Annotated[
         int, typer.Option(help="Keep each trial's weights this many times along its training, for whorl inspect.")
     ] = 0,
+    jobs: Annotated[
+        int, typer.Option(help="Trials at a time, each in a process of its own with a share of the threads, or a GPU.")
+    ] = 1,
     job_list: Annotated[
         Path | None,
         typer.Option(
@@ -151,7 +155,7 @@ def compare(
         chosen = encodings or DEFAULT_ENCODINGS
         run(
             chosen, out=out, seeds=_integers("seeds", seeds), learning_rates=_numbers("learning-rates", learning_rates),
-            snapshots=snapshots, only=only, job_list=job_list, **asdict(settings),
+            snapshots=snapshots, only=only, jobs=jobs, job_list=job_list, **asdict(settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)

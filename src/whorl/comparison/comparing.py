@@ -24,6 +24,7 @@ from whorl.comparison.fitting import attached_to_each, filled_by_model
 from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
 from whorl.comparison.gathering import without_trials
 from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, check_rates, plan_trials
+from whorl.comparison.pool import side_by_side
 from whorl.comparison.running import Runner
 from whorl.comparison.sweep import Sweep
 from whorl.encodings import Encoding, parse
@@ -46,6 +47,7 @@ def compare(
     snapshots: int = 0,
     quiet: bool = False,
     only: str | None = None,
+    jobs: int = 1,
     job_list: str | Path | None = None,
     **settings: Any,
 ) -> Comparison:
@@ -61,6 +63,7 @@ def compare(
     snapshots  how many times along its training a trial's weights are kept, for `whorl inspect`
     only       "trials": runs them and writes no report, so that any number of processes may work in one folder, each at
                a trial that no other is at; "report": runs nothing, writes the report of what is finished
+    jobs       how many trials run side by side, each in a process of its own with a share of the threads (or a GPU)
     job_list   a file to write: a command for each trial that is not finished, for a scheduler; nothing is run
     settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
@@ -71,13 +74,13 @@ def compare(
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
     fields = [field.name for field in dataclasses.fields(Settings)]
-    own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "job_list"]
+    own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "jobs", "job_list"]
     check_keywords("compare", settings, [*own, *fields])
     encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
     check_numbers(snapshots=snapshots)
-    _check_how(only, job_list)
+    _check_how(only, jobs, job_list)
     for seed in seeds:
         check_numbers(seed=seed)
     learning_rates = check_rates(learning_rates, settings.get("learning_rate"))
@@ -115,7 +118,11 @@ def compare(
             last = job_lists.command(resolved, folder, snapshots, labels, seeds, learning_rates, only="report")
             job_lists.write(Path(job_list), sweep.missing, resolved, folder, snapshots, bool(learning_rates))
             display.listed(Path(job_list), len(sweep.missing), last)
-        elif only != "report":
+        elif only == "report" or not sweep.missing:
+            pass
+        elif jobs > 1:
+            side_by_side(sweep, jobs)
+        else:
             sweep.one_after_another()
         if reports and (only or not sweep.missing):
             sweep.write()
@@ -129,8 +136,11 @@ def compare(
     return results
 
 
-def _check_how(only: Any, job_list: Any) -> None:
+def _check_how(only: Any, jobs: Any, job_list: Any) -> None:
     """Raises ValueError for ways of running that there are none of, or that exclude one another."""
+    check_numbers(jobs=jobs)
+    if jobs > 1 and PartialState(cpu=not torch.cuda.is_available()).num_processes > 1:
+        raise ValueError("--jobs starts processes of its own; leave it out under torchrun, or torchrun out")
     if only is not None:
         choices("only", only, ("trials", "report"))
         if job_list is not None:

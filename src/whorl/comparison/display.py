@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,21 @@ from whorl.results.trial import Machine, Row, Trial
 from whorl.tasks import of_evaluation, parse
 
 Update = Callable[[int, float | None], None]
+EVERY = 60.0  # seconds between two lines that say how far trials are that run side by side
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a trial is: so many steps of its training, or lengths of its evaluation."""
+
+    stage: str
+    done: int
+    of: int
+    loss: float | None = None
+
+    def __str__(self) -> str:
+        loss = "" if self.loss is None else f", loss {self.loss:.3f}"
+        return f"{self.stage} {self.done:,} of {self.of:,}{loss}"
 
 
 class Silent:
@@ -41,6 +58,9 @@ class Silent:
 
     def evaluating(self, trial: str, lengths: int) -> AbstractContextManager[Callable[[int], None]]:
         return nullcontext(lambda length: None)
+
+    def side_by_side(self, at_once: int) -> AbstractContextManager[Callable[[Mapping[str, Reached]], None]]:
+        return nullcontext(lambda running: None)
 
     def trial_done(self, trial: Trial, again: bool) -> None: ...
 
@@ -128,6 +148,29 @@ class Display(Silent):
         with Progress(*columns, console=self.console, transient=True) as progress:
             bar = progress.add_task(name, total=total, note="", left=self._left())
             yield lambda step, note: progress.update(bar, completed=step, note=note, left=self._left())
+
+    @contextmanager
+    def side_by_side(self, at_once: int) -> Iterator[Callable[[Mapping[str, Reached]], None]]:
+        """Trials of other processes, so many at once. What it gives is told, every second or so, how far they are."""
+        self.pace.at_once = at_once
+        said = time.monotonic()
+        live = self.console.status("starting") if self.console.is_terminal else None
+
+        def update(running: Mapping[str, Reached]) -> None:
+            nonlocal said
+            for trial, reached in running.items():
+                self.pace.at(trial, self.pace.steps if reached.stage == "evaluating" else reached.done)
+            over = len(self.trials) - len(self.pace.waiting) - len(self.pace.running)
+            first = f"{over} of {len(self.trials)} trials are over"
+            each = [f"{trial.rsplit('-', 1)[0]} {reached}" for trial, reached in running.items()]
+            if live is not None:
+                live.update("\n".join((", ".join(filter(None, (first, self._left()))), *each)))
+            elif time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                self.console.print("; ".join(filter(None, (first, *each, self._left()))))
+
+        with live or nullcontext():
+            yield update
 
     def _left(self) -> str:
         """Of the whole comparison, in words."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from accelerate import PartialState
 
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.gathering import gathered, write_results
+from whorl.comparison.orders import Ended, Order
 from whorl.comparison.planning import Planned
 from whorl.comparison.running import Runner
-from whorl.locking import Busy
+from whorl.locking import Busy, alone
 from whorl.results.comparison import Comparison
 
 
@@ -22,6 +25,7 @@ class Sweep:
 
     empty    the comparison without trials
     reports  whether results.json and the report are written after each trial
+    busy     trials that another process was at, with the words that name it
     """
 
     runner: Runner
@@ -29,6 +33,7 @@ class Sweep:
     empty: Comparison
     display: Display | Silent
     reports: bool
+    busy: list[tuple[Planned, str]] = field(default_factory=list)
 
     @cached_property
     def missing(self) -> list[Planned]:
@@ -67,18 +72,57 @@ class Sweep:
 
         Raises `Busy`, at the end, where another process is still at one of the trials.
         """
-        busy: list[tuple[Planned, Busy]] = []
         for trial in self.missing:
             try:
                 self.runner.run(trial, self.display)
             except Busy as error:
-                busy.append((trial, error))
+                self.busy.append((trial, str(error)))
                 continue
             self.over(trial)
             PartialState().wait_for_everyone()
-        for trial, elsewhere in busy:
+        self._ask_after_busy()
+
+    def follow(self, orders: dict[str, Order], at_once: int, taken: Callable[[], list[tuple[Planned, Ended]]]) -> None:
+        """Tells and writes what becomes of trials that other processes run, until all are over.
+
+        orders  by the ids of the trials
+        taken   the trials that have ended since it was asked last; it waits for a second or so where none has
+
+        Raises `Busy`, at the end, where yet another process is at one of them, and OSError where the disk is full.
+        """
+        try:
+            for order in orders.values():
+                order.progress.unlink(missing_ok=True)  # of one that was killed
+            with self.display.side_by_side(at_once) as update:
+                while orders:
+                    ended = taken()
+                    for trial, how in ended:
+                        orders.pop(trial.id).progress.unlink(missing_ok=True)
+                        self._ended(trial, how)
+                    self.over(*(trial for trial, how in ended if how.how != "busy"))
+                    update({name: far for name, order in orders.items() if (far := order.reached()) is not None})
+        finally:
+            for order in orders.values():
+                order.progress.unlink(missing_ok=True)
+        self._ask_after_busy()
+
+    def _ended(self, trial: Planned, how: Ended) -> None:
+        if how.how == "full":
+            raise OSError(errno.ENOSPC, how.words)
+        if how.how == "busy":
+            self.busy.append((trial, how.words))
+        if how.how == "broken":
+            try:
+                with alone(self.runner.place(trial), "compare"):  # and what a dead process left goes
+                    self.runner.record(trial, how.words, how.trace)
+            except Busy as error:
+                self.busy.append((trial, str(error)))
+
+    def _ask_after_busy(self) -> None:
+        """Raises `Busy` where one of the trials that others were at is still not finished."""
+        for trial, words in self.busy:
             if self.runner.result(trial) is None:
-                raise elsewhere
+                raise Busy(words)
             self.over(trial)
 
     def results(self) -> Comparison:
