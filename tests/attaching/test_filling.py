@@ -169,6 +169,13 @@ def test_what_was_filled_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert words("llama", "rope", **rope("llama3", **LLAMA3)) == (
         "rope: base 500,000 from the model's config, without its llama3 scaling"
     )
+    cut = rope("proportional", partial_rotary_factor=0.5)
+    more = "base 500,000 from the model's config, and turns {} pairs of 8, of which the config turns 4"
+    assert words("llama", "rope", **cut) == f"rope: {more.format(8)}"
+    assert words("llama", "p-rope", **cut) == f"p-rope: {more.format(6)}"
+    assert words("llama", "pope", **cut).endswith("turns 8 pairs of 8, of which the config turns 4")
+    assert words("llama", "p-rope:p=0.5", **cut) == "p-rope: base 500,000 from the model's config"
+    assert words("llama", "rope:base=20", **cut) == ""
     assert words("llama", "rope+alibi/hope~yarn:factor=2") == (
         "rope: base 10,000 from the model's config; hope: train length 64 and base 10,000 from the model's config; "
         "yarn: original length 64 from the model's config"

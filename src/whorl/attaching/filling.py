@@ -17,6 +17,7 @@ from whorl.encodings import Encoding, Known, Layers, Scaling, Sum
 from whorl.encodings.config import known_as
 from whorl.encodings.layers import by_layer
 from whorl.encodings.nope import NoPE
+from whorl.encodings.rope import OfPairs, Rotary
 from whorl.encodings.scaled import Scaled
 from whorl.hosts import Host
 
@@ -68,6 +69,7 @@ def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: 
     said, stated = _said(host, train_length), _said(host)
     found: dict[str, dict[str, dict[str, dict[str, list[str]]]]] = {}  # by name, source, argument, value: layer types
     dropped: dict[str, None] = {}
+    turned: dict[str, None] = {}
     for index, layer_type in enumerate(host.layer_types):
         for before, after in zip(*(_parts(e.for_layer(index, layer_type)) for e in (asked, given)), strict=False):
             for argument, value, source in _filled(before, after, said[index], stated[index]):
@@ -78,6 +80,8 @@ def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: 
                 scaling = host.scaling(layer_type)
                 if argument == "base" and source == STATED and scaling is not None:
                     dropped[scaling] = None
+                if argument == "base" and (more := _turned_besides(host, index, after)):
+                    turned[more] = None
     lines = []
     for name, sources in found.items():
         told = []
@@ -86,6 +90,8 @@ def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: 
         lines.append(f"{name}: {', '.join(told)}")
     if dropped:
         lines[-1] += f", without its {' and '.join(dropped)} scaling"
+    if turned:
+        lines[-1] += f", and turns {' and '.join(turned)}"
     return "; ".join(lines)
 
 
@@ -146,6 +152,18 @@ def _filled(before: Any, after: Any, said: Known, stated: Known) -> Iterator[tup
         otherwise = OF_SCALED if isinstance(before, Scaling) else DEFAULT
         source = STATED if value == told else OF_RUN if value == at else otherwise
         yield field.name, f"{value:,.12g}" if isinstance(value, float) else f"{value:,}", source
+
+
+def _turned_besides(host: Host, index: int, encoding: Any) -> str | None:
+    """What an encoding turns of a layer that the model's config lets stand still, in words; None for nothing."""
+    kept = host.kept(index)
+    if kept is None or not isinstance(encoding, OfPairs):
+        return None
+    head_dim = host.shapes[index].head_dim
+    turns = encoding.width(head_dim) // 2
+    if isinstance(encoding, Rotary):
+        turns = len(encoding.spectrum(head_dim).turning)
+    return f"{turns} pairs of {head_dim // 2}, of which the config turns {kept}" if turns > kept else None
 
 
 def _argument(name: str, values: dict[str, list[str]]) -> str:

@@ -200,6 +200,11 @@ class Host(ABC):
         """What the host calls its own scaling of the frequencies of a layer type, or None."""
         return None
 
+    def kept(self, index: int) -> int | None:
+        """How many pairs of a layer the host's settings let turn, where they still some of those that it has; or
+        None."""
+        return None
+
     def recorded(self, key: str) -> Any:
         """What a save wrote beside the model under a key, or None."""
         return None

@@ -135,6 +135,9 @@ class OpenHost(Host):
     def scaling(self, layer_type: str) -> str | None:
         return stating.scaling_of(self, layer_type)
 
+    def kept(self, index: int) -> int | None:
+        return stating.kept_of(self, index)
+
     def recorded(self, key: str) -> Any:
         return getattr(self.model.config, key, None)
 

@@ -9,7 +9,14 @@ from whorl.encodings.partial_rope import PartialRoPE
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.hosts.protocol import Host
-from whorl.hosts.transformers.rope_settings import from_stock, length_dependent, of_layers, scaled_by
+from whorl.hosts.transformers.rope_settings import (
+    from_stock,
+    length_dependent,
+    of_layers,
+    rope_type,
+    scaled_by,
+    turning_share,
+)
 from whorl.hosts.transformers.rotary_module import frequencies_of, stock_spectrum, stock_width
 from whorl.hosts.transformers.sizes import head_dim_of
 
@@ -22,6 +29,14 @@ def settings_of(host: Host, layer_type: str) -> dict[str, Any]:
 def scaling_of(host: Host, layer_type: str) -> str | None:
     """The rope type by which the host itself scales the frequencies of a layer type, or None."""
     return None if host.rotary is None else scaled_by(settings_of(host, layer_type))
+
+
+def kept_of(host: Host, index: int) -> int | None:
+    """The pairs of a layer that turn by the config, where it stills the others (`proportional`); else None."""
+    settings = {} if host.rotary is None else settings_of(host, host.layer_types[index])
+    if rope_type(settings) != "proportional" or turning_share(settings) == 1:
+        return None
+    return int(turning_share(settings) * host.shapes[index].head_dim / 2)
 
 
 def known_of(host: Host, index: int) -> Known:
