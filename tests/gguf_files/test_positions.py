@@ -180,12 +180,13 @@ def test_numbers_that_llama_cpp_does_not_read_are_refused(architecture: str, tmp
     }
     model = small(architecture)
     plain = frequencies(written(model, tmp_path / "plain.gguf", architecture, yarn), "full_attention")
-    runs = {f"rope.scaling.yarn_{key}": value for key, value in (("beta_fast", 32.0), ("attn_factor", 1.0))}
+    amplitude = 1 + 0.1 * math.log(4)  # in a file of its converter, all of it
+    runs = {f"rope.scaling.yarn_{key}": value for key, value in (("beta_fast", 32.0), ("attn_factor", amplitude))}
     assert frequencies(written(model, tmp_path / "said.gguf", architecture, yarn | runs), "full_attention") == plain
     for key, value, own in (
         ("beta_fast", 8.0, 32),
         ("beta_slow", 4.0, 1),
-        ("attn_factor", 1.4, 1),
+        ("attn_factor", 1.0, 1.13863),
         ("ext_factor", 0.5, 1),
         ("log_multiplier", 0.5, 0),
     ):

@@ -56,7 +56,11 @@ def test_an_hf_export_is_a_stock_directory(family: str, encoding: str | None, tm
     [
         ("llama", "hope:train_length=40", True),
         ("gemma3_text", "p-rope:p=0.5", True),
+        ("llama", "p-rope:p=0.5~linear:factor=2", True),
+        ("qwen3", "rope~yarn:factor=4,beta_fast=8", True),
+        ("llama", "rope~yarn:factor=4,attention_factor=1.4", True),
         ("llama", "rope~yarn:factor=4", False),
+        ("gpt2", "learned:max_positions=50", False),
     ],
 )
 def test_what_llama_cpps_converter_drops_is_said(family: str, encoding: str, dropped: bool, tmp_path: Path) -> None:

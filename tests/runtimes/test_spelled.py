@@ -19,6 +19,9 @@ SAID = {
     "rope~yarn:factor=4,original=16,attention_factor=1.4": ("yarn", "yarn: own attention"),
     "rope~yarn:factor=4,original=16,mscale=1,mscale_all_dim=0.7": ("yarn", "yarn: mscale"),
     "rope~yarn:factor=4,original=16,truncate=false": ("yarn", "yarn: untruncated"),
+    "rope~yarn:factor=4,original=16,beta_fast=8": ("yarn", "yarn: own turns"),
+    "rope~yarn:factor=4,original=16,beta_slow=2": ("yarn", "yarn: own turns"),
+    "rope~yarn:factor=4,original=16,beta_fast=32,beta_slow=1": ("yarn",),
     "p-rope:p=0.5~linear:factor=2": ("longrope",),
     "frequencies:values=1@0.5@0.3@0.2@0.1@0.05@0.02@0.01,amplitude=0.8": ("longrope", "longrope: own attention"),
 }

@@ -113,11 +113,12 @@ def _refuse_unread(header: Header, architecture: Architecture) -> None:
     llama.cpp."""
     prefix = f"{header.architecture}."
     own = {key.removeprefix(prefix): value for key, value in header.said.items() if key.startswith(prefix)}
-    ignored = {key: own.pop(key) for key in positions.UNREAD if key in own}
-    other = {key: value for key, value in ignored.items() if value != positions.UNREAD[key]}
+    instead = positions.run_instead(header)
+    ignored = {key: own.pop(key) for key in instead if key in own}
+    other = {k: value for k, value in ignored.items() if abs(value - instead[k]) > positions.SINGLE * abs(instead[k])}
     if other:
         said = ", ".join(f"{prefix}{key} = {value:g}" for key, value in other.items())
-        runs = " and ".join(f"{positions.UNREAD[key]:g}" for key in other)
+        runs = " and ".join(f"{instead[key]:g}" for key in other)
         raise ValueError(
             f"{header.path} says {said}, and llama.cpp, which does not read that for {header.architecture}, runs "
             f"{runs}: these are two models. Give the directory that it was converted from"

@@ -35,14 +35,6 @@ KEYS = (
     *(f"rope.scaling.{key}" for key in ("type", "factor", "original_context_length", "attn_factor", "finetuned")),
 )
 TURNS = (32.0, 1.0)  # within the original length: YaRN keeps the pairs that turn more, divides those that turn less
-# Keys that converters write and llama.cpp reads in none of these architectures: what it runs in their place.
-UNREAD = {
-    "rope.scaling.yarn_beta_fast": TURNS[0],
-    "rope.scaling.yarn_beta_slow": TURNS[1],
-    "rope.scaling.yarn_attn_factor": 1.0,
-    "rope.scaling.yarn_ext_factor": 1.0,
-    "rope.scaling.yarn_log_multiplier": 0.0,
-}
 # Published scalings that files hold as bare factors: factor, original length, low and high frequency factors.
 LLAMA_3 = tuple(Llama3(factor, 8192, 1.0, 4.0) for factor in (8.0, 32.0))
 FULL, LOCAL = "full_attention", "sliding_attention"  # types of layers
@@ -119,6 +111,22 @@ def local_settings(header: Header, head_dim: int) -> dict[str, Any]:
     """The same of layers with a window, where those have a base of their own: no scaling is theirs."""
     local = _base(header, "rope.freq_base_swa", LOCAL_BASE)
     return {"rope_type": "default", "rope_theta": _of_whole_heads(local, header, head_dim)}
+
+
+def run_instead(header: Header) -> dict[str, float]:
+    """Keys that converters write and that llama.cpp reads in none of these architectures: what it runs in their place.
+
+    Its converter writes what transformers calls the attention factor, all that cos and sin are multiplied by.
+    """
+    kind, factor = _scaling(header)
+    runs = {
+        "beta_fast": TURNS[0],
+        "beta_slow": TURNS[1],
+        "attn_factor": yarn_amplitude(factor) if kind == "yarn" else 1.0,
+        "ext_factor": 1.0,
+        "log_multiplier": 0.0,
+    }
+    return {f"rope.scaling.yarn_{key}": value for key, value in runs.items()}
 
 
 def layer_spectra(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 # Families whose attention is Llama's to every engine.
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite", "seed_oss")
 NAMED = ("linear", "llama3", "yarn", "yarn: another factor")
-YARNS = ("yarn: own attention", "yarn: mscale", "yarn: untruncated")
+TURNS = ("yarn: own turns",)
+YARNS = ("yarn: own attention", "yarn: mscale", "yarn: untruncated", *TURNS)
 REPEATED = ("longrope: rounded attention", "longrope: own attention")  # factors that are said by two names
 LISTS = ("longrope", *REPEATED, "longrope: no mscale")
 SCALED = ("proportional", *NAMED, *YARNS, *LISTS)
@@ -62,6 +63,7 @@ TRANSFORMERS_4 = _of(
     ("refuses", "run", ("nemotron",), SCALED, "words in the place of the base, since it drops scalings there"),
     ("refuses", "run", ("phi3", "olmo2"), SCALED, "its config class knows other fields for it"),
     ("refuses", "run", ("gpt_neox",), ("longrope: own attention",), "shapes do not fit"),
+    ("right", "read", _FOUR, TURNS, ""),
     ("right", "run", _FOUR, (*BASES, *NAMED, *YARNS, *LISTS), ""),
     ("right", "run", ("gemma3_text", "olmo3"), ("base", "linear", "sliding base"), ""),
     ("right", "run", ("gpt2", "opt"), ("table",), ""),
@@ -74,6 +76,7 @@ MLX = _of(
     ("refuses", "run", ("qwen3_moe", "lfm2", "apertus", "gpt2"), (), "transformers 5 names its sizes otherwise"),
     ("wrong", "run", LIKE_LLAMA, ("yarn: own attention", "yarn: untruncated"), "it drops that number"),
     ("wrong", "run", LIKE_LLAMA, REPEATED, "it reckons the factor from the lengths"),
+    ("right", "read", LIKE_LLAMA, TURNS, ""),
     ("right", "run", LIKE_LLAMA, (*BASES, *SCALED), ""),
     ("refuses", "run", ("gemma3_text", "olmo3"), ("sliding scaled",), "words in the place of the base"),
     ("refuses", "run", ("olmo3",), ("sliding base",), "words in the place of the base"),
@@ -184,8 +187,10 @@ CONVERT_HF_TO_GGUF = _of(
     "convert_hf_to_gguf",
     ("wrong", "run", ("llama",), ("proportional",), "it warns of an unknown type, and llama.cpp runs plain RoPE"),
     ("wrong", "run", ("llama",), LISTS, "it writes no factors, and llama.cpp runs plain RoPE"),
-    ("right", "run", ("llama",), ("base", "linear", "llama3", "yarn"), ""),
+    ("wrong", "run", ("llama",), YARNS, "llama.cpp reads none of those numbers from what it writes"),
+    ("right", "run", ("llama",), ("base", *NAMED), ""),
     ("wrong", "read", LIKE_LLAMA, ("proportional", *LISTS), "it writes no factors"),
+    ("wrong", "read", LIKE_LLAMA, YARNS, "llama.cpp reads none of those numbers from what it writes"),
 )
 
 FACTS: tuple[Fact, ...] = (

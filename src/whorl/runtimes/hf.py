@@ -21,10 +21,12 @@ from whorl.hosts import open_host
 from whorl.hosts.transformers.rope_settings import by_layer_type
 from whorl.numerics import allowance, in_float64, max_error, too_large_to_copy
 from whorl.runtimes.base import Check, Runtime, Written
+from whorl.runtimes.facts import LISTS, YARNS
+from whorl.runtimes.spelled import KINDS, kinds_of
 
 DROPPED = (
-    "llama.cpp's convert_hf_to_gguf.py does not know its rope type, proportional, and drops the encoding with one "
-    "warning; for llama.cpp, whorl export --runtime gguf"
+    "llama.cpp's convert_hf_to_gguf.py drops the encoding, or a number of it, from this folder ({}); for llama.cpp, "
+    "whorl export --runtime gguf"
 )
 TOKENS = 48  # of each of the two rows that a written directory is compared on
 
@@ -60,7 +62,8 @@ class HF(Runtime):
             tokenizer.save_pretrained(folder)
         encoding = "the model's own" if attached(model) is None else str(encoding_of(model))
         told = "none given" if tokenizer is None else type(tokenizer).__name__
-        return Written(folder, encoding, told, DROPPED if _proportional(folder) else "")
+        dropped = ", ".join(KINDS[kind] for kind in _dropped(folder))
+        return Written(folder, encoding, told, DROPPED.format(dropped) if dropped else "")
 
     @torch.no_grad()
     def check(self, model: Any, written: Written) -> Check:
@@ -89,11 +92,15 @@ class HF(Runtime):
         return Check(f"loaded by stock transformers: logits of {ids.numel()} tokens", error, allowed)
 
 
-def _proportional(folder: Path) -> bool:
-    """Whether a written config says its rotation, or that of a layer type, as `proportional`."""
+def _dropped(folder: Path) -> list[str]:
+    """What a written config says of its rotation, or that of a layer type, and llama.cpp does not run after its own
+    converter (kinds of `spelled`)."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings = config.get("text_config", config).get("rope_parameters") or {}
-    return any(one.get("rope_type") == "proportional" for one in (settings, *by_layer_type(settings).values()))
+    text = config.get("text_config", config)
+    settings = text.get("rope_parameters") or {}
+    flat = [one for one in by_layer_type(settings).values() or (settings,) if one]
+    said = [kind for one in flat for kind in kinds_of(one, text["max_position_embeddings"])]
+    return [kind for kind in dict.fromkeys(said) if kind in ("proportional", *LISTS, *YARNS)]
 
 
 def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logits: torch.Tensor) -> float:

@@ -40,6 +40,7 @@ KINDS = {
     "yarn: own attention": "YaRN with an attention factor of its own",
     "yarn: mscale": "YaRN with mscale and mscale_all_dim",
     "yarn: untruncated": "YaRN with truncate=false",
+    "yarn: own turns": "YaRN whose beta_fast and beta_slow are not 32 and 1",
     "longrope": "a list of frequencies: scaled HoPE and p-RoPE, and all else",
     "longrope: rounded attention": "such a list with an attention factor that its lengths, whole tokens, give nearly",
     "longrope: own attention": "such a list with an attention factor that no lengths give",
@@ -52,6 +53,7 @@ KINDS = {
 LOCAL_BASE = 10000.0  # of sliding layers, where an engine knows no other
 ENOUGH = 2**-10  # half a rounding of bfloat16: how far an attention factor may be from the one that lengths give
 HEAD_DIM = 64
+TURNS = {"beta_fast": 32, "beta_slow": 1}  # YaRN's; stock takes 0 for "not given"
 
 
 def kinds(model: Any) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ def _flat(settings: Mapping[str, Any], longest: int) -> tuple[str, ...]:
             "yarn: own attention": given is not None and not _near(given, YaRN(factor, original).amplitude),
             "yarn: mscale": given is None and len(mscales) == 2,
             "yarn: untruncated": settings.get("truncate") is False,
+            "yarn: own turns": any(settings.get(key) not in (None, 0, own) for key, own in TURNS.items()),
         }
         return ("yarn", *(name for name, is_so in odd.items() if is_so))
     if kind == "longrope":
