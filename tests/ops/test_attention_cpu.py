@@ -73,6 +73,31 @@ def test_one_query(keys: int, head_dim: int, width: int, how: str, dtype: torch.
     agree("cpu", modules(notation), [q, k, v], dtype, **arguments, **at(positions[:, -1:], positions))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("together", [1, 2, 3, 4, 9])
+def test_one_query_whose_heads_share_keys(together: int, dtype: torch.dtype) -> None:
+    """In pieces of 256 keys, with the last one full, of a single key, and in between; the same by any threads."""
+    before = torch.get_num_threads()
+    for keys, head_dim in ((256, 64), (257, 130), (700, 72)):
+        tensors = [
+            torch.randn(2, heads, tokens, head_dim) for heads, tokens in ((2 * together, 1), (2, keys), (2, keys))
+        ]
+        tensors, biases, positions = (
+            [x.to(dtype) for x in tensors],
+            modules("t5", 2 * together),
+            torch.arange(keys)[None],
+        )
+        how = {"sinks": torch.randn(2 * together), **at(positions[:, -1:], positions)}
+        agree("cpu", biases, tensors, dtype, **how)
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(biased_attention(*tensors, biases, scale=0.3, impl="cpu", **how)[0])
+        torch.set_num_threads(before)
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+
 def test_one_query_reads_no_key_that_it_does_not_see() -> None:
     q, k, v = data(1, 40, 24, torch.float32)
     seen = (torch.arange(40) >= 5) & (torch.arange(40) < 33)
@@ -387,5 +412,7 @@ def test_what_a_block_is_like() -> None:
 
 def test_loops_for_each_kind_of_machine(loops: str) -> None:
     for dtype, head_dim in ((torch.float32, 20), (torch.bfloat16, 64)):
-        tensors, positions = data(150, 150, head_dim, dtype), torch.arange(150)[None]
-        agree("cpu", modules("t5"), tensors, dtype, causal=True, softcap=2.0, **at(positions))
+        positions = torch.arange(300)[None]
+        for queries in (150, 1):
+            tensors, how = data(queries, 300, head_dim, dtype), at(positions[:, -queries:], positions)
+            agree("cpu", modules("t5"), tensors, dtype, causal=True, softcap=2.0, **how)

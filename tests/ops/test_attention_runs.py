@@ -73,14 +73,14 @@ def test_positions_and_masks_of_every_kind(notation: str, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("how", ["plain", "padded", "gated"])
 def test_one_query(how: str, dtype: torch.dtype, notation: str) -> None:
-    """As in decoding: a loop of its own."""
-    tensors, positions, given = data(1, 203, 24, dtype, batch=8), torch.arange(203)[None], found(notation)
+    """As in decoding: a loop of its own, and more keys than one of its pieces has."""
+    tensors, positions, given = data(1, 403, 24, dtype, batch=8), torch.arange(403)[None], found(notation)
     if how == "padded":
         padding = torch.arange(8)[:, None] * 16
         given["mask"] = (positions >= padding)[:, None, None]
         positions = (positions - padding).clamp(min=0)
     elif how == "gated":
-        given["scores"].append(bound("channels", 1, 203, batch=8))
+        given["scores"].append(bound("channels", 1, 403, batch=8))
     agree(
         "cpu", tensors=tensors, dtype=dtype, softcap=2.0, sinks=torch.randn(HEADS), times=TIMES, **given,
         **at(positions[:, -1:], positions),

@@ -12,36 +12,11 @@
  *
  * Everything is float inside; q, k, v and the gradient that arrives may be bfloat16. */
 
-#include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "runs.h"
 
 enum { DEPTH = KEYS / 2, TILES = 4 }; /* TILES of queries pass over a tile of keys that was read once */
-
-typedef struct {
-    const void *at; /* this and all that follows is 8 bytes each */
-    int64_t batch, head, token; /* strides, in elements; channels are adjacent */
-} Tensor;
-
-typedef struct {
-    int64_t bf16, threads, batches, heads, key_heads, queries, keys, dim, dim_v, bias_stride, ranges_stride, chunks, channels;
-    int64_t dropout, seed; /* weights whose random 32 bits are below `dropout` are dropped */
-    double scale, kept, softcap; /* kept: 1 / (1 - the dropout's probability); no softcap: 0 */
-    const int64_t *first, *end;  /* [batch or 1, queries] */
-    const float *bias, *sinks;   /* [heads or 1, queries + keys - 1], at i - j + keys - 1; [heads]; or none */
-    float *top, *normal;        /* [batch, heads, queries]: a row's largest logit, and 1 / the sum of exp(logit - top) */
-    Tensor q, k, v, out, more_q, more_k; /* all from out on are float; more: the channels that are added, by heads of queries */
-    Runs runs;
-    /* the backward pass alone; all but grad are float */
-    Tensor grad, to_q;
-    float *to_k, *to_v;  /* [chunks, batch, key heads, keys, dim or dim_v] */
-    float *to_bias;      /* [chunks, batch, heads, queries + keys - 1], zeros, or none */
-    float *delta;        /* [batch, heads, queries]: a row's output times its gradient */
-    float *to_more_q, *to_more_k; /* [batch, heads, queries, channels] and [chunks, batch, heads, keys, channels], zeros */
-} Call;
 
 /* --- products ---------------------------------------------------------------------------------------------------------
  *
@@ -102,13 +77,6 @@ PRODUCT(add_columns_times, 1, a_stride, 1) /* c += a^T b */
 
 /* --- reading and writing ---------------------------------------------------------------------------------------------- */
 
-static inline float load_bf16(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 /* Rows first .. first + count - 1 of a head, times `scale`, as to[row][channel]; what is beyond them or the channels is zero. */
 static void read_rows(float *to, int64_t width, int64_t rows, const Tensor *x, int64_t bf16, int64_t b, int64_t h,
                       int64_t first, int64_t count, int64_t dim, float scale) {
@@ -131,37 +99,6 @@ static void transpose(float *to, const float *from, int64_t width) { /* to[chann
 }
 
 /* --- weights ---------------------------------------------------------------------------------------------------------- */
-
-/* exp to 1 in 10^7 for x <= 0, by 2^k times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose next term is
- * 1.2e-7 there / 7!). Below -60 it is 0: 1e-26 beside a 1 is nothing to a float, and smaller numbers, and what they are
- * multiplied to, stop being normal, and take many times as long. */
-INLINE vec exp_not_positive(vec x) {
-    const float magic = 12582912; /* 1.5 * 2^23: a sum with it is rounded to a whole number, in its last bits */
-    const ints low = x < -60.0f;
-    const vec y = either(low, all(-60), x), sum = y * 1.44269504f + magic, k = sum - magic;
-    const vec r = (y - k * 0.693359375f) + k * 2.12194440e-4f;
-    vec p = all(1.0f / 720);
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const vec power = (vec)(((ints)sum - 0x4b400000 + 127) << 23);
-    return either(low, all(0), p * power); /* NaN stays NaN */
-}
-
-/* tanh to 2 in 10^7: a series near 0, where the difference of the other form would lose what it is to tell. */
-INLINE vec tanh_of(vec x) {
-    const vec a = either(x < 0, -x, x), e = exp_not_positive(-2 * a), far = (1 - e) / (1 + e), y = x * x;
-    vec p = all(21844.0f / 6081075);
-    p = p * y - 1382.0f / 155925;
-    p = p * y + 62.0f / 2835;
-    p = p * y - 17.0f / 315;
-    p = p * y + 2.0f / 15;
-    p = p * y - 1.0f / 3;
-    return either(a < 0.4f, x + x * y * p, either(x < 0, -far, far));
-}
 
 /* 32 bits at random for a weight, the same whenever they are asked for (Wellons' lowbias32; the row's from splitmix64). */
 INLINE bits random_bits(bits row, uint32_t key) {
@@ -437,133 +374,10 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
     }
 }
 
-/* --- one query, as in decoding -----------------------------------------------------------------------------------------
- *
- * A tile would reckon QUERIES lanes for one. Here a head's keys are read once, where they lie. Logits lie from the last key
- * to the first, as their biases do. */
-
-#define DOTS(NAME, TYPE, LOAD)                                                                                         \
-    static void NAME(float *to, const float *q, const TYPE *k, int64_t token, int64_t count, int64_t dim) {            \
-        for (int64_t r = 0; r < count; r++, k -= token) {                                                              \
-            float sum = 0;                                                                                             \
-            _Pragma("omp simd reduction(+ : sum)") for (int64_t d = 0; d < dim; d++) sum += q[d] * LOAD(k[d]);         \
-            to[r] = sum;                                                                                               \
-        }                                                                                                              \
-    }
-#define SAME(x) (x)
-DOTS(dots_float, float, SAME)
-DOTS(dots_bf16, uint16_t, load_bf16)
-
-/* Sums of p[r] times row r, four rows at a time; `part` holds those of DEPTH rows before they are added to the whole. */
-#define WEIGHTED(NAME, TYPE, LOAD)                                                                                     \
-    static void NAME(float *restrict to, float *restrict part, const float *p, const TYPE *v, int64_t token, int64_t count, \
-                     int64_t dim) {                                                                                    \
-        for (int64_t begin = 0; begin < count; begin += DEPTH) {                                                       \
-            const int64_t end = begin + DEPTH < count ? begin + DEPTH : count;                                         \
-            int64_t r = begin;                                                                                         \
-            memset(part, 0, dim * sizeof(float));                                                                      \
-            for (; r + 4 <= end; r += 4) {                                                                             \
-                const TYPE *a = v - r * token, *b = a - token, *c = b - token, *e = c - token;                         \
-                _Pragma("omp simd") for (int64_t d = 0; d < dim; d++) part[d] +=                                       \
-                    (p[r] * LOAD(a[d]) + p[r + 1] * LOAD(b[d])) + (p[r + 2] * LOAD(c[d]) + p[r + 3] * LOAD(e[d]));     \
-            }                                                                                                          \
-            for (; r < end; r++)                                                                                       \
-                _Pragma("omp simd") for (int64_t d = 0; d < dim; d++) part[d] += p[r] * LOAD(v[d - r * token]);        \
-            for (int64_t d = 0; d < dim; d++) to[d] += part[d];                                                        \
-        }                                                                                                              \
-    }
-WEIGHTED(weighted_float, float, SAME)
-WEIGHTED(weighted_bf16, uint16_t, load_bf16)
-
-/* What the channels add to the logits of some keys. */
-static void added_to_one(float *to, const Call *c, int64_t b, int64_t h, int64_t last, int64_t count) {
-    const float *q = (const float *)c->more_q.at + b * c->more_q.batch + h * c->more_q.head;
-    const float *k = (const float *)c->more_k.at + b * c->more_k.batch + h * c->more_k.head + last * c->more_k.token;
-    for (int64_t r = 0; r < count; r++, k -= c->more_k.token) {
-        float sum = k[0] * q[0];
-        for (int64_t e = 1; e < c->channels; e++) sum += k[e] * q[e];
-        to[r] = sum;
-    }
-    for (int64_t r = count; r < up_to(WIDTH, count); r++) to[r] = 0;
-}
-
-/* The output of the one query of a head. room: dim + 2 dim_v + 2 keys floats, and two vectors. */
-static void forward_one(const Call *c, float *room, int64_t b, int64_t h) {
-    const int64_t g = h / (c->heads / c->key_heads), at = b * c->ranges_stride, where = b * c->heads + h;
-    const int64_t first = c->first[at], last = c->end[at] - 1, count = last < first ? 0 : last - first + 1;
-    const int64_t from_k = b * c->k.batch + g * c->k.head + last * c->k.token;
-    const int64_t from_v = b * c->v.batch + g * c->v.head + last * c->v.token;
-    float *q = room, *sums = q + c->dim, *part = sums + c->dim_v, *s = part + c->dim_v;
-    float *more = c->channels || c->runs.values ? s + up_to(WIDTH, count) : NULL;
-    read_rows(q, c->dim, 1, &c->q, c->bf16, b, h, 0, 1, c->dim, (float)c->scale);
-    if (c->bf16)
-        dots_bf16(s, q, (const uint16_t *)c->k.at + from_k, c->k.token, count, c->dim);
-    else
-        dots_float(s, q, (const float *)c->k.at + from_k, c->k.token, count, c->dim);
-    for (int64_t r = count; r < up_to(WIDTH, count); r++) s[r] = -INFINITY;
-
-    if (c->channels)
-        added_to_one(more, c, b, h, last, count);
-    else if (more)
-        memset(more, 0, up_to(WIDTH, count) * sizeof(float));
-    if (c->runs.values) {
-        const float *feature = c->runs.feature ? c->runs.feature + c->keys - 1 - last : NULL;
-        add_runs_to_one(more, &c->runs, feature, b, where, last, count);
-    }
-
-    const float *biases = c->bias ? c->bias + h * c->bias_stride + c->keys - 1 - last : NULL, cap = (float)c->softcap;
-    float top = c->sinks ? c->sinks[h] : -INFINITY, total = 0;
-    vec tops = all(top), sum = all(0);
-    for (int64_t r = 0; r < count; r += WIDTH) {
-        vec x = AT(vec, s + r);
-        if (cap) x = either(x == -INFINITY, x, cap * tanh_of(x / cap));
-        if (more) x += AT(const vec, more + r);
-        if (biases && r + WIDTH <= count)
-            x += AT(const vec, biases + r);
-        else if (biases)
-            for (int64_t n = 0; n < count - r; n++) x[n] += biases[r + n];
-        AT(vec, s + r) = x;
-        tops = either(x > tops, x, tops);
-    }
-    for (int64_t n = 0; n < WIDTH; n++) top = tops[n] > top ? tops[n] : top;
-    const vec base = all(top == -INFINITY ? 0 : top);
-    for (int64_t r = 0; r < count; r += WIDTH) sum += AT(vec, s + r) = exp_not_positive(AT(vec, s + r) - base);
-    for (int64_t n = 0; n < WIDTH; n++) total += sum[n];
-    if (c->sinks) total += exp_not_positive(all(c->sinks[h] - top))[0];
-
-    memset(sums, 0, c->dim_v * sizeof(float));
-    if (c->bf16)
-        weighted_bf16(sums, part, s, (const uint16_t *)c->v.at + from_v, c->v.token, count, c->dim_v);
-    else
-        weighted_float(sums, part, s, (const float *)c->v.at + from_v, c->v.token, count, c->dim_v);
-    const float normal = total == 0 ? 0 : 1 / total;
-    float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head;
-    for (int64_t d = 0; d < c->dim_v; d++) out[d] = sums[d] * normal;
-    if (c->runs.mass) mass_of_one(&c->runs, s, normal, b, where, last, count);
-    c->top[where] = top, c->normal[where] = normal;
-}
-
-static int attention_of_one(const Call *c) {
-    const int64_t size = 2 * (c->keys + WIDTH) + c->dim + 2 * c->dim_v;
-    int failed = 0;
-#pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
-    {
-        float *room = malloc(size * sizeof(float));
-#pragma omp for schedule(static)
-        for (int64_t unit = 0; unit < c->batches * c->heads; unit++)
-            if (room)
-                forward_one(c, room, unit / c->heads, unit % c->heads);
-            else
-                failed = 1;
-        free(room);
-    }
-    return failed;
-}
-
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout) return attention_of_one(c);
+    if (c->queries == 1 && !c->dropout) return whorl_attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;

@@ -1,4 +1,4 @@
-"""How rotate.c and attention.c become a library: for this machine, or for the kinds of machine that a wheel serves.
+"""How the C sources become a library: for this machine, or for the kinds of machine that a wheel serves.
 
 Only the standard library is imported: setup.py loads this file on its own, where there is no PyTorch.
 """
@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 Flags = tuple[str, ...]
 T = TypeVar("T")
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("runs.h", "tiles.h"))  # attention.c includes them
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c", "one_query.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("call.h", "runs.h", "tiles.h"))  # what they share
 ASKING = (Path(__file__).with_name("cpu.c"),)  # asks the processor which flavour it runs
 FLAGS: Flags = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 # The first that works: for this very machine, and in threads where the compiler's OpenMP is PyTorch's (gcc's is).

@@ -1,4 +1,4 @@
-"""C loops (rotate.c, attention.c): those that the wheel brought, or else compiled the first time that they are needed.
+"""The C loops: those that the wheel brought, or else compiled the first time that they are needed.
 
 A wheel has them for several kinds of machine, and the processor is asked which it is. From a source tree they are
 compiled for this very machine: a second or two, once, since the library is kept in the user's cache (see `libraries`),

@@ -7,18 +7,7 @@
  * at begin[r][i]. Most rows of a vector of lanes are in one run for all its queries, and the others in two or three: these
  * are told apart by masks, and no number is looked up lane by lane. What is here passes over a tile that is in the cache. */
 
-#include <string.h>
-
-#include "tiles.h"
-
-typedef struct {
-    int64_t count, batch; /* runs of a query, or 0 where nothing goes by runs; a stride of `begin`: 0 where rows of the batch share it */
-    const int32_t *begin;                          /* [batch or 1, count - 1, queries] */
-    const float *values, *slopes, *feature;        /* [batch, heads, count, queries]; feature as a bias lies; or none */
-    float *mass;                                   /* [batch, heads, count, queries], or none */
-    const float *to_mass;                          /* the backward pass alone, as the three after it */
-    float *to_values, *to_slopes, *to_feature;     /* to_feature: [chunks, batch, heads, queries + keys - 1], zeros, or none */
-} Runs;
+#include "call.h"
 
 /* Of a tile of queries: [count][QUERIES], `begin` with a run more than there are, which never begins. */
 typedef struct {
@@ -155,35 +144,4 @@ static __attribute__((noinline)) void sum_lines(float *to_feature, const float *
 static void fade_mass(TileRuns *t, const float *fade) {
     for (int64_t r = 0; r < t->count; r++)
         for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) AT(vec, t->mass + r * QUERIES + lane) *= AT(const vec, fade + lane);
-}
-
-/* --- one query, whose numbers lie from its last key to the first ---------------------------------------------------------- */
-
-/* Those of run r are from .. to, of `keys` that end with `last`. */
-static void stretch(const Runs *runs, int64_t b, int64_t r, int64_t last, int64_t keys, int64_t *from, int64_t *to) {
-    const int32_t *begin = runs->begin + b * runs->batch;
-    const int64_t ahead = r + 1 < runs->count ? last + 1 - begin[r] : 0;
-    *from = ahead > 0 ? ahead : 0, *to = least(keys, last + 1 - (r ? begin[r - 1] : 0));
-}
-
-/* Adds what runs add to the logits of a head; the feature from the last key on. */
-static void add_runs_to_one(float *to, const Runs *runs, const float *feature, int64_t b, int64_t head, int64_t last, int64_t keys) {
-    for (int64_t r = 0, at, end; r < runs->count; r++) {
-        const float value = runs->values[head * runs->count + r], slope = feature ? runs->slopes[head * runs->count + r] : 0;
-        stretch(runs, b, r, last, keys, &at, &end);
-        if (feature)
-            for (; at < end; at++) to[at] += value + slope * feature[at];
-        else
-            for (; at < end; at++) to[at] += value;
-    }
-}
-
-static void mass_of_one(const Runs *runs, const float *weights, float normal, int64_t b, int64_t head, int64_t last, int64_t keys) {
-    for (int64_t r = 0, at, end; r < runs->count; r++) {
-        float sum = 0;
-        stretch(runs, b, r, last, keys, &at, &end);
-#pragma omp simd reduction(+ : sum)
-        for (int64_t n = at; n < end; n++) sum += weights[n];
-        runs->mass[head * runs->count + r] = sum * normal;
-    }
 }
