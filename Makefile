@@ -4,6 +4,7 @@
 # make study NAME=roformer, or pretrained-llms, whose models it fetches with pip: runs that study, or goes on with it
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
+# make test-lm-eval whorl as a model of the lm-evaluation-harness, in .venv-lm-eval
 # .ci/run calls check, test, test-full and test-wheel.
 # Everything is installed into .venv with the pinned versions of constraints.txt.
 
@@ -15,8 +16,9 @@ COMPARE ?=
 RUNTIMES ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
+LM_EVAL := .venv-lm-eval
 
-.PHONY: setup compare study test test-full test-compat test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
+.PHONY: setup compare study test test-full test-compat test-lm-eval test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -52,6 +54,15 @@ $(COMPAT)/.installed: pyproject.toml constraints-compat.txt
 	$(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt torch
 	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-compat.txt --editable '.[test]'
+	touch $@
+
+test-lm-eval: $(LM_EVAL)/.installed
+	OMP_NUM_THREADS=1 $(LM_EVAL)/bin/python -m pytest tests/evaluation/test_lm_eval.py
+
+$(LM_EVAL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LM_EVAL)
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test,lm-eval]'
 	touch $@
 
 # Rows that are in src/whorl/runtimes/ran.json are not run again; RUNTIMES="--only vllm --again" runs those of one.

@@ -3,7 +3,9 @@
 probes.py       the probes by name
 base.py         what a probe is, and the text that all of them read
 loss.py, segment_copy.py, decoy.py, niah.py   one probe each, defined exactly in its docstring
+opening.py      the model, with its own encoding or another
 evaluating.py   from a name to a folder: probe by probe, length by length
+lm_eval/        the same models in the lm-evaluation-harness
 """
 
 from __future__ import annotations

@@ -10,18 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import whorl
-from whorl import finite, outputs
-from whorl.attaching import attach
-from whorl.attaching.filling import filled, what_was_filled
-from whorl.attaching.reading import positions_of, told
+from whorl import outputs
+from whorl.attaching.reading import positions_of
 from whorl.checking import check_lengths, check_list, check_numbers, check_path
 from whorl.data.corpus import SOURCES, check_path_of_text, digest, read_documents
 from whorl.data.windows import text_windows
 from whorl.encodings import Encoding, parse
 from whorl.evaluation.base import Material, Measured, Probe
+from whorl.evaluation.opening import opened
 from whorl.evaluation.probes import PROBES, check_names, get
 from whorl.extras import require
-from whorl.hosts import OpenHost, open_host
+from whorl.hosts import OpenHost
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import alone
 from whorl.provenance import machine, versions
@@ -82,11 +81,10 @@ def evaluate(
     outputs.check_goes_on(out, by="evaluate")
     found = source(name)
     tokenizer = found.tokenizer()
-    model = found.model()
-    host = open_host(model)
-    _check_decoder(host)
-    finite.check_weights(model)
-    limit = found.length(model, train_length)
+    subject = opened(found, wanted, train_length)
+    limit = subject.train_length
+    if subject.filled:
+        say(subject.filled)
     chosen = text or found.text or "stdlib"
     documents = read_documents(chosen)
     reached = check_lengths(lengths, limit)
@@ -98,16 +96,15 @@ def evaluate(
     )  # fmt: skip
     heldout = found.holds_out(chosen, documents)
     ids = text_windows(chosen, documents, tokenizer, max(reached), windows, heldout, seed)
-    trained_with = _attached(host, wanted, limit, say)
     material = Material(tokenizer, ids, sequences, tail, seed)
     asking = {one: get(one)(material) for one in names}
     result = Evaluation(
         whorl=whorl.__version__,
         created="",
         model=found.name,
-        parameters=sum(p.numel() for p in host.model.parameters()),
-        encoding=told(model),
-        trained_with=trained_with,
+        parameters=sum(p.numel() for p in subject.host.model.parameters()),
+        encoding=subject.encoding,
+        trained_with=subject.trained_with,
         train_length_from="given" if train_length else f"{found.tells_length} says",
         asked=asked,
         machine=parsed(Machine, machine()),
@@ -120,7 +117,7 @@ def evaluate(
         if not force:
             result = _with_earlier(result, out / RESULTS, say)
         outputs.mark(out, by="evaluate")
-        return _measured(result, asking, host, out, stage)
+        return _measured(result, asking, subject.host, out, stage)
 
 
 def _measured(result: Evaluation, asking: dict[str, Probe], host: OpenHost, out: Path, stage: Stage) -> Evaluation:
@@ -163,25 +160,6 @@ def _with(result: Evaluation, name: str, measured: Measured) -> Evaluation:
         rows={**result.rows, name: tuple(rows)},
         positions=measured.positions or result.positions,  # lengths come in ascending order
     )
-
-
-def _attached(host: OpenHost, wanted: Encoding | None, train_length: int, say: Say) -> str | None:
-    """Attaches what was asked for, filled from the host. Gives what the model was trained with, where that is new."""
-    if wanted is None:
-        return None
-    before, given = told(host.model), filled(host, wanted, train_length)
-    if words := what_was_filled(host, wanted, given, train_length):
-        say(words)
-    attach(host.model, given)
-    return before
-
-
-def _check_decoder(host: OpenHost) -> None:
-    if any(shape.bidirectional for shape in host.shapes):
-        raise ValueError(
-            f"{type(host.model).__name__} attends in both directions, and evaluate asks for the next token; give a "
-            "causal language model"
-        )
 
 
 def _digest(found: Source, documents: Sequence[str]) -> str:
