@@ -41,7 +41,8 @@ class LinearBias(RelativeBias):
 
 @dataclass(frozen=True)
 class ALiBi(Encoding):
-    """A penalty that grows linearly with distance, steeper in some heads than in others (arXiv 2108.12409)."""
+    """Takes from each logit a number that grows with the distance, steeply in some heads and hardly in others. Nothing
+    is learned, and the steep heads see near keys alone. (arXiv 2108.12409)"""
 
     name = "alibi"
     title = "a linear penalty on distance, one slope per head"

@@ -46,9 +46,11 @@ class ContextualPositions(ScoreModule):
 
 @dataclass(frozen=True)
 class CoPE(Encoding):
-    """Positions counted by content, which a learned table is looked up at (arXiv 2405.18719).
+    """Lets each query count the keys that it finds worth counting, and adds to a logit what a learned table says of
+    that count. So a position may be a number of words or of sentences, where others count tokens.
+    (arXiv 2405.18719)
 
-    positions: rows of the table; what is further away, as the query counts, shares the last.
+    positions  rows of the table; what is further away, as the query counts, shares the last
     """
 
     positions: int = 64

@@ -48,10 +48,11 @@ class AdaptedBias(ScoreModule):
 
 @dataclass(frozen=True)
 class DAPE(Encoding):
-    """A bias that an MLP across heads adapts to the logits (arXiv 2405.14722).
+    """Has a small network look at the logits and biases of all heads, for each query and key, and correct them. So a
+    bias of positions (KERPLE's, say) adapts to content. (arXiv 2405.14722)
 
-    bias: the encoding that is adapted, one that biases the logits by itself (kerple, alibi, t5, ...). hidden: the width
-    of the MLP.
+    bias    the encoding that is adapted, one that biases the logits by itself (kerple, alibi, t5, ...)
+    hidden  units in the network's hidden layer
     """
 
     bias: str = "kerple"

@@ -69,9 +69,12 @@ class ChosenPositions(AngleModule):
 
 @dataclass(frozen=True)
 class DaRoPE(OfPairs):
-    """Fast pairs turn by positions, slow ones by a position that the token's content chooses, per head.
+    """Turns the fast pairs by positions, as HoPE does, and the slow ones by a position that each token chooses in each
+    head. What it chooses lies within the training length, so that no slow pair gets to an angle that is new.
 
-    `train_length`, `base` and `fraction` as in `HoPE`.
+    train_length  the tokens that the model is trained at, not the length of a run
+    base          as in `RoPE`
+    fraction      as in `RoPE`; the cut is made in the pairs that turn
     """
 
     train_length: int | None = of_host()

@@ -40,9 +40,10 @@ class EuclideanBias(nn.Module):
 
 @dataclass(frozen=True)
 class EuclideanALiBi(Encoding):
-    """A penalty that grows with the Euclidean distance, steeper in some heads than in others (after arXiv 2108.12409).
+    """Takes from each logit a number that grows with the Euclidean distance, steeply in some heads and hardly in
+    others. On a text it is ALiBi; turning or moving all patches or points changes nothing. (after arXiv 2108.12409)
 
-    unit: the distance that counts as one: a patch, or for points a part of the cloud.
+    unit  the distance that counts as one: a patch, or for points a part of the cloud
     """
 
     unit: float = 1.0

@@ -102,10 +102,11 @@ class InterpolatedBias(nn.Module):
 
 @dataclass(frozen=True)
 class FIRE(Encoding):
-    """A learned function of the distance as a share of the query's own position, per head (arXiv 2310.04418).
+    """Adds to each logit what a small network makes of the distance as a share of the query's own position. So texts
+    of any length come to the range from 0 to 1, which training has shown. (arXiv 2310.04418)
 
-    `train_length` (tokens): L starts at half of it, as in the official code, and up to there the share is of L. It is
-    the model's own where it is unset, or in a comparison from scratch the run's. `width`: units in the hidden layer.
+    train_length  tokens; L starts at half of it, as in the official code, and queries before L divide by L
+    width         units in the network's hidden layer
     """
 
     train_length: int | None = of_host(512)

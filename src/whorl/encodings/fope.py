@@ -66,11 +66,16 @@ def _mixture(count: int, pairs: int, heads: int, gain: float, generator: torch.G
 
 @dataclass(frozen=True)
 class FoPE(OfPairs):
-    """Fixed mixtures of the waves that turn fully in `train_length` tokens, on half of the pairs (arXiv 2412.17739).
+    """Gives each head fixed random mixtures of the waves that fit into the training length, where RoPE has one wave
+    per pair. The other pairs, at least half, are the same at every position and count twice in a logit, as in the
+    official code. (arXiv 2412.17739)
 
-    gain: of the noise in the mixtures; 0.3 is the paper's for a model of 60 M parameters (0.4 and 0.6 for 180 M and
-    1.2 B). Pairs without a wave count twice in a logit, as in the official code. All layers have the same matrices.
-    `train_length`, `base` and `fraction` as in `HoPE`.
+    train_length  the tokens that the model is trained at, not the length of a run
+    base          as in `RoPE`
+    fraction      as in `RoPE`
+    gain          of the noise in the mixtures; 0.3 is the paper's for 60 M parameters (0.4 for 180 M, 0.6 for 1.2 B)
+
+    All layers have the same matrices.
     """
 
     train_length: int | None = of_host()

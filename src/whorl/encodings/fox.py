@@ -71,12 +71,16 @@ class ForgetGates(ScoreModule):
 
 @dataclass(frozen=True)
 class FoX(Encoding):
-    """Each token decides by a gate per head how much of what came before it is forgotten (arXiv 2503.02130).
+    """Lets each token decide, by a gate per head, how much of everything before it is forgotten. From key to query the
+    logarithms of the gates add up, and the logit falls by them; gates that are all alike are ALiBi.
+    (arXiv 2503.02130)
 
-    `gate`: "full", of the hidden state; "bias", one that is learned per head and the same for all tokens; "fixed", one
-    that is not learned. `decay_time_min` and `decay_time_max` (tokens): at the start the gates that b alone makes
-    forget over times from the one to the other, spread over the heads evenly in their logarithm, f = e^(-1 / time);
-    without them b is 0 and f is 0.5, as in the paper for "full". "fixed" needs them.
+    gate            "full", of the hidden state; "bias", learned per head and the same for all tokens; "fixed", not
+                    learned
+    decay_time_min  tokens; at the start the gates that b alone makes forget over times from this to `decay_time_max`,
+                    spread over the heads evenly in their logarithm, f = e^(-1 / time); unset, b is 0 and f is 0.5, as
+                    in the paper
+    decay_time_max  tokens, as above; give both or neither, and with gate=fixed both
     """
 
     gate: str = "full"

@@ -1,6 +1,6 @@
 """An explicit list of frequencies, for a spectrum that no named encoding gives (a scaled checkpoint's, say).
 
-Rotation by any frequencies: RoFormer, arXiv 2104.09864, Eq. 14-15, with theta_i as given.
+Pair i turns by position x values[i]: RoFormer, arXiv 2104.09864, Eq. 14-15, with theta_i as given.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from whorl.encodings.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class Frequencies(Rotary):
-    """Pair i turns at `values[i]` radians per token; 0 stands still (arXiv 2104.09864, any theta).
+    """Turns each pair at the radians per token that are given for it. It says any spectrum that has no name, a
+    checkpoint's or one of your own. (arXiv 2104.09864, any theta)
 
-    values: up to head_dim / 2 numbers; channels past the pairs pass through. In the notation they are joined by "@".
-    amplitude: what cos and sin are multiplied by (YaRN's attention factor).
-    axes: which axis of a position each pair goes by, from 0, where positions have several.
+    values     up to head_dim / 2 numbers, 0 for a pair that stands still, joined by "@"; channels past the pairs pass
+               through
+    amplitude  what cos and sin are multiplied by (YaRN's attention factor)
+    axes       which axis of a position each pair goes by, from 0, where positions have several
     """
 
     values: tuple[float, ...]

@@ -56,7 +56,8 @@ class GatedSlopes(ScoreModule):
 
 @dataclass(frozen=True)
 class GrapeA(Encoding):
-    """ALiBi's penalty on distance, times gates of the query and the key (arXiv 2512.07805)."""
+    """Takes from each logit a penalty on distance, ALiBi's slope times gates that the query and the key open. So
+    content decides how much distance counts. (arXiv 2512.07805)"""
 
     name = "grape-a"
     title = "a linear penalty on distance, gated by query and key"

@@ -42,10 +42,12 @@ class LearnedPlanes(AngleModule):
 
 @dataclass(frozen=True)
 class GRAPEM(OfPairs):
-    """Turns of the pairs' planes with frequencies that each layer learns (arXiv 2512.07805).
+    """Starts as RoPE and learns the frequency of each pair, in each layer or in each head. The planes that turn are
+    learned too, by the projections of q and k. (arXiv 2512.07805)
 
-    per: "layer", one set of frequencies for its heads, as the official code has it by default, or "head".
-    `base` and `fraction` as in `RoPE`, as which it starts.
+    base      as in `RoPE`
+    fraction  as in `RoPE`
+    per       "layer", one set of frequencies for its heads, as the official code has it by default, or "head"
     """
 
     base: float | None = of_host(10000.0)

@@ -31,7 +31,8 @@ class LearnedLine(nn.Module):
 
 @dataclass(frozen=True)
 class HeadScale(Encoding):
-    """Logits times a line in the logarithm of the position, learned per head and layer (Mistral Large 4)."""
+    """Multiplies a query's logits by a line in the logarithm of its position, which each head and layer learns. It
+    starts at 1, where nothing changes. (Mistral Large 4)"""
 
     name = "head-scale"
     title = "logits times a ln(m + 1) + b at position m, learned per head"

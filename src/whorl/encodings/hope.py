@@ -17,12 +17,14 @@ from whorl.encodings.spectrum import fully_turning
 
 @dataclass(frozen=True)
 class HoPE(ByTrainLength):
-    """Pairs whose wavelength is at most `cut` times `train_length` tokens turn; the rest are position-independent.
-
-    `train_length` (tokens) is the length that the model is trained at, not the length of a run; a spectrum cannot be
-    had without it. `base` and `fraction` as in `RoPE`: the cut is made in the pairs that turn. What is unset is the
-    model's own, or in a comparison from scratch the run's training length. `cut` is ours; 1 is the paper's rule.
+    """Turns only the pairs that make a full turn within the training length; the others stand still and carry content
+    alone, whatever the distance. So past that length no pair is at an angle that training has not shown.
     (arXiv 2410.21216)
+
+    train_length  the tokens that the model is trained at, not the length of a run
+    base          as in `RoPE`
+    fraction      as in `RoPE`; the cut is made in the pairs that turn
+    cut           a pair turns if its wavelength is at most so many training lengths; 1 is the paper's rule
     """
 
     cut: float = added(1.0)

@@ -91,7 +91,9 @@ class BucketedVectors(RelativeVectors):
 
 @dataclass(frozen=True)
 class IRPE(Encoding):
-    """Numbers or vectors per bucket of distance (arXiv 2107.14222), in one dimension.
+    """Sorts distances into a few buckets, exact near by and wider further on, and lets the query's content meet a
+    vector of the bucket. In bias mode a bucket has a number instead; all are learned and start at zero.
+    (arXiv 2107.14222)
 
     method  "product" tells earlier keys from later ones; "euclidean" does not; nor does "quantization", which takes the
             square of the distance, as the official code has it (the paper's would be the same as euclidean here, where
@@ -99,7 +101,9 @@ class IRPE(Encoding):
     mode    "contextual" or "bias"
     on      what vectors meet: "k" (the table of keys, which queries meet), "q", "v", or several, as "qkv"
     heads   "shared" by the heads of a layer, or "own"
-    alpha, beta, gamma   up to alpha tokens each distance has a bucket; the last is number beta, reached at gamma
+    alpha   up to so many tokens each distance has a bucket
+    beta    the number of the last bucket
+    gamma   tokens at which the last bucket is reached
     """
 
     method: str = "product"

@@ -48,7 +48,11 @@ class KernelBias(RelativeBias):
 
 @dataclass(frozen=True)
 class Kerple(Encoding):
-    """A learned decay with distance per head and layer, logarithmic or a power (arXiv 2205.09921)."""
+    """Takes from each logit a number that grows with the logarithm of the distance, or with a power of it, as each
+    head and layer learns. In the logarithmic form far keys fade more slowly than under ALiBi. (arXiv 2205.09921)
+
+    form  "log" or "power"
+    """
 
     form: str = "log"
 

@@ -1,4 +1,7 @@
-"""Learned absolute positions: a table of vectors, one per position (Gehring et al., arXiv 1705.03122; GPT-2, BERT)."""
+"""Learned absolute positions. Gehring et al., arXiv 1705.03122, section 3.1; so in GPT-2 and BERT.
+
+x_m + P[m] for the token at position m with the embedding x_m; P [max_positions, width] is learned.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,11 @@ class PositionTable(nn.Module):
 
 @dataclass(frozen=True)
 class Learned(Encoding):
-    """A trainable vector per position is added to the embedding; positions past the table raise (arXiv 1705.03122).
+    """Adds to each token's embedding a vector that is learned for its position. Past the last row of the table there
+    is none, and a longer text raises. (arXiv 1705.03122)
 
-    `max_positions` is the model's own training length where it is unset, or in a comparison from scratch the run's.
+    max_positions  rows of the table; the model's training length where it is unset, or in a comparison from scratch the
+                   run's
     """
 
     max_positions: int | None = of_host(known="train_length")

@@ -41,9 +41,11 @@ class LearnedAngles(AngleModule):
 
 @dataclass(frozen=True)
 class LearnedRoPE(OfPairs):
-    """RoPE whose frequencies are learned, the same for all layers and heads (arXiv 2607.10134).
+    """Starts as RoPE and learns the frequency of each pair, one set for all layers and heads. So training decides
+    which wavelengths the model has. (arXiv 2607.10134)
 
-    `base` and `fraction` as in `RoPE`, as which it starts, with the host's own layout.
+    base      as in `RoPE`
+    fraction  as in `RoPE`
     """
 
     base: float | None = of_host(10000.0)

@@ -67,7 +67,9 @@ class FeatureAttention(ScoreModule):
 
 @dataclass(frozen=True)
 class Linear(Encoding):
-    """Attention by features, elu + 1, in the place of the softmax (arXiv 2104.09864, equation 19)."""
+    """Takes the place of the softmax by a quotient of features, elu + 1 of q and of k, whose cost grows with the
+    tokens and not with their square. In `rope+linear` the features are turned, in the numerator alone: RoFormer's
+    Performer. (arXiv 2104.09864, equation 19)"""
 
     name = "linear"
     title = "in the place of softmax, a quotient of features (elu + 1), which a rotary encoding turns after the map"

@@ -32,9 +32,12 @@ class Steps(nn.Module):
 
 @dataclass(frozen=True)
 class Llama4Scale(Encoding):
-    """Logits grow with the logarithm of the position, in steps (Llama 4, after arXiv 2501.19399).
+    """Multiplies a query's logits by a number that grows with the logarithm of its position, in steps of 8,192 tokens.
+    Llama 4 has it on its layers without rotary alone; before the first step nothing changes. (Llama 4, after
+    arXiv 2501.19399)
 
-    `floor_scale` (tokens) and `attn_scale` as Llama 4's config names them.
+    floor_scale  tokens of a step, as Llama 4's config names it
+    attn_scale   by how much the factor grows with the logarithm of the steps
     """
 
     floor_scale: int = 8192

@@ -47,10 +47,12 @@ def check_length(name: str, train_length: int | None, divisor: str) -> None:
 
 @dataclass(frozen=True)
 class LogN(Encoding):
-    """Logits grow with the logarithm of the number of keys past the training length (arXiv 2202.12172).
+    """Multiplies the logits of a query that sees n keys by ln n / ln L, where n is past the training length L. Over
+    more keys a softmax spreads out, and this keeps it as sharp as it was; up to L nothing changes.
+    (arXiv 2202.12172)
 
-    `train_length` (tokens) is the model's own where it is unset, or in a comparison from scratch the run's. slope: the
-    factor past it is 1 + slope ln(n / train_length); unset, the slope is 1 / ln(train_length).
+    train_length  L in tokens
+    slope         the factor past L is 1 + slope ln(n / L); unset, the slope is 1 / ln L
     """
 
     train_length: int | None = of_host(512)

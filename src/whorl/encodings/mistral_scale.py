@@ -17,10 +17,11 @@ from whorl.encodings.llama4_scale import Steps
 
 @dataclass(frozen=True)
 class MistralScale(Encoding):
-    """Logits grow with the logarithm of the position, in steps of the original length (Mistral, after 2501.19399).
+    """Multiplies a query's logits by a number that grows with the logarithm of its position, in steps of the length
+    that the model was trained at first. Within that length nothing changes. (Mistral, after arXiv 2501.19399)
 
-    `original` (tokens): the length that the model was trained at first, its own where it is unset. `beta` is
-    `llama_4_scaling_beta` in Mistral's configs.
+    original  tokens: the length that the model was trained at first
+    beta      by how much the factor grows; `llama_4_scaling_beta` in Mistral's configs
     """
 
     original: int | None = of_host(8192, "train_length")

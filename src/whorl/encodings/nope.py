@@ -1,4 +1,7 @@
-"""NoPE: no positional encoding; a causal mask alone lets a decoder count. Kazemnejad et al., arXiv 2305.19466."""
+"""NoPE, no positional encoding. Kazemnejad et al., arXiv 2305.19466, theorem 1: a causal mask lets a decoder count.
+
+logit(i, j) = q_i.k_j / sqrt(d) for j <= i. Logits that are all alike give the first token the weight 1 / (i + 1).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from whorl.encodings.effects import Effect, Shape
 
 @dataclass(frozen=True)
 class NoPE(Encoding):
-    """Nothing is added, turned or biased (arXiv 2305.19466)."""
+    """Adds, turns and biases nothing: the causal mask alone tells a query which tokens come before it. A query that
+    averages over the keys that it sees can count them, and so tell where it is. (arXiv 2305.19466)"""
 
     name = "nope"
     title = "nothing: the causal mask alone orders the tokens"

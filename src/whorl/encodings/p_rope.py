@@ -15,9 +15,13 @@ from whorl.encodings.spectrum import Spectrum, keep, rope_frequencies
 
 @dataclass(frozen=True)
 class PRoPE(Rotary):
-    """The fraction `p` of the pairs turns: the fastest, or with `keep="slowest"` the slowest (arXiv 2410.06205).
+    """Turns the fastest fraction p of the pairs and leaves the slow ones still, for content. HoPE cuts by the training
+    length, p-RoPE by a share: p = 0 is NoPE, and p = 1 is RoPE. (arXiv 2410.06205)
 
-    `base` and `fraction` as in `RoPE`: p is taken of the pairs in that share of the head.
+    p         the share of the pairs that turns
+    base      as in `RoPE`
+    keep      which of them: "fastest", or "slowest", the paper's reversed variant
+    fraction  as in `RoPE`; p is taken of the pairs in that share of the head
     """
 
     p: float = 0.75

@@ -122,9 +122,10 @@ class Bowls(ScoreModule):
 
 @dataclass(frozen=True)
 class PaPE(Encoding):
-    """A parabola of the distance, whose width and tilt the query's content decides in each head (arXiv 2602.01418).
+    """Adds to the logits of each query a parabola of the distance, whose width and tilt its content decides in each
+    head. Heads begin narrow, and widen as they learn. (arXiv 2602.01418)
 
-    parabolas: how many are summed to it.
+    parabolas  how many are summed to the one of a head
     """
 
     parabolas: int = 50
@@ -143,10 +144,10 @@ class PaPE(Encoding):
 
 @dataclass(frozen=True)
 class PaPERI(Encoding):
-    """A penalty on the square of the distance, by as much as the query's content decides in each head (arXiv
-    2602.01418, its rotation-invariant form).
+    """Takes from each logit a penalty on the square of the distance, as steep as the query's content decides in each
+    head. It is the same to all sides, so that turning all points changes nothing. (arXiv 2602.01418)
 
-    unit: the distance that counts as one: a token or patch, or for points a part of the cloud.
+    unit  the distance that counts as one: a token or patch, or for points a part of the cloud
     """
 
     unit: float = 1.0

@@ -15,9 +15,11 @@ from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
 @dataclass(frozen=True)
 class PartialRoPE(Rotary):
-    """The first `fraction` of a head's channels turn, exponent over their own width (GPT-NeoX, arXiv 2204.06745).
+    """Turns the first part of each head's channels as a RoPE of their own and gives the others no positions. Unlike
+    p-RoPE it keeps slow pairs: over the smaller width its frequencies fall as far. (GPT-NeoX, arXiv 2204.06745)
 
-    A `RoPE` that turns a quarter of the head where nothing says how much.
+    fraction  the share of a head's channels that turns
+    base      as in `RoPE`
     """
 
     fraction: float | None = of_host(0.25, known="part")

@@ -165,9 +165,10 @@ def turned_products(
 
 @dataclass(frozen=True)
 class PaTH(Encoding):
-    """Every token turns what later queries see of earlier keys (arXiv 2505.16381), in the place of a rotation.
+    """Turns what a query sees of a key by every token between the two, each by a reflection that its content decides.
+    So a token can change what all before it mean, in the place of a rotation. (arXiv 2505.16381)
 
-    rank: of the projection that the turns' directions come from.
+    rank  of the projection that the turns' directions come from
     """
 
     rank: int = 32
@@ -188,7 +189,11 @@ class PaTH(Encoding):
 
 @dataclass(frozen=True)
 class PaTHFoX(PaTH):
-    """PaTH and a forget gate, inside the logits' scale (arXiv 2505.16381, with the gate of 2503.02130)."""
+    """PaTH with a forget gate: each token also decides how much of all before it fades. The gate stands inside the
+    logits' scale, as the code of its authors has it. (arXiv 2505.16381, with the gate of 2503.02130)
+
+    rank  of the projection that the turns' directions come from
+    """
 
     name = "path-fox"
     title = "PaTH, and a gate by which each token makes all before it fade"

@@ -54,9 +54,12 @@ def _polar(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PoPE(OfPairs):
-    """Channels as magnitudes, turned one by one; q and k are twice as wide in the product (arXiv 2509.10534).
+    """Makes of each channel a magnitude, which content decides, and a phase, which the position decides. A head of d
+    channels has d frequencies where RoPE has d/2, and q and k are twice as wide in their product.
+    (arXiv 2509.10534)
 
-    `base` as in `RoPE`. fraction: the share of a head's channels that are so, the first ones.
+    base      as in `RoPE`
+    fraction  the share of a head's channels that are so, the first ones
     """
 
     base: float | None = of_host(10000.0)

@@ -68,10 +68,11 @@ class RandomPositions(nn.Module):
 
 @dataclass(frozen=True)
 class Randomized(Encoding):
-    """What the encodings beside it see in training are sorted random positions below `length` (arXiv 2305.16843).
+    """In training, shows random positions to the encoding beside it: sorted, and from a range longer than the text. So
+    a model that is trained on short texts has met the positions of long ones; in evaluation they are plain.
+    (arXiv 2305.16843)
 
-    `length` is that of the longest text that is to be read. In evaluation positions are plain. Composes:
-    `RoPE() + Randomized(2048)`.
+    length  positions that are drawn from; that of the longest text that is to be read
     """
 
     length: int = 2048

@@ -69,10 +69,12 @@ class FreePositions(AngleModule):
 
 @dataclass(frozen=True)
 class RePo(OfPairs):
-    """Pairs turn by positions that tokens choose, per head, in the upper layers of a model (arXiv 2512.14391).
+    """Gives each token a real number for its position, per head, which the layer makes of the token's hidden state.
+    The lower third of the layers keeps RoPE and counts tokens. (arXiv 2512.14391)
 
-    first: the first layer that does so, counted from 0; those below have RoPE. The model's own is a third of its
-    layers. `base` and `fraction` as in `RoPE`.
+    base      as in `RoPE`
+    fraction  as in `RoPE`
+    first     the first layer that does so, counted from 0; those below have RoPE
     """
 
     base: float | None = of_host(10000.0)

@@ -31,11 +31,15 @@ class Rectified(TwoRotations):
 
 @dataclass(frozen=True)
 class ReRoPE(InRange):
-    """RoPE in which distances stop growing at a window (Su's ReRoPE, compared with others in arXiv 2401.01325).
+    """Scores near keys as RoPE does, and all keys past a window as if they stood at its edge. It is for models that
+    were trained with RoPE, as they are: longer texts without training. (Su's ReRoPE, compared with others in
+    arXiv 2401.01325)
 
-    `leak`: by how much a token further away goes on past the window, the 1/k of Leaky ReRoPE; 0 is ReRoPE. `window`
-    (tokens) is a quarter of `train_length` where it is not given. `train_length`, `base` and `fraction` are the model's
-    own where they are unset.
+    window        tokens; keys at distances below it are near. A quarter of `train_length` where it is not given
+    train_length  the tokens that the model is trained at
+    base          as in `RoPE`
+    fraction      as in `RoPE`
+    leak          by how much of a token distances still grow past the window, the 1/k of Leaky ReRoPE; 0 is ReRoPE
     """
 
     leak: float = 0.0

@@ -93,10 +93,12 @@ class ByTrainLength(Rotary):
 
 @dataclass(frozen=True)
 class RoPE(Rotary):
-    """Every pair turns, at base^(-2i/d) radians per token (arXiv 2104.09864).
+    """Turns every pair of channels of q and k by an angle that grows with the position, so that a logit depends on the
+    distance alone. Fast pairs turn once in a few tokens and tell neighbours apart; slow ones hardly turn within a
+    text. (arXiv 2104.09864)
 
-    fraction: the share of a head's channels that are in pairs, the first ones; by themselves, all of them.
-    Both arguments are the model's own where they are unset.
+    base      of the frequencies base^(-2i/d); a larger one turns slow pairs more slowly
+    fraction  the share of a head's channels that are in pairs, the first ones; outside of a model all of them
     """
 
     base: float | None = of_host(10000.0)

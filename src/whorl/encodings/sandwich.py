@@ -36,9 +36,11 @@ class CosineBias(RelativeBias):
 
 @dataclass(frozen=True)
 class Sandwich(Encoding):
-    """A sum of cosines of the distance, smaller in later heads (arXiv 2212.10356).
+    """Adds to each logit the product of two sinusoidal position vectors, divided by a number of each head. It falls
+    with the distance, in waves, and nothing is learned. (arXiv 2212.10356)
 
-    `dim`: the width D of the position vectors whose product it is; the paper's is 128 whatever the model's.
+    dim   the width D of those vectors; the paper's is 128 whatever the model's
+    base  of their frequencies
     """
 
     dim: int = 128

@@ -101,10 +101,12 @@ def _uniform(rows: int, columns: int, fan: int, generator: torch.Generator) -> t
 
 @dataclass(frozen=True)
 class SelectiveRoPE(OfPairs):
-    """Each token says by how much all pairs turn on, per head and pair (arXiv 2511.17388).
+    """Lets each token say, per head and pair, by how much angles grow, and adds that up along the text. So two tokens
+    are as far apart as those between them decide. (arXiv 2511.17388)
 
-    base: of the fixed temperatures; the paper's, and never the model's own. rank: of what makes them of hidden states.
-    `fraction` as in `RoPE`.
+    base      of the fixed temperatures; the paper's, and never the model's own
+    fraction  as in `RoPE`
+    rank      of the projection of hidden states that the angles come from
     """
 
     base: float = 500000.0

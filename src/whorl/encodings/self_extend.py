@@ -30,10 +30,15 @@ class Grouped(TwoRotations):
 
 @dataclass(frozen=True)
 class SelfExtend(InRange):
-    """RoPE for near keys, and for far ones positions in groups of `group` tokens (arXiv 2401.01325).
+    """Scores near keys as RoPE does, and far ones by the positions of groups of tokens, so that no distance is larger
+    than training has shown. It is for models that were trained with RoPE, as they are: longer texts without
+    training. (arXiv 2401.01325)
 
-    `window` (tokens), a quarter of `train_length` where it is not given, is what is near. `train_length`, `base` and
-    `fraction` are the model's own where they are unset.
+    window        tokens; keys at distances below it are near. A quarter of `train_length` where it is not given
+    train_length  the tokens that the model is trained at
+    base          as in `RoPE`
+    fraction      as in `RoPE`
+    group         tokens that share a position
     """
 
     group: int = 8

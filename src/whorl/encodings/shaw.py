@@ -34,10 +34,11 @@ class ClippedVectors(RelativeVectors):
 
 @dataclass(frozen=True)
 class Shaw(Encoding):
-    """A learned vector per clipped distance on keys, and one on values (arXiv 1803.02155).
+    """Adds learned vectors to keys and to values, by their distance from the query. From `reach` tokens on all
+    distances share a vector; all start at zero. (arXiv 1803.02155)
 
-    reach: distances of at least so many tokens share a vector (the paper's k). heads: "own" vectors for each head, or
-    "shared".
+    reach  distances of at least so many tokens share a vector (the paper's k)
+    heads  "own" vectors for each head, or "shared"
     """
 
     reach: int = 16

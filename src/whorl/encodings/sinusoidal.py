@@ -32,7 +32,11 @@ class SinusoidalVectors(nn.Module):
 
 @dataclass(frozen=True)
 class Sinusoidal(Encoding):
-    """Sines and cosines of the position are added to the token embedding (arXiv 1706.03762)."""
+    """Adds a vector of sines and cosines of the position to each token's embedding, from fast to slow. It is fixed,
+    and there is one for every position. (arXiv 1706.03762)
+
+    base  of the frequencies base^(-2t/width)
+    """
 
     base: float = 10000.0
 

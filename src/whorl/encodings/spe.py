@@ -138,14 +138,16 @@ class SelectiveCodes(ScoreModule):
 
 @dataclass(frozen=True)
 class SPE(Encoding):
-    """Codes of points that turns about z, or all turns, leave as they are, gated by the query's content (arXiv
-    2211.08250). For positions of three axes.
+    """Adds to logits and to values what small networks make of where a key stands from a query, in codes that turns
+    leave as they are. By its content each query chooses how much it goes by which code. (arXiv 2211.08250)
 
     codes       which: xyz, z, so3, or several, as "xyz@z@so3"
     radius      of a neighbourhood, in the units of the coordinates; all lengths are divided by it
     neighbours  the nearest points within the radius that a query sees, itself among them; 0: all points, however far
     origin      "mean": points are counted from their cloud's mean; "given": from the origin of the coordinates
     units       of the layer between each code and what it adds
+
+    It is for positions of three axes.
     """
 
     codes: str = "xyz@z@so3"

@@ -35,10 +35,11 @@ class LearnedLogarithm(nn.Module):
 
 @dataclass(frozen=True)
 class SSMax(Encoding):
-    """Logits times s ln n for n keys, s learned per head (arXiv 2501.19399).
+    """Multiplies the logits of a query that sees n keys by s ln n, with an s that each head learns. So a key that
+    stands out does so among any number of others. (arXiv 2501.19399)
 
-    s starts at 1 over the mean of ln n for n up to `train_length` (tokens), where the factor is 1 on average: 0.168 at
-    the paper's 1,024. It is the model's own where it is unset, or in a comparison from scratch the run's.
+    train_length  tokens; s starts at 1 over the mean of ln n up to there, where the factor is 1 on average: 0.168 at
+                  the paper's 1,024
     """
 
     train_length: int | None = of_host(1024)

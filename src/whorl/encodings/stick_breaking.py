@@ -42,7 +42,8 @@ class BrokenStick(ScoreModule):
 
 @dataclass(frozen=True)
 class StickBreaking(Encoding):
-    """Each key takes a share of what nearer keys have left (arXiv 2410.17980). It takes the place of the softmax.
+    """Takes the place of the softmax: from the nearest key back, each key takes a share of what nearer ones have left.
+    So near keys come first without any positions, and weights may sum to less than 1. (arXiv 2410.17980)
 
     own   "skipped": a query does not attend to its own token; "seen": it does
     rest  "dropped": weights sum to less than 1; "own": what is left goes to the token's own value

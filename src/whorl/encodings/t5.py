@@ -73,9 +73,14 @@ class BucketBias(RelativeBias):
 
 @dataclass(frozen=True)
 class T5Bias(Encoding):
-    """A learned bias per head and distance bucket, one table for all layers (arXiv 1910.10683).
+    """Adds to each logit a number that each head learns for the distance, told exactly near by and in ever wider
+    buckets further on. Past the last border all distances are alike; one table serves all layers and starts at
+    zero. (arXiv 1910.10683)
 
-    The logits keep the host's own scale (T5 itself has none). Buckets start at zero.
+    num_buckets   how many numbers a head has; half of them for later keys in an encoder
+    max_distance  tokens from which on all distances share the last bucket
+
+    The logits keep the host's own scale (T5 itself has none).
     """
 
     num_buckets: int = 32

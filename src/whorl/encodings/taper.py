@@ -15,10 +15,15 @@ from whorl.encodings.spectrum import tapered
 
 @dataclass(frozen=True)
 class Taper(ByTrainLength):
-    """Pairs whose wavelength exceeds `cut` times `train_length` tokens slow down to a stop, along half a cosine.
+    """Slows pairs that make no full turn within the training length down to a stop, along half a cosine. It is HoPE's
+    cut without an edge: the first pairs past it keep most of their speed. (arXiv 2602.05258)
 
-    `train_length`, `base`, `fraction` and `cut` as in `HoPE`, which stops all of those pairs. Of a spectrum that is
-    given or scaled, the scaling `soft-clip` does the same. (arXiv 2602.05258)
+    train_length  the tokens that the model is trained at, not the length of a run
+    base          as in `RoPE`
+    fraction      as in `RoPE`; the cut is made in the pairs that turn
+    cut           a pair keeps its frequency if its wavelength is at most so many training lengths
+
+    Of a spectrum that is given or scaled, the scaling `soft-clip` does the same.
     """
 
     name = "taper"

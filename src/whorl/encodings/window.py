@@ -1,4 +1,7 @@
-"""Sliding-window attention as an encoding: a bias of minus infinity past a distance (Longformer, arXiv 2004.05150)."""
+"""Sliding-window attention as an encoding. Beltagy et al., Longformer, arXiv 2004.05150, section 3.
+
+bias(i, j) = 0 where |i - j| < size, and minus infinity elsewhere
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,11 @@ class WindowBias(RelativeBias):
 
 @dataclass(frozen=True)
 class Window(Encoding):
-    """A query sees the keys at distances below `size` tokens (arXiv 2004.05150). Composes: `RoPE() + Window(256)`."""
+    """Hides from a query all keys at a distance of `size` tokens or more. It is a mask beside another encoding, and
+    often of some layers alone: rope+window:size=256/nope. (arXiv 2004.05150)
+
+    size  tokens; keys at distances below it are seen
+    """
 
     size: int
 

@@ -75,10 +75,13 @@ class DecayingTurns(ScoreModule):
 
 @dataclass(frozen=True)
 class XPos(OfPairs):
-    """RoPE whose pairs decay with distance, the fast ones sooner; for causal models (arXiv 2212.10554).
+    """Turns as RoPE and multiplies each pair by a number that falls with the distance, sooner in fast pairs. So far
+    keys are met by slow pairs alone; for causal models. (arXiv 2212.10554)
 
-    scale: tokens over which pair t decays to zeta_t. gamma: (2t / d + gamma) / (1 + gamma) is zeta_t; 0 would take the
-    fastest pair away. `base` and `fraction` as in `RoPE`.
+    base      as in `RoPE`
+    fraction  as in `RoPE`
+    scale     tokens over which pair t decays to zeta_t
+    gamma     in zeta_t = (2t / d + gamma) / (1 + gamma); 0 would take the fastest pair away
     """
 
     base: float | None = of_host(10000.0)
