@@ -1,6 +1,7 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
+# make docs      what is written of the registries: README's table, docs/families.md, docs/runtimes.md, docs/encodings
 # make study NAME=roformer, or pretrained-llms, whose models it fetches with pip: runs that study, or goes on with it
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
@@ -18,7 +19,7 @@ SOAK ?= --minutes 30
 COMPAT := .venv-compat
 LM_EVAL := .venv-lm-eval
 
-.PHONY: setup compare study test test-full test-compat test-lm-eval test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
+.PHONY: setup compare docs study test test-full test-compat test-lm-eval test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +29,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	touch $@
+
+docs: setup
+	$(BIN)/python -m whorl.cli.listing
+	$(BIN)/python -m tests.contract.table
+	$(BIN)/python -m tests.runtimes.table
+	$(BIN)/python -m whorl.pages
 
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)

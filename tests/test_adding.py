@@ -28,7 +28,12 @@ from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
 @dataclass(frozen=True)
 class Sparse(Rotary):
-    """Pairs 0, n, 2n, ... turn; the others stand still."""
+    """Turns pairs 0, n, 2n, ... of a head. The others stand still.
+
+    n         of which one turns
+    base      as in `RoPE`
+    fraction  as in `RoPE`
+    """
 
     n: int = 2
     base: float | None = of_host(10000.0)
@@ -127,8 +132,21 @@ with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
 """
 
 
+PAGE = """
+from whorl.encodings import get
+from whorl.pages import facts, reading
+from whorl.pages.figures import picture
+
+assert reading.does(get("sparse")) == "Turns pairs 0, n, 2n, ... of a head. The others stand still."
+assert [name for name, _, _ in reading.arguments(get("sparse"))] == ["n", "base", "fraction"]
+assert "others that turn q and k" in facts.goes_with("sparse")
+assert picture("sparse").startswith(b"\\x89PNG")
+"""
+
+
 def test_a_rotary_encoding_is_one_file_and_one_line(copy: Copy) -> None:
     copy.run("-c", ATTACHED)
+    copy.run("-c", PAGE)
     readme = copy.folder / "README.md"
     readme.write_text((Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8"))
     copy.run("-m", "whorl.cli.listing", str(readme))

@@ -33,6 +33,7 @@ FLOORS = (
     "sources watching",
     "reports",
     "inspection comparison conversion diagnosis evaluation runtimes",
+    "pages",
     "cli testing",
     "__main__",
 )

@@ -11,9 +11,12 @@ from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 
 FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
+UNPAIRED = "in no pair"
 LIMIT = 2**20
 """Distances among which the first with B(m) < 0 is looked for."""
 PLACES = 2000
+OTHER = 6
+"""The series of a spectrum that is shown beside another: grey."""
 
 
 def states(found: Spectrum, train_length: int) -> list[str]:
@@ -31,7 +34,7 @@ def chart(title: str, found: Spectrum, train_length: int) -> CurveChart:
     places = _telling(curve)
     distances = np.unique(np.geomspace(1, reach, PLACES).astype(int))
     views = (
-        _wavelengths(found, train_length),
+        wavelengths(found, train_length),
         _by_distance(f"B(m) (2405.14591){below}", "sum of cos(m theta)", places, curve[places], train_length, first),
         _by_distance(
             "bound on long-term decay (2104.09864)", "mean |S_j|",
@@ -41,24 +44,30 @@ def chart(title: str, found: Spectrum, train_length: int) -> CurveChart:
     return CurveChart("spectrum", title, "", (("pair", views[0].axes[0]),), views)
 
 
-def _wavelengths(found: Spectrum, train_length: int) -> CurveView:
+def wavelengths(found: Spectrum, train_length: int, beside: tuple[str, Spectrum] | None = None) -> CurveView:
+    """Tokens per turn of each pair, and which of them turn fully. beside: another spectrum by its name, in grey."""
     what = states(found, train_length)
-    pairs = len(what)
+    pairs, places = len(what), found.head_dim // 2
+    unpaired = (None,) * (places - pairs)
     curves = []
+    if beside is not None:
+        curves.append(Curve(beside[0], OTHER, rounded(beside[1].wavelengths, 6), faint=True))
     for i, state in enumerate((FULLY, NEVER)):
         if state in what:
             waves = zip(found.wavelengths, what, strict=True)
-            curves.append(Curve(state, i, tuple(float(w) if s == state else None for w, s in waves)))
+            curves.append(Curve(state, i, (*(float(w) if s == state else None for w, s in waves), *unpaired)))
     known = [value for c in curves for value in c.y if value is not None]
     still = [i for i, state in enumerate(what) if state == STILL]
     begins = [i for i in still if i - 1 not in still]
     ends = [i for i in still if i + 1 not in still]
-    spans = tuple((a - 0.5, b + 0.5, STILL) for a, b in zip(begins, ends, strict=True))
-    grid = Grid(tuple(map(float, range(pairs))), tuple(f"pair {i}" for i in range(pairs)))
+    spans = tuple((a - 0.5, b + 0.5, STILL if b - a >= places / 16 else "") for a, b in zip(begins, ends, strict=True))
+    if unpaired:
+        spans += ((pairs - 0.5, places - 0.5, UNPAIRED),)
+    grid = Grid(tuple(map(float, range(places))), tuple(f"pair {i}" for i in range(places)))
     panel = CurvePanel("", (grid,), (CurveFrame(0, tuple(curves)) if curves else None,), (), spans)
     level = ((float(train_length), f"L = {train_length:,} tokens"),)
-    ticks = tuple((at - 0.5, label) for at, label in cell_ticks(pairs))
-    x = Axis("pair", "linear", -1.0, float(pairs), ticks)
+    ticks = tuple((at - 0.5, label) for at, label in cell_ticks(places))
+    x = Axis("pair", "linear", -1.0, float(places), ticks)
     y = axis("tokens per turn", "log", [*known, float(train_length)])
     return CurveView("wavelengths", (y,), (panel,), level, "left", x, markers=True)
 

@@ -1,0 +1,103 @@
+"""What committed comparisons say of an encoding past its training length."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+from whorl.encodings import Layers, Sum, parse
+from whorl.results.comparison import Comparison
+from whorl.results.over_seeds import Encoding, Metric
+from whorl.tasks import get
+
+GUIDES = ("extend", "randomized", "theory")
+TIMES = (1, 4, 16)  # training lengths that are told
+TASK = {"language": "text", "mlm": "masked tokens of an encoder"}
+
+
+def comparisons(experiments: Path) -> list[tuple[Path, Comparison]]:
+    """(folder, comparison) of each that is committed, in the order of the studies."""
+    found = []
+    for path in sorted(experiments.glob("*/**/results*.json")):
+        if "trials" in json.loads(path.read_text(encoding="utf-8")):
+            found.append((path.parent, Comparison.read(path)))
+    return found
+
+
+def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> list[str]:
+    """A line for each comparison that has it, beside rope: at once, four and sixteen times the training length."""
+    lines = []
+    for folder, comparison in found:
+        own = [e for e in comparison.encodings if _is_of(name, e.name)]
+        if not own:
+            continue
+        own = [e for e in own if ":" not in e.name] or own  # at other arguments only where there is nothing else
+        beside = [e for e in comparison.encodings if e.name == "rope" and e not in own]
+        lengths = [n * comparison.train_length for n in TIMES if _has(own, comparison, n * comparison.train_length)]
+        rows = "; ".join(_row(e, comparison, lengths) for e in own)
+        rope = "".join(f" ({_row(e, comparison, lengths)})" for e in beside)
+        study, task = folder.relative_to(experiments).as_posix(), comparison.config.task
+        page = "report.md" if (folder / "report.md").exists() else "README.md"
+        seeds = len(comparison.seeds)
+        lines.append(
+            f"{TASK.get(task, task)}, trained at {comparison.train_length:,} tokens ({seeds} seed{'s' * (seeds > 1)}), "
+            f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{rope} "
+            f"[{study}](../../experiments/{study}/{page})"
+        )
+    return lines
+
+
+def mentioned(name: str, spelled: str, docs: Path, experiments: Path) -> tuple[list[str], list[str]]:
+    """Links to the guides and studies that name it: those with a row of a table for it, and the others.
+
+    spelled: its name as papers write it.
+    """
+    notation = rf"`(?:[^`]*[+/])?{re.escape(name)}(?:[:+/~][^`]*)?`"
+    named = re.compile(rf"{notation}|(?<![\w-]){re.escape(spelled)}(?![\w-])")
+    row = re.compile(rf"^\| [*]*`{re.escape(name)}(?:[:+/][^`]*)?`", re.MULTILINE)
+    rows: list[str] = []
+    others: list[str] = []
+    for page in [*(docs / f"{page}.md" for page in GUIDES), *sorted(experiments.glob("*/README.md"))]:
+        text = page.read_text(encoding="utf-8")
+        if named.search(text):
+            link = f"[{page.stem}](../{page.name})"
+            if page.parent != docs:
+                link = f"[{page.parent.name}](../../experiments/{page.parent.name}/README.md)"
+            (rows if row.search(text) else others).append(link)
+    return rows, others
+
+
+def _is_of(name: str, notation: str) -> bool:
+    """Whether a notation is of this encoding, alone or in a sum, at its usual arguments."""
+    encoding = parse(notation)
+    if isinstance(encoding, Layers):
+        return False
+    parts = encoding.parts if isinstance(encoding, Sum) else (encoding,)
+    own = [part for part in parts if part.name == name]
+    return bool(own) and (len(parts) == 1 or "rotate" not in own[0].kinds)
+
+
+def _has(encodings: list[Encoding], comparison: Comparison, length: int) -> bool:
+    cells = (e.cell(_metric(comparison), length) for e in encodings)
+    return any(cell is not None and cell.mean is not None for cell in cells)
+
+
+def _row(encoding: Encoding, comparison: Comparison, lengths: list[int]) -> str:
+    cells = (encoding.cell(_metric(comparison), length) for length in lengths)
+    values = ((None if cell is None else cell.mean) for cell in cells)
+    return f"`{encoding.name}` {', '.join(_shown(value, _metric(comparison)) for value in values)}"
+
+
+def _shown(value: float | None, metric: Metric) -> str:
+    if value is None:
+        return "none"
+    if not math.isfinite(value):
+        return "diverged"
+    return f"{100 * value:.1f} %" if metric.share else f"{value:.1f}"
+
+
+def _metric(comparison: Comparison) -> Metric:
+    """The telling one of its task."""
+    return get(comparison.config.task).measured()[0]

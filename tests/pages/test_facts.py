@@ -1,0 +1,74 @@
+"""What a page says of an encoding is what its effects do on a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whorl.encodings import REGISTRY
+from whorl.pages import facts, measured, table
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+EXPERIMENTS = ROOT / "experiments"
+
+
+def test_what_goes_together() -> None:
+    assert facts.goes_with("alibi") == "in a sum with all but `linear`; by layer (`alibi/nope`)."
+    assert facts.goes_with("learned").startswith("in a sum with all but others that add to the embedding and `linear`")
+    assert facts.goes_with("learned").endswith("not by layer (`learned/nope`).")
+    assert facts.goes_with("linear").startswith("in a sum with `frequencies`, `hope`, `nope`,")
+    assert "others that turn q and k, `linear` and `randomized`" in facts.goes_with("path")
+
+
+def test_what_starts_where_it_changes_nothing_is_found_by_a_forward() -> None:
+    said = {name: facts.training(name) for name in ("hope", "t5", "learned-rope", "log-n", "self-extend", "ssmax")}
+    assert said["hope"].startswith("a model must be trained with it")
+    assert said["t5"].startswith("beside the model's own rotation (`rope+t5`) it starts where nothing changes")
+    assert said["learned-rope"].startswith("it starts where a model with RoPE reads as it did")
+    assert said["learned-rope"].endswith("It learns 32 numbers for all layers, with 12 heads of 64 channels.")
+    assert said["log-n"].startswith("none: a short text reads as it did")
+    assert said["self-extend"].startswith("none: it is for a model that was trained with RoPE")
+    assert said["ssmax"].endswith("It learns 12 numbers in each layer, with 12 heads of 64 channels.")
+
+
+def test_what_is_kept_beside_keys_is_counted() -> None:
+    assert facts.state_size("fox") == (1, facts.HEADS)
+    assert facts.state_size("path") == (facts.CHANNELS + 1 + 3, facts.HEADS)  # w, beta and a share of the rank of 32
+    assert facts.state_size("alibi") is None
+    assert "one float32 number is kept per head." in facts.caching("fox")
+    assert "68 float32 numbers are kept per head, with 12 heads of 64 channels." in facts.caching("path")
+
+
+def test_every_encoding_has_a_sentence_on_its_families() -> None:
+    taken = table.taken_by(FAMILIES)
+    assert {name for name in REGISTRY if facts.of_text(name)} <= taken.keys()
+    assert taken["hope"].startswith("35 of 35 decoder families and 2 of 2 encoders")
+    assert "not `gemma4_text`, `falcon`, `modernbert`, `bert`" in taken["fox"]
+    assert taken["randomized"].startswith("33 of 35 decoder families and 1 of 2 encoders; not `gpt2`, `opt`, `bert`")
+    assert taken["window"].startswith("all families but `gemma4_text` as `rope+window:size=8/nope`")
+    assert (table.in_stock_terms(FAMILIES, "hope"), table.in_stock_terms(FAMILIES, "fox")) == (33, 0)
+
+
+def test_what_a_decoder_of_text_does_not_take_says_why() -> None:
+    assert facts.goes_with("spe") == (
+        "a decoder of text does not take it: spe goes by neighbours on all sides, and in a decoder a token sees those "
+        "before it alone."
+    )
+    assert "spe" not in facts.goes_with("linear")
+    assert facts.training("spe").startswith("a model must be trained with it. It learns")
+    assert facts.caching("spe").startswith("there is no cache")
+
+
+def test_what_was_measured_is_read_from_committed_results() -> None:
+    found = measured.comparisons(EXPERIMENTS)
+    (line, *_) = measured.told("hope", found, EXPERIMENTS)
+    assert line == (
+        "text, trained at 128 tokens (3 seeds), tail perplexity at 128, 512, 2,048: `hope` 19.9, 27.3, 46.6 "
+        "(`rope` 20.2, 50.3, 77.0) [0001-language](../../experiments/0001-language/report.md)"
+    )
+    (line,) = measured.told("linear", found, EXPERIMENTS)
+    assert "`linear` 31.5, 41.0, 49.6; `rope+linear` 24.8, 44.2, 62.9 (`rope` 20.2, 49.9, 78.1)" in line
+    assert not measured.told("rope+linear", found, EXPERIMENTS)
+    rows, others = measured.mentioned("rerope", "ReRoPE and Leaky ReRoPE", ROOT / "docs", EXPERIMENTS)
+    assert rows == ["[extend](../extend.md)"]
+    assert not others
