@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from whorl.cli import app, list_
 from whorl.cli.helping import Command, Group
+from whorl.pages import kept
 
 WIDE = {"COLUMNS": "400", "TERM": "dumb"}
 COMMANDS = ["compare", "inspect", "evaluate", "extend", "convert", "export", "doctor", "spectrum", "list"]
@@ -68,6 +69,39 @@ def test_every_command_is_asked() -> None:
 def test_the_list_breaks_no_word(columns: int) -> None:
     known = json.loads(Path(list_.__file__).with_name("listing.json").read_text(encoding="utf-8"))
     words = set(shown("list", columns=str(columns)).replace("│", " ").split())
-    for line in (*known["encodings"], *known["scalings"]):
-        for cell in line:
-            assert set(cell.removeprefix("arXiv ").split()) <= words
+    for name, _, _, title, _ in known["encodings"]:
+        assert {name, *title.split()} <= words
+    for name, _, title, _ in known["scalings"]:
+        assert {name, *title.split()} <= words
+
+
+def test_the_list_fits_a_few_screens() -> None:
+    assert len(shown("list", columns="80").splitlines()) < 160
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_shows_one_of_them_as_its_page_does(columns: int) -> None:
+    words = shown("list", "hope", columns=str(columns)).replace("`", "").split()
+    page = kept()["hope"]
+    for text in (page["does"], page["cited"], page["formula"], *(cell for row in page["arguments"] for cell in row)):
+        assert set(text.replace("`", "").split()) <= set(words)
+    told = " ".join(words)
+    assert "In a sum with all but others that turn q and k; by layer (hope/nope)." in told
+    assert "35 of 35 decoder families and 2 of 2 encoders. Saved in stock terms on 33" in told
+    assert "from the start or by healing: attached to one" in told
+    assert 'whorl compare rope hope --out runs/hope whorl.attach(model, "hope")' in told
+
+
+def test_the_list_shows_scalings_tasks_and_families_by_name() -> None:
+    assert "a scaling of rotary encodings: NTK by parts" in " ".join(shown("list", "yarn").split())
+    assert "pairs=4 pairs at the training length" in " ".join(shown("list", "mqar").split())
+    both = " ".join(shown("list", "linear", "llama").split())
+    assert "Takes the place of the softmax" in both
+    assert "position interpolation" in both
+    assert "llama, a model type" in both
+
+
+def test_a_name_that_is_none_is_refused_before_any_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="there is no encoding, scaling, task or model family 'hpe'; did you mean 'ho"):
+        list_.list_encodings(["rope", "hpe"])
+    assert not capsys.readouterr().out

@@ -36,7 +36,7 @@ for name, command, epilog in (
     ("export", export.export, export.EPILOG),
     ("doctor", doctor.doctor, doctor.EPILOG),
     ("spectrum", spectrum.spectrum, spectrum.EPILOG),
-    ("list", list_.list_encodings, None),
+    ("list", list_.list_encodings, list_.EPILOG),
 ):
     app.command(name, cls=Command, epilog=epilog)(checked(name, command))
 
