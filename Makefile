@@ -1,8 +1,13 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
+<<<<<<< eb25e11
 # make docs      what is written of the registries: README's table, docs/families.md, docs/runtimes.md, docs/encodings
 # make study NAME=roformer, or pretrained-llms, whose models it fetches with pip: runs that study, or goes on with it
+=======
+# make study NAME=extrapolation  runs that study of experiments/studies.py, or goes on with it (STUDY=--list says what is missing);
+#                                NAME=pretrained-llms fetches its models with pip
+>>>>>>> 43eaa88
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # make test-lm-eval whorl as a model of the lm-evaluation-harness, in .venv-lm-eval
@@ -14,6 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/compare
 COMPARE ?=
+STUDY ?=
 RUNTIMES ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
@@ -40,13 +46,13 @@ compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
 # What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
-STUDY = $(wildcard experiments/[0-9]*-$(NAME))
-FETCH = $(wildcard $(STUDY)/fetch.py)
+FOLDER = $(wildcard experiments/[0-9]*-$(NAME))
+OWN = $(wildcard $(FOLDER)/fetch.py)
 study: setup
-	@test -f "$(STUDY)/gather.py" || { echo 'usage: make study NAME=roformer (a folder of experiments/ with a gather.py, without its number)'; exit 2; }
-	$(if $(FETCH),$(BIN)/python $(FETCH) build/models)
-	$(BIN)/python $(STUDY)/study.py $(if $(FETCH),--models build/models) --out runs/$(NAME)
-	$(BIN)/python $(STUDY)/gather.py runs/$(NAME)
+	@test -n "$(NAME)" || { echo 'usage: make study NAME=extrapolation (or another of experiments/studies.py) [STUDY=--list]'; exit 2; }
+	$(if $(OWN),$(BIN)/python $(OWN) build/models)
+	$(if $(OWN),$(BIN)/python $(FOLDER)/study.py --models build/models --out runs/$(NAME) $(STUDY),$(BIN)/python experiments/study.py $(NAME) $(STUDY))
+	$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME))
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile

@@ -59,12 +59,16 @@ def ranking(
 
 def what_counts(c: Comparison, metric: Metric, samples: str) -> str:
     """What is called a difference here."""
-    single = [e.name for e in c.encodings if len(e.trials) == 1]
-    rows = [row for e in c.encodings for n in c.lengths(metric.evaluation) for row in e.rows(metric, n).values()]
-    paired = all(row.samples for row in rows if not row.unreachable)
+
+    def paired(encodings: Sequence[Encoding]) -> bool:
+        rows = [row for e in encodings for n in c.lengths(metric.evaluation) for row in e.rows(metric, n).values()]
+        return all(row.samples for row in rows if not row.unreachable)
+
+    alone = [e for e in c.encodings if len(e.trials) == 1]
+    single = [e.name for e in alone]
     by_sample = (
         f"the 95 % interval of the difference on the same {samples} (a bootstrap of these)"
-        if paired
+        if paired(alone)
         else f"two standard errors over {samples}, as if those were others for each"
     )
     if single and len(single) == len(c.encodings):
@@ -72,7 +76,7 @@ def what_counts(c: Comparison, metric: Metric, samples: str) -> str:
             f"One seed gives no spread, so no difference here is established: one is called so where zero lies outside "
             f"{by_sample}, as an indication only. What is not resolved may still be there."
         )
-    over = f" and a bootstrap over the {samples}, the same for all" if paired else ""
+    over = f" and a bootstrap over the {samples}, the same for all" if paired(c.encodings) else ""
     rule = (
         "A difference is called one only where it is resolved: where zero lies outside its 95 % interval, from the "
         "differences between trials of the same seed, which begin with the same weights and see the same batches "

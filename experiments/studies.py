@@ -1,0 +1,109 @@
+"""The studies: which comparisons each is made of. `study.py` runs them; what two of them ask for is run once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PRECISION = {"precision": "bf16"}  # said, so that a trial is the same one on a machine that would choose otherwise
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of a study: its encodings, and the arguments of `whorl.compare` that are not the defaults."""
+
+    encodings: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Comparisons by name. What comes of them is kept in `folder`, beside this file."""
+
+    folder: str
+    question: str
+    parts: dict[str, Part]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+MAIN = ("rope", "hope", "p-rope:p=0.5", "nope", "alibi", "t5", "fox", "rope+window:size=32/nope")
+
+STUDIES = {
+    "extrapolation": Study(
+        "0009-extrapolation",
+        "Who reads past the training length, and is it the fraction of the pairs or their wavelength that decides?",
+        {
+            "language": Part(
+                (
+                    *MAIN,
+                    "rope:base=128",  # no pair is slower than one turn in the training length
+                    "hope:cut=0.5",
+                    "hope:cut=2.2",
+                    "hope:cut=3",
+                    "p-rope:p=0.25",  # below HoPE's cut, 11 of 32 pairs; p=0.5 is above it
+                    "p-rope:p=0.34375,base=500000",  # HoPE's fraction, and wavelengths past the training length
+                    "hope:base=100",  # twice HoPE's fraction, and every wavelength within it
+                    "p-rope:p=0.75,keep=slowest",
+                    "partial-rope",
+                    "fire",
+                    "rope+fox",
+                    "rope+window:size=32",
+                    "rope+window:size=32/hope",
+                    "rope+window:size=32/nope+log-n",
+                )
+            )
+        },
+    ),
+    "awareness": Study(
+        "0010-awareness",
+        "Does retrieval follow perplexity? Does HoPE copy and follow better, and does it fail at decoys?",
+        {
+            "language": Part(MAIN),
+            **{task: Part(MAIN, {"task": task}) for task in ("mqar", "decoy", "segment-copy", "following")},
+        },
+    ),
+    "p-rope-table": Study(
+        "0011-p-rope-table",
+        "p-RoPE's table of perplexities in range (2410.06205): is any difference larger than its interval?",
+        {
+            "language": Part(
+                (
+                    "rope",
+                    "rope:base=500000",
+                    "p-rope:p=0.75",
+                    "p-rope:p=0.75,keep=slowest",
+                    "partial-rope:fraction=0.75",
+                    "p-rope:p=0.25",
+                    "nope",
+                )
+            )
+        },
+    ),
+    "length-generalization": Study(
+        "0012-length-generalization",
+        "Is NoPE first in length generalization (2305.19466) where answers are graded token by token?",
+        {
+            name: Part(
+                ("rope", "nope", "t5", "alibi", "partial-rope", "sinusoidal", "hope", "fox"),
+                {"task": task, "tokens": 3_686_400},  # half of what compare gives such a task: 144 trials
+            )
+            for name, task in {
+                "copy": "copy-items",
+                "copy-rsc": "copy-items:variant=rsc",
+                "reverse": "reverse",
+                "addition": "addition",
+                "parity": "parity",
+                "scan": "scan",
+            }.items()
+        },
+    ),
+    "roformer": Study(
+        "0008-roformer",
+        "RoFormer (2104.09864): rope under linear attention, and encoders by masked language modelling",
+        {
+            "decoders": Part(("rope", "linear", "rope+linear")),
+            "encoders": Part(("rope", "learned", "sinusoidal", "nope", "alibi"), {"task": "mlm"}),
+        },
+        seeds=(0, 1),
+    ),
+}
