@@ -23,6 +23,7 @@ FLOORS = (
     "outputs provenance registry",
     "encodings",
     "ops theory",
+    "points",
     "hosts",
     "gguf_files",
     "finite",

@@ -56,7 +56,7 @@ ENCODINGS = {
     "rerope": "rerope:window=8",
     "randomized": "rope:base=500+randomized:length=64",
 }
-# Of positions that no text has: their contract is in tests/points.
+# Of positions that no text has: their contract is in tests/hosts/test_points.py.
 OF_POINTS = ("spe",)
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = (

@@ -46,6 +46,8 @@ class Placed:
 
     def place(self, effect: Effect, part: Encoding, host: Host, index: int) -> None:
         """Takes in an effect of `part` on a layer. Raises ValueError where the host has no place for it."""
+        if (why := host.refuses(effect)) is not None:
+            raise ValueError(f"{part} {why}")
         match effect:
             case Rotate():
                 _check_axes(effect.spectrum, part, host)

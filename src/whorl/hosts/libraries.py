@@ -14,7 +14,10 @@ from typing import Any
 
 from whorl.hosts.protocol import Host
 
-LIBRARIES = {"transformers": "whorl.hosts.transformers.opening"}
+LIBRARIES = {
+    "transformers": "whorl.hosts.transformers.opening",
+    "points": "whorl.hosts.points",  # models of any library that hold an attention of ours
+}
 SAYS_WHY = "transformers"  # what no library has as its own: this one names what it is instead
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.encodings import Encoding, Known, Scaled, Shape, Spectrum
+from whorl.encodings import Effect, Encoding, Known, Scaled, Shape, Spectrum
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class Host(ABC):
 
     position_table: Any  # with rows as `weight`; silenced, or made to give what is added instead
     first_layer: nn.Module
+
+    def refuses(self, effect: Effect) -> str | None:
+        """Why this host has no place for an effect, in words that go on after the encoding's name; None where it has,
+        or the plan will say."""
+        return None
 
     # --- layers
 

@@ -1,0 +1,46 @@
+"""The small point transformer: its sizes, features, padding and loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from whorl.points import PointConfig, PointTransformer
+
+CONFIG = PointConfig(classes=3, width=8, heads=2)
+
+
+def test_a_config_goes_through_json_and_refuses_nonsense() -> None:
+    assert PointConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    for sizes, message in (
+        ({"classes": 0}, "classes must be a whole number of at least 1"),
+        ({"classes": 3, "width": 9}, "width must be a multiple of heads, got 9 and 4"),
+        ({"classes": 3, "features": -1}, "features must be .* 0 is allowed too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PointConfig(**sizes)
+    with pytest.raises(ValueError, match="'widht'"):
+        PointConfig.from_dict({"classes": 3, "widht": 8})
+
+
+def test_features_of_points_are_read_where_they_are_taken() -> None:
+    coloured = PointTransformer(PointConfig(classes=3, width=8, heads=2, features=2))
+    at, colours = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+    logits = coloured(at, features=colours).logits
+    assert not torch.allclose(logits, coloured(at, features=colours.flip(0)).logits)
+    with pytest.raises(ValueError, match="features of 2 numbers are what this model takes .* got none"):
+        coloured(at)
+    with pytest.raises(ValueError, match=r"features of 0 numbers .* got \[2, 5, 2\]"):
+        PointTransformer(CONFIG)(at, features=colours)
+
+
+def test_padding_is_left_out_and_the_loss_is_cross_entropy() -> None:
+    model = PointTransformer(PointConfig(classes=3, width=8, heads=2, features=2))
+    at, colours = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+    real = torch.arange(5) < torch.tensor([[3], [3]])
+    labels = torch.tensor([0, 2])
+    loss, logits = model(at, real=real, features=colours, labels=labels)
+    torch.testing.assert_close(logits, model(at[:, :3], features=colours[:, :3]).logits)
+    torch.testing.assert_close(loss, cross_entropy(logits, labels))
+    assert model(at, features=colours).loss is None
