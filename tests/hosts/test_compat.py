@@ -4,6 +4,7 @@ its assertion says what has changed upstream; mend the function of the same name
 from __future__ import annotations
 
 import inspect
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,25 @@ def test_mask_functions_are_asked_by_these_arguments() -> None:
     assert torch.equal(found[0, 0], torch.ones(9, 9).tril().bool())
     part = compat.whole_mask(**{**how, "q_length": 3, "q_offset": 4, "kv_length": 5, "kv_offset": 2})
     assert torch.equal(part[0, 0], found[0, 0, 4:7, 2:7]), "sdpa_mask's offsets mean something else now"
+
+
+def test_what_is_known_of_a_single_querys_mask_is_so() -> None:
+    from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+
+    functions = {"causal": causal_mask_function, "window": sliding_window_causal_mask_function(3)}
+    paddings = {"none": None, "ones": torch.ones(2, 9).long(), "short": torch.ones(2, 7).long()}
+    paddings["left"], paddings["bool"] = torch.tensor([[0] + [1] * 8, [1] * 9]), torch.ones(2, 9).bool()
+    known = set()
+    for (kind, function), (name, padding), q_offset, kv_offset in itertools.product(
+        functions.items(), paddings.items(), (6, 7, 8), (0, 1)
+    ):
+        how = {"batch_size": 2, "q_length": 1, "kv_length": 8, "q_offset": q_offset, "kv_offset": kv_offset}
+        how |= {"mask_function": function, "attention_mask": padding if padding is None else padding.bool()}
+        if compat.shows_all(**how):
+            assert compat.whole_mask(**how).all(), "transformers hides keys where it is taken to show them all"
+            known.add((kind, name, q_offset, kv_offset))
+    always = {("causal", name, *offsets) for name in ("none", "ones", "bool") for offsets in ((7, 0), (8, 0), (8, 1))}
+    assert known == always
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------

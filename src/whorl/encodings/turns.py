@@ -27,6 +27,9 @@ def cos_sin(
     The tables land on the positions' device; a device without float64 (MPS) has them made on the CPU.
     """
     device = positions.device
+    if not frequencies:
+        shape = positions.shape if axes is None else positions.shape[:-1]
+        return torch.empty(*shape, 0, dtype=dtype, device=device), torch.empty(*shape, 0, dtype=dtype, device=device)
     where = torch.device("cpu") if device.type == "mps" else device
     omega = torch.tensor(frequencies, dtype=torch.float64, device=where)
     at = positions.to(where, torch.float64)

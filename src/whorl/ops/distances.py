@@ -47,8 +47,9 @@ def by_distance(modules: Sequence[nn.Module], distances: torch.Tensor, heads: in
         return torch.zeros(1, len(distances), dtype=dtype, device=distances.device)
     found: list[Any] = list(modules)
     sizes = {"heads": heads, "distances": len(distances)}
-    each = torch.broadcast_tensors(*[fitting(module, module.of_distance(distances), sizes) for module in found])
-    return torch.stack(each).sum(0).to(dtype).expand(-1, len(distances)).contiguous()
+    each = [fitting(module, module.of_distance(distances), sizes) for module in found]
+    total = each[0] if len(each) == 1 else torch.stack(torch.broadcast_tensors(*each)).sum(0)
+    return total.to(dtype).expand(-1, len(distances)).contiguous()
 
 
 def numbers_of(modules: Sequence[nn.Module]) -> tuple[Any, ...] | None:

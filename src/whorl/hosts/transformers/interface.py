@@ -46,6 +46,11 @@ class HostMask(Visible, FlexBlockMask):
             self.made[block] = made
         return self.made[block]
 
+    def _find_runs(self) -> Runs | None:
+        if self.queries == 1 and compat.shows_all(**self.how):  # nearly always, in decoding
+            return Runs(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), self.keys))
+        return super()._find_runs()
+
     def _make(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         how = {**self.how, "q_length": q1 - q0, "kv_length": k1 - k0}
         for name, first in (("q_offset", q0), ("kv_offset", k0)):

@@ -77,10 +77,11 @@ def _own(
     """The number for which query i is i + own - j tokens from every key j that it sees, or None where there is none."""
     if not (query_positions.numel() and key_positions.numel() and first.numel()):
         return 0
+    q_start, k_start = _start(query_positions), _start(key_positions)
+    if q_start is not None and k_start is not None:
+        return q_start - k_start
     q_shift = query_positions - torch.arange(query_positions.shape[1])
     k_shift = key_positions - torch.arange(key_positions.shape[1])
-    if bool((q_shift == q_shift[:1, :1]).all()) and bool((k_shift == k_shift[:1, :1]).all()):
-        return int(q_shift[0, 0] - k_shift[0, 0])  # every token stands one after the one before it
     batch = max(x.shape[0] for x in (q_shift, k_shift, first))
     q_shift, k_shift, first, end = (x.expand(batch, -1) for x in (q_shift, k_shift, first, end))
     same = torch.cat([k_shift.new_zeros(batch, 1), k_shift.diff(dim=1).ne(0).long()], 1).cumsum(1)  # numbers the steps
@@ -92,6 +93,15 @@ def _own(
     value = own[sees][0]
     right = (own == value) & (same.gather(1, begin) == same.gather(1, last))
     return int(value) if bool((right | ~sees).all()) else None
+
+
+def _start(positions: torch.Tensor) -> int | None:
+    """The first of them, where every token stands one after the one before it, in all rows alike."""
+    first = int(positions[0, 0])
+    if positions.numel() == 1:
+        return first
+    run = torch.arange(first, first + positions.shape[1])
+    return first if torch.equal(positions.long(), run.expand(len(positions), -1)) else None
 
 
 def _attend(how: loops.How, plan: Plan, sums: bool, given: loops.Given) -> tuple[loops.OfRows, torch.Tensor | None]:
@@ -171,7 +181,8 @@ def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.T
     heads = q.shape[1]
 
     def make() -> torch.Tensor:
-        distances = torch.arange(max(0, q.shape[2] + k.shape[2] - 1)) + (plan.own - (k.shape[2] - 1))
+        first = plan.own - (k.shape[2] - 1)
+        distances = torch.arange(first, first + max(0, q.shape[2] + k.shape[2] - 1))
         return by_distance(biases, distances, heads, torch.float32)
 
     if not plan.of_one_forward or torch.is_grad_enabled():  # a gradient's way back is each layer's own

@@ -122,7 +122,8 @@ def gradients(
 
 def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
     """Its address, and its strides by batch, head and token."""
-    return x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)
+    batch, head, token, _ = x.stride()
+    return x.data_ptr(), batch, head, token
 
 
 def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
@@ -133,8 +134,11 @@ def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
 
 def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x with its channels side by side, in a dtype that the loops read, and its own numbers if the view says minus."""
-    x = x if x.dtype == dtype else x.to(dtype)
-    return (x if x.stride(-1) == 1 else x.contiguous()).resolve_neg()
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    return x.resolve_neg() if x.is_neg() else x
 
 
 def _as_the_loops_read(given: Given) -> Given:
@@ -176,6 +180,6 @@ def _call(
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
         *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k),
-        *_begin(how.begin), *(_address(x) for x in (values, slopes, feature, *by_run)), *more,
+        *_begin(how.begin), *map(_address, (values, slopes, feature, *by_run)), *more,
     )  # fmt: skip
     native.call(loop, struct.pack(f"15q3d{len(numbers) - 18}q", *numbers))
