@@ -47,6 +47,7 @@ STUDIES = {
                     "partial-rope",
                     "fire",
                     "rope+fox",
+                    "rope then rope~yarn:factor=16",  # without training, as one reads with a model that is there
                     "rope+window:size=32",
                     "rope+window:size=32/hope",
                     "rope+window:size=32/nope+log-n",

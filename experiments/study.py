@@ -26,7 +26,7 @@ from studies import PRECISION, STUDIES, Part, Study
 import whorl
 from whorl import outputs
 from whorl.comparison import TrialsFailed
-from whorl.comparison.planning import Planned, check_asked, plan_trials
+from whorl.comparison.planning import Planned, plan_from_scratch
 from whorl.files import write_atomically
 from whorl.results.comparison import Comparison
 from whorl.results.trial import FinishedTrial, Trial
@@ -112,8 +112,7 @@ class Job:
 
     def trials(self, data: str) -> list[Planned]:
         """Its trials on the data of this fingerprint."""
-        asked = check_asked(self.part.encodings, self.seeds, self.settings)
-        return plan_trials(asked, self.seeds, self.settings, data, self.part.encodings)
+        return plan_from_scratch(self.part.encodings, self.seeds, self.settings, data)
 
     @cached_property
     def data(self) -> str | None:
@@ -194,6 +193,7 @@ def completed(comparison: Comparison, trial: Trial, planned: Planned, task: Task
     return FinishedTrial(
         **{own.name: getattr(trial, own.name) for own in fields(Trial)},
         config=planned.encoding.to_dict(),
+        tested=None if planned.tested is None else planned.tested.to_dict(),
         settings=planned.settings.to_dict(),
         data=data,
         text=task.text(),

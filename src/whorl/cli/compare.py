@@ -55,7 +55,8 @@ def compare(
         typer.Argument(
             metavar="ENCODING...",
             help="Encodings in whorl's notation: name:key=value,key=value; A+B for both effects; A/B to cycle over the "
-            f"layers; TYPE=A/TYPE=B by layer type. `whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
+            "layers; TYPE=A/TYPE=B by layer type; 'A then B' trains A and evaluates the trained model with B. "
+            f"`whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
         ),
     ] = None,
     task: Annotated[str, typer.Option(help=_tasks(), metavar="TASK[:KEY=VALUE,...]")] = _D.task,

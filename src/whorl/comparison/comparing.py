@@ -23,11 +23,20 @@ from whorl.comparison.failing import TrialsFailed
 from whorl.comparison.fitting import attached_to_each, filled_by_model
 from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
 from whorl.comparison.gathering import without_trials
-from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, check_rates, plan_trials
+from whorl.comparison.planning import (
+    DEFAULT_ENCODINGS,
+    check_asked,
+    check_model,
+    check_rates,
+    from_scratch,
+    halves,
+    plan_trials,
+    written,
+)
 from whorl.comparison.pool import side_by_side
 from whorl.comparison.running import Runner
 from whorl.comparison.sweep import Sweep
-from whorl.encodings import Encoding, parse
+from whorl.encodings import Encoding
 from whorl.encodings.config import choices
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.randomness import put_back
@@ -53,9 +62,9 @@ def compare(
 ) -> Comparison:
     """Trains the encodings from the same initial weights on the same batches, evaluates them, and writes the report.
 
-    encodings  configs or their notation. Arguments that they leave unset (a base, HoPE's train_length, Learned's table)
-               are the model's own where it comes with weights; from scratch they are the registry's defaults and the
-               run's train_length
+    encodings  configs or their notation; "A then B" trains A and evaluates the trained model with B. Arguments that
+               they leave unset (a base, HoPE's train_length, Learned's table) are the model's own where it comes with
+               weights; from scratch they are the registry's defaults and the run's train_length
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     learning_rates  one for each of these, too, in place of `learning_rate`: an encoding is shown at the one that has
@@ -87,19 +96,21 @@ def compare(
     chosen = Settings(**settings)
     chosen.check_task()
     resolved = chosen.resolve()
-    labels = [str(parse(e)) for e in encodings]
+    labels = [written(e) for e in encodings]
     check_model(resolved.model)
     if resolved.mix and has_weights(resolved):
         raise ValueError(
             f"{resolved.model} comes with weights and has no ids for the symbols of {resolved.mix[0]}; "
             "mix tasks into the training of a preset, or of a config"
         )
-    of_model, words = filled_by_model(encodings, resolved)
-    asked = check_asked(of_model, seeds, resolved)
+    trained, others = [halves(e)[0] for e in encodings], [halves(e)[1] for e in encodings]
+    of_model, words = filled_by_model(trained, resolved)
+    tested = [None if e is None else from_scratch(filled_by_model([e], resolved)[0][0], resolved) for e in others]
+    asked = check_asked(of_model, seeds, resolved, tested)
     state = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(out)
     refuse_other_settings(folder, resolved)
-    attached_to_each(asked, resolved)
+    attached_to_each([*asked, *(e for e in tested if e is not None)], resolved)
     display: Display | Silent = Silent() if quiet or not state.is_main_process else Display()
 
     with display.waiting(f"preparing the {resolved.task} task"):
@@ -107,7 +118,7 @@ def compare(
     fingerprint = task.fingerprint()
     if learning_rates:
         task.validation_set()  # raises where there is nothing to pick a rate by
-    trials = plan_trials(asked, seeds, resolved, fingerprint, labels, learning_rates)
+    trials = plan_trials(asked, seeds, resolved, fingerprint, labels, learning_rates, tested)
     empty = without_trials(resolved, task, len(trials), seeds, learning_rates)
     runner = Runner(folder, task, fingerprint, snapshots)
     reports = only != "trials" and job_list is None

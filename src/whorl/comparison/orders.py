@@ -54,6 +54,8 @@ class Order:
     seed: int
     id: str
     label: str
+    tested: dict[str, Any] | None = None
+    alike: str | None = None
 
     @classmethod
     def of(cls, runner: Runner, trial: Planned) -> Order:
@@ -66,6 +68,8 @@ class Order:
             trial.seed,
             trial.id,
             trial.label,
+            None if trial.tested is None else trial.tested.to_dict(),
+            trial.alike,
         )
 
     @property
@@ -106,7 +110,8 @@ class Order:
                 "Python (of whose library --text stdlib is), is another where this trial was to be run"
             )
         runner = Runner(Path(self.folder), task, self.data, self.snapshots)
-        trial = Planned(from_dict(self.encoding), self.seed, self.id, self.label, settings)
+        tested = None if self.tested is None else from_dict(self.tested)
+        trial = Planned(from_dict(self.encoding), self.seed, self.id, self.label, settings, tested, self.alike)
         runner.run(trial, _Noting(self.progress))
         return Ended("finished" if runner.result(trial) is not None else "failed")
 

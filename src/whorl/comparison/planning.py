@@ -13,6 +13,7 @@ from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, Known, parse
 from whorl.training.settings import MODELS, Settings
 
+THEN = " then "
 DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
 
 
@@ -21,7 +22,9 @@ class Planned:
     """A trial that is to be run. `id` is a readable name and a digest of everything that determines it.
 
     `label` is the notation that was asked for ("hope"), `encoding` has its unset arguments filled in. `settings` are
-    those of the comparison, but at the trial's own learning rate where several are tried.
+    those of the comparison, but at the trial's own learning rate where several are tried. `tested` is the encoding that
+    the trained model is evaluated with, where it is another, and `alike` the id of the trial that is trained alike and
+    evaluated as it was trained.
     """
 
     encoding: Encoding
@@ -29,18 +32,47 @@ class Planned:
     id: str
     label: str
     settings: Settings
+    tested: Encoding | None = None
+    alike: str | None = None
 
 
-def check_asked(encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings) -> list[Encoding]:
+def halves(asked: str | Encoding) -> tuple[str | Encoding, str | None]:
+    """The encoding that is trained, and that which the trained model is evaluated with, where another is asked for.
+
+    >>> halves("rope then rope~yarn:factor=4")
+    ('rope', 'rope~yarn:factor=4')
+    """
+    if not isinstance(asked, str):
+        return asked, None
+    trained, _, tested = asked.partition(THEN)
+    if THEN in tested:
+        raise ValueError(f"{asked!r} has more than one `then`; write TRAINED then TESTED")
+    return trained, tested or None
+
+
+def written(asked: str | Encoding) -> str:
+    """What is asked for, as reports call it."""
+    trained, tested = halves(asked)
+    return str(parse(trained)) if tested is None else f"{parse(trained)}{THEN}{parse(tested)}"
+
+
+def check_asked(
+    encodings: Sequence[str | Encoding],
+    seeds: Sequence[int],
+    settings: Settings,
+    tested: Sequence[Encoding | None] | None = None,
+) -> list[Encoding]:
     """The encodings of a run, with what they leave unset: its training length, and the registry's defaults.
 
-    Raises ValueError when none or one twice is asked for.
+    tested: that which each is evaluated with, where it is another. Raises ValueError when none or one twice is asked
+    for.
     """
     parsed = [from_scratch(e, settings) for e in encodings]
-    for name, items in (("encoding", parsed), ("seed", list(seeds))):
+    pairs = list(zip(parsed, tested or [None] * len(parsed), strict=True))
+    for name, items in (("encoding", pairs), ("seed", list(seeds))):
         twice = next((i for n, i in enumerate(items) if i in items[:n]), None)
         if twice is not None:
-            shown = twice.without_defaults() if isinstance(twice, Encoding) else twice
+            shown = THEN.join(str(e.without_defaults()) for e in twice if e) if isinstance(twice, tuple) else twice
             raise ValueError(f"the {name} {shown} is asked for twice; give it once")
         if not items:
             raise ValueError(f"no {name} was given; try {'rope hope' if name == 'encoding' else '--seeds 0'}")
@@ -72,29 +104,48 @@ def plan_trials(
     data_fingerprint: str,
     labels: Sequence[str] | None = None,
     learning_rates: Sequence[float] = (),
+    tested: Sequence[Encoding | None] | None = None,
 ) -> list[Planned]:
     """The trials in the order in which they run: all encodings of the first seed, each at all rates, then of the next.
 
     settings must be resolved, encodings, seeds and learning rates checked. labels: the notations that were asked for,
-    where the encodings have been filled since. learning_rates: without any, that of the settings.
+    where the encodings have been filled since. learning_rates: without any, that of the settings. tested: that which
+    each is evaluated with, where it is another.
     """
     labels = labels or [str(parse(e)) for e in encodings]
     parsed = [from_scratch(e, settings) for e in encodings]
     at_rates = [replace(settings, learning_rate=rate) for rate in learning_rates] or [settings]
     trials = []
     for seed in seeds:
-        for encoding, label in zip(parsed, labels, strict=True):
-            slug = re.sub(r"[^a-z0-9.]+", "-", str(encoding.without_defaults()))[:48].strip("-")
+        for encoding, other, label in zip(parsed, tested or [None] * len(parsed), labels, strict=True):
             for own in at_rates:
-                what = {
-                    "encoding": encoding.to_dict(),
-                    "seed": seed,
-                    "settings": own.to_dict(),
-                    "data": data_fingerprint,
-                }
-                digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
-                trials.append(Planned(encoding, seed, f"{slug}-s{seed}-{digest}", label, own))
+                name = _id(encoding, None, seed, own, data_fingerprint)
+                if other is None:
+                    trials.append(Planned(encoding, seed, name, label, own))
+                else:
+                    whole = _id(encoding, other, seed, own, data_fingerprint)
+                    trials.append(Planned(encoding, seed, whole, label, own, other, alike=name))
     return trials
+
+
+def _id(encoding: Encoding, tested: Encoding | None, seed: int, settings: Settings, data_fingerprint: str) -> str:
+    what = {"encoding": encoding.to_dict(), "seed": seed, "settings": settings.to_dict(), "data": data_fingerprint}
+    if tested is not None:
+        what["tested"] = tested.to_dict()
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+    shown = THEN.join(str(e.without_defaults()) for e in (encoding, tested) if e is not None)
+    slug = re.sub(r"[^a-z0-9.]+", "-", shown)[:48].strip("-")
+    return f"{slug}-s{seed}-{digest}"
+
+
+def plan_from_scratch(
+    encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings, data_fingerprint: str
+) -> list[Planned]:
+    """The trials of these encodings on a model without weights, as they are asked for; settings must be resolved."""
+    trained, others = zip(*map(halves, encodings), strict=True)
+    tested = [None if other is None else from_scratch(other, settings) for other in others]
+    asked = check_asked(trained, seeds, settings, tested)
+    return plan_trials(asked, seeds, settings, data_fingerprint, [*map(written, encodings)], tested=tested)
 
 
 def check_model(model: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from whorl.attaching import attach
+from whorl.attaching.filling import completed
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.fitting import attached_to_each, own_encoding, turning
 from whorl.comparison.planning import Planned
 from whorl.files import disk_full, write_atomically
+from whorl.hosts import open_host
 from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.results.failure import FailedTrial
@@ -35,6 +39,7 @@ from whorl.training.trials import load_trial, read_result
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
+TRAINED = ("model.safetensors", "training.json")
 FAILURE, TRACEBACK = "failure.json", "traceback.txt"
 
 
@@ -136,11 +141,15 @@ class Runner:
         model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
         recipe = settings.recipe(trial.seed)
         dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
+        self._take_over_training(trial)
         with display.training(trial.id, recipe.steps) as update:
             record = train(model, recipe, dataset, folder, update, self.snapshots)
         if not PartialState().is_main_process:
             return
         model = for_evaluation(model)
+        validation = validation_loss(task, model)
+        if trial.tested is not None:
+            attach(model, completed(open_host(model), trial.tested))
         evaluations = task.evaluations()
         rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
         with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:
@@ -148,19 +157,21 @@ class Runner:
                 for length in made.lengths:
                     rows[name] += (_row(made, model, length),)
                     advance(length)
-        host = attached_to_each([trial.encoding], settings)[trial.encoding]
+        shown = trial.tested or trial.encoding
+        host = attached_to_each([shown], settings)[shown]
         FinishedTrial(
             id=trial.id,
             encoding=trial.encoding.name,
             notation=trial.label,
             parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
             seed=trial.seed,
-            **turning(trial.encoding, host),
+            **turning(shown, host),
             pretrained=own_encoding(model) if has_weights(settings) else None,
             train=record,
             evaluations=rows,
-            validation=validation_loss(task, model),
+            validation=validation,
             config=trial.encoding.to_dict(),
+            tested=None if trial.tested is None else trial.tested.to_dict(),
             settings=settings.to_dict(),
             data=self.data,
             text=task.text(),
@@ -169,6 +180,16 @@ class Runner:
             machine=this_machine(),
             versions=versions(*PACKAGES),
         ).write(folder / "result.json")
+
+    def _take_over_training(self, trial: Planned) -> None:
+        """The weights and the record of the trial that is trained alike, where it is over; the record last, without
+        which the weights count for nothing."""
+        if trial.alike is None or not PartialState().is_main_process:
+            return
+        alike, own = self.folder / "trials" / trial.alike, self.place(trial)
+        if all((alike / name).exists() for name in TRAINED) and not (own / TRAINED[-1]).exists():
+            for name in TRAINED:
+                shutil.copyfile(alike / name, own / name)
 
 
 def validation_loss(task: Task, model: Any) -> float | None:

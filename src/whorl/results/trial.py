@@ -119,6 +119,7 @@ class FinishedTrial(Result, Trial):
     """A trial's own file, which is written last of all and says what it takes to load and to trust it.
 
     config     the encoding's JSON
+    tested     that of the encoding which the trained model was evaluated with, where it is another
     settings   the fields of `whorl.training.settings.Settings`
     data       the fingerprint of the task's data
     text       what it was trained on; None for a task that makes its own
@@ -134,6 +135,7 @@ class FinishedTrial(Result, Trial):
     eos_token_id: int
     machine: Machine
     versions: dict[str, str]
+    tested: dict[str, Any] | None = None
 
     @classmethod
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:

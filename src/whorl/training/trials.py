@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from whorl.attaching import attach
+from whorl.attaching.filling import completed
 from whorl.attaching.loading import load_weights
 from whorl.checking import check_path
 from whorl.encodings import from_dict
+from whorl.hosts import open_host
 from whorl.randomness import put_back
 from whorl.results.schema import damaged
 from whorl.results.trial import FinishedTrial
@@ -23,7 +26,8 @@ def snapshots_of(folder: str | Path) -> dict[int, Path]:
 
 
 def load_trial(folder: str | Path, step: int | None = None) -> Any:
-    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode.
+    """The trained model of a finished trial (`DIR/trials/ID`), its encoding attached, in evaluation mode: that which it
+    was evaluated with, where this is not the one that it was trained with.
 
     step: the training step of a snapshot; None for the end of the training.
     """
@@ -38,6 +42,8 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     if step is not None and step not in kept:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
     load_weights(model, folder / "model.safetensors" if step is None else kept[step])
+    if result.tested is not None:
+        attach(model, completed(open_host(model), from_dict(result.tested)))
     return for_evaluation(model)
 
 

@@ -1,0 +1,93 @@
+"""`A then B`: trained with A, and evaluated with B in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import whorl
+from tests.comparison.small_runs import LENGTH, SMALL
+from whorl.comparison.planning import halves, plan_from_scratch, written
+from whorl.results.comparison import Comparison
+from whorl.training import trainer
+from whorl.training.settings import Settings
+from whorl.training.trials import load_trial, read_result
+
+ASKED = "rope then rope~yarn:factor=4"
+Run = tuple[Path, Comparison]
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("then") / "out"
+    return out, whorl.compare(["rope", ASKED], out=out, text=str(text), **SMALL)
+
+
+def test_it_is_the_model_of_the_one_read_with_the_other(finished: Run) -> None:
+    out, results = finished
+    rope, then = results.trials
+    assert then.notation == "rope then rope~yarn:factor=4"
+    assert then.train == rope.train, "it was not trained again"
+    assert then.wavelengths != rope.wavelengths
+    model = load_trial(out / "trials" / rope.id)
+    whorl.attach(model, f"rope~yarn:factor=4,original={LENGTH}")
+    task = Settings.from_dict(read_result(out / "trials" / then.id / "result.json").settings).make_task()
+    for row in then.evaluations["perplexity"]:
+        assert task.evaluate(model, row.length).values["tail"] == pytest.approx(row.values["tail"], rel=1e-6)
+        assert row.values["tail"] != rope.row("perplexity", row.length).values["tail"]
+    assert then.validation == rope.validation, "a learning rate is picked by what is trained"
+
+
+def test_it_loads_as_it_was_evaluated(finished: Run) -> None:
+    out, results = finished
+    model = load_trial(out / "trials" / results.trials[1].id)
+    assert str(whorl.attached(model).encoding) == f"rope:base=10000~yarn:factor=4,original={LENGTH}"
+
+
+def test_it_is_a_trial_of_its_own_and_the_report_has_both(finished: Run) -> None:
+    out, results = finished
+    assert [t.id.rpartition("-s0-")[0] for t in results.trials] == ["rope", "rope-then-rope-yarn-factor-4-original-32"]
+    report = (out / "report.md").read_text()
+    assert "| rope then rope~yarn:factor=4 | 32 of 32 |" in report
+
+
+def test_alone_it_is_trained_and_comes_to_the_same(
+    finished: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = whorl.compare([ASKED], out=tmp_path / "out", text=str(text), **SMALL)
+    assert alone.trials[0].evaluations == finished[1].trials[1].evaluations
+    monkeypatch.setattr(trainer, "train", None)
+    again = whorl.compare([ASKED], out=tmp_path / "out", text=str(text), **SMALL)
+    assert again.trials == alone.trials, "and is not run twice"
+
+
+@pytest.mark.full
+def test_other_processes_run_it_too(finished: Run, text: Path, tmp_path: Path) -> None:
+    """With --jobs, as JSON."""
+    there = whorl.compare(["rope", ASKED], out=tmp_path / "out", jobs=2, text=str(text), **SMALL)
+    assert [t.id for t in there.trials] == [t.id for t in finished[1].trials]
+    for ours, theirs in zip(there.trials, finished[1].trials, strict=True):
+        for a, b in zip(ours.evaluations["perplexity"], theirs.evaluations["perplexity"], strict=True):
+            assert a.values["tail"] == pytest.approx(b.values["tail"], rel=1e-4)
+
+
+def test_what_is_asked_for_is_read_and_written() -> None:
+    assert halves("rope") == ("rope", None)
+    assert halves(ASKED) == ("rope", "rope~yarn:factor=4")
+    assert written("rope:base=500 then hope") == "rope:base=500 then hope"
+    with pytest.raises(ValueError, match="more than one `then`"):
+        halves("rope then hope then nope")
+    settings = Settings(precision="fp32").resolve()
+    alike, then = plan_from_scratch(["rope", ASKED], (0,), settings, "data")
+    assert (then.alike, alike.alike, then.encoding) == (alike.id, None, alike.encoding)
+    with pytest.raises(ValueError, match="rope then rope~yarn:factor=4,original=128 is asked for twice"):
+        plan_from_scratch([ASKED, ASKED], (0,), settings, "data")
+
+
+def test_the_command_checks_both_names_first(capsys: pytest.CaptureFixture[str]) -> None:
+    from whorl.cli import early
+
+    early.check("compare", {"encodings": [ASKED]})
+    with pytest.raises(ValueError, match="yarrn"):
+        early.check("compare", {"encodings": ["rope then rope~yarrn:factor=4"]})
