@@ -71,7 +71,7 @@ def build(found: Evaluation) -> Document:
         [
             ("Encoding", found.encoding),
             ("Model", f"{compact(found.parameters)} parameters"),
-            ("Text", f"{found.asked.text}, {found.asked.windows} windows"),
+            ("Text", f"{found.asked.text}{', held out' if found.heldout else ''}, {found.asked.windows} windows"),
             ("Sequences", f"{found.asked.sequences} a length"),
             ("Device", ", ".join(part for part in (found.machine.device, found.machine.cpu) if part)),
             ("Created", found.created[:16].replace("T", " ")),
