@@ -38,6 +38,13 @@ _EXPORTS = {
     "Taper": "whorl.encodings.taper",
     "PRoPE": "whorl.encodings.p_rope",
     "PartialRoPE": "whorl.encodings.partial_rope",
+    "AxialRoPE": "whorl.encodings.axial_rope",
+    "HoPE2D": "whorl.encodings.hope_2d",
+    "PRoPE2D": "whorl.encodings.p_rope_2d",
+    "MixedRoPE": "whorl.encodings.mixed_rope",
+    "DINOv3RoPE": "whorl.encodings.dinov3_rope",
+    "SinCos2D": "whorl.encodings.sincos_2d",
+    "Learned2D": "whorl.encodings.learned_2d",
     "Frequencies": "whorl.encodings.frequencies",
     "NoPE": "whorl.encodings.nope",
     "Sinusoidal": "whorl.encodings.sinusoidal",
@@ -80,23 +87,29 @@ if TYPE_CHECKING:
     from whorl.diagnosis import Diagnosis, doctor
     from whorl.encodings import Encoding, Layers, Spectrum, parse
     from whorl.encodings.alibi import ALiBi
+    from whorl.encodings.axial_rope import AxialRoPE
     from whorl.encodings.cope import CoPE
     from whorl.encodings.dape import DAPE
+    from whorl.encodings.dinov3_rope import DINOv3RoPE
     from whorl.encodings.fire import FIRE
     from whorl.encodings.fox import FoX
     from whorl.encodings.frequencies import Frequencies
     from whorl.encodings.grape_a import GrapeA
     from whorl.encodings.head_scale import HeadScale
     from whorl.encodings.hope import HoPE
+    from whorl.encodings.hope_2d import HoPE2D
     from whorl.encodings.irpe import IRPE
     from whorl.encodings.kerple import Kerple
     from whorl.encodings.learned import Learned
+    from whorl.encodings.learned_2d import Learned2D
     from whorl.encodings.linear import Linear
     from whorl.encodings.llama4_scale import Llama4Scale
     from whorl.encodings.log_n import LogN
     from whorl.encodings.mistral_scale import MistralScale
+    from whorl.encodings.mixed_rope import MixedRoPE
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
+    from whorl.encodings.p_rope_2d import PRoPE2D
     from whorl.encodings.pape import PaPE, PaPERI
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
@@ -106,6 +119,7 @@ if TYPE_CHECKING:
     from whorl.encodings.sandwich import Sandwich
     from whorl.encodings.self_extend import SelfExtend
     from whorl.encodings.shaw import Shaw
+    from whorl.encodings.sincos_2d import SinCos2D
     from whorl.encodings.sinusoidal import Sinusoidal
     from whorl.encodings.spe import SPE
     from whorl.encodings.ssmax import SSMax

@@ -9,10 +9,19 @@ from collections.abc import Callable
 
 import torch
 
-from whorl.hosts.transformers.tiny import OVERRIDES, SIZES, peaked, tiny_model
+from whorl.hosts.transformers.tiny import OVERRIDES, SIZES, peaked, tiny_image_model, tiny_model
 from whorl.numerics import logits_and_budget, max_error
 
-__all__ = ["OVERRIDES", "SIZES", "error_budget", "logits_and_budget", "max_error", "peaked", "tiny_model"]
+__all__ = [
+    "OVERRIDES",
+    "SIZES",
+    "error_budget",
+    "logits_and_budget",
+    "max_error",
+    "peaked",
+    "tiny_image_model",
+    "tiny_model",
+]
 
 
 def error_budget(

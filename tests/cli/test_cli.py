@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from whorl.encodings import REGISTRY, SCALINGS
-from whorl.hosts import FAMILIES
+from whorl.hosts import FAMILIES, IMAGES
 
 
 def whorl_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,7 +33,9 @@ def test_list_names_every_encoding_scaling_and_family() -> None:
         assert f" {name} " in encodings
     for name in SCALINGS:
         assert f" {name} " in scalings
+    models, images = models.split("of images: ")
     assert {name.strip() for name in models.split(",")} >= set(FAMILIES)
+    assert {name.strip() for name in images.split(",")} >= set(IMAGES)
 
 
 def test_help_says_which_models_in_words_that_the_list_has() -> None:

@@ -58,6 +58,19 @@ ENCODINGS = {
 }
 # Of positions that no text has: their contract is in tests/hosts/test_points.py.
 OF_POINTS = ("spe",)
+# Those that go by the grid of an image, in tests/attaching/test_images.py.
+ON_GRIDS = (
+    "axial-rope",
+    "hope-2d",
+    "p-rope-2d",
+    "mixed-rope",
+    "dinov3-rope",
+    "sincos-2d",
+    "learned-2d",
+    "euclidean-alibi",
+    "pape",
+    "pape-ri",
+)
 ROTARY_AND_BIAS = ("rope", "hope", "p-rope", "partial-rope", "alibi", "t5", "kerple", "fire", "sandwich")
 COMPOSED = (
     "frequencies:values=0.9@0.1",

@@ -9,10 +9,10 @@ from typing import Any
 import whorl
 from whorl.attaching.stock import stock_form
 from whorl.encodings import parse
-from whorl.hosts import ENCODERS, FAMILIES, StockForm, head_dim_of, open_host
-from whorl.testing import tiny_model
+from whorl.hosts import ENCODERS, FAMILIES, IMAGES, StockForm, head_dim_of, host_of, open_host
+from whorl.testing import tiny_image_model, tiny_model
 
-from . import COMPOSED, CONTENT, DECODERS, ENCODINGS, ROTARY_AND_BIAS, packs, refused
+from . import COMPOSED, CONTENT, DECODERS, ENCODINGS, ON_GRIDS, ROTARY_AND_BIAS, packs, refused
 
 PATH = Path(__file__).parents[2] / "docs" / "families.md"
 
@@ -41,6 +41,16 @@ In a model that also sees or hears (Gemma 3, LLaVA, Qwen2-Audio, ...), the text'
 stay as they were. Attaching refuses by name what has no place for an encoding or none yet: encoder-decoders (T5, BART,
 Whisper), models without attention (Mamba), rotary embeddings of three positions per token (M-RoPE: Qwen2-VL to
 Qwen3.5), and most multi-head latent attention (DeepSeek V2 and V3; MiniCPM 3's opens).
+"""
+
+
+IMAGES_HEAD = """
+## Images
+
+Families of image models, here for 32 x 32 pixels in patches of 8 x 8; [images](images.md) says how it is done. They are
+held to the same: attaching what a model has changes nothing, detaching gives back the bits, and images of any height
+and width, also not square, come out as from a plain attention in float64.
+
 """
 
 
@@ -105,7 +115,7 @@ def page() -> str:
         f"\nOf compositions, {', '.join(f'`{e}`' for e in COMPOSED)} are under the same contract. "
         "What cannot be done:\n\n" + "\n".join([*numbered, *composed]) + "\n"
     )
-    return HEAD + "\n".join(lines) + "\n" + summary + contextual + beyond + shifts() + TAIL
+    return HEAD + "\n".join(lines) + "\n" + summary + contextual + beyond + shifts() + TAIL + of_images()
 
 
 def by_content(shown: Callable[[str], str]) -> str:
@@ -130,6 +140,18 @@ def by_content(shown: Callable[[str], str]) -> str:
         + "\n".join(lines)
         + "\n"
     )
+
+
+def of_images() -> str:
+    """The families of images, one a row: their own encoding, and what they can be given."""
+    columns = ("family", "its own", "tokens before the patches", *ON_GRIDS)
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for family in IMAGES:
+        model = tiny_image_model(family)
+        own, patches = str(whorl.encoding_of(model)), host_of(model).patches
+        cells = [cell(model, encoding) for encoding in ON_GRIDS]
+        lines.append(f"| {family} | `{own}` | {patches.prefix} | {' | '.join(cells)} |")
+    return IMAGES_HEAD + "\n".join(lines) + "\n"
 
 
 def shifts() -> str:

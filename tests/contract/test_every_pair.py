@@ -14,7 +14,20 @@ import whorl
 from whorl.hosts import ENCODERS, FAMILIES, open_host
 from whorl.testing import logits_and_budget, tiny_model
 
-from . import CONTENT, DECODERS, ENCODINGS, EVERY, LENGTH, OF_POINTS, PAIRS, TOKENS, difference, drawn, refused
+from . import (
+    CONTENT,
+    DECODERS,
+    ENCODINGS,
+    EVERY,
+    LENGTH,
+    OF_POINTS,
+    ON_GRIDS,
+    PAIRS,
+    TOKENS,
+    difference,
+    drawn,
+    refused,
+)
 
 tiny = lru_cache(maxsize=1)(tiny_model)  # the pairs come family by family
 
@@ -120,7 +133,7 @@ def test_attaching_what_is_there_changes_nothing(family: str) -> None:
 def test_every_encoding_is_in_the_contract() -> None:
     from whorl.encodings import REGISTRY
 
-    text = "+".join((*EVERY, *OF_POINTS))
+    text = "+".join((*EVERY, *OF_POINTS, *ON_GRIDS))
     assert all(name in text for name in REGISTRY)
 
 

@@ -151,7 +151,13 @@ def _filled(before: Any, after: Any, said: Known, stated: Known) -> Iterator[tup
         at, told = known_as(field, said), known_as(field, stated)
         otherwise = OF_SCALED if isinstance(before, Scaling) else DEFAULT
         source = STATED if value == told else OF_RUN if value == at else otherwise
-        yield field.name, f"{value:,.12g}" if isinstance(value, float) else f"{value:,}", source
+        yield field.name, _shown(value), source
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return f"{value:,.12g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _turned_besides(host: Host, index: int, encoding: Any) -> str | None:

@@ -18,13 +18,31 @@ def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
     try:
         axis_of(module, host.axes)
     except ValueError as error:
-        raise ValueError(f"{part} cannot be attached to {host.named}: {error}") from None
+        grid = "" if host.patches is None else "; of those that go by a grid, try axial-rope, euclidean-alibi or pape"
+        raise ValueError(f"{part} cannot be attached to {host.named}: {error}{grid}") from None
     wanted = getattr(module, "axes", 0)
     if wanted not in (0, host.axes):
         raise ValueError(
             f"{part} goes by positions of {wanted} axes, and those of {host.named} have {host.axes}; attach it to a "
             f"model that hands its layers positions of {wanted}"
         )
+
+
+def check_added(module: nn.Module, part: Encoding, host: Host) -> None:
+    """Raises ValueError where a module that adds vectors goes by a grid and the host reads no images, or by anything
+    else and it does."""
+    by_grid = getattr(module, "axis", None) == "grid"
+    if by_grid and host.patches is None:
+        raise ValueError(
+            f"{part} adds vectors of an image's grid, and {host.named} reads none; try learned, sinusoidal"
+        )
+    if host.patches is not None and not by_grid:
+        raise ValueError(
+            f"{part} adds vectors of tokens in a row, and those of {host.named} stand on a grid; try learned-2d, "
+            "sincos-2d"
+        )
+    if not by_grid:
+        check_axis(module, part, host)
 
 
 def check_in_interface(part: Encoding, host: Host) -> None:

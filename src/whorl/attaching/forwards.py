@@ -37,7 +37,7 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     kwargs[seam.calls.rotation] = tables if seam.call == "complex" else (tables, None)
     if seam.in_mask:
         kwargs[seam.calls.mask] = _biased_mask(self, turns, kwargs, tables.tables.cos.dtype)
-    elif _carried(self):
+    elif carried(self):
         kwargs["whorl_positions"] = turns.positions
         kwargs["whorl_keys"] = _asked(self, kwargs, turns.forward)
         if seam.scaled is not None:
@@ -54,7 +54,7 @@ def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     if seam.first:
         origins.check(seam, seam.calls.cache(kwargs))
     positions = kwargs.get(seam.calls.positions)
-    if _carried(self) and positions is not None:
+    if carried(self) and positions is not None:
         kwargs["whorl_positions"] = positions
         kwargs["whorl_keys"] = _asked(self, kwargs, positions)
     if seam.keeps_state:
@@ -72,7 +72,7 @@ def _told(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Told
     return told(calls.cache(kwargs), calls.layer(attention), args[0] if args else kwargs["hidden_states"])
 
 
-def _carried(attention: Any) -> bool:
+def carried(attention: Any) -> bool:
     """Whether this layer attends through whorl. Raises ValueError where it must and does not."""
     seam: LayerSeam = attention.whorl_seam
     found = seam.calls.attends_by(attention)

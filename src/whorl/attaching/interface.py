@@ -12,12 +12,12 @@ from torch import nn
 from whorl.attaching.contexts import Contexts, SameSpectrum
 from whorl.attaching.counting import keys_seen, real_tokens
 from whorl.attaching.key_positions import Call, key_positions
-from whorl.attaching.masks import GivenMask, of_queries
+from whorl.attaching.masks import GivenMask, MaskWith, of_queries
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
 from whorl.attaching.states import Told, bound
 from whorl.encodings import Spectrum
 from whorl.hosts.transformers.interface import HostMask
-from whorl.ops import biased_attention, rotate, rotation_tables
+from whorl.ops import Tables, biased_attention, rotate, rotation_tables
 from whorl.ops.axes import seen_by
 
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
@@ -28,12 +28,17 @@ def attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | HostMask | None,
+    attention_mask: torch.Tensor | HostMask | MaskWith | None,
     dropout: float = 0.0,
     output_attentions: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """As transformers calls an attention: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
+    mask: torch.Tensor | HostMask | None
+    if isinstance(attention_mask, MaskWith):
+        mask, kwargs = attention_mask.mask, {**kwargs, **attention_mask.arguments}
+    else:
+        mask = attention_mask
     seam = seam_of(module)
     if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
         raise ValueError(
@@ -46,12 +51,12 @@ def attention(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
             "use whorl.attach(model, encoding), which sets it"
         )
-    if attention_mask is None and not seam.bidirectional and getattr(module, "is_causal", True):
+    if mask is None and not seam.bidirectional and getattr(module, "is_causal", True):
         raise ValueError(
             f"{type(module).__name__} got no mask, which would let every token see those after it: its masks are made "
             f"for another attention implementation. Set {INTERFACE!r} for the part that makes them too, or give a mask"
         )
-    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
+    arguments = _unturned(module, query, key, value, mask, **kwargs)
     dense = (
         seam.attention == "reference" or output_attentions or any(isinstance(b, GivenMask) for b in arguments["biases"])
     )
@@ -59,7 +64,7 @@ def attention(
     if seam.scaled is not None:
         output, weights = _by_context(seam, arguments, kwargs.get("whorl_contexts"), how)
     else:
-        output, weights = biased_attention(**_turned(seam, arguments), **how)
+        output, weights = biased_attention(**_turned(seam, arguments, tables=kwargs.get("whorl_tables")), **how)
     return output.transpose(1, 2).contiguous(), weights
 
 
@@ -154,11 +159,21 @@ def _factor(seam: LayerSeam, arguments: dict[str, Any]) -> torch.Tensor:
 
 
 def _turned(
-    seam: LayerSeam, arguments: dict[str, Any], spectrum: Spectrum | None = None, contexts: Contexts | None = None
+    seam: LayerSeam,
+    arguments: dict[str, Any],
+    spectrum: Spectrum | None = None,
+    contexts: Contexts | None = None,
+    tables: Tables | None = None,
 ) -> dict[str, Any]:
-    """The same with q and k rotated, in a layer that is rotated here (`late`): by its own spectrum, or a given one."""
+    """The same with q and k rotated, in a layer that is rotated here (`late`): by its own spectrum, or a given one.
+
+    tables: those of all tokens, where queries and keys are the same ones and all layers share them.
+    """
     if not seam.late:
         return arguments
+    if tables is not None:
+        q, k = rotate(arguments["q"], arguments["k"], tables, layout=seam.layout, impl=seam.impl)
+        return {**arguments, "q": q, "k": k}
     make = rotation_tables if contexts is None else contexts.tables_of
     turned = {}
     for x, positions in (("q", "query_positions"), ("k", "key_positions")):

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import config_and_encoding, open_gguf
-from whorl.hosts import open_host
+from whorl.hosts import host_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
-from whorl.hub import check_on_hub
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         return _load_gguf(file, kwargs)
     _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
-    _ask_hub(name_or_path, hub)
+    _tell_of_hub(name_or_path, hub)
     if compat.file_of(name_or_path, ADAPTER, hub) is not None and compat.file_of(name_or_path, CONFIG, hub) is None:
         return _load_adapter(name_or_path, base, hub, kwargs)
     if base is not None:
@@ -90,13 +89,13 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         own = from_dict(record["encoding"])
         parts = {None: own}
         if record["stock"]:
-            _check_record(model, completed(open_host(model), own), name_or_path)
+            _check_record(model, completed(host_of(model), own), name_or_path)
     if record is not None and record.get("in_weights"):
         _check_weights(name_or_path, parts, entries, hub)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
         name = part.name_or_path
-        attachment = attached(attach(part, completed(open_host(part), encoding)))
+        attachment = attached(attach(part, completed(host_of(part), encoding)))
         assert attachment is not None
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
@@ -127,10 +126,14 @@ def _refuse_no_folder(where: str) -> None:
         raise ValueError(f"no checkpoint at {where!r}: there is no such folder, and it is no hub name")
 
 
-def _ask_hub(where: str, hub: dict[str, Any]) -> None:
-    """Says at once that a name is no folder, and raises ValueError where the hub has none of that name either."""
-    if not hub.get("local_files_only"):
-        check_on_hub(where, *(hub.get(of) for of in ("revision", "token", "cache_dir")))
+def _tell_of_hub(where: str, hub: dict[str, Any]) -> None:
+    """Says at once that a name is no folder, nor in the hub's cache: the hub takes a minute to not answer."""
+    if Path(where).is_dir() or hub.get("local_files_only"):
+        return
+    with suppress(OSError):  # stock code's, for what is not in the cache
+        if any(compat.file_of(where, name, {**hub, "local_files_only": True}) for name in (CONFIG, ADAPTER)):
+            return
+    log.warning("there is no folder %s here; the hub is asked for a model of that name", where)
 
 
 def configuration(where: Any, **kwargs: Any) -> Any:
@@ -316,7 +319,7 @@ def _known_in_pretraining(model: Any) -> set[str]:
 
 def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
     """The stock settings and whorl's record of them are in one file, where one of the two may have been edited."""
-    host, own = open_host(model), encoding_of(model)
+    host, own = host_of(model), encoding_of(model)
     agree = own == encoding if host.rotary is None else same_rotations(host, own, encoding)
     if not agree:
         raise ValueError(
@@ -418,7 +421,7 @@ def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
         return
     if found:
         raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
-    attachment = attached(attach(base, completed(open_host(base), encoding)))
+    attachment = attached(attach(base, completed(host_of(base), encoding)))
     if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
         detach(base)
         raise ValueError(

@@ -1,6 +1,8 @@
-"""An additive mask that a caller made, and a mask of some of the queries."""
+"""An additive mask that a caller made, a mask of some of the queries, and what travels with a mask."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +28,13 @@ class GivenMask(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         return self.mask.masked_fill(~self.shown, -torch.inf)
+
+
+class MaskWith(NamedTuple):
+    """A mask and arguments of the attention function, which hosts hand on untouched: some hand on no others."""
+
+    mask: Any
+    arguments: dict[str, Any]
 
 
 def of_queries(mask: torch.Tensor, first: int, last: int) -> torch.Tensor:

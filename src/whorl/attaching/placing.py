@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching import origins
+from whorl.attaching import images, origins
 from whorl.attaching.forwards import (
     add_to_embedding,
     attention_forward,
@@ -24,10 +24,13 @@ from whorl.attaching.keeping import before_state_dict, before_state_dict_of_mode
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
 from whorl.attaching.saving import save_pretrained
-from whorl.attaching.seams import INTERFACE, Attachment, seam_of
+from whorl.attaching.seams import INTERFACE, Attachment, LayerSeam, seam_of
 from whorl.encodings import Encoding
 from whorl.hosts import Host
 from whorl.hosts.transformers import compat
+
+OWN_VECTORS = "interpolate_pos_encoding"  # the method of an image model that gives its own vectors of positions
+STATE = ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition", "whorl_patches", OWN_VECTORS)
 
 
 def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
@@ -49,7 +52,26 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     for module, seam in zip(host.attentions, plan.layers, strict=True):
         seam.does, seam.notation, seam.part = plan.does, str(encoding), host.part
         module.__dict__["whorl_seam"] = seam
-        _set_forward(module, unturned_forward if seam.forward is None else attention_forward)
+        _set_forward(module, _forward_of(host, seam))
+    if host.patches is not None:
+        _place_on_grid(host, plan, attachment)
+    else:
+        _place(host, plan, attachment)
+    attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
+    for saved in _saved(host):
+        saved.__dict__["save_pretrained"] = types.MethodType(save_pretrained, saved)
+    if getattr(model, "name_or_path", ""):
+        model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
+
+
+def _forward_of(host: Host, seam: LayerSeam) -> Callable[..., Any]:
+    if seam.forward is not None:
+        return attention_forward
+    return unturned_forward if host.patches is None else images.placed_forward
+
+
+def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
+    """What a host of texts gives positions to: its rotary module, its table of positions or its first layer."""
     if host.rotary is not None:
         spectra = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         host.rotary.__dict__.update(whorl_spectra=spectra, whorl_reposition=attachment.reposition)
@@ -65,11 +87,26 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
         holder = _holder(host)
         holder.__dict__.update(whorl_calls=host.calls, whorl_reposition=attachment.reposition)
         attachment.hooks.append(holder.register_forward_pre_hook(before_repositioned, with_kwargs=True))
-    attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
-    for saved in _saved(host):
-        saved.__dict__["save_pretrained"] = types.MethodType(save_pretrained, saved)
-    if getattr(model, "name_or_path", ""):
-        model.name_or_path = f"{model.name_or_path}{NAMED}{encoding}"
+
+
+def _place_on_grid(host: Host, plan: Plan, attachment: Attachment) -> None:
+    """What a host of images makes positions and vectors of: the pixels that it is given."""
+    (spectra,) = plan.spectra.values()
+    state = {"whorl_patches": host.patches, "whorl_calls": host.calls, "whorl_spectra": tuple(spectra)}
+    if host.rotary is None:
+        host.base.__dict__.update(state)
+        attachment.hooks.append(host.base.register_forward_pre_hook(images.before_image, with_kwargs=True))
+    else:
+        host.rotary.__dict__.update(state)
+        _set_forward(host.rotary, images.image_rotary_forward)
+    if host.own_vectors is not None:
+        host.embed.__dict__.update(whorl_add=plan.add, whorl_patches=host.patches)
+        host.embed.__dict__[OWN_VECTORS] = types.MethodType(images.vectors_of_grid, host.embed)
+        if images.asks_for_resampling(host.embed):
+            attachment.hooks.append(host.embed.register_forward_pre_hook(images.at_any_size, with_kwargs=True))
+    elif plan.add is not None:
+        host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
+        attachment.hooks.append(host.first_layer.register_forward_pre_hook(images.add_to_patches, with_kwargs=True))
 
 
 def take_off(host: Host, attachment: Attachment) -> None:
@@ -79,8 +116,9 @@ def take_off(host: Host, attachment: Attachment) -> None:
             origins.close(seam)
     for module in _replaced(host):
         _restore_forward(module)
-    for module in (*_replaced(host), host.first_layer, _holder(host)):
-        for name in ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition"):
+    on_grid = () if host.patches is None else (host.base, host.embed)
+    for module in (*_replaced(host), host.first_layer, _holder(host), *on_grid):
+        for name in STATE:
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()
@@ -109,6 +147,12 @@ def _replaced(host: Host) -> list[nn.Module]:
     return [m for m in (*host.attentions, host.rotary, host.position_table) if m is not None]
 
 
+OURS = (
+    attention_forward, unturned_forward, rotary_forward, position_table_forward,
+    images.placed_forward, images.image_rotary_forward,
+)  # fmt: skip
+
+
 def _set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.__dict__[compat.forward_slot(module)] = types.MethodType(forward, module)
 
@@ -131,9 +175,7 @@ def refuse_foreign_forwards(host: Host) -> None:
     """Raises ValueError where other code has replaced a forward that `put_on` and `take_off` would lose."""
     for module in _replaced(host):
         forward = module.__dict__.get(compat.forward_slot(module))
-        ours = (
-            attention_forward, unturned_forward, rotary_forward, position_table_forward, type(module).forward
-        )  # fmt: skip
+        ours = (*OURS, type(module).forward)
         if forward is not None and getattr(forward, "__func__", None) not in ours:
             raise ValueError(
                 f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "

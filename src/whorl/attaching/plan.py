@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching.fitting import check_axis, check_in_interface, check_repositions, check_score
+from whorl.attaching.fitting import check_added, check_axis, check_in_interface, check_repositions, check_score
+from whorl.attaching.off_grid import fit_to_grid
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
 from whorl.encodings import Encoding, Layers, Scaled, Spectrum
 from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
+from whorl.encodings.grid import PLACES
 from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
@@ -57,7 +59,7 @@ class Placed:
                 check_axis(effect.module, part, host)
                 self.biases.append(effect.module)
             case Add():
-                check_axis(effect.module, part, host)
+                check_added(effect.module, part, host)
                 self.add = effect.module
             case Scale():
                 check_in_interface(part, host)
@@ -116,7 +118,8 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         if scaled is not None:
             _check_by_length(host, index, scaled)
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
-        early = Spectrum((), shape.head_dim) if late else spectrum  # by the host's own rotation
+        by_host = not late or host.patches is not None  # tables of images are made once, wherever layers turn
+        early = spectrum if by_host else Spectrum((), shape.head_dim)
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
             spectra.append(early)
@@ -146,6 +149,8 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         )
     if isinstance(add, PositionTable) and host.table_vectors is not None:
         _start_from_the_hosts_table(add, host.table_vectors)
+    if host.patches is not None:
+        fit_to_grid(host.patches, host.own_vectors, add, seams)
     _check_shared_keys(host, seams)
     share = heads_share(host.model)
     for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
@@ -169,12 +174,12 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     """Raises ValueError where this host's positions lack an axis that a pair goes by, and where they have several and
     the spectrum does not say by which."""
     if host.axes > 1 and spectrum.turning and not (spectrum.axes or spectrum.vectors):
+        found = "axial-rope" if host.patches is not None else "frequencies:values=1@0.5,axes=0@1"
         raise ValueError(
             f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
-            f"{host.axes}; attach an encoding that says which axis each pair goes by, as "
-            "frequencies:values=1@0.5,axes=0@1"
+            f"{host.axes}; attach an encoding that says which axis each pair goes by, as {found}"
         )
-    if spectrum.number_of_axes > host.axes:
+    if spectrum.number_of_axes > (host.axes if host.patches is None else PLACES):
         raise ValueError(
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
             f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by axis 0"

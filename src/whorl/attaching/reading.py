@@ -59,6 +59,9 @@ def stock_encoding(host: Host, at_any_length: bool = True) -> Encoding:
 
     Without `at_any_length`, a spectrum that depends on the length is read as it is now, as if it did not.
     """
+    own = host.own_encoding()
+    if own is not None:
+        return own
     if host.table_rows is not None:
         return Learned(max_positions=host.table_rows)
     rules = [_with_window(_rotary(host, i, at_any_length), host.windows[i]) for i in range(len(host.attentions))]

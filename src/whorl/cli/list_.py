@@ -89,6 +89,7 @@ def _overview(terminal: Console, known: Mapping[str, Any]) -> None:
             "\nmodels: ", (", ".join(known["families"]), "bold"),
             ", by their model type, and families that look like one of them, which are proved by a forward first",
         ),
+        said("of images: ", (", ".join(known["images"]), "bold"), ", for encodings of a grid (axial-rope, ...)"),
         sep="\n",
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 from whorl.encodings.config import format_value
-from whorl.hosts import FAMILIES
+from whorl.hosts import FAMILIES, IMAGES
 from whorl.runtimes import RUNTIMES
 from whorl.runtimes import get as get_runtime
 from whorl.runtimes.engines import ENGINES
@@ -84,7 +84,13 @@ def listing() -> str:
         for name in TASKS
         for task in [get_task(name)]
     }
-    told = {"encodings": rows(), "scalings": scaling_rows(), "families": list(FAMILIES), "tasks": tasks}
+    told = {
+        "encodings": rows(),
+        "scalings": scaling_rows(),
+        "families": list(FAMILIES),
+        "images": list(IMAGES),
+        "tasks": tasks,
+    }
     told["runtimes"] = {name: get_runtime(name).title for name in RUNTIMES}
     told["engines"] = list(ENGINES)
     return json.dumps(told, indent=1) + "\n"

@@ -24,6 +24,7 @@ class Known:
     fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
     part          the same, and 1 where the host turns a part of its heads and lets no other channels turn (Phi)
     third         a third of its layers, rounded down
+    grid          rows and columns of patches of the images that the model is trained at
     """
 
     base: float | None = None
@@ -31,6 +32,7 @@ class Known:
     fraction: float | None = None
     part: float | None = None
     third: int | None = None
+    grid: tuple[int, int] | None = None
 
 
 def of_host(default: float | None = None, known: str | None = None) -> Any:
@@ -154,6 +156,14 @@ def check_base(base: float) -> None:
     require_number("base", base)
     if not (math.isfinite(base) and base > 1):
         raise ValueError(f"base must be a finite number above 1, got {base}; RoPE's is 10000")
+
+
+def check_flag(argument: str, value: object) -> bool:
+    """True or False, which the notation writes true and false. Raises ValueError for anything else."""
+    found = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError(f"{argument} must be true or false, got {value!r}")
+    return found
 
 
 def require_number(argument: str, value: object) -> None:

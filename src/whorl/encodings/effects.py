@@ -31,7 +31,7 @@ class Shape:
     `head_dim` is the number of channels per head that the host lets turn, `width` the size of the token
     embedding, `bidirectional` whether a query also sees later keys (an encoder), `layout` which channels its rotation
     pairs ("half" or "interleaved": see `whorl.ops.rotate`), `channels` the channels of a head of q and k in all, `axes`
-    how many numbers a position has.
+    how many numbers a position has, `prefix` the tokens before an image's patches, where vectors are added to both.
 
     `layer` and `seed` are no sizes: what an encoding draws at random to start from differs by them, and that alone.
     """
@@ -43,6 +43,7 @@ class Shape:
     layout: str = "half"
     channels: int = 0  # head_dim, where it is not given
     axes: int = 1
+    prefix: int = 0
     layer: int = field(default=0, compare=False)
     seed: int = field(default=0, compare=False)
 
@@ -77,7 +78,11 @@ class Rotate(Effect):
 
 @dataclass(frozen=True)
 class Add(Effect):
-    """Adds `module(positions)` to the token embedding: float32 [batch, tokens, width]."""
+    """Adds `module(positions)` to the token embedding: float32 [batch, tokens, width].
+
+    A module whose `axis` is "grid" is handed the grid of an image instead (`whorl.encodings.grid`) and a device, and
+    gives [1, tokens, width].
+    """
 
     module: nn.Module
 

@@ -23,6 +23,8 @@ from whorl.encodings.effects import Effect, Scale, Shape
 class LogarithmOfCounts(nn.Module):
     """max(1, ln n / ln L), or with a slope c max(1, 1 + c ln(n / L)); one number for all heads."""
 
+    axis = "any"  # of the positions: it does not look at them
+
     def __init__(self, train_length: int, slope: float | None = None) -> None:
         super().__init__()
         self.train_length, self.slope = train_length, slope

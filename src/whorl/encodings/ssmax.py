@@ -22,6 +22,8 @@ from whorl.encodings.log_n import check_length
 class LearnedLogarithm(nn.Module):
     """s ln n, with s [heads]."""
 
+    axis = "any"  # of the positions: it does not look at them
+
     def __init__(self, heads: int, start: float) -> None:
         super().__init__()
         self.s = nn.Parameter(torch.full((heads,), start))

@@ -3,9 +3,9 @@
 the protocol; `stating` reads what a config says of its own encoding; `closed` says why a model has no seams."""
 
 from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
-from whorl.hosts.protocol import Calls, Host, Rotation, StockForm, in_stock_terms
+from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms
 from whorl.hosts.transformers.closed import turns_latent_keys
-from whorl.hosts.transformers.families import ENCODERS, FAMILIES, Family
+from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, Family
 from whorl.hosts.transformers.host import OpenHost
 from whorl.hosts.transformers.opening import KNOWN, open_host, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
@@ -15,12 +15,14 @@ from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, 
 __all__ = [
     "ENCODERS",
     "FAMILIES",
+    "IMAGES",
     "KNOWN",
     "LIBRARIES",
     "Calls",
     "Family",
     "Host",
     "OpenHost",
+    "Patches",
     "Rotation",
     "StockForm",
     "bases_of",

@@ -15,6 +15,7 @@ from typing import Any
 from whorl.hosts.protocol import Host
 
 LIBRARIES = {
+    "transformers' image models": "whorl.hosts.transformers.images",
     "transformers": "whorl.hosts.transformers.opening",
     "points": "whorl.hosts.points",  # models of any library that hold an attention of ours
 }

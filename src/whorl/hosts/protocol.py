@@ -5,6 +5,7 @@ positions       how many axes they have
 rotation seam   the module that makes tables of positions, and the function by which layers turn q and k
 logit seam      where biases go in, and by which implementation the layers attend
 table           positions added to the embedding: a table of the host's own, or the input of the first layer
+patches         of a host of images: how pixels become tokens, and so where these stand
 own encoding    what the host does by itself, and what is known of how it was trained
 
 A forward under whorl reads `Calls`, which is stateless and stays with the model; the host itself is there while an
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from whorl.encodings import Effect, Encoding, Known, Scaled, Shape, Spectrum
+from whorl.encodings.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,36 @@ class Calls:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """How a host of images makes its tokens. Sizes are heights and widths.
+
+    size, step  of a patch, and from one to the next, in pixels
+    prefix      the tokens before the patches, in its layers
+    embedded    those of them that are there where vectors of positions are added
+    trained     the grid of an image of the size that its config says, with `embedded` tokens before it
+    """
+
+    size: tuple[int, int]
+    step: tuple[int, int]
+    prefix: int
+    embedded: int
+    trained: Grid
+
+    def grid(self, height: int, width: int) -> Grid:
+        """Of an image of so many pixels. Raises ValueError for one that holds no patch."""
+        rows, columns = (
+            (pixels - size) // step + 1
+            for pixels, size, step in zip((height, width), self.size, self.step, strict=True)
+        )
+        if rows < 1 or columns < 1:
+            raise ValueError(
+                f"an image of {height} x {width} pixels holds no patch of {self.size[0]} x {self.size[1]}; give one of "
+                "that size at least"
+            )
+        return Grid(rows, columns, self.prefix)
+
+
+@dataclass(frozen=True)
 class StockForm:
     """How a host's library says an encoding, without whorl: transformers, in a config.
 
@@ -110,6 +142,9 @@ class Host(ABC):
 
     position_table: Any  # with rows as `weight`; silenced, or made to give what is added instead
     first_layer: nn.Module
+
+    patches: Patches | None = None
+    embed: Any = None  # in a host of images: makes tokens of pixels, and adds vectors that `own_vectors` says, if any
 
     def refuses(self, effect: Effect) -> str | None:
         """Why this host has no place for an effect, in words that go on after the encoding's name; None where it has,
@@ -179,7 +214,16 @@ class Host(ABC):
         vectors = self.table_vectors
         return None if vectors is None else len(vectors)
 
+    @property
+    def own_vectors(self) -> torch.Tensor | None:
+        """[tokens, width]: what a host of images adds by itself, at the grid `patches.trained`; None for nothing."""
+        return None
+
     # --- own encoding
+
+    def own_encoding(self) -> Encoding | None:
+        """What the host does by itself, where it can say so; None where that is read layer by layer."""
+        return None
 
     @abstractmethod
     def own_spectrum(self, index: int) -> Spectrum | None:

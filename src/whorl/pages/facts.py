@@ -29,6 +29,7 @@ BESIDE = {"window", "scale", "positions"}  # what does nothing by itself, but to
 HEADS, CHANNELS = 12, 64
 MODEL = Shape(CHANNELS, HEADS, HEADS * CHANNELS)  # for which what is learned is counted
 LENGTH = 512  # tokens at which it is trained
+GRID = (14, 14)  # patches, where it reads images
 
 
 def notation(name: str) -> str:
@@ -48,6 +49,7 @@ def effects(encoding: str, model: Shape = MODEL) -> tuple[Any, ...]:
     of text cannot have it, on an encoder of images (two axes) or of points (three)."""
     filled = parse(encoding).filled(Known(base=10000.0, train_length=LENGTH, third=0)).with_defaults()
     if not attaches(encoding):
+        filled = parse(encoding).filled(Known(grid=GRID)).with_defaults()
         for axes in (2, 3):
             with suppress(ValueError):
                 return filled.effects(replace(model, bidirectional=True, axes=axes))

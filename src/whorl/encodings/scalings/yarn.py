@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from whorl.encodings.config import of_host, require_number, require_positive
+from whorl.encodings.config import check_flag, of_host, require_number, require_positive
 from whorl.encodings.scalings.base import Scaling, geometric, original_length
 from whorl.encodings.spectrum import Spectrum
 
@@ -42,10 +42,7 @@ class NTKByParts(Scaling):
                 f"beta_fast must not be below beta_slow (turns within the original length), got {self.beta_fast} and "
                 f"{self.beta_slow}; YaRN's are 32 and 1"
             )
-        if isinstance(self.truncate, str) and self.truncate.lower() in ("true", "false"):
-            object.__setattr__(self, "truncate", self.truncate.lower() == "true")
-        if not isinstance(self.truncate, bool):
-            raise ValueError(f"truncate must be true or false, got {self.truncate!r}")
+        object.__setattr__(self, "truncate", check_flag("truncate", self.truncate))
 
     def __call__(self, spectrum: Spectrum) -> Spectrum:
         original_length(self)  # refused even where nothing turns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whorl.hosts.transformers.families import FAMILIES
+from whorl.hosts.transformers.families import FAMILIES, IMAGES
 from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
@@ -16,6 +16,12 @@ def why_closed(model: Any) -> str | None:
             f"{name} is an encoder-decoder, whose two stacks and cross-attention have positions of their own; whorl "
             "attaches to decoders and encoders"
         )
+    if model.config.model_type in IMAGES:
+        return f"{name} reads images, and this is done with models of texts; whorl.attach and encoding_of take it"
+    if getattr(model, "main_input_name", None) == "pixel_values" and config is model.config:
+        biased = next((at for at, module in model.named_modules() if at.endswith("relative_position_bias")), None)
+        why = f", and its layers have a relative position bias of their own ({biased})" if biased else ""
+        return f"{name} reads images and is of none of the families that are known, {', '.join(IMAGES)}{why}"
     named = (f"{at} {type(module).__name__}".lower() for at, module in model.named_modules())
     if not any("attn" in words or "attention" in words for words in named):
         layers = next((m for m in model.modules() if type(m).__name__ == "ModuleList" and len(m)), None)
@@ -47,8 +53,8 @@ def turns_latent_keys(model: Any) -> str | None:
 def part_that_opens(model: Any) -> str | None:
     """The name of the outermost module inside a model that is a model of a known family by itself, or None."""
     for name, module in model.named_modules():
-        known = getattr(getattr(module, "config", None), "model_type", None) in FAMILIES
-        if name and known and hasattr(module, "base_model"):
+        model_type = getattr(getattr(module, "config", None), "model_type", None)
+        if name and (model_type in FAMILIES or model_type in IMAGES) and hasattr(module, "base_model"):
             return name
     return None
 

@@ -90,6 +90,43 @@ FAMILIES: dict[str, Family] = {
 
 ENCODERS = ("modernbert", "bert")
 
+
+@dataclass(frozen=True)
+class ImageFamily(Family):
+    """A family of images: names below the module that is given pixels.
+
+    embed     makes tokens of pixels. Vectors of positions are added there by a method `interpolate_pos_encoding`, if it
+              has any
+    table     in it: those vectors, a parameter [1, tokens, width] or a table with rows as `weight`
+    prefix    in it: the tokens that stand before the patches
+    registers in it: those that are put between the two after vectors have been added
+    antialias whether it resamples vectors with antialiasing
+    """
+
+    attention: str = "attention"
+    rotary: str | None = None
+    embed: str = "embeddings"
+    table: str = "position_embeddings"
+    prefix: tuple[str, ...] = ("cls_token",)
+    registers: str | None = None
+    antialias: bool = False
+
+
+IMAGES: dict[str, ImageFamily] = {
+    "vit": ImageFamily(),
+    "deit": ImageFamily(prefix=("cls_token", "distillation_token")),
+    "dinov2": ImageFamily(layers="encoder.layer"),
+    "dinov2_with_registers": ImageFamily(layers="encoder.layer", registers="register_tokens", antialias=True),
+    "dinov3_vit": ImageFamily(layers="model.layer", rotary="rope_embeddings", prefix=("cls_token", "register_tokens")),
+    "beit": ImageFamily(),
+    "siglip_vision_model": ImageFamily(
+        layers="encoder.layers", attention="self_attn", table="position_embedding", prefix=()
+    ),
+    "clip_vision_model": ImageFamily(
+        layers="encoder.layers", attention="self_attn", table="position_embedding", prefix=("class_embedding",)
+    ),
+}
+
 # What a family that is not in the list may look like: every combination is tried, and then proved by a forward.
 GUESSES = tuple(
     Family(layers=layers, attention=attention, rotate=rotate)

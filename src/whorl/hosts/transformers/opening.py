@@ -106,9 +106,9 @@ def open_model(model: Any) -> OpenHost:
 def _found(model: Any, family: Family) -> int:
     """How much of a guess is there, so that the message can speak of the nearest one."""
     base = _base(model, family)
-    layers = _find(base, family.layers, None)
-    attention = None if layers is None else _find(layers[0], family.attention, None)
-    return (layers is not None) + (attention is not None) + (_find(base, family.rotary or "", None) is not None)
+    layers = part_of(base, family.layers)
+    attention = None if layers is None else part_of(layers[0], family.attention)
+    return (layers is not None) + (attention is not None) + (part_of(base, family.rotary or "") is not None)
 
 
 def _one_of(names: Any) -> str:
@@ -118,18 +118,18 @@ def _one_of(names: Any) -> str:
 def _open(model: Any, family: Family, known: bool) -> OpenHost:
     base = _base(model, family)
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    layers = tuple(_find(base, family.layers, model))
+    layers = tuple(part_of(base, family.layers, model))
     if not layers:
         raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")
-    attending = [(i, a) for i, layer in enumerate(layers) if (a := _find(layer, family.attention, None)) is not None]
+    attending = [(i, a) for i, layer in enumerate(layers) if (a := part_of(layer, family.attention)) is not None]
     if not attending:
-        _find(layers[0], family.attention, model)
+        part_of(layers[0], family.attention, model)
     attentions = tuple(attention for _, attention in attending)
-    rotary = _find(base, family.rotary, model) if family.rotary else None
+    rotary = part_of(base, family.rotary, model) if family.rotary else None
     rotation = None
     if rotary is not None:
         attention_class: Any = type(attentions[0])
-        rotation = _rotation(family.rotate, attention_class)
+        rotation = rotation_of(family.rotate, attention_class)
         if getattr(config, "alibi", False):
             raise ValueError(
                 f"this {type(model).__name__} has an ALiBi of its own (config.alibi=True), which whorl cannot take "
@@ -147,7 +147,7 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
         attentions=attentions,
         rotary=rotary,
         rotation=rotation,
-        position_table=_find(base, family.position_table, model) if family.position_table else None,
+        position_table=part_of(base, family.position_table, model) if family.position_table else None,
         shapes=tuple(_shape(config, a, rotary, rotation, t) for a, t in zip(attentions, types, strict=True)),
         layer_types=types,
         windows=tuple(_window(config, a, t) for a, t in zip(attentions, types, strict=True)),
@@ -172,7 +172,7 @@ def _base(model: Any, family: Family) -> Any:
     base = model.base_model
     text = getattr(model.config, "text_config", None)
     children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
-    return next((c for c in (base, *children) if _find(c, family.layers, None) is not None), base)
+    return next((c for c in (base, *children) if part_of(c, family.layers) is not None), base)
 
 
 def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, layer_type: str) -> Shape:
@@ -203,7 +203,7 @@ def _takes_layer_type(rotary: Any) -> bool:
     return "layer_type" in inspect.signature(type(rotary).forward).parameters
 
 
-def _find(parent: Any, name: str, model: Any) -> Any:
+def part_of(parent: Any, name: str, model: Any = None) -> Any:
     """The attribute of this dotted name. With a model to name in the message a missing one raises, else it is None."""
     found = parent
     for part in name.split("."):
@@ -219,7 +219,7 @@ def _find(parent: Any, name: str, model: Any) -> Any:
 
 
 @cache
-def _rotation(name: str, attention: Any) -> Rotation:
+def rotation_of(name: str, attention: Any) -> Rotation:
     """Calls the rotation function of an attention class on a few numbers, to see how it pairs channels."""
     names_there = compat.names_in(attention)
     if name not in names_there:

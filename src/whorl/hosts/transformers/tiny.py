@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from whorl.hosts.transformers.families import ENCODERS
+from whorl.hosts.transformers.families import ENCODERS, IMAGES
 
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")
 SEPARATE = ("q_proj", "k_proj", "query", "key")
@@ -116,3 +116,40 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> Any:
             setattr(config, name, 0.0)  # two runs must agree
     auto = AutoModelForMaskedLM if model_type in ENCODERS else AutoModelForCausalLM
     return peaked(auto.from_config(config)).eval()
+
+
+IMAGE_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "mlp_ratio": 2,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_register_tokens": 2,
+    "use_absolute_position_embeddings": True,  # BEiT's: it has a bias of its own else
+}
+
+
+def tiny_image_model(model_type: str, seed: int = 0, **overrides: Any) -> Any:
+    """A random two-layer model of images of 32 x 32 pixels, in patches of 8 x 8, attention peaked, in eval mode.
+
+    What a new model has at zeros (vectors of positions, relative biases) is drawn too.
+
+    >>> tiny_image_model("vit").config.patch_size
+    8
+    """
+    from transformers import AutoConfig, AutoModel
+
+    assert model_type in IMAGES
+    torch.manual_seed(seed)
+    known = AutoConfig.for_model(model_type)
+    config = AutoConfig.for_model(
+        model_type, **{k: v for k, v in IMAGE_SIZES.items() if hasattr(known, k)}, **overrides
+    )
+    model = peaked(AutoModel.from_config(config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position" in name:
+                parameter.normal_(std=0.5)
+    return model

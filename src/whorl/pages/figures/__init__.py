@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from whorl.encodings import Add, Bias, Reposition, Rotate, Scale
 from whorl.pages import facts
-from whorl.pages.figures import added, biases, content, positions, rotary, scales
+from whorl.pages.figures import added, biases, content, grids, positions, rotary, scales
 from whorl.pages.figures.drawing import MODEL, Subject
 from whorl.reports.chart import Chart
 from whorl.reports.png import draw, image
@@ -25,6 +25,8 @@ def chart(name: str) -> Chart:
         return biases.nothing(subject)
     effect = effects[0]
     match effect:
+        case Rotate() if effect.spectrum.axes:
+            return grids.turning(subject, effect.spectrum)
         case Rotate():
             return rotary.turning(subject)
         case Add():

@@ -19,6 +19,7 @@ from whorl.encodings.grape_a import GatedSlopes
 from whorl.encodings.grape_m import LearnedPlanes
 from whorl.encodings.learned_rope import LearnedAngles
 from whorl.encodings.linear import FeatureAttention
+from whorl.encodings.mixed_rope import MixedAngles
 from whorl.encodings.pape import Bowls, Parabolas
 from whorl.encodings.path import Householder
 from whorl.encodings.pope import Polar
@@ -31,7 +32,7 @@ from whorl.encodings.spectrum import Spectrum, rope_frequencies
 from whorl.encodings.stick_breaking import BrokenStick
 from whorl.encodings.two_rotations import TwoRotations
 from whorl.encodings.xpos import DecayingTurns
-from whorl.pages.figures import biases, positions, rotary
+from whorl.pages.figures import biases, grids, positions, rotary
 from whorl.pages.figures.drawing import (
     ADDED,
     DISTANCE,
@@ -73,6 +74,11 @@ def drawn(module: ScoreModule, subject: Subject) -> Chart:
 
 
 # Pairs that turn otherwise
+
+
+@drawn.register
+def _mixed_axes(module: MixedAngles, subject: Subject) -> Chart:
+    return grids.directions(subject, module)
 
 
 @drawn.register

@@ -1,0 +1,88 @@
+"""Tokens before an image's patches stand nowhere: what goes by distances changes nothing between them and others.
+
+Their positions say so by a third number (`whorl.encodings.grid`). Modules are handed rows and columns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from whorl.attaching.seams import LayerSeam
+from whorl.encodings.learned_2d import GridTable
+from whorl.encodings.scores import At, ScoreModule
+from whorl.hosts import Patches
+from whorl.ops.axes import seen_by
+
+
+def fit_to_grid(patches: Patches, own: torch.Tensor | None, add: nn.Module | None, seams: Sequence[LayerSeam]) -> None:
+    """Fits modules to a host of images: a table starts from the host's own, distances are those of patches."""
+    if isinstance(add, GridTable) and own is not None and own.device.type != "meta":
+        add.start_from(own.to(add.weight), patches.trained)
+    if patches.prefix:
+        for seam in seams:
+            seam.biases = tuple(BiasOnGrid(bias) for bias in seam.biases)
+            seam.scores = tuple(ScoreOnGrid(score) for score in seam.scores)
+
+
+def _nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+    """[batch, 1, queries, keys]: True where one of the two stands nowhere."""
+    return (query_positions[:, None, :, None, -1] + key_positions[:, None, None, :, -1]) > 0
+
+
+class BiasOnGrid(nn.Module):
+    """A bias of two patches; 0 where one of the two tokens is none."""
+
+    axis = "all"
+
+    def __init__(self, bias: nn.Module) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        of_queries, of_keys = (seen_by(self.bias, at[..., :-1]) for at in (query_positions, key_positions))
+        bias: torch.Tensor = self.bias(of_queries, of_keys)
+        return bias.masked_fill(_nowhere(query_positions, key_positions), 0.0)
+
+
+class ScoreOnGrid(ScoreModule):
+    """A score of two patches; logits are what they were where one of the two tokens is none."""
+
+    axis = "all"
+
+    def __init__(self, score: ScoreModule) -> None:
+        super().__init__()
+        self.score = score
+        for name in ("sees_hidden", "keeps_state", "scores_anew", "causal", "distribution", "as_trained"):
+            setattr(self, name, getattr(score, name))
+
+    def does(self, step: str) -> bool:
+        return self.score.does(step)
+
+    def tokens(self, hidden: Any, positions: torch.Tensor, real: Any, before: Any) -> torch.Tensor:
+        return self.score.tokens(hidden, seen_by(self.score, positions[..., :-1]), real, before)
+
+    def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.score.inputs(q, k, self._of_patches(at))
+
+    def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.score.channels(q, k, self._of_patches(at))
+
+    def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
+        changed = self.score.logits(s, q, k, self._of_patches(at))
+        if self.scores_anew:
+            return changed
+        return torch.where(_nowhere(at.query_positions, at.key_positions), s, changed)
+
+    def weights(self, s: torch.Tensor, at: At) -> torch.Tensor:
+        return self.score.weights(s, self._of_patches(at))
+
+    def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
+        return self.score.values(weights, v, self._of_patches(at))
+
+    def _of_patches(self, at: At) -> At:
+        of_queries, of_keys = (seen_by(self.score, p[..., :-1]) for p in (at.query_positions, at.key_positions))
+        return at._replace(query_positions=of_queries, key_positions=of_keys)

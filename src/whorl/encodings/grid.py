@@ -1,0 +1,63 @@
+"""A grid: where the tokens of an image stand.
+
+An image is cut into patches, whose tokens come row by row, after tokens that stand nowhere (a class token, registers).
+Heights and widths are always given, or read from the image; the number of tokens does not say them: images of 112 x 448
+and of 224 x 224 pixels have as many patches of 16 x 16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from whorl.encodings.config import number_list
+
+if TYPE_CHECKING:
+    import torch
+
+ROW, COLUMN, Y, X = range(4)  # the axes of `Grid.places`; of `Grid.positions` the first two
+PLACES = 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """height x width patches after `prefix` tokens that stand nowhere."""
+
+    height: int
+    width: int
+    prefix: int = 0
+
+    def positions(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Row and column of each token, int64 [1, tokens, 2]; with prefix tokens a third number, True for these.
+
+        A prefix token has row and column 0: a rotation leaves it as it is. What goes by distances must ask the third.
+        """
+        import torch
+
+        at = torch.cartesian_prod(*(torch.arange(n, device=device) for n in (self.height, self.width))).view(1, -1, 2)
+        if not self.prefix:
+            return at
+        nowhere = at.new_tensor([0, 0, 1]).expand(1, self.prefix, 3)
+        return torch.cat([nowhere, torch.nn.functional.pad(at, (0, 1))], 1)
+
+    def places(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Row, column, and the centre of the patch with the image from -1 to 1 along both sides (y, x): float64
+        [1, tokens, 4] (float32 where the device has no float64). Zeros for prefix tokens.
+
+        In a larger image rows and columns go on, and centres lie closer together.
+        """
+        import torch
+
+        dtype = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
+        at = self.positions(device)[:, self.prefix :, :2].to(dtype)
+        sides = at.new_tensor([self.height, self.width])
+        return torch.nn.functional.pad(torch.cat([at, (2 * at + 1) / sides - 1], -1), (0, 0, self.prefix, 0))
+
+
+def check_grid(argument: str, value: Any) -> tuple[int, int]:
+    """Rows and columns: two numbers, in the notation joined by "@", or one for both. Raises ValueError for others."""
+    sides = number_list(argument, value, "14@14")
+    sides = sides * 2 if len(sides) == 1 else sides
+    if len(sides) != 2 or not all(n >= 1 and n.is_integer() for n in sides):
+        raise ValueError(f"{argument} must be the rows and columns of a grid of patches, as 14@14, got {value!r}")
+    return int(sides[0]), int(sides[1])

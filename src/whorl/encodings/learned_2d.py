@@ -1,0 +1,86 @@
+"""Learned absolute positions of a grid. Dosovitskiy et al., ViT, ICLR 2021, arXiv 2010.11929, section 3.1.
+
+A vector for each patch of the grid that a model is trained at, added to the patch's embedding; for another grid they
+are resampled (bicubic, as section 3.2 and the stock code do). Tokens before the patches have vectors of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whorl.encodings.base import Encoding
+from whorl.encodings.biases import in_full
+from whorl.encodings.config import check_flag, of_host
+from whorl.encodings.effects import Add, Effect, Shape
+from whorl.encodings.grid import Grid, check_grid
+
+
+class GridTable(nn.Module):
+    """A grid -> vectors [1, tokens, width]: those of a learned table [rows, columns, width], or between them."""
+
+    axis = "grid"
+
+    def __init__(self, rows: int, columns: int, shape: Shape, antialias: bool = False, std: float = 0.02) -> None:
+        super().__init__()
+        self.antialias = antialias
+        drawn = torch.randn(shape.prefix + rows * columns, shape.width, generator=shape.generator()) * std
+        self.prefix = nn.Parameter(drawn[: shape.prefix])
+        self.weight = nn.Parameter(drawn[shape.prefix :].view(rows, columns, shape.width))
+
+    @torch.no_grad()
+    def start_from(self, vectors: torch.Tensor, grid: Grid) -> None:
+        """Takes a host's own vectors, [tokens, width] of this grid."""
+        prefix, patches = vectors.split([grid.prefix, grid.height * grid.width])
+        table = patches.view(grid.height, grid.width, -1)
+        self.prefix.copy_(prefix)
+        rows, columns, _ = self.weight.shape
+        self.weight.copy_(resampled(table, rows, columns, self.antialias))
+
+    def forward(self, grid: Grid, device: torch.device) -> torch.Tensor:
+        patches = resampled(self.weight, grid.height, grid.width, self.antialias).flatten(0, 1)
+        return torch.cat([self.prefix.to(patches.dtype), patches])[None]
+
+
+def resampled(table: torch.Tensor, rows: int, columns: int, antialias: bool) -> torch.Tensor:
+    """[rows, columns, width] of a table of another grid, as if both lay on the same image; in float32 (float64)."""
+    if table.shape[:2] == (rows, columns):
+        return table
+    whole = in_full(table).permute(2, 0, 1)[None]
+    between = nn.functional.interpolate(whole, (rows, columns), mode="bicubic", antialias=antialias)
+    return between[0].permute(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class Learned2D(Encoding):
+    """Adds to each patch's embedding a vector that is learned for its place in the training grid. For another grid
+    the table is resampled, as an image is. (arXiv 2010.11929)
+
+    grid       rows and columns of the table, as 14@14; those of the image size that the model's config says
+    antialias  whether it is resampled as timm and DINOv2 with registers do it, by another cubic curve, and over more
+               rows and columns where the grid is smaller
+    """
+
+    grid: tuple[int, int] | None = of_host()
+    antialias: bool = False
+
+    name = "learned-2d"
+    title = "a learned vector per patch of a grid, added to the embedding; resampled to other grids"
+    paper = "2010.11929"
+    kinds = ("add",)
+    not_relative = "each patch has a vector of its own"
+
+    def __post_init__(self) -> None:
+        if self.grid is not None:
+            object.__setattr__(self, "grid", check_grid("grid", self.grid))
+        object.__setattr__(self, "antialias", check_flag("antialias", self.antialias))
+
+    def effects(self, shape: Shape) -> tuple[Effect, ...]:
+        if self.grid is None:
+            raise ValueError(
+                "learned-2d needs the grid of patches that its table is of, and none was given; try "
+                "Learned2D(grid=(14, 14)), or learned-2d:grid=14@14 on the command line"
+            )
+        return (Add(GridTable(*self.grid, shape, self.antialias)),)

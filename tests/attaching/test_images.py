@@ -1,0 +1,246 @@
+"""Models of images: any encoding of a grid, at any height and width, put on and taken off again."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import whorl
+from tests.attaching.images import Bias, Turn, axial, dinov3, plain_truth, resampling
+from whorl.encodings.alibi import slopes
+from whorl.hosts import IMAGES
+from whorl.testing import tiny_image_model, tiny_model
+
+HEAD_DIM = 16
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # as the models are built for
+WIDE = torch.randn(2, 3, 16, 64, generator=torch.Generator().manual_seed(1))  # as many patches, of another grid
+TALL = torch.randn(1, 3, 44, 24, generator=torch.Generator().manual_seed(2))  # its last 4 rows fill no patch
+SIZES = {"square": PIXELS, "wide": WIDE, "tall": TALL}
+ENCODINGS = (
+    "axial-rope",
+    "p-rope-2d",
+    "mixed-rope",
+    "dinov3-rope",
+    "sincos-2d",
+    "learned-2d:grid=3@5",
+    "euclidean-alibi",
+    "pape",
+)
+
+
+def states(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return model(pixels).last_hidden_state
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@cache
+@torch.no_grad()
+def rounding(family: str) -> float:
+    """How far states in float32 are from those in float64, in stock code."""
+    model = tiny_image_model(family)
+    return 8 * far(states(model, PIXELS), states(copy.deepcopy(model).double(), PIXELS.double()))
+
+
+def drawn(model: Any) -> Any:
+    """The encoding's own parameters moved from where they start."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in whorl.attached(model).parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("family", IMAGES)
+@torch.no_grad()
+def test_attaching_what_is_there_changes_nothing_and_detaching_gives_back_the_bits(family: str) -> None:
+    model = tiny_image_model(family)
+    stock, own = states(model, PIXELS), whorl.encoding_of(model)
+    state = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    table = "learned-2d:grid=4@4" + ",antialias=true" * (family == "dinov2_with_registers")
+    assert str(own) == ("dinov3-rope:base=100" if family == "dinov3_vit" else table)
+    assert whorl.parse(str(own)) == own
+    whorl.attach(model, own)
+    assert far(states(model, PIXELS), stock) < rounding(family)
+    for encoding in ENCODINGS:
+        whorl.attach(model, encoding)
+        assert whorl.encoding_of(model).name == encoding.partition(":")[0]
+        assert whorl.encoding_of(model).name == own.name or far(states(model, PIXELS), stock) > 20 * rounding(family)
+    whorl.detach(model)
+    assert torch.equal(states(model, PIXELS), stock)
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == state
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert whorl.encoding_of(model) == own
+
+
+def distances(heads: int) -> Bias:
+    return lambda row, column, at, by: [-s * math.hypot(row - at, column - by) for s in slopes(heads)]
+
+
+TRUTHS: dict[str, tuple[Turn | None, Bias | None]] = {
+    "nope": (None, None),
+    "axial-rope": (axial(HEAD_DIM), None),
+    "axial-rope:order=ij,base=30": (axial(HEAD_DIM, 30.0, "ij"), None),
+    "hope-2d": (axial(HEAD_DIM, cut=4), None),
+    "p-rope-2d:p=0.5": (axial(HEAD_DIM, cut=20), None),
+    "mixed-rope:rotate=false": (axial(HEAD_DIM, 10.0), None),
+    "dinov3-rope:base=100": (dinov3(HEAD_DIM), None),
+    "euclidean-alibi": (None, distances(2)),
+    "axial-rope+euclidean-alibi": (axial(HEAD_DIM), distances(2)),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("encoding", TRUTHS)
+@pytest.mark.parametrize("family", IMAGES)
+@pytest.mark.matrix(times=1)
+@torch.no_grad()
+def test_any_size_equals_a_plain_attention_on_its_grid(family: str, encoding: str, size: str) -> None:
+    model, pixels = tiny_image_model(family), SIZES[size]
+    truth = plain_truth(model, pixels, *TRUTHS[encoding])
+    same_precision = plain_truth(model, pixels, *TRUTHS[encoding], dtype=torch.float32)
+    allowed = 4 * far(same_precision, truth) + torch.finfo(torch.float32).eps
+    whorl.attach(model, encoding)
+    assert far(states(model, pixels), truth) < allowed
+    if "alibi" not in encoding and "mixed" not in encoding:  # biases and learned frequencies are float32
+        assert far(states(model.double(), pixels.double()), truth) < 1e-12
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", IMAGES)
+@torch.no_grad()
+def test_its_own_encoding_at_another_size_is_what_stock_code_does_there(family: str, size: str) -> None:
+    model, pixels = tiny_image_model(family), SIZES[size]
+    stock = model(pixels, **resampling(model)).last_hidden_state
+    whorl.attach(model, whorl.encoding_of(model))
+    assert far(states(model, pixels), stock) < rounding(family)
+
+
+@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "pape"])
+@torch.no_grad()
+def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
+    """The same patches in the same order, as one grid and as another; and the image on its side."""
+    model = whorl.attach(tiny_image_model("siglip_vision_model"), encoding)
+    patches = torch.randn(16, 3, 8, 8)
+
+    def laid(rows: int, columns: int) -> torch.Tensor:
+        return patches.view(rows, columns, 3, 8, 8).permute(2, 0, 3, 1, 4).reshape(1, 3, 8 * rows, 8 * columns)
+
+    square, wide, tall = (states(model, laid(*grid)) for grid in ((4, 4), (2, 8), (8, 2)))
+    assert far(wide, square) > 1e-2
+    assert far(wide, tall) > 1e-2
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "sincos-2d+axial-rope", "learned-2d+mixed-rope"])
+@pytest.mark.parametrize("family", IMAGES)
+@pytest.mark.matrix(times=1)
+@torch.no_grad()
+def test_a_saved_model_loads_with_what_it_learned_and_stock_code_refuses_it(
+    family: str, encoding: str, tmp_path: Path
+) -> None:
+    model = drawn(whorl.attach(tiny_image_model(family), encoding))
+    model.save_pretrained(tmp_path)
+    loaded = whorl.load(tmp_path)
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    assert torch.equal(states(loaded, WIDE), states(model, WIDE))
+    with pytest.raises((OSError, ValueError), match=r"use whorl\.load"):
+        transformers.AutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("family", ["vit", "dinov3_vit", "siglip_vision_model"])
+@pytest.mark.matrix(times=1)
+def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(family: str, encoding: str) -> None:
+    model = whorl.attach(tiny_image_model(family), encoding).train()
+    for size in (WIDE, PIXELS):  # one after the other: nothing of the first is left
+        model.zero_grad()
+        states(model, size).square().mean().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    for name, parameter in whorl.attached(model).named_parameters():
+        assert not parameter.numel() or parameter.grad.any(), name
+    model.gradient_checkpointing_enable()
+    model.zero_grad()
+    states(model, PIXELS).square().mean().backward()
+    for name, grad in found.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, grad, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_images_of_several_sizes_follow_one_another_and_copies_have_their_own() -> None:
+    model = whorl.attach(tiny_image_model("vit"), "axial-rope+euclidean-alibi")
+    first, twin = states(model, WIDE), copy.deepcopy(model)
+    states(model, TALL)
+    assert torch.equal(states(model, WIDE), first)
+    whorl.detach(model)
+    assert torch.equal(states(twin, WIDE), first)
+
+
+@torch.no_grad()
+def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
+    model = transformers.ViTForImageClassification(config).eval()
+    logits = model(PIXELS).logits
+    whorl.attach(model, "axial-rope")
+    assert whorl.attached(model) is whorl.attached(model.vit)
+    assert model(WIDE).logits.shape == (2, 2)
+    assert torch.equal(whorl.detach(model)(PIXELS).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("rope", "turns pairs by positions of one axis, and a position in ViTModel has 2; .* as axial-rope"),
+        ("hope", "as axial-rope"),
+        ("alibi", "positions of one axis, and these have 2; .* try axial-rope, euclidean-alibi or pape"),
+        ("irpe", "positions of one axis"),
+        ("learned", "stand on a grid; try learned-2d, sincos-2d"),
+        ("window:size=4", "positions of one axis"),
+        ("frequencies:values=1@1,axes=0@4", "turns pairs by 5 axes"),
+    ],
+)
+def test_what_goes_by_tokens_in_a_row_is_refused_on_a_grid(encoding: str, reason: str) -> None:
+    model = tiny_image_model("vit")
+    with pytest.raises(ValueError, match=reason):
+        whorl.attach(model, encoding)
+    assert whorl.attached(model) is None
+
+
+@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "dinov3-rope", "sincos-2d", "learned-2d:grid=4@4"])
+def test_what_goes_by_a_grid_is_refused_in_a_row(encoding: str) -> None:
+    with pytest.raises(ValueError, match="axes|reads none"):
+        whorl.attach(tiny_model("llama"), encoding)
+
+
+def test_an_image_without_a_whole_patch_is_refused() -> None:
+    model = whorl.attach(tiny_image_model("vit"), "axial-rope")
+    with pytest.raises(ValueError, match="an image of 4 x 32 pixels holds no patch of 8 x 8"):
+        model(torch.randn(1, 3, 4, 32))
+
+
+def test_another_attention_that_would_drop_the_encoding_is_refused() -> None:
+    model = whorl.attach(tiny_image_model("siglip_vision_model"), "axial-rope")
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="somebody has set 'sdpa', which would drop it"):
+        model(PIXELS)
+
+
+@torch.no_grad()
+def test_logits_may_be_scaled_by_the_number_of_patches() -> None:
+    """At as many tokens as it is trained with, scaling by their logarithm does nothing; with more it does."""
+    model = tiny_image_model("siglip_vision_model")
+    large = torch.randn(1, 3, 64, 64)
+    plain = [states(whorl.attach(model, "axial-rope"), pixels) for pixels in (PIXELS, large)]
+    scaled = [states(whorl.attach(model, "axial-rope+log-n"), pixels) for pixels in (PIXELS, large)]
+    assert far(scaled[0], plain[0]) < rounding("siglip_vision_model")
+    assert far(scaled[1], plain[1]) > 1e-3
