@@ -1,13 +1,9 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
-<<<<<<< eb25e11
 # make docs      what is written of the registries: README's table, docs/families.md, docs/runtimes.md, docs/encodings
-# make study NAME=roformer, or pretrained-llms, whose models it fetches with pip: runs that study, or goes on with it
-=======
 # make study NAME=extrapolation  runs that study of experiments/studies.py, or goes on with it (STUDY=--list says what is missing);
 #                                NAME=pretrained-llms fetches its models with pip
->>>>>>> 43eaa88
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # make test-lm-eval whorl as a model of the lm-evaluation-harness, in .venv-lm-eval

@@ -47,6 +47,17 @@ def test_the_command(folder: Path) -> None:
     assert not found["healthy"]
 
 
+def test_checks_with_nothing_to_ask_are_one_line_until_they_are_asked_for(folder: Path) -> None:
+    few, every = (run(str(folder), *arguments) for arguments in ([], ["--all"]))
+    idle = [f["check"] for f in json.loads(run(str(folder), "--json").stdout)["findings"] if f["status"] == "n/a"]
+    assert len(idle) > 5
+    told = " ".join(few.output.split())
+    assert f"nothing to ask of this model: {chr(44).join(idle)} (--all shows them)".replace(",", ", ") in told
+    assert few.output.count("n/a") == 1, "their number, at the end"
+    assert every.output.count("n/a") >= len(idle)
+    assert "nothing to ask of this model" not in every.output
+
+
 def test_the_command_with_a_text(shared: Path, folder: Path) -> None:
     text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
     done = run(str(shared / "fixtures" / "babyllama-tok105"), "--text", text, "--json")

@@ -137,6 +137,34 @@ def test_an_extended_model_is_tuned_at_its_new_length(trial: tuple[Path, str], t
     assert (read.in_range, read.past) == pytest.approx((best.in_range, best.past), abs=1e-4)
 
 
+@pytest.mark.parametrize("given", ["rope", "alibi"])
+def test_what_a_model_has_is_refused_before_it_is_loaded(given: str, tmp_path: Path, monkeypatch) -> None:
+    from whorl.sources import Source
+    from whorl.testing import tiny_model
+
+    whorl.attach(tiny_model("llama"), given).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(Source, "model", lambda *_: pytest.fail("loaded"))
+    said: list[str] = []
+    with pytest.raises(ValueError, match=rf"the model has {given}.* already; name another encoding"):
+        whorl.convert(str(tmp_path / "model"), given, heal=100, out=tmp_path / "out", say=said.append)
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        whorl.convert(str(tmp_path / "model"), "drope", out=tmp_path / "out", say=said.append)
+    assert said[0].startswith("no --heal was given: drope heals with its paper's 31,457,280,000 tokens, which is work")
+
+
+def test_the_time_of_a_healing_goes_by_its_tokens() -> None:
+    from whorl.conversion.converting import tokens_per_second
+    from whorl.conversion.folders import _time_of
+    from whorl.testing import tiny_model
+
+    healing = Healing(31_457_280_000, 2048)
+    alone, both = (_time_of(healing, control, rate=1000.0) for control in (False, True))
+    assert alone.startswith("about 364 days of training here for 31,457,280,000 tokens, by a forward")
+    assert both.startswith("about 728 days of training here for 31,457,280,000 tokens, twice, by a forward")
+    assert _time_of(Healing(31_457_280_000, 2048), True, rate=100.0).startswith("about 20 years")
+    assert 10 < tokens_per_second(tiny_model("llama"), 64) < 1e9
+
+
 def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trial
     with pytest.raises(ValueError, match="the model has rope:base=10000 already; name another"):

@@ -34,6 +34,8 @@ def test_drope_by_the_command_and_in_python(trial: tuple[Path, str], tmp_path: P
     done = CliRunner().invoke(app, [*asked, f"--out={tmp_path / 'out'}"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert "no layer turns any more" in done.output
+    assert "no --heal was given" not in done.output
+    assert f"of training here for {few['heal']:,} tokens, twice, by a forward of the model" in done.output
     assert f"healing: 3 steps of 8 x {LENGTH} tokens, learning rate 0.0003, and as many" in done.output
     model = whorl.load(tmp_path / "out").eval()
     to = f"nope+log-n:train_length={LENGTH},slope=0.103"

@@ -40,6 +40,9 @@ def doctor(
     length: Annotated[
         int | None, typer.Option(help="Tokens that you mean to run it at.", show_default="what its config declares")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show the checks that have nothing to ask of this model, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Look for what goes wrong with positions without an error.
@@ -54,7 +57,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
-        _show(found)
+        _show(found, every)
     if not found.healthy:
         raise typer.Exit(1)
 
@@ -77,17 +80,23 @@ def _progress(checks: int) -> Iterator[Callable[[str], None]]:
         yield lambda title: bars.update(task, description=title, completed=next(answered))
 
 
-def _show(found: Diagnosis) -> None:
+def _show(found: Diagnosis, every: bool) -> None:
+    """every: with a row for each check that has nothing to ask of this model, and not a line for all of them."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=f"whorl doctor {found.model}", title_justify="left")
     for column in ("", "check", "measured"):
         table.add_column(column, overflow="fold", no_wrap=column != "measured")
+    idle = [] if every else list(found.having("n/a"))
     for f in found.findings:
+        if f.check in idle:
+            continue
         table.add_row(Text(f.status, COLOURS[f.status]), f.title, f.measured)
     terminal = console(soft_wrap=False)
     terminal.print(table)
+    if idle:
+        terminal.print(f"nothing to ask of this model: {', '.join(idle)} (--all shows them)")
     for f in found.findings:
         if f.status in ("fail", "warn"):
             terminal.print(said("\n", (f.status, COLOURS[f.status]), " ", (f.title, "bold")))

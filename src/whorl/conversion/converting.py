@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from whorl.training.trainer import InTime, check_memory, release, training_argum
 
 log = logging.getLogger(__name__)
 
+TIMED = 512  # tokens
 BANDS = 8  # steps in which a gradual change stills the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
 
@@ -126,11 +128,8 @@ def convert(
     cannot carry and a training that memory cannot hold, before anything is trained, for weights and losses that are not
     finite, and (`Diverged`) when the healing diverges.
     """
-    was = encoding_of(model)
     host, asked = open_host(model), parse(to)
-    target = filled(host, asked, healing.train_length)
-    if target == was:
-        raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    was, target = from_and_to(model, asked, healing.train_length)
     rows = positions_of(host)
     if control and rows is not None and healing.train_length > rows:
         raise ValueError(
@@ -171,6 +170,31 @@ def convert(
         return replace(found, control_diverged=str(error))
     losses = _measured(untouched, task, folder / "control.json", stage("loss of the control"))
     return replace(found, control=losses, control_curve=curve)
+
+
+def from_and_to(model: Any, to: str | Encoding, train_length: int) -> tuple[Encoding, Encoding]:
+    """What a model has, and what `to` means on it. Raises ValueError where they are the same. No weight is asked."""
+    was, target = encoding_of(model), filled(open_host(model), parse(to), train_length)
+    if target == was:
+        raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    return was, target
+
+
+@torch.no_grad()
+def tokens_per_second(model: Any, train_length: int) -> float:
+    """How many tokens are trained on in a second, by the second of two forwards over at most 512: a step takes three
+    times that."""
+    host = open_host(model)
+    count = min(train_length, TIMED, positions_of(host) or TIMED)
+    tokens = torch.zeros(1, count, dtype=torch.long, device=model.device)
+    for_evaluation(host.model)
+    for _ in range(2):
+        start = monotonic()
+        model(tokens)
+        if tokens.is_cuda:
+            torch.cuda.synchronize()
+        seconds = monotonic() - start
+    return tokens.numel() / max(3 * seconds, 1e-9)
 
 
 def _measured(model: Any, task: Language, path: Path, update: Update) -> Losses:

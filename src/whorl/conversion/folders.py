@@ -22,6 +22,7 @@ from whorl.files import write_atomically
 from whorl.hosts import open_host
 from whorl.numerics import peak_memory
 from whorl.randomness import put_back
+from whorl.reports.formatting import duration
 from whorl.results.extension import CONVERSION, EXTENSION, TUNED, Conversion, Extension, Method
 from whorl.sources import Source, source
 from whorl.stages import Stage, Update, counted, silent
@@ -279,10 +280,18 @@ def convert(
         batch_size=batch_size, gradual=gradual, seed=seed,
     )  # fmt: skip
     chosen = recipes.settings_of(to)
+    by_paper = heal is None and chosen.tokens is not None
     heal = chosen.tokens if heal is None else heal
     if heal is None:
         raise ValueError(f"a swap to {chosen.to} is healed by training; give heal, the tokens of it")
     name, out, found, reads = _from_and_to(name, out, text, force)
+    if by_paper:
+        say(
+            f"no --heal was given: {to} heals with its paper's {heal:,} tokens, which is work for many GPUs; "
+            "--heal 5000000 --batch-size 32 would be a first try"
+        )
+    if (empty := found.without_weights()) is not None:  # asked before gigabytes are read, and a text
+        converting.from_and_to(empty, chosen.to, trained_length(found, empty, train_length, scaled=False))
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     longest = length_unscaled(found, model, limit, say)
@@ -292,6 +301,7 @@ def convert(
     if chosen.says:
         say(chosen.says)
     say(_planned(healing, control, task))
+    say(_time_of(healing, control, converting.tokens_per_second(model, limit)))
     asked = {"to": chosen.to, **_follows_from(model, task, healing)}
     with resuming.working(out, "convert", asked, say) as work:
         result = converting.convert(model, chosen.to, task, healing, work, control=control, stage=stage)
@@ -316,6 +326,16 @@ def _planned(healing: Any, control: bool, task: Any) -> str:
         f"healing: {steps:,} step{'' if steps == 1 else 's'} of {healing.batch_size} x {length:,} tokens, learning "
         f"rate {healing.learning_rate:g}{also}; losses on {len(task.windows)} windows at {at} tokens, "
         f"{'four' if control else 'three'} times{few}"
+    )
+
+
+def _time_of(healing: Any, control: bool, rate: float) -> str:
+    """How long the trainings will take, where so many tokens are trained on in a second."""
+    trainings = 2 if control else 1
+    seconds = trainings * healing.tokens / rate
+    return (
+        f"about {duration(seconds)} of training here for {healing.tokens:,} tokens{', twice' * control}, by a forward "
+        "of the model (--heal sets the tokens)"
     )
 
 

@@ -78,7 +78,13 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    if minutes < 90:
+        return f"{minutes:.1f} min"
+    hours = minutes / 60
+    if hours < 96:
+        return f"{hours:.1f} h"
+    days = hours / 24
+    return f"{days:.0f} days" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
 def listing(items: Sequence[str]) -> str:
