@@ -46,6 +46,8 @@ def test_every_encoding_has_a_sentence_on_its_families() -> None:
     assert "not `gemma4_text`, `falcon`, `modernbert`, `bert`" in taken["fox"]
     assert taken["randomized"].startswith("33 of 35 decoder families and 1 of 2 encoders; not `gpt2`, `opt`, `bert`")
     assert taken["window"].startswith("all families but `gemma4_text` as `rope+window:size=8/nope`")
+    assert taken["hope-2d"] == "8 of 8 families of image models ([which](../families.md))."
+    assert taken["pape"].endswith("And 8 of 8 families of image models ([which](../families.md)).")
     assert (table.in_stock_terms(FAMILIES, "hope"), table.in_stock_terms(FAMILIES, "fox")) == (33, 0)
 
 
