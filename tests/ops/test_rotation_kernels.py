@@ -14,7 +14,7 @@ import torch
 from attention_cases import Wrapped
 from torch.utils.checkpoint import checkpoint
 
-from whorl.encodings import parse
+from whorl.encodings import Spectrum, parse
 from whorl.ops import Tables, choose, rotate, rotation_tables
 from whorl.ops.impl import native
 from whorl.testing import max_error
@@ -130,6 +130,26 @@ def test_in_place_neither_reads_nor_writes_what_stands_still(impl: str, layout: 
                     expected, strict=True):  # fmt: skip
         torch.testing.assert_close(x[..., ~still], y[..., ~still])
         assert x[..., still].isnan().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_out_of_place_what_does_not_rotate_is_copied_to_the_bit(dtype: torch.dtype, impl: str, layout: str) -> None:
+    odd = [torch.inf, -torch.inf, torch.nan, -0.0, 0.0, torch.finfo(dtype).max, torch.finfo(dtype).tiny]
+    whole = torch.int32 if dtype == torch.float32 else torch.int16
+    for pairs, first, last in ((12, 0, 6), (24, 0, 18), (33, 3, 32), (33, 31, 33), (64, 0, 32), (64, 62, 64)):
+        channels, frequencies = range(2 * pairs), tuple(0.5 * (first <= i < last) for i in range(pairs))
+        tables = rotation_tables(Spectrum(frequencies, 2 * pairs), torch.arange(5))
+        turns = [c for c in channels if first <= (c % pairs if layout == "half" else c // 2) < last]
+        still = sorted({*channels} - {*turns})
+        q, k = inputs(5, 2 * pairs, dtype, "tokens first")
+        for x in (q, k):
+            x[..., still] = torch.tensor(odd, dtype=dtype).repeat(len(still))[: len(still)]
+        made, expected = (rotate(q, k, tables, layout=layout, impl=one) for one in (impl, "reference"))
+        for x, got, wanted in zip((q, k), made, expected, strict=True):
+            assert torch.equal(got[..., still].contiguous().view(whole), x[..., still].contiguous().view(whole))
+            torch.testing.assert_close(got[..., turns], wanted[..., turns])
 
 
 @pytest.mark.matrix

@@ -68,12 +68,16 @@ static inline uint16_t store_float16(float value) {
  * time. For reading: asked for as one's own (prefetchw), all pairs took a tenth longer and half of them a third. A
  * prefetch past the end of the data does nothing. */
 #define AHEAD 32
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 static inline void ahead(const void *from, int64_t bytes) {
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch((const char *)from + byte);
 }
 
-/* Out of place, a token's heads (or a head's tokens) are copied first, as one stretch where they are one, and then turned
- * where they lie, in the first-level cache. Where every channel turns, nothing is copied: the turn itself moves it all. */
+/* Out of place, with AVX-512, all of a row goes through registers as if every pair turned, and the pairs that do not are left as
+ * they are there: a copy takes the time of a turn, since both wait for memory. Elsewhere, and where heads have channels that are
+ * in no pair, a token's heads (or a head's tokens) are copied first, as one stretch where they are one, and then turned where
+ * they lie, in the first-level cache. */
 static inline void copy_rows(void *out, const void *in, int64_t rows, int64_t out_stride, int64_t in_stride, int64_t bytes) {
     if (out_stride == bytes && in_stride == bytes) bytes *= rows, rows = 1;
     for (int64_t row = 0; row < rows; row++, in = (const char *)in + in_stride, out = (char *)out + out_stride) {
@@ -197,10 +201,29 @@ static inline vec load_table(const float *from, Some mask) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x, _mm512_set1_ps(__builtin_nanf("")));
 }
 
+/* Numbers from .. to - 1 of a row of a table, and `other` in the place of those before and after. */
+static inline vec load_between(const float *row, int64_t from, int64_t to, float other) {
+    const int64_t below = from < 0 ? 0 : from < 16 ? from : 16, end = to < 0 ? 0 : to < 16 ? to : 16;
+    const __mmask16 mask = (uint32_t)((1u << end) - 1) & ~(uint32_t)((1u << below) - 1);
+    const vec x = _mm512_mask_loadu_ps(_mm512_set1_ps(other), mask, row);
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x, _mm512_set1_ps(__builtin_nanf("")));
+}
+
+typedef __mmask16 Turns; /* which pairs of a vector turn */
+static inline Turns turning(vec c, vec s) {
+    return _mm512_cmp_ps_mask(c, _mm512_set1_ps(1), _CMP_NEQ_UQ) | _mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+}
+
 static inline void turn(vec *x, vec *y, vec c, vec s) {
     const vec old = *x;
     *x = _mm512_fmsub_ps(old, c, _mm512_mul_ps(*y, s));
     *y = _mm512_fmadd_ps(*y, c, _mm512_mul_ps(old, s));
+}
+
+static inline void turn_some(vec *x, vec *y, vec c, vec s, Turns which) {
+    const vec old = *x;
+    *x = _mm512_mask_fmsub_ps(old, which, c, _mm512_mul_ps(*y, s));
+    *y = _mm512_mask_fmadd_ps(*y, which, c, _mm512_mul_ps(old, s));
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define LANES 8
@@ -280,10 +303,29 @@ static inline vec load_table(const float *from, Some count) {
     return _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
+static inline vec load_between(const float *row, int64_t from, int64_t to, float other) {
+    const int below = from < 0 ? 0 : from < 8 ? (int)from : 8, end = to < 0 ? 0 : to < 8 ? (int)to : 8;
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i mask = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(below), lanes), _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lanes));
+    const vec x = _mm256_blendv_ps(_mm256_set1_ps(other), _mm256_maskload_ps(row, mask), _mm256_castsi256_ps(mask));
+    return _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+typedef vec Turns;
+static inline Turns turning(vec c, vec s) {
+    return _mm256_or_ps(_mm256_cmp_ps(c, _mm256_set1_ps(1), _CMP_NEQ_UQ), _mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+}
+
 static inline void turn(vec *x, vec *y, vec c, vec s) {
     const vec old = *x;
     *x = _mm256_fmsub_ps(old, c, _mm256_mul_ps(*y, s));
     *y = _mm256_fmadd_ps(*y, c, _mm256_mul_ps(old, s));
+}
+
+static inline void turn_some(vec *x, vec *y, vec c, vec s, Turns which) {
+    vec a = *x, b = *y;
+    turn(&a, &b, c, s);
+    *x = _mm256_blendv_ps(*x, a, which), *y = _mm256_blendv_ps(*y, b, which);
 }
 #endif
 
@@ -296,14 +338,25 @@ static inline vec in_order(vec x) { return x; }
  * LOAD gives its numbers; SORT and UNSORT go from there to sorted, in which neighbours are first and second channels. */
 #define VECTORS(NAME, TYPE, LOAD, STORE, ORDER, SORT, UNSORT, PAIRS)                                                   \
     static inline __attribute__((always_inline)) void NAME##_some(                                                     \
-        const int count, const Some mask, TYPE *out, const TYPE *in, int64_t half, int64_t rows,                       \
+        const int count, const int still, int64_t first, int64_t last, const Some mask, TYPE *out, const TYPE *in, int64_t half, int64_t rows,\
         int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
         Two c[TOGETHER], s[TOGETHER];                                                                                  \
         for (int u = 0; u < count; u++) {                                                                              \
             const float *cu = cos + 2 * LANES * u, *su = sin + 2 * LANES * u;                                          \
-            c[u] = ORDER(((Two){load_table(cu, mask), load_table(cu + LANES, upper(mask))}));                          \
-            s[u] = ORDER(((Two){times(load_table(su, mask), sign), times(load_table(su + LANES, upper(mask)), sign)}));\
+            const int64_t a = first - 2 * LANES * u, b = last - 2 * LANES * u;                                         \
+            Two co, si;                                                                                                \
+            if (still) {                                                                                               \
+                co = (Two){load_between(cu, a, b, 1), load_between(cu + LANES, a - LANES, b - LANES, 1)};              \
+                si = (Two){load_between(su, a, b, 0), load_between(su + LANES, a - LANES, b - LANES, 0)};              \
+            } else {                                                                                                   \
+                co = (Two){load_table(cu, mask), load_table(cu + LANES, upper(mask))};                                 \
+                si = (Two){load_table(su, mask), load_table(su + LANES, upper(mask))};                                 \
+            }                                                                                                          \
+            c[u] = ORDER(co), s[u] = ORDER(((Two){times(si.a, sign), times(si.b, sign)}));                             \
         }                                                                                                              \
+        Turns which[TOGETHER][2];                                                                                      \
+        for (int u = 0; u < count && still; u++)                                                                       \
+            which[u][0] = turning(c[u].a, s[u].a), which[u][1] = turning(c[u].b, s[u].b);                              \
         const int64_t bytes = 2 * LANES * count * sizeof(TYPE);                                                        \
         for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
             ahead(in + AHEAD * in_stride, bytes), ahead(in + half + AHEAD * in_stride, bytes);                         \
@@ -311,55 +364,83 @@ static inline vec in_order(vec x) { return x; }
                 const TYPE *from = in + 2 * LANES * u;                                                                 \
                 TYPE *to = out + 2 * LANES * u;                                                                        \
                 Two x = LOAD(from, mask), y = LOAD(from + half, mask);                                                 \
-                turn(&x.a, &y.a, c[u].a, s[u].a), turn(&x.b, &y.b, c[u].b, s[u].b);                                    \
+                if (still)                                                                                             \
+                    turn_some(&x.a, &y.a, c[u].a, s[u].a, which[u][0]), turn_some(&x.b, &y.b, c[u].b, s[u].b, which[u][1]);\
+                else                                                                                                   \
+                    turn(&x.a, &y.a, c[u].a, s[u].a), turn(&x.b, &y.b, c[u].b, s[u].b);                                \
                 STORE(to, mask, x), STORE(to + half, mask, y);                                                         \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    static inline void halves_##NAME(TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,        \
+    static inline __attribute__((always_inline)) void halves_any_##NAME(                                               \
+        const int still, int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,\
                                      int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
         int64_t i = 0;                                                                                                 \
         for (; i + 2 * LANES * TOGETHER <= n; i += 2 * LANES * TOGETHER)                                               \
-            NAME##_some(TOGETHER, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i,        \
+            NAME##_some(TOGETHER, still, first - i, last - i, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i,\
                         sin + i, sign);                                                                                \
         for (; TOGETHER > 2 && i + 4 * LANES <= n; i += 4 * LANES)                                                     \
-            NAME##_some(2, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,      \
+            NAME##_some(2, still, first - i, last - i, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,\
                         sign);                                                                                         \
         for (; i + 2 * LANES <= n; i += 2 * LANES)                                                                     \
-            NAME##_some(1, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,      \
+            NAME##_some(1, still, first - i, last - i, some(2 * LANES), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i,\
                         sign);                                                                                         \
         if (i < n)                                                                                                     \
-            NAME##_some(1, some(n - i), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);   \
+            NAME##_some(1, still, first - i, last - i, some(n - i), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);\
     }                                                                                                                  \
     static inline __attribute__((always_inline)) void NAME##_some_neighbours(                                          \
-        const int count, const Some mask, const Some pairs, TYPE *out, const TYPE *in, int64_t rows,                   \
+        const int count, const int still, int64_t first, int64_t last, const Some mask, const Some pairs, TYPE *out, const TYPE *in, int64_t rows,\
         int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
         vec c[TOGETHER], s[TOGETHER];                                                                                  \
+        Turns which[TOGETHER];                                                                                         \
         for (int u = 0; u < count; u++) {                                                                              \
-            c[u] = PAIRS(load_table(cos + LANES * u, pairs));                                                          \
-            s[u] = PAIRS(times(load_table(sin + LANES * u, pairs), sign));                                             \
+            const float *cu = cos + LANES * u, *su = sin + LANES * u;                                                  \
+            const int64_t a = first - LANES * u, b = last - LANES * u;                                                 \
+            c[u] = PAIRS(still ? load_between(cu, a, b, 1) : load_table(cu, pairs));                                   \
+            s[u] = PAIRS(times(still ? load_between(su, a, b, 0) : load_table(su, pairs), sign));                      \
+            if (still) which[u] = turning(c[u], s[u]);                                                                 \
         }                                                                                                              \
         for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
             ahead(in + AHEAD * in_stride, 2 * LANES * count * sizeof(TYPE));                                           \
             for (int u = 0; u < count; u++) {                                                                          \
                 Two x = SORT(LOAD(in + 2 * LANES * u, mask));                                                          \
-                turn(&x.a, &x.b, c[u], s[u]);                                                                          \
+                if (still)                                                                                             \
+                    turn_some(&x.a, &x.b, c[u], s[u], which[u]);                                                       \
+                else                                                                                                   \
+                    turn(&x.a, &x.b, c[u], s[u]);                                                                      \
                 STORE(out + 2 * LANES * u, mask, UNSORT(x));                                                           \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    static inline void neighbours_##NAME(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                  \
+    static inline __attribute__((always_inline)) void neighbours_any_##NAME(                                           \
+        const int still, int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,     \
                                          int64_t in_stride, const float *cos, const float *sin, float sign,            \
                                          int64_t n) {                                                                  \
         int64_t i = 0;                                                                                                 \
         for (; i + LANES * TOGETHER <= n; i += LANES * TOGETHER)                                                       \
-            NAME##_some_neighbours(TOGETHER, some(2 * LANES), some(LANES), out + 2 * i, in + 2 * i, rows, out_stride,  \
+            NAME##_some_neighbours(TOGETHER, still, first - i, last - i, some(2 * LANES), some(LANES), out + 2 * i, in + 2 * i, rows, out_stride,\
                                    in_stride, cos + i, sin + i, sign);                                                 \
         for (; i < n; i += LANES) {                                                                                    \
             const int64_t left = n - i < LANES ? n - i : LANES;                                                        \
-            NAME##_some_neighbours(1, some(2 * left), some(left), out + 2 * i, in + 2 * i, rows, out_stride, in_stride,\
+            NAME##_some_neighbours(1, still, first - i, last - i, some(2 * left), some(left), out + 2 * i, in + 2 * i, rows, out_stride, in_stride,\
                                    cos + i, sin + i, sign);                                                            \
         }                                                                                                              \
+    }                                                                                                                  \
+    static inline void halves_##NAME(TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,        \
+                                     int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
+        halves_any_##NAME(0, 0, 0, out, in, half, rows, out_stride, in_stride, cos, sin, sign, n);                     \
+    }                                                                                                                  \
+    static inline void halves_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,\
+                                     int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
+        halves_any_##NAME(1, first, last, out, in, half, rows, out_stride, in_stride, cos, sin, sign, n);              \
+    }                                                                                                                  \
+    static inline void neighbours_##NAME(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                  \
+                                         int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {\
+        neighbours_any_##NAME(0, 0, 0, out, in, rows, out_stride, in_stride, cos, sin, sign, n);                       \
+    }                                                                                                                  \
+    static inline void neighbours_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,\
+                                         int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {\
+        neighbours_any_##NAME(1, first, last, out, in, rows, out_stride, in_stride, cos, sin, sign, n);                \
     }
 
 VECTORS(float, float, load_float, store_float, natural, sorted, unsorted, pairs_sorted)
@@ -378,7 +459,7 @@ HALVES(halves_double, double, double, SAME, SAME)
 NEIGHBOURS(neighbours_double, double, double, SAME, SAME)
 
 /* All rows of a block of tokens. */
-#define ROWS(NAME, TYPE, MATH, HALVES, NEIGHBOURS)                                                                     \
+#define ROWS(NAME, TYPE, MATH, HALVES, NEIGHBOURS, VECTORS, HALVES_SOME, NEIGHBOURS_SOME)                              \
     static void NAME(Tensor t, const MATH *cos, const MATH *sin, MATH sign, int64_t head_dim, int64_t first,           \
                      int64_t n, int64_t width, int interleaved, int64_t batch, int64_t begin, int64_t end) {           \
         const int64_t half = width / 2, bytes = sizeof(TYPE);                                                          \
@@ -389,31 +470,64 @@ NEIGHBOURS(neighbours_double, double, double, SAME, SAME)
         const TYPE *all_in = (const TYPE *)t.in + batch * t.in_stride[0] + begin * t.in_stride[2];                     \
         TYPE *all_out = (TYPE *)t.out + batch * t.out_stride[0] + begin * t.out_stride[2];                             \
         const int64_t all_tables = batch * t.table_stride[0] + begin * t.table_stride[2];                              \
+        const int moves = t.out != t.in && 2 * n < head_dim, whole = VECTORS == 16 && moves && width == head_dim;      \
+        /* less than a vector: of pairs that are copied already, the vector that ends them or the row */               \
+        const int64_t step = interleaved ? VECTORS : 2 * VECTORS, left = VECTORS == 8 && moves && half >= step ? n % step : 0;\
+        const int64_t ends = least(first + n - left, half - step);                                                     \
         for (int64_t i = 0; i < size[outer]; i++) {                                                                    \
             const TYPE *in = all_in + i * t.in_stride[outer];                                                          \
             int64_t in_stride = t.in_stride[inner];                                                                    \
             TYPE *out = all_out + i * t.out_stride[outer];                                                             \
             int64_t table = all_tables + i * t.table_stride[outer];                                                    \
-            if (out != in && 2 * n < head_dim) {                                                                       \
+            if (moves && !whole) {                                                                                     \
                 copy_rows(out, in, size[inner], out_stride * bytes, in_stride * bytes, head_dim * bytes);              \
                 in = out, in_stride = out_stride;                                                                      \
             }                                                                                                          \
             for (int64_t j = 0; j < size[inner]; j += rows) {                                                          \
-                if (interleaved)                                                                                       \
+                if (whole && interleaved)                                                                              \
+                    NEIGHBOURS_SOME(first, first + n, out, in, rows, out_stride, in_stride, cos + table - first,       \
+                                    sin + table - first, sign, half);                                                  \
+                else if (whole)                                                                                        \
+                    HALVES_SOME(first, first + n, out, in, half, rows, out_stride, in_stride, cos + table - first,     \
+                                sin + table - first, sign, half);                                                      \
+                else if (interleaved)                                                                                  \
                     NEIGHBOURS(out + 2 * first, in + 2 * first, rows, out_stride, in_stride, cos + table, sin + table, \
-                               sign, n);                                                                               \
+                               sign, n - left);                                                                        \
                 else                                                                                                   \
                     HALVES(out + first, in + first, half, rows, out_stride, in_stride, cos + table, sin + table, sign, \
-                           n);                                                                                         \
+                           n - left);                                                                                  \
+                if (left && interleaved)                                                                               \
+                    NEIGHBOURS_SOME(first + n - left - ends, first + n - ends, out + 2 * ends, in + 2 * ends, rows, out_stride,\
+                                    in_stride, cos + table - first + ends, sin + table - first + ends, sign, step);    \
+                else if (left)                                                                                         \
+                    HALVES_SOME(first + n - left - ends, first + n - ends, out + ends, in + ends, half, rows, out_stride,\
+                                in_stride, cos + table - first + ends, sin + table - first + ends, sign, step);        \
                 in += rows * in_stride, out += rows * out_stride, table += t.table_stride[inner];                      \
             }                                                                                                          \
         }                                                                                                              \
     }
 
-ROWS(rows_float, float, float, halves_float, neighbours_float)
-ROWS(rows_double, double, double, halves_double, neighbours_double)
-ROWS(rows_bf16, uint16_t, float, halves_bf16, neighbours_bf16)
-ROWS(rows_half, uint16_t, float, halves_half, neighbours_half)
+/* Of types that have no vectors here: ROWS is told not to call these. */
+#define NEVER(NAME, TYPE, MATH)                                                                                        \
+    static inline void halves_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t half,        \
+                                          int64_t rows, int64_t out_stride, int64_t in_stride, const MATH *cos,        \
+                                          const MATH *sin, MATH sign, int64_t n) {}                                    \
+    static inline void neighbours_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t rows,    \
+                                              int64_t out_stride, int64_t in_stride, const MATH *cos, const MATH *sin, \
+                                              MATH sign, int64_t n) {}
+#define ROWS_OF(NAME, TYPE, MATH, VECTORS)                                                                             \
+    ROWS(rows_##NAME, TYPE, MATH, halves_##NAME, neighbours_##NAME, VECTORS, halves_some_##NAME, neighbours_some_##NAME)
+#ifndef LANES
+#define LANES 0
+NEVER(float, float, float)
+NEVER(bf16, uint16_t, float)
+NEVER(half, uint16_t, float)
+#endif
+NEVER(double, double, double)
+ROWS_OF(float, float, float, LANES)
+ROWS_OF(bf16, uint16_t, float, LANES)
+ROWS_OF(half, uint16_t, float, LANES)
+ROWS_OF(double, double, double, 0)
 
 /* One array of numbers, since that is the cheapest call to make from Python; what changes from call to call comes first:
  *
