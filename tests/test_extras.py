@@ -86,6 +86,7 @@ CASES = [  # the extras that are installed, a command, how its answer starts, an
     ("cli compare", "convert empty --to hope --heal 9 --out out", EMPTY, None),
     ("cli", "compare rope --model empty --out out", "whorl: whorl compare needs accelerate and ", "compare"),
     ("cli compare", "compare rope --model empty --out out", "whorl: cannot load 'empty'", None),
+    ("cli compare", "compare --ray rope --out out", "whorl: --ray needs ray, which is not installed", "ray"),
 ]
 
 
@@ -114,7 +115,7 @@ def test_pyproject_has_the_same_extras() -> None:
         return found
 
     assert {extra: modules(extra) for extra in EXTRAS} == {extra: {*needs} for extra, needs in EXTRAS.items()}
-    assert modules("all") == set().union(*EXTRAS.values()) - {"lm_eval"}, "another program, which runs whorl's models"
+    assert modules("all") == set().union(*EXTRAS.values()) - {"ray", "lm_eval"}, "programs of their own"
     assert {re.match("[a-z]+", wanted)[0] for wanted in PROJECT["dependencies"]} == {
         *("torch", "transformers", "safetensors", "numpy")
     }

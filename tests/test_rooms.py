@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[1]
 # From the ground up. A module imports from its own room and from those in lines above; rooms of one line are strangers.
 # Reports are below the verbs, which write them; `testing` is for tests, and nothing imports it.
 FLOORS = (
-    "whorl checking console extras files locking notation numerics randomness stages",
+    "whorl checking console extras files hub locking notation numerics randomness stages",
     "outputs provenance registry",
     "encodings",
     "ops theory",

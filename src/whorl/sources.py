@@ -18,6 +18,7 @@ from whorl.attaching.records import NAMED
 from whorl.checking import check_there
 from whorl.data import corpus
 from whorl.gguf_files.header import gguf_at
+from whorl.hub import check_on_hub
 from whorl.results.extension import EXTENSION, TUNED, Extension
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ def source(name: str) -> Source:
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
     check_there(name)
+    check_on_hub(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
 
 

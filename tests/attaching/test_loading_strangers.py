@@ -115,22 +115,10 @@ def test_code_runs_where_it_is_asked_for(folder: Path, tmp_path: Path, monkeypat
     assert whorl.load(folder, trust_remote_code=True).config.model_type == "theirs"
 
 
-def test_a_name_that_is_no_folder_is_said_before_the_hub_is_asked(monkeypatch, caplog, tmp_path: Path) -> None:
-    """The hub takes a minute to not answer."""
+def test_a_name_that_is_no_folder_is_asked_for_before_it_is_loaded(monkeypatch, caplog) -> None:
     from whorl.attaching import loading
 
-    asked = []
-
-    def file_of(where: str, name: str, hub: dict) -> None:
-        if not hub.get("local_files_only"):
-            asked.append(caplog.text)
-            raise OSError("no connection")
-
-    monkeypatch.setattr(loading.compat, "file_of", file_of)
-    with pytest.raises(OSError, match="no connection"):
+    monkeypatch.setattr(loading.compat, "file_of", lambda *_: pytest.fail("stock code asks for a minute"))
+    with pytest.raises(ValueError, match="there is no folder nosuchname here, and the hub cannot be asked"):
         whorl.load("nosuchname")
-    assert "there is no folder nosuchname here; the hub is asked" in asked[0]
-    caplog.clear()
-    with pytest.raises(OSError, match="no connection"):
-        whorl.load(tmp_path)
-    assert "the hub is asked" not in caplog.text
+    assert "there is no folder nosuchname here; the hub is asked" in caplog.text

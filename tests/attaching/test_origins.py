@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 import whorl
 from tests.contract import TOKENS, difference
@@ -83,6 +83,27 @@ def test_families_without_a_rotary_module_ask_too() -> None:
     whorl.detach(model)
     with pytest.raises(ValueError, match=TAKEN_OFF):
         goes_on(model, own)
+
+
+def test_a_cache_inside_that_of_a_decoder_with_cross_attention_is_marked() -> None:
+    model = whorl.attach(tiny_model("gpt2"), "alibi")
+    both = EncoderDecoderCache(filled(model), DynamicCache())
+    assert goes_on(model, both)
+    whorl.detach(model)
+    with pytest.raises(ValueError, match=TAKEN_OFF):
+        goes_on(model, both)
+
+
+def test_generate_goes_on_with_its_own_static_cache() -> None:
+    """It keeps one on the model, and empties it."""
+    how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    model, fixed = tiny_model("llama"), {"cache_implementation": "static"}
+    stock = model.generate(TOKENS[:, :9], **how, **fixed)
+    for encoding in ("hope:train_length=16", "alibi"):
+        whorl.attach(model, encoding)
+        assert torch.equal(model.generate(TOKENS[:, :9], **how, **fixed), model.generate(TOKENS[:, :9], **how))
+    whorl.detach(model)
+    assert torch.equal(model.generate(TOKENS[:, :9], **how, **fixed), stock)
 
 
 def test_a_cache_of_another_encoding_is_refused_until_it_is_emptied() -> None:

@@ -51,6 +51,7 @@ def happen(fault, encoding):
     if fault == "exit":
         os._exit(3)
     if fault == "wait":
+        (HERE / "pid").write_text(str(os.getpid()))
         time.sleep(600)
     if fault == "kill" or (HERE / "tries").read_text().split().count(encoding) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -62,7 +63,7 @@ sys.meta_path.insert(0, Changes())
 
 def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, faults: dict[str, str]) -> Path:
     """Plants the faults in the processes that are started from now on, until `monkeypatch.undo`. Gives the file that
-    names the encoding of each try."""
+    names the encoding of each try; one that waits leaves its process in `pid` beside it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SITE.replace("{faults!r}", repr(faults)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))

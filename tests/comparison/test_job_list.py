@@ -42,7 +42,7 @@ def test_every_setting_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(**{f.name: told.pop(f.name) for f in dataclasses.fields(Settings)}) == CHANGED
     assert told == {
         "encodings": ["hope:cut=2"], "seeds": (0, 4), "out": Path("runs/my out"), "snapshots": 3, "only": "trials",
-        "jobs": 1, "job_list": None, "learning_rates": (),
+        "jobs": 1, "ray": None, "job_list": None, "learning_rates": (),
     }  # fmt: skip
 
 
@@ -112,7 +112,9 @@ def job_id(folder: Path, settings: dict[str, Any]) -> str:
     ("how", "words"),
     [
         ({"only": "trial"}, "only must be one of 'trials', 'report', got 'trial'"),
-        ({"only": "report", "job_list": "jobs"}, "leave --job-list or --only out"),
+        ({"only": "report", "job_list": "jobs"}, "--job-list and --only report are different ways to run trials"),
+        ({"jobs": 2, "job_list": "jobs"}, "--jobs and --job-list are different ways to run trials; give one"),
+        ({"jobs": 0}, "jobs must be a whole number from 1"),
         ({"job_list": 3}, "job_list must be the path of a file"),
     ],
 )

@@ -17,9 +17,13 @@ from whorl.testing import tiny_model
 VOCABULARY = 300
 
 
-def material(text: Path, longest: int = 256, windows: int = 2, sequences: int = 4, tail: int = 8) -> Material:
+def material(
+    text: Path, longest: int = 256, windows: int = 2, sequences: int = 4, tail: int = 8, bos: bool = True
+) -> Material:
     documents = read_documents(str(text))
     tokenizer = train_tokenizer(documents[:1], VOCABULARY)
+    if not bos:
+        tokenizer.bos_token = None
     return Material(tokenizer, text_windows(str(text), documents, tokenizer, longest, windows), sequences, tail, 0)
 
 

@@ -143,6 +143,26 @@ def test_a_length_that_a_table_does_not_reach_says_so(text: Path, tmp_path: Path
     assert "out of reach" in repr(found)
 
 
+def test_a_trial_is_asked_on_what_it_was_not_trained_on(text: Path, tmp_path: Path) -> None:
+    how = {"train_length": 32, "lengths": ("1x",), "tokens": 2 * 4 * 32, "batch_size": 4, "tail": 8, "windows": 4}
+    whorl.compare(["alibi"], out=tmp_path / "run", text=str(text), quiet=True, precision="fp32", **how)
+    (trial,) = (tmp_path / "run" / "trials").iterdir()
+    found = whorl.evaluate(trial, lengths=["2x"], windows=2, tail=8, probes=["loss"], out=tmp_path / "out")
+    assert (found.encoding, found.train_length, found.asked.text) == ("alibi", 32, str(text))
+    assert found.train_length_from == "its trial says"
+    assert found.heldout
+    assert "held out, 2 windows" in (tmp_path / "out" / "report.md").read_text()
+    assert found.row("loss", 64).values["tail"] > 0
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(text: Path, tmp_path: Path) -> None:
+    peaked(tiny_model("llama", vocab_size=200)).save_pretrained(tmp_path / "model")
+    train_tokenizer(read_documents(str(text))[:1], VOCABULARY).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="hold ids from .* and the model has 200 tokens"):
+        whorl.evaluate(tmp_path / "model", text=text, out=tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_does_not_fit_is_refused_before_a_folder_is_made(model: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tiny_model("bert", vocab_size=VOCABULARY).save_pretrained(tmp_path / "bert")

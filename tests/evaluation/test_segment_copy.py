@@ -45,6 +45,16 @@ def test_a_model_that_looks_up_four_tokens_copies_as_far_as_it_looks(text: Path)
     assert far.samples == (0.0,) * 4
 
 
+def test_without_bos_the_segment_begins_the_sequence(text: Path) -> None:
+    probe = SegmentCopy(material(text, bos=False))
+    ids = probe.sequence(256, 0)
+    assert ids.shape == (256,)
+    assert torch.equal(ids[:SEGMENT], ids[-SEGMENT:])
+    row = probe.measure(answering(looks_up(4)), 100, lambda done: None).row
+    assert row.values["accuracy"] == 1
+    assert row.values["unseen"] == pytest.approx(math.log(VOCABULARY), rel=1e-3), "nothing stands before"
+
+
 def test_a_text_of_few_tokens_is_refused(text: Path) -> None:
     found = material(text)
     few = type(found)(found.tokenizer, found.windows[:, :4].clone(), 4, 8, 0)

@@ -44,8 +44,8 @@ def test_a_difference_is_paired_by_window_and_said_with_its_interval() -> None:
     """The windows differ by 1 from one another, and by 1.0, 1.05 and 1.0 between the lengths."""
     said, copied = findings(evaluation())
     assert said == (
-        "With 256 tokens of context the same tokens cost 1.017 ± 0.072 nats more than with 128: context past the "
-        "training length hurts."
+        "With 256 tokens of context the same tokens cost 1.017 ± 0.072 nats more than with 128: the added "
+        "context hurts."
     )
     assert copied == (
         "Going on with a segment: copied right, four tokens known, 100.0 % at 64, 75.0 % at 128 and 0.0 % at 256 "
@@ -56,8 +56,8 @@ def test_a_difference_is_paired_by_window_and_said_with_its_interval() -> None:
 @pytest.mark.parametrize(
     ("far", "said"),
     [
-        (loss(256, 1.8, 2.82, 3.81), "0.090 ± 0.025 nats less than with 128: the model gains from context past"),
-        (loss(256, 0.9, 3.9, 3.9), "the same tokens cost what they do with 128, as far as 3 windows tell"),
+        (loss(256, 1.8, 2.82, 3.81), "0.090 ± 0.025 nats less than with 128: the model gains from the added"),
+        (loss(256, 0.9, 3.9, 3.9), "the same tokens cost what they do with 128, as far as three windows can tell"),
         (loss(256, 1.0, math.nan, 2.0), "At 256 tokens the loss is not finite."),
     ],
 )
@@ -65,10 +65,11 @@ def test_what_is_not_resolved_or_no_number_is_said_so(far: Row, said: str) -> No
     assert said in findings(evaluation(far))[0]
 
 
-def test_without_a_length_past_the_training_length_nothing_is_said_of_it() -> None:
-    short = evaluation()
-    short = replace(short, rows={"loss": short.rows["loss"][:2]})
-    assert findings(short) == []
+def test_in_range_the_longest_length_is_held_against_the_shortest() -> None:
+    whole = evaluation()
+    short = replace(whole, rows={"loss": (whole.rows["loss"][0], loss(128, 1.8, 2.82, 3.81))})
+    assert "0.190 ± 0.025 nats less than with 64: the model gains" in findings(short)[0]
+    assert findings(replace(whole, rows={"loss": whole.rows["loss"][:1]})) == []
     nowhere = replace(short, rows={"loss": (Row(64, unreachable="why"), Row(128, unreachable="why"))}, positions=())
     assert findings(nowhere) == []
     assert by_position(nowhere) is None

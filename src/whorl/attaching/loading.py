@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from whorl.gguf_files.opening import config_and_encoding, open_gguf
 from whorl.hosts import host_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
+from whorl.hub import check_on_hub
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         return _load_gguf(file, kwargs)
     _refuse_no_folder(name_or_path)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
-    _tell_of_hub(name_or_path, hub)
+    _ask_hub(name_or_path, hub)
     if compat.file_of(name_or_path, ADAPTER, hub) is not None and compat.file_of(name_or_path, CONFIG, hub) is None:
         return _load_adapter(name_or_path, base, hub, kwargs)
     if base is not None:
@@ -126,14 +127,10 @@ def _refuse_no_folder(where: str) -> None:
         raise ValueError(f"no checkpoint at {where!r}: there is no such folder, and it is no hub name")
 
 
-def _tell_of_hub(where: str, hub: dict[str, Any]) -> None:
-    """Says at once that a name is no folder, nor in the hub's cache: the hub takes a minute to not answer."""
-    if Path(where).is_dir() or hub.get("local_files_only"):
-        return
-    with suppress(OSError):  # stock code's, for what is not in the cache
-        if any(compat.file_of(where, name, {**hub, "local_files_only": True}) for name in (CONFIG, ADAPTER)):
-            return
-    log.warning("there is no folder %s here; the hub is asked for a model of that name", where)
+def _ask_hub(where: str, hub: dict[str, Any]) -> None:
+    """Says at once that a name is no folder, and raises ValueError where the hub has none of that name either."""
+    if not hub.get("local_files_only"):
+        check_on_hub(where, *(hub.get(of) for of in ("revision", "token", "cache_dir")))
 
 
 def configuration(where: Any, **kwargs: Any) -> Any:

@@ -27,6 +27,7 @@ def check(seam: LayerSeam, cache: Any) -> None:
 
     cache: what the first layer got for `past_key_values`, before its keys join it; None is passed over.
     """
+    cache = getattr(cache, "self_attention_cache", cache)
     own = getattr(cache, "__dict__", None)
     if own is None:
         return

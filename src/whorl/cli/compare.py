@@ -22,6 +22,7 @@ EPILOG = """
  whorl compare rope hope --mix mqar=0.1 --out runs/mixed      text, and a task of retrieval\n
  whorl compare rope hope --model config.json --text hf:roneneldan/TinyStories --tokens 100000000\n
  whorl compare rope hope --seeds 0,1,2 --jobs 2               two trials at a time\n
+ whorl compare rope hope --seeds 0,1,2 --out /shared/run --ray head:6379\n
  whorl compare rope hope --seeds 0,1,2 --job-list jobs.txt   a command for each trial, for a scheduler\n
  torchrun --nproc_per_node 4 -m whorl compare rope hope --model base --out runs/base
 
@@ -114,6 +115,14 @@ def compare(
     jobs: Annotated[
         int, typer.Option(help="Trials at a time, each in a process of its own with a share of the threads, or a GPU.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Trials as tasks of Ray: of the one at host:port, or without an address of the one that is there, or "
+            "of a new one.",
+        ),
+    ] = None,
     job_list: Annotated[
         Path | None,
         typer.Option(
@@ -156,7 +165,7 @@ def compare(
         chosen = encodings or DEFAULT_ENCODINGS
         run(
             chosen, out=out, seeds=_integers("seeds", seeds), learning_rates=_numbers("learning-rates", learning_rates),
-            snapshots=snapshots, only=only, jobs=jobs, job_list=job_list, **asdict(settings),
+            snapshots=snapshots, only=only, jobs=jobs, ray=ray, job_list=job_list, **asdict(settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)

@@ -13,6 +13,7 @@ from whorl.comparison.planning import THEN
 from whorl.conversion.recipes import RECIPES
 from whorl.encodings import check_names
 from whorl.evaluation.probes import check_names as check_probes
+from whorl.hub import check_on_hub
 from whorl.tasks import check_name
 from whorl.training.settings import MODELS
 
@@ -35,6 +36,8 @@ def check(command: str, options: dict[str, Any]) -> None:
     for model in (*(options.get("models") or ()), options.get("model")):
         if model and model not in MODELS:
             check_there(model)
+            if command != "compare":  # which makes new models, of a config's file
+                check_on_hub(model)
     if text := options.get("text"):
         from whorl.data.corpus import check_path_of_text  # NumPy, of which --help has no need
 

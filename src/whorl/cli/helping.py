@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
+from whorl.comparison.planning import RAY_ADDRESS
+
 
 class _AsWritten:
     help: str | None
@@ -30,7 +32,12 @@ class _AsWritten:
 
 
 class Command(_AsWritten, TyperCommand):
-    pass
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads `--ray` alone, before an encoding too, as --ray=auto; `--ray head:6379` has its address."""
+        for at, word in enumerate(args):
+            if word == "--ray" and not RAY_ADDRESS.fullmatch("".join(args[at + 1 : at + 2])):
+                args = [*args[:at], "--ray=auto", *args[at + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 class Group(_AsWritten, TyperGroup):

@@ -49,6 +49,8 @@ def _of(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for option in ("tune", "stream_layers"):
         if options.get(option):
             yield f"--{option.replace('_', '-')}", "compare"
+    if options.get("ray"):
+        yield "--ray", "ray"
     if options.get("lora"):
         yield "--lora", "peft"
     if options.get("figure"):

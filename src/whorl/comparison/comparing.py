@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from whorl.checking import check_keywords, check_list, check_numbers, check_path
+from whorl.checking import check_keywords, check_list, check_numbers, check_path, shown
 from whorl.comparison import job_list as job_lists
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.failing import TrialsFailed
 from whorl.comparison.fitting import attached_to_each, filled_by_model
 from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
 from whorl.comparison.gathering import without_trials
+from whorl.comparison.on_ray import on_ray
 from whorl.comparison.planning import (
     DEFAULT_ENCODINGS,
+    RAY_ADDRESS,
     check_asked,
     check_model,
     check_rates,
@@ -38,8 +40,10 @@ from whorl.comparison.running import Runner
 from whorl.comparison.sweep import Sweep
 from whorl.encodings import Encoding
 from whorl.encodings.config import choices
+from whorl.extras import require
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.randomness import put_back
+from whorl.reports.formatting import listing
 from whorl.results.comparison import Comparison
 from whorl.training.models import has_weights
 from whorl.training.settings import Settings
@@ -57,6 +61,7 @@ def compare(
     quiet: bool = False,
     only: str | None = None,
     jobs: int = 1,
+    ray: str | None = None,
     job_list: str | Path | None = None,
     **settings: Any,
 ) -> Comparison:
@@ -73,6 +78,8 @@ def compare(
     only       "trials": runs them and writes no report, so that any number of processes may work in one folder, each at
                a trial that no other is at; "report": runs nothing, writes the report of what is finished
     jobs       how many trials run side by side, each in a process of its own with a share of the threads (or a GPU)
+    ray        where the Ray is whose tasks the trials are: "auto" for the one that is there, or else a new one; "local"
+               for a new one; or "host:port"
     job_list   a file to write: a command for each trial that is not finished, for a scheduler; nothing is run
     settings   the fields of `whorl.training.settings.Settings`: task, text, model, train_length, lengths, tokens...
 
@@ -83,13 +90,13 @@ def compare(
     >>> whorl.compare(["rope", "hope"], tokens=1_000_000, out="runs/short")
     """
     fields = [field.name for field in dataclasses.fields(Settings)]
-    own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "jobs", "job_list"]
+    own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "jobs", "ray", "job_list"]
     check_keywords("compare", settings, [*own, *fields])
     encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
     check_numbers(snapshots=snapshots)
-    _check_how(only, jobs, job_list)
+    _check_how(only, jobs, ray, job_list)
     for seed in seeds:
         check_numbers(seed=seed)
     learning_rates = check_rates(learning_rates, settings.get("learning_rate"))
@@ -131,6 +138,8 @@ def compare(
             display.listed(Path(job_list), len(sweep.missing), last)
         elif only == "report" or not sweep.missing:
             pass
+        elif ray is not None:
+            on_ray(sweep, ray)
         elif jobs > 1:
             side_by_side(sweep, jobs)
         else:
@@ -147,17 +156,23 @@ def compare(
     return results
 
 
-def _check_how(only: Any, jobs: Any, job_list: Any) -> None:
+def _check_how(only: Any, jobs: Any, ray: Any, job_list: Any) -> None:
     """Raises ValueError for ways of running that there are none of, or that exclude one another."""
     check_numbers(jobs=jobs)
-    if jobs > 1 and PartialState(cpu=not torch.cuda.is_available()).num_processes > 1:
-        raise ValueError("--jobs starts processes of its own; leave it out under torchrun, or torchrun out")
     if only is not None:
         choices("only", only, ("trials", "report"))
-        if job_list is not None:
-            raise ValueError("a job list is written and nothing else is done; leave --job-list or --only out")
     if job_list is not None:
         check_path("job_list", job_list, "the path of a file")
+    if ray is not None:
+        if not isinstance(ray, str) or not RAY_ADDRESS.fullmatch(ray):
+            raise ValueError(f"ray must be auto, local or an address like host:6379, got {shown(ray)}")
+        require("--ray", "ray")
+    ways = {"--jobs": jobs > 1, "--ray": ray is not None, "--job-list": job_list is not None}
+    ways |= {"--only report": only == "report", "--only trials": only == "trials" and job_list is not None}
+    ways["torchrun"] = PartialState(cpu=not torch.cuda.is_available()).num_processes > 1 and only != "report"
+    asked = [way for way, given in ways.items() if given]
+    if len(asked) > 1:
+        raise ValueError(f"{listing(asked)} are different ways to run trials; give one of them")
 
 
 def _in_a_list(encodings: Any) -> str:

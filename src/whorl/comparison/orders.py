@@ -16,11 +16,12 @@ from typing import Any
 
 from whorl.comparison.display import Reached, Silent
 from whorl.comparison.planning import Planned
-from whorl.comparison.running import Runner, in_one_line
+from whorl.comparison.running import PACKAGES, Runner, in_one_line
 from whorl.encodings import from_dict
 from whorl.files import disk_full, read_json, write_json
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import Busy
+from whorl.provenance import versions
 from whorl.tasks.base import Task
 from whorl.training.settings import Settings
 
@@ -54,6 +55,7 @@ class Order:
     seed: int
     id: str
     label: str
+    versions: dict[str, str]
     tested: dict[str, Any] | None = None
     alike: str | None = None
 
@@ -68,6 +70,7 @@ class Order:
             trial.seed,
             trial.id,
             trial.label,
+            _versions(),
             None if trial.tested is None else trial.tested.to_dict(),
             trial.alike,
         )
@@ -102,6 +105,9 @@ class Order:
                 f"there is no {self.folder}/config.json where this trial was to be run; the results folder must be on "
                 "a file system that all machines share"
             )
+        if (found := _versions()) != self.versions:
+            differ = (f"{k} {v}, not {self.versions.get(k)}" for k, v in found.items() if v != self.versions.get(k))
+            raise ValueError(f"this trial was to be run with other versions: {', '.join(differ)}; install the same")
         settings = Settings.from_dict(self.settings)
         task, fingerprint = _task(replace(settings, learning_rate=None))  # of which data know nothing
         if fingerprint != self.data:
@@ -114,6 +120,11 @@ class Order:
         trial = Planned(from_dict(self.encoding), self.seed, self.id, self.label, settings, tested, self.alike)
         runner.run(trial, _Noting(self.progress))
         return Ended("finished" if runner.result(trial) is not None else "failed")
+
+
+def _versions() -> dict[str, str]:
+    """Those that the trials of one comparison share. (A checkout's commit may change while it runs.)"""
+    return {name: version for name, version in versions(*PACKAGES).items() if name != "commit"}
 
 
 @lru_cache(maxsize=1)  # of a process that runs one trial after another

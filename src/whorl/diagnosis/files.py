@@ -22,6 +22,7 @@ from whorl.hosts import FAMILIES, OpenHost, head_dim_of, open_host
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
 from whorl.hosts.transformers.stock_terms import for_older_readers
+from whorl.hub import check_on_hub
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
@@ -118,6 +119,7 @@ def _local(where: str | Path) -> Path:
     name = str(where)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"there is no directory {name}; give a model's directory or a hub name")
+    check_on_hub(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

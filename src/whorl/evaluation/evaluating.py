@@ -12,7 +12,7 @@ from pathlib import Path
 import whorl
 from whorl import outputs
 from whorl.attaching.reading import positions_of
-from whorl.checking import check_lengths, check_list, check_numbers, check_path
+from whorl.checking import check_ids, check_lengths, check_list, check_numbers, check_path
 from whorl.data.corpus import SOURCES, check_path_of_text, digest, read_documents
 from whorl.data.windows import text_windows
 from whorl.encodings import Encoding, parse
@@ -96,6 +96,7 @@ def evaluate(
     )  # fmt: skip
     heldout = found.holds_out(chosen, documents)
     ids = text_windows(chosen, documents, tokenizer, max(reached), windows, heldout, seed)
+    check_ids("the windows of the text", ids, subject.host.model.get_input_embeddings().weight.shape[0])
     material = Material(tokenizer, ids, sequences, tail, seed)
     asking = {one: get(one)(material) for one in names}
     result = Evaluation(
@@ -107,6 +108,7 @@ def evaluate(
         trained_with=subject.trained_with,
         train_length_from="given" if train_length else f"{found.tells_length} says",
         asked=asked,
+        heldout=heldout,
         machine=parsed(Machine, machine()),
         versions=versions("torch", "transformers"),
         probes=tuple(names),

@@ -11,7 +11,7 @@ from whorl.reports.axes import axis, percent_axis
 from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
-from whorl.reports.formatting import compact, finite, listing, multiple, percent, setting
+from whorl.reports.formatting import compact, finite, listing, multiple, percent, plural, setting
 from whorl.results.differences import student
 from whorl.results.evaluation import ABOUT, Evaluation, Quantity
 from whorl.results.schema import as_json
@@ -71,7 +71,7 @@ def build(found: Evaluation) -> Document:
         [
             ("Encoding", found.encoding),
             ("Model", f"{compact(found.parameters)} parameters"),
-            ("Text", f"{found.asked.text}, {found.asked.windows} windows"),
+            ("Text", f"{found.asked.text}{', held out' if found.heldout else ''}, {found.asked.windows} windows"),
             ("Sequences", f"{found.asked.sequences} a length"),
             ("Device", ", ".join(part for part in (found.machine.device, found.machine.cpu) if part)),
             ("Created", found.created[:16].replace("T", " ")),
@@ -89,23 +89,26 @@ def findings(found: Evaluation) -> list[str]:
 
 
 def _loss(found: Evaluation) -> str:
-    """The loss of the same tokens at the longest length, held against that in range, paired by window."""
-    reference, rows = found.reference, [row for row in found.rows.get("loss", ()) if row.unreachable is None]
-    base = None if reference is None else found.row("loss", reference)
-    if base is None or base.unreachable or not rows or rows[-1].length <= base.length:
+    """The loss of the same tokens at the longest length, held against that in range (or at the shortest length, where
+    none is longer), paired by window."""
+    rows = [row for row in found.rows.get("loss", ()) if row.unreachable is None]
+    if len(rows) < 2:
         return ""
-    far = rows[-1]
-    at, of = f"{far.length:,} tokens", f"with {base.length:,}"
+    far, near = rows[-1], rows[0]
+    if far.length > found.train_length:
+        near = next((row for row in reversed(rows[:-1]) if row.length <= found.train_length), near)
     if not math.isfinite(far.values["tail"]):
-        return f"At {at} the loss is not finite."
-    each = np.subtract(far.samples, base.samples)
+        return f"At {far.length:,} tokens the loss is not finite."
+    each = np.subtract(far.samples, near.samples)
     mean = float(each.mean())
     half = student(len(each) - 1) * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    of = f"With {far.length:,} tokens of context the same tokens cost"
     if not abs(mean) > half:
-        return f"With {at} of context the same tokens cost what they do {of}, as far as {len(each)} windows tell."
-    more = "more" if mean > 0 else "less"
-    meaning = "context past the training length hurts" if mean > 0 else "the model gains from context past that length"
-    return f"With {at} of context the same tokens cost {abs(mean):.3f} ± {half:.3f} nats {more} than {of}: {meaning}."
+        return f"{of} what they do with {near.length:,}, as far as {plural(len(each), 'window')} can tell."
+    more, meaning = (
+        ("more", "the added context hurts") if mean > 0 else ("less", "the model gains from the added context")
+    )
+    return f"{of} {abs(mean):.3f} ± {half:.3f} nats {more} than with {near.length:,}: {meaning}."
 
 
 def _holds(found: Evaluation, probe: str, one: Quantity) -> str:
@@ -155,7 +158,8 @@ def retrieval(found: Evaluation) -> CurveChart | None:
     view = CurveView("right", (percent_axis("right"),), (panel,), markers=True)
     ticks = tuple((float(n), f"{n:,}\n{multiple(n, found.train_length)}") for n in lengths)
     x = Axis("length in tokens", "log", lengths[0] / 1.12, lengths[-1] * 1.12, ticks)
-    caption = f"The share that is right, of {found.asked.sequences} sequences at each length."
+    caption = f"The share that is right, of {found.asked.sequences} sequences at each length"
+    caption += "; of decoy, half of them, which ask for the first statement." if "decoy" in found.rows else "."
     return CurveChart("retrieval", "What is found far back", caption, (("length", x),), (view,), named=True)
 
 

@@ -129,6 +129,7 @@ class Evaluation(Keyed, Shown):
     probes             that were asked for
     rows               of each probe that has any, ascending by length
     positions          the loss by position at the longest length that was reached
+    heldout            whether the text is what a trial was not trained on
     versions           of packages; probe_versions: of the probes' definitions
 
     >>> found = whorl.evaluate("path/to/model", probes=["loss"])
@@ -152,6 +153,7 @@ class Evaluation(Keyed, Shown):
     probe_versions: dict[str, int]
     rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
     positions: tuple[Position, ...] = ()
+    heldout: bool = False
 
     @property
     def train_length(self) -> int:
