@@ -110,9 +110,9 @@ class Job:
     def settings(self) -> Settings:
         return Settings(**PRECISION | self.part.settings).resolve()
 
-    def trials(self, data: str) -> list[Planned]:
-        """Its trials on the data of this fingerprint."""
-        return plan_from_scratch(self.part.encodings, self.seeds, self.settings, data)
+    def trials(self, data: str, seeds: Sequence[int] | None = None) -> list[Planned]:
+        """Its trials on the data of this fingerprint; at other seeds than are asked for now, where they are given."""
+        return plan_from_scratch(self.part.encodings, seeds or self.seeds, self.settings, data)
 
     @cached_property
     def data(self) -> str | None:
@@ -129,10 +129,7 @@ class Job:
 
     def is_reported(self) -> bool:
         """Whether the committed report has all of its trials."""
-        path = self.kept / "results.json"
-        if self.data is None or not path.exists():
-            return False
-        return {trial.id for trial in self.trials(self.data)} <= {trial.id for trial in Comparison.read(path).trials}
+        return self.data is not None and {trial.id for trial in self.trials(self.data)} <= ids_in(self.kept)
 
     def run(self, jobs: int, only: str | None = None) -> bool:
         """Takes over what is finished elsewhere, runs the rest and writes the report; whether no trial failed.
@@ -159,8 +156,8 @@ class Job:
         return True
 
     def take_over(self, task: Task, data: str) -> None:
-        """Puts the results of finished trials where the comparison finds them."""
-        for trial in self.trials(data):
+        """Puts the results of finished trials where the comparison finds them, those of later seeds too."""
+        for trial in self.trials(data, sorted({*self.study.seeds, *self.seeds})):
             found = self.places.finished.get(trial.id)
             if found is None and trial.id in self.places.reported:
                 found = completed(*self.places.reported[trial.id], trial, task, data)
@@ -179,6 +176,10 @@ class Job:
                 write_atomically(kept, path.read_text())
         if not (self.out / "results.json").exists():
             return
+        if lost := ids_in(self.kept) - ids_in(self.out):
+            words = f"{self.kept} stays as it is: it has {len(lost)} trials that {self.out} has not"
+            print(f"{words}; delete it to replace it", file=sys.stderr)
+            return
         shutil.rmtree(self.kept, ignore_errors=True)
         self.kept.mkdir(parents=True)
         for name in REPORT:
@@ -186,6 +187,12 @@ class Job:
                 shutil.copytree(self.out / name, self.kept / name)
             elif (self.out / name).exists():
                 shutil.copy2(self.out / name, self.kept / name)
+
+
+def ids_in(folder: Path) -> set[str]:
+    """The trials that the results.json of a folder has; none where there is no such file."""
+    path = folder / "results.json"
+    return {trial.id for trial in Comparison.read(path).trials} if path.exists() else set()
 
 
 def completed(comparison: Comparison, trial: Trial, planned: Planned, task: Task, data: str) -> FinishedTrial:

@@ -140,6 +140,29 @@ def test_trials_of_comparisons_are_taken_over(
     assert {key: pool["rope"][key] for key in same} == {key: pool["nope"][key] for key in same}
 
 
+def test_committed_results_of_more_seeds_are_not_lost(
+    study: ModuleType, first: Any, places: Any, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A study that was committed before its trials were kept: all of its seeds are taken over before any is run."""
+    kept, elsewhere = places.experiments / "0001-first" / "language", places.runs.parent / "elsewhere"
+    whorl.compare(["rope", "nope"], seeds=(0, 1), out=elsewhere, **small(text))
+    kept.mkdir(parents=True)
+    shutil.copy(elsewhere / "results.json", kept)
+    monkeypatch.setattr(trainer, "train", refuse)
+    assert study.run(first, (0, 1), places)
+    assert len(Comparison.read(kept / "results.json").trials) == len([*places.pool.iterdir()]) == 4
+    assert study.listing(first, (0, 1), study.Places(places.experiments, places.runs)).endswith(
+        "language: 4 of 4 trials are finished"
+    )
+
+    for place in (places.runs / "first" / "language" / "trials").glob("*-s1-*"):
+        shutil.rmtree(place)
+    whorl.compare(["rope", "nope"], out=places.runs / "first" / "language", **small(text))
+    study.Job(first, "language", (0,), places).gather()
+    assert len(Comparison.read(kept / "results.json").trials) == 4, "fewer do not replace more"
+    assert "stays as it is: it has 2 trials that" in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_missing_trials_are_not_run_on_other_data(
     study: ModuleType, first: Any, places: Any, text: Path, tmp_path: Path
