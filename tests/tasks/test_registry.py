@@ -13,7 +13,7 @@ from whorl.tasks import TASKS, get, of_evaluation, parse, written
 from whorl.tasks.base import Task, TaskSettings
 
 from .. import texts
-from .table import NOTATIONS, build
+from .table import NOTATIONS, SEQUENCES, build
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def text(tmp_path_factory):
 
 
 def test_folder_and_registry_agree():
-    shared = {"__init__", "base", "generated", "graded", "metrics", "mixed", "problems", "scratchpad"}
+    shared = {"__init__", "base", "generated", "graded", "metrics", "mixed", "problems", "scratchpad", "solids"}
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
     assert files == {name.replace("-", "_") for name in TASKS}
     for name in TASKS:
@@ -31,7 +31,7 @@ def test_folder_and_registry_agree():
         assert get(name).version >= 1
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", SEQUENCES)
 def test_a_task_describes_itself(name, text):
     """All that settings, models, the command line and reports say of a task is its own."""
     task = get(name)
@@ -166,7 +166,7 @@ class Uniform(torch.nn.Module):
         return type("Output", (), {"logits": torch.zeros(*input_ids.shape, self.vocab_size)})
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", SEQUENCES)
 def test_evaluation_batches_progress_and_mode(name, text):
     task = build(name, text)
     near, far = task.settings.lengths

@@ -12,7 +12,7 @@ from whorl.attaching import attach
 from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
 from whorl.encodings import Encoding, parse
-from whorl.hosts import OpenHost, open_host, trained_length
+from whorl.hosts import Host, host_of, open_host, trained_length
 from whorl.training.models import build_model, has_weights
 from whorl.training.settings import Settings
 
@@ -33,17 +33,17 @@ def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> 
     return given, [line for line in words if line]
 
 
-def attached_to_each(encodings: list[Encoding], settings: Settings) -> dict[Encoding, OpenHost]:
+def attached_to_each(encodings: list[Encoding], settings: Settings) -> dict[Encoding, Host]:
     """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
     hosts = {}
     for encoding in encodings:
         with torch.device("meta"):
             model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
-        hosts[encoding] = open_host(attach(model, completed(open_host(model), encoding)))
+        hosts[encoding] = host_of(attach(model, completed(host_of(model), encoding)))
     return hosts
 
 
-def turning(encoding: Encoding, host: OpenHost) -> dict[str, Any]:
+def turning(encoding: Encoding, host: Host) -> dict[str, Any]:
     """How many pairs turn, of how many, and the wavelength in tokens of each (None: it stands still).
 
     Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.

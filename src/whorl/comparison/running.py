@@ -26,7 +26,7 @@ from whorl.comparison.display import Display, Silent
 from whorl.comparison.fitting import attached_to_each, own_encoding, turning
 from whorl.comparison.planning import Planned
 from whorl.files import disk_full, write_atomically
-from whorl.hosts import open_host
+from whorl.hosts import host_of
 from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.results.failure import FailedTrial
@@ -149,7 +149,7 @@ class Runner:
         model = for_evaluation(model)
         validation = validation_loss(task, model)
         if trial.tested is not None:
-            attach(model, completed(open_host(model), trial.tested))
+            attach(model, completed(host_of(model), trial.tested))
         evaluations = task.evaluations()
         rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
         with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:

@@ -86,7 +86,7 @@ class PointTransformer(nn.Module):
 
     def __init__(self, config: PointConfig) -> None:
         super().__init__()
-        self.config = config
+        self.sizes = config
         self.point = nn.Parameter(torch.randn(config.width))
         self.of_features = nn.Linear(config.features, config.width) if config.features else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -105,7 +105,7 @@ class PointTransformer(nn.Module):
         round."""
         if (features is None) is not (self.of_features is None):
             raise ValueError(
-                f"features of {self.config.features} numbers are what this model takes with each point, got "
+                f"features of {self.sizes.features} numbers are what this model takes with each point, got "
                 f"{'none' if features is None else list(features.shape)}"
             )
         x = self.point.expand(*coordinates.shape[:2], -1)

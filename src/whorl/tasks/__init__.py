@@ -34,6 +34,7 @@ TASKS = {
     "lego": "whorl.tasks.lego:Lego",
     "scan": "whorl.tasks.scan:Scan",
     "pcfg": "whorl.tasks.pcfg:PCFG",
+    "points": "whorl.tasks.points:Points",
 }
 
 

@@ -98,6 +98,7 @@ class Words:
     samples  what a value is taken over: windows, sequences
     caption  below its figure
     table    the title of the table on the terminal
+    beside   of a table that has all metrics side by side, at the length {at} in range; none where it is empty
     reading  how to read values past the training length; {at} is the length in range that they are held against
     caveats  what the numbers do not show
     """
@@ -106,6 +107,7 @@ class Words:
     samples: str
     caption: str
     table: str
+    beside: str = ""
     reading: str = ""
     caveats: tuple[str, ...] = ()
 
@@ -139,7 +141,8 @@ class Task(ABC):
     evaluation  the key of its rows in a trial's evaluations
     metrics     what a row has (see `whorl.tasks.metrics`), the telling one first
     needs       what a model takes to learn it from scratch
-    body        decoder: a token sees those before it; encoder: it sees those after it too
+    body        decoder: a token sees those before it; encoder: it sees those after it too; points: it
+                classifies clouds of points, and an example is {"coordinates": float32 [points, 3], "labels": int64 []}
     options     which of `TaskSettings`' options it reads, each with its help for the command line
     takes       the arguments that stand after its name; None: it has none
     unit        what lengths count: tokens, items, digits, ...
@@ -154,7 +157,7 @@ class Task(ABC):
     evaluation: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     needs: ClassVar[Needs] = Needs()
-    body: ClassVar[Literal["decoder", "encoder"]] = "decoder"
+    body: ClassVar[Literal["decoder", "encoder", "points"]] = "decoder"
     options: ClassVar[Mapping[str, str]] = {}
     takes: ClassVar[type[Arguments] | None] = None
     unit: ClassVar[str] = "tokens"

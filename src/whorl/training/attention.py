@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from whorl.hosts import open_host
+from whorl.hosts import OpenHost, host_of, open_host
 
 WRITTEN_OUT_UP_TO = 512  # tokens; for models that are trained from the start
 HEALED_WRITTEN_OUT_UP_TO = 256  # for a user's own, of any size: at 512 what is kept takes four times the memory
@@ -27,7 +27,7 @@ def for_training(model: Any, train_length: int, up_to: int = WRITTEN_OUT_UP_TO) 
 
 def for_evaluation(model: Any) -> Any:
     """Switches the written-out attention back to SDPA: at long lengths its memory grows with the tokens only."""
-    host = open_host(model)
-    if host.attention == "eager":
+    host = host_of(model)
+    if isinstance(host, OpenHost) and host.attention == "eager":
         host.attending.set_attn_implementation("sdpa")
     return model.eval()

@@ -11,10 +11,12 @@ from whorl.attaching import attach
 from whorl.attaching.filling import completed
 from whorl.attaching.loading import configuration, from_config, from_pretrained
 from whorl.encodings import Encoding
+from whorl.files import read_json
 from whorl.finite import check_weights
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import open_gguf
-from whorl.hosts import ENCODERS, open_host
+from whorl.hosts import ENCODERS, host_of
+from whorl.points import PointConfig, PointTransformer
 from whorl.training.attention import for_training
 from whorl.training.settings import MODELS, ModelPreset, Settings
 
@@ -32,6 +34,8 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     that cannot be loaded, and for a checkpoint whose vocabulary is smaller than the task's.
     """
     task = settings.task_class
+    if task.body == "points":
+        return PointTransformer(_of_points(settings, vocab_size))
     auto = _auto_class(task)
     if settings.preset is not None:
         config = _preset(settings.preset, task, vocab_size, settings.train_tokens, eos_token_id)
@@ -90,6 +94,20 @@ def _preset(size: ModelPreset, task: type[Task], vocab_size: int, train_length: 
     return ModernBertConfig(**shared, **none, layer_types=["full_attention"] * size.layers)
 
 
+def _of_points(settings: Settings, classes: int) -> PointConfig:
+    """The sizes of a point transformer: half of a preset's width and depth, in twice as many heads, or those that a
+    JSON file of a `whorl.points.PointConfig` says."""
+    size, path = settings.preset, Path(settings.model)
+    if size is not None:
+        return PointConfig(classes, size.width // 2, max(2, size.layers // 2), 2 * size.heads)
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(
+            f"the points task trains whorl's own point transformer, and {settings.model!r} is no config of one; try "
+            'tiny, or a JSON file as {"width": 64, "layers": 2, "heads": 4}'
+        )
+    return PointConfig.from_dict({**read_json(path), "classes": classes})
+
+
 def _refuse_other_bodies(task: type[Task], config: Any, name: str) -> None:
     """Raises ValueError for a decoder where the task is an encoder's, and the other way round."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
@@ -128,9 +146,10 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
     """
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
-    model.config.use_cache = False
-    for_training(model, settings.train_tokens)
-    attach(model, completed(open_host(model), encoding), seed=seed)
+    if settings.task_class.body != "points":
+        model.config.use_cache = False
+        for_training(model, settings.train_tokens)
+    attach(model, completed(host_of(model), encoding), seed=seed)
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.
     torch.manual_seed(seed)
     return model

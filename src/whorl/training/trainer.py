@@ -27,7 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from whorl.attaching.loading import load_weights
 from whorl.data.losses import LOGITS
-from whorl.hosts import open_host
+from whorl.hosts import host_of
 from whorl.hosts.transformers import compat
 from whorl.numerics import free_memory
 from whorl.results.training import Step, Training, TrainingRecord
@@ -193,8 +193,9 @@ def release(trainer: Any, model: Any) -> None:
 
 
 def vocabulary(model: Any) -> int:
-    """The logits that a model gives for each token."""
-    return int(open_host(model).model.get_input_embeddings().weight.shape[0])
+    """The logits that a model gives for each token; 1 for one of points, which has no tokens."""
+    inner = host_of(model).model
+    return int(inner.get_input_embeddings().weight.shape[0]) if hasattr(inner, "get_input_embeddings") else 1
 
 
 def at_once(sequences: int, length: int, vocab_size: int) -> int:

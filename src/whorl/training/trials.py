@@ -10,7 +10,7 @@ from whorl.attaching.filling import completed
 from whorl.attaching.loading import load_weights
 from whorl.checking import check_path
 from whorl.encodings import from_dict
-from whorl.hosts import open_host
+from whorl.hosts import host_of
 from whorl.randomness import put_back
 from whorl.results.schema import damaged
 from whorl.results.trial import FinishedTrial
@@ -43,7 +43,7 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
     load_weights(model, folder / "model.safetensors" if step is None else kept[step])
     if result.tested is not None:
-        attach(model, completed(open_host(model), from_dict(result.tested)))
+        attach(model, completed(host_of(model), from_dict(result.tested)))
     return for_evaluation(model)
 
 

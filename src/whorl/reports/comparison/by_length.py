@@ -31,11 +31,27 @@ def blocks(c: Comparison, kind: str, found: Findings) -> list[Block]:
     blocks += [Paragraph(found.reading, "note")] if found.reading else []
     blocks += [Figure(chart)] if chart is not None else []
     first, *_ = task.measured()
+    blocks += _beside(c, kind)
     blocks += [_table(c, metric, c.encodings) for metric in task.measured()]
     solved = compared(c, first)
     if first.share and solved and sum(len(e.trials) for e in solved) < len(c.trials):
         blocks.append(_table(c, first, solved, "Of the seeds alone that learnt the task in range: "))
     return blocks + _past(c, first) + _apart_from_first(c, first, solved)
+
+
+def _beside(c: Comparison, kind: str) -> list[Block]:
+    """A row per encoding, a column per metric, at the length in range: for tasks that ask to be read so."""
+    task, at = of_evaluation(kind), c.reference(kind)
+    caption = task.words().beside
+    if not caption or at is None:
+        return []
+    metrics = task.measured()
+    rows = [Row([(e.name, ""), *(_value(e, metric, at, at) for metric in metrics)], e.index) for e in c.encodings]
+    known = [level(c, metric, at) for metric in metrics]
+    if found := next((one for one in known if one is not None), None):
+        rows.append(Row([(found.name, ""), *((DASH if one is None else one.shown, "") for one in known)]))
+    header = [("encoding", ""), *((metric.label, "") for metric in metrics)]
+    return [Table(caption.format(at=f"{at:,}", config=c.config), header, rows)]
 
 
 def _chart_caption(c: Comparison, kind: str) -> str:
