@@ -65,6 +65,14 @@ def test_what_is_not_resolved_or_no_number_is_said_so(far: Row, said: str) -> No
     assert said in findings(evaluation(far))[0]
 
 
+def test_a_loss_in_range_that_is_no_number_is_said_so_too() -> None:
+    whole = evaluation()
+    broken = replace(
+        whole, rows={"loss": (whole.rows["loss"][0], loss(128, math.nan, 1.0, 2.0), whole.rows["loss"][2])}
+    )
+    assert findings(broken) == ["At 128 tokens the loss is not finite."]
+
+
 def test_in_range_the_longest_length_is_held_against_the_shortest() -> None:
     whole = evaluation()
     short = replace(whole, rows={"loss": (whole.rows["loss"][0], loss(128, 1.8, 2.82, 3.81))})

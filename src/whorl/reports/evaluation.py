@@ -97,8 +97,9 @@ def _loss(found: Evaluation) -> str:
     far, near = rows[-1], rows[0]
     if far.length > found.train_length:
         near = next((row for row in reversed(rows[:-1]) if row.length <= found.train_length), near)
-    if not math.isfinite(far.values["tail"]):
-        return f"At {far.length:,} tokens the loss is not finite."
+    for row in (near, far):
+        if not math.isfinite(row.values["tail"]):
+            return f"At {row.length:,} tokens the loss is not finite."
     each = np.subtract(far.samples, near.samples)
     mean = float(each.mean())
     half = student(len(each) - 1) * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
