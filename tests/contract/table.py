@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def by_content(shown: Callable[[str], str]) -> str:
     for family in FAMILIES:
         model = tiny_model(family)
         for name in CONTENT:
-            found[name][family] = cell(model, ENCODINGS[name]).replace(ENCODINGS[name], "it")
+            found[name][family] = _unnamed(cell(model, ENCODINGS[name]), name)
     lines = ["| encoding | decoders | encoders | not on (why) |", "| --- | --- | --- | --- |"]
     for name, cells in found.items():
         counts = [f"{sum(cells[f] == 'whorl' for f in group)} of {len(group)}" for group in (DECODERS, ENCODERS)]
@@ -152,6 +153,11 @@ def of_images() -> str:
         cells = [cell(model, encoding) for encoding in ON_GRIDS]
         lines.append(f"| {family} | `{own}` | {patches.prefix} | {' | '.join(cells)} |")
     return IMAGES_HEAD + "\n".join(lines) + "\n"
+
+
+def _unnamed(message: str, name: str) -> str:
+    """A message that says "it" where it names the encoding, with the arguments that were given and filled."""
+    return re.sub(rf"(?<![\w-]){name}(:[\w.=@-]+(,[\w.=@-]+)*)?(?= )", "it", message, count=1)
 
 
 def shifts() -> str:
