@@ -76,7 +76,7 @@ def interrupted(
 
     limits: other ones than that, of `training`."""
 
-    class Killed(Exception):
+    class Killed(BaseException):
         pass
 
     def no_weights(*_: object) -> None:
