@@ -11,7 +11,7 @@ import torch.distributed as dist
 import whorl
 from tests.contract import TOKENS
 from whorl.attaching.interface import attention
-from whorl.attaching.parallel import Share, heads_here
+from whorl.attaching.parallel import HeadsHere, Share, heads_here, of_heads
 from whorl.encodings import Shape
 from whorl.testing import tiny_model
 
@@ -171,3 +171,11 @@ def test_heads_that_processes_cannot_share_out_alike_are_refused(one_of_two: int
         heads_here(biases, layer, 3, share, "alibi")
     with pytest.raises(ValueError, match="alibi has a Identity, which is not a bias of distance alone"):
         heads_here([torch.nn.Identity()], layer, 4, share, "alibi")
+
+
+def test_a_process_that_has_all_heads_biases_all_of_them() -> None:
+    """As of Phi-3's one projection for q, k and v, whose plan splits it and gathers what it gives."""
+    bias = next(e.module for e in whorl.ALiBi().effects(Shape(head_dim=16, heads=4, width=64)))
+    here = HeadsHere(bias, Share(1, 2), 4)
+    assert of_heads([here], 4) == [bias]
+    assert of_heads([here], 2) == [here]

@@ -13,6 +13,7 @@ from whorl.attaching.contexts import Contexts, SameSpectrum
 from whorl.attaching.counting import keys_seen, real_tokens
 from whorl.attaching.key_positions import Call, key_positions
 from whorl.attaching.masks import GivenMask, MaskWith, of_queries
+from whorl.attaching.parallel import of_heads
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
 from whorl.attaching.states import Told, bound
 from whorl.encodings import Spectrum
@@ -120,7 +121,7 @@ def _unturned(
         if key.shape[2] != query.shape[2]:
             raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which whorl needs")
         position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
-    biases: list[nn.Module] = [] if seam is None else list(seam.biases)
+    biases = [] if seam is None else of_heads(seam.biases, query.shape[1])
     mask = visible = attention_mask
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dtype != torch.bool:
         given = GivenMask(attention_mask)

@@ -75,6 +75,23 @@ def _sharded_by(model: Any) -> str | None:
     return None
 
 
+def whole_state(model: Any) -> dict[str, torch.Tensor] | None:
+    """The weights of a model that is sharded over processes, gathered; None for one that is not.
+
+    Every process must ask for them. The first gets all, in memory of its CPU; the others get none. (Models that
+    transformers has split itself, by a `distributed_config` or `tp_plan`, it gathers itself.)
+    """
+    dtensor = _class("torch.distributed.tensor", "DTensor")
+    if dtensor is None or not any(isinstance(p, dtensor) for p in model.parameters()):
+        return None
+    if getattr(model.config, "distributed_config", None) is not None or compat.tensor_parallel_mesh(model) is not None:
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return state if torch.distributed.get_rank() == 0 else {}
+
+
 def _class(module: str, name: str) -> Any:
     """A class of a module, where other code has imported that already; None otherwise."""
     return getattr(sys.modules.get(module), name, None)
@@ -134,15 +151,15 @@ def heads_here(
             f"{encoding} has a number for each of {heads} heads, which {share.size} processes cannot share out alike; "
             "choose a tp_size that divides them"
         )
-    return tuple(HeadsHere(bias, share) for bias in biases)
+    return tuple(HeadsHere(bias, share, heads) for bias in biases)
 
 
 class HeadsHere(RelativeBias):
     """A bias of distance alone, of the heads that this process has; one for all heads stays one."""
 
-    def __init__(self, bias: nn.Module, share: Share) -> None:
+    def __init__(self, bias: nn.Module, share: Share, heads: int) -> None:
         super().__init__()
-        self.bias, self.share = bias, share
+        self.bias, self.share, self.heads = bias, share, heads
         self.reach, self.axis = getattr(bias, "reach", None), getattr(bias, "axis", None)
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
@@ -150,3 +167,9 @@ class HeadsHere(RelativeBias):
         bias = every.of_distance(distance)
         heads = len(bias) // self.share.size
         return bias if len(bias) == 1 else bias[self.share.rank * heads :][:heads]
+
+
+def of_heads(biases: Sequence[nn.Module], heads: int) -> list[nn.Module]:
+    """The biases for queries of so many heads: a plan may split a projection over processes and gather what it gives
+    (Phi-3's of q, k and v in one), and then each has all heads."""
+    return [b.bias if isinstance(b, HeadsHere) and b.heads == heads else b for b in biases]
