@@ -88,17 +88,19 @@ def test_the_state_dict_of_a_sharded_model_holds_it_too(tmp_path) -> None:
     assert str(whorl.encoding_of(whorl.load(tmp_path / "out"))) == "t5"
 
 
-def test_accelerates_loader_for_sharded_models_meets_nothing_else(tmp_path) -> None:
+@pytest.mark.parametrize("encoding", ["t5", "kerple+randomized:length=64"])
+def test_accelerates_loader_for_sharded_models_meets_nothing_else(encoding: str, tmp_path) -> None:
     """It takes every entry of the state dict for a sharded parameter, and asks it for its mesh."""
     from accelerate.utils.fsdp_utils import fsdp2_load_full_state_dict
 
     with one_process(tmp_path) as mesh:
-        model = whorl.attach(tiny_model("llama"), "t5")
+        model = whorl.attach(tiny_model("llama"), encoding)
+        name = f"model.whorl.{next(name for name, _ in whorl.attached(model).named_parameters())}"
         whole = {k: v.detach() + 1 for k, v in model.state_dict().items()}
         fully_shard(model, mesh=mesh)
         fsdp2_load_full_state_dict(SimpleNamespace(is_main_process=True), model, whole)
         state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-    assert torch.equal(state["model.whorl.effects.0.weight"], whole["model.whorl.effects.0.weight"])
+    assert torch.equal(state[name], whole[name])
 
 
 # --- a model that holds it as a part ---------------------------------------------------------------------------------

@@ -143,3 +143,14 @@ def test_a_quantised_model_takes_an_encoding() -> None:
     assert [p.dtype for p in whorl.attached(model).parameters()] == [torch.float32]
     model(TOKENS)
     assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_silent_table_of_positions_learns_nothing(learns: bool) -> None:
+    """DDP refuses parameters that are to learn and take no part in the loss."""
+    model = tiny_model("gpt2")
+    table = model.transformer.wpe.weight.requires_grad_(learns)
+    for encoding in ("alibi", "t5"):
+        whorl.attach(model, encoding)
+        assert not table.requires_grad
+    assert whorl.detach(model).transformer.wpe.weight.requires_grad is learns

@@ -118,7 +118,7 @@ def test_a_copy_draws_for_itself_and_detaching_leaves_nothing() -> None:
     model(TOKENS)
     twin = copy.deepcopy(model)
     twin(TOKENS)
-    assert [whorl.attached(m).reposition.draws.item() for m in (model, twin)] == [1, 2]
+    assert [whorl.attached(m).reposition.draws for m in (model, twin)] == [1, 2]
     assert not torch.equal(drawn_of(model), drawn_of(twin))
     whorl.detach(model)
     assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == state

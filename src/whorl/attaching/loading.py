@@ -363,15 +363,14 @@ def _recorded_in_weights(where: Any, at: str, parts: int, hub: dict[str, Any]) -
 @torch.no_grad()
 def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: dict[str, Any]) -> None:
     """The encoding's own parameters and counts, from the same safetensors as the rest."""
-    wanted = {**dict(attachment.named_parameters()), **dict(attachment.named_buffers())}
+    wanted = attachment.state_dict().keys() - {ENTRY}
     if not wanted:
         return
     held = _of_part(_ours(where, hub), at, parts)
-    lacking = sorted(wanted.keys() - held.keys())
+    lacking = sorted(wanted - held.keys())
     if lacking:
         raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
-    for name, parameter in wanted.items():
-        parameter.copy_(held[name])
+    attachment.load_state_dict({name: held[name] for name in wanted})
 
 
 def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:

@@ -21,6 +21,7 @@ from whorl.attaching.forwards import (
 )
 from whorl.attaching.interface import attention
 from whorl.attaching.keeping import before_state_dict, before_state_dict_of_model, unmark_adapters
+from whorl.attaching.parallel import heads_share
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
 from whorl.attaching.saving import save_pretrained
@@ -46,6 +47,9 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     attachment = Attachment(encoding, plan.modules, attention_was)
     attachment.register_state_dict_pre_hook(before_state_dict)
+    share = heads_share(model)
+    if attachment.reposition is not None and share is not None:
+        attachment.reposition.alike = share.size
     base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
     base.whorl.train(model.training)
     plan.layers[0].first = True
@@ -80,6 +84,9 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
         _set_forward(host.position_table, position_table_forward)
+        table: Any = host.position_table.weight  # silent: DDP refuses parameters that are to learn and take no part
+        attachment.silenced = bool(table.requires_grad)
+        table.requires_grad_(False)
     elif plan.add is not None:
         host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
@@ -122,6 +129,8 @@ def take_off(host: Host, attachment: Attachment) -> None:
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()
+    if host.position_table is not None and attachment.silenced:
+        host.position_table.weight.requires_grad_(True)  # type: ignore[operator, union-attr]
     if attachment.attention_was is not None:
         host.set_attention(attachment.attention_was)
     for saved in _saved(host):

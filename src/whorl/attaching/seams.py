@@ -78,7 +78,9 @@ class Attachment(nn.Module):
         self.attention_was = attention_was
         self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
         self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
+        self.silenced = False  # whether the host's table of positions learned before, which does not now
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
+        self.register_state_dict_post_hook(_left_out)
 
     @property
     def reposition(self) -> RandomPositions | None:
@@ -98,11 +100,6 @@ class Attachment(nn.Module):
                 "before loading them (their own directory loads with whorl.load)"
             )
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.in_save == "stock" or in_accelerates_sharding():
-            del destination[prefix + ENTRY]
-
     def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, strict: Any, missing: Any, *a: Any) -> None:
         super()._load_from_state_dict(state, prefix, metadata, strict, missing, *a)
         if prefix + ENTRY in missing:  # a stock model's weights, or older than this entry
@@ -110,6 +107,17 @@ class Attachment(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.encoding)
+
+
+def _left_out(attachment: Attachment, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Takes out of a state dict what whoever asks for it has no place for."""
+    sharding = in_accelerates_sharding()
+    if attachment.in_save == "stock" or sharding:
+        del state[prefix + ENTRY]
+    if sharding:  # nothing but parameters
+        parameters = {prefix + name for name, _ in attachment.named_parameters()}
+        for name in [k for k in state if k.startswith(prefix) and k not in parameters]:
+            del state[name]
 
 
 def attached(model: Any) -> Attachment | None:

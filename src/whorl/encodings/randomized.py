@@ -10,6 +10,7 @@ room for the tokens that follow. Below L all of them, and all distances, have be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from whorl.encodings.base import Encoding
 from whorl.encodings.config import require_positive_int
 from whorl.encodings.effects import Effect, Reposition, Shape
 
+COUNT = "draws"  # its name in a state dict
 BY_DRAW = "positions that are drawn at random, outside of the graph"
 
 
@@ -27,17 +29,27 @@ class RandomPositions(nn.Module):
     Position p of a row becomes the p-th of its draw, so that packed documents and padding keep their order. One draw
     serves a forward: `begin` says that the next one comes.
 
-    Draws follow from torch's seed and from how many there were, which is a buffer and so goes with the weights: a
-    training that is resumed draws on, and torch's own random numbers (dropout, the order of the data) stay as they are.
-    """
+    Draws follow from torch's seed and from how many there were, which goes with the weights: a training that is resumed
+    draws on, and torch's own random numbers (dropout, the order of the data) stay as they are. Of processes that share
+    a batch out, each draws for its own rows, in the order of the processes' numbers: together they draw as one does.
 
-    draws: torch.Tensor
+    The count is a number and no buffer, which a model that is made on the meta device would not have.
+    """
 
     def __init__(self, length: int) -> None:
         super().__init__()
         self.length = length
-        self.register_buffer("draws", torch.zeros(1, dtype=torch.int64))
+        self.draws = 0
+        self.alike = 1  # processes that have the same rows: those that split layers between them, one after another
         self.drawn: torch.Tensor | None = None  # of this forward: [rows, the largest position + 1]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + COUNT] = torch.tensor([self.draws], device="cpu")
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *how: Any) -> None:
+        self.draws = int(state.get(prefix + COUNT, self.draws))  # weights without an encoding have none
+        super()._load_from_state_dict({k: v for k, v in state.items() if k != prefix + COUNT}, prefix, *how)
 
     def begin(self) -> None:
         self.drawn = None
@@ -61,9 +73,18 @@ class RandomPositions(nn.Module):
             )
         self.draws += 1
         # Neighbouring seeds, of two runs or of two draws, are kept apart.
-        seed = (torch.initial_seed() * 0x9E3779B97F4A7C15 + int(self.draws)) % (1 << 63)
-        order = torch.rand(rows, self.length, generator=torch.Generator().manual_seed(seed))
+        seed = (torch.initial_seed() * 0x9E3779B97F4A7C15 + self.draws) % (1 << 63)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(_number() // self.alike):
+            torch.rand(rows, self.length, generator=generator)  # those of the processes before this one
+        order = torch.rand(rows, self.length, generator=generator)
         return order.topk(count, sorted=False).indices.sort().values
+
+
+def _number() -> int:
+    """Of this process among those that train together."""
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 @dataclass(frozen=True)
