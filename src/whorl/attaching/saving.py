@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from whorl.attaching.parallel import whole_state
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
 from whorl.attaching.stock import stock_form
@@ -32,21 +33,27 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
 
     A save that breaks off over an earlier one leaves no config beside weights that are not its own: in stock terms it
     says until the end that it is unfinished; else the weights hold the encoding too, and `whorl.load` compares.
+
+    Of a sharded model (`fully_shard`) every process must call it: the weights are gathered, and the first one writes.
     """
     attachment = attached(model)
     assert attachment is not None
     encoding, cls = attachment.encoding, type(model)
     record = {**record_of(encoding), "architecture": architecture_of(model)}
     call = inspect.signature(cls.save_pretrained).bind(model, save_directory, *args, **kwargs)
-    given = call.arguments.get("state_dict")
     form = stock_form(model, encoding)
     config = copy.deepcopy(model.config)
     over = False
+    sharded = call.arguments.get("state_dict") is None and (whole := whole_state(model)) is not None
+    if sharded:
+        call.arguments["state_dict"] = whole
+        call.arguments["is_main_process"] = _first_process()
+    given = call.arguments.get("state_dict")
     if isinstance(form, StockForm):
         record |= {"stock": True}
         for key, value in form.config.items():
             setattr(config.get_text_config(), key, value)  # the text's part, where the model reads images or sounds too
-        if form.table is not None:
+        if form.table is not None and given != {}:
             call.arguments["state_dict"] = _with_table(
                 model, form.table, model.state_dict() if given is None else given
             )
@@ -70,6 +77,8 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
         attachment.in_save = ""
     if over and call.arguments.get("is_main_process", True) and _first_process():
         _finish(Path(save_directory) / "config.json")
+    if sharded:
+        torch.distributed.barrier()  # whoever comes back finds all files
     return saved
 
 
@@ -121,7 +130,7 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
     offset = getattr(own, "offset", 0)
     name = next(n for n, m in model.named_modules() if m is own) + ".weight"
     learned = next((v for k, v in state.items() if is_ours(k) and not k.endswith(ENTRY)), table)
-    rows = torch.cat([own.weight[:offset].to(learned), learned.detach()])
+    rows = torch.cat([state[name][:offset].to(learned), learned.detach()])
     return {k: rows if k == name else v for k, v in state.items() if not is_ours(k)}
 
 
