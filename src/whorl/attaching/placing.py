@@ -130,7 +130,7 @@ def take_off(host: Host, attachment: Attachment) -> None:
     for hook in attachment.hooks:
         hook.remove()
     if host.position_table is not None and attachment.silenced:
-        host.position_table.weight.requires_grad_(True)  # type: ignore[operator, union-attr]
+        host.position_table.weight.requires_grad_(True)
     if attachment.attention_was is not None:
         host.set_attention(attachment.attention_was)
     for saved in _saved(host):
