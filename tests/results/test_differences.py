@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,21 @@ def test_seeds_and_windows_each_widen_the_interval() -> None:
         "each alone is in both"
     )
     assert half(found["windows"]) == pytest.approx(student(95) * by_window.std(ddof=1) / math.sqrt(96), rel=0.05)
+
+
+def test_seeds_without_the_values_of_their_windows_leave_it_to_the_others() -> None:
+    """Results of earlier versions beside new ones: the windows' part is that of the seeds that tell it."""
+    rng = np.random.default_rng(3)
+    a, b = of_windows(rng.normal(3, 1, (2, 96))), of_windows(rng.normal(3, 1, (2, 96)))
+    (row,) = a.trials[1].evaluations["perplexity"]
+    earlier = replace(a.trials[1], evaluations={"perplexity": (replace(row, samples=()),)})
+    mixed = Encoding("rope", 0, (a.trials[0], earlier))
+    found = difference(TAIL, (mixed, 128), (b, 128))
+    alone = difference(TAIL, (Encoding("rope", 0, a.trials[:1]), 128), (b, 128))
+    seeds = difference(replace(TAIL, has_stderr=False), (mixed, 128), (b, 128))
+    assert found is not None
+    assert found.pairs == "seeds and windows"
+    assert half(found) == pytest.approx(math.hypot(half(seeds), half(alone)), rel=0.05)
 
 
 def test_the_values_of_windows_are_of_the_metric_that_has_them_alone() -> None:

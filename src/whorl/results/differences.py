@@ -93,12 +93,12 @@ def _draws(n: int) -> np.ndarray:
 
 
 def _by_window(metric: Metric, a: Sequence[Row], b: Sequence[Row]) -> np.ndarray | None:
-    """The differences of each window, the mean over the seeds [windows]; None where the rows do not have the windows'
-    own values of this metric."""
-    windows = len(a[0].samples)
-    if not metric.has_stderr or windows < 2 or any(len(row.samples) != windows for row in (*a, *b)):
+    """The differences of each window, the mean over the seeds [windows]: those of which the rows have the windows' own
+    values of this metric, as earlier versions' have not. None where none have."""
+    pairs = [(x.samples, y.samples) for x, y in zip(a, b, strict=True) if len(x.samples) == len(y.samples) > 1]
+    if not metric.has_stderr or len({len(x) for x, _ in pairs}) != 1:
         return None
-    values = np.mean([np.subtract(x.samples, y.samples) for x, y in zip(a, b, strict=True)], 0)
+    values = np.mean([np.subtract(x, y) for x, y in pairs], 0)
     return values if np.isfinite(values).all() else None
 
 
