@@ -42,18 +42,21 @@ def test_it_is_carried_out_once(order: Order) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"folder": "/not/shared"}, "there is no /not/shared/config.json where this trial was to be run"),
+        ({"folder": "not shared"}, "there is no not shared/config.json where this trial was to be run"),
         ({"data": "0123"}, "the data made here are not those of the comparison"),
         ({"versions": {"torch": "0.1"}}, "with other versions: python "),
     ],
 )
-def test_what_differs_is_said(order: Order, change: dict[str, object], words: str) -> None:
+def test_what_differs_is_said(
+    order: Order, change: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     ended = replace(order, **change).carry_out()
     assert ended.how == "broken"
     assert words in ended.words
     assert ended.trace is not None
     assert not Path(order.folder, "trials").exists()
-    assert not Path("/not").exists()
+    assert not Path("not shared").exists()
 
 
 def test_another_process_at_the_trial_is_named(order: Order) -> None:
