@@ -127,6 +127,7 @@ test-gpu:
 
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/kernels.py --device cuda
+	PYTHONPATH=src $(PYTHON) benchmarks/scores.py --device cuda
 	PYTHONPATH=src $(PYTHON) benchmarks/llama.py --device cuda
 
 clean:
