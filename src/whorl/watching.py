@@ -28,7 +28,8 @@ from whorl.hosts.transformers.interface import HostMask, register
 from whorl.numerics import math_dtype
 from whorl.ops import Visible, biased_attention
 from whorl.ops.axes import seen_by
-from whorl.ops.scores import BoundScore, Channels, product, token_by_token
+from whorl.ops.by_token import token_by_token
+from whorl.ops.scores import BoundScore, Channels, product
 
 INTERFACE = "whorl_inspect"
 

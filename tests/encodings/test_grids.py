@@ -97,12 +97,12 @@ def test_mixed_equals_the_pins(method_pins: dict) -> None:
 
 
 def test_mixed_starts_in_a_direction_of_its_own_in_each_layer_and_head() -> None:
-    of_layers = [MixedAngles(Shape(8, 3, 16, axes=2, layer=i), 10.0, True).frequency_bias for i in (0, 0, 1)]
+    of_layers = [MixedAngles(Shape(8, 3, 16, axes=2, layer=i), 10.0, True).frequency_bias.detach() for i in (0, 0, 1)]
     assert torch.equal(of_layers[0], of_layers[1])
     assert not torch.allclose(of_layers[0], of_layers[2])
     assert len({round(float(f), 5) for f in of_layers[0][0, :, 0]}) == 3
     lengths = of_layers[0].norm(dim=0)  # of each pair, along both axes
-    np.testing.assert_allclose(lengths.detach(), np.tile([1, 10**-0.5], (3, 2)), rtol=1e-6)
+    np.testing.assert_allclose(lengths, np.tile([1, 10**-0.5], (3, 2)), rtol=1e-6)
 
 
 def test_mixed_that_is_not_turned_is_axial() -> None:

@@ -55,7 +55,7 @@ class ScoreOnGrid(ScoreModule):
 
     def __init__(self, score: ScoreModule) -> None:
         super().__init__()
-        self.score = score
+        self.score, self.layout = score, score.layout
         for name in ("sees_hidden", "keeps_state", "scores_anew", "causal", "distribution", "as_trained"):
             setattr(self, name, getattr(score, name))
 
@@ -67,6 +67,11 @@ class ScoreOnGrid(ScoreModule):
 
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         return self.score.inputs(q, k, self._of_patches(at))
+
+    def turning(
+        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.score.turning(seen_by(self.score, positions[..., :-1]), state, dtype)
 
     def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         return self.score.channels(q, k, self._of_patches(at))

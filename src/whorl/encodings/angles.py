@@ -32,6 +32,11 @@ class AngleModule(ScoreModule):
         the same tokens [B, H or 1, T, S]."""
         raise NotImplementedError
 
+    def turning(
+        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.tables(positions, state, dtype)
+
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = math_dtype(q.dtype)
         q_tables = self.tables(at.query_positions, at.query_state, dtype)

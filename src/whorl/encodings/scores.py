@@ -9,6 +9,7 @@ channels   gives q and k a few channels, whose product is added to the logits un
 weights    takes the place of the softmax
 values     adds to the output, by the weights
 features   says of `logits` and `weights` that they are a quotient of features, of which sums go on from token to token
+turning    says of `inputs` that they are q and k whose pairs turn by these cos and sin
 turns_between  says of `logits` that the tokens between query and key turn their product
 
 Only what a class overrides is asked for. `logits`, `weights` and `values` are asked for a block of queries at a time,
@@ -68,6 +69,7 @@ class ScoreModule(nn.Module):
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
     distribution: bool = True  # its `weights` are never negative, and sum to 1 at most
+    layout: str = "half"  # which two channels are a pair, of one that is `turning`: see `whorl.ops.rotate`
     axis: int | str | None = None  # of positions that have several, those it goes by: see `whorl.ops.axes`
     axes: int = 0  # how many a position must have, where it goes by all of them; 0: any number
     held: int = 0  # numbers that `logits` or `values` make for each query and key, beside those of each head
@@ -94,6 +96,16 @@ class ScoreModule(nn.Module):
         """Other q [B, H, Q, D'] and k [B, key heads or H, K, D'] in the place of these, which were not rotated.
 
         In float32; they are rounded to the model's dtype afterwards, as those that a rotation turned are.
+        """
+        raise NotImplementedError
+
+    def turning(
+        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin of the pairs, in `dtype`, [B or 1, H or 1, T, pairs], for positions [B or 1, T] and the states of
+        the same tokens [B, H or 1, T, S]. They need not be of one angle; channels past the pairs pass through.
+
+        What `inputs` does must be the same turn.
         """
         raise NotImplementedError
 

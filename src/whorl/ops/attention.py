@@ -10,13 +10,14 @@ from torch import nn
 
 from whorl.encodings.scores import of_heads
 from whorl.ops.axes import bias_at, simplest, told
+from whorl.ops.by_token import token_by_token
 from whorl.ops.derivatives import plain, transformed
 from whorl.ops.distances import fitting
 from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem
-from whorl.ops.scores import BoundScore, check_states, token_by_token
+from whorl.ops.scores import BoundScore, check_states
 from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -84,17 +85,19 @@ def biased_attention(
             check_states(scores, q, k)
             if softcap is not None and any(score.module.does("features") for score in scores):
                 raise ValueError(f"softcap must be None where weights are a quotient of features, got {softcap}")
-            problem = _by_token(problem, factor, scores)
+            problem = _by_token(problem, factor, scores, impl == "reference")
         chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
             return _by_reference(problem)
         return ATTENTIONS[chosen].run(problem).to(v.dtype), None
 
 
-def _by_token(problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore]) -> AttentionProblem:
+def _by_token(
+    problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore], plain: bool
+) -> AttentionProblem:
     """With done what is done to each query and key by itself."""
     at = problem.query_positions, problem.key_positions
-    q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, factor)
+    q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, factor, plain)
     v = of_heads(problem.v, k.shape[1])  # where scores gave each head keys of its own
     left = tuple(score for score in scores if score.by_rows)
     return problem._replace(q=q, k=k, v=v, channels=channels, scores=left)

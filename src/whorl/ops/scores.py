@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from whorl.encodings.scores import At, ScoreModule, of_heads
+from whorl.encodings.scores import At, ScoreModule
 from whorl.numerics import math_dtype
 from whorl.ops.axes import seen_by
 
@@ -52,44 +52,6 @@ class BoundScore(NamedTuple):
     def by_rows(self) -> bool:
         """Whether it must see all keys of a query at once."""
         return any(self.module.does(step) for step in ("logits", "weights", "values"))
-
-
-def token_by_token(
-    scores: Sequence[BoundScore],
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    scale: float,
-    factor: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, Channels | None]:
-    """What scores and scales do to queries and keys each by itself: q and k after every `inputs`, q times the factor,
-    both rounded to their dtype once; and the `channels` of all, in float32 (float64)."""
-    dtype, math = q.dtype, math_dtype(q.dtype)
-    added: list[Channels] = []
-    q = q.to(math)
-    k = k.to(math) if scores else k
-    for score in scores:
-        at = score.at(query_positions, key_positions, scale=scale)
-        if score.module.does("inputs"):
-            q, k = score.module.inputs(q, k, at)
-        if score.module.does("channels"):
-            added.append(score.module.channels(q, k, at))
-    channels = _joined(added, q, k) if added else None
-    if factor is not None:
-        q = multiplied(q, factor)
-    return q.to(dtype), k.to(dtype), channels
-
-
-def _joined(added: list[Channels], q: torch.Tensor, k: torch.Tensor) -> Channels:
-    batch, heads, queries, _ = q.shape
-    of_q = [x.to(q.dtype).expand(batch, heads, queries, -1) for x, _ in added]
-    of_k = [x.to(q.dtype).expand(batch, -1, k.shape[2], -1) for _, x in added]
-    if any(x.shape[1] != 1 for x in of_k):
-        of_k = [of_heads(x, heads) for x in of_k]
-    if len(added) == 1:
-        return of_q[0], of_k[0]
-    return torch.cat(of_q, -1), torch.cat(of_k, -1)
 
 
 def multiplied(q: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
