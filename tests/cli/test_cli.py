@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from typer.testing import CliRunner
 
+from whorl.cli import app
 from whorl.encodings import REGISTRY, SCALINGS
 from whorl.hosts import FAMILIES, IMAGES
 
@@ -216,3 +218,10 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(cli, "app", ends_with(type(error)("another")))
     with pytest.raises(type(error), match="another"):
         cli.main()
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "list"])
+def test_other_commands_than_compare_are_refused_under_torchrun(command: str, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    error = CliRunner().invoke(app, [command]).exception
+    assert f"whorl {command} runs in one process, and torchrun or accelerate started 2" in str(error)

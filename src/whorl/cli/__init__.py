@@ -49,11 +49,17 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def whorl(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    started = os.environ.get("WORLD_SIZE", "1")  # torchrun's word, and accelerate's
+    if started != "1" and context.invoked_subcommand != "compare":
+        raise ValueError(
+            f"whorl {context.invoked_subcommand} runs in one process, and torchrun or accelerate started {started}, "
+            "which would write the same files; run it without them (whorl compare runs in several)"
+        )
 
 
 class _Unread:

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
 from whorl.checking import check_keywords, check_list, check_numbers, check_path, shown
 from whorl.comparison import job_list as job_lists
 from whorl.comparison.display import Display, Silent
@@ -46,6 +43,7 @@ from whorl.randomness import put_back
 from whorl.reports.formatting import listing
 from whorl.results.comparison import Comparison
 from whorl.training.models import has_weights
+from whorl.training.processes import processes
 from whorl.training.settings import Settings
 
 
@@ -114,7 +112,7 @@ def compare(
     of_model, words = filled_by_model(trained, resolved)
     tested = [None if e is None else from_scratch(filled_by_model([e], resolved)[0][0], resolved) for e in others]
     asked = check_asked(of_model, seeds, resolved, tested)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = processes()
     folder = Path(out)
     refuse_other_settings(folder, resolved)
     attached_to_each([*asked, *(e for e in tested if e is not None)], resolved)
@@ -169,7 +167,7 @@ def _check_how(only: Any, jobs: Any, ray: Any, job_list: Any) -> None:
         require("--ray", "ray")
     ways = {"--jobs": jobs > 1, "--ray": ray is not None, "--job-list": job_list is not None}
     ways |= {"--only report": only == "report", "--only trials": only == "trials" and job_list is not None}
-    ways["torchrun"] = PartialState(cpu=not torch.cuda.is_available()).num_processes > 1 and only != "report"
+    ways["torchrun"] = processes().num_processes > 1 and only != "report"
     asked = [way for way, given in ways.items() if given]
     if len(asked) > 1:
         raise ValueError(f"{listing(asked)} are different ways to run trials; give one of them")
