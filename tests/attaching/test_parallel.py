@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 import whorl
-from tests.contract import TOKENS
+from tests.contract import EVERY, TOKENS
 from whorl.attaching.interface import attention
 from whorl.attaching.parallel import HeadsHere, Share, heads_here, of_heads
 from whorl.encodings import Shape
@@ -179,3 +179,11 @@ def test_a_process_that_has_all_heads_biases_all_of_them() -> None:
     here = HeadsHere(bias, Share(1, 2), 4)
     assert of_heads([here], 4) == [bias]
     assert of_heads([here], 2) == [here]
+
+
+@pytest.mark.parametrize("encoding", EVERY)
+def test_no_parameter_is_a_scalar_and_nothing_is_a_buffer(encoding: str) -> None:
+    """`fully_shard` refuses scalars, and a model that leaves the meta device has nothing in its buffers."""
+    attachment = whorl.attached(whorl.attach(tiny_model("llama"), encoding))
+    assert all(parameter.dim() for parameter in attachment.parameters())
+    assert not list(attachment.buffers())
