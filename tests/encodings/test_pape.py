@@ -103,7 +103,7 @@ def test_pape_stands_beside_what_turns() -> None:
 def test_pape_ri_equals_the_pins(method_pins: dict) -> None:
     pin = method_pins["pape"]
     module = Bowls(Shape(4, 1, 2, axes=2), unit=1.0).double()
-    module.a.data, module.s = torch.tensor([[-0.3, 0.2]], dtype=torch.float64), torch.tensor([0.5]).double()
+    module.a.data, module.s.data = torch.tensor([[-0.3, 0.2]], dtype=torch.float64), torch.tensor([0.5]).double()
     hidden = torch.stack([torch.ones(5), torch.arange(5.0)], -1).double()[None]
     at = torch.tensor(pin["positions"], dtype=torch.float64)[None]
     state = module.tokens(hidden, at, None, None).transpose(1, 2)

@@ -88,21 +88,21 @@ def _offsets(at: At) -> torch.Tensor:
 class Bowls(ScoreModule):
     """The same parabola to all sides of a query, for each query and head. A token's state is how steep it is.
 
-    a [heads, width] is drawn as nn.Linear draws it; s [heads] is no parameter.
+    a [heads, width] is drawn as nn.Linear draws it; s [heads] does not learn.
     """
 
     sees_hidden = True
     keeps_state = True
     causal = False
     axis = "all"
-    s: torch.Tensor
 
     def __init__(self, shape: Shape, unit: float) -> None:
         super().__init__()
         self.unit = unit
         generator = shape.generator()
         self.a = nn.Parameter((2 * torch.rand(shape.heads, shape.width, generator=generator) - 1) / shape.width**0.5)
-        self.register_buffer("s", (2 * torch.rand(shape.heads, generator=generator) - 1) / shape.axes**0.5)
+        drawn = (2 * torch.rand(shape.heads, generator=generator) - 1) / shape.axes**0.5
+        self.s = nn.Parameter(drawn, requires_grad=False)  # a buffer would not outlive the meta device
 
     def tokens(
         self,
