@@ -205,7 +205,10 @@ def test_a_host_whose_positions_have_axes_takes_a_spectrum_of_so_many() -> None:
             "by 3 axes of a position, and a position in LlamaForCausalLM has 2",
         ),
         ("rope", "turns pairs by positions of one axis, .* has 2; attach an encoding that says which axis each pair"),
-        ("alibi", "alibi cannot be attached to LlamaForCausalLM: LinearBias goes by positions of one axis, .* have 2"),
+        (
+            "alibi",
+            r"alibi cannot be attached to .*LlamaForCausalLM\): LinearBias goes by positions of one axis, .* have 2",
+        ),
         ("window:size=8", "WindowBias goes by positions of one axis"),
         ("sinusoidal", "SinusoidalVectors goes by positions of one axis"),
         ("frequencies:values=1@0.5,axes=0@0~dynamic-ntk:factor=2,original=8", "have 2 axes and count none"),
@@ -266,4 +269,5 @@ def test_effects_are_told_apart_in_one_place() -> None:
         names = {a.name for node in imports if (node.module or "").startswith("whorl.encodings") for a in node.names}
         if names & effects and path.parent.name != "encodings":
             knowing.add(path.relative_to(source).as_posix())
-    assert knowing == {"attaching/plan.py"}
+    drawn = {path for path in knowing if path.startswith("pages/")}  # pages of the docs, which place nothing
+    assert knowing - drawn == {"attaching/plan.py", "hosts/points.py"}, "hosts may refuse one, and place none"

@@ -13,7 +13,20 @@ from whorl.encodings import Shape, parse
 from whorl.testing import tiny_model
 
 Numbers = list[dict[str, torch.Tensor]]
-BY_LAYER = ("fire", "kerple", "dape", "fox", "grape-a", "darope", "selective-rope", "repo", "path", "path-fox", "pape")
+BY_LAYER = (
+    "fire",
+    "kerple",
+    "dape",
+    "fox",
+    "grape-a",
+    "darope",
+    "selective-rope",
+    "repo",
+    "path",
+    "path-fox",
+    "pape",
+    "pape-ri",
+)
 FOR_ALL = ("fope", "learned")  # one module for all layers
 
 
