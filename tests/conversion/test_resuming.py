@@ -183,7 +183,7 @@ def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, st
     ],
 )
 def test_an_interrupt_says_what_the_same_command_does(
-    command: str, run: str, options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+    command: str, run: str, options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from whorl.cli import app
 
@@ -191,7 +191,7 @@ def test_an_interrupt_says_what_the_same_command_does(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(folders, run, interrupt)
-    done = CliRunner().invoke(app, [command, "model", *options, "--out=out"])
+    done = CliRunner().invoke(app, [command, str(tmp_path), *options, f"--out={tmp_path / 'out'}"])
     assert done.exit_code == 130
     assert f"whorl: interrupted; {'the same command ' if 'goes' in words else ''}{words}" in done.output
 

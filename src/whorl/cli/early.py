@@ -33,7 +33,10 @@ def check(command: str, options: dict[str, Any]) -> None:
             check_name(task)
     if (probes := options.get("probes")) is not None:
         check_probes([name.strip() for name in probes.split(",")])
-    for model in (*(options.get("models") or ()), options.get("model")):
+    models = options.get("models") or ()
+    if len(models) > 2:
+        raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")
+    for model in (*models, options.get("model")):
         if model and model not in MODELS:
             check_there(model)
             if command != "compare":  # which makes new models, of a config's file

@@ -82,8 +82,6 @@ def inspect(
     a matrix of tokens x tokens. It reads q and k where they reach attention, and what biases, scores and scales make of
     their product: what they add, and which heads forget. It never changes the model.
     """
-    if len(models) > 2:
-        raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")
     from whorl.inspection.reporting import run
 
     logging.getLogger("whorl").setLevel(logging.WARNING)
