@@ -18,6 +18,7 @@ from whorl.encodings.rope import Rotary
 from whorl.encodings.scores import ScoreModule
 from whorl.hosts.transformers.tiny import tiny_model
 from whorl.numerics import logits_and_budget, max_error
+from whorl.reports.formatting import listing
 
 VERBS = {  # of which a sum has one
     "rotate": "turn q and k",
@@ -123,7 +124,7 @@ def goes_with(name: str) -> str:
         return f"a decoder of text does not take it: {refusal(notation(name))}."
     refused, others = not_with()[name], not_with().keys() - {name}
     if len(refused) > len(others) // 2:
-        words = f"in a sum with {_and([f'`{other}`' for other in sorted(others - refused)])}"
+        words = f"in a sum with {listing([f'`{other}`' for other in sorted(others - refused)])}"
     else:
         left, excluded = set(refused), []
         for kind, verb in VERBS.items():
@@ -132,7 +133,7 @@ def goes_with(name: str) -> str:
                 excluded.append(f"others that {verb}")
                 left -= alike
         excluded += [f"`{other}`" for other in sorted(left)]
-        words = "in a sum with all" + (f" but {_and(excluded)}" if excluded else "")
+        words = "in a sum with all" + (f" but {listing(excluded)}" if excluded else "")
     by_layer = f"{in_use(name)}/{'rope' if name == 'nope' else 'nope'}"
     return f"{words}; {'by' if attaches(by_layer) else 'not by'} layer (`{by_layer}`)."
 
@@ -209,7 +210,3 @@ def shifting(name: str) -> str:
 
 def turns_by_a_spectrum(name: str) -> bool:
     return issubclass(get(name), Rotary)
-
-
-def _and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -46,9 +46,11 @@ from whorl.pages.figures.drawing import (
     steps,
 )
 from whorl.reports.chart import Chart
+from whorl.reports.formatting import listing
 
 TOKENS = 48
 ENDS = (11, 23, 35)  # the tokens of an example that end a sentence, say
+SAID = listing(list(map(str, ENDS)))
 HEADS, CHANNELS, WIDTH = MODEL.heads, MODEL.head_dim, MODEL.width
 KEYS, QUERY = "key", "query"
 
@@ -140,7 +142,7 @@ def _accumulated(module: AccumulatedAngles, subject: Subject) -> Chart:
 def _rows(module: RelativeVectors, subject: Subject) -> Chart:
     distances = steps(1, 64)
     of = module.row(torch.tensor(distances).long()).numpy()
-    on = " and ".join({"k": "keys", "q": "queries", "v": "values"}[letter] for letter in module.on)
+    on = listing([{"k": "keys", "q": "queries", "v": "values"}[letter] for letter in module.on])
     of = np.asarray(of) - int(module.row(torch.tensor(0)))
     return biases.told_apart(subject, distances, of, f"a vector each, on {on}")
 
@@ -240,7 +242,7 @@ def _forgetting(module: ForgetGates, subject: Subject) -> Chart:
         q = torch.zeros(1, HEADS, TOKENS, 1)
         of_q, of_k = module.channels(q, q, at)
         kept = (of_q @ of_k.mT)[0, 0].exp()
-    return _by_key(subject, f"what is left of a key's weight; tokens {_said(ENDS)} close the gate", kept, "share left")
+    return _by_key(subject, f"what is left of a key's weight; tokens {SAID} close the gate", kept, "share left")
 
 
 @drawn.register
@@ -268,7 +270,7 @@ def _counted(module: ContextualPositions, subject: Subject) -> Chart:
         s[..., list(ENDS)] = 8.0
         at = At(*(2 * (torch.arange(TOKENS)[None],)), None, None, _causal()[None, None])
         counts = (module.logits(s, q, q, at) - s)[0, 0]
-    title = f"the position of a key as queries count, who find tokens {_said(ENDS)} worth counting"
+    title = f"the position of a key as queries count, who find tokens {SAID} worth counting"
     return _by_key(subject, title, counts, "counted position")
 
 
@@ -324,7 +326,3 @@ def _by_key(
 ) -> Chart:
     seen = table.masked_fill(~_causal(), torch.nan)
     return cells(subject, title, seen, QUERY, KEYS, of, high=high, diverging=diverging)
-
-
-def _said(tokens: Sequence[int]) -> str:
-    return f"{', '.join(map(str, tokens[:-1]))} and {tokens[-1]}"
