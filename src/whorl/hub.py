@@ -53,9 +53,8 @@ def _asked(name: str, revision: str | None, token: bool | str | None, cache_dir:
     except (OfflineModeIsEnabled, OSError) as error:
         raise _unreached(nothing, error) from None
     except Exception as error:
-        if not type(error).__module__.startswith(
-            "httpx"
-        ):  # which of its versions the hub's client has, it says nowhere
+        # The hub's client says nowhere which of httpx's versions it has.
+        if not type(error).__module__.startswith("httpx"):
             raise
         raise _unreached(nothing, error) from None
 
