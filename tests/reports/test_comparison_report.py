@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from whorl.reports.comparison import build, write
 from whorl.reports.comparison.by_length import by_length
 from whorl.reports.comparison.pairs import pairs_turning
 from whorl.reports.comparison.training import training_curves
+from whorl.reports.document import Table
 from whorl.reports.formatting import compact, multiple, number, setting, with_spread
 from whorl.reports.png import spread_out
 
@@ -140,6 +142,18 @@ def test_a_seed_that_diverged_is_counted_and_left_out_of_the_mean() -> None:
     data = samples.results([samples.trial("rope", s, {"perplexity": r}) for s, r in enumerate(rows)])
     table = next(block for block in build(samples.read(data)).blocks if hasattr(block, "rows"))
     assert table.rows[0].cells[4] == ("17.0 ± 0.0", "1.00x, 1 of 3 diverged")
+
+
+def test_a_learning_rate_at_which_a_seed_diverged_says_so() -> None:
+    rows = [samples.perplexity_rows((17.0,) * 5) for _ in range(4)]
+    rows[3][-1]["tail"] = math.nan
+    data = samples.results([samples.trial("rope", i % 2, {"perplexity": r}) for i, r in enumerate(rows)])
+    read = samples.read(data)
+    low, high = (tuple(replace(t, learning_rate=rate, validation=rate) for t in read.trials) for rate in (1e-3, 1e-2))
+    swept = replace(read, trials=low[:2], at_other_rates=high[2:])
+    table = next(b for b in build(swept).blocks if isinstance(b, Table) and b.caption.startswith("All learning rates"))
+    assert [row.cells[1] for row in table.rows] == [("0.001", "shown"), ("0.01", "")]
+    assert [row.cells[-1] for row in table.rows] == [("17.0 ± 0.0", ""), ("17.0", "1 of 2 diverged")]
 
 
 def test_a_comparison_without_any_trial_still_has_a_report(tmp_path: Path) -> None:

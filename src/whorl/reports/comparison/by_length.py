@@ -46,7 +46,7 @@ def _beside(c: Comparison, kind: str) -> list[Block]:
     if not caption or at is None:
         return []
     metrics = task.measured()
-    rows = [Row([(e.name, ""), *(_value(e, metric, at, at) for metric in metrics)], e.index) for e in c.encodings]
+    rows = [Row([(e.name, ""), *(value_at(e, metric, at, at) for metric in metrics)], e.index) for e in c.encodings]
     known = [level(c, metric, at) for metric in metrics]
     if found := next((one for one in known if one is not None), None):
         rows.append(Row([(found.name, ""), *((DASH if one is None else one.shown, "") for one in known)]))
@@ -74,7 +74,7 @@ def _table(c: Comparison, metric: Metric, encodings: Sequence[Encoding], of: str
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
         [
             Row(
-                [(e.name, ""), _turning(e), *(_value(e, metric, n, reference) for n in lengths)],
+                [(e.name, ""), _turning(e), *(value_at(e, metric, n, reference) for n in lengths)],
                 e.index,
             )
             for e in encodings
@@ -175,7 +175,8 @@ def _turning(e: Encoding) -> tuple[str, str]:
     return text, small.removesuffix(")")
 
 
-def _value(e: Encoding, metric: Metric, length: int, reference: int | None) -> tuple[str, str]:
+def value_at(e: Encoding, metric: Metric, length: int, reference: int | None) -> tuple[str, str]:
+    """A table's cell: mean ± spread, and in small print the ratio to another length and how many seeds diverged."""
     cell = e.cell(metric, length)
     if cell is None:
         return DASH, ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
+from whorl.reports.comparison.by_length import value_at
 from whorl.reports.document import Block, Heading, Paragraph, Row, Table
 from whorl.reports.formatting import DASH, listing, multiple, with_spread
 from whorl.results.comparison import Comparison
-from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.results.over_seeds import Cell
 from whorl.results.rates import Rate, best_rate, by_rate
 from whorl.results.trial import Trial
 from whorl.tasks import of_evaluation
@@ -50,25 +51,20 @@ def _table(c: Comparison, rates: dict[str, dict[Rate, list[Trial]]]) -> Table:
     rows = []
     for e in c.encodings:
         found = rates[e.name]
+        best = best_rate(found)
         for rate, trials in found.items():
-            shown = rate == best_rate(found) if len(found) > 1 else True
             loss = Cell(0, {trial.seed: trial.validation for trial in trials})
             cells = [
                 (e.name, ""),
-                (_rate(rate), "shown" if shown else ""),
+                (_rate(rate), "shown" if rate == best else ""),
                 (", ".join(str(trial.seed) for trial in trials), ""),
                 (with_spread(loss.mean, loss.spread), ""),
-                *((_value(trials, metric, length), "") for metric, length in asked),
+                *(value_at(replace(e, trials=tuple(trials)), metric, length, length) for metric, length in asked),
             ]
             rows.append(Row(cells, e.index))
     spread = ", mean ± standard deviation over seeds" if len(c.seeds) > 1 else ""
     first = [("encoding", ""), ("learning rate", ""), ("seeds", ""), ("validation loss", "nats per target")]
     return Table(f"All learning rates{spread}.", [*first, *heads], rows)
-
-
-def _value(trials: Sequence[Trial], metric: Metric, length: int) -> str:
-    cell = Encoding("", 0, tuple(trials)).cell(metric, length)
-    return DASH if cell is None else with_spread(cell.mean, cell.spread, metric.share)
 
 
 def _rate(rate: Rate) -> str:
