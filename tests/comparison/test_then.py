@@ -85,6 +85,14 @@ def test_what_is_asked_for_is_read_and_written() -> None:
         plan_from_scratch([ASKED, ASKED], (0,), settings, "data")
 
 
+def test_ids_tell_apart_what_is_evaluated_where_names_are_cut_short() -> None:
+    asked = [f"rope:base=500000 then rope:base=500000~yarn:factor={factor}" for factor in (4, 16)]
+    trials = plan_from_scratch(asked, (0,), Settings(precision="fp32").resolve(), "data")
+    names = [trial.id.rpartition("-s0-") for trial in trials]
+    assert names[0][0] == names[1][0]
+    assert names[0][2] != names[1][2]
+
+
 def test_the_command_checks_both_names_first(capsys: pytest.CaptureFixture[str]) -> None:
     from whorl.cli import early
 
