@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.comparison.small_runs import SMALL
 from whorl.comparison import TrialsFailed, job_list
 from whorl.locking import Busy, alone
 from whorl.results.comparison import Comparison
+from whorl.results.trial import FinishedTrial
 from whorl.training.settings import Settings
 
 ASKED = ["rope", "alibi"]
@@ -67,10 +69,17 @@ def test_commands_run_their_trials_side_by_side_and_the_last_makes_the_report(
     assert "report: out/report.html" in done.stdout
     results = Comparison.read(Path("here/out/results.json"))
     assert [trial.notation for trial in results.trials] == ASKED
+    assert results.differing == {}
     assert {path.name for path in Path("here/out").iterdir()} == {
         ".whorl.json", "config.json", "figures", "report.html", "report.md", "results.json", "trials",
     }  # fmt: skip
     monkeypatch.chdir(tmp_path / "here")
+    elsewhere = Path("out/trials", results.trials[0].id, "result.json")
+    read = FinishedTrial.read(elsewhere)
+    replace(read, machine=replace(read.machine, cpu="Z80")).write(elsewhere)
+    differing = whorl.compare(ASKED, only="report", **settings).differing
+    assert {name: values["Z80"] for name, values in differing.items()} == {"cpu": (results.trials[0].id,)}
+    assert "Z80 (one trial)" in Path("out/report.md").read_text()
     whorl.compare([*ASKED, "nope"], job_list=jobs, **settings)
     assert ["compare nope" in line for line in jobs.read_text().splitlines()] == [True], "the others are finished"
 

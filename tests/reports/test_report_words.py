@@ -7,7 +7,7 @@ import report_samples as samples
 
 from whorl.reports.comparison import build, unlearnt
 from whorl.reports.comparison.sentences import turning_in_words
-from whorl.reports.comparison.words import GAINS, HURT, UNRESOLVED, findings, partial_notice
+from whorl.reports.comparison.words import GAINS, HURT, UNRESOLVED, differing_notice, findings, partial_notice
 from whorl.reports.document import Paragraph, Table
 from whorl.results.over_seeds import Metric
 from whorl.tasks import of_evaluation
@@ -43,6 +43,17 @@ def test_an_encoding_whose_value_rises_is_hurt_with_the_ratios_at_4x_and_the_lon
 )
 def test_verdict_follows_the_side_of_one_by_more_than_the_uncertainty(tails, expected) -> None:
     assert expected in bullets(with_tails(tails))["hope"]
+
+
+def test_trials_that_ran_on_different_machines_are_said_to() -> None:
+    data = samples.language()
+    assert differing_notice(samples.read(data)) is None
+    torch = {"2.11.0": ["rope-0", "hope-0", "nope-0"], "2.13.0": ["p-rope:p=0.5-0"]}
+    found = samples.read({**data, "differing": {"torch": torch}})
+    said = differing_notice(found)
+    assert said is not None
+    assert "versions: torch 2.11.0 (three trials) or 2.13.0 (one trial). " in said
+    assert Paragraph(said, "notice") in build(found).blocks
 
 
 def test_verdicts_that_differ_between_lengths_are_told_apart() -> None:

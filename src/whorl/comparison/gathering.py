@@ -16,10 +16,11 @@ from whorl.comparison.running import PACKAGES, Runner, failure_in, this_machine
 from whorl.provenance import versions
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
+from whorl.results.differing import differing
 from whorl.results.failure import Failure
 from whorl.results.rates import picked
 from whorl.results.training import TrainingRecord
-from whorl.results.trial import Trial
+from whorl.results.trial import FinishedTrial, Trial
 from whorl.tasks.base import Task
 from whorl.training.models import build_model, model_label, parameter_count
 from whorl.training.settings import Settings
@@ -55,9 +56,9 @@ def without_trials(
     )
 
 
-def gathered(runner: Runner, trials: Sequence[Planned]) -> tuple[list[Trial], list[Failure]]:
+def gathered(runner: Runner, trials: Sequence[Planned]) -> tuple[list[FinishedTrial], list[Failure]]:
     """Of these trials those that are finished, by the notation that is asked for now, and those that failed."""
-    done = [found.trial(t.label) for t in trials if (found := runner.result(t)) is not None]
+    done = [dataclasses.replace(found, notation=t.label) for t in trials if (found := runner.result(t)) is not None]
     return done, [lost.failure() for t in trials if (lost := runner.failure(t)) is not None]
 
 
@@ -79,8 +80,8 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
             log.warning("left out of the report: %s", error)
             continue
         if earlier.data == runner.data:
-            done.append(earlier.trial())
-    whole = [_with_losses(runner.folder / "trials" / t.id / "training.json", t) for t in done]
+            done.append(earlier)
+    whole = [_with_losses(runner.folder / "trials" / t.id / "training.json", t.trial()) for t in done]
     shown, others = picked(whole)
     results = dataclasses.replace(
         empty,
@@ -89,6 +90,7 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
         trials=tuple(shown),
         failures=tuple(failed),
         at_other_rates=tuple(others),
+        differing=differing(done),
     )
     results.write(runner.folder / "results.json")
     report.write(results, runner.folder)

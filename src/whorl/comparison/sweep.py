@@ -17,6 +17,7 @@ from whorl.comparison.planning import Planned
 from whorl.comparison.running import Runner
 from whorl.locking import Busy, alone
 from whorl.results.comparison import Comparison
+from whorl.results.differing import differing
 
 
 @dataclass
@@ -128,4 +129,5 @@ class Sweep:
     def results(self) -> Comparison:
         """What is there of the trials that were asked for, whatever results.json says."""
         trials, failures = gathered(self.runner, self.trials)
-        return dataclasses.replace(self.empty, trials=tuple(trials), failures=tuple(failures))
+        shown = tuple(trial.trial() for trial in trials)
+        return dataclasses.replace(self.empty, trials=shown, failures=tuple(failures), differing=differing(trials))

@@ -92,6 +92,7 @@ class Comparison(Shown, Keyed):
 
     trials          those that it shows: where several learning rates were tried, at the best of each encoding
     at_other_rates  the others (see `whorl.results.rates`)
+    differing       what not all of them ran on or with (see `whorl.results.differing`)
 
     >>> results = whorl.compare(["rope", "hope"], seeds=[0, 1, 2])
     >>> results.trials[0].evaluations["perplexity"][0].values["tail"]
@@ -108,6 +109,7 @@ class Comparison(Shown, Keyed):
     trials: tuple[Trial, ...]
     failures: tuple[Failure, ...] = ()
     at_other_rates: tuple[Trial, ...] = ()
+    differing: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def train_length(self) -> int:

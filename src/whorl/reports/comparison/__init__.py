@@ -8,7 +8,14 @@ from pathlib import Path
 
 from whorl.reports import html, writing
 from whorl.reports.comparison import by_length, pairs, rates, training
-from whorl.reports.comparison.words import failed_notice, findings, partial_notice, pretrained_notice, unlearnt
+from whorl.reports.comparison.words import (
+    differing_notice,
+    failed_notice,
+    findings,
+    partial_notice,
+    pretrained_notice,
+    unlearnt,
+)
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Heading, Paragraph
 from whorl.reports.formatting import capital, compact, plural, setting
 from whorl.results.comparison import Comparison
@@ -31,10 +38,9 @@ def write(results: Comparison, out: Path) -> list[Path]:
 def build(c: Comparison) -> Document:
     """The document: findings first, then figures and tables of each evaluation, then how it was made."""
     blocks: list[Block] = []
-    if (notice := partial_notice(c)) is not None:
-        blocks.append(Paragraph(notice, "notice"))
-    if (notice := failed_notice(c)) is not None:
-        blocks.append(Paragraph(notice, "notice"))
+    for notice in (partial_notice(c), failed_notice(c), differing_notice(c)):
+        if notice is not None:
+            blocks.append(Paragraph(notice, "notice"))
     if c.pretrained is not None:
         blocks.append(Paragraph(pretrained_notice(c), "notice"))
     said = findings(c)

@@ -55,6 +55,20 @@ def failed_notice(c: Comparison) -> str | None:
     return f"{capital(plural(len(c.failures), 'trial'))} failed: {told}."
 
 
+def differing_notice(c: Comparison) -> str | None:
+    """What the trials did not all run on or with; None where they did, or where their results do not say."""
+    if not c.differing:
+        return None
+    told = []
+    for name, values in c.differing.items():
+        each = [f"{value} ({plural(len(ids), 'trial')})" for value, ids in values.items()]
+        told.append(f"{name} {' or '.join(each)}")
+    return (
+        f"The trials did not all run on the same machine with the same versions: {'; '.join(told)}. By that alone the "
+        "last digits of a training differ; results.json says which trials these are."
+    )
+
+
 def pretrained_notice(c: Comparison) -> str:
     """What a comparison that begins with trained weights has to say first."""
     return (
