@@ -25,7 +25,8 @@ from whorl.encodings.spectrum import rope_frequencies
 class MixedAngles(AngleModule):
     """The frequencies of each head along x and y, [2, heads, pairs], in radians per patch.
 
-    transformers' Trainer and timm's optimizers leave out of weight decay what is called a bias.
+    transformers' Trainer leaves out of weight decay what is called a bias. timm's optimizers leave out what has one
+    dimension or a name that ends in ".bias", and so would not: name it to them.
     """
 
     causal = False
