@@ -28,6 +28,7 @@ def test_needles_stand_at_depths_that_are_evenly_spread(text: Path) -> None:
     assert places == sorted(places)
     steps = [b - a for a, b in pairwise(places)]
     assert max(steps) - min(steps) < 0.08
+    assert f"{number}.\n\nThe secret number of" in said, "the last one right before the question"
     with pytest.raises(ValueError, match="30 tokens do not hold a statement and a question"):
         probe.sequence(30, 0)
 
