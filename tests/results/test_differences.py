@@ -178,7 +178,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(seeds: int, of_seed: fl
             + 0.1 * rng.standard_normal((seeds, 96))
         )
         mean, each = values.mean(), values.mean(1)
-        alone = differences._half(each.tolist())
+        alone = differences.half_width(each.tolist())
         below, above = resampled(values.mean(0))
         drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=200) / seeds
         both = np.einsum("rs,sw,rw->r", drawn, values, differences._draws(96)[:200])

@@ -12,7 +12,7 @@ from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
 from whorl.reports.formatting import compact, finite, listing, multiple, percent, plural, setting
-from whorl.results.differences import student
+from whorl.results.differences import half_width
 from whorl.results.evaluation import ABOUT, Evaluation, Quantity
 from whorl.results.schema import as_json
 
@@ -102,7 +102,7 @@ def _loss(found: Evaluation) -> str:
             return f"At {row.length:,} tokens the loss is not finite."
     each = np.subtract(far.samples, near.samples)
     mean = float(each.mean())
-    half = student(len(each) - 1) * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    half = half_width(each.tolist()) if len(each) > 1 else math.inf
     of = f"With {far.length:,} tokens of context the same tokens cost"
     if not abs(mean) > half:
         return f"{of} what they do with {near.length:,}, as far as {plural(len(each), 'window')} can tell."

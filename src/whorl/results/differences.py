@@ -70,7 +70,7 @@ def difference(metric: Metric, a: tuple[Encoding, int], b: tuple[Encoding, int])
             return Difference(mean, None, None, "none")
         half = 2 * math.hypot(errors[0], errors[1])
         return Difference(mean, mean - half, mean + half, "none")
-    seeds = _half(each) if len(common) > 1 else 0.0
+    seeds = half_width(each) if len(common) > 1 else 0.0
     below, above = (0.0, 0.0) if by_window is None else resampled(by_window)
     pairs: Pairs = "windows" if len(common) == 1 else "seeds" if by_window is None else "seeds and windows"
     return Difference(mean, mean - math.hypot(seeds, below), mean + math.hypot(seeds, above), pairs)
@@ -121,7 +121,8 @@ def _error(metric: Metric, row: Row) -> float | None:
     return error if metric.share else error / value
 
 
-def _half(each: Sequence[float]) -> float:
+def half_width(each: Sequence[float]) -> float:
+    """Of the interval of a mean by Student's t; there must be two values or more."""
     return student(len(each) - 1) * float(np.std(each, ddof=1)) / math.sqrt(len(each))
 
 
