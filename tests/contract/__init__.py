@@ -195,17 +195,18 @@ def drawn(model: Any) -> Any:
     """Draws the encoding's learned parameters at random: at their zeros they would hide faults.
 
     Drawn positive: below 0.01 KERPLE's parameters count as 0.01, and have no gradient that would lower them. A table of
-    positions, and what goes by content, is moved a little from where it starts.
+    positions, and what goes by content or multiplies logits, is moved a little from where it starts.
     """
     import whorl
     from whorl.encodings.learned import PositionTable
     from whorl.encodings.scores import ScoreModule
+    from whorl.encodings.ssmax import LearnedLogarithm
 
     generator = torch.Generator().manual_seed(0)
     for effect in whorl.attached(model).effects:
         for parameter in effect.parameters():
             draw = torch.empty_like(parameter).uniform_(0.2, 1.8, generator=generator)
-            moved = isinstance(effect, (PositionTable, ScoreModule))
+            moved = isinstance(effect, (PositionTable, ScoreModule, LearnedLogarithm))
             parameter.data = parameter + 0.1 * draw if moved else draw
     return model
 
