@@ -1,10 +1,11 @@
 """A training step of `whorl compare`'s tiny model on whorl's operations against the same on the references.
 
     .venv/bin/python benchmarks/attached.py
+    .venv/bin/python benchmarks/attached.py --beside rope hope fox ...    steps of these over those of the first
 
 In the precision that `whorl compare` takes on this machine, 32 x 128 tokens, AdamW; rounds of three steps, the variants
 in turn. The references are what every model ran on before there were kernels. A gate comes first: both learn the same.
-Rows go to benchmarks/results/attached.csv.
+Rows go to benchmarks/results/attached.csv, and with --beside to steps.csv.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import whorl
+from whorl.comparison.planning import from_scratch
 from whorl.encodings import parse
 from whorl.testing import max_error
 from whorl.training.models import build
@@ -30,17 +32,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main() -> None:
-    options = rows.parser(__doc__, rounds=15).parse_args()
+    parser = rows.parser(__doc__, rounds=15)
+    parser.add_argument("--beside", nargs="+", metavar="ENCODING", help="these alone, over the first")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     settings = Settings().resolve()
     ids = torch.randint(0, 1024, (32, 128), generator=torch.Generator().manual_seed(0))
     runs = {}
-    for encoding in ENCODINGS:
-        for impl in ("reference", "auto"):
-            model = build(settings, parse(encoding), 0, 1024, 0)
-            whorl.attach(model, encoding, impl=impl).train()
+    for encoding in options.beside or ENCODINGS:
+        for impl in ("auto",) if options.beside else ("reference", "auto"):
+            model = build(settings, from_scratch(parse(encoding), settings), 0, 1024, 0)
+            whorl.attach(model, whorl.encoding_of(model), impl=impl).train()
             runs[encoding, impl] = (model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
-    for encoding in ENCODINGS:
+    for encoding in () if options.beside else ENCODINGS:
         gate(encoding, runs[encoding, "reference"][0], runs[encoding, "auto"][0], ids[:8], settings.precision)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for turn in range(options.rounds + 1):
@@ -51,6 +55,15 @@ def main() -> None:
             if turn:  # the first warms up
                 times[key].append((time.perf_counter() - start) / STEPS * 1e3)
     facts = {**rows.facts(), "precision": settings.precision}
+    if options.beside:
+        first = times[options.beside[0], "auto"]
+        steps = []
+        for (encoding, _), ours in times.items():
+            row = {"encoding": encoding, "step_ms": round(statistics.median(ours), 1), "over": options.beside[0]}
+            steps.append({**facts, **row, **rows.ratios(ours, first)})
+            print({**row, **rows.ratios(ours, first)})
+        rows.write(options.results / "steps.csv", steps, same=["encoding"])
+        return
     found = []
     for encoding in ENCODINGS:
         ours, theirs = times[encoding, "auto"], times[encoding, "reference"]
