@@ -28,6 +28,21 @@ class Study:
 
 MAIN = ("rope", "hope", "p-rope:p=0.5", "nope", "alibi", "t5", "fox", "rope+window:size=32/nope")
 
+BY_CONTENT = (
+    "rope",
+    "hope",
+    "hope:cut=2.2",
+    "fox",
+    "rope+fox",
+    "cope",
+    "path",
+    "fire",
+    "ssmax+rope",
+    "learned-rope",
+    "darope",
+    "rope+window:size=32/nope+log-n",
+)
+
 STUDIES = {
     "extrapolation": Study(
         "0009-extrapolation",
@@ -97,6 +112,12 @@ STUDIES = {
                 "scan": "scan",
             }.items()
         },
+    ),
+    "content": Study(
+        "0013-content",
+        "What do encodings that go by content, or are learned, give: what extrapolates, what retrieves, at what cost?",
+        {"language": Part(BY_CONTENT), "recall": Part(BY_CONTENT, {"task": "recall"})},
+        seeds=(0, 1),
     ),
     "roformer": Study(
         "0008-roformer",
