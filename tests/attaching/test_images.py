@@ -216,9 +216,14 @@ def test_what_goes_by_tokens_in_a_row_is_refused_on_a_grid(encoding: str, reason
     assert whorl.attached(model) is None
 
 
-@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "dinov3-rope", "sincos-2d", "learned-2d:grid=4@4"])
-def test_what_goes_by_a_grid_is_refused_in_a_row(encoding: str) -> None:
-    with pytest.raises(ValueError, match="axes|reads none"):
+ON_GRID = ["axial-rope", "p-rope-2d", "hope-2d", "mixed-rope", "dinov3-rope", "sincos-2d", "learned-2d"]
+
+
+@pytest.mark.parametrize("encoding", [*ON_GRID, "learned-2d:grid=4@4", "hope-2d~ntk:factor=2", "rope/hope-2d"])
+def test_what_goes_by_a_grid_is_refused_in_a_row_before_anything_else_is_asked_for(encoding: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"goes by rows and columns, and a position in .*LlamaForCausalLM\) has 1 axis"
+    ):
         whorl.attach(tiny_model("llama"), encoding)
 
 

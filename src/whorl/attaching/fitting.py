@@ -12,6 +12,15 @@ from whorl.hosts import Host
 from whorl.ops.axes import axis_of
 
 
+def check_grid(part: Encoding, host: Host) -> None:
+    """Raises ValueError where an encoding goes by rows and columns and this host's positions have one axis."""
+    if part.on_grid and host.axes == 1:
+        raise ValueError(
+            f"{part.name} goes by rows and columns, and a position in {host.named} has 1 axis; attach it to a model of "
+            "images, or choose one that goes by tokens in a row (rope, hope, alibi)"
+        )
+
+
 def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
     """Raises ValueError where a module goes by an axis that this host's positions lack, does not say by which, or goes
     by all of another number of them."""

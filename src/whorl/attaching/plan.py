@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching.fitting import check_added, check_axis, check_in_interface, check_repositions, check_score
+from whorl.attaching.fitting import (
+    check_added,
+    check_axis,
+    check_grid,
+    check_in_interface,
+    check_repositions,
+    check_score,
+)
 from whorl.attaching.off_grid import fit_to_grid
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
@@ -100,6 +107,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
                 continue
             if still and "rotate" in part.kinds:
                 continue
+            check_grid(part, host)
             # Most modules depend on the heads and the width, and layers of another head dim share them.
             by_head_dim = {"rotate", "score"} & set(part.kinds)
             sizes = shape if by_head_dim else replace(shape, head_dim=0, channels=0)

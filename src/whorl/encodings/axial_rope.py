@@ -25,6 +25,8 @@ class OfGrid(Rotary):
     base: float | None = of_host(100.0)
     order: str = "xy"
 
+    on_grid = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         choices("order", self.order, ("xy", "ij"))

@@ -31,6 +31,7 @@ class DINOv3RoPE(Rotary):
     title = "RoPE on a grid whose coordinates go from -1 to 1, whatever the size of the image"
     paper = "2508.10104"
     not_relative = "a patch's coordinates depend on the size of the image"
+    on_grid = True
 
     def spectrum(self, head_dim: int) -> Spectrum:
         pairs = pairs_per_axis(head_dim, self.name)

@@ -71,6 +71,7 @@ class Learned2D(Encoding):
     paper = "2010.11929"
     kinds = ("add",)
     not_relative = "each patch has a vector of its own"
+    on_grid = True
 
     def __post_init__(self) -> None:
         if self.grid is not None:

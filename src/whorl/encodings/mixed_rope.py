@@ -63,6 +63,7 @@ class MixedRoPE(OfPairs):
     name = "mixed-rope"
     title = "RoPE on a grid with learned frequencies along rows and columns, in each layer and head"
     paper = "2403.13298"
+    on_grid = True
 
     def __post_init__(self) -> None:
         check_base(self.base)

@@ -64,6 +64,10 @@ class Scaled(Rotary):
             return self.scalings
         return tuple(scaling.filled(Known(train_length=trained)) for scaling in self.scalings)
 
+    @property
+    def on_grid(self) -> bool:  # type: ignore[override]
+        return self.inner.on_grid
+
     def spectrum(self, head_dim: int) -> Spectrum:
         """The frequencies at this head dim; up to the original length, where they depend on the length."""
         spectrum = self.inner.spectrum(head_dim)

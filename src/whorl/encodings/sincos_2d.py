@@ -49,6 +49,7 @@ class SinCos2D(Encoding):
     paper = "2104.02057"
     kinds = ("add",)
     not_relative = "each patch has a vector of its own"
+    on_grid = True
 
     def __post_init__(self) -> None:
         check_base(self.base)
