@@ -56,8 +56,9 @@ class Silent:
     def training(self, trial: str, steps: int) -> AbstractContextManager[Update]:
         return nullcontext(lambda step, loss: None)
 
-    def evaluating(self, trial: str, lengths: int) -> AbstractContextManager[Callable[[int], None]]:
-        return nullcontext(lambda length: None)
+    def evaluating(self, trial: str, lengths: int) -> AbstractContextManager[Callable[[int, int], None]]:
+        """What it gives is told how many lengths are done, and which one was last."""
+        return nullcontext(lambda done, length: None)
 
     def side_by_side(self, at_once: int) -> AbstractContextManager[Callable[[Mapping[str, Reached]], None]]:
         return nullcontext(lambda running: None)
@@ -113,16 +114,9 @@ class Display(Silent):
             yield update
 
     @contextmanager
-    def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int], None]]:
-        done = 0
-
-        def advance_to(length: int) -> None:
-            nonlocal done
-            done += 1
-            advance(done, f"length {length:,}")
-
+    def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int, int], None]]:
         with self._bar(trial, lengths, "evaluating", every=lengths) as advance:
-            yield advance_to
+            yield lambda done, length: advance(done, f"length {length:,}")
 
     @contextmanager
     def _bar(self, trial: str, total: int, verb: str, every: int) -> Iterator[Callable[[int, str], None]]:

@@ -151,13 +151,6 @@ class _Noting(Silent):
         yield lambda step, loss: self._note(Reached("training", step, steps, loss))
 
     @contextmanager
-    def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int], None]]:
-        done = 0
-
-        def advance(length: int) -> None:
-            nonlocal done
-            done += 1
-            self._note(Reached("evaluating", done, lengths))
-
+    def evaluating(self, trial: str, lengths: int) -> Iterator[Callable[[int, int], None]]:
         self._note(Reached("evaluating", 0, lengths))
-        yield advance
+        yield lambda done, length: self._note(Reached("evaluating", done, lengths))

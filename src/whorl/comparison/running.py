@@ -152,11 +152,11 @@ class Runner:
             attach(model, completed(host_of(model), trial.tested))
         evaluations = task.evaluations()
         rows: dict[str, tuple[Row, ...]] = dict.fromkeys(evaluations, ())
-        with display.evaluating(trial.id, sum(len(made.lengths) for made in evaluations.values())) as advance:
-            for name, made in evaluations.items():
-                for length in made.lengths:
-                    rows[name] += (_row(made, model, length),)
-                    advance(length)
+        asked = [(name, made, length) for name, made in evaluations.items() for length in made.lengths]
+        with display.evaluating(trial.id, len(asked)) as update:
+            for done, (name, made, length) in enumerate(asked, 1):
+                rows[name] += (_row(made, model, length),)
+                update(done, length)
         shown = trial.tested or trial.encoding
         host = attached_to_each([shown], settings)[shown]
         FinishedTrial(
