@@ -53,7 +53,6 @@ def test_the_time_left_is_that_of_all_trials(terminal: bool, monkeypatch: pytest
 def test_trials_side_by_side_are_told_together(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, shown = Clock(), io.StringIO()
     monkeypatch.setattr(seen, "Pace", lambda waiting, steps: Pace(waiting, steps, clock=clock))
-    monkeypatch.setattr(seen, "EVERY", 0.0)
     results = Comparison.from_json(json.loads(RESULTS.read_text()))
     ids = [trial.id for trial in results.trials[:4]]
     display = Display(console(file=shown, width=300, force_terminal=terminal, color_system=None))
@@ -71,3 +70,24 @@ def test_trials_side_by_side_are_told_together(terminal: bool, monkeypatch: pyte
         assert "about 14.0 min left" in told, "9 minutes each of two at once, and 10 of one by one of them"
         update({ids[1]: Reached("evaluating", 1, 5)})
         assert display.pace.running[ids[1]].step == STEPS
+
+
+def test_in_a_file_trials_side_by_side_have_a_line_at_each_tenth_of_a_trial_and_each_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, shown = Clock(), io.StringIO()
+    monkeypatch.setattr(seen.time, "monotonic", clock)
+    results = Comparison.from_json(json.loads(RESULTS.read_text()))
+    ids = [trial.id for trial in results.trials[:2]]
+    display = Display(console(file=shown, width=300, color_system=None))
+    display.start(results.config, results.machine, ids, ids)
+    with display.side_by_side(2) as update:
+        for step in range(0, 91, 15):  # both together are a tenth of a trial further every 45 steps
+            update({one: Reached("training", step, STEPS) for one in ids})
+            clock.now += 0.5
+        clock.now += 60
+        update({one: Reached("training", 91, STEPS) for one in ids})
+    told = [line for line in shown.getvalue().splitlines() if "trials are over" in line]
+    assert [int(line.split(" training ")[1].split()[0]) for line in told] == [0, 45, 90, 91]
+    assert all("about" not in line for line in told[:1])
+    assert all("left" in line for line in told[1:]), "how long all of it still takes"

@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from whorl.reports.formatting import duration
-
-EVERY = 60.0  # seconds after which there is a line, whatever was done
+from whorl.stages import Lines
 
 
 class Stages:
@@ -46,10 +45,10 @@ class Stages:
     def stage(self, name: str) -> Callable[[int, int], None]:
         """What is told of the steps that are done, and of how many."""
         start = monotonic()
-        first = said = bar = None
+        lines, first, bar = Lines(), None, None
 
         def update(done: int, of: int) -> None:
-            nonlocal first, said, bar
+            nonlocal first, bar
             now = monotonic()
             if first is None:
                 first = max(0, done - 1)
@@ -59,9 +58,7 @@ class Stages:
                 bar = self.bars.add_task(name, total=of, left=left) if bar is None else bar
                 self.bars.update(bar, completed=done, left=left)
                 return
-            tenth = done * 10 // max(1, of)
-            if since and (said is None or done == of or tenth != said[0] or now - said[1] >= EVERY):
-                said = (tenth, now)
+            if since and lines.due(done, of, now):
                 words = [f"{name}: {done:,} of {of:,}", duration(seconds), left]
                 self.terminal.print(", ".join(word for word in words if word))
 

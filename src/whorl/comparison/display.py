@@ -23,10 +23,10 @@ from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Machine, Row, Trial
+from whorl.stages import Lines
 from whorl.tasks import of_evaluation, parse
 
 Update = Callable[[int, float | None], None]
-EVERY = 60.0  # seconds between two lines that say how far trials are that run side by side
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,16 @@ class Display(Silent):
 
     @contextmanager
     def side_by_side(self, at_once: int) -> Iterator[Callable[[Mapping[str, Reached]], None]]:
-        """Trials of other processes, so many at once. What it gives is told, every second or so, how far they are."""
+        """Trials of other processes, so many at once. What it gives is told, every second or so, how far they are.
+
+        In a file there is a line at once, each time that they are further by a tenth of a trial, together, and once a
+        minute.
+        """
         self.pace.at_once = at_once
-        said = time.monotonic()
+        lines = Lines()
         live = self.console.status("starting") if self.console.is_terminal else None
 
         def update(running: Mapping[str, Reached]) -> None:
-            nonlocal said
             for trial, reached in running.items():
                 self.pace.at(trial, self.pace.steps if reached.stage == "evaluating" else reached.done)
             over = len(self.trials) - len(self.pace.waiting) - len(self.pace.running)
@@ -159,8 +162,7 @@ class Display(Silent):
             each = [f"{trial.rsplit('-', 1)[0]} {reached}" for trial, reached in running.items()]
             if live is not None:
                 live.update("\n".join((", ".join(filter(None, (first, self._left()))), *each)))
-            elif time.monotonic() - said >= EVERY:
-                said = time.monotonic()
+            elif lines.due(over * self.pace.steps + self.pace.done, self.pace.steps, time.monotonic()):
                 self.console.print("; ".join(filter(None, (first, *each, self._left()))))
 
         with live or nullcontext():

@@ -54,6 +54,11 @@ class Pace:
         if ended is not None and ended.step >= self.steps > ended.first:
             self.finished.append((self.clock() - ended.began) / (self.steps - ended.first))
 
+    @property
+    def done(self) -> int:
+        """Steps of those at work."""
+        return sum(one.step for one in self.running.values())
+
     def left(self) -> float | None:
         """Seconds until all trials are over; None where nothing is known of it yet."""
         rates = [rate for one in self.running.values() if (rate := one.seconds_per_step) is not None]
