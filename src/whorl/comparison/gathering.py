@@ -12,15 +12,16 @@ import torch
 
 import whorl
 from whorl.comparison.planning import Planned
-from whorl.comparison.running import PACKAGES, Runner, failure_in, this_machine
-from whorl.provenance import versions
+from whorl.comparison.running import PACKAGES, Runner, failure_in
+from whorl.provenance import machine, versions
 from whorl.reports import comparison as report
 from whorl.results.comparison import Comparison, Config
 from whorl.results.differing import differing
 from whorl.results.failure import Failure
 from whorl.results.rates import picked
+from whorl.results.schema import parsed
 from whorl.results.training import TrainingRecord
-from whorl.results.trial import FinishedTrial, Trial
+from whorl.results.trial import FinishedTrial, Machine, Trial
 from whorl.tasks.base import Task
 from whorl.training.models import build_model, model_label, parameter_count
 from whorl.training.settings import Settings
@@ -40,7 +41,7 @@ def without_trials(
     return Comparison(
         whorl=whorl.__version__,
         created="",
-        machine=this_machine(),
+        machine=parsed(Machine, machine()),
         versions=versions(*PACKAGES),
         config=Config(
             **known,

@@ -30,6 +30,7 @@ from whorl.hosts import host_of
 from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.results.failure import FailedTrial
+from whorl.results.schema import parsed
 from whorl.results.trial import FinishedTrial, Machine, Row
 from whorl.tasks.base import Evaluation, NothingLeft, Task
 from whorl.training.attention import for_evaluation
@@ -126,7 +127,7 @@ class Runner:
             config=trial.encoding.to_dict(),
             settings=trial.settings.to_dict(),
             data=self.data,
-            machine=this_machine(),
+            machine=parsed(Machine, machine()),
             versions=versions(*PACKAGES),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ).write(place / FAILURE)
@@ -177,7 +178,7 @@ class Runner:
             text=task.text(),
             vocab_size=task.vocab_size,
             eos_token_id=task.eos_token_id,
-            machine=this_machine(),
+            machine=parsed(Machine, machine()),
             versions=versions(*PACKAGES),
         ).write(folder / "result.json")
 
@@ -206,11 +207,6 @@ def _row(evaluation: Evaluation, model: Any, length: int) -> Row:
         return evaluation.row(model, length)
     except ValueError as error:
         return Row(length, unreachable=str(error))
-
-
-def this_machine() -> Machine:
-    told = machine()
-    return Machine(**told | {"instructions": tuple(told["instructions"])})
 
 
 def in_one_line(error: BaseException) -> str:
