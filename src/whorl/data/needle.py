@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from whorl.data.tokens import first_of, ids_of, shared
+
 STATED = "\nThe secret number of {name} is {number}.\n"
 ASKED = "\nThe secret number of {name} is"
 NAMES = ("Berlin", "Nairobi", "Lima", "Oslo", "Hanoi", "Quito", "Cairo", "Turin")
@@ -24,12 +26,9 @@ def prompt(
     random = np.random.default_rng(seed)
     facts = {"name": NAMES[seed % len(NAMES)], "number": int(random.integers(10_000, 100_000))}
 
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    needle = ids(STATED.format(**facts)) if stated else []
+    needle = ids_of(tokenizer, STATED.format(**facts)) if stated else []
     question, answer = continued(tokenizer, ASKED.format(**facts), f" {facts['number']}")
-    first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    first = first_of(tokenizer)
     room = length - len(first) - len(needle) - len(question) - len(answer)
     if room < 0 or len(filler) < room:
         raise ValueError(
@@ -48,6 +47,6 @@ def continued(tokenizer: Any, text: str, more: str) -> tuple[list[int], list[int
     Together, since a tokenizer may put a space before any text (SentencePiece): apart, what goes on would not begin
     with the tokens that it has in the middle of a text.
     """
-    alone, whole = (list(tokenizer(x, add_special_tokens=False)["input_ids"]) for x in (text, text + more))
-    at = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), min(len(alone), len(whole)))
+    alone, whole = (ids_of(tokenizer, x) for x in (text, text + more))
+    at = shared(alone, whole)
     return whole[:at], whole[at:]

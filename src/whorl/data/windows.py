@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from whorl.data import corpus
+from whorl.data.tokens import first_of, ids_of
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +28,11 @@ def text_windows(
     if heldout:
         documents = corpus.split_documents(documents)[1]
     order = np.random.default_rng(seed).permutation(len(documents))
-    first = tokenizer.bos_token_id
+    first = first_of(tokenizer)
     found: list[np.ndarray[Any, Any]] = []
     encoded: list[np.ndarray[Any, Any]] = []
     for i in order:
-        ids = tokenizer(documents[i], add_special_tokens=False)["input_ids"]
-        document = np.array(([] if first is None else [first]) + ids, dtype=np.int64)
+        document = np.array(first + ids_of(tokenizer, documents[i]), dtype=np.int64)
         encoded.append(document)
         whole = min(len(document) // length, PER_DOCUMENT, windows - len(found))
         found += list(document[: whole * length].reshape(whole, length))

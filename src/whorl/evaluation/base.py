@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from whorl.data.tokens import first_of, ids_of
 from whorl.results.evaluation import Position
 from whorl.results.trial import Row
 
@@ -41,12 +42,11 @@ class Material:
     @property
     def first(self) -> list[int]:
         """What a sequence begins with: bos, for a tokenizer that has one."""
-        bos = self.tokenizer.bos_token_id
-        return [] if bos is None else [int(bos)]
+        return first_of(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text, without special ones."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return ids_of(self.tokenizer, text)
 
     def text(self, sequence: int) -> list[int]:
         """A window of the text, without special tokens; sequences take the windows in turn."""

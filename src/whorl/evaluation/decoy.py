@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from whorl.data.losses import logits_at
+from whorl.data.tokens import shared
 from whorl.evaluation.base import Measured, Probe, Progress
 from whorl.tasks.graded import row_of
 
@@ -69,7 +70,7 @@ class Decoy(Probe):
         """The question up to where the two words differ, and the tokens with which they do."""
         asked = ASKED.format(name=name)
         a, b = (self.material.ids(f"{asked} {word}") for word in (right, other))
-        at = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+        at = shared(a, b)
         return a[:at], a[at], b[at]
 
     def measure(self, model: Any, length: int, progress: Progress) -> Measured:
