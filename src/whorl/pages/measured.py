@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 
 from whorl.encodings import Layers, Sum, parse
+from whorl.files import read_json
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.tasks import get
@@ -21,8 +21,8 @@ def comparisons(experiments: Path) -> list[tuple[Path, Comparison]]:
     """(folder, comparison) of each that is committed, in the order of the studies."""
     found = []
     for path in sorted(experiments.glob("*/**/results*.json")):
-        if "trials" in json.loads(path.read_text(encoding="utf-8")):
-            found.append((path.parent, Comparison.read(path)))
+        if "trials" in (there := read_json(path)):
+            found.append((path.parent, Comparison.from_json(there, str(path))))
     return found
 
 
