@@ -193,6 +193,9 @@ CONVERT_HF_TO_GGUF = _of(
     ("wrong", "read", LIKE_LLAMA, YARNS, "llama.cpp reads none of those numbers from what it writes"),
 )
 
+DROPPED = tuple(kind for fact in CONVERT_HF_TO_GGUF if fact.result == "wrong" for kind in fact.kinds)
+"""Kinds that llama.cpp does not run after its own converter."""
+
 FACTS: tuple[Fact, ...] = (
     *(*TRANSFORMERS, *TRANSFORMERS_4, *VLLM, *SGLANG, *LLAMA_CPP, *CONVERT_HF_TO_GGUF, *MLX, *EXLLAMA, *CTRANSLATE2),
 )

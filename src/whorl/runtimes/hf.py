@@ -21,10 +21,10 @@ from whorl.hosts import open_host
 from whorl.hosts.transformers.rope_settings import by_layer_type
 from whorl.numerics import allowance, in_float64, max_error, too_large_to_copy
 from whorl.runtimes.base import Check, Runtime, Written
-from whorl.runtimes.facts import LISTS, YARNS
+from whorl.runtimes.facts import DROPPED
 from whorl.runtimes.spelled import KINDS, kinds_of
 
-DROPPED = (
+CAVEAT = (
     "llama.cpp's convert_hf_to_gguf.py drops the encoding, or a number of it, from this folder ({}); for llama.cpp, "
     "whorl export --runtime gguf"
 )
@@ -63,7 +63,7 @@ class HF(Runtime):
         encoding = "the model's own" if attached(model) is None else str(encoding_of(model))
         told = "none given" if tokenizer is None else type(tokenizer).__name__
         dropped = ", ".join(KINDS[kind] for kind in _dropped(folder))
-        return Written(folder, encoding, told, DROPPED.format(dropped) if dropped else "")
+        return Written(folder, encoding, told, CAVEAT.format(dropped) if dropped else "")
 
     @torch.no_grad()
     def check(self, model: Any, written: Written) -> Check:
@@ -100,7 +100,7 @@ def _dropped(folder: Path) -> list[str]:
     settings = text.get("rope_parameters") or {}
     flat = [one for one in by_layer_type(settings).values() or (settings,) if one]
     said = [kind for one in flat for kind in kinds_of(one, text["max_position_embeddings"])]
-    return [kind for kind in dict.fromkeys(said) if kind in ("proportional", *LISTS, *YARNS)]
+    return [kind for kind in dict.fromkeys(said) if kind in DROPPED]
 
 
 def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logits: torch.Tensor) -> float:
