@@ -136,8 +136,8 @@ def test_in_place_neither_reads_nor_writes_what_stands_still(impl: str, layout: 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_out_of_place_what_does_not_rotate_is_copied_to_the_bit(dtype: torch.dtype, impl: str, layout: str) -> None:
-    odd = [torch.inf, -torch.inf, torch.nan, -0.0, 0.0, torch.finfo(dtype).max, torch.finfo(dtype).tiny]
-    whole = torch.int32 if dtype == torch.float32 else torch.int16
+    info, whole = torch.finfo(dtype), torch.int32 if dtype == torch.float32 else torch.int16
+    odd = [torch.inf, -torch.inf, torch.nan, -0.0, 0.0, info.max, info.tiny, info.tiny / 4]
     for pairs, first, last in ((12, 0, 6), (24, 0, 18), (33, 3, 32), (33, 31, 33), (64, 0, 32), (64, 62, 64)):
         channels, frequencies = range(2 * pairs), tuple(0.5 * (first <= i < last) for i in range(pairs))
         tables = rotation_tables(Spectrum(frequencies, 2 * pairs), torch.arange(5))

@@ -68,8 +68,6 @@ static inline uint16_t store_float16(float value) {
  * time. For reading: asked for as one's own (prefetchw), all pairs took a tenth longer and half of them a third. A
  * prefetch past the end of the data does nothing. */
 #define AHEAD 32
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 static inline void ahead(const void *from, int64_t bytes) {
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch((const char *)from + byte);
 }
@@ -122,7 +120,7 @@ static inline void copy_rows(void *out, const void *in, int64_t rows, int64_t ou
 /* Vectors of LANES floats, with AVX-512 and with AVX2; processors of other kinds have the loops above, as the compiler makes
  * them. `Two` is 2 LANES numbers as floats. Natural order: the first LANES, then the rest. Sorted: the first channels of
  * neighbours, then the second ones; for bfloat16 that is how it unpacks (a shift and a mask) and packs again without moving
- * anything across lanes. `Some` says how many of the numbers there are: `upper` is for those from LANES on. */
+ * anything across lanes. `Some` says how many of the numbers there are. */
 #if defined(__AVX512BW__)
 #define LANES 16
 #define TOGETHER 2 /* whose tables stay in registers while rows pass by */
@@ -133,7 +131,6 @@ typedef struct {
 typedef __mmask32 Some;
 
 static inline Some some(int64_t count) { return count < 32 ? (1u << count) - 1 : 0xffffffff; }
-static inline Some upper(Some mask) { return mask >> 16; }
 
 static inline Two load_float(const float *from, Some mask) {
     return (Two){_mm512_maskz_loadu_ps(mask, from), _mm512_maskz_loadu_ps(mask >> 16, from + 16)};
@@ -162,11 +159,13 @@ static inline Two load_bf16_sorted(const uint16_t *from, Some mask) {
 
 #ifdef __AVX512BF16__
 /* These machines have an instruction that rounds. (It takes denormals, below 1e-38, for zero.) */
-static inline void store_bf16_sorted(uint16_t *to, Some mask, Two x) {
+static inline __m512i packed_bf16(Two x) {
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i mixed = _mm512_or_si512(lanes, _mm512_slli_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(16)), 16));
-    _mm512_mask_storeu_epi16(to, mask, _mm512_permutexvar_epi16(mixed, (__m512i)_mm512_cvtne2ps_pbh(x.b, x.a)));
+    return _mm512_permutexvar_epi16(mixed, (__m512i)_mm512_cvtne2ps_pbh(x.b, x.a));
 }
+
+static inline void store_bf16_sorted(uint16_t *to, Some mask, Two x) { _mm512_mask_storeu_epi16(to, mask, packed_bf16(x)); }
 #else
 /* The upper halves and the lower halves of the floats, and to nearest even: up where the lower half is over 0x8000, or is just
  * that and the upper half is odd. As `store_bf16` without its NaN: every NaN here is a bfloat16's, or made by the arithmetic or
@@ -196,13 +195,8 @@ static inline Two unsorted(Two x) { /* and back */
 static inline vec pairs_sorted(vec x) { return x; }
 static inline Two table_sorted(Two x) { return sorted(x); }
 
-static inline vec load_table(const float *from, Some mask) {
-    const vec x = _mm512_maskz_loadu_ps(mask, from);
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x, _mm512_set1_ps(__builtin_nanf("")));
-}
-
 /* Numbers from .. to - 1 of a row of a table, and `other` in the place of those before and after. */
-static inline vec load_between(const float *row, int64_t from, int64_t to, float other) {
+static inline vec load_table(const float *row, int64_t from, int64_t to, float other) {
     const int64_t below = from < 0 ? 0 : from < 16 ? from : 16, end = to < 0 ? 0 : to < 16 ? to : 16;
     const __mmask16 mask = (uint32_t)((1u << end) - 1) & ~(uint32_t)((1u << below) - 1);
     const vec x = _mm512_mask_loadu_ps(_mm512_set1_ps(other), mask, row);
@@ -235,7 +229,6 @@ typedef struct {
 typedef int64_t Some; /* may be below 0 */
 
 static inline Some some(int64_t count) { return count < 16 ? count : 16; }
-static inline Some upper(Some count) { return count - 8; }
 
 /* There are no masks for 16 bits: what is less than a vector goes through memory. */
 #define PARTLY(TYPE, FULL, LOAD, STORE)                                                                                \
@@ -296,14 +289,7 @@ static inline Two table_sorted(Two x) {
     return (Two){pairs_sorted(x.a), pairs_sorted(x.b)};
 }
 
-static inline vec load_table(const float *from, Some count) {
-    float part[8] = {0};
-    if (count < 8) memcpy(part, from, count > 0 ? count * sizeof(float) : 0), from = part;
-    const vec x = _mm256_loadu_ps(from);
-    return _mm256_blendv_ps(x, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-}
-
-static inline vec load_between(const float *row, int64_t from, int64_t to, float other) {
+static inline vec load_table(const float *row, int64_t from, int64_t to, float other) {
     const int below = from < 0 ? 0 : from < 8 ? (int)from : 8, end = to < 0 ? 0 : to < 8 ? (int)to : 8;
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i mask = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(below), lanes), _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lanes));
@@ -330,6 +316,20 @@ static inline void turn_some(vec *x, vec *y, vec c, vec s, Turns which) {
 #endif
 
 #ifdef LANES
+/* Where some pairs do not turn, `which` of the first and of the second LANES numbers; these are in their registers as they came. */
+#define store_float_some(to, mask, x, from, first, second) store_float(to, mask, x)
+#define store_half_some(to, mask, x, from, first, second) store_half(to, mask, x)
+#ifdef __AVX512BF16__
+/* But for what the rounding takes for zero: there they are as they lie. */
+static inline void store_bf16_sorted_some(uint16_t *to, Some mask, Two x, const uint16_t *from, Turns even, Turns odd) {
+    const __mmask32 which = _pdep_u32(even, 0x55555555) | _pdep_u32(odd, 0xaaaaaaaa);
+    const __m512i kept = _mm512_maskz_loadu_epi16(mask, from);
+    _mm512_mask_storeu_epi16(to, mask, _mm512_mask_blend_epi16(which, kept, packed_bf16(x)));
+}
+#else
+#define store_bf16_sorted_some(to, mask, x, from, first, second) store_bf16_sorted(to, mask, x)
+#endif
+
 static inline vec times(vec x, float y) { return x * y; }
 static inline Two natural(Two x) { return x; }
 static inline vec in_order(vec x) { return x; }
@@ -338,21 +338,16 @@ static inline vec in_order(vec x) { return x; }
  * LOAD gives its numbers; SORT and UNSORT go from there to sorted, in which neighbours are first and second channels. */
 #define VECTORS(NAME, TYPE, LOAD, STORE, ORDER, SORT, UNSORT, PAIRS)                                                   \
     static inline __attribute__((always_inline)) void NAME##_some(                                                     \
-        const int count, const int still, int64_t first, int64_t last, const Some mask, TYPE *out, const TYPE *in, int64_t half, int64_t rows,\
+        const int count, const int still, int64_t first, int64_t last, const Some mask, TYPE *out,                     \
+        const TYPE *in, int64_t half, int64_t rows,                                                                    \
         int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
         Two c[TOGETHER], s[TOGETHER];                                                                                  \
         for (int u = 0; u < count; u++) {                                                                              \
             const float *cu = cos + 2 * LANES * u, *su = sin + 2 * LANES * u;                                          \
             const int64_t a = first - 2 * LANES * u, b = last - 2 * LANES * u;                                         \
-            Two co, si;                                                                                                \
-            if (still) {                                                                                               \
-                co = (Two){load_between(cu, a, b, 1), load_between(cu + LANES, a - LANES, b - LANES, 1)};              \
-                si = (Two){load_between(su, a, b, 0), load_between(su + LANES, a - LANES, b - LANES, 0)};              \
-            } else {                                                                                                   \
-                co = (Two){load_table(cu, mask), load_table(cu + LANES, upper(mask))};                                 \
-                si = (Two){load_table(su, mask), load_table(su + LANES, upper(mask))};                                 \
-            }                                                                                                          \
-            c[u] = ORDER(co), s[u] = ORDER(((Two){times(si.a, sign), times(si.b, sign)}));                             \
+            c[u] = ORDER(((Two){load_table(cu, a, b, 1), load_table(cu + LANES, a - LANES, b - LANES, 1)}));           \
+            s[u] = ORDER(((Two){times(load_table(su, a, b, 0), sign),                                                  \
+                                times(load_table(su + LANES, a - LANES, b - LANES, 0), sign)}));                       \
         }                                                                                                              \
         Turns which[TOGETHER][2];                                                                                      \
         for (int u = 0; u < count && still; u++)                                                                       \
@@ -364,11 +359,14 @@ static inline vec in_order(vec x) { return x; }
                 const TYPE *from = in + 2 * LANES * u;                                                                 \
                 TYPE *to = out + 2 * LANES * u;                                                                        \
                 Two x = LOAD(from, mask), y = LOAD(from + half, mask);                                                 \
-                if (still)                                                                                             \
+                if (still) {                                                                                           \
                     turn_some(&x.a, &y.a, c[u].a, s[u].a, which[u][0]), turn_some(&x.b, &y.b, c[u].b, s[u].b, which[u][1]);\
-                else                                                                                                   \
+                    STORE##_some(to, mask, x, from, which[u][0], which[u][1]);                                         \
+                    STORE##_some(to + half, mask, y, from + half, which[u][0], which[u][1]);                           \
+                } else {                                                                                               \
                     turn(&x.a, &y.a, c[u].a, s[u].a), turn(&x.b, &y.b, c[u].b, s[u].b);                                \
-                STORE(to, mask, x), STORE(to + half, mask, y);                                                         \
+                    STORE(to, mask, x), STORE(to + half, mask, y);                                                     \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
@@ -389,26 +387,28 @@ static inline vec in_order(vec x) { return x; }
             NAME##_some(1, still, first - i, last - i, some(n - i), out + i, in + i, half, rows, out_stride, in_stride, cos + i, sin + i, sign);\
     }                                                                                                                  \
     static inline __attribute__((always_inline)) void NAME##_some_neighbours(                                          \
-        const int count, const int still, int64_t first, int64_t last, const Some mask, const Some pairs, TYPE *out, const TYPE *in, int64_t rows,\
+        const int count, const int still, int64_t first, int64_t last, const Some mask, TYPE *out, const TYPE *in, int64_t rows,\
         int64_t out_stride, int64_t in_stride, const float *cos, const float *sin, float sign) {                       \
         vec c[TOGETHER], s[TOGETHER];                                                                                  \
         Turns which[TOGETHER];                                                                                         \
         for (int u = 0; u < count; u++) {                                                                              \
             const float *cu = cos + LANES * u, *su = sin + LANES * u;                                                  \
             const int64_t a = first - LANES * u, b = last - LANES * u;                                                 \
-            c[u] = PAIRS(still ? load_between(cu, a, b, 1) : load_table(cu, pairs));                                   \
-            s[u] = PAIRS(times(still ? load_between(su, a, b, 0) : load_table(su, pairs), sign));                      \
+            c[u] = PAIRS(load_table(cu, a, b, 1));                                                                     \
+            s[u] = PAIRS(times(load_table(su, a, b, 0), sign));                                                        \
             if (still) which[u] = turning(c[u], s[u]);                                                                 \
         }                                                                                                              \
         for (int64_t row = 0; row < rows; row++, in += in_stride, out += out_stride) {                                 \
             ahead(in + AHEAD * in_stride, 2 * LANES * count * sizeof(TYPE));                                           \
             for (int u = 0; u < count; u++) {                                                                          \
                 Two x = SORT(LOAD(in + 2 * LANES * u, mask));                                                          \
-                if (still)                                                                                             \
+                if (still) {                                                                                           \
                     turn_some(&x.a, &x.b, c[u], s[u], which[u]);                                                       \
-                else                                                                                                   \
+                    STORE##_some(out + 2 * LANES * u, mask, UNSORT(x), in + 2 * LANES * u, which[u], which[u]);        \
+                } else {                                                                                               \
                     turn(&x.a, &x.b, c[u], s[u]);                                                                      \
-                STORE(out + 2 * LANES * u, mask, UNSORT(x));                                                           \
+                    STORE(out + 2 * LANES * u, mask, UNSORT(x));                                                       \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
@@ -418,17 +418,17 @@ static inline vec in_order(vec x) { return x; }
                                          int64_t n) {                                                                  \
         int64_t i = 0;                                                                                                 \
         for (; i + LANES * TOGETHER <= n; i += LANES * TOGETHER)                                                       \
-            NAME##_some_neighbours(TOGETHER, still, first - i, last - i, some(2 * LANES), some(LANES), out + 2 * i, in + 2 * i, rows, out_stride,\
+            NAME##_some_neighbours(TOGETHER, still, first - i, last - i, some(2 * LANES), out + 2 * i, in + 2 * i, rows, out_stride,\
                                    in_stride, cos + i, sin + i, sign);                                                 \
         for (; i < n; i += LANES) {                                                                                    \
             const int64_t left = n - i < LANES ? n - i : LANES;                                                        \
-            NAME##_some_neighbours(1, still, first - i, last - i, some(2 * left), some(left), out + 2 * i, in + 2 * i, rows, out_stride, in_stride,\
+            NAME##_some_neighbours(1, still, first - i, last - i, some(2 * left), out + 2 * i, in + 2 * i, rows, out_stride, in_stride,\
                                    cos + i, sin + i, sign);                                                            \
         }                                                                                                              \
     }                                                                                                                  \
     static inline void halves_##NAME(TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,        \
                                      int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
-        halves_any_##NAME(0, 0, 0, out, in, half, rows, out_stride, in_stride, cos, sin, sign, n);                     \
+        halves_any_##NAME(0, 0, n, out, in, half, rows, out_stride, in_stride, cos, sin, sign, n);                     \
     }                                                                                                                  \
     static inline void halves_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t half, int64_t rows, int64_t out_stride,\
                                      int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {   \
@@ -436,7 +436,7 @@ static inline vec in_order(vec x) { return x; }
     }                                                                                                                  \
     static inline void neighbours_##NAME(TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,                  \
                                          int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {\
-        neighbours_any_##NAME(0, 0, 0, out, in, rows, out_stride, in_stride, cos, sin, sign, n);                       \
+        neighbours_any_##NAME(0, 0, n, out, in, rows, out_stride, in_stride, cos, sin, sign, n);                       \
     }                                                                                                                  \
     static inline void neighbours_some_##NAME(int64_t first, int64_t last, TYPE *out, const TYPE *in, int64_t rows, int64_t out_stride,\
                                          int64_t in_stride, const float *cos, const float *sin, float sign, int64_t n) {\
@@ -473,7 +473,7 @@ NEIGHBOURS(neighbours_double, double, double, SAME, SAME)
         const int moves = t.out != t.in && 2 * n < head_dim, whole = VECTORS == 16 && moves && width == head_dim;      \
         /* less than a vector: of pairs that are copied already, the vector that ends them or the row */               \
         const int64_t step = interleaved ? VECTORS : 2 * VECTORS, left = VECTORS == 8 && moves && half >= step ? n % step : 0;\
-        const int64_t ends = least(first + n - left, half - step);                                                     \
+        const int64_t ends = first + n - left < half - step ? first + n - left : half - step;                                                     \
         for (int64_t i = 0; i < size[outer]; i++) {                                                                    \
             const TYPE *in = all_in + i * t.in_stride[outer];                                                          \
             int64_t in_stride = t.in_stride[inner];                                                                    \
