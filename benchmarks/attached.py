@@ -55,27 +55,23 @@ def main() -> None:
             if turn:  # the first warms up
                 times[key].append((time.perf_counter() - start) / STEPS * 1e3)
     facts = {**rows.facts(), "precision": settings.precision}
-    if options.beside:
-        first = times[options.beside[0], "auto"]
-        steps = []
-        for (encoding, _), ours in times.items():
-            row = {"encoding": encoding, "step_ms": round(statistics.median(ours), 1), "over": options.beside[0]}
-            steps.append({**facts, **row, **rows.ratios(ours, first)})
-            print({**row, **rows.ratios(ours, first)})
-        rows.write(options.results / "steps.csv", steps, same=["encoding"])
-        return
     found = []
-    for encoding in ENCODINGS:
-        ours, theirs = times[encoding, "auto"], times[encoding, "reference"]
-        row = {
-            "encoding": encoding,
-            "reference_ms": round(statistics.median(theirs), 1),
-            "kernels_ms": round(statistics.median(ours), 1),
-            **rows.ratios(ours, theirs),
-        }
+    for encoding in options.beside or ENCODINGS:
+        ours, row = times[encoding, "auto"], {"encoding": encoding}
+        if options.beside:
+            theirs = times[options.beside[0], "auto"]
+            row |= {"step_ms": round(statistics.median(ours), 1), "over": options.beside[0]}
+        else:
+            theirs = times[encoding, "reference"]
+            row |= {
+                "reference_ms": round(statistics.median(theirs), 1),
+                "kernels_ms": round(statistics.median(ours), 1),
+            }
+        row |= rows.ratios(ours, theirs)
         print(row)
         found.append({**facts, **row})
-    rows.write(options.results / "attached.csv", found, same=["encoding"], device="cpu", precision="bf16")
+    path = options.results / ("steps.csv" if options.beside else "attached.csv")
+    rows.write(path, found, same=["encoding"], device="cpu", precision="bf16")
 
 
 def loss(model: Any, ids: torch.Tensor, precision: str) -> torch.Tensor:
