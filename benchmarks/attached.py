@@ -60,7 +60,7 @@ def main() -> None:
         ours, row = times[encoding, "auto"], {"encoding": encoding}
         if options.beside:
             theirs = times[options.beside[0], "auto"]
-            row |= {"step_ms": round(statistics.median(ours), 1), "over": options.beside[0]}
+            row |= {"step_ms": middle(ours), "over": options.beside[0]}
         else:
             theirs = times[encoding, "reference"]
             row |= {
