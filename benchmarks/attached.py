@@ -63,15 +63,16 @@ def main() -> None:
             row |= {"step_ms": middle(ours), "over": options.beside[0]}
         else:
             theirs = times[encoding, "reference"]
-            row |= {
-                "reference_ms": round(statistics.median(theirs), 1),
-                "kernels_ms": round(statistics.median(ours), 1),
-            }
+            row |= {"reference_ms": middle(theirs), "kernels_ms": middle(ours)}
         row |= rows.ratios(ours, theirs)
         print(row)
         found.append({**facts, **row})
     path = options.results / ("steps.csv" if options.beside else "attached.csv")
     rows.write(path, found, same=["encoding"], device="cpu", precision="bf16")
+
+
+def middle(milliseconds: list[float]) -> float:
+    return round(statistics.median(milliseconds), 1)
 
 
 def loss(model: Any, ids: torch.Tensor, precision: str) -> torch.Tensor:
