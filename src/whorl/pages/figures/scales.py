@@ -40,7 +40,11 @@ def _learned_logarithm(module: LearnedLogarithm, subject: Subject) -> Chart:
     start = float(module.s[0].detach())
     lines = []
     with torch.no_grad():
-        for name, s in (("twice that", 2 * start), (f"s = {start:.3f}, the start", start), ("half", start / 2)):
+        for name, s in (
+            ("twice the start", 2 * start),
+            (f"the start, s = {start:.3f}", start),
+            ("half the start", start / 2),
+        ):
             module.s.fill_(s)
             lines.append((name, _factor(module)))
     return _chart(subject, "the factor s ln n, as a head may learn s", lines)
