@@ -47,6 +47,35 @@ def test_hope_cuts_where_a_turn_outlasts_training_and_p_rope_at_its_share() -> N
     assert sum(map(np.count_nonzero, turning)) == 48
 
 
+@pytest.mark.parametrize(("name", "count"), [("hope-2d", 3), ("p-rope-2d", 12), ("axial-rope", 16)])
+def test_of_a_grid_it_shows_the_pairs_that_stand_still_and_how_long_the_grid_is(name: str, count: int) -> None:
+    found = chart(name)
+    assert (
+        found.title
+        == f"{name}: {2 * count} of 32 pairs turn, {count} by columns and {count} by rows (a grid of 14 x 14)"
+    )
+    lines = curves(name)
+    waves = 2 * np.pi * 100 ** (np.arange(16) / 16)
+    for state, own in (("turns fully", waves <= 14), ("never turns fully in L", waves > 14)):
+        shown = own & (np.arange(16) < count)
+        assert (state in lines) is bool(shown.any())
+        if shown.any():
+            np.testing.assert_allclose(lines[state][1], np.where(shown, waves, np.nan), rtol=1e-5)
+    assert isinstance(found, CurveChart)
+    (view,) = found.views
+    assert view.levels == ((14.0, "L = 14 patches"),)
+    assert view.panels[0].spans == (() if count == 16 else ((count - 0.5, 15.5, "stands still"),))
+    assert ("axial-rope" in lines) is (count < 16)
+    if count < 16:
+        np.testing.assert_allclose(lines["axial-rope"][1], waves, rtol=1e-5)
+
+
+def test_dinov3_turns_by_the_patches_of_half_an_image() -> None:
+    lines = curves("dinov3-rope")
+    waves = np.where(np.isnan(lines["turns fully"][1]), lines["never turns fully in L"][1], lines["turns fully"][1])
+    np.testing.assert_allclose(waves, 7 * 100 ** (np.arange(16) / 16), rtol=1e-5)
+
+
 def test_biases_are_those_of_the_papers() -> None:
     for head in (0, 2, 7):
         x, bias = curves("alibi")[f"head {head}"]
@@ -65,6 +94,13 @@ def test_scales_are_those_of_the_papers() -> None:
     np.testing.assert_allclose(factor, np.maximum(1, np.log(n) / np.log(512)), rtol=1e-3)
     n, factor = curves("llama4-scale")[""]
     np.testing.assert_allclose(factor, 1 + 0.1 * np.log1p(n // 8192), rtol=1e-3)
+
+
+def test_each_line_says_by_itself_what_a_head_has_learned() -> None:
+    (twice, start, half) = lines = curves("ssmax")
+    assert (twice, half) == ("twice the start", "half the start")
+    assert start.startswith("the start, s = ")
+    np.testing.assert_allclose(lines[twice][1], 4 * lines[half][1], rtol=1e-3)
 
 
 def test_far_keys_are_scored_where_the_papers_say() -> None:

@@ -44,8 +44,13 @@ def chart(title: str, found: Spectrum, train_length: int) -> CurveChart:
     return CurveChart("spectrum", title, "", (("pair", views[0].axes[0]),), views)
 
 
-def wavelengths(found: Spectrum, train_length: int, beside: tuple[str, Spectrum] | None = None) -> CurveView:
-    """Tokens per turn of each pair, and which of them turn fully. beside: another spectrum by its name, in grey."""
+def wavelengths(
+    found: Spectrum, train_length: int, beside: tuple[str, Spectrum] | None = None, unit: str = "tokens"
+) -> CurveView:
+    """Tokens per turn of each pair, and which of them turn fully. beside: another spectrum by its name, in grey.
+
+    unit: what positions count.
+    """
     what = states(found, train_length)
     pairs, places = len(what), found.head_dim // 2
     unpaired = (None,) * (places - pairs)
@@ -65,10 +70,10 @@ def wavelengths(found: Spectrum, train_length: int, beside: tuple[str, Spectrum]
         spans += ((pairs - 0.5, places - 0.5, UNPAIRED),)
     grid = Grid(tuple(map(float, range(places))), tuple(f"pair {i}" for i in range(places)))
     panel = CurvePanel("", (grid,), (CurveFrame(0, tuple(curves)) if curves else None,), (), spans)
-    level = ((float(train_length), f"L = {train_length:,} tokens"),)
+    level = ((float(train_length), f"L = {train_length:,} {unit}"),)
     ticks = tuple((at - 0.5, label) for at, label in cell_ticks(places))
     x = Axis("pair", "linear", -1.0, float(places), ticks)
-    y = axis("tokens per turn", "log", [*known, float(train_length)])
+    y = axis(f"{unit} per turn", "log", [*known, float(train_length)])
     return CurveView("wavelengths", (y,), (panel,), level, "left", x, markers=True)
 
 

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 
 from whorl.encodings import Spectrum
-from whorl.encodings.grid import COLUMN, ROW, Grid, X, Y
+from whorl.encodings.grid import COLUMN, Grid, X, Y
 from whorl.encodings.mixed_rope import MixedAngles
 from whorl.pages import facts
-from whorl.pages.figures.drawing import Subject, cells, curves
-from whorl.reports.chart import Chart
+from whorl.pages.figures.drawing import Subject, cells
+from whorl.reports.chart import Chart, CurveChart, CurveView
+from whorl.reports.formatting import listing
+from whorl.reports.spectrum import wavelengths
 
-AXES = {COLUMN: "by columns", ROW: "by rows", X: "by columns", Y: "by rows"}
 SHOWN = 3  # of a head's pairs: one that takes some patches for a turn
+PLAIN = "axial-rope"
 
 
 def turning(subject: Subject, spectrum: Spectrum) -> Chart:
-    """Patches per turn of each axis's pairs that turn, in the training grid."""
-    grid = facts.GRID
-    half = {X: grid[1] / 2, Y: grid[0] / 2}  # patches in one unit of an axis that goes from -1 to 1
-    pairs = len(spectrum.frequencies) // 2
-    lines = []
+    """Patches per turn of the pairs that go by an axis, beside axial RoPE's where some stand still, and how many
+    patches the training grid has along it; once for axes that are alike."""
+    (plain,) = facts.effects(PLAIN)
+    found: dict[CurveView, list[str]] = {}
+    counts = []
     for axis in dict.fromkeys(spectrum.axes):
-        own = [f for f, a in zip(spectrum.frequencies, spectrum.axes, strict=True) if a == axis]
-        lines.append((AXES[axis], [math.tau / f * half.get(axis, 1) if f else math.nan for f in own]))
-    if lines[0][1] == lines[1][1]:
-        lines = [("by columns, and by rows", lines[0][1])]
-    return curves(
-        subject,
-        f"{len(spectrum.turning)} of {2 * pairs} pairs turn, half of them by columns (a grid of {grid[0]} x {grid[1]})",
-        ("pair of an axis", "linear"),
-        ("patches per turn", "log"),
-        range(pairs),
-        lines,
-        markers=True,
-    )
+        by, side = ("columns", facts.GRID[1]) if axis in (COLUMN, X) else ("rows", facts.GRID[0])
+        own = _along(spectrum, axis, side)
+        some_still = len(own.turning) < len(own.frequencies)
+        beside = (PLAIN, _along(plain.spectrum, axis, side)) if some_still else None
+        view = wavelengths(own, side, beside, "patches")
+        found.setdefault(view, []).append(f"by {by}")
+        counts.append(f"{len(own.turning)} by {by}")
+    views = tuple(replace(view, label=listing(names)) for view, names in found.items())
+    turn = f"{len(spectrum.turning)} of {len(spectrum.frequencies)} pairs turn"
+    title = f"{subject.name}: {turn}, {listing(counts)} (a grid of {facts.GRID[0]} x {facts.GRID[1]})"
+    return CurveChart(subject.name, title, "", (("pair", views[0].axes[0]),), views)
+
+
+def _along(spectrum: Spectrum, axis: int, side: int) -> Spectrum:
+    """The pairs that go by an axis, in radians per patch, of an image that has `side` patches along it."""
+    unit = 2 / side if axis in (X, Y) else 1.0  # of an axis on which the image goes from -1 to 1
+    pairs = zip(spectrum.frequencies, spectrum.axes, strict=True)
+    own = tuple(unit * frequency for frequency, by in pairs if by == axis)
+    return Spectrum(own, 2 * len(own))
 
 
 def directions(subject: Subject, module: MixedAngles) -> Chart:
