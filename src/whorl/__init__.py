@@ -72,7 +72,7 @@ _EXPORTS = {
     "FoX": "whorl.encodings.fox",
     "GrapeA": "whorl.encodings.grape_a",
     "PaPE": "whorl.encodings.pape",
-    "PaPERI": "whorl.encodings.pape",
+    "PaPERI": "whorl.encodings.pape_ri",
     "SPE": "whorl.encodings.spe",
     "SelfExtend": "whorl.encodings.self_extend",
     "ReRoPE": "whorl.encodings.rerope",
@@ -110,7 +110,8 @@ if TYPE_CHECKING:
     from whorl.encodings.nope import NoPE
     from whorl.encodings.p_rope import PRoPE
     from whorl.encodings.p_rope_2d import PRoPE2D
-    from whorl.encodings.pape import PaPE, PaPERI
+    from whorl.encodings.pape import PaPE
+    from whorl.encodings.pape_ri import PaPERI
     from whorl.encodings.partial_rope import PartialRoPE
     from whorl.encodings.path import PaTH, PaTHFoX
     from whorl.encodings.randomized import Randomized

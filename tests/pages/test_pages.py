@@ -51,6 +51,12 @@ def test_what_it_does_is_told_in_two_sentences(name: str) -> None:
     assert reading.formula(get(name)), "the module's docstring has the formula after its first paragraph"
 
 
+def test_an_encoding_has_a_file_and_so_a_formula_of_its_own() -> None:
+    elsewhere = {n for n in REGISTRY if get(n).__module__ != f"whorl.encodings.{n.replace('-', '_')}"}
+    assert elsewhere == {"path-fox"}, "which is path and a gate: the formula of both names it"
+    assert reading.formula(get("pape-ri")).startswith("logit(i, j) = (q_i.k_j - softplus(a.x_i) s^2 |p_i - p_j|^2)")
+
+
 @dataclass(frozen=True)
 class Told(Rotary):
     """Turns. So it is (arXiv 0000.00000).

@@ -83,7 +83,7 @@ REGISTRY = {
     "fox": "whorl.encodings.fox:FoX",
     "grape-a": "whorl.encodings.grape_a:GrapeA",
     "pape": "whorl.encodings.pape:PaPE",
-    "pape-ri": "whorl.encodings.pape:PaPERI",
+    "pape-ri": "whorl.encodings.pape_ri:PaPERI",
     "spe": "whorl.encodings.spe:SPE",
     "self-extend": "whorl.encodings.self_extend:SelfExtend",
     "rerope": "whorl.encodings.rerope:ReRoPE",

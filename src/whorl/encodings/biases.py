@@ -13,6 +13,12 @@ def in_full(parameter: torch.Tensor) -> torch.Tensor:
     return parameter if parameter.dtype == torch.float64 else parameter.float()
 
 
+def offsets(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+    """p_i - p_j of positions [B or 1, tokens, axes], [B or 1, 1, Q, K, axes]: exact for whole numbers."""
+    of_queries, of_keys = (p if p.is_floating_point() else p.long() for p in (query_positions, key_positions))
+    return of_queries[:, None, :, None] - of_keys[:, None, None]
+
+
 def bucketed(distance: torch.Tensor, borders: tuple[int, ...]) -> torch.Tensor:
     """The bucket of each whole number [...]: how many of the ascending borders it has reached."""
     return torch.bucketize(distance, constants(borders, torch.long, distance.device), right=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from whorl.encodings.alibi import slopes
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import constants
+from whorl.encodings.biases import constants, offsets
 from whorl.encodings.config import require_positive
 from whorl.encodings.effects import Bias, Effect, Shape
 from whorl.numerics import math_dtype
@@ -31,8 +31,7 @@ class EuclideanBias(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """[batch, heads, queries, keys] for positions [batch, queries, axes] and [batch, keys, axes]."""
-        of_queries, of_keys = (p if p.is_floating_point() else p.long() for p in (query_positions, key_positions))
-        offset = of_queries[:, None, :, None] - of_keys[:, None, None]
+        offset = offsets(query_positions, key_positions)
         dtype = math_dtype(offset.dtype) if offset.is_floating_point() else torch.float32
         distance = torch.linalg.vector_norm(offset.to(dtype), dim=-1)
         return -constants(self.slopes, dtype, distance.device).view(-1, 1, 1) * distance

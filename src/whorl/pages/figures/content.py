@@ -20,7 +20,8 @@ from whorl.encodings.grape_m import LearnedPlanes
 from whorl.encodings.learned_rope import LearnedAngles
 from whorl.encodings.linear import FeatureAttention
 from whorl.encodings.mixed_rope import MixedAngles
-from whorl.encodings.pape import Bowls, Parabolas
+from whorl.encodings.pape import Parabolas
+from whorl.encodings.pape_ri import Bowls
 from whorl.encodings.path import Householder
 from whorl.encodings.pope import Polar
 from whorl.encodings.relative_vectors import RelativeVectors
