@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from whorl.reports import markdown
 from whorl.reports.evaluation import build, by_position, findings, retrieval, write
 from whorl.results.evaluation import ABOUT, Asked, Evaluation, Position
 from whorl.results.trial import Machine, Row
@@ -94,6 +95,17 @@ def test_what_is_missing_is_said_first(tmp_path: Path) -> None:
     assert "a &lt;model> in and past its training length" in report
     write(whole, tmp_path)
     assert "partial" not in (tmp_path / "report.md").read_text()
+
+
+def test_a_number_of_which_there_is_no_sequence_says_so() -> None:
+    """As niah's last third of the depths, where it has two sequences."""
+    values = {"found": 1.0, "early": 1.0, "middle": 0.0, "loss": 0.5, "unstated": 9.0}
+    rows = (Row(64, values, sequences=2, samples=(1.0, 0.0)), Row(128, unreachable="it is too short"))
+    found = evaluation(rows={"niah": rows})
+    table = {row[0]: row[1:] for row in found.table()[1]}
+    assert table["in the last third"] == ("no sequence", "out of reach", "")
+    assert table["in the second third"][0] == "0.0 %"
+    assert "| in the last third | no sequence | out of reach |  |" in markdown.render(build(found))
 
 
 def test_curves_stand_at_their_lengths_and_the_training_length_is_marked() -> None:

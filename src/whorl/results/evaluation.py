@@ -198,8 +198,8 @@ class Evaluation(Keyed, Shown):
         if row.unreachable:
             return "out of reach"
         value = row.value(one.key)
-        if value is None:
-            return ""
+        if value is None:  # a third of niah's depths in which no sequence has its needle
+            return "no sequence"
         if not math.isfinite(value):
             return "not finite"
         return f"{100 * value:.1f} %" if one.unit == "share" else f"{value:.3f}"
