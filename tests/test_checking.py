@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import whorl
-from whorl.checking import RANGES, check_numbers
+from whorl.checking import RANGES, check_numbers, check_there, trials_beside
 from whorl.cli.spectrum import spectrum
+from whorl.comparison import load_trial
 from whorl.inspection.reporting import run as run_inspect
+from whorl.sources import source
 from whorl.training.settings import Settings
 
 NOWHERE = "no/such/model"
@@ -93,3 +95,23 @@ def test_what_one_number_says_of_another() -> None:
         compare(seeds=(0, -1))
     with pytest.raises(ValueError, match="snapshots must be a whole number"):
         compare(snapshots=-1)
+
+
+def test_a_trial_that_there_is_none_of_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    trials = tmp_path / "trials"
+    with pytest.raises(ValueError, match="there is nothing at .*/hope; give a model's directory"):
+        check_there(str(trials / "hope"))
+    for name in ("a-s0-1", "b-s0-1", "hope-cut-2-s0-1", "hope-s0-1", *(f"z{i}" for i in range(6))):
+        (trials / name).mkdir(parents=True)
+    assert trials_beside(trials / "hope") == "no trial there is finished"
+    for place in trials.iterdir():
+        (place / "result.json").touch()
+    begins = "the finished trials there are hope-cut-2-s0-1, hope-s0-1, a-s0-1, b-s0-1, z0, z1, z2, z3 and 2 more"
+    assert trials_beside(trials / "hope") == begins
+    assert trials_beside(f"{trials}/hoppe-s0-1").startswith("the finished trials there are hope-s0-1, ")
+    check_there(str(trials / "hope-s0-1"))
+    assert trials_beside(tmp_path / "hope") == ""
+    (trials / "b-s0-1" / "result.json").unlink()
+    for read in (load_trial, source):
+        with pytest.raises(ValueError, match="no result.json.*; the finished trials there are a-s0-1, hope-s0-1, "):
+            read(str(trials / "b-s0-1"))

@@ -54,6 +54,7 @@ class Real:
         return f"a number {low} and {high} ({self.what})"
 
 
+TRIALS = 8  # that are named, at most
 LENGTH, TOKENS, COUNT = 1 << 31, 10**15, 10**6
 RANGES: dict[str, Whole | Real] = {
     "train_length": Whole(1, LENGTH, "tokens"),
@@ -161,10 +162,23 @@ def check_path(name: str, value: Any, wanted: str = "a path") -> str:
 
 def check_there(name: str) -> None:
     """Raises ValueError for a model's name that can only be a path, and where there is nothing."""
-    if not os.path.exists(name) and (name.startswith((".", "/")) or name.count("/") > 1):
-        raise ValueError(
-            f"there is nothing at {name}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
-        )
+    others = trials_beside(name)
+    if not os.path.exists(name) and (others or name.startswith((".", "/")) or name.count("/") > 1):
+        give = "give a model's directory, a .gguf file, a hub name, or a trial's folder"
+        raise ValueError(f"there is nothing at {name}; {others or give}")
+
+
+def trials_beside(name: str | os.PathLike[str]) -> str:
+    """Where a name is of a comparison's folder of trials, those that are finished, in words, first the likeliest to
+    have been meant; nothing for other names."""
+    folder, asked = os.path.split(os.fspath(name).rstrip("/"))
+    if os.path.basename(folder) != "trials" or not os.path.isdir(folder):
+        return ""
+    found = sorted(one for one in os.listdir(folder) if os.path.exists(os.path.join(folder, one, "result.json")))
+    likely = [one for one in found if one.startswith(asked)] or difflib.get_close_matches(asked, found)
+    first = [*likely, *(one for one in found if one not in likely)][:TRIALS]
+    more = f" and {len(found) - len(first)} more" if len(found) > len(first) else ""
+    return f"the finished trials there are {', '.join(first)}{more}" if first else "no trial there is finished"
 
 
 def shown(value: Any) -> str:

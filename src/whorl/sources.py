@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from whorl.attaching.records import NAMED
-from whorl.checking import check_there
+from whorl.checking import check_there, trials_beside
 from whorl.data import corpus
 from whorl.gguf_files.header import gguf_at
 from whorl.hub import check_on_hub
@@ -140,7 +140,8 @@ def source(name: str) -> Source:
             f"as {trials[0]}" if trials else f"{name} is a comparison without a finished trial"
         )  # fmt: skip
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
-        raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial")
+        others = f"; {found}" if (found := trials_beside(name)) else ""
+        raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial{others}")
     check_there(name)
     check_on_hub(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))

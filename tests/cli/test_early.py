@@ -40,6 +40,8 @@ CASES = {
     "inspect FOLDER --text nothing.txt": "no text at 'nothing.txt'",
     "inspect FOLDER --out FULL": "holds no whorl results",
     f"evaluate {NOWHERE}": f"there is nothing at {NOWHERE}",
+    "evaluate run/trials/hope-s0": "run/trials/hope-s0; the finished trials there are hope-s0-12ab",
+    "inspect run/trials/rope-s0/": "run/trials/rope-s0/; the finished trials there are hope-s0-12ab",
     "evaluate FOLDER --encoding hop": "unknown encoding 'hop'",
     "evaluate FOLDER --probes los": "unknown probe 'los'; did you mean 'loss'?",
     "evaluate FOLDER --out FULL": "holds no whorl results",
@@ -60,6 +62,8 @@ CASES = {
 def test_every_command_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
+    (tmp_path / "run" / "trials" / "hope-s0-12ab").mkdir(parents=True)
+    (tmp_path / "run" / "trials" / "hope-s0-12ab" / "result.json").write_text("{}")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("text")
     places = {name.upper(): str(tmp_path / name) for name in ("folder", "file", "full")}
@@ -73,7 +77,7 @@ def test_every_command_refuses_before_torch_is_imported(tmp_path: Path) -> None:
         assert (status, heavy) == (2, []), (name, said)
         assert CASES[name] in said, name
     assert {case.split()[0] for case in CASES} == set(COMMANDS) - {"list"}, "which reads nothing"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "full"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "full", "run"]
 
 
 @pytest.mark.parametrize(

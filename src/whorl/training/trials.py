@@ -8,7 +8,7 @@ from typing import Any
 from whorl.attaching import attach
 from whorl.attaching.filling import completed
 from whorl.attaching.loading import load_weights
-from whorl.checking import check_path
+from whorl.checking import check_path, trials_beside
 from whorl.encodings import from_dict
 from whorl.hosts import host_of
 from whorl.randomness import put_back
@@ -33,7 +33,8 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     """
     folder = Path(check_path("folder", folder, "the path of a trial, DIR/trials/ID"))
     if not (folder / "result.json").exists():
-        raise ValueError(f"no finished trial in {folder}: it has no result.json; whorl compare writes DIR/trials/ID")
+        told = trials_beside(folder) or "whorl compare writes DIR/trials/ID"
+        raise ValueError(f"no finished trial in {folder}: it has no result.json; {told}")
     result = read_result(folder / "result.json")
     encoding = from_dict(result.config)
     with put_back():
