@@ -41,11 +41,12 @@ docs: setup
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
-# What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
+# The name is asked before anything is installed. What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
 FOLDER = $(wildcard experiments/[0-9]*-$(NAME))
 OWN = $(wildcard $(FOLDER)/fetch.py)
-study: setup
-	@test -n "$(NAME)" || { echo 'usage: make study NAME=extrapolation (or another of experiments/studies.py) [STUDY=--list]'; exit 2; }
+study:
+	@$(PYTHON) experiments/studies.py "$(NAME)"
+	@$(MAKE) --no-print-directory setup
 	$(if $(OWN),$(BIN)/python $(OWN) build/models)
 	$(if $(OWN),$(BIN)/python $(FOLDER)/study.py --models build/models --out runs/$(NAME) $(STUDY),$(BIN)/python experiments/study.py $(NAME) $(STUDY))
 	$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME))

@@ -1,8 +1,13 @@
-"""The studies: which comparisons each is made of. `study.py` runs them; what two of them ask for is run once."""
+"""The studies: which comparisons each is made of. `study.py` runs them; what two of them ask for is run once.
+
+`python studies.py NAME` says whether there is such a study, and needs nothing but Python.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 PRECISION = {"precision": "bf16"}  # said, so that a trial is the same one on a machine that would choose otherwise
@@ -129,3 +134,14 @@ STUDIES = {
         seeds=(0, 1),
     ),
 }
+
+
+def main() -> None:
+    fetched = (path.parent.name.partition("-")[2] for path in Path(__file__).parent.glob("*/fetch.py"))
+    names = [*STUDIES, *fetched]
+    if sys.argv[1] not in names:
+        sys.exit(f"there is no study {sys.argv[1]!r}; make study NAME=... takes {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()

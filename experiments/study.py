@@ -180,13 +180,16 @@ class Job:
             words = f"{self.kept} stays as it is: it has {len(lost)} trials that {self.out} has not"
             print(f"{words}; delete it to replace it", file=sys.stderr)
             return
-        shutil.rmtree(self.kept, ignore_errors=True)
-        self.kept.mkdir(parents=True)
+        copied = self.kept.with_name(f".{self.name}.tmp")  # whole before what is there goes
+        shutil.rmtree(copied, ignore_errors=True)
+        copied.mkdir(parents=True)
         for name in REPORT:
             if (self.out / name).is_dir():
-                shutil.copytree(self.out / name, self.kept / name)
+                shutil.copytree(self.out / name, copied / name)
             elif (self.out / name).exists():
-                shutil.copy2(self.out / name, self.kept / name)
+                shutil.copy2(self.out / name, copied / name)
+        shutil.rmtree(self.kept, ignore_errors=True)
+        copied.rename(self.kept)
 
 
 def ids_in(folder: Path) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -209,3 +210,42 @@ def test_values_of_windows_replace_a_result_without_them(study: ModuleType, firs
     whole.write_text(json.dumps(earlier))
     study.Job(first, "language", (0,), places).gather()
     assert whole.read_text() == before
+
+
+def test_a_report_that_cannot_be_copied_leaves_the_committed_one(
+    study: ModuleType, first: Any, places: Any, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = study.Job(first, "language", (0,), places)
+    assert job.run(1)
+    before = {path.relative_to(job.kept): path.read_bytes() for path in job.kept.rglob("*") if path.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", full)
+        with pytest.raises(OSError, match="No space"):
+            job.gather()
+    assert {path.relative_to(job.kept): path.read_bytes() for path in job.kept.rglob("*") if path.is_file()} == before
+    job.gather()
+    assert [path.name for path in job.kept.parent.iterdir()] == ["language"]
+
+
+def test_make_refuses_a_study_that_there_is_none_of_before_it_installs(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" != -m ] || exit 9\nexec {sys.executable} "$@"\n'
+    )  # which makes no environment
+    python.chmod(0o755)
+    for name, said in (
+        ("extrapolatoin", "there is no study 'extrapolatoin'; make study NAME=... takes extrapolation, "),
+        ("", "study ''"),
+    ):
+        command = ["make", "study", f"NAME={name}", "STUDY=--list", f"VENV={tmp_path}/venv", f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=False)
+        assert said in done.stderr
+        assert "pretrained-llms" in done.stderr
+        assert "venv" not in done.stdout + done.stderr, "nothing is installed"
+    command[2] = "NAME=pretrained-llms"
+    done = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=False)
+    assert "-m venv" in done.stdout, "what there is goes on"
