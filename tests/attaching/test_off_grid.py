@@ -9,7 +9,7 @@ from whorl.encodings import Shape
 from whorl.encodings.euclidean_alibi import EuclideanBias
 from whorl.encodings.grid import Grid
 from whorl.encodings.pape import Parabolas
-from whorl.encodings.scores import At
+from whorl.encodings.scores import At, Features, ScoreModule
 
 AT = Grid(2, 3, prefix=2).positions()
 PATCHES = slice(2, None)
@@ -43,3 +43,27 @@ def test_a_score_changes_the_logits_of_two_patches_and_no_others() -> None:
     assert torch.equal(found[..., :2, :], s[..., :2, :])
     assert torch.equal(found[..., :2], s[..., :2])
     assert torch.equal(score.logits(s, q, q, At(moved(AT), moved(AT), state, state)), found)
+
+
+class Declared(ScoreModule):
+    """Otherwise than the base in all that it declares."""
+
+    sees_hidden = keeps_state = scores_anew = as_trained = True
+    causal = distribution = False
+    layout = "interleaved"
+    axis, axes, held, runs = "all", 2, 5, 7
+
+    def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
+        return s
+
+    def features(self, q: torch.Tensor, k: torch.Tensor, at: At) -> Features:
+        return Features(q, k, q, k)
+
+
+def test_what_a_score_declares_holds_of_it_on_a_grid_but_for_positions_and_what_is_not_handed_on() -> None:
+    declared = ScoreModule.__annotations__.keys()
+    assert all(getattr(Declared, name) != getattr(ScoreModule, name) for name in declared)
+    score = ScoreOnGrid(Declared())
+    same = {name for name in declared if getattr(score, name) == getattr(Declared, name)}
+    assert declared - same == {"axes", "runs"}
+    assert (score.does("logits"), score.does("features"), score.does("weights")) == (True, False, False)

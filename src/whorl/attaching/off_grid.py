@@ -48,6 +48,9 @@ class BiasOnGrid(nn.Module):
         return bias.masked_fill(_nowhere(query_positions, key_positions), 0.0)
 
 
+OF_POSITIONS = {"axis", "axes", "runs"}  # what a score declares of positions; these here have a number more
+
+
 class ScoreOnGrid(ScoreModule):
     """A score of two patches; logits are what they were where one of the two tokens is none."""
 
@@ -55,12 +58,13 @@ class ScoreOnGrid(ScoreModule):
 
     def __init__(self, score: ScoreModule) -> None:
         super().__init__()
-        self.score, self.layout = score, score.layout
-        for name in ("sees_hidden", "keeps_state", "scores_anew", "causal", "distribution", "as_trained"):
+        self.score = score
+        for name in ScoreModule.__annotations__.keys() - OF_POSITIONS:
             setattr(self, name, getattr(score, name))
 
     def does(self, step: str) -> bool:
-        return self.score.does(step)
+        """What the score does and is handed on here."""
+        return super().does(step) and self.score.does(step)
 
     def tokens(self, hidden: Any, positions: torch.Tensor, real: Any, before: Any) -> torch.Tensor:
         return self.score.tokens(hidden, seen_by(self.score, positions[..., :-1]), real, before)
