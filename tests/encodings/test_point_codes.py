@@ -111,13 +111,13 @@ def test_a_scaled_cloud_has_the_same_codes_in_a_scaled_radius(cloud: torch.Tenso
     torch.testing.assert_close(larger, of_all(cloud))
 
 
-@pytest.mark.parametrize(("neighbours", "radius"), [(0, 1.0), (4, 9.0), (6, 1.0), (9, 0.05)])
+@pytest.mark.parametrize(("neighbours", "radius"), [(0, 1.0), (4, 9.0), (6, 1.0), (9, 0.05), (9, 2.0)])
 def test_the_medoid_has_the_smallest_sum_of_squared_distances(
     neighbours: int, radius: float, cloud: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whorl.encodings.point_codes.BLOCK_BYTES", 2 * 8 * 9 * 3)  # two queries at a time
     real = torch.ones(1, 9, dtype=torch.bool)
-    real[0, 7] = False
+    real[0, 7], cloud[0, 7] = False, torch.nan
     found, points = medoids(cloud, real, neighbours, radius)[0], cloud[0]
     for i, p in enumerate(points):
         if i == 7:

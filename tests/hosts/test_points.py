@@ -77,6 +77,8 @@ def test_order_and_padding_are_nothing_to_a_cloud(notation: str) -> None:
     padded = torch.cat([CLOUDS, torch.full((2, 5, 3), 0.3, dtype=torch.float64)], 1)
     real = (torch.arange(29) < 24).expand(2, -1)
     assert float((made(padded, real=real).logits - logits).abs().max()) < 4 * budget
+    unset = padded.masked_fill(~real[..., None], torch.nan)
+    assert torch.equal(made(unset, real=real).logits, made(padded, real=real).logits), "nothing is read of padding"
     assert float((made(padded).logits - logits).abs().max()) > 100 * budget
 
 

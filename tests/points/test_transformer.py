@@ -44,3 +44,14 @@ def test_padding_is_left_out_and_the_loss_is_cross_entropy() -> None:
     torch.testing.assert_close(logits, model(at[:, :3], features=colours[:, :3]).logits)
     torch.testing.assert_close(loss, cross_entropy(logits, labels))
     assert model(at, features=colours).loss is None
+
+
+def test_nothing_is_read_of_padding_and_a_cloud_of_it_alone_has_logits_and_gradients() -> None:
+    model = PointTransformer(PointConfig(classes=3, width=8, heads=2, features=2))
+    real = torch.arange(5) < torch.tensor([[3], [0]])
+    at, colours = (torch.randn(2, 5, n).masked_fill(~real[..., None], torch.nan) for n in (3, 2))
+    loss, logits = model(at, real=real, features=colours, labels=torch.tensor([0, 2]))
+    torch.testing.assert_close(logits[:1], model(at[:1, :3], features=colours[:1, :3]).logits)
+    torch.testing.assert_close(logits[1], model.head.bias)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -113,12 +113,15 @@ def medoids(points: torch.Tensor, real: torch.Tensor | None, neighbours: int, ra
     return points_at(points, index[..., None])[:, :, 0]
 
 
-def mean_of(points: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-    """The mean of the points [B, K, 3] that are no padding, [B, 1, 3]."""
-    if real is None:
-        return points.mean(1, keepdim=True)
-    there = real[..., None].to(points.dtype)
-    return (points * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+def mean_of(points: torch.Tensor, there: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the points of [..., points, numbers] that are there, [..., 1, numbers]; 0 where none is.
+
+    there: bool [..., points], or None: all are. Those that are not may be anything, NaN too.
+    """
+    if there is None:
+        return points.mean(-2, keepdim=True)
+    kept = points.masked_fill(~there[..., None], 0.0)
+    return kept.sum(-2, keepdim=True) / there.sum(-1)[..., None, None].clamp(min=1)
 
 
 def _medoids_near(
@@ -130,10 +133,8 @@ def _medoids_near(
     own = torch.arange(first, first + p.shape[1], device=points.device)[:, None]
     with torch.no_grad():
         near = points_at(points, index)
-        there = within[..., None].to(points.dtype)
-        mean = (near * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
         other = within & (index != own)
-        far = (near - mean).square().sum(-1).masked_fill(~other, torch.inf)
+        far = (near - mean_of(near, within)).square().sum(-1).masked_fill(~other, torch.inf)
         best = index.gather(-1, far.argmin(-1, keepdim=True))
         best = torch.where(other.any(-1, keepdim=True), best, own)
     return points_at(points, best)[:, :, 0]

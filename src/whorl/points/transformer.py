@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, gelu
 
 from whorl.checking import check_keywords
 from whorl.encodings.config import require_positive_int
+from whorl.encodings.point_codes import mean_of
 from whorl.points.attention import PointAttention
 
 
@@ -100,14 +101,18 @@ class PointTransformer(nn.Module):
         features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> Classified:
-        """coordinates [clouds, points, 3]; real: bool [clouds, points], False for padding; features [clouds, points,
-        features]; labels: int64 [clouds]. Raises ValueError where features are given and not taken, or the other way
-        round."""
+        """coordinates [clouds, points, 3]; real: bool [clouds, points], False for padding, of which nothing is read;
+        features [clouds, points, features]; labels: int64 [clouds]. Raises ValueError where features are given and not
+        taken, or the other way round."""
         if (features is None) is not (self.of_features is None):
             raise ValueError(
                 f"features of {self.sizes.features} numbers are what this model takes with each point, got "
                 f"{'none' if features is None else list(features.shape)}"
             )
+        if real is not None:  # a weight of 0 does not make NaN nothing
+            padding = ~real[..., None]
+            coordinates = coordinates.masked_fill(padding, 0.0)
+            features = None if features is None else features.masked_fill(padding, 0.0)
         x = self.point.expand(*coordinates.shape[:2], -1)
         if self.of_features is not None:
             x = x + self.of_features(features)
@@ -118,9 +123,11 @@ class PointTransformer(nn.Module):
 
 
 def _pooled(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-    """Mean and largest of [clouds, points, width], over points that are no padding: [clouds, 2 width]."""
+    """Mean and largest of [clouds, points, width], over points that are no padding: [clouds, 2 width]. Zeros for a
+    cloud that is all padding."""
+    mean = mean_of(x, real)[..., 0, :]
     if real is None:
-        return torch.cat([x.mean(1), x.amax(1)], -1)
+        return torch.cat([mean, x.amax(1)], -1)
     there = real[..., None]
-    mean = x.masked_fill(~there, 0).sum(1) / there.sum(1).clamp(min=1)
-    return torch.cat([mean, x.masked_fill(~there, -torch.inf).amax(1)], -1)
+    largest = x.masked_fill(~there, -torch.inf).amax(1).masked_fill(~there.any(1), 0.0)
+    return torch.cat([mean, largest], -1)
