@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_a_trial_is_read_by_attribute_and_is_the_same_after_its_file(tmp_path: P
     assert (trial.text, trial.machine.threads) == (Text("stdlib", "4567"), 1)
     assert settings_of(trial).train_length == 128
     assert trial.to_json() == FINISHED
-    assert trial.trial("rope:base=10000").notation == "rope:base=10000"
+    assert replace(trial, notation="rope:base=10000").trial().notation == "rope:base=10000"
 
 
 def test_a_trial_of_the_first_version_loads(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _loss(found: Evaluation) -> str:
         return ""
     far, near = rows[-1], rows[0]
     if far.length > found.train_length:
-        near = next((row for row in reversed(rows[:-1]) if row.length <= found.train_length), near)
+        near = next((row for row in rows if row.length == found.reference), near)
     for row in (near, far):
         if not math.isfinite(row.values["tail"]):
             return f"At {row.length:,} tokens the loss is not finite."

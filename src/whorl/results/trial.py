@@ -141,8 +141,7 @@ class FinishedTrial(Result, Trial):
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:
         return {"text": None, **value}  # the first versions did not keep it
 
-    def trial(self, notation: str | None = None) -> Trial:
-        """The part that results.json has; `notation`: as a later run asked for it."""
+    def trial(self) -> Trial:
+        """The part that results.json has."""
         shared = {own.name: getattr(self, own.name) for own in fields(Trial)}
-        shared["learning_rate"] = self.settings.get("learning_rate")
-        return Trial(**shared | ({"notation": notation} if notation else {}))
+        return Trial(**shared | {"learning_rate": self.settings.get("learning_rate")})
