@@ -44,6 +44,7 @@ CASES = {
     "inspect run/trials/rope-s0/": "run/trials/rope-s0/; the finished trials there are hope-s0-12ab",
     "evaluate FOLDER --encoding hop": "unknown encoding 'hop'",
     "evaluate FOLDER --probes los": "unknown probe 'los'; did you mean 'loss'?",
+    f"evaluate {NOWHERE} --probes loss,": f"there is nothing at {NOWHERE}",
     "evaluate FOLDER --out FULL": "holds no whorl results",
     f"extend {NOWHERE} --to 64 --out new": f"there is nothing at {NOWHERE}",
     "extend FOLDER --to 64 --out FULL": "is there already; give another folder",

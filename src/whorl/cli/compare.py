@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from whorl.cli.parts import parts
 from whorl.comparison.planning import DEFAULT_ENCODINGS
 from whorl.training.settings import MODELS, Settings
 
@@ -151,7 +152,7 @@ def compare(
 
     Perplexity is taken on the same target tokens with more and more context: one that rises is hurt by that context.
     """
-    lengths_asked = None if lengths is None else tuple(part.strip() for part in lengths.split(",") if part.strip())
+    lengths_asked = None if lengths is None else tuple(parts(lengths))
     settings = Settings(
         task, text, tokenizer, model, train_length, lengths_asked, tokens, tail, windows, batch_size, learning_rate,
         schedule, warmup, weight_decay, precision, compile, tuple(mix or ()),
@@ -177,13 +178,13 @@ def compare(
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in (text or "").split(",") if part.strip())
+        return tuple(map(float, parts(text or "")))
     except ValueError:
         raise ValueError(f"--{option} takes numbers with commas between, got {text!r}; try 5e-4,1e-3,2e-3") from None
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(map(int, parts(text)))
     except ValueError:
         raise ValueError(f"--{option} takes whole numbers with commas between, got {text!r}; try 0,1,2") from None

@@ -9,6 +9,7 @@ from typing import Any
 
 from whorl import outputs
 from whorl.checking import check_there
+from whorl.cli.parts import parts
 from whorl.comparison.planning import THEN
 from whorl.conversion.recipes import RECIPES
 from whorl.encodings import check_names
@@ -32,7 +33,7 @@ def check(command: str, options: dict[str, Any]) -> None:
         if task:
             check_name(task)
     if (probes := options.get("probes")) is not None:
-        check_probes([name.strip() for name in probes.split(",")])
+        check_probes(parts(probes))
     models = options.get("models") or ()
     if len(models) > 2:
         raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")

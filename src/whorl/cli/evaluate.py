@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from whorl.cli.parts import parts
 from whorl.cli.progress import Stages
 from whorl.console import console, said
 from whorl.evaluation.probes import ASKS, PROBES
@@ -71,7 +72,7 @@ def evaluate(
     try:
         with Stages(terminal) as stages:
             found = run(
-                model, encoding=encoding, probes=_parts(probes), lengths=_parts(lengths), train_length=train_length,
+                model, encoding=encoding, probes=parts(probes), lengths=parts(lengths), train_length=train_length,
                 text=text, windows=windows, sequences=sequences, tail=tail, seed=seed, out=out, force=force,
                 stage=stages.stage, say=terminal.print,
             )  # fmt: skip
@@ -92,7 +93,3 @@ def evaluate(
     for finding in findings(found):
         terminal.print(f"  - {finding}")
     terminal.print(said("report: ", (str(out / "report.html"), "bold"), f"; numbers: {out / 'results.json'}"))
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
