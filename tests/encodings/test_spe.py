@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.encodings.attended import QKV, attend, gradients_agree, random_qkv
@@ -192,3 +194,23 @@ def test_nonsense_is_refused(notation: str, message: str) -> None:
 def test_decoders_are_refused() -> None:
     with pytest.raises(ValueError, match="in a decoder a token sees those before it alone"):
         parse("spe").effects(Shape(4, 2, 6, axes=3))
+
+
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_codes_of_a_block_of_queries_are_worked_out_once(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (effect,) = parse(f"spe:neighbours={neighbours}").effects(Shape(4, 2, 6, bidirectional=True, axes=3))
+    seen: list[int] = []
+
+    def counted(p: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.append(p.shape[1])
+        return codes(p, *more)
+
+    monkeypatch.setattr("whorl.encodings.spe.codes", counted)
+    hidden, points = torch.randn(1, 9, 6), torch.randn(1, 9, 3)
+    state = effect.module.tokens(hidden, points, None, None)
+    q = torch.randn(1, 2, 9, 4)
+    biased_attention(
+        q, q, q, [], query_positions=points, key_positions=points, scale=0.5,
+        scores=[BoundScore(effect.module, state, state)], impl="rows",
+    )  # fmt: skip
+    assert sum(seen) == 9, "each query is in one block"

@@ -19,7 +19,7 @@ and keys is kept. Shapes: B batch, H heads, T tokens, Q queries, K keys, D head 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -37,6 +37,7 @@ class At(NamedTuple):
     key_state: torch.Tensor | None  # [B, H or 1, K, S]
     seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]; for rows of all keys
     scale: float = 1.0  # the host's own logit scale, by which q was multiplied where `logits` is handed it
+    kept: dict[str, Any] | None = None  # what one step leaves for a later one of the same queries and keys
 
 
 class Features(NamedTuple):

@@ -37,6 +37,7 @@ class BoundScore(NamedTuple):
             None if k_state is None else k_state.transpose(1, 2),
             seen,
             scale,
+            {},
         )
 
     def part(self, first: int, last: int, keys: int) -> BoundScore:
