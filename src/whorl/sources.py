@@ -72,8 +72,7 @@ class Source:
 
         Raises ValueError where nothing says it.
         """
-        declared = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        length = given or self.train_length or self.extended_from or declared
+        length = given or self.train_length or self.extended_from or declared_length(model)
         if length is None:
             raise ValueError("this model does not say its training length; give --train-length")
         return int(length)
@@ -145,6 +144,12 @@ def source(name: str) -> Source:
     check_there(name)
     check_on_hub(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+
+
+def declared_length(model: Any) -> int | None:
+    """The tokens that a model reads, as its config says."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if found is None else int(found)
 
 
 def identity(names: Sequence[str]) -> list[Any]:

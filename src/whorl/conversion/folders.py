@@ -24,7 +24,7 @@ from whorl.numerics import peak_memory
 from whorl.randomness import put_back
 from whorl.reports.formatting import duration
 from whorl.results.extension import CONVERSION, EXTENSION, TUNED, Conversion, Extension, Method
-from whorl.sources import Source, source
+from whorl.sources import Source, declared_length, source
 from whorl.stages import Stage, Update, counted, silent
 from whorl.tasks.language import ShortDocuments
 
@@ -194,12 +194,6 @@ def trained_length(found: Source, model: Any, given: int | None, scaled: bool = 
     if length is None:
         raise ValueError(f"{found.name} does not say its training length; give --train-length")
     return int(length)
-
-
-def declared_length(model: Any) -> int | None:
-    """The tokens that a model reads, as its config says."""
-    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if found is None else int(found)
 
 
 def length_unscaled(found: Source, model: Any, needed: int, say: Say) -> int:
