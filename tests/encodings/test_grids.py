@@ -26,7 +26,7 @@ def angles(notation: str, grid: Grid, head_dim: int = 8) -> torch.Tensor:
 
 def mixed_angles(module: MixedAngles, grid: Grid) -> torch.Tensor:
     """[heads, tokens, pairs], below half a turn."""
-    cos, sin = module.tables(grid.positions()[..., :2], None, torch.float64)
+    cos, sin = module.turning(grid.positions()[..., :2], None, torch.float64)
     return torch.atan2(sin, cos)[0].detach()
 
 

@@ -87,7 +87,7 @@ def test_grape_m_is_the_exponential_of_its_generators() -> None:
             generator += omega[j] * L
             angle = n * omega[j]
             product = product @ (torch.eye(6, dtype=torch.float64) + angle.sin() * L + (1 - angle.cos()) * L @ L)
-        found = turned(x, *module.tables(torch.tensor([[n]]), None, torch.float64), "half")[0, 0, 0]
+        found = turned(x, *module.turning(torch.tensor([[n]]), None, torch.float64), "half")[0, 0, 0]
         torch.testing.assert_close(found, torch.linalg.matrix_exp(n * generator) @ x[0, 0, 0], atol=1e-12, rtol=0)
         torch.testing.assert_close(found, product @ x[0, 0, 0], atol=1e-12, rtol=0)
 
@@ -131,7 +131,7 @@ def test_fope_is_the_official_construction() -> None:
     torch.testing.assert_close(of_cos, torch.eye(3).double().expand_as(of_cos), atol=0.5, rtol=0)
     assert not any(p.requires_grad for p in module.parameters())
     assert isinstance(module, AngleModule)
-    cos, sin = module.tables(torch.tensor([[0, 7]]), None, torch.float64)
+    cos, sin = module.turning(torch.tensor([[0, 7]]), None, torch.float64)
     for h in range(2):
         for i in range(8):
             for matrix, wave, found in ((of_cos, math.cos, cos), (of_sin, math.sin, sin)):

@@ -57,7 +57,7 @@ def test_darope_equals_the_pin(method_pins: dict) -> None:
     positions = torch.tensor([[row["m"] for row in pin["rows"]]])
     state = module.tokens(torch.ones(1, len(pin["rows"]), 1, dtype=torch.float64), positions, None, None)
     np.testing.assert_allclose(state[0, :, 0, 0].detach(), [row["c"] for row in pin["rows"]], rtol=1e-7)
-    cos, sin = module.tables(positions, state.transpose(1, 2), torch.float64)
+    cos, sin = module.turning(positions, state.transpose(1, 2), torch.float64)
     angles = torch.tensor([row["angles"] for row in pin["rows"]], dtype=torch.float64)
     torch.testing.assert_close(cos[0, 0], angles.cos(), atol=1e-6, rtol=0)
     torch.testing.assert_close(sin[0, 0], angles.sin(), atol=1e-6, rtol=0)
@@ -69,7 +69,7 @@ def test_darope_with_still_slow_pairs_is_hope() -> None:
     at = torch.arange(7)[None]
     tables = rotation_tables(HoPE(16, 100.0).spectrum(8), at, torch.float64)
     assert 0 < tables.cos.shape[-1] < 4
-    cos, sin = module.tables(at, torch.zeros(1, 2, 7, 1, dtype=torch.float64), torch.float64)
+    cos, sin = module.turning(at, torch.zeros(1, 2, 7, 1, dtype=torch.float64), torch.float64)
     torch.testing.assert_close(cos[0, 1, :, : module.fast], tables.cos[0])
     assert (cos[..., module.fast :] == 1).all()
     assert (sin[..., module.fast :] == 0).all()
@@ -120,7 +120,7 @@ def test_repos_positions_are_the_papers() -> None:
     wanted = (gate * gate.sigmoid() * content) @ module.position.T
     torch.testing.assert_close(z[..., 0], wanted)
     assert isinstance(module, AngleModule)
-    cos, _ = module.tables(torch.arange(7)[None], z.transpose(1, 2), torch.float64)
+    cos, _ = module.turning(torch.arange(7)[None], z.transpose(1, 2), torch.float64)
     torch.testing.assert_close(cos[:, 1, :, 1], (wanted[..., 1] * 0.1).cos())
 
 

@@ -1,7 +1,7 @@
 """Rotations by angles that are learned, or that each token has of its own: what the modules of such scores share.
 
 q and k reach a score unturned, and keys lie so in the cache. Both are turned in `inputs`, in float32 (float64 for
-float64), by cos and sin that `tables` makes of positions and of the tokens' states.
+float64), by cos and sin that `turning` makes of positions and of the tokens' states.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from whorl.numerics import math_dtype
 
 
 class AngleModule(ScoreModule):
-    """Turns pairs of the first channels of q and k by tables of its own; the others pass through.
+    """Turns pairs of the first channels of q and k by what its `turning` gives; the others pass through.
 
     layout: which two channels are a pair, as in `whorl.ops.rotate`.
     """
@@ -25,22 +25,10 @@ class AngleModule(ScoreModule):
         super().__init__()
         self.layout = layout
 
-    def tables(
-        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin of the pairs, in `dtype`, [B or 1, H or 1, T, pairs], for positions [B or 1, T] and the states of
-        the same tokens [B, H or 1, T, S]."""
-        raise NotImplementedError
-
-    def turning(
-        self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.tables(positions, state, dtype)
-
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = math_dtype(q.dtype)
-        q_tables = self.tables(at.query_positions, at.query_state, dtype)
-        k_tables = self.tables(at.key_positions, at.key_state, dtype)
+        q_tables = self.turning(at.query_positions, at.query_state, dtype)
+        k_tables = self.turning(at.key_positions, at.key_state, dtype)
         return turned(q, *q_tables, self.layout), turned(of_heads(k, k_tables[0].shape[1]), *k_tables, self.layout)
 
 

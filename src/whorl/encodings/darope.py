@@ -56,7 +56,7 @@ class ChosenPositions(AngleModule):
         chosen = torch.sigmoid(content + in_full(self.alpha).to(dtype) * beta)
         return self.train_length * chosen[..., None]
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert state is not None

@@ -37,7 +37,7 @@ class FourierMixture(AngleModule):
         self.of_cos = nn.Parameter(_mixture(len(frequencies), pairs, heads, gain, generator), requires_grad=False)
         self.of_sin = nn.Parameter(_mixture(len(frequencies), pairs, heads, gain, generator), requires_grad=False)
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cos, sin = cos_sin_of(angles_of(positions, numbers(self.frequencies, positions)), dtype)

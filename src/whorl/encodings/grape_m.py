@@ -34,7 +34,7 @@ class LearnedPlanes(AngleModule):
         start = torch.tensor([math.log(f) / FASTER for f in frequencies])
         self.log_frequency = nn.Parameter(start.repeat(heads, 1))
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return cos_sin_of(angles_of(positions, (FASTER * exact(self.log_frequency)).exp()), dtype)

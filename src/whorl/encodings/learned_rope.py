@@ -31,7 +31,7 @@ class LearnedAngles(AngleModule):
         self.frequencies = frequencies  # numbers and no buffer, which model.to(bfloat16) would round
         self.alpha_bias = nn.Parameter(torch.zeros(len(frequencies)))
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         alpha = exact(self.alpha_bias)

@@ -40,7 +40,7 @@ class MixedAngles(AngleModule):
         x, y = turns.cos() * along, turns.sin() * along
         self.frequency_bias = nn.Parameter(torch.stack([torch.cat([x, -y], -1), torch.cat([y, x], -1)]).float())
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_x, of_y = exact(self.frequency_bias).unsqueeze(-2)  # [heads, 1, pairs]

@@ -60,7 +60,7 @@ class FreePositions(AngleModule):
         inner = nn.functional.silu(nn.functional.linear(x, gate)) * nn.functional.linear(x, content)
         return nn.functional.linear(inner, position)[..., None]
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert state is not None

@@ -87,7 +87,7 @@ class AccumulatedAngles(AngleModule):
             phi = phi + taps[:, -1 - back] * there
         return phi
 
-    def tables(
+    def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert state is not None

@@ -101,7 +101,7 @@ def _planes(module: LearnedPlanes, subject: Subject) -> Chart:
 @drawn.register
 def _mixed(module: FourierMixture, subject: Subject) -> Chart:
     with torch.no_grad():
-        cos, _ = module.tables(torch.arange(2 * CHANNELS)[None], None, torch.float32)
+        cos, _ = module.turning(torch.arange(2 * CHANNELS)[None], None, torch.float32)
     title = "factors of a head's pairs (cosines); half of them carry no position"
     return cells(subject, title, cos[0, 0].T, "pair", "position", "factor", diverging=True)
 

@@ -51,7 +51,7 @@ def directions(subject: Subject, module: MixedAngles) -> Chart:
     """The cosine of one pair's angle at each patch, of a head that starts in a direction of its own."""
     rows, columns = facts.GRID
     with torch.no_grad():
-        cos, _ = module.tables(Grid(rows, columns).positions(), None, torch.float32)
+        cos, _ = module.turning(Grid(rows, columns).positions(), None, torch.float32)
     found = cos[0, 0, :, SHOWN].view(rows, columns)
     title = f"the cosine of pair {SHOWN}'s angle in one head, at the start"
     return cells(subject, title, found, "row", "column", "cosine", diverging=True)
