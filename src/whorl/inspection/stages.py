@@ -33,6 +33,7 @@ from whorl.results.inspection import (
     UShapes,
 )
 from whorl.results.plan import Plan
+from whorl.sources import declared_length
 from whorl.watching import Layer, layers_of
 
 Stage = Callable[[str, int], Any]  # opens a stage of so many steps: a context manager that gives `advance(steps)`
@@ -96,7 +97,7 @@ def inspect(
     check_numbers(train_length=train_length, random_windows=random_windows, seed=seed, minutes=minutes)
     host = open_host(model)
     check_inputs(inputs, host.model)
-    limit = train_length or getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = train_length or declared_length(host.model)
     if limit is None:
         raise ValueError(f"{type(host.model).__name__} does not say its training length; give train_length")
     facts = layers_of(host)
