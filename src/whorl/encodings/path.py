@@ -192,7 +192,7 @@ class PaTHFoX(PaTH):
     """PaTH with a forget gate: each token also decides how much of all before it fades. The gate stands inside the
     logits' scale, as the code of its authors has it. (arXiv 2505.16381, with the gate of 2503.02130)
 
-    rank  of the projection that the turns' directions come from
+    rank  as in `PaTH`
     """
 
     name = "path-fox"

@@ -6,7 +6,6 @@ embedding adds of its own comes from a method, which gives what is added instead
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from whorl.encodings.dinov3_rope import DINOv3RoPE
 from whorl.encodings.grid import Grid
 from whorl.encodings.learned_2d import Learned2D
 from whorl.encodings.nope import NoPE
-from whorl.hosts.protocol import Patches, StockForm
+from whorl.hosts.protocol import Host, Patches
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.families import IMAGES, ImageFamily
 from whorl.hosts.transformers.host import CALLS, OpenHost
@@ -70,8 +69,7 @@ class ImageHost(OpenHost):
             third=len(self.attentions) // 3,
         )
 
-    def stock_form(self, encoding: Encoding, wanted: Mapping[str, Spectrum]) -> StockForm | str:
-        return f"{self.stock} has no config to say it in"
+    stock_form = Host.stock_form  # no config of theirs says an encoding
 
 
 def open_model(model: Any) -> ImageHost:
