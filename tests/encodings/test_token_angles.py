@@ -294,5 +294,5 @@ def test_xpos_gradients_and_encoders() -> None:
 def test_a_missing_length_is_asked_for(name: str) -> None:
     from whorl.encodings.fope import FoPE
 
-    with pytest.raises(ValueError, match=f"try {name}:train_length=4096"):
+    with pytest.raises(ValueError, match=f"or {name}:train_length=4096 on the command line"):
         (DaRoPE() if name == "darope" else FoPE()).effects(SHAPE)

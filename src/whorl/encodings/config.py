@@ -85,6 +85,15 @@ class Config:
         field = next(f for f in dataclasses.fields(self) if f.name == name)
         return field.metadata.get("default") if value is None else value
 
+    def needed(self, name: str, what: str, example: Any) -> Any:
+        """An argument's value. Raises ValueError where it is unset, which says what it is, and an example of it."""
+        if (value := getattr(self, name)) is None:
+            raise ValueError(
+                f"{self.name} needs {what}, and none was given; try {type(self).__name__}({name}={example}), or "
+                f"{self.name}:{name}={format_value(example)} on the command line"
+            )
+        return value
+
     def unset(self) -> list[dataclasses.Field[Any]]:
         """The fields that a host can fill and nothing has filled."""
         return [f for f in dataclasses.fields(self) if "of_host" in f.metadata and getattr(self, f.name) is None]

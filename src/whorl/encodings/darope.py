@@ -93,9 +93,6 @@ class DaRoPE(OfPairs):
             require_positive_int("train_length", self.train_length, " tokens")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        if self.train_length is None:
-            raise ValueError(
-                "darope needs the length that the model is trained at, and none was given; try darope:train_length=4096"
-            )
+        length = self.needed("train_length", "the length that the model is trained at", 4096)
         frequencies = rope_frequencies(self.argument("base"), self.width(shape.head_dim))
-        return (Score(ChosenPositions(frequencies, self.train_length, shape)),)
+        return (Score(ChosenPositions(frequencies, length, shape)),)

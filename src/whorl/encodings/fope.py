@@ -98,9 +98,6 @@ class FoPE(OfPairs):
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         width = self.width(shape.head_dim)
-        if self.train_length is None:
-            raise ValueError(
-                "fope needs the length that the model is trained at, and none was given; try fope:train_length=4096"
-            )
-        waves = tuple(f for f in rope_frequencies(self.argument("base"), width) if turns_fully(f, self.train_length))
+        length = self.needed("train_length", "the length that the model is trained at", 4096)
+        waves = tuple(f for f in rope_frequencies(self.argument("base"), width) if turns_fully(f, length))
         return (Score(FourierMixture(waves, width // 2, self.gain, shape), shared=True),)

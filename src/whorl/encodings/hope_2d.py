@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from whorl.encodings.axial_rope import OfGrid
 from whorl.encodings.config import of_host, require_positive
 from whorl.encodings.grid import check_grid
-from whorl.encodings.spectrum import Spectrum, fully_turning
+from whorl.encodings.spectrum import fully_turning
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,5 @@ class HoPE2D(OfGrid):
             object.__setattr__(self, "grid", check_grid("grid", self.grid))
 
     def kept(self, frequencies: tuple[float, ...], axis: int) -> tuple[float, ...]:
-        assert self.grid is not None
-        return fully_turning(frequencies, self.cut * self.grid[axis])
-
-    def spectrum(self, head_dim: int) -> Spectrum:
-        if self.grid is None:
-            raise ValueError(
-                "hope-2d needs the grid of patches that the model is trained at, and none was given; try "
-                "HoPE2D(grid=(14, 14)), or hope-2d:grid=14@14 on the command line"
-            )
-        return super().spectrum(head_dim)
+        grid = self.needed("grid", "the grid of patches that the model is trained at", (14, 14))
+        return fully_turning(frequencies, self.cut * grid[axis])

@@ -55,9 +55,5 @@ class Learned(Encoding):
             require_positive_int("max_positions", self.max_positions)
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        if self.max_positions is None:
-            raise ValueError(
-                "learned needs the size of its table, and none was given; "
-                "try Learned(max_positions=1024), or learned:max_positions=1024 on the command line"
-            )
-        return (Add(PositionTable(self.max_positions, shape.width, shape.generator())),)
+        rows = self.needed("max_positions", "the size of its table", 1024)
+        return (Add(PositionTable(rows, shape.width, shape.generator())),)

@@ -79,9 +79,5 @@ class Learned2D(Encoding):
         object.__setattr__(self, "antialias", check_flag("antialias", self.antialias))
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        if self.grid is None:
-            raise ValueError(
-                "learned-2d needs the grid of patches that its table is of, and none was given; try "
-                "Learned2D(grid=(14, 14)), or learned-2d:grid=14@14 on the command line"
-            )
-        return (Add(GridTable(*self.grid, shape, self.antialias)),)
+        rows, columns = self.needed("grid", "the grid of patches that its table is of", (14, 14))
+        return (Add(GridTable(rows, columns, shape, self.antialias)),)

@@ -82,13 +82,9 @@ class ByTrainLength(Rotary):
 
     def spectrum(self, head_dim: int) -> Spectrum:
         width = self.width(head_dim)
-        if self.train_length is None:
-            raise ValueError(
-                f"{self.name} needs the length that the model is trained at, and none was given; "
-                f"try {type(self).__name__}(train_length=4096), or {self.name}:train_length=4096 on the command line"
-            )
+        length = self.needed("train_length", "the length that the model is trained at", 4096)
         frequencies = rope_frequencies(self.argument("base"), width)
-        return Spectrum(self.kept(frequencies, self.cut * self.train_length), head_dim)
+        return Spectrum(self.kept(frequencies, self.cut * length), head_dim)
 
 
 @dataclass(frozen=True)
