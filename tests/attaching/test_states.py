@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import whorl
-from tests.contract import LENGTH, TOKENS, difference
+from tests.contract import ENCODINGS, LENGTH, TOKENS, difference, drawn, traits
 from whorl.attaching import seams_of
 from whorl.encodings import REGISTRY
 from whorl.testing import logits_and_budget, tiny_model
@@ -162,6 +162,25 @@ def test_a_window_keeps_the_states_of_its_own_keys_alone() -> None:
         model(TOKENS[:, t : t + 1], past_key_values=cache)
     kept = [layer.whorl_states.of_scores[0].shape[1] for layer in cache.layers]
     assert kept == [24, LENGTH + 6, 24]
+
+
+@pytest.mark.parametrize("window", [2, 12])
+@pytest.mark.parametrize("encoding", [e for e in ENCODINGS.values() if "state" in traits(e)])
+def test_a_token_of_zeros_and_a_window_of_few_keys(encoding: str, window: int) -> None:
+    """A pad token's embedding is zeros in stock models, and it may stand in a text; and a state may go by tokens that a
+    window has let go."""
+    model = drawn(whorl.attach(tiny_model("mistral", sliding_window=window), encoding))
+    tokens, at = TOKENS.clone(), torch.arange(LENGTH)[None]
+    tokens[:, [9, 12, 31]] = model.config.pad_token_id
+    assert not model.get_input_embeddings()(tokens[:, 9]).any()
+    how = {"attention_mask": torch.ones_like(tokens), "position_ids": at}
+    expected, budget = logits_and_budget(model, tokens, use_cache=False, **how)
+    past = None
+    for first, last in ((0, 10), (10, 13), *((i, i + 1) for i in range(13, LENGTH))):
+        part = {"attention_mask": how["attention_mask"][:, :last], "position_ids": at[:, first:last]}
+        out = model(tokens[:, first:last], past_key_values=past, use_cache=True, **part)
+        past = out.past_key_values
+        assert difference(out.logits, expected[:, first:last]) < budget
 
 
 def test_states_are_in_full_precision_in_a_model_of_bfloat16() -> None:

@@ -147,7 +147,8 @@ def _from_cache(
     layer = given.cache.layers[given.layer]
     held = getattr(layer, "keys", None)
     last = keys if held is None else max(keys, held.shape[2])  # those of a window alone, where that is all there is
-    kept.of_scores, kept.count = [state[:, -last:] for state in states], given.start + given.hidden.shape[1]
+    kept.of_scores = [state[:, -max(last, m.looks_back) :] for m, state in zip(modules, states, strict=True)]
+    kept.count = given.start + given.hidden.shape[1]
     kept.believe(layer)
     keep_beside(layer, "whorl_states", kept)
     return states

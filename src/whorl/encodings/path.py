@@ -44,6 +44,7 @@ class Householder(ScoreModule):
     """
 
     sees_hidden = keeps_state = scores_anew = True
+    looks_back = TAPS - 1
 
     def __init__(self, shape: Shape, rank: int, forgets: bool) -> None:
         super().__init__()

@@ -67,6 +67,7 @@ class ScoreModule(nn.Module):
 
     sees_hidden: bool = False  # `tokens` goes by hidden states
     keeps_state: bool = False  # `tokens` is asked
+    looks_back: int = 1  # how many of the states `before` it goes by, at most: a window may hold fewer keys
     scores_anew: bool = False  # `logits` makes them itself, of q and k, before the soft cap, and is handed None
     causal: bool = True  # a query may see no key after it
     distribution: bool = True  # its `weights` are never negative, and sum to 1 at most

@@ -32,13 +32,15 @@ TAPS = 4  # tokens that the convolution sees
 
 
 class AccumulatedAngles(AngleModule):
-    """A token's state [heads x pairs + rank]: its angles, in [0, 2 pi), and W_down x, for the convolution after it.
+    """A token's state [heads x pairs + rank + 1]: its angles, in [0, 2 pi), W_down x, for the convolution after it, and
+    whether it is no padding (1, or 0): W_down x may be zeros of a token, too.
 
     Sums are taken in float64, since they grow with the text, and only what is left of whole turns is kept.
     """
 
     sees_hidden = True
     keeps_state = True
+    looks_back = TAPS - 1
 
     def __init__(self, temperatures: tuple[float, ...], rank: int, shape: Shape) -> None:
         super().__init__(shape.layout)
@@ -65,9 +67,9 @@ class AccumulatedAngles(AngleModule):
             low = low * real[..., None]
         past = low.new_zeros(batch, TAPS - 1, self.rank)
         if before is not None:
-            seen = before[:, :, 0, -self.rank :].to(dtype)
-            if real is not None:  # of padding it is zeros
-                seen = latest_real(seen, seen.abs().amax(-1) > 0, TAPS - 1)
+            seen = before[:, :, 0, -self.rank - 1 : -1].to(dtype)
+            if real is not None:
+                seen = latest_real(seen, before[:, :, 0, -1] > 0, TAPS - 1)
             seen = seen[:, 1 - TAPS :]
             past = torch.cat([past[:, seen.shape[1] :], seen], 1)
         phi = self._convolved(torch.cat([past, low], 1), positions, real)
@@ -76,8 +78,9 @@ class AccumulatedAngles(AngleModule):
         temperatures = numbers(self.temperatures, phi).repeat(self.heads)
         angles = (exact(phi) * temperatures).cumsum(1)
         if before is not None:
-            angles = angles + exact(before[:, -1:, 0, : -self.rank])
-        return torch.cat([angles.remainder(2 * math.pi).to(dtype), low], -1).unsqueeze(2)
+            angles = angles + exact(before[:, -1:, 0, : -self.rank - 1])
+        there = torch.ones_like(low[..., :1]) if real is None else real[..., None].to(dtype).expand(batch, -1, -1)
+        return torch.cat([angles.remainder(2 * math.pi).to(dtype), low, there], -1).unsqueeze(2)
 
     def _convolved(self, low: torch.Tensor, positions: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         """phi [B, T, heads x pairs] for W_down x [B, 3 + T, rank] of these tokens and of the three before them."""
@@ -91,7 +94,7 @@ class AccumulatedAngles(AngleModule):
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert state is not None
-        angles = state[:, 0, :, : -self.rank].unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        angles = state[:, 0, :, : -self.rank - 1].unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return cos_sin_of(angles, dtype)
 
 
