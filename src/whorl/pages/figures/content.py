@@ -132,7 +132,7 @@ def _accumulated(module: AccumulatedAngles, subject: Subject) -> Chart:
     with torch.no_grad():
         at = torch.arange(2 * TOKENS)[None]
         state = module.tokens(random(1, 2 * TOKENS, WIDTH), at, None, None)
-    angles = state[0, :, 0, : -module.rank].unflatten(-1, (HEADS, -1))[:, 0, :6]
+    angles = state[0, :, 0, : -module.rank - 1].unflatten(-1, (HEADS, -1))[:, 0, :6]
     return positions.accumulated(angles, subject)
 
 
