@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whorl.encodings import REGISTRY
+import pytest
+import torch
+
+from whorl.attaching import attach
+from whorl.encodings import REGISTRY, get
+from whorl.hosts.transformers.tiny import tiny_model
+from whorl.numerics import logits_and_budget, max_error
 from whorl.pages import facts, measured, table
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +43,26 @@ def test_what_is_kept_beside_keys_is_counted() -> None:
     assert facts.state_size("alibi") is None
     assert "one float32 number is kept per head." in facts.caching("fox")
     assert "68 float32 numbers are kept per head, with 12 heads of 64 channels." in facts.caching("path")
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if get(name).kinds])
+@torch.no_grad()
+def test_padding_changes_nothing_where_its_page_says_so(name: str) -> None:
+    if not facts.of_text(name):
+        assert "padding" not in facts.caching(name)
+        return
+    model = attach(tiny_model("llama"), facts.in_use(name)).eval()
+    tokens = torch.randint(3, 97, (2, 40), generator=torch.Generator().manual_seed(0))
+    alone, budget = logits_and_budget(model, tokens)
+    mask = torch.cat([torch.zeros(2, 7, dtype=torch.long), torch.ones_like(tokens)], 1)
+    padded = torch.cat([torch.zeros(2, 7, dtype=torch.long), tokens], 1)
+    counted = max_error(model(padded, attention_mask=mask).logits[:, 7:], alone)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    told = max_error(model(padded, attention_mask=mask, position_ids=positions).logits[:, 7:], alone)
+    assert told <= budget
+    conditional = "with a mask alone, padding on the left moves the text" in facts.caching(name)
+    far = "scale" in get(name).kinds  # it is 1 at all of these positions
+    assert (counted > budget) == (conditional and not far)
 
 
 def test_every_encoding_has_a_sentence_on_its_families() -> None:

@@ -178,7 +178,13 @@ def caching(name: str) -> str:
         return "a cache is refused in training, and everything holds in evaluation ([more](../randomized.md))."
     if not of_text(name):
         return "there is no cache: it is for models that see all tokens at once."
-    held = "cached decoding equals a full forward, and padding changes nothing ([the contract](../families.md))"
+    told = ""
+    if get(name).not_relative:  # a plain forward counts positions from the first token, padding or not
+        told = (
+            " where `position_ids` do not count it, as in `generate`; with a mask alone, padding on the left moves the "
+            "text"
+        )
+    held = f"cached decoding equals a full forward, and padding changes nothing{told} ([the contract](../families.md))"
     size, other = state_size(name), state_size(name, Shape(CHANNELS // 2, HEADS, MODEL.width))
     if not size:
         return f"{held}. Nothing is kept beside the keys."
