@@ -1,5 +1,6 @@
 """The report of a task whose lengths are sizes of problems: its unit, what guessing gives at each, and the ranks."""
 
+import math
 import re
 
 import report_samples as samples
@@ -76,6 +77,23 @@ def test_ranks_are_over_seeds_and_equal_ones_share_theirs():
     table = text[text.index("Past the training length") :]
     assert "up to which of the bits 95.0 % of the answers are right at every length" in table
     assert "the mean reciprocal rank by it over two seeds" in table
-    assert "| nope | 2 of 2 | 20 | 84.5 ± 13.4 % | 84.5 ± 13.4 % | 0.75 |" in table, "first, then second"
-    assert "| rope | 2 of 2 | 20 | 0.0 ± 0.0 % | 0.0 ± 0.0 % | 0.37 |" in table, "shares places 2 and 3, then is third"
-    assert "| alibi | 0 of 2 | 10 | 50.0 ± 70.7 % | – | 0.70 |" in table
+    assert "| nope | 2 of 2 | 20 | 84.5 ± 13.4 % | 84.5 ± 13.4 % | 1.00 |" in table
+    assert "| rope | 2 of 2 | 20 | 0.0 ± 0.0 % | 0.0 ± 0.0 % | 0.50 |" in table
+    assert "| alibi | 0 of 2 | 10 | 50.0 ± 70.7 % | – | – |" in table, "it learnt the task on no seed"
+
+
+def test_on_a_seed_that_did_not_learn_the_task_an_encoding_comes_last():
+    text = report(
+        nope=[(1.0, 1.0, 0.5, 0.5), (1.0, 1.0, 0.5, 0.5)],
+        rope=[(1.0, 1.0, 0.9, 0.9), (1.0, 0.2, 0.9, 0.9)],
+        hope=[(1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)],
+    )
+    ranked = {name: row.split(" | ")[-1] for name, row in re.findall(r"^\| (\w+) \| (. of 2 .*) \|$", text, re.M)}
+    assert ranked == {"nope": "0.75", "rope": "0.67", "hope": "0.42"}, "rope: first, then last of three"
+
+
+def test_a_size_at_which_a_seed_diverged_is_not_held():
+    text = report(nope=[(1.0, 1.0, 1.0, 1.0), (1.0, 1.0, math.nan, 1.0)], rope=[(1.0, 1.0, 1.0, 1.0)] * 2)
+    assert "| nope | 2 of 2 | 20 |" in text
+    assert "| rope | 2 of 2 | 40 |" in text
+    assert "Over all seeds" not in text

@@ -9,7 +9,7 @@ from pathlib import Path
 from whorl.encodings import Layers, Sum, parse
 from whorl.files import read_json
 from whorl.results.comparison import Comparison
-from whorl.results.over_seeds import Encoding, Metric
+from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.tasks import get
 
 GUIDES = ("extend", "randomized", "theory")
@@ -86,16 +86,16 @@ def _has(encodings: list[Encoding], comparison: Comparison, length: int) -> bool
 
 def _row(encoding: Encoding, comparison: Comparison, lengths: list[int]) -> str:
     cells = (encoding.cell(_metric(comparison), length) for length in lengths)
-    values = ((None if cell is None else cell.mean) for cell in cells)
-    return f"`{encoding.name}` {', '.join(_shown(value, _metric(comparison)) for value in values)}"
+    return f"`{encoding.name}` {', '.join(_shown(cell, _metric(comparison)) for cell in cells)}"
 
 
-def _shown(value: float | None, metric: Metric) -> str:
-    if value is None:
+def _shown(cell: Cell | None, metric: Metric) -> str:
+    if cell is None or cell.mean is None:
         return "none"
-    if not math.isfinite(value):
+    if not math.isfinite(cell.mean):
         return "diverged"
-    return f"{100 * value:.1f} %" if metric.share else f"{value:.1f}"
+    value = f"{100 * cell.mean:.1f} %" if metric.share else f"{cell.mean:.1f}"
+    return f"{value} ({cell.divergence})" if cell.divergence else value
 
 
 def _metric(comparison: Comparison) -> Metric:

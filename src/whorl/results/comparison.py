@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from whorl.checking import check_numbers
 from whorl.results.failure import Failure
-from whorl.results.over_seeds import Encoding, Metric
+from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.results.schema import REST, Keyed
 from whorl.results.showing import Shown
 from whorl.results.trial import Machine, Row, Trial
@@ -202,12 +202,18 @@ class Comparison(Shown, Keyed):
                 found = (row for t in e.trials for row in t.evaluations.get(name, ()) if row.values)
                 key = next((key for row in found for key in row.values), "")
                 metric = Metric(key, key, "ratio", evaluation=name)
-                cells = [None if (cell := e.cell(metric, n)) is None else cell.mean for n in lengths]
-                shown = [
-                    "" if value is None else f"{value:.4g}" if math.isfinite(value) else "diverged" for value in cells
-                ]
+                shown = [_shown(e.cell(metric, n)) for n in lengths]
                 rows.append([e.name, f"{name} {key}", str(len(e.trials)), *shown])
         return ["encoding", "value", "seeds", *(f"{n:,}" for n in lengths)], rows
+
+
+def _shown(cell: Cell | None) -> str:
+    """The mean, and of how many seeds it is not: `172.2 (2 of 3 diverged)`."""
+    if cell is None or cell.mean is None:
+        return ""
+    if not math.isfinite(cell.mean):
+        return "diverged"
+    return f"{cell.mean:.4g} ({cell.divergence})" if cell.divergence else f"{cell.mean:.4g}"
 
 
 def _value(rows: Sequence[Row], key: str, length: int) -> float | None:

@@ -67,8 +67,14 @@ class Cell:
         return [s for s, value in self.values.items() if value is not None and not math.isfinite(value)]
 
     @property
+    def divergence(self) -> str:
+        """`2 of 3 diverged`, which says whose mean it is; nothing where no seed did, or all."""
+        return f"{len(self.diverged)} of {len(self.values)} diverged" if self.diverged and self.finite else ""
+
+    @property
     def mean(self) -> float | None:
-        """Mean over the seeds that did not diverge; NaN when all did."""
+        """Mean over the seeds that did not diverge, which is not to be held against a mean over all; NaN when all
+        did."""
         if self.finite:
             return float(np.mean(self.finite))
         return math.nan if self.diverged else None

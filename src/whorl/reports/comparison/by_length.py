@@ -11,7 +11,7 @@ from whorl.reports.comparison.words import compared
 from whorl.reports.document import Block, Bullet, Bullets, Figure, Heading, Paragraph, Row, Table
 from whorl.reports.formatting import DASH, capital, finite, multiple, number, percent, plural, ratio, with_spread
 from whorl.results.comparison import Comparison
-from whorl.results.differences import Difference, difference
+from whorl.results.differences import difference
 from whorl.results.over_seeds import Cell, Encoding, Metric
 from whorl.results.ranks import mean_reciprocal_rank, means
 from whorl.tasks import of_evaluation
@@ -90,17 +90,23 @@ def _past(c: Comparison, metric: Metric) -> list[Block]:
     by_seed = means(c.encodings, metric, far) if metric.share and len(c.encodings) > 1 else {}
     if not by_seed:
         return []
-    ranked = mean_reciprocal_rank(list(by_seed.values()))
+    learnt = {e.name: {trial.seed for trial in e.trials} for e in compared(c, metric)}
+    ranked = mean_reciprocal_rank(
+        [
+            {name: values[name] if seed in seeds else math.nan for name, seeds in learnt.items()}
+            for seed, values in by_seed.items()
+        ]
+    )
     rows = []
     for e in c.encodings:
-        solved = [trial.seed for trial in e.solving(metric, c.train_length).trials]
+        solved = learnt.get(e.name, set())
         every = Cell(0, {seed: values[e.name] for seed, values in by_seed.items()})
         alone = Cell(0, {seed: values[e.name] for seed, values in by_seed.items() if seed in solved})
         cells = [
             f"{len(solved)} of {len(e.trials)}",
             _holds_to(c, e, metric),
             *(with_spread(cell.mean, cell.spread, True) for cell in (every, alone)),
-            f"{ranked[e.name]:.2f}",
+            f"{ranked[e.name]:.2f}" if e.name in ranked else DASH,
         ]
         rows.append(Row([(text, "") for text in (e.name, *cells)], e.index))
     needed = percent(metric.learnt) if metric.learnt else "all"
@@ -109,8 +115,8 @@ def _past(c: Comparison, metric: Metric) -> list[Block]:
         Table(
             f"Past the training length: how many seeds learnt the task in range, up to which of the {c.unit} {needed} "
             f"of the {metric.of} are right at every length, the mean of {metric.label} over the longer ones, and the "
-            f"mean reciprocal rank by it over {plural(len(by_seed), 'seed')}. Equal ones share the mean of their "
-            "ranks.",
+            f"mean reciprocal rank by it over {plural(len(by_seed), 'seed')}. Encodings that learnt it on no seed are "
+            "not ranked, and on a seed on which one did not it comes last. Equal ones share the mean of their ranks.",
             [(head, "") for head in (*heads, "reciprocal rank")],
             rows,
         )
@@ -128,16 +134,23 @@ def _apart_from_first(c: Comparison, metric: Metric, encodings: Sequence[Encodin
         Table(
             f"{capital(metric.label)} {how}, and in small print the 95 % interval of the paired difference.",
             [("encoding", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
-            [
-                Row([(e.name, ""), *(_apart(metric, difference(metric, (e, n), (first, n))) for n in lengths)], e.index)
-                for e in others
-            ],
+            [Row([(e.name, ""), *(_apart(metric, (e, first), n) for n in lengths)], e.index) for e in others],
         )
     ]
 
 
-def _apart(metric: Metric, found: Difference | None) -> tuple[str, str]:
-    """`1.40x` and `1.32x to 1.49x`, or `not resolved` and the interval that holds zero."""
+def _apart(metric: Metric, pair: tuple[Encoding, Encoding], length: int) -> tuple[str, str]:
+    """`1.40x` and `1.32x to 1.49x`, or `not resolved` and the interval that holds zero; a dash where a seed of either
+    diverged, for which the others do not speak."""
+    cells = [e.cell(metric, length) for e in pair]
+    lost = [
+        f"{e.name}: {cell.divergence or 'diverged'}"
+        for e, cell in zip(pair, cells, strict=True)
+        if cell and cell.diverged
+    ]
+    if lost:
+        return DASH, ", ".join(lost)
+    found = difference(metric, (pair[0], length), (pair[1], length))
     if found is None:
         return DASH, ""
     shown = _points if metric.share else lambda value: ratio(as_ratio(value))
@@ -151,11 +164,12 @@ def _points(share: float) -> str:
 
 
 def _holds_to(c: Comparison, e: Encoding, metric: Metric) -> str:
-    """The longest length up to which every mean reaches what counts as learnt; a dash where not even the first does."""
+    """The longest length up to which every mean reaches what counts as learnt and no seed diverged; a dash where not
+    even the first does."""
     held = DASH
     for length in c.lengths(metric.evaluation):
         cell = e.cell(metric, length)
-        mean = None if cell is None or cell.unreachable else finite(cell.mean)
+        mean = None if cell is None or cell.unreachable or cell.diverged else finite(cell.mean)
         if mean is None or mean < (metric.learnt or 1.0):
             break
         held = f"{length:,}"
@@ -186,8 +200,8 @@ def value_at(e: Encoding, metric: Metric, length: int, reference: int | None) ->
     held = e.ratio(metric, length, reference) if length != reference and not metric.share else None
     if held is not None and held.finite:
         small.append(ratio(held.mean))
-    if cell.diverged and cell.finite:
-        small.append(f"{len(cell.diverged)} of {len(cell.values)} diverged")
+    if cell.divergence:
+        small.append(cell.divergence)
     return with_spread(cell.mean, cell.spread, metric.share), ", ".join(small)
 
 
@@ -242,6 +256,7 @@ def _view(c: Comparison, metric: Metric, lengths: Sequence[int], titled: bool) -
 
 
 def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) -> Curve:
+    """The mean, where no seed diverged, and each seed."""
     cells = [e.cell(metric, n) for n in lengths]
     bands = [_band(cell, metric) for cell in cells]
     spread = any(low is not None for low, _ in bands)
@@ -249,7 +264,7 @@ def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) ->
     return Curve(
         e.name,
         e.index,
-        tuple(None if cell is None else finite(cell.mean) for cell in cells),
+        tuple(None if cell is None or cell.diverged else finite(cell.mean) for cell in cells),
         tuple(low for low, _ in bands) if spread else (),
         tuple(high for _, high in bands) if spread else (),
         tuple(seeds) if len(e.trials) > 1 else (),
@@ -260,7 +275,7 @@ def _line(c: Comparison, e: Encoding, metric: Metric, lengths: Sequence[int]) ->
 
 def _note(cells: Sequence[Cell], lengths: Sequence[int]) -> str:
     """What to say beside the name of a line that does not reach every length."""
-    reached = [cell.length for cell in cells if cell.finite]
+    reached = [cell.length for cell in cells if cell.finite and not cell.diverged]
     if not reached:
         return "diverged" if any(cell.diverged for cell in cells) else "no value"
     return "" if reached[-1] == lengths[-1] else f"to {reached[-1]:,}"
@@ -268,7 +283,7 @@ def _note(cells: Sequence[Cell], lengths: Sequence[int]) -> str:
 
 def _band(cell: Cell | None, metric: Metric) -> tuple[float | None, float | None]:
     """One standard deviation to both sides of the mean."""
-    mean, spread = (None, None) if cell is None else (finite(cell.mean), cell.spread)
+    mean, spread = (None, None) if cell is None or cell.diverged else (finite(cell.mean), cell.spread)
     if cell is None or mean is None or spread is None:
         return None, None
     low = mean - spread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from whorl.reports.comparison.by_length import value_at
@@ -9,7 +10,7 @@ from whorl.reports.document import Block, Heading, Paragraph, Row, Table
 from whorl.reports.formatting import DASH, listing, multiple, with_spread
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell
-from whorl.results.rates import Rate, best_rate, by_rate
+from whorl.results.rates import Rate, best_rate, by_rate, loss_of
 from whorl.results.trial import Trial
 from whorl.tasks import of_evaluation
 
@@ -31,7 +32,14 @@ def _said(c: Comparison, rates: dict[str, dict[Rate, list[Trial]]]) -> str:
         f"{listing([f'{name} at {_rate(rate)}' for name, rate in best.items()])}. All trials of an encoding saw the "
         "same tokens."
     )
-    ends = [name for name, found in several.items() if best[name] in (min(found, key=_or_0), max(found, key=_or_0))]
+    lost = [name for name, found in several.items() if not math.isfinite(loss_of(found[best[name]]))]
+    if lost:
+        told += f" At no rate have all seeds of {listing(lost)} a loss that is finite: shown is the lowest rate."
+    ends = [
+        name
+        for name, found in several.items()
+        if name not in lost and best[name] in (min(found, key=_or_0), max(found, key=_or_0))
+    ]
     if not ends:
         return told
     whose = "Each of these is" if len(ends) == len(several) > 1 else f"That of {listing(ends)} is"
@@ -58,7 +66,7 @@ def _table(c: Comparison, rates: dict[str, dict[Rate, list[Trial]]]) -> Table:
                 (e.name, ""),
                 (_rate(rate), "shown" if rate == best else ""),
                 (", ".join(str(trial.seed) for trial in trials), ""),
-                (with_spread(loss.mean, loss.spread), ""),
+                (with_spread(loss.mean, loss.spread), loss.divergence),
                 *(value_at(replace(e, trials=tuple(trials)), metric, length, length) for metric, length in asked),
             ]
             rows.append(Row(cells, e.index))

@@ -37,10 +37,15 @@ class Findings:
 def ranking(
     c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
 ) -> str:
-    """Which encoding has the best value at a length, and which others differ from it."""
-    cells = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None and cell.finite]
+    """Which encoding has the best value at a length, and which others differ from it. One of which a seed diverged
+    there is not ranked: the seeds that did not may be the easy ones, and their mean is not that of all."""
+    there = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None]
+    cells = [(e, cell) for e, cell in there if cell.finite and not cell.diverged]
+    unranked = [f"{e.name} {in_seeds(cell)}" for e, cell in there if cell.diverged]
+    where = f"{'At' if length > c.train_length else 'In range, at'} {at_length(length, c)},"
+    left_out = f"{listing(unranked)} and {'is' if len(unranked) == 1 else 'are'} not ranked" if unranked else ""
     if len(cells) < 2:
-        return ""
+        return f"{where} {left_out}." if left_out and len(there) > 1 else ""
     sign = 1 if metric.lower_is_better else -1
     (best, lead), *others = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
     apart = {e.name: difference(metric, (e, length), (best, length)) for e, _ in others}
@@ -48,13 +53,19 @@ def ranking(
     worse = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if resolved]
     same = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if not resolved]
     extreme, beyond = ("lowest", "above") if metric.lower_is_better else ("highest", "below")
-    where = f"{'At' if length > c.train_length else 'In range, at'} {at_length(length, c)},"
     said = f"{where} {best.name} has the {extreme} {metric.label}, {show(lead.mean)}"
     if worse:
         said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} it"
     if same:
         said += f"; its difference from {listing(same)} is not resolved"
+    if left_out:
+        said += f"; {left_out}"
     return f"{said}."
+
+
+def in_seeds(cell: Cell) -> str:
+    """`diverged in 2 of 3 seeds`, or `diverged` where there is one."""
+    return f"diverged in {len(cell.diverged)} of {len(cell.values)} seeds" if len(cell.values) > 1 else "diverged"
 
 
 def what_counts(c: Comparison, metric: Metric, samples: str) -> str:

@@ -90,7 +90,11 @@ def _bullet(c: Comparison, every: Encoding, metric: Metric, others: Sequence[Met
             ]
         )
     worst = min(_cells(solved, metric, [cell.length for cell in in_range]), key=_mean)
-    reached = {cell.length: cell for cell in _cells(solved, metric, [cell.length for cell in far]) if cell.finite}
+    reached = {
+        cell.length: cell
+        for cell in _cells(solved, metric, [cell.length for cell in far])
+        if cell.finite and not cell.diverged
+    }
     told = telling(list(reached), c.train_length)
     said = [
         f"learnt the task in range{_on_which(every, solved)}, {percent(worst.mean)} of the {metric.of} right at "
@@ -106,8 +110,9 @@ def _bullet(c: Comparison, every: Encoding, metric: Metric, others: Sequence[Met
         also = f" ({', '.join(beside)})" if beside else ""
         said.append(f"{percent(reached[length].mean)} at {at_length(length, c)}{also}")
     if len(solved.trials) < len(every.trials) and told:
-        whole = [f"{percent(cell.mean)} at {at_length(cell.length, c)}" for cell in far if cell.length in told]
-        notes.insert(0, f"Over all seeds: {listing(whole)}.")
+        every_seed = [cell for cell in far if cell.length in told and not cell.diverged]
+        whole = [f"{percent(cell.mean)} at {at_length(cell.length, c)}" for cell in every_seed]
+        notes[:0] = [f"Over all seeds: {listing(whole)}."] if whole else []
     return " ".join([f"{'; '.join(said)}.", *notes])
 
 

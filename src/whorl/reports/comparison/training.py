@@ -28,7 +28,7 @@ def blocks(c: Comparison) -> list[Block]:
             (e.name, ""),
             (", ".join(str(trial.seed) for trial in e.trials), ""),
             (compact(e.training("tokens").mean), ""),
-            (with_spread(loss.mean, loss.spread), ""),
+            (with_spread(loss.mean, loss.spread), loss.divergence),
             (with_spread(speed.mean, speed.spread), ""),
             (duration(seconds.mean), ""),
         ]

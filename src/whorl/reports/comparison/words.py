@@ -7,6 +7,7 @@ from whorl.reports.comparison.sentences import (
     Findings,
     as_ratio,
     diverged,
+    in_seeds,
     limits,
     ranking,
     stopped,
@@ -160,7 +161,7 @@ def _who_gains(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str
     reference = c.reference(metric.evaluation)
     if reference is None:
         return ""
-    apart = {e.name: [difference(metric, (e, n), (e, reference)) for n in c.far(metric.evaluation)] for e in learnt}
+    apart = {e.name: [_from_in_range(metric, e, n, reference) for n in c.far(metric.evaluation)] for e in learnt}
     verdicts = {name: [v for one in found if (v := verdict(one)) is not None] for name, found in apart.items()}
     if not any(verdicts.values()):
         return ""
@@ -182,6 +183,14 @@ def _who_gains(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str
     )
 
 
+def _from_in_range(metric: Metric, e: Encoding, length: int, reference: int) -> Difference | None:
+    """Of an encoding at a length from itself in range; None where a seed diverged at either, which the others do not
+    speak for."""
+    if any(cell is not None and cell.diverged for cell in (e.cell(metric, length), e.cell(metric, reference))):
+        return None
+    return difference(metric, (e, length), (e, reference))
+
+
 def _bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
     reference, beyond = c.reference(metric.evaluation), c.far(metric.evaluation)
     base = e.cell(metric, reference) if reference is not None else None
@@ -200,19 +209,23 @@ def _bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
                 *notes,
             ]
         )
+    if base.diverged:
+        others = f"the others have {with_spread(base.mean, base.spread)}"
+        return " ".join([f"{in_seeds(base)} in range, where {others}: nothing beyond it is judged.", *notes])
     lost = [f"{n:,}" for n in beyond if above_unigram(c, e, metric, n)]
     if lost:
         notes.insert(0, f"At {listing(lost)} {c.unit} it is worse than a unigram model, {number(unigram)}.")
-    reached = {cell.length: cell for cell in far if cell.finite}
+    reached = {cell.length: cell for cell in far if cell.finite and not cell.diverged}
     verdicts, values = [], []
     for length in telling(list(reached), c.train_length):
-        ratio, apart = e.ratio(metric, length, reference), difference(metric, (e, length), (e, reference))
+        ratio, apart = e.ratio(metric, length, reference), _from_in_range(metric, e, length, reference)
         if ratio is not None and apart is not None and (found := verdict(apart)) is not None:
             verdicts.append((length, found))
             times = f"{with_spread(ratio.mean, ratio.spread)} times{_interval(apart)}"
             values.append(f"{number(reached[length].mean)} at {multiple(length, c.train_length)} ({times})")
     if not verdicts:
-        said = f"has {number(base.mean)} in range and no value beyond the training length."
+        value = "length at which every seed has a value" if any(cell.divergence for cell in far) else "value"
+        said = f"has {number(base.mean)} in range and no {value} beyond the training length."
     else:
         said = f"{_judgement(verdicts)}: from {number(base.mean)} in range to {listing(values)}."
     return " ".join([said, *notes])
