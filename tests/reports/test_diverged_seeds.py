@@ -11,6 +11,7 @@ from whorl.reports.comparison.by_length import by_length
 from whorl.reports.comparison.words import GAINS, findings
 from whorl.reports.document import Paragraph, Table
 from whorl.results.comparison import Comparison
+from whorl.results.failure import Failure
 
 HARD = {0: 1.4, 1: 1.2, 2: 1.0}
 """Seed 2 has by far the lowest perplexity, and is the one that does not diverge."""
@@ -47,6 +48,16 @@ def test_an_encoding_of_which_a_seed_diverged_is_not_ranked_and_that_is_said(los
         f"hope diverged in {len(lost)} of 3 seeds and is not ranked. "
     )
     assert "its difference" in told or "hope (24.2) and nope (36.0) lie above it" in told, "where none diverged it is"
+
+
+def test_a_seed_whose_trial_failed_is_none_that_others_speak_for() -> None:
+    whole = comparison()
+    trials = tuple(t for t in whole.trials if (t.notation, t.seed) != ("rope", 0))
+    failure = Failure(id="rope-0", notation="rope", seed=0, error="MemoryError")
+    told = lead(replace(whole, trials=trials, failures=(failure,)))
+    assert "At 512 tokens (4x), hope has the lowest tail perplexity, 24.2; nope (36.0) lies above it; " in told
+    assert told.count("rope failed in 1 of 3 seeds and is not ranked") == 3, "at every length that is told"
+    assert "failed" not in lead(replace(whole, failures=(failure,))), "at another learning rate it did"
 
 
 def test_with_no_two_left_to_rank_it_is_said_what_diverged() -> None:

@@ -38,10 +38,11 @@ def ranking(
     c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
 ) -> str:
     """Which encoding has the best value at a length, and which others differ from it. One of which a seed diverged
-    there is not ranked: the seeds that did not may be the easy ones, and their mean is not that of all."""
+    there, or failed, is not ranked: the seeds that did not may be the easy ones, and their mean is not that of all."""
     there = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None]
-    cells = [(e, cell) for e, cell in there if cell.finite and not cell.diverged]
-    unranked = [f"{e.name} {in_seeds(cell)}" for e, cell in there if cell.diverged]
+    lost = {e.name: in_seeds(cell) if cell.diverged else _failed(c, e.name) for e, cell in there}
+    cells = [(e, cell) for e, cell in there if cell.finite and not lost[e.name]]
+    unranked = [f"{name} {how}" for name, how in lost.items() if how]
     where = f"{'At' if length > c.train_length else 'In range, at'} {at_length(length, c)},"
     left_out = f"{listing(unranked)} and {'is' if len(unranked) == 1 else 'are'} not ranked" if unranked else ""
     if len(cells) < 2:
@@ -61,6 +62,13 @@ def ranking(
     if left_out:
         said += f"; {left_out}"
     return f"{said}."
+
+
+def _failed(c: Comparison, name: str) -> str:
+    """`failed in 1 of 3 seeds`: those that an encoding lacks, as their trials came to no result; or nothing."""
+    done = {trial.seed for e in c.encodings if e.name == name for trial in e.trials}
+    failed = {failure.seed for failure in c.failures if failure.notation == name} - done
+    return f"failed in {len(failed)} of {len(done | failed)} seeds" if failed else ""
 
 
 def in_seeds(cell: Cell) -> str:
