@@ -51,7 +51,7 @@ class Declared(ScoreModule):
     sees_hidden = keeps_state = scores_anew = as_trained = True
     causal = distribution = False
     layout = "interleaved"
-    axis, axes, held, runs = "all", 2, 5, 7
+    axis, axes, held, runs, looks_back = "all", 2, 5, 7, 11
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
         return s
