@@ -102,7 +102,7 @@ def _kinds(kinds: tuple[str, ...]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1g}"
+    return "" if value is None else f"{value:.2g}"
 
 
 if __name__ == "__main__":

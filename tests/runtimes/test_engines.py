@@ -87,7 +87,7 @@ def test_a_run_goes_before_a_reading_and_says_how_far_off_it_was(monkeypatch: py
     monkeypatch.setattr(engines, "ran", lambda: [older, row, own])
     found = verdict("vllm", "llama", ["proportional"])
     assert (found.result, found.how, found.version) == ("wrong", "run", "0.33.0")
-    assert found.why == "logits of smollm2-135m-instruct 9 off, plain RoPE 9.2"
+    assert found.why == "logits of smollm2-135m-instruct 9.2 off, plain RoPE 9.2"
     assert verdict("vllm", "qwen3", ["proportional"]).how == "read", "a run is of its family"
     assert verdict("vllm", "llama", ["yarn"]).result == "right", "its own factor is to blame, not YaRN"
     assert verdict("vllm", "llama", ["yarn", "yarn: own attention"]).result == "wrong"

@@ -141,4 +141,4 @@ def _of_run(row: Run) -> str:
     if row.off is None:
         return row.why
     control = "" if row.control_off is None else f", plain RoPE {row.control_off:.2g}"
-    return f"logits of {row.model} {row.off:.1g} off{control}"
+    return f"logits of {row.model} {row.off:.2g} off{control}"
