@@ -1,7 +1,7 @@
 # make compare    the main job: trains rope, hope and p-rope on real text and writes runs/compare/report.html
 # make test       the tests that are essential; make test-full: the rest of the matrix; make check: lint, format, types
 # make test-wheel the wheel, built, installed in an empty environment and used there
-# make docs       what is written of the registries: README's table, docs/families.md, docs/runtimes.md, docs/encodings
+# make docs       what is written of registries and results: README's tables, docs/found.md, docs/families.md, docs/runtimes.md, docs/encodings
 # make study NAME=extrapolation  runs that study of experiments/studies.py, or goes on with it (STUDY=--list says what is missing);
 #                                NAME=pretrained-llms fetches its models with pip
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
@@ -37,6 +37,7 @@ docs: setup
 	$(BIN)/python -m tests.contract.table
 	$(BIN)/python -m tests.runtimes.table
 	$(BIN)/python -m whorl.pages
+	$(BIN)/python experiments/found.py
 
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)

@@ -1,0 +1,152 @@
+"""Writes docs/found.md, and the table of README.md that says which encoding to take: `python experiments/found.py`.
+
+    claims.py     what papers claim, and what is held against each claim
+    evidence.py   comparisons: who is better than whom, with an interval, or why nothing is said
+    readings.py   the studies that are no comparisons
+    picks.py      which encoding to take for a need
+
+Every number is read from results that are committed, so the page grows as trials land; a test holds it against them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from claims import NEEDS, PAPERS, Claim, Need
+from evidence import Known, Line, Verdict, together
+from picks import Pick, pick
+
+from whorl.files import write_atomically
+from whorl.reports.formatting import listing
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- found: begin -->\n", "<!-- found: end -->\n"
+TAGS = {Verdict.FOR: "For: ", Verdict.AGAINST: "Against: ", Verdict.PARTLY: "In part: "}
+ANSWERS = {Verdict.FOR: "Yes", Verdict.AGAINST: "No", Verdict.PARTLY: "In part"}
+
+HEAD = """# What we found
+
+What papers on positional encodings claim, and what is for and against it at the scale of this project: models of 0.8 M
+parameters, trained at 128 tokens on two CPU cores, and two pretrained models of 135 M and 270 M. It indicates what
+happens and why, and is no law for a model of billions. `make docs` writes this page from the results that are
+committed; it grows as trials land ([how they are run](../experiments/README.md)).
+
+**How to read it.** A value is one encoding over another, or over itself in range, from trials of the same seeds on the
+same windows: perplexities as a ratio (below 1 is better), shares of right answers in points (above 0 is better); in
+brackets the 95 % interval over seeds and windows ([statistics](compare.md)). `4x` is four times the training length.
+
+- *Not resolved*: the interval holds no difference. A claim that holds here and is not resolved there *holds in part*.
+- *One seed: no claim*: another seed could turn it. *Not measured yet*: there is no finished trial.
+- That two are alike, or one no better, holds where the whole interval is within a tenth (shares: five points).
+- Of tasks with right answers only those seeds count that learnt the task in range.
+- The two pretrained models are no seeds: what each of them shows is told, its intervals are over windows, ± is a
+  standard error over windows.
+"""
+
+NEEDS_ABOUT = """Of the encodings that have all of their seeds, the best, and those of which no difference from it is
+resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed.
+"""
+EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
+
+
+def texts(root: Path) -> dict[Path, str]:
+    """The page, and README.md with its table."""
+    known = Known(root)
+    readme = root / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {
+        root / "docs" / "found.md": page(known),
+        readme: f"{before}{BEGIN}{short(known)}{END}{after}",
+    }
+
+
+def page(known: Known) -> str:
+    """docs/found.md."""
+    told = [HEAD, "## Which encoding should I use?\n", _needs(known), "## The questions\n", _questions(known)]
+    for paper in PAPERS:
+        rows = [_row(claim, known) for claim in paper.claims]
+        told.append(f"## {paper.title}\n\n{paper.about}\n\n{_table(('claim', 'here', 'for and against'), rows)}")
+    return "\n".join(told).replace("](experiments/", "](../experiments/").replace("](benchmarks/", "](../benchmarks/")
+
+
+def short(known: Known) -> str:
+    """What README.md has of it."""
+    rows = []
+    for need in NEEDS:
+        picks = [pick(known, task, need, most=3) for task in need.parts]
+        rows.append((need.name, _take(picks), "<br>".join(_short(picks))))
+    asked = "".join(f"- {claim.question} {_said(claim, known)}\n" for claim in _asked())
+    return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}\n{asked}\n{EVERY_CLAIM}"
+
+
+def _needs(known: Known) -> str:
+    rows = []
+    for need in NEEDS:
+        picks = [pick(known, task, need) for task in need.parts]
+        told = [one.words if len(picks) == 1 else f"*{one.task}*: {one.words}" for one in picks]
+        rows.append((need.name, _take(picks), "<br>".join([*told, *_beside(need, known)])))
+    return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}"
+
+
+def _beside(need: Need, known: Known) -> list[str]:
+    return [line.words for one in need.beside if (line := one.line(known)).verdict is not Verdict.MISSING]
+
+
+def _take(picks: list[Pick]) -> str:
+    told = [(one.task, listing([f"`{name}`" for name in one.best])) for one in picks if one.best]
+    if not told:
+        return Verdict.MISSING if all(str(Verdict.MISSING) in one.words for one in picks) else "no claim yet"
+    return "<br>".join(names if len(picks) == 1 else f"{task}: {names}" for task, names in told)
+
+
+def _short(picks: list[Pick]) -> list[str]:
+    """What is measured, a line each, and what is not."""
+    missing = [one.task for one in picks if str(Verdict.MISSING) in one.words]
+    if len(missing) == len(picks) == 1:
+        return [picks[0].words]
+    told = [one.words if len(picks) == 1 else f"{one.task}: {one.words}" for one in picks if one.task not in missing]
+    return [*told, *([f"{Verdict.MISSING}: {listing(missing)}"] if missing else [])]
+
+
+def _questions(known: Known) -> str:
+    rows = [(claim.question, _said(claim, known), _told(claim, known)) for claim in _asked()]
+    return _table(("question", "answer", "by"), rows)
+
+
+def _asked() -> list[Claim]:
+    return [claim for paper in PAPERS for claim in paper.claims if claim.question]
+
+
+def _said(claim: Claim, known: Known) -> str:
+    """The answer to its question."""
+    said = together(line.verdict for line in _lines(claim, known))
+    return f"**{ANSWERS[said]}**" if said in ANSWERS else str(said)
+
+
+def _row(claim: Claim, known: Known) -> tuple[str, str, str]:
+    said = together(line.verdict for line in _lines(claim, known))
+    shown = f"**{said}**" if said in TAGS else str(said)
+    return f"{claim.says} ({claim.source})", shown, _told(claim, known)
+
+
+def _told(claim: Claim, known: Known) -> str:
+    return "<br>".join(f"{TAGS.get(line.verdict, '')}{line.words}" for line in _lines(claim, known))
+
+
+def _lines(claim: Claim, known: Known) -> list[Line]:
+    return [one.line(known) for one in claim.evidence]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    for path, text in texts(ROOT).items():
+        write_atomically(path, text)
+
+
+if __name__ == "__main__":
+    main()

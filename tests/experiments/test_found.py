@@ -1,0 +1,79 @@
+"""The page of what was found is what the committed results give, and its words come from them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from tests.experiments import EXPERIMENTS, comparison, perplexities, script
+
+found, claims, evidence = script("found"), script("claims"), script("evidence")
+ROOT = EXPERIMENTS.parent
+
+
+def test_the_committed_page_is_current() -> None:
+    stale = [str(path) for path, text in found.texts(ROOT).items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"{stale}: run make docs (.venv/bin/python experiments/found.py)"
+
+
+def test_links_lead_somewhere_and_every_number_has_one() -> None:
+    for page in (ROOT / "docs" / "found.md", ROOT / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for paper in claims.PAPERS:
+        for claim in paper.claims:
+            for one in claim.evidence:
+                line = one.line(evidence.Known(ROOT))
+                assert line.verdict == evidence.Verdict.MISSING or line.words.endswith("))"), line.words
+
+
+def test_every_question_of_the_study_is_asked() -> None:
+    asked = [claim.question for paper in claims.PAPERS for claim in paper.claims if claim.question]
+    assert len(asked) == 7
+    assert [need.name for need in claims.NEEDS] == [
+        "train from scratch, short contexts",
+        "train, and read past the training length",
+        "find things past the training length",
+        "make a trained checkpoint longer",
+    ]
+
+
+def test_an_answer_turns_with_the_results(tmp_path: Path) -> None:
+    """Nothing is decided by hand: of results in which rope is better the page says so; of none, that none is there."""
+    (tmp_path / "README.md").write_text(f"# A\n\n{found.BEGIN}{found.END}\nB\n")
+
+    def answer() -> str:
+        texts = found.texts(tmp_path)
+        readme = texts[tmp_path / "README.md"]
+        assert readme.startswith("# A\n")
+        assert readme.endswith("\nB\n")
+        told = re.search(r"Does HoPE extrapolate better than RoPE\? \| (.*?) \|", texts[tmp_path / "docs" / "found.md"])
+        assert told is not None
+        assert f"- Does HoPE extrapolate better than RoPE? {told[1]}\n" in readme
+        return told[1]
+
+    assert answer() == "not measured yet"
+    part = tmp_path / "experiments" / "0009-extrapolation" / "language"
+    lengths = {"rope": (20, 20, 20, 20, 20), "hope": (20, 30, 40, 50, 60)}
+    for seeds, hope, said in ((1, "hope", "one seed: no claim"), (3, "hope", "**No**"), (3, "rope", "**Yes**")):
+        rows = {"hope": lengths[hope], "rope": lengths["rope" if hope == "hope" else "hope"]}
+        comparison(part, {name: [perplexities(*tails)] * seeds for name, tails in rows.items()})
+        assert answer() == said
+    shutil.rmtree(part)
+    assert answer() == "not measured yet"
+
+
+def test_readings_are_of_what_is_there() -> None:
+    """The studies that are no comparisons: what the page says of each is in its README as well."""
+    told = (ROOT / "docs" / "found.md").read_text(encoding="utf-8")
+    shapes = (EXPERIMENTS / "0004-u-shape" / "README.md").read_text(encoding="utf-8")
+    assert "HoPE removes 4 of 4, 4 of 5 and 4 of 4 of them" in told
+    assert "| 11-14, 10-14, 11-14 (0.9 to 2.8) | all; 4 of 5; all |" in shapes
+    models = (EXPERIMENTS / "0007-pretrained-llms" / "README.md").read_text(encoding="utf-8")
+    for value, there in (("2.22 nats with `rope~yarn:factor=2`, 3.11 as it is", "2.22"), ("0.20 nats (its", "0.199")):
+        assert value in told
+        assert there in models
+    assert "0.49 to 0.60 of the margin of SmolLM2's previous-token heads" in models
+    assert "49 to 60 % in 5 heads (SmolLM2-135M)" in told

@@ -1,0 +1,67 @@
+"""Which encoding to take, of made-up comparisons: no claim without all seeds, none behind but by what is resolved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.experiments import comparison, perplexities, script, shares
+
+evidence, picks, claims = script("evidence"), script("picks"), script("claims")
+PART = "0009-extrapolation/language"
+LONG = claims.Need("read on", {"language": (PART,)}, 4)
+
+
+def pick(root: Path, need: claims.Need = LONG, task: str = "language", most: int | None = None) -> picks.Pick:
+    return picks.pick(evidence.Known(root), task, need, most)
+
+
+def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
+    trials = {
+        "rope": [perplexities(20, 30, 50), perplexities(20, 30, 52), perplexities(20, 30, 51)],
+        "hope": [perplexities(20, 25, 30), perplexities(20, 25, 31), perplexities(20, 25, 30)],
+        "fire": [perplexities(20, 25, 29), perplexities(20, 25, 33), perplexities(20, 25, 31)],
+        "fox": [perplexities(18, 18, 18), None, None],
+        "t5": [perplexities(18, 18, 17), perplexities(18, 18, float("nan")), perplexities(18, 18, 17)],
+        "cope": [perplexities(18, 18, 17), perplexities(18, 18, 17), None],
+        "nope": [perplexities(400, 400, 1)] * 3,
+    }
+    unigram = [{"length": length, "tail": 375.0} for length in (128, 256, 512)]
+    data = {"task": "language", "version": 1, "vocab_size": 64, "unigram": unigram}
+    failures = [{"id": "cope-s2", "notation": "cope", "seed": 2, "error": "killed"}]
+    comparison(tmp_path / "experiments" / PART, trials, data=data, failures=failures)
+    found = pick(tmp_path)
+    assert found.best == ("hope", "fire")
+    told = "tail perplexity at 4x, three seeds: `hope` 30.3 and `fire` 31.0; behind: `rope` 51.0; "
+    assert (
+        told + "a seed is missing, failed or diverged: no claim (`t5` 17.0, `cope` 17.0 and `fox` 18.0) ([0009"
+        in found.words
+    )
+    assert "nope" not in found.words, "which learnt nothing"
+    assert "no claim (`t5` 17.0 and 2 more)" in pick(tmp_path, most=1).words
+
+
+def test_one_seed_is_no_claim(tmp_path: Path) -> None:
+    comparison(tmp_path / "experiments" / PART, {name: [perplexities(20, 20, 20)] for name in ("rope", "hope")})
+    found = pick(tmp_path)
+    assert found.best == ()
+    assert found.words.startswith("tail perplexity at 4x, one seed: no claim (`rope` 20.0 and `hope` 20.0)")
+
+
+def test_what_did_not_learn_the_task_on_every_seed_is_not_taken(tmp_path: Path) -> None:
+    trials = {
+        "rope": [shares(1, 1, 0.2), shares(1, 1, 0.3)],
+        "hope": [shares(1, 1, 0.8), shares(1, 1, 0.9)],
+        "fox": [shares(1, 1, 1), shares(0.3, 0.3, 0.3)],
+    }
+    comparison(tmp_path / "experiments" / "0010-awareness" / "mqar", trials, "mqar")
+    need = claims.Need("find", {"mqar": ("0010-awareness/mqar",)}, 4)
+    found = pick(tmp_path, need, "mqar")
+    assert found.best == ("hope",)
+    assert "`hope` 85.0 %; behind: `rope` 25.0 %; one seed: no claim (`fox` 100.0 %)" in found.words
+
+
+def test_what_is_not_there_is_not_measured(tmp_path: Path) -> None:
+    assert pick(tmp_path).words == "not measured yet"
+    comparison(tmp_path / "experiments" / PART, {name: [perplexities(20, 20, 20)] * 2 for name in ("rope", "hope")})
+    among = claims.Need("longer", {"language": (PART,)}, 4, ("rope", "rope then rope~yarn:factor=16"))
+    assert pick(tmp_path, among) == picks.Pick("language", (), "`rope then rope~yarn:factor=16`: not measured yet")
