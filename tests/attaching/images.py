@@ -12,6 +12,8 @@ from torch import nn
 
 Turn = Callable[[int, int, int, int], list[float]]  # (row, column, rows, columns) -> the angle of each pair
 Bias = Callable[[int, int, int, int], list[float]]  # (row, column, other row, other column) -> of each head
+Place = tuple[int, int] | None  # None: it stands nowhere
+Change = Callable[[torch.Tensor, torch.Tensor, list[Place]], torch.Tensor]  # (scaled q, k, places) -> added to logits
 
 IMPL = "whorl-tests-plain"
 
@@ -22,6 +24,7 @@ def plain_truth(
     turn: Turn | None = None,
     bias: Bias | None = None,
     dtype: torch.dtype = torch.float64,
+    change: Change | None = None,
 ) -> torch.Tensor:
     """The last hidden states [batch, tokens, width] of a stock model in a dtype, whose own positions are taken out.
 
@@ -42,6 +45,8 @@ def plain_truth(
         if bias is not None:
             added = torch.tensor([[bias(*a, *b) for b in at] for a in at], dtype=dtype)
             logits[:, :, before:, before:] += added.permute(2, 0, 1)
+        if change is not None:
+            logits = logits + change(scaling * q, k, [None] * before + at)
         return (logits.softmax(-1) @ v).transpose(1, 2), None
 
     AttentionInterface.register(IMPL, attend)

@@ -151,7 +151,7 @@ def test_places_are_never_counted_from_a_mask() -> None:
         model(TOKENS[:, 8:9], position_ids=GRID[:, 8:9], attention_mask=SEEN[:, :8], past_key_values=cache)
 
 
-@pytest.mark.parametrize("notation", ["shaw", "irpe", "alibi", "pape+shaw"])
+@pytest.mark.parametrize("notation", ["shaw", "t5", "alibi", "pape+shaw"])
 def test_what_goes_by_one_axis_is_refused_where_positions_have_two(notation: str) -> None:
     with pytest.raises(ValueError, match="goes by positions of one axis, and these have 2"):
         on_a_grid(parse(notation))

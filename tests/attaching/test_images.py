@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import whorl
-from tests.attaching.images import Bias, Turn, axial, dinov3, plain_truth, resampling
+from tests.attaching.images import Bias, Place, Turn, axial, dinov3, plain_truth, resampling
 from whorl.encodings.alibi import slopes
 from whorl.hosts import IMAGES
 from whorl.testing import tiny_image_model, tiny_model
@@ -31,6 +31,8 @@ ENCODINGS = (
     "sincos-2d",
     "learned-2d:grid=3@5",
     "euclidean-alibi",
+    "irpe:on=qkv,method=cross",
+    "irpe:mode=bias",
     "pape",
 )
 
@@ -72,7 +74,7 @@ def test_attaching_what_is_there_changes_nothing_and_detaching_gives_back_the_bi
     whorl.attach(model, own)
     assert far(states(model, PIXELS), stock) < rounding(family)
     for encoding in ENCODINGS:
-        whorl.attach(model, encoding)
+        drawn(whorl.attach(model, encoding))
         assert whorl.encoding_of(model).name == encoding.partition(":")[0]
         assert whorl.encoding_of(model).name == own.name or far(states(model, PIXELS), stock) > 20 * rounding(family)
     whorl.detach(model)
@@ -115,6 +117,36 @@ def test_any_size_equals_a_plain_attention_on_its_grid(family: str, encoding: st
         assert far(states(model.double(), pixels.double()), truth) < 1e-12
 
 
+@pytest.mark.parametrize("family", IMAGES)
+@torch.no_grad()
+def test_vectors_of_buckets_equal_a_plain_attention_with_one_for_class_tokens(family: str) -> None:
+    """On 5 x 3 patches; each layer has the same table here, of 7 x 7 buckets by rows and columns, and one more."""
+    model = whorl.attach(tiny_image_model(family), "irpe")
+    table = 0.5 * torch.randn(50, HEAD_DIM, generator=torch.Generator().manual_seed(0))
+    for parameter in whorl.attached(model).parameters():
+        parameter.copy_(table[None])
+    found = states(model, TALL)
+
+    def bucket(i: Place, j: Place) -> int:
+        far = (0, 1, 2, 2, 3)  # of 0 to 4 patches
+        if i is None or j is None:
+            return 49
+        down, along = (math.copysign(far[abs(a - b)], a - b) for a, b in zip(i, j, strict=True))
+        return int(7 * (down + 3) + along + 3)
+
+    def change(q: torch.Tensor, k: torch.Tensor, at: list[Place]) -> torch.Tensor:
+        buckets = torch.tensor([[bucket(i, j) for j in at] for i in at])
+        return torch.einsum("bhqd,qkd->bhqk", q, table.to(q.dtype)[buckets])
+
+    stock = whorl.detach(model)
+    truth = plain_truth(stock, TALL, change=change)
+    allowed = (
+        4 * far(plain_truth(stock, TALL, change=change, dtype=torch.float32), truth) + torch.finfo(torch.float32).eps
+    )
+    assert far(found, truth) < allowed
+    assert far(plain_truth(stock, TALL), truth) > 100 * allowed
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", IMAGES)
 @torch.no_grad()
@@ -125,11 +157,11 @@ def test_its_own_encoding_at_another_size_is_what_stock_code_does_there(family: 
     assert far(states(model, pixels), stock) < rounding(family)
 
 
-@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "pape"])
+@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "irpe", "pape"])
 @torch.no_grad()
 def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
     """The same patches in the same order, as one grid and as another; and the image on its side."""
-    model = whorl.attach(tiny_image_model("siglip_vision_model"), encoding)
+    model = drawn(whorl.attach(tiny_image_model("siglip_vision_model"), encoding))
     patches = torch.randn(16, 3, 8, 8)
 
     def laid(rows: int, columns: int) -> torch.Tensor:
@@ -203,7 +235,7 @@ def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
         ("rope", "turns pairs by positions of one axis, and a position in ViTModel has 2; .* as axial-rope"),
         ("hope", "as axial-rope"),
         ("alibi", "positions of one axis, and these have 2; .* try axial-rope, euclidean-alibi or pape"),
-        ("irpe", "positions of one axis"),
+        ("t5", "positions of one axis"),
         ("learned", "stand on a grid; try learned-2d, sincos-2d"),
         ("window:size=4", "positions of one axis"),
         ("frequencies:values=1@1,axes=0@4", "turns pairs by 5 axes"),

@@ -48,7 +48,7 @@ def test_a_score_changes_the_logits_of_two_patches_and_no_others() -> None:
 class Declared(ScoreModule):
     """Otherwise than the base in all that it declares."""
 
-    sees_hidden = keeps_state = scores_anew = as_trained = True
+    sees_hidden = keeps_state = scores_anew = as_trained = sees_prefix = True
     causal = distribution = False
     layout = "interleaved"
     axis, axes, held, runs, looks_back = "all", 2, 5, 7, 11

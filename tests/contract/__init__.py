@@ -68,6 +68,7 @@ ON_GRIDS = (
     "sincos-2d",
     "learned-2d",
     "euclidean-alibi",
+    "irpe",
     "pape",
     "pape-ri",
 )

@@ -1,6 +1,7 @@
 """Tokens before an image's patches stand nowhere: what goes by distances changes nothing between them and others.
 
-Their positions say so by a third number (`whorl.encodings.grid`). Modules are handed rows and columns alone.
+Their positions say so by a third number (`whorl.encodings.grid`). Modules are handed rows and columns alone, but for
+those that have something of their own for such tokens (`sees_prefix`), which are handed all three.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from whorl.attaching.seams import LayerSeam
+from whorl.encodings.grid import nowhere
 from whorl.encodings.learned_2d import GridTable
 from whorl.encodings.scores import At, ScoreModule
 from whorl.hosts import Patches
@@ -24,13 +26,8 @@ def fit_to_grid(patches: Patches, own: torch.Tensor | None, add: nn.Module | Non
         add.start_from(own.to(add.weight), patches.trained)
     if patches.prefix:
         for seam in seams:
-            seam.biases = tuple(BiasOnGrid(bias) for bias in seam.biases)
-            seam.scores = tuple(ScoreOnGrid(score) for score in seam.scores)
-
-
-def _nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-    """[batch, 1, queries, keys]: True where one of the two stands nowhere."""
-    return (query_positions[:, None, :, None, -1] + key_positions[:, None, None, :, -1]) > 0
+            seam.biases = tuple(b if getattr(b, "sees_prefix", False) else BiasOnGrid(b) for b in seam.biases)
+            seam.scores = tuple(score if score.sees_prefix else ScoreOnGrid(score) for score in seam.scores)
 
 
 class BiasOnGrid(nn.Module):
@@ -45,7 +42,7 @@ class BiasOnGrid(nn.Module):
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         of_queries, of_keys = (seen_by(self.bias, at[..., :-1]) for at in (query_positions, key_positions))
         bias: torch.Tensor = self.bias(of_queries, of_keys)
-        return bias.masked_fill(_nowhere(query_positions, key_positions), 0.0)
+        return bias.masked_fill(nowhere(query_positions, key_positions), 0.0)
 
 
 OF_POSITIONS = {"axis", "axes", "runs"}  # what a score declares of positions; these here have a number more
@@ -84,7 +81,7 @@ class ScoreOnGrid(ScoreModule):
         changed = self.score.logits(s, q, k, self._of_patches(at))
         if self.scores_anew:
             return changed
-        return torch.where(_nowhere(at.query_positions, at.key_positions), s, changed)
+        return torch.where(nowhere(at.query_positions, at.key_positions), s, changed)
 
     def weights(self, s: torch.Tensor, at: At) -> torch.Tensor:
         return self.score.weights(s, self._of_patches(at))

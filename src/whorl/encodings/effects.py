@@ -96,7 +96,7 @@ class Bias(Effect):
     """Adds `module(query_positions, key_positions)` to the attention logits, after scaling.
 
     For positions of queries and of keys the result is float32, [batch, heads or 1, queries, keys]; minus infinity hides
-    a key. `shared`: one module serves all layers.
+    a key. `shared`: one module serves all layers. An attribute `sees_prefix` of the module is as that of a score.
     """
 
     module: nn.Module

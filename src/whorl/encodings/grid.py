@@ -54,6 +54,11 @@ class Grid:
         return torch.nn.functional.pad(torch.cat([at, (2 * at + 1) / sides - 1], -1), (0, 0, self.prefix, 0))
 
 
+def nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+    """[B or 1, 1, Q, K]: True where one of the two stands nowhere, by the last number of positions [B or 1, .., 3]."""
+    return (query_positions[:, None, :, None, -1] + key_positions[:, None, None, :, -1]) > 0
+
+
 def check_grid(argument: str, value: Any) -> tuple[int, int]:
     """Rows and columns: two numbers, in the notation joined by "@", or one for both. Raises ValueError for others."""
     sides = number_list(argument, value, "14@14")

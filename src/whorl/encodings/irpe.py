@@ -1,4 +1,4 @@
-"""iRPE, image relative position encoding, in one dimension. Wu et al., arXiv 2107.14222, sections 3.2 and 3.3.
+"""iRPE, image relative position encoding, in a row and on a grid. Wu et al., arXiv 2107.14222, sections 3.2 and 3.3.
 
 A distance x = i - j falls into a bucket by the piecewise index function, exact near by and logarithmic further on:
 
@@ -9,6 +9,16 @@ cut to a whole number (alpha = 1.9, beta = 3.8, gamma = 15.2 give the seven buck
 is added to the logit after scaling (bias mode), or vectors that meet the content of the query, of the key, or are added
 to the value (contextual mode). All start at zero. As the official code does it, bias mode does not divide by the
 scale's square root as equation 12 would.
+
+On a grid, for y rows and x columns between two patches, and b the last bucket (3 of these):
+
+    product       the bucket of (g(y), g(x)), of (2 b + 1)^2
+    cross         those of g(y) and of g(x), of 2 b + 1 each, whose numbers or vectors are added up
+    euclidean     that of g(round(sqrt(y^2 + x^2))), of b + 1
+    quantization  that of g(y^2 + x^2), of b + 1: the official code does not quantize
+
+and one more (of cross, one for rows and one for columns) for pairs of which a token is no patch (a class token).
+A query's table ("q") has the row of query - key, as the paper writes it; the official code takes key - query there.
 """
 
 from __future__ import annotations
@@ -25,6 +35,7 @@ from whorl.encodings.base import Encoding
 from whorl.encodings.biases import RelativeBias, bucketed, in_full
 from whorl.encodings.config import choices, require_number
 from whorl.encodings.effects import Bias, Effect, Score, Shape
+from whorl.encodings.grid_buckets import AXES, GridBias, GridBuckets, GridVectors
 from whorl.encodings.relative_vectors import RelativeVectors
 
 
@@ -82,7 +93,7 @@ class BucketedVectors(RelativeVectors):
     """Vectors per bucket."""
 
     def __init__(self, on: str, heads: int, channels: int, buckets: Buckets) -> None:
-        super().__init__(on, heads, buckets.count, channels, buckets.changes)
+        super().__init__(on, heads, (buckets.count,), channels, buckets.changes)
         self.buckets = buckets
 
     def row(self, distance: torch.Tensor) -> torch.Tensor:
@@ -96,14 +107,14 @@ class IRPE(Encoding):
     (arXiv 2107.14222)
 
     method  "product" tells earlier keys from later ones; "euclidean" does not; nor does "quantization", which takes the
-            square of the distance, as the official code has it (the paper's would be the same as euclidean here, where
-            all distances are whole). In two dimensions they differ by more.
+            square of the distance, as the official code has it. On a grid "product" has a bucket for each pair of
+            distances by rows and by columns, and "cross", which is for grids alone, adds up one for each
     mode    "contextual" or "bias"
     on      what vectors meet: "k" (the table of keys, which queries meet), "q", "v", or several, as "qkv"
     heads   "shared" by the heads of a layer, or "own"
-    alpha   up to so many tokens each distance has a bucket
+    alpha   up to so many tokens, or patches, each distance has a bucket
     beta    the number of the last bucket
-    gamma   tokens at which the last bucket is reached
+    gamma   tokens, or patches, at which the last bucket is reached
     """
 
     method: str = "product"
@@ -120,7 +131,7 @@ class IRPE(Encoding):
     kinds = ("score", "bias")
 
     def __post_init__(self) -> None:
-        choices("method", self.method, ("product", "euclidean", "quantization"))
+        choices("method", self.method, ("product", "cross", "euclidean", "quantization"))
         choices("mode", self.mode, ("contextual", "bias"))
         choices("on", self.on, ("k", "q", "v", "qk", "kv", "qv", "qkv"))
         choices("heads", self.heads, ("shared", "own"))
@@ -135,9 +146,25 @@ class IRPE(Encoding):
             raise ValueError(f"on={self.on} says what vectors meet, and mode=bias has none; leave out one of them")
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        found = borders(self.alpha, self.beta, self.gamma, self.method == "quantization")
-        buckets = Buckets(found, directed=self.method == "product" and shape.bidirectional)
         heads = shape.heads if self.heads == "own" else 1
+        if shape.axes == 1:
+            row = self._in_a_row(shape.bidirectional)
+            if self.mode == "bias":
+                return (Bias(BucketedBias(heads, row)),)
+            return (Score(BucketedVectors(self.on, heads, shape.channels, row)),)
+        if shape.axes != AXES:
+            raise ValueError(
+                f"{self} goes by one distance, or by rows and columns, and a position has {shape.axes} axes"
+            )
+        grid = GridBuckets(self.method, borders(self.alpha, self.beta, self.gamma, squared=False))
         if self.mode == "bias":
-            return (Bias(BucketedBias(heads, buckets)),)
-        return (Score(BucketedVectors(self.on, heads, shape.channels, buckets)),)
+            return (Bias(GridBias(heads, grid)),)
+        return (Score(GridVectors(self.on, heads, shape.channels, grid)),)
+
+    def _in_a_row(self, bidirectional: bool) -> Buckets:
+        if self.method == "cross":
+            raise ValueError(
+                "irpe:method=cross adds up rows and columns, and these tokens stand in one row; try product"
+            )
+        found = borders(self.alpha, self.beta, self.gamma, self.method == "quantization")
+        return Buckets(found, directed=self.method == "product" and bidirectional)

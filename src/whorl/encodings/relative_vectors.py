@@ -22,20 +22,22 @@ from whorl.encodings.scores import At, ScoreModule
 
 
 class RelativeVectors(ScoreModule):
-    """Tables [heads or 1, rows, channels], which start at zero.
+    """Tables [heads or 1, *rows, channels], which start at zero.
 
     on: the letters of what the tables meet: "k" is added to keys (and meets queries), "q" to queries, "v" to values.
-    heads: 1 where heads share them. changes: the distances at which another row begins than that of the one before,
-    ascending.
+    heads: 1 where heads share them. rows: how many, or the sizes of what `table` makes them of. changes: the distances
+    at which another row begins than that of the one before, ascending; None where rows do not go by one distance.
     """
 
     causal = False
 
-    def __init__(self, on: str, heads: int, rows: int, channels: int, changes: tuple[int, ...]) -> None:
+    def __init__(
+        self, on: str, heads: int, rows: tuple[int, ...], channels: int, changes: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__()
-        self.on, self.changes = on, changes
-        self.runs = 0 if "q" in on else len(changes) + 1  # what keys add goes by runs of queries
-        self.tables = nn.ParameterDict({letter: torch.zeros(heads, rows, channels) for letter in on})
+        self.on, self.changes = on, changes or ()
+        self.runs = 0 if "q" in on or changes is None else len(changes) + 1  # what keys add goes by runs of queries
+        self.tables = nn.ParameterDict({letter: torch.zeros(heads, *rows, channels) for letter in on})
 
     def row(self, distance: torch.Tensor) -> torch.Tensor:
         """The row of each distance, query position - key position: whole numbers of one shape."""
@@ -46,17 +48,29 @@ class RelativeVectors(ScoreModule):
             return "k" in self.on or "q" in self.on
         return super().does(step) and (step != "values" or "v" in self.on)
 
+    def table(self, letter: str) -> torch.Tensor:
+        """[heads or 1, rows, channels] of what this letter's table says, in float32 (float64)."""
+        return in_full(self.tables[letter])
+
+    def of_each(self, at: At) -> torch.Tensor:
+        """The row of each query and key, int64 [B or 1, 1, Q, K]."""
+        return self.row(at.query_positions.long()[:, None, :, None] - at.key_positions.long()[:, None, None, :])
+
     def rows(self, at: At, like: torch.Tensor) -> torch.Tensor:
         """The row of each query and key, for each of `like` [B, H, Q, K]; heads share their memory."""
-        distance = at.query_positions.long()[:, None, :, None] - at.key_positions.long()[:, None, None, :]
-        return self.row(distance).expand(like.shape)
+        if at.kept is None:
+            return self.of_each(at).expand(like.shape)
+        if "rows" not in at.kept:
+            at.kept["rows"] = self.of_each(at)
+        rows: torch.Tensor = at.kept["rows"]
+        return rows.expand(like.shape)
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
         rows = self.rows(at, s)
         if "k" in self.on:
-            s = s + (q @ in_full(self.tables["k"]).mT).gather(-1, rows)
+            s = s + (q @ self.table("k").mT).gather(-1, rows)
         if "q" in self.on:
-            s = s + (in_full(self.tables["q"]) @ (k * at.scale).mT).gather(-2, rows)
+            s = s + (self.table("q") @ (k * at.scale).mT).gather(-2, rows)
         return s
 
     def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
@@ -66,7 +80,7 @@ class RelativeVectors(ScoreModule):
 
     def added_to(self, channels: int) -> torch.Tensor:
         """The table of values [heads or 1, rows, channels]. Raises ValueError where v has other channels."""
-        table = in_full(self.tables["v"])
+        table = self.table("v")
         if table.shape[-1] != channels:
             raise ValueError(
                 f"vectors of {table.shape[-1]} channels cannot be added to values of {channels}, which this host's "
@@ -77,5 +91,5 @@ class RelativeVectors(ScoreModule):
     def by_run(self, q: torch.Tensor, query_positions: torch.Tensor, least: int, most: int, channels: int) -> ByRun:
         changes = torch.tensor([x for x in reversed(self.changes) if least < x <= most] + [least], device=q.device)
         farthest, rows = changes[None, :-1, None] - 1, self.row(changes)  # each the least distance of its run
-        values = in_full(self.tables["k"])[:, rows] @ q.mT if "k" in self.on else None
+        values = self.table("k")[:, rows] @ q.mT if "k" in self.on else None
         return ByRun(farthest, values, vectors=self.added_to(channels)[:, rows] if "v" in self.on else None)

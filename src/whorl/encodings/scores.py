@@ -74,6 +74,7 @@ class ScoreModule(nn.Module):
     layout: str = "half"  # which two channels are a pair, of one that is `turning`: see `whorl.ops.rotate`
     axis: int | str | None = None  # of positions that have several, those it goes by: see `whorl.ops.axes`
     axes: int = 0  # how many a position must have, where it goes by all of them; 0: any number
+    sees_prefix: bool = False  # it has something of its own for tokens before an image's patches (`encodings.grid`)
     held: int = 0  # numbers that `logits` or `values` make for each query and key, beside those of each head
     runs: int = 0  # where `logits` and `values` go by runs of distance, as `whorl.encodings.by_run` has it: how many
     as_trained: bool = False  # it stands for the rotation that a model was trained with, and turns as late as that did

@@ -25,7 +25,7 @@ class ClippedVectors(RelativeVectors):
 
     def __init__(self, reach: int, heads: int, channels: int, bidirectional: bool) -> None:
         nearest = -reach if bidirectional else 0
-        super().__init__("kv", heads, reach - nearest + 1, channels, tuple(range(nearest + 1, reach + 1)))
+        super().__init__("kv", heads, (reach - nearest + 1,), channels, tuple(range(nearest + 1, reach + 1)))
         self.nearest, self.reach = nearest, reach
 
     def row(self, distance: torch.Tensor) -> torch.Tensor:
