@@ -7,7 +7,8 @@
 # make test-runtimes what whorl exports, in llama.cpp, vLLM, mlx-lm, CTranslate2 and transformers 4 and 5 (an hour, 9.2 GiB)
 # make test-compat all tests on the oldest PyTorch and transformers that are supported, in .venv-compat
 # make test-lm-eval whorl as a model of the lm-evaluation-harness, in .venv-lm-eval
-# .ci/run calls check, test, test-full and test-wheel.
+# make test-timm  whorl on timm's image models, in .venv-timm
+# .ci/run calls check, test, test-full, test-timm and test-wheel.
 # Everything is installed into .venv with the pinned versions of constraints.txt.
 
 PYTHON ?= python3
@@ -20,8 +21,9 @@ RUNTIMES ?=
 SOAK ?= --minutes 30
 COMPAT := .venv-compat
 LM_EVAL := .venv-lm-eval
+TIMM := .venv-timm
 
-.PHONY: setup compare docs study test test-full test-compat test-lm-eval test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
+.PHONY: setup compare docs study test test-full test-compat test-lm-eval test-timm test-runtimes wheel test-wheel check format bench bench-against bench-commands soak bench-gpu test-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -74,6 +76,17 @@ $(LM_EVAL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LM_EVAL)
 	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test,lm-eval]'
+	touch $@
+
+test-timm: $(TIMM)/.installed
+	OMP_NUM_THREADS=1 $(TIMM)/bin/python -m pytest tests/hosts/test_timm.py
+
+# What .venv has, and timm on top: torchvision, which it needs, would be taken by transformers too, and is for CUDA.
+$(TIMM)/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv $(TIMM)
+	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm torchvision
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> $$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/installed.pth
 	touch $@
 
 # Rows that are in src/whorl/runtimes/ran.json are not run again; RUNTIMES="--only vllm --again" runs those of one.
@@ -133,4 +146,4 @@ bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/llama.py --device cuda
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(COMPAT) $(LM_EVAL) $(TIMM) build dist *.egg-info src/*.egg-info

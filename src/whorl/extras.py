@@ -14,6 +14,7 @@ EXTRAS = {  # each with the modules that it brings, which are named as their pac
     "hub": ("datasets", "pyarrow"),
     "gguf": ("gguf",),
     "peft": ("peft",),
+    "timm": ("timm",),
     "ray": ("ray",),
     "lm-eval": ("lm_eval",),
 }

@@ -50,7 +50,7 @@ IMAGES_HEAD = """
 
 Families of image models, here for 32 x 32 pixels in patches of 8 x 8; [images](images.md) says how it is done. They are
 held to the same: attaching what a model has changes nothing, detaching gives back the bits, and images of any height
-and width, also not square, come out as from a plain attention in float64.
+and width, also not square, come out as from a plain attention in float64. timm's are in [images](images.md#timm).
 
 """
 

@@ -20,6 +20,7 @@ from whorl.attaching.states import Told
 from whorl.attaching.turns import Turns
 from whorl.encodings import Spectrum
 from whorl.encodings.grid import Grid
+from whorl.hosts.timm.calls import Handed, attend
 from whorl.ops import rotation_tables
 
 
@@ -46,24 +47,55 @@ def image_rotary_forward(self: Any, pixels: torch.Tensor) -> tuple[GridTurns, Gr
     return turns, turns
 
 
+def turns_of_image(self: Any, pixels: torch.Tensor) -> GridTurns:
+    """What the layers of a model get for its images, of a host that asks for it in methods of its own."""
+    return _turns(self, pixels, next(self.parameters()).dtype)
+
+
 def _turns(module: Any, pixels: torch.Tensor, dtype: torch.dtype) -> GridTurns:
     return GridTurns(module.whorl_patches.grid(*pixels.shape[-2:]), module.whorl_spectra, pixels.device, dtype)
 
 
 def placed_forward(self: Any, hidden_states: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
     """The attention class's own forward: what its attention function needs goes there with the mask."""
-    seam: LayerSeam = self.whorl_seam
-    turns, _ = kwargs.pop(seam.calls.rotation)
+    turns, _ = kwargs.pop(self.whorl_seam.calls.rotation)
     if carried(self):
-        arguments = {
-            "whorl_positions": turns.positions,
-            "whorl_keys": Call(turns.positions, -1),
-            "whorl_tables": turns.tables[seam.table],
-        }
-        if seam.keeps_state:
-            arguments["whorl_told"] = Told(hidden_states)
-        attention_mask = MaskWith(attention_mask, arguments)
+        attention_mask = MaskWith(attention_mask, _arguments(self.whorl_seam, turns, hidden_states))
     return type(self).forward(self, hidden_states, attention_mask, **kwargs)
+
+
+def handed_forward(self: Any, hidden: torch.Tensor, attn_mask: Handed, is_causal: bool = False) -> Any:
+    """The same of an attention of timm, to which all comes in the place of a mask."""
+    mask, turns = attn_mask
+    if not carried(self):
+        return attend(self, hidden, mask, is_causal)
+    whole = _whole_mask(mask, is_causal, hidden)
+    return attend(self, hidden, MaskWith(whole, _arguments(self.whorl_seam, turns, hidden)))
+
+
+def _arguments(seam: LayerSeam, turns: GridTurns, hidden: torch.Tensor) -> dict[str, Any]:
+    """What goes to the attention function beside q, k and v."""
+    arguments = {
+        "whorl_positions": turns.positions,
+        "whorl_keys": Call(turns.positions, -1),
+        "whorl_tables": turns.tables[seam.table],
+    }
+    if seam.keeps_state:
+        arguments["whorl_told"] = Told(hidden)
+    return arguments
+
+
+def _whole_mask(mask: torch.Tensor | None, is_causal: bool, hidden: torch.Tensor) -> torch.Tensor | None:
+    """A caller's mask, of any shape that goes with logits, as [batch or 1, heads or 1, tokens, tokens]."""
+    tokens = hidden.shape[1]
+    if is_causal:
+        if mask is not None:
+            raise ValueError("is_causal=True and an attn_mask were given; say both in one mask")
+        mask = torch.ones(tokens, tokens, dtype=torch.bool, device=hidden.device).tril()
+    if mask is None:
+        return None
+    mask = mask[(None,) * (4 - mask.dim())]
+    return mask.expand(*mask.shape[:2], tokens, tokens)
 
 
 # --- what is added ----------------------------------------------------------------------------------------------------
@@ -74,11 +106,15 @@ def vectors_of_grid(self: Any, embeddings: torch.Tensor, height: int, width: int
 
     embeddings [batch, tokens, width], of an image of height x width pixels.
     """
+    return added_vectors(self, self.whorl_patches.grid(height, width), embeddings)
+
+
+def added_vectors(self: Any, grid: Grid, embeddings: torch.Tensor) -> torch.Tensor:
+    """Those of the added encoding for this grid, [1, tokens, width], or a zero; as `embeddings` are in dtype."""
     if self.whorl_add is None:
         return embeddings.new_zeros(())
-    patches = self.whorl_patches
-    grid = patches.grid(height, width)
-    vectors: torch.Tensor = self.whorl_add(Grid(grid.height, grid.width, patches.embedded), embeddings.device)
+    on = Grid(grid.height, grid.width, self.whorl_patches.embedded)
+    vectors: torch.Tensor = self.whorl_add(on, embeddings.device)
     return vectors.to(embeddings.dtype)
 
 

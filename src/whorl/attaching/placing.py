@@ -31,7 +31,10 @@ from whorl.hosts import Host
 from whorl.hosts.transformers import compat
 
 OWN_VECTORS = "interpolate_pos_encoding"  # the method of an image model that gives its own vectors of positions
-STATE = ("whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition", "whorl_patches", OWN_VECTORS)
+STATE = (
+    "whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition", "whorl_patches", "whorl_turns",
+    "whorl_vectors", OWN_VECTORS,
+)  # fmt: skip
 
 
 def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
@@ -57,7 +60,9 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
         seam.does, seam.notation, seam.part = plan.does, str(encoding), host.part
         module.__dict__["whorl_seam"] = seam
         _set_forward(module, _forward_of(host, seam))
-    if host.patches is not None:
+    if host.methods:
+        _place_methods(host, plan)
+    elif host.patches is not None:
         _place_on_grid(host, plan, attachment)
     else:
         _place(host, plan, attachment)
@@ -71,6 +76,8 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
 def _forward_of(host: Host, seam: LayerSeam) -> Callable[..., Any]:
     if seam.forward is not None:
         return attention_forward
+    if host.methods:
+        return images.handed_forward
     return unturned_forward if host.patches is None else images.placed_forward
 
 
@@ -116,13 +123,29 @@ def _place_on_grid(host: Host, plan: Plan, attachment: Attachment) -> None:
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(images.add_to_patches, with_kwargs=True))
 
 
+def _place_methods(host: Host, plan: Plan) -> None:
+    """The same for a host that asks for both in methods of its own."""
+    (spectra,) = plan.spectra.values()
+    host.base.__dict__.update(
+        whorl_patches=host.patches,
+        whorl_spectra=tuple(spectra),
+        whorl_add=plan.add,
+        whorl_turns=types.MethodType(images.turns_of_image, host.base),
+        whorl_vectors=types.MethodType(images.added_vectors, host.base),
+    )
+    for module, name, function in host.methods:
+        module.__dict__[_slot(module, name)] = types.MethodType(function, module)
+
+
 def take_off(host: Host, attachment: Attachment) -> None:
     """Undoes `put_on`: the host's outputs are bit for bit what they were."""
     for module in host.attentions:
         if (seam := seam_of(module)) is not None:
             origins.close(seam)
     for module in _replaced(host):
-        _restore_forward(module)
+        _restore(module, "forward")
+    for module, name, _ in host.methods:
+        _restore(module, name)
     on_grid = () if host.patches is None else (host.base, host.embed)
     for module in (*_replaced(host), host.first_layer, _holder(host), *on_grid):
         for name in STATE:
@@ -158,7 +181,7 @@ def _replaced(host: Host) -> list[nn.Module]:
 
 OURS = (
     attention_forward, unturned_forward, rotary_forward, position_table_forward,
-    images.placed_forward, images.image_rotary_forward,
+    images.placed_forward, images.handed_forward, images.image_rotary_forward,
 )  # fmt: skip
 
 
@@ -172,22 +195,27 @@ def _holder(host: Host) -> nn.Module:
     return next((m for m in host.base.modules() if any(child is given for child in m.children())), host.base)
 
 
-def _restore_forward(module: nn.Module) -> None:
-    slot = compat.forward_slot(module)
-    if slot == "forward":
-        module.__dict__.pop("forward", None)
+def _slot(module: nn.Module, method: str) -> str:
+    """The attribute of a module in which an instance's own method stands."""
+    return compat.forward_slot(module) if method == "forward" else method
+
+
+def _restore(module: nn.Module, method: str) -> None:
+    slot = _slot(module, method)
+    if slot == method:
+        module.__dict__.pop(method, None)
     else:
-        module.__dict__[slot] = types.MethodType(type(module).forward, module)
+        module.__dict__[slot] = types.MethodType(getattr(type(module), method), module)
 
 
 def refuse_foreign_forwards(host: Host) -> None:
-    """Raises ValueError where other code has replaced a forward that `put_on` and `take_off` would lose."""
-    for module in _replaced(host):
-        forward = module.__dict__.get(compat.forward_slot(module))
-        ours = (*OURS, type(module).forward)
-        if forward is not None and getattr(forward, "__func__", None) not in ours:
+    """Raises ValueError where other code has replaced a method that `put_on` and `take_off` would lose."""
+    forwards = [(module, "forward", OURS) for module in _replaced(host)]
+    for module, name, ours in (*forwards, *((m, name, (function,)) for m, name, function in host.methods)):
+        found = module.__dict__.get(_slot(module, name))
+        if found is not None and getattr(found, "__func__", None) not in (*ours, getattr(type(module), name)):
             raise ValueError(
-                f"the forward of a {type(module).__name__} has been replaced already, by {forward!r}; take that off "
+                f"the {name} of a {type(module).__name__} has been replaced already, by {found!r}; take that off "
                 "first, attach or detach the encoding, and put it on again"
             )
 

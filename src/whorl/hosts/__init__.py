@@ -1,6 +1,7 @@
 """WHERE: how a model is opened. `protocol` is what every host answers; `libraries` says who opens which models. In
 `transformers`, `families` says where its families' seams are, as data; `opening` finds and reads them; `host` answers
-the protocol; `stating` reads what a config says of its own encoding; `closed` says why a model has no seams."""
+the protocol; `stating` reads what a config says of its own encoding; `closed` says why a model has no seams. `timm` is
+alike, and `points` is models of any library that hold an attention of ours."""
 
 from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
 from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms

@@ -17,6 +17,7 @@ from whorl.hosts.protocol import Host
 LIBRARIES = {
     "transformers' image models": "whorl.hosts.transformers.images",
     "transformers": "whorl.hosts.transformers.opening",
+    "timm": "whorl.hosts.timm.opening",
     "points": "whorl.hosts.points",  # models of any library that hold an attention of ours
 }
 SAYS_WHY = "transformers"  # what no library has as its own: this one names what it is instead

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -81,6 +81,7 @@ class Patches:
     prefix      the tokens before the patches, in its layers
     embedded    those of them that are there where vectors of positions are added
     trained     the grid of an image of the size that its config says, with `embedded` tokens before it
+    rest        what becomes of pixels at an edge that fill no patch: "cut", "padded" to one, or "refused"
     """
 
     size: tuple[int, int]
@@ -88,9 +89,21 @@ class Patches:
     prefix: int
     embedded: int
     trained: Grid
+    rest: str = "cut"
 
     def grid(self, height: int, width: int) -> Grid:
-        """Of an image of so many pixels. Raises ValueError for one that holds no patch."""
+        """Of an image of so many pixels. Raises ValueError for one that holds no patch, or no whole number of them
+        where the model takes no other."""
+        sides = (height, width)
+        over = [(pixels - size) % step for pixels, size, step in zip(sides, self.size, self.step, strict=True)]
+        if self.rest == "refused" and any(over):
+            raise ValueError(
+                f"an image of {height} x {width} pixels is no whole number of patches of {self.size[0]} x "
+                f"{self.size[1]}, and this model cuts and pads none; resize it, or build the model with "
+                "dynamic_img_pad=True"
+            )
+        if self.rest == "padded":
+            height, width = (n + step - o if o else n for n, step, o in zip(sides, self.step, over, strict=True))
         rows, columns = (
             (pixels - size) // step + 1
             for pixels, size, step in zip((height, width), self.size, self.step, strict=True)
@@ -101,6 +114,14 @@ class Patches:
                 "that size at least"
             )
         return Grid(rows, columns, self.prefix)
+
+
+class Method(NamedTuple):
+    """What stands in for a method of one module while an encoding is attached; `function` takes the module first."""
+
+    module: nn.Module
+    name: str
+    function: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -162,6 +183,15 @@ class Host(ABC):
     def part(self) -> str:
         """The name of the part of the model that attends by itself; empty where it is all of it."""
         return ""
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Of a host whose own code must be called otherwise, so that its layers are handed what an encoding needs.
+
+        They find two methods on the base: `whorl_turns` of the pixels, which is for the layers and has the image's
+        `grid`, and `whorl_vectors` of a grid and embeddings, which are added to these.
+        """
+        return ()
 
     def reuses_keys(self, index: int) -> bool:
         """Whether a layer takes the keys of an earlier one of its type."""

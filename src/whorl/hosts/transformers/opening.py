@@ -72,7 +72,7 @@ def open_model(model: Any) -> OpenHost:
         got = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise ValueError(
             f"whorl attaches to Hugging Face transformers models and got {got} without a "
-            "config.model_type; pass the model that AutoModelForCausalLM gave"
+            "config.model_type; pass the model that AutoModelForCausalLM gave, or one of timm's for images"
         )
     if model_type in FAMILIES:
         return _open(model, FAMILIES[model_type], known=True)

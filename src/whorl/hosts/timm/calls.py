@@ -1,0 +1,130 @@
+"""How timm's models are called while an encoding is attached: their own code, which sees some attributes otherwise.
+
+Their layers are handed no positions, and neither the size of the image. What an encoding hands to them goes with the
+mask, the one argument that reaches every attention. Nothing is left on a module between two calls.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from whorl.hosts.transformers import compat
+
+OWN = "timm"  # how an attention attends by itself
+ATTENDS: dict[str, Callable[..., Any]] = {}  # other implementations of attention, by name
+
+
+class Seen:
+    """A module as one call of its code sees it: with these attributes in the place of its own."""
+
+    def __init__(self, module: Any, **others: Any) -> None:
+        vars(self).update(others, seen=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.seen, name)
+
+
+class Handed(NamedTuple):
+    """What reaches every attention in the place of a mask."""
+
+    mask: torch.Tensor | None  # the caller's own
+    turns: Any  # what the encoding hands to the layers; its `grid` is the image's
+
+
+class Asked(NamedTuple):
+    """What reaches `scaled_dot_product_attention` in the place of a mask."""
+
+    attention: Any  # the module that calls it
+    mask: Any
+
+
+# --- methods of a model, in the place of its class's -----------------------------------------------------------------
+
+
+def forward_features(self: Any, x: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> torch.Tensor:
+    handed = Handed(attn_mask, self.whorl_turns(x))
+    features: torch.Tensor = type(self).forward_features(_handing(self, handed), x, handed, is_causal)
+    return features
+
+
+def forward_intermediates(self: Any, x: torch.Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Any:
+    handed = Handed(attn_mask, self.whorl_turns(x))
+    return type(self).forward_intermediates(_handing(self, handed), x, *args, attn_mask=handed, **kwargs)
+
+
+def _handing(model: Any, handed: Handed) -> Seen:
+    """A model whose embedding is of this call's grid, and whose blocks are checkpointed also where they get a mask."""
+    blocks = list(model.blocks)
+    if model.grad_checkpointing:
+        blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
+    return Seen(model, blocks=blocks, _pos_embed=partial(_tokens, model, handed.turns.grid))
+
+
+def _tokens(model: Any, grid: Any, patches: torch.Tensor) -> torch.Tensor:
+    """Its class's `_pos_embed`, with the encoding's vectors in the place of its own."""
+    if patches.dim() == 4:  # [batch, rows, columns, width]
+        patches = patches.flatten(1, 2)
+    seen = Seen(model, dynamic_img_size=False, pos_embed=model.whorl_vectors(grid, patches))
+    tokens: torch.Tensor = type(model)._pos_embed(seen, patches)
+    return tokens
+
+
+def patches_of_any_size(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """The forward of what makes patches of pixels, also of an image of another size than the model is built for."""
+    patches: torch.Tensor = type(self).forward(Seen(self, strict_img_size=False), x)
+    return patches
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def attends_by(attention: Any) -> str:
+    return str(vars(attention).get("whorl_attends", OWN))
+
+
+def attend(attention: Any, hidden: torch.Tensor, mask: Any, is_causal: bool = False) -> torch.Tensor:
+    """The forward of an attention's class, whose q, k and v go to the implementation by which it attends.
+
+    mask: what that implementation takes for one. Of its own positions nothing is left.
+    """
+    if attends_by(attention) == OWN:
+        output: torch.Tensor = type(attention).forward(attention, hidden, attn_mask=mask, is_causal=is_causal)
+        return output
+    seen = Seen(attention, fused_attn=True)  # the branch that calls the function
+    output = attention.whorl_forward(seen, hidden, attn_mask=Asked(attention, mask))
+    return output
+
+
+def set_attention(attention: Any, implementation: str | None) -> None:
+    """Has an attention attend by this implementation, or (OWN) by itself."""
+    if implementation == OWN:
+        for name in ("whorl_attends", "whorl_forward"):
+            vars(attention).pop(name, None)
+    else:
+        attention_class: Any = type(attention)
+        vars(attention).update(whorl_attends=implementation, whorl_forward=_attending(attention_class))
+
+
+@lru_cache(maxsize=64)
+def _attending(attention_class: Any) -> Callable[..., Any]:
+    """One function for all models of a class."""
+    return compat.with_global(attention_class, "F", _FUNCTIONAL)
+
+
+def _dot_product(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Asked, dropout_p: float = 0.0, is_causal: bool = False
+) -> torch.Tensor:
+    """In the place of `F.scaled_dot_product_attention`: the same, by the implementation that the module names."""
+    attention, mask = attn_mask
+    output, _ = ATTENDS[attends_by(attention)](attention, q, k, v, mask, dropout=dropout_p)
+    return output.transpose(1, 2)
+
+
+_FUNCTIONAL = types.ModuleType("whorl.hosts.timm.functional")
+vars(_FUNCTIONAL).update(vars(torch.nn.functional), scaled_dot_product_attention=_dot_product)

@@ -1,0 +1,17 @@
+"""Which of timm's models have seams that are known, by the names of their classes. A new family adds one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TimmFamily:
+    """attentions  the classes by which its blocks attend, in their attribute `attn`"""
+
+    attentions: tuple[str, ...]
+
+
+FAMILIES: dict[str, TimmFamily] = {
+    "VisionTransformer": TimmFamily(attentions=("Attention",)),  # and what derives from it, as DeiT's with two heads
+}

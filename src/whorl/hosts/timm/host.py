@@ -1,0 +1,80 @@
+"""The host of an image model of timm: `opening` finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from whorl.encodings import Encoding, Known, Spectrum
+from whorl.encodings.learned_2d import Learned2D
+from whorl.encodings.nope import NoPE
+from whorl.hosts.protocol import Host, Method
+from whorl.hosts.timm.calls import (
+    ATTENDS,
+    attends_by,
+    forward_features,
+    forward_intermediates,
+    patches_of_any_size,
+    set_attention,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmHost(Host):
+    """See `whorl.hosts.Host`. Its layers turn q and k nowhere but in the attention function, whatever they did."""
+
+    @property
+    def named(self) -> str:
+        return f"timm's {type(self.model).__name__}"
+
+    @property
+    def stock(self) -> str:
+        return f"stock timm's {type(self.model).__name__}"
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        return (
+            Method(self.base, "forward_features", forward_features),
+            Method(self.base, "forward_intermediates", forward_intermediates),
+            Method(self.embed, "forward", patches_of_any_size),
+        )
+
+    def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
+        raise AssertionError("it has no rotation")
+
+    @property
+    def attention(self) -> str:
+        return attends_by(self.attentions[0])
+
+    def set_attention(self, implementation: str | None) -> None:
+        for attention in self.attentions:
+            set_attention(attention, implementation)
+
+    def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
+        ATTENDS[implementation] = attend
+
+    @property
+    def own_vectors(self) -> torch.Tensor | None:
+        table: torch.Tensor | None = self.base.pos_embed
+        return None if table is None else table.view(-1, table.shape[-1])
+
+    def own_encoding(self) -> Encoding:
+        assert self.patches is not None
+        if self.own_vectors is None:
+            return NoPE()
+        return Learned2D((self.patches.trained.height, self.patches.trained.width), antialias=True)
+
+    def own_spectrum(self, index: int) -> Spectrum | None:
+        return self.own_encoding().spectrum(self.shapes[index].head_dim)
+
+    def says(self, index: int) -> Known:
+        assert self.patches is not None
+        grid = self.patches.trained
+        return Known(
+            train_length=self.patches.prefix + grid.height * grid.width,
+            grid=(grid.height, grid.width),
+            third=len(self.attentions) // 3,
+        )

@@ -1,0 +1,304 @@
+"""Image models of timm: any encoding of a grid, at any height and width, put on and taken off again."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import whorl
+from tests.attaching.images import Bias, Turn, axial, dinov3
+from tests.hosts.timm_models import HEAD_DIM, MAKERS, SIZES, VisionTransformer, plain_truth, timm, tiny
+from whorl.encodings.alibi import slopes
+
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # as the models are built for
+WIDE = torch.randn(2, 3, 16, 64, generator=torch.Generator().manual_seed(1))  # as many patches, of another grid
+TALL = torch.randn(1, 3, 40, 24, generator=torch.Generator().manual_seed(2))
+IMAGES = {"square": PIXELS, "wide": WIDE, "tall": TALL}
+ENCODINGS = (
+    "axial-rope",
+    "hope-2d:grid=7@7",  # a whole turn of the fastest pair fits
+    "mixed-rope",
+    "dinov3-rope",
+    "sincos-2d",
+    "learned-2d:grid=3@5",
+    "euclidean-alibi",
+    "pape",
+    "sincos-2d+axial-rope",
+)
+
+
+def features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return model.forward_features(pixels)
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).detach().abs().max() / b.detach().abs().max())
+
+
+@cache
+@torch.no_grad()
+def rounding(kind: str) -> float:
+    """How far features in float32 are from those in float64, in stock code."""
+    model = tiny(kind)
+    return 8 * far(features(model, PIXELS), features(copy.deepcopy(model).double(), PIXELS.double()))
+
+
+def drawn(model: Any) -> Any:
+    """The encoding's own parameters moved from where they start."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in whorl.attached(model).parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@torch.no_grad()
+def test_attaching_what_is_there_changes_nothing_and_detaching_gives_back_the_bits(kind: str) -> None:
+    model = tiny(kind)
+    stock, logits, own = features(model, PIXELS), model(PIXELS), whorl.encoding_of(model)
+    state = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert str(own) == ("nope" if kind == "bare" else "learned-2d:grid=4@4,antialias=true")
+    whorl.attach(model, own)
+    assert far(features(model, PIXELS), stock) < rounding(kind)
+    assert far(model(PIXELS), logits) < 4 * rounding(kind)
+    for encoding in ENCODINGS:
+        whorl.attach(model, encoding)
+        assert str(whorl.encoding_of(model)).startswith(encoding.partition(":")[0].partition("+")[0])
+        assert whorl.encoding_of(model).name == own.name or far(features(model, PIXELS), stock) > 20 * rounding(kind)
+    whorl.detach(model)
+    assert torch.equal(features(model, PIXELS), stock)
+    assert torch.equal(model(PIXELS), logits)
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == state
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert all(torch.equal(tensor, weights.pop(name)) for name, tensor in model.state_dict().items())
+    assert not weights
+    assert whorl.encoding_of(model) == own
+
+
+def distances(heads: int) -> Bias:
+    return lambda row, column, at, by: [-s * math.hypot(row - at, column - by) for s in slopes(heads)]
+
+
+TRUTHS: dict[str, tuple[Turn | None, Bias | None]] = {
+    "nope": (None, None),
+    "axial-rope": (axial(HEAD_DIM), None),
+    "axial-rope:order=ij,base=30": (axial(HEAD_DIM, 30.0, "ij"), None),
+    "hope-2d:grid=7@7": (axial(HEAD_DIM, cut=7), None),
+    "mixed-rope:rotate=false": (axial(HEAD_DIM, 10.0), None),
+    "dinov3-rope:base=100": (dinov3(HEAD_DIM), None),
+    "euclidean-alibi": (None, distances(2)),
+    "axial-rope+euclidean-alibi": (axial(HEAD_DIM), distances(2)),
+}
+
+
+@pytest.mark.parametrize("size", IMAGES)
+@pytest.mark.parametrize("encoding", TRUTHS)
+@pytest.mark.parametrize("kind", MAKERS)
+@torch.no_grad()
+def test_any_size_equals_a_plain_attention_on_its_grid(kind: str, encoding: str, size: str) -> None:
+    model, pixels = tiny(kind), IMAGES[size]
+    truth = plain_truth(model, pixels, *TRUTHS[encoding])
+    same_precision = plain_truth(model, pixels, *TRUTHS[encoding], dtype=torch.float32)
+    allowed = 4 * far(same_precision, truth) + torch.finfo(torch.float32).eps
+    whorl.attach(model, encoding)
+    assert far(features(model, pixels), truth) < allowed
+    if "alibi" not in encoding and "mixed" not in encoding:  # biases and learned frequencies are float32
+        assert far(features(model.double(), pixels.double()), truth) < 1e-12
+
+
+@pytest.mark.parametrize("size", IMAGES)
+@pytest.mark.parametrize("kind", MAKERS)
+@torch.no_grad()
+def test_its_own_encoding_at_another_size_is_that_of_a_model_resized_to_it(kind: str, size: str) -> None:
+    model, pixels = tiny(kind), IMAGES[size]
+    resized = copy.deepcopy(model)
+    resized.set_input_size(img_size=tuple(pixels.shape[-2:]))
+    whorl.attach(model, whorl.encoding_of(model))
+    assert far(features(model, pixels), features(resized, pixels)) < rounding(kind)
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS[:5], *ENCODINGS[6:8], "learned-2d:grid=4@4"])
+@torch.no_grad()
+def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
+    """The same patches in the same order, as one grid and as another; and the image on its side."""
+    model = drawn(whorl.attach(tiny("siglip"), encoding))
+    patches = torch.randn(16, 3, 8, 8)
+
+    def laid(rows: int, columns: int) -> torch.Tensor:
+        return patches.view(rows, columns, 3, 8, 8).permute(2, 0, 3, 1, 4).reshape(1, 3, 8 * rows, 8 * columns)
+
+    square, wide, tall = (features(model, laid(*grid)) for grid in ((4, 4), (2, 8), (8, 2)))
+    assert far(wide, square) > 100 * rounding("siglip")
+    assert far(wide, tall) > 100 * rounding("siglip")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@torch.no_grad()
+def test_all_ways_into_a_model_have_the_encoding(fused: bool) -> None:
+    model = tiny("registers")
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    whorl.attach(model, "axial-rope+euclidean-alibi")
+    truth = plain_truth(model_without(model), WIDE, *TRUTHS["axial-rope+euclidean-alibi"])
+    last, maps = model.forward_intermediates(WIDE)
+    for found in (features(model, WIDE), last):
+        assert far(found, truth) < 1e-4
+    assert maps[-1].shape == (2, 32, 2, 8)
+    (tokens,) = model.get_intermediate_layers(WIDE, 1, norm=True)
+    assert far(tokens, truth[:, 3:]) < 1e-4
+    assert torch.equal(model(WIDE), model.forward_head(features(model, WIDE)))
+    assert all(block.attn.fused_attn is fused for block in model.blocks)
+
+
+def model_without(model: Any) -> Any:
+    return whorl.detach(copy.deepcopy(model))
+
+
+@torch.no_grad()
+def test_a_head_that_pools_by_attention_has_none() -> None:
+    """SigLIP's asks one query of all patches, by content alone."""
+    model = whorl.attach(tiny("siglip"), "axial-rope+euclidean-alibi")
+    stock = model_without(model)
+    truth = plain_truth(stock, WIDE, *TRUTHS["axial-rope+euclidean-alibi"]).float()
+    assert far(model(WIDE), stock.forward_head(truth)) < 1e-3
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(encoding: str) -> None:
+    model = whorl.attach(tiny("vit"), encoding).train()
+    runs: list[Any] = []
+    model.blocks[0].norm1.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradients(checkpointed: bool) -> dict[str, torch.Tensor]:
+        """Of two images of different grids, whose forwards both come before the first backward."""
+        model.set_grad_checkpointing(checkpointed)
+        model.zero_grad()
+        losses = [features(model, pixels).square().mean() for pixels in (WIDE, PIXELS)]
+        losses[0].backward()
+        losses[1].backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = gradients(False)
+    assert len(runs) == 2
+    again = gradients(True)
+    assert len(runs) == 6, "each block was run again for its backward"
+    for name, parameter in whorl.attached(model).named_parameters():
+        assert not parameter.numel() or plain[f"whorl.{name}"].any(), name
+    assert plain.keys() == again.keys()
+    for name, grad in plain.items():
+        torch.testing.assert_close(again[name], grad, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_images_of_several_sizes_follow_one_another_and_copies_have_their_own() -> None:
+    model = whorl.attach(tiny("vit"), "sincos-2d+axial-rope+euclidean-alibi")
+    first, twin = features(model, WIDE), copy.deepcopy(model)
+    features(model, TALL)
+    assert torch.equal(features(model, WIDE), first)
+    whorl.detach(model)
+    assert torch.equal(features(twin, WIDE), first)
+
+
+@pytest.mark.parametrize("encoding", ["sincos-2d", "axial-rope", "axial-rope+euclidean-alibi"])
+@pytest.mark.parametrize("given", ["bool", "numbers", "causal"])
+@torch.no_grad()
+def test_a_callers_mask_hides_what_it_hides(given: str, encoding: str) -> None:
+    model = whorl.attach(tiny("vit"), encoding)
+    shown = torch.ones(17, 17, dtype=torch.bool).tril()
+    how: dict[str, Any] = {
+        "bool": {"attn_mask": shown},
+        "numbers": {"attn_mask": torch.zeros(1, 1, 17, 17).masked_fill(~shown, -math.inf)},
+        "causal": {"is_causal": True},
+    }[given]
+    other = PIXELS.clone()
+    other[:, :, 24:, 24:] += 1  # the last patch
+    found, moved = (model.forward_features(pixels, **how) for pixels in (PIXELS, other))
+    assert far(moved[:, :-1], found[:, :-1]) < 1e-6 < far(moved[:, -1], found[:, -1])
+    assert far(features(model, other)[:, :-1], features(model, PIXELS)[:, :-1]) > 1e-3
+    assert far(found, features(model, PIXELS)) > 1e-3
+
+
+@torch.no_grad()
+def test_compiled_and_rounded_models_go_on() -> None:
+    model = whorl.attach(tiny("vit"), "sincos-2d+axial-rope+euclidean-alibi")
+    eager = model(WIDE)
+    compiled = torch.compile(model, backend="eager")
+    assert far(compiled(WIDE), eager) < rounding("vit")
+    assert whorl.attached(compiled) is whorl.attached(model)
+    assert far(model.bfloat16()(WIDE.bfloat16()).float(), eager) < 0.5
+
+
+def test_an_image_that_is_no_whole_number_of_patches_is_refused_or_padded() -> None:
+    odd = torch.randn(1, 3, 30, 44)
+    with pytest.raises(ValueError, match="an image of 30 x 44 pixels is no whole number of patches of 8 x 8"):
+        whorl.attach(tiny("vit"), "axial-rope")(odd)
+    model = whorl.attach(tiny("vit", dynamic_img_size=True, dynamic_img_pad=True), "axial-rope")
+    padded = torch.nn.functional.pad(odd, (0, 4, 0, 2))
+    assert torch.equal(model(odd), model(padded))
+    truth = plain_truth(model_without(model), padded, *TRUTHS["axial-rope"])
+    assert far(features(model, odd), truth) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("rope", "positions of one axis, and a position in VisionTransformer has 2; .* as axial-rope"),
+        ("alibi", "positions of one axis, and these have 2; .* try axial-rope, euclidean-alibi or pape"),
+        ("learned", "stand on a grid; try learned-2d, sincos-2d"),
+    ],
+)
+def test_what_goes_by_tokens_in_a_row_is_refused_on_a_grid(encoding: str, reason: str) -> None:
+    model = tiny("vit")
+    with pytest.raises(ValueError, match=reason):
+        whorl.attach(model, encoding)
+    assert whorl.attached(model) is None
+
+
+def _others() -> dict[str, tuple[Any, str]]:
+    models = timm.models
+    parallel = models.vision_transformer.ParallelScalingBlock
+    small = {"img_size": 32, "embed_dim": 16}
+    swin = models.SwinTransformer(patch_size=4, window_size=4, depths=(1,), num_heads=(2,), **small)
+    return {
+        "swin": (swin, "timm's SwinTransformer: its layers attend by WindowAttention"),
+        "xcit": (models.Xcit(depth=1, num_heads=2, patch_size=8, **small), "timm's Xcit"),
+        "resnet": (timm.create_model("test_resnet"), "timm's ResNet: it has no attention"),
+        "parallel": (
+            VisionTransformer(block_fn=parallel, **SIZES),
+            "this VisionTransformer: looked for blocks with an attention `attn` of the class Attention, and found a "
+            "ParallelScalingBlock",
+        ),
+        "diff": (VisionTransformer(attn_layer="diff", **SIZES), "and found a Block with an attention of .* DiffAtt"),
+        "dropping": (VisionTransformer(patch_drop_rate=0.2, **SIZES), "leaves out patches in training"),
+        "features": (
+            models._features.FeatureGetterNet(tiny("vit"), out_indices=1),
+            r"try whorl.attach\(model.get_submodule\('model'\), encoding\)",
+        ),
+    }
+
+
+@pytest.mark.parametrize("which", ["swin", "xcit", "resnet", "parallel", "diff", "dropping", "features"])
+def test_models_without_a_known_seam_are_refused_by_name(which: str) -> None:
+    model, reason = _others()[which]
+    with pytest.raises(ValueError, match=reason):
+        whorl.attach(model, "axial-rope")
+
+
+def test_methods_that_others_have_replaced_are_not_lost() -> None:
+    model = tiny("vit")
+    model.forward_features = lambda x: x
+    with pytest.raises(ValueError, match="the forward_features of a VisionTransformer has been replaced already"):
+        whorl.attach(model, "axial-rope")
+    assert whorl.attached(model) is None
+    del model.forward_features
+    whorl.attach(model, "axial-rope")
+    model.patch_embed.forward = lambda x: x
+    with pytest.raises(ValueError, match="the forward of a PatchEmbed has been replaced already"):
+        whorl.detach(model)
