@@ -29,6 +29,7 @@ from whorl.ops.visible import Visible
 
 BLOCK_BYTES = 2 << 20  # of logits: what fits in the second-level caches of two cores
 KEYS = 512
+ON_GPU = 32 << 20, 2048  # the same there, where the time goes into starting operations
 FEWEST = 128  # queries: with fewer, matrix products are slow, whatever fits where
 
 
@@ -53,9 +54,11 @@ class Blocks:
 
     def each(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """(first query, end, the blocks of keys that any of them may see)."""
-        keys = min(self.keys, KEYS)
-        queries = BLOCK_BYTES // (4 * self.batch * self.heads * keys)
-        queries = max(FEWEST, min(512, 1 << max(0, queries.bit_length() - 1)))
+        room, most = (BLOCK_BYTES, KEYS) if self.key_positions.is_cpu else ON_GPU
+        rows = room // (4 * self.batch * self.heads)  # entries for each head
+        keys = min(self.keys, max(KEYS, min(most, rows // FEWEST)))
+        queries = rows // keys
+        queries = max(FEWEST, min(most, 1 << max(0, queries.bit_length() - 1)))
         for q0 in range(0, self.queries, queries):
             q1 = min(q0 + queries, self.queries)
             last = self.keys - self.queries + q1 if self.causal else self.keys

@@ -23,6 +23,7 @@ from whorl.ops.visible import Visible
 
 BLOCK_BYTES = 4 << 20  # of logits
 FEWEST, MOST = 16, 256  # queries in a block
+ON_GPU = 32 << 20, 2048  # bytes and the most queries there, where the time goes into starting operations
 
 Span = tuple[int, int, int, int]  # queries q0 .. q1 and the keys k0 .. k1 that any of them may see
 Tensors = Sequence[torch.Tensor | None]
@@ -170,8 +171,9 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     batch, heads, queries, _ = problem.q.shape
     keys, dtype = problem.k.shape[2], math_dtype(problem.q.dtype)
     held = heads + max((score.module.held for score in problem.scores), default=0)
-    fit = BLOCK_BYTES // (dtype.itemsize * batch * held * keys)
-    spans = problem.shared(_spans, problem.causal, reach_of(problem.biases), max(FEWEST, min(MOST, fit)))
+    room, most = (BLOCK_BYTES, MOST) if problem.device == "cpu" else ON_GPU
+    fit = room // (dtype.itemsize * batch * held * keys)
+    spans = problem.shared(_spans, problem.causal, reach_of(problem.biases), max(FEWEST, min(most, fit)))
     q, k, v = (x.to(dtype) for x in (problem.q, problem.k, problem.v))
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
