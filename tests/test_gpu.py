@@ -14,12 +14,14 @@ import whorl
 from whorl.encodings import Shape, parse
 from whorl.ops import biased_attention, choose, rotate, rotation_tables
 from whorl.ops.impl import flex
+from whorl.ops.scores import BoundScore
 from whorl.testing import logits_and_budget, max_error, peaked, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"),
 ]
+DEVICE = "cuda"
 
 
 @pytest.mark.parametrize("encoding", ["rope", "hope:train_length=4096"])
@@ -217,6 +219,28 @@ def test_auto_takes_flex_on_the_device(encoding: str, calls: list) -> None:
     assert len(calls) == 2
     attention_is_right("auto", encoding, torch.float64, 20, 20)
     assert len(calls) == 2, "not in float64"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [300, 1])
+def test_channels_through_the_fused_kernels_keep_what_is_left_of_large_sums(queries: int) -> None:
+    module = next(m for e in parse("fox").effects(Shape(HEAD_DIM, HEADS, 256)) for m in e.modules)
+    state = -900 - torch.rand(2, 300, HEADS, 1).cumsum(1)
+    data = [
+        torch.randn(2, h, n, HEAD_DIM).bfloat16() for h, n in ((HEADS, queries), (KEY_HEADS, 300), (KEY_HEADS, 300))
+    ]
+    at = torch.arange(300)[None]
+
+    def run(impl: str, dtype: torch.dtype, device: str) -> torch.Tensor:
+        here = [state.to(device, torch.float64 if dtype == torch.float64 else torch.float32), at.to(device)]
+        scores = [BoundScore(module.to(device), here[0][:, -queries:], here[0])]
+        how = {"query_positions": here[1][:, -queries:], "key_positions": here[1], "causal": True, "scale": 0.125}
+        tensors = [x.to(device, dtype) for x in data]
+        return biased_attention(*tensors, [], scores=scores, impl=impl, **how)[0].cpu()
+
+    truth, plain = run("reference", torch.float64, "cpu"), run("reference", torch.bfloat16, "cpu")
+    rounding = torch.finfo(torch.bfloat16).eps * float(truth.abs().max())
+    assert max_error(run("fused", torch.bfloat16, DEVICE), truth) <= 2 * max_error(plain, truth) + rounding
 
 
 @torch.no_grad()

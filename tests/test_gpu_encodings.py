@@ -55,8 +55,11 @@ def test_training_in_bfloat16(encoding: str) -> None:
     truth, here = learnt(model, "cpu", torch.float64), learnt(model, "cpu", torch.float32, mixed=True)
     there = learnt(model, DEVICE, torch.float32, mixed=True)
     for got, plain, exactly in zip(there, here, truth, strict=True):
-        rounding = torch.finfo(torch.bfloat16).eps * float(exactly.abs().max())
-        assert max_error(got, exactly) <= 2 * max_error(plain, exactly) + 2 * rounding
+        roundings = 2 * torch.finfo(torch.bfloat16).eps * float(exactly.abs().max())
+        if exactly.dim() == 1 and len(exactly) <= model.config.num_attention_heads:
+            # a number of each head sums over all tokens; its terms cancel, and their roundings do not
+            roundings *= TOKENS.numel() ** 0.5
+        assert max_error(got, exactly) <= 2 * max_error(plain, exactly) + roundings
 
 
 @torch.no_grad()
