@@ -56,15 +56,16 @@ def biased_attention(
     scores           what changes attention by content, with the states of these tokens: see `whorl.encodings.scores`
     impl             "reference": dense. The others take memory that grows with the number of tokens and not its square,
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone, and one bias or
-                     score by runs of distance (`whorl.encodings.by_run`); "flex", PyTorch's FlexAttention, for biases
-                     of distance alone on a GPU; "decode", one query on a CPU, for any bias and mask; "blocked",
-                     PyTorch's operations block by block, for the same and any positions; "linear", chunks of tokens and
-                     sums over all before them, for weights that are a quotient of features; "householder", on the
-                     compiled loops too, for products that the tokens between query and key turn; "rows", a block of
-                     queries at a time with all their keys, for other scores that need these. One asked for by name runs
-                     or raises. "auto" is the first in this order that can run; "reference" under torch.compile and
-                     torch.func, where a forward-mode derivative is taken, with dropout where "cpu" cannot run, and
-                     where the environment says WHORL_IMPL=reference.
+                     score by runs of distance (`whorl.encodings.by_run`); "fused", PyTorch's own kernels, for
+                     scores that add products, and "flex", its FlexAttention, for biases of distance alone, on a GPU;
+                     "decode", one query, for any bias and mask; "blocked", PyTorch's operations block by block, for the
+                     same and any positions; "linear", chunks of tokens and sums over all before them, for weights that
+                     are a quotient of features; "householder", on the compiled loops too, for products that the tokens
+                     between query and key turn; "rows", a block of queries at a time with all their keys, for other
+                     scores that need these. One asked for by name runs or raises. "auto" is the first in this order
+                     that can run; "reference" under torch.compile and torch.func, where a forward-mode derivative is
+                     taken, with dropout where neither "cpu" nor "fused" can run, and where the environment says
+                     WHORL_IMPL=reference.
 
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has

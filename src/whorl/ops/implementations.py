@@ -70,8 +70,9 @@ ROTATIONS = Implementations(
 ATTENTIONS = Implementations(
     {
         "cpu": Row("whorl.ops.impl.cpu_attention", "cpu"),
+        "fused": Row("whorl.ops.impl.fused", "cuda"),
         "flex": Row("whorl.ops.impl.flex", "cuda"),
-        "decode": Row("whorl.ops.impl.decode", "cpu"),
+        "decode": Row("whorl.ops.impl.decode", None),
         "blocked": Row("whorl.ops.impl.blocked", None),
         "linear": Row("whorl.ops.impl.linear", None),
         "householder": Row("whorl.ops.impl.householder", "cpu"),

@@ -59,6 +59,11 @@ class Visible:
             self.kinds[block] = kind
         return kind
 
+    @property
+    def known(self) -> str | None:
+        """The whole mask's kind where that is known without looking at it: "all", "causal" or None."""
+        return None
+
     def runs(self) -> Runs | None:
         """The mask as one run of keys for each query, or None where a query sees several, or heads differ."""
         if not self.found_runs:

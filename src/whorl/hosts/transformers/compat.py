@@ -110,19 +110,28 @@ def whole_mask(**how: Any) -> torch.Tensor:
     return mask
 
 
-def shows_all(
-    mask_function: Any, kv_length: int, q_offset: Any = 0, kv_offset: Any = 0, attention_mask: Any = None, **_: Any
-) -> bool:
-    """Whether the mask of one query is known to show it every key, without making it: under transformers' plain causal
-    mask, of keys up to its own, of which none is padding. Leans on what `whole_mask` does."""
+def known_mask(
+    mask_function: Any,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: Any = 0,
+    attention_mask: Any = None,
+    **_: Any,
+) -> str | None:
+    """What a mask is known to show, without making it: under transformers' plain causal mask, of keys of which none is
+    padding, "all" to one query at the last of them, and keys up to their own to several ("causal"); or None. Leans on
+    what `whole_mask` does."""
     from transformers.masking_utils import causal_mask_function
 
     if mask_function is not causal_mask_function or not (isinstance(q_offset, int) and isinstance(kv_offset, int)):
-        return False
+        return None
     last = kv_offset + kv_length
     if attention_mask is not None and (attention_mask.shape[-1] < last or not bool(attention_mask.all())):
-        return False
-    return q_offset + 1 >= last
+        return None
+    if q_length == 1:
+        return "all" if q_offset + 1 >= last else None
+    return "causal" if q_offset + q_length == last else None
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------

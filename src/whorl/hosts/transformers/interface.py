@@ -6,6 +6,7 @@ A mask is asked block by block: no matrix of queries by keys is made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,8 +47,12 @@ class HostMask(Visible, FlexBlockMask):
             self.made[block] = made
         return self.made[block]
 
+    @cached_property
+    def known(self) -> str | None:
+        return compat.known_mask(**self.how)
+
     def _find_runs(self) -> Runs | None:
-        if self.queries == 1 and compat.shows_all(**self.how):  # nearly always, in decoding
+        if self.queries == 1 and self.known == "all":  # nearly always, in decoding
             return Runs(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), self.keys))
         return super()._find_runs()
 
