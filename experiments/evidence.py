@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ranking import interval, overall
 from studies import STUDIES
 
 from whorl.reports.formatting import listing, multiple, plural
@@ -94,7 +95,7 @@ class Known:
 
 def linked(path: str) -> str:
     """To where numbers are: the report of a comparison, the page of a study, or a file of rows."""
-    if not path.startswith("experiments/"):
+    if not path.startswith("experiments/") or path.endswith(".md"):
         return f"[{Path(path).name}]({path})"
     study, *part = (name for name in path.removeprefix("experiments/").split("/") if not name.endswith(".json"))
     return f"[{study}](experiments/{'/'.join([study, *part, 'report.md' if part else 'README.md'])})"
@@ -175,6 +176,37 @@ class Versus:
         ends = f"({_value(metric, found.low)} to {_value(metric, found.high)})"
         shown = f"{_value(metric, found.mean)} {where} {ends}" if found.resolved else f"not resolved {where} {ends}"
         return Line(judged(metric, found, self.says), shown)
+
+
+@dataclass(frozen=True)
+class First:
+    """An encoding, first over all parts of a study that ranks (see `ranking.py`). among: these alone."""
+
+    name: str
+    study: str
+    among: tuple[str, ...] = ()
+
+    def line(self, known: Known) -> Line:
+        study = STUDIES[self.study]
+        parts = {part: known.comparison(f"{study.folder}/{part}") for part in study.parts}
+        there = {part: c for part, c in parts.items() if c is not None}
+        found = overall(there, self.among)
+        of = "the paper's encodings" if self.among else "all encodings"
+        if self.name not in found.reciprocal:
+            why = found.left_out.get(self.name, f"study {self.study}")
+            return Line(Verdict.MISSING, f"`{self.name}` among {of}: {Verdict.MISSING} ({why})")
+        ranks = listing([f"`{name}` {found.mean(name):.2f}" for name in found.names])
+        over = f"{len(found.tasks)} of {len(study.parts)} tasks"
+        words = f"mean reciprocal rank of {of} over {over}: {ranks}"
+        link = linked(f"experiments/{study.folder}/ranking.md")
+        others = [(name, found.ahead(self.name, name)) for name in found.names if name != self.name]
+        if len(found.seeds) < 2:
+            return Line(Verdict.ONE_SEED, f"{words}; {Verdict.ONE_SEED} ({link})")
+        apart = ", ".join(f"less `{name}` {interval(by)}" for name, by in others if by is not None)
+        each = [by_interval(by[1], by[2], "better") for _, by in others if by is not None]
+        lost = Verdict.AGAINST in each
+        verdict = Verdict.AGAINST if lost else Verdict.OPEN if Verdict.OPEN in each else Verdict.FOR
+        return Line(verdict, f"{words}; `{self.name}` {apart}; {plural(len(found.seeds), 'seed')} ({link})")
 
 
 @dataclass(frozen=True)

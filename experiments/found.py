@@ -76,7 +76,7 @@ def short(known: Known) -> str:
     for need in NEEDS:
         picks = [pick(known, task, need, most=3) for task in need.parts]
         rows.append((need.name, _take(picks), "<br>".join(_short(picks))))
-    asked = "".join(f"- {claim.question} {_said(claim, known)}\n" for claim in _asked())
+    asked = "".join(f"- {claim.question} {_said(claim, known)}{_first(claim, known)}\n" for claim in _asked())
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}\n{asked}\n{EVERY_CLAIM}"
 
 
@@ -122,6 +122,13 @@ def _said(claim: Claim, known: Known) -> str:
     """The answer to its question."""
     said = together(line.verdict for line in _lines(claim, known))
     return f"**{ANSWERS[said]}**" if said in ANSWERS else str(said)
+
+
+def _first(claim: Claim, known: Known) -> str:
+    """The first of the lines that say what all of them do, where they decide."""
+    lines = _lines(claim, known)
+    said = together(line.verdict for line in lines)
+    return next((f": {line.words}" for line in lines if line.verdict is said), "") if said in ANSWERS else ""
 
 
 def _row(claim: Claim, known: Known) -> tuple[str, str, str]:

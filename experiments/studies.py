@@ -22,13 +22,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """What a paper has for the same question. shares: right past the training length, by part and encoding, each a mean
+    over its seeds; reported: the mean reciprocal ranks that it gives."""
+
+    shares: dict[str, dict[str, float]]
+    reported: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Study:
-    """Comparisons by name. What comes of them is kept in `folder`, beside this file."""
+    """Comparisons by name. What comes of them is kept in `folder`, beside this file.
+
+    beside  a paper that ranks encodings over all parts: so does the study then (see `ranking.py`)
+    """
 
     folder: str
     question: str
     parts: dict[str, Part]
     seeds: tuple[int, ...] = (0, 1, 2)
+    beside: Paper | None = None
 
 
 MAIN = ("rope", "hope", "p-rope:p=0.5", "nope", "alibi", "t5", "fox", "rope+window:size=32/nope")
@@ -46,6 +59,17 @@ BY_CONTENT = (
     "learned-rope",
     "darope",
     "rope+window:size=32/nope+log-n",
+)
+
+FIVE = ("nope", "t5", "alibi", "partial-rope", "sinusoidal")  # its Rotary turns a quarter of the channels
+LENGTH_GENERALIZATION = Paper(  # 2305.19466, graded token by token from its result files; addition and parity: not had
+    {
+        "copy": dict(zip(FIVE, (0.393, 0.549, 0.427, 0.015, 0.034), strict=True)),
+        "copy-rsc": dict(zip(FIVE, (0.986, 0.771, 0.289, 0.0, 0.0), strict=True)),
+        "reverse": dict(zip(FIVE, (0.230, 0.242, 0.171, 0.077, 0.023), strict=True)),
+        "scan": dict(zip(FIVE, (0.797, 0.798, 0.438, 0.283, 0.057), strict=True)),
+    },
+    dict(zip(FIVE, (0.687, 0.549, 0.502, 0.330, 0.215), strict=True)),
 )
 
 STUDIES = {
@@ -117,6 +141,7 @@ STUDIES = {
                 "scan": "scan",
             }.items()
         },
+        beside=LENGTH_GENERALIZATION,
     ),
     "content": Study(
         "0013-content",

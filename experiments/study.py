@@ -2,6 +2,7 @@
 
     experiments/trials/ID/result.json   every finished trial, of all studies, without its weights: to be committed
     experiments/FOLDER/PART/            results.json and the report of each comparison: to be committed
+    experiments/FOLDER/ranking.md       who is ahead over all parts, of a study that ranks (`ranking.py`)
     runs/NAME/PART/                     where trials run, and go on when they were killed
 
 A trial that is finished anywhere, by any study or comparison with equal settings, is taken over and not run again: from
@@ -21,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import mean
 
+import ranking
 from studies import PRECISION, STUDIES, Part, Study
 
 import whorl
@@ -232,7 +234,17 @@ def run(
             continue  # there is nothing to report
         if missing or not job.is_reported():
             well = job.run(jobs, only) and well
+    rank(study, places)
     return well
+
+
+def rank(study: Study, places: Places) -> None:
+    """Writes the ranking over all parts, of a study that has one and results to rank."""
+    folder = places.experiments / study.folder
+    kept = {name: folder / name / "results.json" for name in study.parts}
+    comparisons = {name: Comparison.read(path) for name, path in kept.items() if path.exists()}
+    if study.beside is not None and comparisons:
+        write_atomically(folder / "ranking.md", ranking.report(comparisons, tuple(study.parts), study.beside))
 
 
 def listing(study: Study, seeds: Sequence[int], places: Places, part: str | None = None) -> str:
