@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 
 from whorl.encodings import Shape, parse
 from whorl.encodings.grid import COLUMN, ROW, Grid
@@ -176,6 +178,14 @@ def test_a_table_of_one_grid_is_resampled_to_another(grid: tuple[int, int]) -> N
     vectors = table(Grid(*grid, prefix=2), torch.device("cpu"))[0].detach()
     assert torch.equal(vectors[:2], table.prefix)
     np.testing.assert_allclose(vectors[2:].view(*grid, 16), resized(table.weight.detach(), *grid), atol=1e-12)
+
+
+def test_a_table_is_saved_and_read_by_safetensors(tmp_path: Path) -> None:
+    """It refuses to read into memory that two parameters share."""
+    table, other = (GridTable(4, 6, Shape(8, 3, 16, prefix=2, seed=seed)) for seed in (0, 1))
+    save_model(table, tmp_path / "table.safetensors")
+    load_model(other, tmp_path / "table.safetensors")
+    assert torch.equal(other(Grid(4, 6, 2), torch.device("cpu")), table(Grid(4, 6, 2), torch.device("cpu")))
 
 
 def test_a_table_at_its_own_grid_is_itself() -> None:

@@ -27,8 +27,9 @@ class GridTable(nn.Module):
         super().__init__()
         self.antialias = antialias
         drawn = torch.randn(shape.prefix + rows * columns, shape.width, generator=shape.generator()) * std
-        self.prefix = nn.Parameter(drawn[: shape.prefix])
-        self.weight = nn.Parameter(drawn[shape.prefix :].view(rows, columns, shape.width))
+        prefix, patches = (part.clone() for part in drawn.split([shape.prefix, rows * columns]))
+        self.prefix = nn.Parameter(prefix)  # in memory of its own: safetensors saves no part of another's
+        self.weight = nn.Parameter(patches.view(rows, columns, shape.width))
 
     @torch.no_grad()
     def start_from(self, vectors: torch.Tensor, grid: Grid) -> None:
