@@ -29,6 +29,7 @@ _EXPORTS = {
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
     "load": "whorl.attaching",
+    "save": "whorl.attaching",
     "parse": "whorl.encodings",
     "Encoding": "whorl.encodings",
     "Spectrum": "whorl.encodings",
@@ -81,7 +82,7 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from whorl.attaching import attach, attached, detach, encoding_of, load
+    from whorl.attaching import attach, attached, detach, encoding_of, load, save
     from whorl.comparison import compare
     from whorl.conversion.folders import convert, extend
     from whorl.diagnosis import Diagnosis, doctor

@@ -114,7 +114,7 @@ def test_an_adapter_is_held_to_it_too(tmp_path) -> None:
 def test_weights_of_one_file_are_held_to_it_too(tmp_path) -> None:
     from safetensors.torch import save_model
 
-    from whorl.attaching.loading import load_weights
+    from whorl.attaching.weights import load_weights
 
     model = whorl.attach(tiny_model("llama", tie_word_embeddings=True), "t5")
     path = tmp_path / "model.safetensors"

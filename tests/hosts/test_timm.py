@@ -28,6 +28,7 @@ ENCODINGS = (
     "learned-2d:grid=3@5",
     "euclidean-alibi",
     "pape",
+    "irpe:on=qkv",
     "sincos-2d+axial-rope",
 )
 
@@ -69,7 +70,7 @@ def test_attaching_what_is_there_changes_nothing_and_detaching_gives_back_the_bi
     assert far(features(model, PIXELS), stock) < rounding(kind)
     assert far(model(PIXELS), logits) < 4 * rounding(kind)
     for encoding in ENCODINGS:
-        whorl.attach(model, encoding)
+        drawn(whorl.attach(model, encoding))
         assert str(whorl.encoding_of(model)).startswith(encoding.partition(":")[0].partition("+")[0])
         assert whorl.encoding_of(model).name == own.name or far(features(model, PIXELS), stock) > 20 * rounding(kind)
     whorl.detach(model)
@@ -124,7 +125,7 @@ def test_its_own_encoding_at_another_size_is_that_of_a_model_resized_to_it(kind:
     assert far(features(model, pixels), features(resized, pixels)) < rounding(kind)
 
 
-@pytest.mark.parametrize("encoding", [*ENCODINGS[:5], *ENCODINGS[6:8], "learned-2d:grid=4@4"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS[:5], *ENCODINGS[6:9], "learned-2d:grid=4@4"])
 @torch.no_grad()
 def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
     """The same patches in the same order, as one grid and as another; and the image on its side."""

@@ -19,11 +19,13 @@ _EXPORTS = {
     "seams_of": "whorl.attaching.seams",
     "encoding_of": "whorl.attaching.reading",
     "load": "whorl.attaching.loading",
+    "save": "whorl.attaching.folders",
 }
 
-__all__ = ["attach", "attached", "detach", "encoding_of", "load", "seams_of"]
+__all__ = ["attach", "attached", "detach", "encoding_of", "load", "save", "seams_of"]
 
 if TYPE_CHECKING:
+    from whorl.attaching.folders import save
     from whorl.attaching.joining import attach, detach
     from whorl.attaching.loading import load
     from whorl.attaching.reading import encoding_of

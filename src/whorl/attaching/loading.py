@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whorl.attaching import timm_folders
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach, detach
 from whorl.attaching.reading import encoding_of, same_rotations
 from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED, from_tensor
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import Attachment, attached
+from whorl.attaching.weights import refuse_incomplete
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
@@ -37,7 +39,6 @@ log = logging.getLogger(__name__)
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
-SHOWN = 8  # names in a message
 LONG = 400  # characters of what stock code says
 
 
@@ -46,7 +47,8 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
 
     name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding; or a `.gguf`
     file, or a folder with one and no other model, whose weights become float32 unless a dtype is given. Keyword
-    arguments go to `from_pretrained` (dtype, device_map, revision, ...). The model is of the class that was saved.
+    arguments go to `from_pretrained` (dtype, device_map, revision, ...), or to `timm.create_model` for a folder with a
+    model of timm. The model is of the class that was saved.
 
     Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
 
@@ -64,16 +66,17 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
 
     name_or_path = check_path("name_or_path", name_or_path, "a directory, a .gguf file or a hub name")
     if (file := gguf_at(name_or_path)) is not None:
-        if base is not None:
-            raise ValueError(f"{file} is a model and no adapter, so there is nothing to put on a base")
+        _refuse_base(file, base)
         return _load_gguf(file, kwargs)
     _refuse_no_folder(name_or_path)
+    if timm_folders.is_one(name_or_path):
+        _refuse_base(name_or_path, base)
+        return timm_folders.load(name_or_path, **kwargs)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     _ask_hub(name_or_path, hub)
     if compat.file_of(name_or_path, ADAPTER, hub) is not None and compat.file_of(name_or_path, CONFIG, hub) is None:
         return _load_adapter(name_or_path, base, hub, kwargs)
-    if base is not None:
-        raise ValueError(f"{name_or_path} is a model and no adapter, so there is nothing to put on a base")
+    _refuse_base(name_or_path, base)
     trusted = kwargs.get("trust_remote_code", False)
     config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
     record = _unguarded(config)
@@ -103,6 +106,11 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         if not attachment.stock_directory:
             _load_learned(attachment, at, len(parts), name_or_path, hub)
     return model
+
+
+def _refuse_base(where: Any, base: Any) -> None:
+    if base is not None:
+        raise ValueError(f"{where} is a model and no adapter, so there is nothing to put on a base")
 
 
 def _load_gguf(file: Path, kwargs: dict[str, Any]) -> Any:
@@ -271,37 +279,6 @@ def _reason(folder: Path, error: Exception) -> str:
     if not isinstance(error, ValueError | OSError):  # no refusal in words, and perhaps of this version alone
         kind = f"transformers {transformers.__version__} raises {type(error).__name__}: "
     return kind + (said if len(said) <= LONG else f"{said[:LONG]}...")
-
-
-def load_weights(model: Any, path: str | Path) -> None:
-    """Fills a model from one safetensors file, as `safetensors.torch.save_model` wrote it.
-
-    Raises ValueError with the names of weights that are missing, not known to the model, or of another shape.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    try:
-        missing, unknown = load_model(model, path, strict=False)
-    except (RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as a {type(model).__name__}: {reason}") from error
-    refuse_incomplete(path, model, missing, unknown)
-
-
-def refuse_incomplete(where: Any, model: Any, missing: Iterable[str], unknown: Iterable[str]) -> None:
-    """Raises ValueError, naming them, where weights are missing or not known to the model."""
-    missing, unknown = sorted(missing), sorted(unknown)
-    if missing or unknown:
-        raise ValueError(
-            f"{where} does not hold the weights of a {type(model).__name__}: missing {_named(missing)}, "
-            f"not known to it {_named(unknown)}. transformers would draw the missing ones at random and drop the others"
-        )
-
-
-def _named(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{keys[:SHOWN]}{more}" if keys else "none"
 
 
 def _known_in_pretraining(model: Any) -> set[str]:

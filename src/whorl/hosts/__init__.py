@@ -5,6 +5,7 @@ alike, and `points` is models of any library that hold an attention of ours."""
 
 from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
 from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms
+from whorl.hosts.timm.host import TimmHost
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, Family
 from whorl.hosts.transformers.host import OpenHost
@@ -26,6 +27,7 @@ __all__ = [
     "Patches",
     "Rotation",
     "StockForm",
+    "TimmHost",
     "bases_of",
     "head_dim_of",
     "host_of",

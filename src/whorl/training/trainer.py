@@ -25,7 +25,7 @@ from accelerate import PartialState
 from safetensors.torch import save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from whorl.attaching.loading import load_weights
+from whorl.attaching.weights import load_weights
 from whorl.data.losses import LOGITS
 from whorl.hosts import host_of
 from whorl.hosts.transformers import compat

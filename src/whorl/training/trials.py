@@ -7,7 +7,7 @@ from typing import Any
 
 from whorl.attaching import attach
 from whorl.attaching.filling import completed
-from whorl.attaching.loading import load_weights
+from whorl.attaching.weights import load_weights
 from whorl.checking import check_path, trials_beside
 from whorl.encodings import from_dict
 from whorl.hosts import host_of

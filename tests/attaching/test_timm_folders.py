@@ -1,0 +1,152 @@
+"""Models of timm in folders: `whorl.save` and `whorl.load`, and what stock timm says of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import whorl
+from tests.hosts.timm_models import MAKERS, SIZES, timm
+from whorl.points import PointConfig, PointTransformer
+from whorl.testing import tiny_image_model
+
+WIDE = torch.randn(2, 3, 16, 64, generator=torch.Generator().manual_seed(1))
+NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_base_patch16_siglip_224")
+ENCODINGS = (
+    "axial-rope",
+    "mixed-rope",
+    "learned-2d:grid=3@5",
+    "pape",
+    "axial-rope/euclidean-alibi",
+)
+
+
+def built(name: str = NAMES[0], encoding: str | None = None, **sizes: Any) -> Any:
+    """A tiny model of this name; what its encoding learns is moved from where it starts."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **{**SIZES, **sizes}).eval()
+    if encoding is not None:
+        whorl.attach(model, encoding)
+        with torch.no_grad():
+            for parameter in whorl.attached(model).parameters():
+                parameter += 0.1 * torch.randn(parameter.shape)
+    return model
+
+
+def from_stock_code(folder: Path) -> Any:
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_saved_model_loads_with_what_it_learned_and_stock_code_refuses_it(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    model = built(name, encoding)
+    logits = model(WIDE)
+    whorl.save(model, tmp_path / "out")
+    loaded = whorl.load(tmp_path / "out")
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    assert torch.equal(loaded(WIDE), logits)
+    assert torch.equal(model(WIDE), logits)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(RuntimeError, match=r"use whorl\.load\(directory\) for this checkpoint"):
+        from_stock_code(tmp_path / "out")
+    whorl.save(whorl.detach(loaded), tmp_path / "out")  # over the other
+    assert torch.equal(from_stock_code(tmp_path / "out").eval()(WIDE[..., :32, :32].repeat(1, 1, 2, 1)), plain(model))
+
+
+def plain(model: Any) -> torch.Tensor:
+    return whorl.detach(model)(WIDE[..., :32, :32].repeat(1, 1, 2, 1))
+
+
+@torch.no_grad()
+def test_what_was_changed_since_it_was_built_is_kept(tmp_path: Path) -> None:
+    model = built(encoding="axial-rope")
+    model.reset_classifier(3, "avg")
+    model.set_input_size(img_size=(16, 64))
+    whorl.save(model.bfloat16(), tmp_path)
+    loaded = whorl.load(tmp_path, dtype=torch.bfloat16)
+    assert loaded(WIDE.bfloat16()).shape == (2, 3)
+    assert torch.equal(loaded(WIDE.bfloat16()), model.eval()(WIDE.bfloat16()))
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    assert str(whorl.encoding_of(whorl.detach(loaded))) == "learned-2d:grid=2@8,antialias=true"
+
+
+@torch.no_grad()
+def test_a_folder_of_timms_own_is_read_with_its_encoding_or_without(tmp_path: Path) -> None:
+    stock, attached = built(), built(encoding="mixed-rope")
+    timm.models.save_for_hf(stock, tmp_path / "stock", safe_serialization=True)
+    timm.models.save_for_hf(attached, tmp_path / "attached", safe_serialization=True)
+    square = torch.randn(1, 3, 32, 32)
+    assert torch.equal(whorl.load(tmp_path / "stock")(square), stock(square))
+    assert torch.equal(whorl.load(tmp_path / "attached")(WIDE), attached(WIDE))
+    with pytest.raises(RuntimeError, match="whorl._extra_state"):
+        from_stock_code(tmp_path / "attached")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    whorl.save(built(encoding="axial-rope"), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_config_and_weights_that_do_not_belong_together_are_refused(folder: Path, tmp_path: Path) -> None:
+    whorl.save(built(encoding="dinov3-rope"), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(ValueError, match="says axial-rope:base=100, and its weights were trained with dinov3-rope"):
+        whorl.load(folder)
+    whorl.save(built(), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(ValueError, match="and its weights were trained with none"):
+        whorl.load(folder)
+    whorl.save(built(encoding="axial-rope", depth=1), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(ValueError, match=r"does not hold the weights of a VisionTransformer: missing \['blocks\.1"):
+        whorl.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", "{", "is damaged, it holds no JSON"),
+        ("model.safetensors", "{", "cannot read the weights in"),
+        ("model.safetensors", None, "cannot read the weights in"),
+        ("config.json", {"architecture": "no_such_vit", "pretrained_cfg": {}}, "cannot build the no_such_vit"),
+    ],
+)
+def test_damaged_folders_are_refused_in_words(folder: Path, file: str, content: Any, reason: str) -> None:
+    path = folder / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=reason):
+        whorl.load(folder)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(folder: Path) -> None:
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="nothing says how this VisionTransformer was built"):
+        whorl.save(MAKERS["vit"](**SIZES), folder)
+    with pytest.raises(ValueError, match="is not serializable"):
+        whorl.save(built(norm_layer=nn.LayerNorm), folder)
+    with pytest.raises(ValueError, match="nothing says how a PointTransformer is built"):
+        whorl.save(PointTransformer(PointConfig(classes=2, width=16, heads=2)), folder)
+    with pytest.raises(ValueError, match="is a model and no adapter"):
+        whorl.load(folder, base=built())
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+
+
+@torch.no_grad()
+def test_models_of_transformers_are_saved_in_their_own_way(tmp_path: Path) -> None:
+    model = whorl.attach(tiny_image_model("vit"), "axial-rope")
+    whorl.save(model, tmp_path)
+    assert torch.equal(whorl.load(tmp_path)(WIDE).last_hidden_state, model(WIDE).last_hidden_state)
