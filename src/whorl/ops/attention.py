@@ -18,6 +18,7 @@ from whorl.ops.impl import reference
 from whorl.ops.implementations import ATTENTIONS
 from whorl.ops.problem import FLOATS, AttentionProblem
 from whorl.ops.scores import BoundScore, check_states
+from whorl.ops.shapes import stretches
 from whorl.ops.sharing import of_mask
 from whorl.ops.visible import DenseVisible, Visible
 
@@ -173,7 +174,7 @@ def _check(
         ("key_positions", key_positions, keys),
     ):
         at = positions.shape
-        if len(at) not in (2, 3) or at[0] not in (1, batch) or at[1] != tokens:
+        if len(at) not in (2, 3) or not stretches(at[0], batch) or at[1] != tokens:
             raise ValueError(
                 f"{name} must be [batch or 1, tokens] = [{batch} or 1, {tokens}], got {tuple(at)} (a third dimension "
                 "is of axes)"
@@ -191,7 +192,7 @@ def _check(
         full, got = (batch, heads, queries, keys), tuple(mask.shape)
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, True where a key may be seen, got {_word(mask.dtype)}")
-        if len(got) != 4 or any(a not in (1, b) for a, b in zip(got, full, strict=True)):
+        if len(got) != 4 or any(not stretches(a, b) for a, b in zip(got, full, strict=True)):
             raise ValueError(
                 f"mask must be [batch, heads, queries, keys] = {list(full)}, where each may be 1, got {list(got)}"
             )
@@ -209,7 +210,7 @@ def _check(
     if factor is not None:
         given.append(("factor", factor))
         of = factor.shape
-        fits = len(of) == 3 and of[0] in (1, batch) and of[1] in (1, heads) and of[2] == queries
+        fits = len(of) == 3 and stretches(of[0], batch) and stretches(of[1], heads) and of[2] == queries
         if not fits or not factor.is_floating_point():
             raise ValueError(
                 f"factor must hold real numbers [batch or 1, heads or 1, queries], of {[batch, heads, queries]}, got "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from whorl.ops.problem import AttentionProblem
+from whorl.ops.shapes import stretches
 
 
 def not_relative(problem: AttentionProblem) -> str | None:
@@ -89,9 +90,9 @@ def fitting(module: nn.Module, bias: torch.Tensor, sizes: dict[str, int]) -> tor
     Raises ValueError for another: a loop would read past what there is, or the numbers of other heads.
     """
     shape = tuple(bias.shape)
-    if len(shape) != len(sizes) or any(n not in (1, size) for n, size in zip(shape, sizes.values(), strict=True)):
+    if len(shape) != len(sizes) or any(not stretches(n, size) for n, size in zip(shape, sizes.values(), strict=True)):
         name, at = type(module).__name__, list(sizes).index("heads")
-        if len(shape) == len(sizes) and shape[at] not in (1, sizes["heads"]):
+        if len(shape) == len(sizes) and not stretches(shape[at], sizes["heads"]):
             raise ValueError(
                 f"{name} is a bias of {shape[at]} heads and q has {sizes['heads']}; give one for each head of q, or a "
                 "single one for all"

@@ -11,6 +11,7 @@ from whorl.ops.derivatives import PLAIN, plain, transformed
 from whorl.ops.impl import reference
 from whorl.ops.overlap import overlap, overlaps_itself
 from whorl.ops.problem import FLOATS, RotationProblem, seen
+from whorl.ops.shapes import stretches
 from whorl.ops.tables import Tables, rotation_tables
 from whorl.ops.torch_op import SHARED
 from whorl.ops.turning import How, choose, chosen, run, turn
@@ -149,9 +150,9 @@ def _check(problem: RotationProblem) -> None:
                 f"the tables hold {table_tokens} tokens and {name} has {shape[tokens_dim]} (in dimension {tokens_dim} "
                 f"of {tuple(shape)}; heads_dim={heads_dim})"
             )
-        if table[0] not in (1, shape[0]):
+        if not stretches(table[0], shape[0]):
             raise ValueError(f"the tables are for a batch of {table[0]} and {name} has one of {shape[0]}")
-        if per_head and table[heads_dim] not in (1, shape[heads_dim]):
+        if per_head and not stretches(table[heads_dim], shape[heads_dim]):
             raise ValueError(f"the tables are for {table[heads_dim]} heads and {name} has {shape[heads_dim]}")
         if inplace and any(s == 0 and n > 1 for s, n in zip(strides, shape, strict=True)):
             raise ValueError(f"{name} is expanded, so that several elements are one: it cannot be turned in place")

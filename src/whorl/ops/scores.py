@@ -10,6 +10,7 @@ import torch
 from whorl.encodings.scores import At, ScoreModule
 from whorl.numerics import math_dtype
 from whorl.ops.axes import seen_by
+from whorl.ops.shapes import stretches
 
 Channels = tuple[torch.Tensor, torch.Tensor]  # of q [B, H, Q, E] and of k [B, H or 1, K, E]
 
@@ -83,7 +84,8 @@ def check_states(scores: Sequence[BoundScore], q: torch.Tensor, k: torch.Tensor)
                 if module.keeps_state:
                     raise ValueError(f"{kind} keeps a state of each token, and {name} is None: give what `tokens` gave")
                 continue
-            fits = len(x.shape) == 4 and x.shape[0] in (1, batch) and x.shape[1] == tokens and x.shape[2] in (1, heads)
+            fits = len(x.shape) == 4 and x.shape[1] == tokens
+            fits = fits and stretches(x.shape[0], batch) and stretches(x.shape[2], heads)
             if not fits or not x.is_floating_point():
                 raise ValueError(
                     f"{name} of {kind} must hold real numbers [batch or 1, tokens, heads or 1, size], of "
