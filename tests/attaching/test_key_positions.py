@@ -301,32 +301,6 @@ def test_beams_static_caches_chunks_and_assistants(family: str, encoding: str) -
     assert torch.equal(model.generate(ids[1:], prompt_lookup_num_tokens=3, **one), slow[1:])
 
 
-@pytest.mark.full
-@torch.no_grad()
-def test_compiled_steps_on_a_static_cache_go_on_with_gaps() -> None:
-    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "rope+alibi"))
-    step = torch.compile(model, fullgraph=True, backend="aot_eager")
-    at = torch.arange(12)[None] + (torch.arange(12) > 4) * 9
-    ids, ones = TOKENS[:, :12], torch.ones(2, 12, dtype=torch.long)
-    truth, budget = logits_and_budget(model, ids, position_ids=at, attention_mask=ones, use_cache=False)
-    cache = StaticCache(config=model.config, max_cache_len=16)
-    given = {"attention_mask": ones[:, :8], "position_ids": at[:, :8]}
-    steps = [model(ids[:, :8], past_key_values=cache, **given).logits]
-    for t, run in ((8, step), (9, step), (10, model), (11, step)):
-        steps.append(run(ids[:, t : t + 1], past_key_values=cache, position_ids=at[:, t : t + 1]).logits)
-    assert difference(torch.cat(steps, 1), truth) < budget
-
-    # A cache that nobody has kept positions of: counted, and asserted where there is no counting them.
-    cache.reset()
-    model(ids[:, :8], past_key_values=cache)
-    for layer in cache.layers:
-        layer.__dict__.pop("whorl_positions", None)
-    plain = model(ids[:, :9], use_cache=False).logits[:, 8:]
-    assert difference(step(ids[:, 8:9], past_key_values=cache, position_ids=torch.tensor([[8]])).logits, plain) < budget
-    with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
-        step(ids[:, 9:10], past_key_values=cache, position_ids=torch.tensor([[19]]))
-
-
 def by_hand(cache: Any, order: list[int]) -> None:
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[order], layer.values[order]

@@ -167,6 +167,18 @@ def test_a_condition_is_asserted_without_a_look_at_it() -> None:
         compat.assert_in_graph(torch.tensor(False), "these words")
 
 
+def test_a_note_on_a_tensor_is_read_in_the_same_graph() -> None:
+    def noted(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        made = x + 1
+        compat.note_on(made, {"by": 2, "of": x})
+        note = compat.noted_on(made)
+        return made * note["by"] + note["of"], compat.noted_on(made[:]) is None
+
+    for run in (noted, torch.compile(noted, fullgraph=True, backend="eager")):
+        found, no_copy = run(torch.ones(3))
+        assert (found.tolist(), no_copy) == ([5, 5, 5], True), "dynamo traces no attribute of a new tensor any more"
+
+
 def test_torch_compile_keeps_the_module_inside() -> None:
     module = nn.Linear(2, 2)
     assert compat.compiled_inside(torch.compile(module)) is module, "torch.compile keeps the module by another name now"

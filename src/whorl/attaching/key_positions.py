@@ -26,7 +26,7 @@ from torch import nn
 
 from whorl.attaching.following import Kept, keep_beside
 from whorl.hosts.transformers import compat
-from whorl.hosts.transformers.interface import HostMask
+from whorl.hosts.transformers.interface import HostMask, how_made
 
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold
 TRY = (
@@ -223,11 +223,33 @@ def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> to
 def _counted_compiled(mask: torch.Tensor | HostMask | None, positions: torch.Tensor, keys: int) -> torch.Tensor:
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"{positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown")
-    _refuse_to_count(positions, f"{keys - positions.shape[1]} keys of the cache were there before this call")
-    seen = mask[:, :, -1].any(1)
-    count = seen.sum(-1, keepdim=True)
-    compat.assert_in_graph((count - 1 == positions[:, -1:]).all(), f"the keys' positions are unknown; {TRY}")
-    return seen.cumsum(-1) - 1
+    _refuse_to_count(positions, "keys of the cache were there before this call")  # a number would make a graph for each
+    how = how_made(mask)
+    if how is None:
+        seen = mask[:, :, -1].any(1)
+        proven = (seen.sum(-1, keepdim=True) - 1 == positions[:, -1:]).all()
+        counted = seen.cumsum(-1) - 1
+    else:
+        proven, counted = _counted_by_padding(how, positions)
+    compat.assert_in_graph(proven, f"the keys' positions are unknown; {TRY}")
+    return counted
+
+
+def _counted_by_padding(how: dict[str, Any], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether every query at p is the token p of those that are no padding; and which of them each key is [batch or 1,
+    keys]. So it is known of a window, too, whose mask shows its latest keys alone."""
+    first, queries = how.get("kv_offset", 0), how["q_length"]
+    slots = first + how["kv_length"]
+    own = torch.arange(queries, device=positions.device) + how.get("q_offset", 0)
+    padding = how.get("attention_mask")
+    if padding is None:
+        counted = torch.arange(slots, device=positions.device)[None]
+        return (own == positions).all(), counted[:, first:]
+    real = padding[:, :slots].to(positions.device).long()
+    real = nn.functional.pad(real, (0, slots - real.shape[1]))
+    counted = real.cumsum(1) - 1
+    right = counted.index_select(1, own) == positions
+    return (right | (real.index_select(1, own) == 0)).all(), counted[:, first:].clamp(min=0)
 
 
 def _check_layer(call: Call, mask: torch.Tensor | HostMask | None, keys: int, first: int, count: int) -> None:

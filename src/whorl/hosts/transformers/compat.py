@@ -151,6 +151,20 @@ def assert_in_graph(condition: torch.Tensor, message: str) -> None:
     torch._assert_async(condition, message)
 
 
+def note_on(tensor: torch.Tensor, note: Any) -> None:
+    """Leaves a note on a tensor that was just made, for `noted_on`, in a compiled call too, where it costs nothing.
+
+    Leans on dynamo to trace an attribute that is set on a new tensor.
+    """
+    noted: Any = tensor
+    noted.whorl_note = note
+
+
+def noted_on(tensor: torch.Tensor) -> Any:
+    """The note on a tensor, or None: a slice or a copy has none."""
+    return getattr(tensor, "whorl_note", None)
+
+
 def compiled_inside(model: Any) -> Any:
     """The module inside torch.compile's wrapper, or None. Leans on its attribute `_orig_mod`."""
     return getattr(model, "_orig_mod", None)

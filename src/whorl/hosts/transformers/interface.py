@@ -27,9 +27,7 @@ class HostMask(Visible, FlexBlockMask):
 
     def __init__(self, make: Callable[..., torch.Tensor], how: dict[str, Any]) -> None:
         Visible.__init__(self, how["q_length"], how["kv_length"])
-        # A static cache counts on in the very tensor that it hands out, and blocks are made later.
-        kept = {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
-        self.make, self.how = make, {**how, **kept}
+        self.make, self.how = make, _as_it_stands(how)
         self.made: dict[tuple[int, ...], torch.Tensor] = {}
         self.parts: dict[tuple[int, int, int], Part] = {}
 
@@ -123,8 +121,22 @@ class Part(Visible):
 def mask(**how: Any) -> torch.Tensor | HostMask:
     """The mask of one forward, block by block; whole in compiled calls, which cannot go by what is found in one."""
     if torch.compiler.is_compiling():
-        return compat.whole_mask(**how)
+        whole = compat.whole_mask(**how)
+        compat.note_on(whole, _as_it_stands(how))
+        return whole
     return HostMask(compat.whole_mask, how)
+
+
+def how_made(mask: torch.Tensor | HostMask) -> dict[str, Any] | None:
+    """What `mask` was asked for: `q_length`, `kv_length`, their offsets, the `attention_mask` of padding, ... None of a
+    mask that was made elsewhere, or cut since."""
+    how: dict[str, Any] | None = mask.how if isinstance(mask, HostMask) else compat.noted_on(mask)
+    return how
+
+
+def _as_it_stands(how: dict[str, Any]) -> dict[str, Any]:
+    """The same before the keys of this forward: a static cache counts on in the very tensor that it hands out."""
+    return how | {n: how[n].clone() for n in ("q_offset", "kv_offset") if isinstance(how.get(n), torch.Tensor)}
 
 
 def register(name: str, attention: Callable[..., Any], mask: Callable[..., Any] = mask) -> None:

@@ -1,0 +1,128 @@
+"""The positions of cached keys where the model is compiled: no number is looked at, and all hold that hold else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from transformers import CompileConfig, DynamicCache, StaticCache
+
+import whorl
+from tests.attaching.test_key_positions import GENERATE, ROWS, TOKENS, difference, padded
+from tests.contract import drawn
+from whorl.testing import logits_and_budget, tiny_model
+
+
+def windowed(family: str, encoding: str = "alibi") -> Any:
+    """Two layers: one in a window of 8 tokens, and, in Gemma, one that sees all."""
+    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
+    return drawn(whorl.attach(tiny_model(family, num_hidden_layers=2, sliding_window=8, **layers), encoding))
+
+
+def spans(prompt: int) -> list[tuple[int, int]]:
+    """A prompt, single tokens until the window is full and on, and two at once."""
+    return [(0, prompt), *((t, t + 1) for t in range(prompt, 12)), (12, 14)]
+
+
+@pytest.mark.full
+@torch.no_grad()
+def test_steps_on_a_static_cache_go_on_with_gaps() -> None:
+    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "rope+alibi"))
+    step = torch.compile(model, fullgraph=True, backend="aot_eager")
+    at = torch.arange(12)[None] + (torch.arange(12) > 4) * 9
+    ids, ones = TOKENS[:, :12], torch.ones(2, 12, dtype=torch.long)
+    truth, budget = logits_and_budget(model, ids, position_ids=at, attention_mask=ones, use_cache=False)
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    given = {"attention_mask": ones[:, :8], "position_ids": at[:, :8]}
+    steps = [model(ids[:, :8], past_key_values=cache, **given).logits]
+    for t, run in ((8, step), (9, step), (10, model), (11, step)):
+        steps.append(run(ids[:, t : t + 1], past_key_values=cache, position_ids=at[:, t : t + 1]).logits)
+    assert difference(torch.cat(steps, 1), truth) < budget
+
+    # A cache that nobody has kept positions of: counted, and asserted where there is no counting them.
+    cache.reset()
+    model(ids[:, :8], past_key_values=cache)
+    for layer in cache.layers:
+        layer.__dict__.pop("whorl_positions", None)
+    plain = model(ids[:, :9], use_cache=False).logits[:, 8:]
+    assert difference(step(ids[:, 8:9], past_key_values=cache, position_ids=torch.tensor([[8]])).logits, plain) < budget
+    with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
+        step(ids[:, 9:10], past_key_values=cache, position_ids=torch.tensor([[19]]))
+
+
+STATIC, DYNAMIC = "static", "dynamic"
+
+
+def cache_of(kind: str, model: Any) -> Any:
+    return StaticCache(config=model.config, max_cache_len=20) if kind == STATIC else DynamicCache(config=model.config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "kind", "padding", "prompt"),
+    [
+        ("gemma3_text", STATIC, 3, 6),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                ("gemma3_text", DYNAMIC, 3, 6),
+                ("gemma3_text", STATIC, 3, 11),
+                ("mistral", STATIC, 0, 6),
+                ("mistral", DYNAMIC, 0, 6),
+            )
+        ),
+    ],
+)
+def test_steps_go_on_where_a_window_is_full(family: str, kind: str, padding: int, prompt: int) -> None:
+    """padding: on the left of one row; 0: no attention mask at all. prompt: shorter than the window, or longer."""
+    model = windowed(family)
+    ids, mask = TOKENS[:, :14], torch.ones(2, 14, dtype=torch.long)
+    mask[1, :padding] = 0
+    at = (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def given(first: int, last: int) -> dict[str, torch.Tensor]:
+        seen = {"attention_mask": mask[:, :last]} if padding else {}
+        return {"position_ids": at[:, first:last], **seen}
+
+    truth, budget = logits_and_budget(model, ids, use_cache=False, **given(0, 14))
+    step, cache = torch.compile(model, fullgraph=True, backend="eager"), cache_of(kind, model)
+    steps = [step(ids[:, a:b], past_key_values=cache, **given(a, b)).logits for a, b in spans(prompt)]
+    assert difference(torch.cat(steps, 1)[mask.bool()], truth[mask.bool()]) < budget
+    with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
+        step(ids[:, :2], past_key_values=cache, position_ids=at[:, 12:] + 9)
+
+
+@pytest.mark.full
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [STATIC, DYNAMIC])
+def test_steps_make_no_more_graphs_than_stock_code(kind: str) -> None:
+    """A number of tokens that is looked at would make one for each."""
+
+    def graphs(model: Any) -> int:
+        torch.compiler.reset()
+        counter, cache = CompileCounter(), cache_of(kind, model)
+        step = torch.compile(model, fullgraph=True, backend=counter)
+        for a, b in spans(6):
+            given = {"position_ids": torch.arange(a, b)[None], "attention_mask": torch.ones(2, b, dtype=torch.long)}
+            step(TOKENS[:, a:b], past_key_values=cache, **given)
+        return counter.frame_count
+
+    model = windowed("gemma3_text")
+    ours = graphs(model)
+    assert ours <= graphs(whorl.detach(model))
+
+
+@pytest.mark.full
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["alibi", "rope+fox"])
+def test_generate_compiles_steps_past_a_full_window(encoding: str) -> None:
+    """As `cache_implementation="static"` does by itself on a GPU."""
+    model = windowed("gemma3_text", encoding)
+    ids, mask = padded([row[0] for row in ROWS])
+    given = {"attention_mask": mask, "max_new_tokens": 8, **GENERATE}
+    how = CompileConfig(backend="eager", fullgraph=encoding == "alibi")
+    how._compile_all_devices = True
+    static = {"cache_implementation": "static", "compile_config": how}
+    assert torch.equal(model.generate(ids, **static, **given), model.generate(ids, use_cache=False, **given))
