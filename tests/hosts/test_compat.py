@@ -294,6 +294,20 @@ def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
     assert compat.file_of(tmp_path, "nothing.json", {}) is None, "cached_file cannot be asked for what may be missing"
 
 
+def test_a_model_can_be_saved_by_the_names_of_its_modules(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    with compat.saved_by_own_names(model):
+        model.save_pretrained(tmp_path / "own")
+    model.save_pretrained(tmp_path / "published")
+    own, published = (set(load_file(tmp_path / name / "model.safetensors")) for name in ("own", "published"))
+    assert own == set(model.state_dict())
+    assert published != own, "the two need no telling apart any more"
+    assert "save_pretrained" not in vars(model)
+
+
 @pytest.mark.parametrize("whose", ["transformers", "peft"])
 def test_a_save_can_be_seen_from_the_state_dict(whose: str, tmp_path: Path) -> None:
     model = tiny_model("llama")

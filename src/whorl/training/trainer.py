@@ -58,10 +58,15 @@ class InTime(TrainerCallback):
 
 
 class _Resuming(Trainer):
-    """The Trainer reads the config in a checkpoint for its version alone, by a class without settings of its own, which
-    warns of the `rope_scaling` that is written there for transformers 4 and mlx-lm (docs/export.md)."""
+    """A Trainer whose checkpoints it can read itself."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with compat.saved_by_own_names(self.accelerator.unwrap_model(self.model)):
+            super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """It reads the config in a checkpoint for its version alone, by a class without settings of its own, which
+        warns of the `rope_scaling` that is written there for transformers 4 and mlx-lm (docs/export.md)."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`rope_scaling` is deprecated", category=FutureWarning)
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -193,9 +198,10 @@ def release(trainer: Any, model: Any) -> None:
 
 
 def vocabulary(model: Any) -> int:
-    """The logits that a model gives for each token; 1 for one of points, which has no tokens."""
+    """The logits that a model gives for each token; 1 for one of images or points, which gives some for the whole."""
     inner = host_of(model).model
-    return int(inner.get_input_embeddings().weight.shape[0]) if hasattr(inner, "get_input_embeddings") else 1
+    embeddings = inner.get_input_embeddings() if hasattr(inner, "get_input_embeddings") else None
+    return len(embeddings.weight) if isinstance(embeddings, torch.nn.Embedding) else 1
 
 
 def at_once(sequences: int, length: int, vocab_size: int) -> int:

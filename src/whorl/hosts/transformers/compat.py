@@ -7,10 +7,12 @@ what has changed. Whatever has a public name by now is used by that name and is 
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -230,6 +232,27 @@ def add_to_written(config: Any, entries: dict[str, Any]) -> None:
         return {**written, **entries}
 
     config.__dict__["to_diff_dict"] = types.MethodType(to_diff_dict, config)
+
+
+@contextmanager
+def saved_by_own_names(model: Any) -> Iterator[None]:
+    """In it `model.save_pretrained` names weights as the model's modules are named, and not as in published checkpoints
+    of its family, where these have others.
+
+    Leans on the argument `save_original_format`. (What reads a file by `load_state_dict`, as the Trainer does, finds
+    none of its weights under other names, warns, and goes on without them.)
+    """
+    if not hasattr(model, "save_pretrained"):
+        yield
+        return
+    had = vars(model).get("save_pretrained")
+    vars(model)["save_pretrained"] = functools.partial(model.save_pretrained, save_original_format=False)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
+        if had is not None:
+            vars(model)["save_pretrained"] = had
 
 
 def unreadable(words: str) -> dict[str, Any]:
