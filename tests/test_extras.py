@@ -110,7 +110,8 @@ def test_pyproject_has_the_same_extras() -> None:
         found = set()
         for wanted in optional[extra]:
             own = re.fullmatch(r"whorl\[(.*)\]", wanted)
-            named = {re.match(r"[a-z-]+", wanted)[0].replace("-", "_")}
+            package = re.match(r"[a-z-]+", wanted)[0]
+            named = {"PIL" if package == "pillow" else package.replace("-", "_")}
             found |= set().union(*map(modules, own[1].split(","))) if own else named
         return found
 

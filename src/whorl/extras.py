@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-EXTRAS = {  # each with the modules that it brings, which are named as their packages are
+EXTRAS = {  # each with the modules that it brings
     "cli": ("rich", "typer"),
     "reports": ("matplotlib",),
     "compare": ("accelerate", "matplotlib", "rich", "tokenizers"),
+    "images": ("PIL", "matplotlib"),
     "hub": ("datasets", "pyarrow"),
     "gguf": ("gguf",),
     "peft": ("peft",),

@@ -27,7 +27,7 @@ FORMS = {
     "scan": ["split=len"],
     "pcfg": ["most=9"],
 }
-SEQUENCES = [name for name in TASKS if name != "points"]  # which are of tokens; that one has tests of its own
+SEQUENCES = [name for name in TASKS if name not in ("points", "images")]  # of tokens; these have tests of their own
 NOTATIONS = [*SEQUENCES, *(f"{name}:{form}" for name, forms in FORMS.items() for form in forms)]
 GENERATED = [notation for notation in NOTATIONS if "text" not in parse(notation)[0].options]
 COMMONEST = {

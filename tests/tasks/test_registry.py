@@ -22,7 +22,18 @@ def text(tmp_path_factory):
 
 
 def test_folder_and_registry_agree():
-    shared = {"__init__", "base", "generated", "graded", "metrics", "mixed", "problems", "scratchpad", "solids"}
+    shared = {
+        "__init__",
+        "base",
+        "generated",
+        "graded",
+        "metrics",
+        "mixed",
+        "problems",
+        "scratchpad",
+        "pictures",
+        "solids",
+    }
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - shared
     assert files == {name.replace("-", "_") for name in TASKS}
     for name in TASKS:
@@ -146,7 +157,8 @@ def test_description_is_json_and_fingerprint_follows_the_data(name, text, tmp_pa
     assert len(fingerprint) == 64
     assert build(name, text).fingerprint() == fingerprint
     trained, (first, last) = task.settings.train_length, task.settings.lengths
-    shorter = {"train_length": trained - 1, "lengths": (first - 1, last)}
+    step = 4 if name == "images" else 1  # whole patches
+    shorter = {"train_length": trained - step, "lengths": (first - step, last)}
     for change in (shorter, {"lengths": (last,)}, {"windows": 4}, {"data_seed": 1}):
         assert build(name, text, **change).fingerprint() != fingerprint, change
 

@@ -12,7 +12,7 @@ from whorl.attaching import attach
 from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
 from whorl.encodings import Encoding, parse
-from whorl.hosts import Host, host_of, open_host, trained_length
+from whorl.hosts import Host, host_of, trained_length
 from whorl.training.models import build_model, has_weights
 from whorl.training.settings import Settings
 
@@ -26,7 +26,7 @@ def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> 
     if not has_weights(settings):
         return parsed, []
     with torch.device("meta"):
-        host = open_host(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
+        host = host_of(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
     length = max(settings.train_tokens, trained_length(host) or 0)
     given = [filled(host, encoding, length) for encoding in parsed]
     words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
@@ -65,4 +65,4 @@ def turning(encoding: Encoding, host: Host) -> dict[str, Any]:
 
 def own_encoding(model: Any) -> str:
     """What the model's own code does with positions, whatever is attached to it: what its weights were trained with."""
-    return str(stock_encoding(open_host(model), at_any_length=False).without_defaults())
+    return str(stock_encoding(host_of(model), at_any_length=False).without_defaults())

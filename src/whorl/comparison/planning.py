@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whorl.checking import check_list, check_numbers
-from whorl.encodings import Encoding, Known, parse
+from whorl.encodings import Encoding, parse
 from whorl.training.settings import MODELS, Settings
 
 THEN = " then "
@@ -95,7 +95,7 @@ def check_rates(rates: Sequence[float], one: float | None = None) -> list[float]
 
 def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
     """The encoding with what it leaves unset, where no host says it."""
-    return parse(encoding).filled(Known(train_length=settings.train_tokens)).with_defaults()
+    return parse(encoding).filled(settings.known).with_defaults()
 
 
 def plan_trials(

@@ -26,6 +26,7 @@ class Data:
     unit          what lengths count: tokens, items, digits, ...
     guessing      a row per length: what one has who knows the form of an answer and guesses; none where a metric's
                   own chance says it. Where several evaluations were made, by `evaluation.metric`
+    one_length    whether training shows the training length alone, so that shorter ones are out of range too
     """
 
     task: str
@@ -36,6 +37,7 @@ class Data:
     unigram: tuple[Row, ...] = ()
     unit: str = "tokens"
     guessing: tuple[Row, ...] = ()
+    one_length: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(tokens=self.train_tokens)
@@ -176,12 +178,20 @@ class Comparison(Shown, Keyed):
         return sorted({row.length for trial in self.trials for row in trial.evaluations.get(evaluation, ())})
 
     def reference(self, evaluation: str) -> int | None:
-        """The in-range length that the others are held against: the longest within the training length."""
-        return max((n for n in self.lengths(evaluation) if n <= self.train_length), default=None)
+        """The in-range length that the others are held against: the longest of them."""
+        return max(self.near(evaluation), default=None)
+
+    def in_range(self, length: int) -> bool:
+        """Whether training shows examples of this length."""
+        return length == self.train_length or (length < self.train_length and not self.config.data.one_length)
+
+    def near(self, evaluation: str) -> list[int]:
+        """The evaluated lengths in range."""
+        return [n for n in self.lengths(evaluation) if self.in_range(n)]
 
     def far(self, evaluation: str) -> list[int]:
-        """The evaluated lengths beyond the training length."""
-        return [n for n in self.lengths(evaluation) if n > self.train_length]
+        """The evaluated lengths that training shows nothing of: beyond the training length, or all others."""
+        return [n for n in self.lengths(evaluation) if not self.in_range(n)]
 
     def records(self) -> list[dict[str, Any]]:
         """A row per trial, evaluation and length."""

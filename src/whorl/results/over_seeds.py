@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -114,13 +114,13 @@ class Encoding:
             samples=first.sequences if first.windows is None else first.windows,
         )
 
-    def solving(self, metric: Metric, train_length: int) -> Encoding:
-        """With those of its trials alone that solved the task in range: which have what the metric asks for (`learnt`)
-        at every length up to the training length."""
+    def solving(self, metric: Metric, in_range: Sequence[int]) -> Encoding:
+        """With those of its trials alone that solved the task: which have what the metric asks for (`learnt`) at every
+        one of these lengths at which they were evaluated."""
         needed = metric.learnt or 0.0
 
         def solved(trial: Trial) -> bool:
-            rows = [row for row in trial.evaluations.get(metric.evaluation, ()) if row.length <= train_length]
+            rows = [row for row in trial.evaluations.get(metric.evaluation, ()) if row.length in in_range]
             values = [row.value(metric.key) for row in rows]
             return bool(values) and all(value is not None and value >= needed for value in values)
 

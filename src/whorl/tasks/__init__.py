@@ -35,6 +35,7 @@ TASKS = {
     "scan": "whorl.tasks.scan:Scan",
     "pcfg": "whorl.tasks.pcfg:PCFG",
     "points": "whorl.tasks.points:Points",
+    "images": "whorl.tasks.images:Images",
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from whorl.encodings.config import Config
+from whorl.encodings.config import Config, Known
 from whorl.results.comparison import Data
 from whorl.results.over_seeds import Metric
 from whorl.results.trial import Row, Text
@@ -99,6 +99,7 @@ class Words:
     caption  below its figure
     table    the title of the table on the terminal
     beside   of a table that has all metrics side by side, at the length {at} in range; none where it is empty
+    beyond, others, at_others  what lies out of range: where that is, the examples there, and their lengths
     reading  how to read values past the training length; {at} is the length in range that they are held against
     caveats  what the numbers do not show
     """
@@ -108,6 +109,9 @@ class Words:
     caption: str
     table: str
     beside: str = ""
+    beyond: str = "past the training length"
+    others: str = "longer sequences"
+    at_others: str = "at longer lengths"
     reading: str = ""
     caveats: tuple[str, ...] = ()
 
@@ -142,7 +146,8 @@ class Task(ABC):
     metrics     what a row has (see `whorl.tasks.metrics`), the telling one first
     needs       what a model takes to learn it from scratch
     body        decoder: a token sees those before it; encoder: it sees those after it too; points: it
-                classifies clouds of points, and an example is {"coordinates": float32 [points, 3], "labels": int64 []}
+                classifies clouds of points, and an example is {"coordinates": float32 [points, 3], "labels": int64 []};
+                images: it classifies images, {"pixel_values": float32 [3, height, width], "labels": int64 []}
     options     which of `TaskSettings`' options it reads, each with its help for the command line
     takes       the arguments that stand after its name; None: it has none
     unit        what lengths count: tokens, items, digits, ...
@@ -157,7 +162,7 @@ class Task(ABC):
     evaluation: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     needs: ClassVar[Needs] = Needs()
-    body: ClassVar[Literal["decoder", "encoder", "points"]] = "decoder"
+    body: ClassVar[Literal["decoder", "encoder", "points", "images"]] = "decoder"
     options: ClassVar[Mapping[str, str]] = {}
     takes: ClassVar[type[Arguments] | None] = None
     unit: ClassVar[str] = "tokens"
@@ -192,6 +197,11 @@ class Task(ABC):
     def example_tokens(cls, settings: TaskSettings) -> int:
         """Tokens of a training example."""
         return settings.train_length
+
+    @classmethod
+    def known(cls, settings: TaskSettings) -> Known:
+        """What a model that is trained from scratch says of the arguments that an encoding leaves unset."""
+        return Known(train_length=cls.example_tokens(settings))
 
     @classmethod
     @abstractmethod

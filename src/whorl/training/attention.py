@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from whorl.hosts import OpenHost, host_of, open_host
+from whorl.hosts import OpenHost, host_of
 
 WRITTEN_OUT_UP_TO = 512  # tokens; for models that are trained from the start
 HEALED_WRITTEN_OUT_UP_TO = 256  # for a user's own, of any size: at 512 what is kept takes four times the memory
@@ -19,8 +19,13 @@ HEALED_WRITTEN_OUT_UP_TO = 256  # for a user's own, of any size: at 512 what is 
 
 def for_training(model: Any, train_length: int, up_to: int = WRITTEN_OUT_UP_TO) -> Any:
     """Switches SDPA to the written-out attention on a CPU, for sequences up to that many tokens."""
-    host = open_host(model)
-    if not torch.cuda.is_available() and train_length <= up_to and host.attention == "sdpa":
+    host = host_of(model)
+    if (
+        isinstance(host, OpenHost)
+        and not torch.cuda.is_available()
+        and train_length <= up_to
+        and host.attention == "sdpa"
+    ):
         host.attending.set_attn_implementation("eager")
     return model
 

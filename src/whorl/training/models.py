@@ -15,7 +15,7 @@ from whorl.files import read_json
 from whorl.finite import check_weights
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import open_gguf
-from whorl.hosts import ENCODERS, host_of
+from whorl.hosts import ENCODERS, IMAGES, host_of
 from whorl.points import PointConfig, PointTransformer
 from whorl.training.attention import for_training
 from whorl.training.settings import MODELS, ModelPreset, Settings
@@ -36,6 +36,8 @@ def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights:
     task = settings.task_class
     if task.body == "points":
         return PointTransformer(_of_points(settings, vocab_size))
+    if task.body == "images":
+        return _of_images(settings, vocab_size, weights)
     auto = _auto_class(task)
     if settings.preset is not None:
         config = _preset(settings.preset, task, vocab_size, settings.train_tokens, eos_token_id)
@@ -108,6 +110,45 @@ def _of_points(settings: Settings, classes: int) -> PointConfig:
     return PointConfig.from_dict({**read_json(path), "classes": classes})
 
 
+def _of_images(settings: Settings, classes: int, weights: bool) -> Any:
+    """A ViT of half a preset's width, or the image model that a config or a checkpoint says, with so many classes."""
+    from transformers import AutoModelForImageClassification, ViTConfig
+
+    grid = settings.known.grid
+    assert grid is not None
+    side, size = settings.task_settings().train_length, settings.preset
+    patch, labels = side // grid[0], {"num_labels": classes}
+    if size is not None:
+        config = ViTConfig(
+            hidden_size=size.width // 2, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+            intermediate_size=size.intermediate // 2, image_size=side, patch_size=patch, **labels,
+        )  # fmt: skip
+        return from_config(config, settings.model, AutoModelForImageClassification)
+    config = configuration(settings.model)
+    if config.model_type not in IMAGES:
+        raise ValueError(
+            f"the images task trains image models, and {settings.model!r} ({config.model_type}) is none that whorl "
+            f"knows ({', '.join(IMAGES)}); try tiny"
+        )
+    if config.patch_size not in (patch, [patch, patch], (patch, patch)):
+        raise ValueError(
+            f"the patches of {settings.model!r} have {config.patch_size} pixels a side, and the task's {patch}; try "
+            f"--task images:patch={config.patch_size} --train-length {12 * patch}"
+        )
+    pretrained = has_weights(settings)
+    if pretrained and config.num_labels != classes > 1:  # one is asked for by a look at the shapes
+        raise ValueError(
+            f"the task has {classes} classes and the model {settings.model!r} {config.num_labels}; give its "
+            "config.json alone, from which it is trained from the start"
+        )
+    if pretrained and weights:
+        model = from_pretrained(AutoModelForImageClassification, settings.model, dtype=torch.float32)
+        check_weights(model, settings.model)
+        return model
+    config.num_labels = classes
+    return from_config(config, settings.model, AutoModelForImageClassification)
+
+
 def _refuse_other_bodies(task: type[Task], config: Any, name: str) -> None:
     """Raises ValueError for a decoder where the task is an encoder's, and the other way round."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
@@ -146,8 +187,10 @@ def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eo
     """
     torch.manual_seed(seed)
     model = build_model(settings, vocab_size, eos_token_id)
-    if settings.task_class.body != "points":
+    body = settings.task_class.body
+    if body in ("decoder", "encoder"):
         model.config.use_cache = False
+    if body != "points":
         for_training(model, settings.train_tokens)
     attach(model, completed(host_of(model), encoding), seed=seed)
     # The seed of dropout, if the model has any, must not depend on how many numbers the initialisation drew.

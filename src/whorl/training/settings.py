@@ -12,6 +12,7 @@ from whorl.encodings.config import choices
 from whorl.training.recipe import PRECISIONS, SCHEDULES, Recipe, check_examples, resolved_precision
 
 if TYPE_CHECKING:
+    from whorl.encodings import Known
     from whorl.tasks.base import Task, TaskSettings
 
 
@@ -54,8 +55,8 @@ class Settings:
     mix             tasks that are mixed into language training, each with its share of the sequences ("mqar=0.1")
     text            stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET
     tokenizer       a directory or hub name; None trains a byte-level BPE on the training split
-    model           tiny, small, base (decoders, and encoders of the same sizes for mlm), or a Hugging Face config or
-                    model directory
+    model           tiny, small, base (decoders, and encoders of the same sizes for mlm, smaller ones for points and
+                    images), or a Hugging Face config or model directory
     train_length    of the longest training sequence, in the task's unit (128 tokens, 20 items); None: the task's own
     lengths         evaluation lengths, in that unit or as multiples of the training length ("4x"); None: the task's own
     tokens          training tokens per trial; None takes the preset's
@@ -160,6 +161,11 @@ class Settings:
     def train_tokens(self) -> int:
         """Tokens of a training sequence; the task is made to say it."""
         return self.task_class.example_tokens(self.task_settings())
+
+    @property
+    def known(self) -> Known:
+        """What fills the arguments that an encoding leaves unset, where a model is trained from scratch."""
+        return self.task_class.known(self.task_settings())
 
     def resolve(self) -> Settings:
         """The same with nothing left open: the task as it is written shortest, its lengths, the preset's budget for it,

@@ -21,7 +21,7 @@ from whorl.reports.formatting import capital, compact, plural, setting
 from whorl.results.comparison import Comparison
 from whorl.results.schema import as_json
 from whorl.results.trial import Trial
-from whorl.tasks import parse
+from whorl.tasks import of_evaluation, parse
 
 __all__ = ["build", "head", "unlearnt", "write"]
 
@@ -72,8 +72,8 @@ def _title(c: Comparison) -> str:
     count = len(c.encodings)
     if not count:
         return "A comparison of positional encodings"
-    far = any(c.far(kind) for kind in c.evaluations)
-    return f"{capital(plural(count, 'positional encoding'))}{' past the training length' if far else ''}"
+    far = [of_evaluation(kind).words().beyond for kind in c.evaluations if c.far(kind)]
+    return " ".join([capital(plural(count, "positional encoding")), *far[:1]])
 
 
 def _subtitle(c: Comparison) -> str:
@@ -83,7 +83,7 @@ def _subtitle(c: Comparison) -> str:
     mixed = f", mixed with {' and '.join(c.config.mix)} of the sequences" if c.config.mix else ""
     parts = [
         task.title + told + mixed,
-        f"trained at {'up to ' if c.unit != 'tokens' else ''}{c.train_length:,} {c.unit}",
+        f"trained at {'' if c.unit == 'tokens' or c.config.data.one_length else 'up to '}{c.train_length:,} {c.unit}",
     ]
     if longest is not None:
         parts.append(f"evaluated at up to {longest:,}")

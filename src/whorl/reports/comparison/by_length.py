@@ -84,8 +84,8 @@ def _table(c: Comparison, metric: Metric, encodings: Sequence[Encoding], of: str
 
 
 def _past(c: Comparison, metric: Metric) -> list[Block]:
-    """A row per encoding: on how many seeds it learnt the task, how far it holds, its mean share past the training
-    length, over all seeds and over those that learnt it, and how it ranks there."""
+    """A row per encoding: on how many seeds it learnt the task, how far it holds, its mean share beyond the
+    range, over all seeds and over those that learnt it, and how it ranks there."""
     far = c.far(metric.evaluation)
     by_seed = means(c.encodings, metric, far) if metric.share and len(c.encodings) > 1 else {}
     if not by_seed:
@@ -110,11 +110,12 @@ def _past(c: Comparison, metric: Metric) -> list[Block]:
         ]
         rows.append(Row([(text, "") for text in (e.name, *cells)], e.index))
     needed = percent(metric.learnt) if metric.learnt else "all"
+    beyond = of_evaluation(metric.evaluation).words().beyond
     heads = ["encoding", "seeds that learnt it", f"holds to, {c.unit}", "mean", "of seeds that learnt it"]
     return [
         Table(
-            f"Past the training length: how many seeds learnt the task in range, up to which of the {c.unit} {needed} "
-            f"of the {metric.of} are right at every length, the mean of {metric.label} over the longer ones, and the "
+            f"{capital(beyond)}: how many seeds learnt the task in range, up to which of the {c.unit} {needed} "
+            f"of the {metric.of} are right at every length, the mean of {metric.label} {beyond}, and the "
             f"mean reciprocal rank by it over {plural(len(by_seed), 'seed')}. Encodings that learnt it on no seed are "
             "not ranked, and on a seed on which one did not it comes last. Equal ones share the mean of their ranks.",
             [(head, "") for head in (*heads, "reciprocal rank")],
@@ -164,10 +165,10 @@ def _points(share: float) -> str:
 
 
 def _holds_to(c: Comparison, e: Encoding, metric: Metric) -> str:
-    """The longest length up to which every mean reaches what counts as learnt and no seed diverged; a dash where not
-    even the first does."""
-    held = DASH
-    for length in c.lengths(metric.evaluation):
+    """The longest length up to which, from the shortest in range on, every mean reaches what counts as learnt and no
+    seed diverged; a dash where not even the first does."""
+    held, first = DASH, min(c.near(metric.evaluation), default=0)
+    for length in (n for n in c.lengths(metric.evaluation) if n >= first):
         cell = e.cell(metric, length)
         mean = None if cell is None or cell.unreachable or cell.diverged else finite(cell.mean)
         if mean is None or mean < (metric.learnt or 1.0):

@@ -8,6 +8,7 @@ from whorl.reports.document import Block, Figure, Heading
 from whorl.reports.strips import pair_of, strip_chart
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding
+from whorl.tasks import parse
 
 
 def blocks(c: Comparison) -> list[Block]:
@@ -16,7 +17,9 @@ def blocks(c: Comparison) -> list[Block]:
 
 
 def pairs_turning(c: Comparison) -> StripChart | None:
-    """Which channel pairs turn; None when no encoding is rotary."""
+    """Which channel pairs turn; None when no encoding is rotary, or positions are not those of a sequence."""
+    if parse(c.config.task)[0].body not in ("decoder", "encoder"):
+        return None
     strips = tuple(strip for e in c.encodings if (strip := _strip(e, c.train_tokens)) is not None)
     if not strips:
         return None

@@ -43,7 +43,7 @@ def ranking(
     lost = {e.name: in_seeds(cell) if cell.diverged else _failed(c, e.name) for e, cell in there}
     cells = [(e, cell) for e, cell in there if cell.finite and not lost[e.name]]
     unranked = [f"{name} {how}" for name, how in lost.items() if how]
-    where = f"{'At' if length > c.train_length else 'In range, at'} {at_length(length, c)},"
+    where = f"{'In range, at' if c.in_range(length) else 'At'} {at_length(length, c)},"
     left_out = f"{listing(unranked)} and {'is' if len(unranked) == 1 else 'are'} not ranked" if unranked else ""
     if len(cells) < 2:
         return f"{where} {left_out}." if left_out and len(there) > 1 else ""
@@ -147,8 +147,11 @@ def as_ratio(logarithm: float) -> float:
 
 
 def telling(lengths: Sequence[int], train_length: int) -> list[int]:
-    """4x the training length, where evaluated, and the longest."""
-    return sorted({n for n in lengths if n == 4 * train_length} | set(lengths[-1:]))
+    """Of the lengths that training shows nothing of: 4x the training length, where evaluated, the longest, and the
+    shortest where that is below it."""
+    return sorted(
+        {n for n in lengths if n == 4 * train_length} | {n for n in lengths[:1] if n < train_length} | set(lengths[-1:])
+    )
 
 
 def unreachable(cells: Sequence[Cell], unit: str) -> list[str]:

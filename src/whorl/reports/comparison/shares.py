@@ -1,7 +1,7 @@
 """What is said of shares of right answers (token accuracy, exact match), by the seeds that solved the task in range.
 
 A task of retrieval is learnt or it is not, by the seed: a mean over both kinds is what no model has. So it is said how
-many seeds solved it in range, and what lies past the training length is told of these alone.
+many seeds solved it in range, and what lies beyond is told of these alone.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from whorl.reports.comparison.sentences import (
 from whorl.reports.formatting import listing, number, percent
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks import of_evaluation
 from whorl.tasks.base import Task
 
 
@@ -29,7 +30,7 @@ def shares(c: Comparison, task: type[Task]) -> Findings:
     solved = solving(c, metric)
     ranks = [ranking(c, metric, solved, n, percent) for n in telling(c.far(task.evaluation), c.train_length)]
     return Findings(
-        lead=[" ".join(filter(None, [who_learnt(c, task.name, metric, solved), *ranks]))],
+        lead=[" ".join(filter(None, [who_learnt(c, task, metric, solved), *ranks]))],
         bullets=[(e, turning_first(e) + _bullet(c, e, metric, others)) for e in c.encodings],
         rule=what_counts(c, metric, task.words().samples) if any(ranks) else "",
         caveats=limits(c, task),
@@ -38,20 +39,22 @@ def shares(c: Comparison, task: type[Task]) -> Findings:
 
 def solving(c: Comparison, metric: Metric) -> list[Encoding]:
     """The encodings that solved the task in range, each with the seeds that did alone."""
-    found = [e.solving(metric, c.train_length) for e in c.encodings]
+    found = [e.solving(metric, c.near(metric.evaluation)) for e in c.encodings]
     return [e for e in found if e.trials]
 
 
-def who_learnt(c: Comparison, kind: str, metric: Metric, solved: Sequence[Encoding]) -> str:
+def who_learnt(c: Comparison, task: type[Task], metric: Metric, solved: Sequence[Encoding]) -> str:
     """Who has solved the task in range: on every seed, or on some of them."""
     seeds = {e.name: len(e.trials) for e in c.encodings}
-    rule = f"at least {_needed(metric)} of the {metric.of} right at every length up to {c.train_length:,}"
+    kind, words = task.name, task.words()
+    where = "at" if c.config.data.one_length else "at every length up to"
+    rule = f"at least {_needed(metric)} of the {metric.of} right {where} {c.train_length:,}"
     on_all = [e.name for e in solved if len(e.trials) == seeds[e.name]]
     on_some = [f"{e.name} ({len(e.trials)} of {seeds[e.name]})" for e in solved if len(e.trials) < seeds[e.name]]
     if not solved:
         return (
-            f"No encoding learnt the {kind} task in range ({rule}, on any seed), so nothing here about longer "
-            "sequences means anything."
+            f"No encoding learnt the {kind} task in range ({rule}, on any seed), so nothing here about "
+            f"{words.others} means anything."
         )
     if len(on_all) == len(c.encodings):
         who = "The encoding" if len(on_all) == 1 else "Both encodings" if len(on_all) == 2 else "All encodings"
@@ -63,18 +66,18 @@ def who_learnt(c: Comparison, kind: str, metric: Metric, solved: Sequence[Encodi
         if not on_all:
             said.append(f"No encoding learnt the {kind} task in range ({rule}) on every seed.")
         said.append(
-            f"It was learnt on some seeds only by {listing(on_some)}; past the training length, these seeds alone are "
-            "compared."
+            f"It was learnt on some seeds only by {listing(on_some)}; {words.beyond}, these seeds alone are compared."
         )
     if len(solved) < len(c.encodings):
-        said.append("The others did not learn it, and their values at longer lengths mean nothing.")
+        said.append(f"The others did not learn it, and their values {words.at_others} mean nothing.")
     return " ".join(said)
 
 
 def _bullet(c: Comparison, every: Encoding, metric: Metric, others: Sequence[Metric]) -> str:
-    solved = every.solving(metric, c.train_length)
+    near = c.near(metric.evaluation)
+    solved = every.solving(metric, near)
     far = _cells(every, metric, c.far(metric.evaluation))
-    in_range = _cells(every, metric, [n for n in c.lengths(metric.evaluation) if n <= c.train_length])
+    in_range = _cells(every, metric, near)
     notes = stopped(every) + unreachable(far, c.unit) + diverged(in_range + far, c.unit)
     in_range = [cell for cell in in_range if not cell.unreachable]
     if not in_range:
@@ -84,8 +87,8 @@ def _bullet(c: Comparison, every: Encoding, metric: Metric, others: Sequence[Met
         return " ".join(
             [
                 f"did not learn the task in range: {percent(worst.mean)} of the {metric.of} right at "
-                f"{at_length(worst.length, c)}, where {_needed(metric)} are needed. Its values at longer lengths "
-                "therefore mean nothing.",
+                f"{at_length(worst.length, c)}, where {_needed(metric)} are needed. Its values "
+                f"{of_evaluation(metric.evaluation).words().at_others} therefore mean nothing.",
                 *notes,
             ]
         )

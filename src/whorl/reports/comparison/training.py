@@ -11,6 +11,7 @@ from whorl.reports.document import Block, Figure, Heading, Row, Table
 from whorl.reports.formatting import compact, duration, finite, with_spread
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Encoding
+from whorl.tasks import parse
 
 CURVE_POINTS = 160
 SMOOTHING = 0.03
@@ -58,11 +59,11 @@ def training_curves(c: Comparison) -> CurveChart | None:
     ticks = tuple((t, f"{t:,.10g}") for t in linear_ticks(0.0, stop))
     tokens = c.config.tokens / c.config.steps
     grid = Grid(tuple(map(float, places)), tuple(f"step {x:,.0f}, {compact(float(x) * tokens)} tokens" for x in places))
-    y = axis("training loss (nats per token)", "linear", [v for line in lines for v in line.y if v is not None])
+    y = axis(f"training loss (nats per {_target(c)})", "linear", [v for line in lines for v in line.y if v is not None])
     view = CurveView("training loss", (y,), (CurvePanel("", (grid,), (CurveFrame(0, lines),)),))
     caption = (
-        f"Training loss in nats per token, smoothed over {100 * SMOOTHING:.0f} % of the run, by optimiser step of "
-        f"{compact(tokens)} tokens. Every encoding sees the same batches in the same order."
+        f"Training loss in nats per {_target(c)}, smoothed over {100 * SMOOTHING:.0f} % of the run, by optimiser step "
+        f"of {compact(tokens)} tokens. Every encoding sees the same batches in the same order."
     )
     x = Axis("training steps", "linear", 0.0, stop, ticks)
     return CurveChart("training", "Training curves", caption, (("step", x),), (view,), named=True)
@@ -94,3 +95,8 @@ def _smoothed(losses: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray] | No
     index = np.arange(len(loss))
     reach = np.minimum(half, np.minimum(index, len(loss) - 1 - index))
     return steps, (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
+
+
+def _target(c: Comparison) -> str:
+    """What a model is asked for, one at a time."""
+    return {"points": "cloud", "images": "image"}.get(parse(c.config.task)[0].body, "token")

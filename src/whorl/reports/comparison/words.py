@@ -92,7 +92,7 @@ def unlearnt(c: Comparison) -> list[str]:
         whole = compared(c, metric)
         if sum(len(e.trials) for e in whole) < len(c.trials):
             share = metric.share
-            said.append(who_learnt(c, task.name, metric, whole) if share else _who_learnt_nothing(c, metric, whole))
+            said.append(who_learnt(c, task, metric, whole) if share else _who_learnt_nothing(c, metric, whole))
     return said
 
 

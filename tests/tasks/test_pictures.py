@@ -1,0 +1,173 @@
+"""Labelled pictures: glyphs, idx files and folders of image files, drawn in frames of any size."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whorl.tasks import pictures as module
+from whorl.tasks.pictures import FONTS, LETTERS, FashionMnist, Folder, Glyphs, Placed, pictures
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> Glyphs:
+    return Glyphs()
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """The mean place of what is white, row and column, in pixels from the middle of the frame."""
+    ink = (image[0] + 1) / 2
+    places = [np.arange(n) - (n - 1) / 2 for n in ink.shape]
+    return np.array([(ink.sum(1) * places[0]).sum(), (ink.sum(0) * places[1]).sum()]) / ink.sum()
+
+
+@pytest.mark.parametrize("label", range(len(LETTERS)), ids=list(LETTERS))
+def test_every_glyph_is_drawn_in_every_font_and_fits(glyphs: Glyphs, label: int) -> None:
+    drawn = [glyphs.draw((label, font), 64, 64, Placed()) for font in range(len(FONTS))]
+    for image in drawn:
+        assert image.shape == (3, 64, 64)
+        assert image.dtype == np.float32
+        assert -1 == image.min() < image.max() == 1
+        edge = np.concatenate([image[0, 0], image[0, -1], image[0, :, 0], image[0, :, -1]])
+        assert edge.max() == -1, "no stroke is cut off"
+    assert len({image.tobytes() for image in drawn}) == len(FONTS)
+
+
+def test_the_letters_are_told_apart_by_their_shapes(glyphs: Glyphs) -> None:
+    """A check of the data without a model: the nearest upright glyph of its size, by correlation over some shifts, is
+    mostly of the true class, which guessing finds once in 34 times."""
+    rng, side, wrong = np.random.default_rng(0), 32, 0
+    shifts = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
+    every = [(label, font) for label in range(len(LETTERS)) for font in range(len(FONTS))]
+    known = np.stack([glyphs.draw(one, side, side, Placed(0.85))[0] for one in every]).reshape(len(every), -1)
+    known = (known - known.mean(1, keepdims=True)) / known.std(1, keepdims=True)
+    for i in range(102):
+        placed = Placed(rng.uniform(0.75, 0.95), *rng.uniform(-0.05, 0.05, 2), rng.uniform(-12, 12))
+        image = glyphs.draw((i % 34, int(rng.integers(len(FONTS)))), side, side, placed)[0]
+        moved = np.stack([np.roll(image, shift, (0, 1)).ravel() for shift in shifts])
+        nearest = (known @ moved.T).max(1).argmax()
+        wrong += every[nearest][0] != i % 34
+    assert wrong < 30, f"{wrong} of 102"
+
+
+def test_a_larger_glyph_shows_more(glyphs: Glyphs) -> None:
+    """Its edges are as sharp as those of a small one, and not a small one enlarged."""
+    small, large = (glyphs.draw((0, 0), side, side, Placed())[0] for side in (32, 128))
+    enlarged = np.asarray(Image.fromarray(small).resize((128, 128), Image.Resampling.BICUBIC))
+    steepest = [np.abs(np.diff(image)).max() for image in (small, large, enlarged)]
+    assert steepest[1] > 0.9 * steepest[0]
+    assert steepest[2] < 0.5 * steepest[0]
+    halved = large.reshape(32, 4, 32, 4).mean((1, 3))
+    assert np.corrcoef(halved.ravel(), small.ravel())[0, 1] > 0.95, "and it is the same picture, to half a pixel"
+
+
+def test_a_picture_stands_where_it_is_placed(glyphs: Glyphs) -> None:
+    plain = glyphs.draw((14, 0), 64, 64, Placed(0.5))  # an o
+    np.testing.assert_allclose(middle(plain), 0, atol=0.6)
+    moved = glyphs.draw((14, 0), 64, 64, Placed(0.5, right=0.25, down=-0.125))
+    np.testing.assert_allclose(middle(moved) - middle(plain), (-8, 16), atol=1e-4)
+    ell = LETTERS.index("l")
+    lying = glyphs.draw((ell, 0), 64, 64, Placed(turn=90.0))
+    np.testing.assert_allclose(lying[0], np.rot90(glyphs.draw((ell, 0), 64, 64, Placed())[0]), atol=0.6)
+    assert (lying[0] > 0).any(0).sum() > 3 * (lying[0] > 0).any(1).sum()
+
+
+def test_a_wide_frame_leaves_a_picture_its_proportions(glyphs: Glyphs) -> None:
+    square, wide, high = (glyphs.draw((0, 0), *shape, Placed())[0] for shape in ((36, 36), (36, 64), (64, 36)))
+    assert np.array_equal(wide[:, 14:-14], square)
+    assert np.array_equal(high[14:-14], square)
+    assert wide[:, :14].max() == wide[:, -14:].max() == -1
+
+
+def save_fashion(folder: Path, pictures_: int = 36) -> np.ndarray:
+    """Small idx files of pictures whose pixels are their number, and whose classes go round."""
+    folder.mkdir()
+    numbers = np.arange(pictures_, dtype=np.uint8)
+    for part, of in (("train", numbers[:24]), ("t10k", numbers[24:])):
+        images = np.broadcast_to(of[:, None, None], (len(of), 28, 28))
+        for name, array in (("images-idx3", images), ("labels-idx1", of % 10)):
+            head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    return numbers
+
+
+def test_idx_files_are_read_and_their_test_file_is_held_out(tmp_path: Path) -> None:
+    save_fashion(tmp_path / "fashion")
+    read = pictures(str(tmp_path / "fashion"))
+    assert isinstance(read, FashionMnist)
+    assert len(read.classes) == 10
+    rng = np.random.default_rng(0)
+    assert {read.pick(rng, 3, "training") for _ in range(40)} == {3, 13}
+    assert {read.pick(rng, 3, "validation") for _ in range(9)} == {23}
+    assert {read.pick(rng, 5, "evaluation") for _ in range(40)} == {25, 35}
+    assert read.draw(25, 28, 28, Placed()).round(4).min() == pytest.approx(25 / 127.5 - 1, abs=1e-4)
+
+
+def test_idx_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_fashion(tmp_path / "fashion")
+    labels = tmp_path / "fashion" / "train-labels-idx1-ubyte.gz"
+    for content, message in ((b"no gzip", "cannot read"), (gzip.compress(b"\0\0\x08\x01\0\0\0\x09"), "is no idx file")):
+        labels.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            pictures(str(tmp_path / "fashion")).content()
+    monkeypatch.setattr(FashionMnist.__init__, "__defaults__", (tmp_path / "none",))
+    with pytest.raises(ValueError, match="apt-get install dataset-fashion-mnist"):
+        pictures("fashion-mnist")
+
+
+@pytest.mark.skipif(not module.FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_the_debian_package_is_read() -> None:
+    read = FashionMnist()
+    assert [len(read.numbers(label, "evaluation")) for label in range(10)] == [1000] * 10
+    assert sum(len(read.numbers(label, "validation")) for label in range(10)) == 5000
+
+
+def photos(folder: Path, each: int = 12) -> Path:
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", (40, 20 + i), colour).save(folder / name / f"{i:02}.png")
+    (folder / "notes.txt").write_text("no class")
+    return folder
+
+
+def test_a_folder_has_a_class_for_each_folder_of_images(tmp_path: Path) -> None:
+    found = pictures(str(photos(tmp_path / "photos")))
+    assert isinstance(found, Folder)
+    assert found.classes == ("blue", "red")
+    parts = {part: found.numbers(1, part).tolist() for part in ("training", "validation", "evaluation")}
+    assert parts == {"evaluation": [12, 22], "validation": [13, 23], "training": [14, 15, 16, 17, 18, 19, 20, 21]}
+    image = found.draw(12, 8, 16, Placed())
+    assert image.shape == (3, 8, 16)
+    np.testing.assert_allclose(image[0], 1, err_msg="the ground is the colour of the border")
+    np.testing.assert_allclose(image[2], -1)
+    before = found.content()
+    Image.new("RGB", (40, 20), (254, 0, 0)).save(tmp_path / "photos" / "red" / "00.png")
+    assert Folder(tmp_path / "photos").content() != before
+
+
+def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder; give glyphs, fashion-mnist, or a folder"):
+        pictures(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"two classes or more.*those that hold any are \[\]"):
+        pictures(str(tmp_path))
+    (photos(tmp_path / "photos", each=4) / "blue" / "00.png").unlink()
+    (tmp_path / "photos" / "blue" / "01.png").unlink()
+    with pytest.raises(ValueError, match="three image files or more in each.*; blue has fewer"):
+        pictures(str(tmp_path / "photos"))
+    broken = photos(tmp_path / "broken") / "red" / "00.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"cannot read the image {broken}"):
+        pictures(str(tmp_path / "broken")).draw(12, 8, 8, Placed())
+
+
+def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.require.__globals__["EXTRAS"], "images", ("one_that_is_not_there",))
+    with pytest.raises(
+        ImportError, match=r"the images task needs one_that_is_not_there.*pip install 'whorl\[images\]'"
+    ):
+        pictures("glyphs")
