@@ -33,6 +33,7 @@ ENCODINGS = (
     "euclidean-alibi",
     "irpe:on=qkv,method=cross",
     "irpe:mode=bias",
+    "lookhere",
     "pape",
 )
 
@@ -96,6 +97,7 @@ TRUTHS: dict[str, tuple[Turn | None, Bias | None]] = {
     "p-rope-2d:p=0.5": (axial(HEAD_DIM, cut=20), None),
     "mixed-rope:rotate=false": (axial(HEAD_DIM, 10.0), None),
     "dinov3-rope:base=100": (dinov3(HEAD_DIM), None),
+    "alibi-2d": (None, distances(2)),
     "euclidean-alibi": (None, distances(2)),
     "axial-rope+euclidean-alibi": (axial(HEAD_DIM), distances(2)),
 }
@@ -147,6 +149,35 @@ def test_vectors_of_buckets_equal_a_plain_attention_with_one_for_class_tokens(fa
     assert far(plain_truth(stock, TALL), truth) > 100 * allowed
 
 
+@pytest.mark.parametrize("family", IMAGES)
+@torch.no_grad()
+def test_heads_that_look_up_and_down_equal_a_plain_attention(family: str) -> None:
+    """On 5 x 3 patches; the first layer of two is thrice as steep as the last, and class tokens see all."""
+    model = whorl.attach(tiny_image_model(family), "lookhere:view=180")
+    assert str(whorl.encoding_of(model)) == "lookhere:view=180,layers=2"
+    found, stock = states(model, TALL), whorl.detach(model)
+
+    def added(i: Place, j: Place, head: int) -> float:
+        if i is None or j is None:
+            return 0.0
+        down = j[0] - i[0]
+        return -math.hypot(down, j[1] - i[1]) if (down <= 0 if head == 0 else down >= 0) else -math.inf
+
+    def truth(dtype: torch.dtype, first: float = 1.5, last: float = 0.5) -> torch.Tensor:
+        slopes = iter((first, last))  # times 2, and 1/2 of the first heads
+
+        def change(q: torch.Tensor, k: torch.Tensor, at: list[Place]) -> torch.Tensor:
+            each = [[[added(i, j, head) for j in at] for i in at] for head in range(2)]
+            return next(slopes) * torch.tensor(each, dtype=q.dtype)
+
+        return plain_truth(stock, TALL, change=change, dtype=dtype)
+
+    right = truth(torch.float64)
+    allowed = 4 * far(truth(torch.float32), right) + torch.finfo(torch.float32).eps
+    assert far(found, right) < allowed
+    assert far(truth(torch.float64, 0.5, 1.5), right) > 100 * allowed
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", IMAGES)
 @torch.no_grad()
@@ -157,7 +188,7 @@ def test_its_own_encoding_at_another_size_is_what_stock_code_does_there(family: 
     assert far(states(model, pixels), stock) < rounding(family)
 
 
-@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "irpe", "pape"])
+@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "irpe", "lookhere", "pape"])
 @torch.no_grad()
 def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
     """The same patches in the same order, as one grid and as another; and the image on its side."""

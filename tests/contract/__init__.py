@@ -68,6 +68,8 @@ ON_GRIDS = (
     "sincos-2d",
     "learned-2d",
     "euclidean-alibi",
+    "alibi-2d",
+    "lookhere",
     "irpe",
     "pape",
     "pape-ri",

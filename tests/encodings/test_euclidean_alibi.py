@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.encodings.attended import random_qkv
@@ -10,6 +12,7 @@ from tests.encodings.test_pape import turned
 from whorl.encodings import Shape, parse
 from whorl.encodings.alibi import LinearBias
 from whorl.encodings.euclidean_alibi import EuclideanBias
+from whorl.encodings.grid import Grid
 from whorl.ops import biased_attention
 
 POINTS = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -27,6 +30,19 @@ def test_on_one_axis_it_is_alibi() -> None:
     at = torch.tensor([[5, 6, 2**31 + 3, 0]])
     few = EuclideanBias(6, unit=1.0)(at[..., None], at[..., None])
     assert torch.equal(few, LinearBias(6)(at, at))
+
+
+def test_on_a_grid_it_has_the_name_of_croma_as_well() -> None:
+    """Rows and columns of 3 x 5 patches, by their formula; no other positions."""
+    (effect,) = parse("alibi-2d").effects(Shape(4, 8, 32, axes=2))
+    at = Grid(3, 5).positions()
+    bias = effect.module(at, at)
+    places = [(row, column) for row in range(3) for column in range(5)]
+    wanted = [[[-(2.0 ** -(h + 1)) * math.dist(i, j) for j in places] for i in places] for h in range(8)]
+    torch.testing.assert_close(bias[0], torch.tensor(wanted))
+    for axes in (1, 3):
+        with pytest.raises(ValueError, match=f"and a position has {axes} ax"):
+            parse("alibi-2d").effects(Shape(4, 8, 32, axes=axes))
 
 
 @pytest.mark.parametrize("impl", ["reference", "blocked"])

@@ -104,7 +104,7 @@ def _said(host: Host, train_length: int | None = None) -> list[Known]:
     kinds: dict[Any, Known] = {}
     for index, kind in enumerate(zip(host.layer_types, host.shapes, strict=True)):
         if kind not in kinds:
-            kinds[kind] = host.says(index)
+            kinds[kind] = replace(host.says(index), layers=len(host.shapes))
     said = [kinds[kind] for kind in zip(host.layer_types, host.shapes, strict=True)]
     return said if train_length is None else [replace(one, train_length=train_length) for one in said]
 

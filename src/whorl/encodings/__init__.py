@@ -61,6 +61,8 @@ REGISTRY = {
     "learned-2d": "whorl.encodings.learned_2d:Learned2D",
     "alibi": "whorl.encodings.alibi:ALiBi",
     "euclidean-alibi": "whorl.encodings.euclidean_alibi:EuclideanALiBi",
+    "alibi-2d": "whorl.encodings.alibi_2d:ALiBi2D",
+    "lookhere": "whorl.encodings.lookhere:LookHere",
     "t5": "whorl.encodings.t5:T5Bias",
     "kerple": "whorl.encodings.kerple:Kerple",
     "fire": "whorl.encodings.fire:FIRE",

@@ -24,6 +24,7 @@ class Known:
     fraction      the share of `Shape.head_dim` that the host's own encoding turns, where that is less than all of it
     part          the same, and 1 where the host turns a part of its heads and lets no other channels turn (Phi)
     third         a third of its layers, rounded down
+    layers        how many it has
     grid          rows and columns of patches of the images that the model is trained at
     """
 
@@ -32,6 +33,7 @@ class Known:
     fraction: float | None = None
     part: float | None = None
     third: int | None = None
+    layers: int | None = None
     grid: tuple[int, int] | None = None
 
 

@@ -15,6 +15,8 @@ from whorl.encodings.config import number_list
 if TYPE_CHECKING:
     import torch
 
+    from whorl.encodings.effects import Shape
+
 ROW, COLUMN, Y, X = range(4)  # the axes of `Grid.places`; of `Grid.positions` the first two
 PLACES = 4
 
@@ -57,6 +59,13 @@ class Grid:
 def nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
     """[B or 1, 1, Q, K]: True where one of the two stands nowhere, by the last number of positions [B or 1, .., 3]."""
     return (query_positions[:, None, :, None, -1] + key_positions[:, None, None, :, -1]) > 0
+
+
+def check_axes(encoding: str, shape: Shape) -> None:
+    """Raises ValueError for a host whose positions are no rows and columns."""
+    if shape.axes != 2:
+        count = "1 axis" if shape.axes == 1 else f"{shape.axes} axes"
+        raise ValueError(f"{encoding} goes by rows and columns, and a position has {count}; try euclidean-alibi")
 
 
 def check_grid(argument: str, value: Any) -> tuple[int, int]:

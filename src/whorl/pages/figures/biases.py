@@ -11,8 +11,10 @@ from torch import nn
 
 from whorl.encodings.biases import RelativeBias
 from whorl.encodings.fire import InterpolatedBias
+from whorl.encodings.lookhere import DirectedBias
 from whorl.encodings.t5 import BucketBias
 from whorl.encodings.window import WindowBias
+from whorl.pages.figures import grids
 from whorl.pages.figures.drawing import ADDED, DISTANCE, LOG_DISTANCE, Subject, cells, curves, log_places, steps
 from whorl.reports.axes import axis
 from whorl.reports.chart import Chart
@@ -56,6 +58,11 @@ def _window(module: WindowBias, subject: Subject) -> Chart:
     seen = (module(at, at)[0, 0] == 0).tril()
     table = torch.ones(seen.shape).masked_fill(~seen, torch.nan)
     return cells(subject, f"the keys that a query sees, size={module.size}", table, "query", "key", "seen")
+
+
+@drawn.register
+def _directed(module: DirectedBias, subject: Subject) -> Chart:
+    return grids.view(subject, module)
 
 
 @drawn.register

@@ -8,6 +8,7 @@ import torch
 
 from whorl.encodings import Spectrum
 from whorl.encodings.grid import COLUMN, Grid, X, Y
+from whorl.encodings.lookhere import DirectedBias
 from whorl.encodings.mixed_rope import MixedAngles
 from whorl.pages import facts
 from whorl.pages.figures.drawing import Subject, cells
@@ -45,6 +46,17 @@ def _along(spectrum: Spectrum, axis: int, side: int) -> Spectrum:
     pairs = zip(spectrum.frequencies, spectrum.axes, strict=True)
     own = tuple(unit * frequency for frequency, by in pairs if by == axis)
     return Spectrum(own, 2 * len(own))
+
+
+def view(subject: Subject, module: DirectedBias) -> Chart:
+    """What the first head takes from the logits of a patch in the middle, where it looks."""
+    rows, columns = facts.GRID
+    at = Grid(rows, columns).positions()
+    middle = rows // 2 * columns + columns // 2
+    found = module(at[:, middle : middle + 1], at)[0, 0, 0].view(rows, columns)
+    shown = found.masked_fill(found.isinf(), torch.nan)
+    title = f"what one head takes from the logits of a patch in the middle, {module.view} degrees"
+    return cells(subject, title, -shown, "row", "column", "taken")
 
 
 def directions(subject: Subject, module: MixedAngles) -> Chart:
