@@ -10,12 +10,14 @@ agreement.py  checks that run the model: cache, batch, padding, packing, shifts,
 texts.py      checks by the loss on a text: layout, proportional against partial
 fits.py       which base, layout and scaling reads a text best
 files.py      what a directory holds: JSON and safetensors, never a pickle, never its code
+images.py     the checks of image models, and what they ask
 subject.py    what is examined, and what is worked out once for several checks
 checks.py     the table of checks, and doctor()
 answers.py    what a check gives
 """
 
 from whorl.diagnosis.checks import CHECKS, doctor
+from whorl.diagnosis.images import IMAGE_CHECKS
 from whorl.results.diagnosis import Diagnosis, Finding
 
-__all__ = ["CHECKS", "Diagnosis", "Finding", "doctor"]
+__all__ = ["CHECKS", "IMAGE_CHECKS", "Diagnosis", "Finding", "doctor"]

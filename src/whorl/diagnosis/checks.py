@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,12 @@ from whorl.attaching.records import CONFIG_KEY
 from whorl.checking import check_numbers
 from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
-from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
+from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
+from whorl.diagnosis.images import IMAGE_CHECKS, ImageSubject, image_host
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
-from whorl.hosts import open_host, unwrapped
+from whorl.hosts import Host, open_host, unwrapped
 from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question, why it matters, and what to do when the answer is no."""
-
-    name: str
-    title: str
-    why: str
-    remedy: str
-    ask: Callable[[Subject], Answer]
 
 
 def saved(subject: Subject) -> Answer:
@@ -271,6 +261,7 @@ def doctor(
     text_ids: the same as token ids [tokens] or [windows, tokens], for a model object too. Without either, a directory
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
+    Image models have checks of their own (`IMAGE_CHECKS`), and read no text.
     advance: is told the title of each check before it is asked.
 
     A directory whose encoding is also said in stock terms has two readers. What cannot be asked of whorl's reading is
@@ -299,6 +290,10 @@ def doctor(
     else:
         model = model_or_path
     inner = unwrapped(model)
+    if (images := image_host(inner)) is not None:
+        if given or length is not None:
+            raise ValueError(f"{type(inner).__name__} reads images; leave out {'text' if given else 'length'}")
+        return _of_images(inner, images, model_or_path, advance)
     if not isinstance(inner, torch.nn.Module):
         open_host(inner)  # says what it is
     if hasattr(inner, "config"):
@@ -316,12 +311,27 @@ def doctor(
         findings = []
         for check in CHECKS:
             advance(check.title)
-            findings.append(_finding(check, subject))
+            findings.append(check.finding(subject))
         if isinstance(model_or_path, (str, Path)) and is_stock_too(inner):
             findings = _asked_of_stock(inner, subject, findings)
         return Diagnosis(subject.name, tuple(findings))
     finally:
         inner.train(training)
+
+
+def _of_images(model: Any, host: Host, given: Any, advance: Callable[[str], None]) -> Diagnosis:
+    """The findings about an image model, which is left as it was."""
+    subject = ImageSubject(host, str(given) if isinstance(given, (str, Path)) else type(model).__name__)
+    training = model.training
+    model.eval()
+    try:
+        findings = []
+        for check in IMAGE_CHECKS:
+            advance(check.title)
+            findings.append(check.finding(subject))
+        return Diagnosis(subject.name, tuple(findings))
+    finally:
+        model.train(training)
 
 
 def is_stock_too(model: Any) -> bool:
@@ -340,7 +350,7 @@ def _asked_of_stock(model: Any, subject: Subject, findings: list[Finding]) -> li
     both = []
     for check, own in zip(CHECKS, findings, strict=True):
         if own.status == NOT_APPLICABLE or check.ask is settings.length:
-            other = _finding(check, stock)
+            other = check.finding(stock)
             answers = other.status not in (NOT_APPLICABLE, NOT_ASKED)
             if own.status == NOT_APPLICABLE or other.status in (WARN, FAIL):
                 own = replace(other, measured=f"as stock reads it: {other.measured}" if answers else other.measured)
@@ -375,15 +385,3 @@ def _ids_of(text: str, model: Any, text_ids: Any) -> torch.Tensor:
     if ids is None:
         raise ValueError(f"text needs the model's own tokenizer, and {model} holds none")
     return ids
-
-
-def _finding(check: Check, subject: Subject) -> Finding:
-    try:
-        status, measured = check.ask(subject)
-    except NotApplicable as reason:
-        status, measured = NOT_APPLICABLE, str(reason)
-    except NotAsked as missing:
-        status, measured = NOT_ASKED, str(missing)
-    except Exception as error:  # what the model raises is the finding
-        status, measured = FAIL, f"raised {type(error).__name__}: {' '.join(str(error).split())}"
-    return Finding(check.name, check.title, status, measured, check.why, check.remedy)

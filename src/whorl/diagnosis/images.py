@@ -1,0 +1,226 @@
+"""Checks of image models: do they know where patches stand, in images of every size and shape?"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from whorl.attaching import encoding_of, seams_of
+from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
+from whorl.encodings import Encoding
+from whorl.encodings.grid import X, Y
+from whorl.finite import not_finite
+from whorl.hosts import Host, host_of
+from whorl.hosts.timm import opening as timm
+from whorl.hosts.transformers import images
+from whorl.numerics import allowance, max_error, too_large_to_copy
+from whorl.results.diagnosis import WARN
+
+
+def image_host(model: Any) -> Host | None:
+    """The host of an image model that whorl knows; None for any other."""
+    return host_of(model) if images.has(model) or timm.has(model) else None
+
+
+@dataclass
+class ImageSubject:
+    """An image model under examination, and what it makes of images of random patches, in float32 or better."""
+
+    host: Host
+    name: str = ""
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What it has, stock or attached. Raises NotApplicable where that is nothing."""
+        found = encoding_of(self.host.model)
+        if not any(found.for_layer(i, t).kinds for i, t in enumerate(self.host.layer_types)):
+            raise NotApplicable("it has no encoding, and takes an image for a bag of patches")
+        return found
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of an image of its own size."""
+        assert self.host.patches is not None
+        return self.host.patches.trained.height, self.host.patches.trained.width
+
+    def patches(self, number: int) -> torch.Tensor:
+        """Random ones, float32 [number, 3, height, width]. Raises NotApplicable where they overlap in an image."""
+        patches = self.host.patches
+        assert patches is not None
+        if patches.size != patches.step:
+            raise NotApplicable(f"its patches of {patches.size[0]} pixels lie {patches.step[0]} pixels apart")
+        return torch.randn(number, 3, *patches.size, generator=torch.Generator().manual_seed(0))
+
+    def states(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
+        """The last hidden states [patches, width] of an image that has these patches in so many rows, row by row.
+        Raises NotApplicable where the model does not run, which the check "runs" tells."""
+        if isinstance(self.first_run, Exception):
+            raise NotApplicable("the model does not run")
+        return self.run(self.twin, patches, rows)
+
+    def run(self, model: Any, patches: torch.Tensor, rows: int, resampled: bool = True) -> torch.Tensor:
+        """The same of any copy. resampled: a stock model is told to resample its vectors, where it asks to be told."""
+        base, like = host_of(model).base, next(model.parameters())
+        grid = patches.unflatten(0, (rows, -1)).to(like)
+        pixels = grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)[None]
+        asks = "interpolate_pos_encoding" in inspect.signature(type(base).forward).parameters
+        with torch.no_grad():
+            if hasattr(base, "forward_features"):  # timm's
+                found = base.forward_features(pixels)
+            else:
+                found = base(pixels, **{"interpolate_pos_encoding": True} if asks and resampled else {})[0]
+        return found[0, -len(patches) :].float() if found.dtype != torch.float64 else found[0, -len(patches) :]
+
+    @cached_property
+    def twin(self) -> Any:
+        """The model in float32 or better. Raises NotApplicable where copies do not fit into memory."""
+        model = self.host.model
+        half = torch.finfo(next(model.parameters()).dtype).bits < 32
+        if too_large := too_large_to_copy(model, 12 if half else 8):
+            raise NotApplicable(too_large)
+        return copy.deepcopy(model).float() if half else model
+
+    @cached_property
+    def first_run(self) -> torch.Tensor | Exception:
+        """What it makes of an image of its own size, or what it raised."""
+        try:
+            return self.run(self.twin, self.patches(math.prod(self.grid)), self.grid[0], resampled=False)
+        except NotApplicable:
+            raise
+        except Exception as error:  # of stock code, and the very thing that is asked about
+            return error
+
+    @cached_property
+    def allowed(self) -> float:
+        """How far two ways to the same states may be apart."""
+        own = self.patches(math.prod(self.grid)), self.grid[0]
+        return allowance(self.states(*own), self.run(copy.deepcopy(self.twin).double(), *own))
+
+
+def runs(subject: ImageSubject) -> Answer:
+    if lost := not_finite(subject.host.model):
+        return judged(False, f"not finite: {', '.join(lost)}")
+    found = subject.first_run
+    if isinstance(found, Exception):
+        return judged(False, f"raised {type(found).__name__}: {' '.join(str(found).split())}")
+    return judged(bool(found.isfinite().all()), f"{len(found)} patches of {subject.grid[0]} x {subject.grid[1]}")
+
+
+def sizes(subject: ImageSubject) -> Answer:
+    """An image of other rows and columns, without a word to the model."""
+    rows, columns = subject.grid[0] + 1, 2 * subject.grid[1] + 1
+    subject.states(patches := subject.patches(rows * columns), rows)  # told what it asks to be told
+    shape = f"{rows} x {columns} patches"
+    try:
+        found = subject.run(subject.twin, patches, rows, resampled=False)
+    except Exception as error:  # of stock code
+        said = " ".join(str(error).split())
+        return Answer(WARN, f"{shape} are taken with interpolate_pos_encoding=True alone; without: {said}")
+    return judged(bool(found.isfinite().all()), f"{shape} beside its own {subject.grid[0]} x {subject.grid[1]}")
+
+
+def places(subject: ImageSubject) -> Answer:
+    """The same patches in another order. (Not the opposite one, which leaves distances as they are.)"""
+    named, rows = subject.encoding, subject.grid[0]
+    patches = subject.patches(math.prod(subject.grid))
+    order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(1))
+    there, other = subject.states(patches, rows), subject.states(patches[order], rows)
+    return _told(subject, max_error(there[order], other), f"patches in another order, under {named}")
+
+
+def shapes(subject: ImageSubject) -> Answer:
+    """As many patches, the same row by row, in a wide image and in a high one."""
+    short = max(2, min(subject.grid) // 2)
+    long = max(short + 1, math.prod(subject.grid) // short)
+    named, patches = subject.encoding, subject.patches(short * long)
+    wide, high = subject.states(patches, short), subject.states(patches, long)
+    return _told(subject, max_error(wide, high), f"{short} x {long} and {long} x {short} patches, under {named}")
+
+
+def axes(subject: ImageSubject) -> Answer:
+    """An image with rows and columns exchanged."""
+    named, side = subject.encoding, max(2, min(subject.grid))
+    patches = subject.patches(side * side)
+    turned = patches.unflatten(0, (side, side)).transpose(0, 1).flatten(0, 1)
+    there, other = subject.states(patches, side), subject.states(turned, side)
+    error = max_error(there, other.unflatten(0, (side, side)).transpose(0, 1).flatten(0, 1))
+    answer = _told(subject, error, f"rows and columns exchanged, under {named}")
+    return answer if answer.status == "pass" else Answer(WARN, answer.measured)
+
+
+def aliases(subject: ImageSubject) -> Answer:
+    """The angle between neighbouring patches of each pair that turns, in an image of the model's own size."""
+    named, host, (rows, columns) = subject.encoding, subject.host, subject.grid
+    steps = {Y: 2 / rows, X: 2 / columns}  # from -1 to 1; rows and columns themselves are counted by one
+    worst, layers = 0.0, 0
+    for index, seam in enumerate(seams_of(host)):
+        spectrum = host.own_spectrum(index) if seam is None else seam.spectrum
+        if spectrum is None or not spectrum.turning or not spectrum.axes:
+            continue
+        layers += 1
+        angles = [abs(f) * steps.get(a, 1.0) for f, a in zip(spectrum.frequencies, spectrum.axes, strict=True)]
+        worst = max(worst, *angles)
+    if not layers:
+        raise NotApplicable(f"{named} turns no pair by a fixed frequency")
+    measured = f"up to {worst:.3g} radians from patch to patch"
+    return Answer(WARN, f"{measured}, more than pi") if worst > math.pi * (1 + 1e-6) else judged(True, measured)
+
+
+def _told(subject: ImageSubject, error: float, what: str) -> Answer:
+    """Passes where the states differ by more than rounding."""
+    measured = f"states differ by {error:.2g}, of which rounding makes {subject.allowed:.1g}: {what}"
+    return judged(error > subject.allowed, measured)
+
+
+IMAGE_CHECKS = (
+    Check(
+        "runs",
+        "The model gives finite numbers",
+        "the other checks compare what it gives",
+        "read the error",
+        runs,
+    ),
+    Check(
+        "sizes",
+        "Images of other sizes are read",
+        "a table of positions is made for one grid; stock code resamples it only where it is told to, call by call",
+        "pass interpolate_pos_encoding=True, or whorl.attach(model, whorl.encoding_of(model)), which resamples by "
+        "itself",
+        sizes,
+    ),
+    Check(
+        "places",
+        "The model knows where patches stand",
+        "a table that is zero, or is left out at another size, makes an image a bag of patches, without an error",
+        "load the weights of the table, or attach an encoding of a grid",
+        places,
+    ),
+    Check(
+        "shapes",
+        "A wide image is no high one",
+        "112 x 448 pixels have as many patches as 224 x 224: a grid that is told from the number of patches is wrong "
+        "where an image is not square",
+        "give the height and width in patches to what makes positions; whorl.attach reads them from the pixels",
+        shapes,
+    ),
+    Check(
+        "axes",
+        "Rows and columns are told apart",
+        "positions of one axis given twice, or distances alone, make an image and its transpose the same",
+        "no fault where distances are all that is meant (euclidean-alibi); else look at the order of the axes",
+        axes,
+    ),
+    Check(
+        "aliases",
+        "No pair turns by more than half a turn from patch to patch",
+        "past pi radians a step to one side is the same as a smaller one to the other",
+        "a larger image than these patches, or another base; learned frequencies may have grown: look at them",
+        aliases,
+    ),
+)

@@ -1,0 +1,131 @@
+"""What doctor says of image models: healthy ones, and ones with a planted fault that no error tells of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import whorl
+from whorl.attaching import images as attaching
+from whorl.diagnosis import IMAGE_CHECKS, doctor
+from whorl.encodings.grid import Grid
+from whorl.hosts import IMAGES
+from whorl.testing import peaked, tiny_image_model
+
+
+def model_with(encoding: str, **sizes: int) -> Any:
+    model = tiny_image_model("vit")
+    if sizes:
+        torch.manual_seed(0)
+        config = type(model.config).from_dict(model.config.to_dict() | sizes)
+        model = peaked(type(model)(config)).eval()
+    return whorl.attach(model, encoding)
+
+
+@pytest.mark.parametrize("family", IMAGES)
+def test_stock_models_fail_nothing(family: str) -> None:
+    """Those that resample their table only where they are told to are a warning."""
+    found = doctor(tiny_image_model(family))
+    assert found.healthy, str(found)
+    assert tuple(found) == tuple(check.name for check in IMAGE_CHECKS)
+    asks = family not in ("dinov2", "dinov2_with_registers", "dinov3_vit", "beit")
+    assert found.having("warn") == (("sizes",) if asks else ()), str(found)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["axial-rope", "hope-2d:grid=14@14", "mixed-rope", "sincos-2d", "learned-2d", "pape"]
+)
+def test_attached_encodings_fail_nothing_at_any_size(encoding: str) -> None:
+    found = doctor(model_with(encoding))
+    assert found.healthy, str(found)
+    assert not found.having("warn"), str(found)
+
+
+def test_an_encoding_of_which_no_pair_turns_is_seen() -> None:
+    """In a grid of 4 x 4 no pair makes a full turn, so that HoPE stills them all."""
+    assert doctor(model_with("hope-2d:grid=4@4")).failed == ("places", "shapes")
+
+
+def test_distances_alone_do_not_tell_rows_from_columns() -> None:
+    found = doctor(model_with("euclidean-alibi"))
+    assert (found.healthy, found.having("warn")) == (True, ("axes",))
+
+
+def test_without_an_encoding_there_is_nothing_to_ask_of_places() -> None:
+    found = doctor(model_with("nope"))
+    assert found.having("n/a") == ("places", "shapes", "axes", "aliases")
+    assert "a bag of patches" in found["places"].measured
+
+
+def test_a_table_of_zeros_is_seen() -> None:
+    model = tiny_image_model("vit")
+    with torch.no_grad():
+        model.embeddings.position_embeddings.zero_()
+    assert doctor(model).failed == ("places", "shapes"), "and rows and columns are a warning"
+
+
+def test_a_grid_that_is_told_from_the_number_of_patches_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As code has it that takes every image for a square one."""
+
+    class Squared(attaching.GridTurns):
+        def __init__(self, grid: Grid, *more: Any) -> None:
+            patches = grid.height * grid.width
+            rows = max(n for n in range(1, patches) if n * n <= patches and patches % n == 0)
+            super().__init__(Grid(rows, patches // rows, grid.prefix), *more)
+
+    model = model_with("axial-rope")
+    monkeypatch.setattr(attaching, "GridTurns", Squared)
+    assert doctor(model).failed == ("shapes",)
+
+
+def test_one_axis_given_twice_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Grid.places
+
+    def sums(self: Grid, *where: Any) -> torch.Tensor:
+        found = places(self, *where)
+        return found[..., :2].sum(-1, keepdim=True).expand_as(found)
+
+    model = model_with("axial-rope")
+    monkeypatch.setattr(Grid, "places", sums)
+    assert doctor(model).having("warn") == ("axes",)
+
+
+@pytest.mark.parametrize(("image_size", "status"), [(16, "warn"), (40, "pass")])
+def test_turns_of_more_than_a_half_are_a_warning(image_size: int, status: str) -> None:
+    """DINOv3's fastest pair turns once per half image: past pi radians from patch to patch where there are few."""
+    found = doctor(model_with("dinov3-rope", image_size=image_size))
+    assert found["aliases"].status == status, str(found)
+    assert found.healthy
+
+
+def test_a_model_that_does_not_run_says_why() -> None:
+    model = tiny_image_model("vit")
+    model.embeddings.position_embeddings.data = torch.zeros(1, 3, 32)
+    found = doctor(model)
+    assert found.failed == ("runs",)
+    assert "raised" in found["runs"].measured
+    assert found["places"].measured == "the model does not run"
+    with torch.no_grad():
+        (lost := tiny_image_model("vit")).layernorm.weight[0] = torch.nan
+    assert "layernorm.weight" in doctor(lost)["runs"].measured
+
+
+def test_directories_and_half_precision(tmp_path: Path) -> None:
+    model_with("hope-2d:grid=14@14").to(torch.bfloat16).save_pretrained(tmp_path / "vit")
+    found = doctor(tmp_path / "vit")
+    assert found.healthy, str(found)
+    assert found.model == str(tmp_path / "vit")
+    for given in ({"length": 128}, {"text_ids": torch.arange(9)}):
+        with pytest.raises(ValueError, match="ViTModel reads images; leave out"):
+            doctor(tiny_image_model("vit"), **given)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = tiny_image_model("vit").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    doctor(model)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
