@@ -260,7 +260,7 @@ def measured(c: Comparison, key: str = "") -> Metric:
 def learnt(c: Comparison, e: Encoding) -> Encoding:
     """With the seeds alone that learnt the task in range, where it has right answers."""
     first = measured(c)
-    return e.solving(first, c.train_length) if first.share else e
+    return e.solving(first, c.near(first.evaluation)) if first.share else e
 
 
 def _seeds(pair: Sequence[Encoding]) -> set[int]:

@@ -114,7 +114,9 @@ def _why_not(comparisons: Mapping[str, Comparison], name: str, seeds: Sequence[i
 
 def _learnt(c: Comparison, names: Sequence[str], seeds: Sequence[int]) -> dict[str, set[int]]:
     """The seeds on which each learnt the task in range."""
-    solved = {name: e.solving(_metric(c), c.train_length) for name in names if (e := _named(c, name)) is not None}
+    metric = _metric(c)
+    near = c.near(metric.evaluation)
+    solved = {name: e.solving(metric, near) for name in names if (e := _named(c, name)) is not None}
     return {name: {trial.seed for trial in e.trials} & set(seeds) for name, e in solved.items()}
 
 
