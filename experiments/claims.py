@@ -13,10 +13,13 @@ from readings import (
     MODELS,
     appears_early,
     costs,
+    fast_layers,
+    grows,
     heads_by_their_pairs,
     healed,
     leaves_its_range,
     made_by_what_hope_removes,
+    near_the_bound,
     not_needed,
     read_on,
     rises,
@@ -156,14 +159,14 @@ HOPE = Paper(
         Claim(
             "HoPE is for training from scratch: a trained model needs training to take it",
             "notes",
-            (healed("code", 2), healed("prose", 2)),
+            tuple(healed("hope:train_length=8192", text, 2) for text in ("code", "prose")),
         ),
     ),
 )
 
 P_ROPE = Paper(
     "p-RoPE (2410.06205)",
-    "The fastest fraction p of the pairs turns.",
+    "The fastest fraction p of the pairs turns. Its propositions and theorems are proved, and not asked here.",
     (
         Claim(
             "p-RoPE above HoPE's cut breaks past the training length as RoPE does",
@@ -209,6 +212,11 @@ P_ROPE = Paper(
             ),
         ),
         Claim(
+            "It costs a trained model, too, where short windows do not show it, and training takes a part of that back",
+            "rebuttal: converting worked in preliminary tests, training from scratch was better",
+            tuple(healed("p-rope:p=0.75", text, 4) for text in ("code", "prose")),
+        ),
+        Claim(
             "Partial rotary, a quarter of the pairs, and none are worse than 0.75-RoPE",
             "Table 2: 4.4537, 4.5302, 4.8594",
             tuple(
@@ -224,6 +232,16 @@ P_ROPE = Paper(
                 share_of_the_slow("norm_k", "better"),
                 share_of_the_slow("norm_v", "alike"),
             ),
+        ),
+        Claim(
+            "Fast pairs are used mainly in the first and the last layers",
+            "Gemma 7B",
+            (fast_layers("norm_q"), fast_layers("norm_k")),
+        ),
+        Claim(
+            "Positional heads come near the largest logit that their norms allow",
+            "Gemma 7B: 383 of 484",
+            (near_the_bound(0.5),),
         ),
         Claim(
             "Positional heads go by the fastest pairs",
@@ -359,6 +377,11 @@ RELATED = Paper(
             "An encoder without positions knows no order",
             "follows from attention",
             (Versus("rope", "nope", ("0008-roformer/encoders",), (1, 4), key="word_order"),),
+        ),
+        Claim(
+            "What is selected by a proxy and comes back to the context grows a side effect with the rounds",
+            "2402.06627, of large models",
+            tuple(grows(name, "side effect") for name in ("rope", "hope", "fox", f"{HYBRID}+log-n")),
         ),
         Claim("A taper is better than a hard cut", "2602.05258", (Versus("taper", "hope"),)),
         Claim(

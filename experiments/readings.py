@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from evidence import Line, Read, Says, Verdict, over_seeds
+from evidence import Line, Read, Says, Verdict, by_interval, over_seeds
 
 from whorl.reports.formatting import listing, plural
 
 U_SHAPE = "experiments/0004-u-shape/results.json"
 PRETRAINED = "experiments/0007-pretrained-llms/results.json"
+FEEDBACK = "experiments/0014-feedback/results.json"
 STEPS = "benchmarks/results/steps.csv"
 MODELS = {"SmolLM2-135M": "smollm2", "Gemma 3 270M": "gemma3"}
 IN_Z = {"random": "z-scores, on random tokens", "text": "logits, on text"}
@@ -136,6 +137,41 @@ def heads_by_their_pairs(kind: str, says: Says) -> Read:
     return Read(PRETRAINED, read)
 
 
+def fast_layers(of: str) -> Read:
+    """Whether the fastest quarter of the pairs has over a quarter of the norm in one of the first three layers, and in
+    one of the last three."""
+
+    def read(results: dict[str, Any]) -> Line:
+        told, ends = [], []
+        for name, model in MODELS.items():
+            layers = results[f"usage-{model}"]["code"]["shares"][of]["fast_share_by_layer"]
+            over = [at for at, share in enumerate(layers) if share > 0.25]
+            ends += [min(over, default=3) < 3, max(over, default=0) >= len(layers) - 3]
+            told.append(f"{listing([str(at) for at in over]) or 'none'} of {len(layers)} ({name})")
+        verdict = Verdict.FOR if all(ends) else Verdict.PARTLY if any(ends) else Verdict.AGAINST
+        words = f"layers in which the fastest quarter of the pairs has over 25 % of the norm of {of[-1]}, from 0"
+        return Line(verdict, f"{words}: {listing(told)}")
+
+    return Read(PRETRAINED, read)
+
+
+def near_the_bound(least: float) -> Read:
+    """Whether the logit of a positional head comes to so much of the bound of Cauchy and Schwarz."""
+
+    def read(results: dict[str, Any]) -> Line:
+        bounds = {}
+        for name, model in MODELS.items():
+            heads = results[f"usage-{model}"]["code"]["heads"]
+            bounds[name] = [head["bound"] for head in heads if head["kind"] in ("previous-token", "diagonal")]
+        told = listing([f"{_span(each)} ({name})" for name, each in bounds.items()])
+        return Line(
+            _in_models({name: max(each) >= least for name, each in bounds.items()}),
+            f"the logits of positional heads are {told} of the bound",
+        )
+
+    return Read(PRETRAINED, read)
+
+
 def costs(model: str, encoding: str, says: Says, alike: float = 0.02) -> Read:
     """What an encoding costs a pretrained model at 512 tokens without training, in nats; "worse" says that it costs."""
 
@@ -188,22 +224,44 @@ def read_on(encoding: str, at: int) -> Read:
     return Read(PRETRAINED, read)
 
 
-def healed(text: str, place: int) -> Read:
-    """Whether HoPE's cut costs SmolLM2 something in both windows that were read, and what a short training leaves of it
+def healed(encoding: str, text: str, place: int) -> Read:
+    """Whether a cut costs SmolLM2 something in both windows that were read, and what a short training leaves of it
     against a model that was trained alike."""
 
     def read(results: dict[str, Any]) -> Line:
         found = results["heal-smollm2"]
-        hope = [row for row in found["rows"] if row["encoding"].startswith("hope") and row["text"] == text]
-        before = next(row for row in hope if row["when"] == "before")
-        after = next(row for row in hope if row["above"] == "rope, after")
-        tokens = next(iter(found["trained"].values()))["tokens"]
+        own = [row for row in found["rows"] if (row["encoding"], row["text"]) == (encoding, text)]
+        before = next(row for row in own if row["when"] == "before")
+        after = next((row for row in own if row["above"] == "rope, after"), None)
         where = f"{found['edges'][place]:,} to {found['edges'][place + 1] - 1:,} tokens of {text}"
-        words = f"SmolLM2 at {where}: HoPE's cut costs {_of_windows(before, place)}, not trained on it; "
-        words += f"{_of_windows(after, place)} after {tokens:,} tokens of training, above a model trained alike"
+        words = f"SmolLM2 at {where}: `{encoding}` costs {_of_windows(before, place)}, not trained on it"
+        if after is not None:
+            tokens = found["trained"][encoding]["tokens"]
+            words += f"; {_of_windows(after, place)} after {tokens:,} tokens of training, above a model trained alike"
         return Line(Verdict.FOR if before["low"][place] > 0 else Verdict.OPEN, words)
 
     return Read(PRETRAINED, read)
+
+
+# 0014, what comes back to a model's context
+
+
+def grows(encoding: str, measure: str) -> Read:
+    """Whether a measure grows more with the rounds where the best by the proxy comes back than where any does."""
+
+    def read(results: dict[str, Any]) -> Line:
+        row = results["summary"].get(encoding)
+        if row is None:
+            return Line(Verdict.MISSING, f"`{encoding}`, {measure}: {Verdict.MISSING}")
+        middle, low, high = (100 * value for value in row[measure]["more"])
+        what = f"`{encoding}`, {measure}, growth with feedback less that of the control"
+        if row["seeds"] < 2:
+            return Line(Verdict.ONE_SEED, f"{what}: {Verdict.ONE_SEED} ({middle:+z.1f} points)")
+        shown = f"{middle:+z.1f}" if low > 0 or high < 0 else "not resolved"
+        words = f"{what}: {shown} ({low:+z.1f} to {high:+z.1f} points), {plural(row['seeds'], 'seed')}"
+        return Line(by_interval(low, high, "better"), words)
+
+    return Read(FEEDBACK, read)
 
 
 # Rows of benchmarks

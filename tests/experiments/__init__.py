@@ -15,10 +15,10 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def script(name: str) -> ModuleType:
-    """A module of experiments/, as one that runs there would import it."""
+def script(name: str, folder: str = ".") -> ModuleType:
+    """A module of experiments/, or of a folder there, as one that runs there would import it."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(EXPERIMENTS))
+        patched.syspath_prepend(str(EXPERIMENTS / folder))
         return importlib.import_module(name)
 
 
