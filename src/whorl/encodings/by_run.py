@@ -14,6 +14,13 @@ A module that can say so has a number `runs`, the most that a query may have (0 
 
 for q [B, H, Q, D] with the scale in it, float32; positions [B or 1, Q]; the least and the most of all distances at
 which a query sees a key; and the channels of v.
+
+On the grid of an image a query's runs are those of each row of patches. A module that has them leaves `farthest` and
+`rows` out of `by_run`: its attribute `in_rows` (None where it has none, after all) answers
+
+    runs_of(grid) -> (farthest, rows)
+
+in tokens, equal objects the same, so that layers share them: `whorl.ops.raster` puts them together.
 """
 
 from __future__ import annotations
@@ -31,3 +38,5 @@ class ByRun(NamedTuple):
     slopes: torch.Tensor | None = None
     feature: torch.Tensor | None = None  # of the distances least .. most, [most - least + 1]; where there are slopes
     vectors: torch.Tensor | None = None  # [H or 1, R, channels]
+    rows: torch.Tensor | None = None  # where several runs share values and vectors, which of these each run has; then R
+    # of these is another number: int64 [B or 1, R, Q]

@@ -29,6 +29,15 @@ class Tables(NamedTuple):
     slopes: torch.Tensor | None = None
     feature: torch.Tensor | None = None  # [Q + K - 1], at i - j + K - 1
     vectors: torch.Tensor | None = None  # [H or 1, R, channels]
+    rows: torch.Tensor | None = None  # [B or 1, R, Q], where several runs share vectors: those of each
+
+    def added(self, mass: torch.Tensor) -> torch.Tensor:
+        """What vectors add to the output [B, H, Q, channels], for the sum of weights in each run [B, H, R, Q]."""
+        assert self.vectors is not None
+        if self.rows is not None:
+            sums = mass.new_zeros(*mass.shape[:2], self.vectors.shape[1], mass.shape[3])
+            mass = sums.scatter_add(2, self.rows[:, None].expand(mass.shape), mass)
+        return mass.mT @ self.vectors
 
 
 def apart(problem: AttentionProblem) -> Apart:
@@ -48,7 +57,7 @@ def apart(problem: AttentionProblem) -> Apart:
 
 
 def _by_runs(module: Any) -> bool:
-    return 0 < getattr(module, "runs", 0) <= MOST
+    return 0 < getattr(module, "runs", 0) <= getattr(module, "most_runs", MOST)
 
 
 def tables(module: Any, problem: AttentionProblem, first: torch.Tensor, end: torch.Tensor, own: int) -> Tables:
@@ -66,10 +75,12 @@ def tables(module: Any, problem: AttentionProblem, first: torch.Tensor, end: tor
     count = begin.shape[1] + 1
 
     def whole(x: torch.Tensor | None) -> torch.Tensor | None:
-        return None if x is None else x.expand(batch, heads, count, queries)
+        if x is None or found.rows is None:
+            return None if x is None else x.expand(batch, heads, count, queries)
+        return x.expand(batch, heads, -1, queries).gather(2, found.rows[:, None].expand(batch, heads, -1, -1))
 
     feature = found.feature
     if feature is not None:
         before = least - (own - (keys - 1))
         feature = nn.functional.pad(feature, (before, queries + keys - 1 - before - len(feature)))
-    return Tables(begin, whole(found.values), whole(found.slopes), feature, found.vectors)
+    return Tables(begin, whole(found.values), whole(found.slopes), feature, found.vectors, found.rows)

@@ -1,8 +1,9 @@
 """Biased attention on a CPU: the compiled loops of attention.c, in which nothing grows with queries times keys.
 
 They take what attention has nearly always: biases of distance alone, one bias or score that goes by runs of distance
-(`whorl.ops.runs`), and for each query one run of neighbouring keys at positions without gaps (causal, windowed, padded,
-packed, with a cache). `plan` says whether that is so.
+(`whorl.ops.runs`), in a text or in each row of an image (`whorl.ops.raster`), and for each query one run of
+neighbouring keys at positions without gaps (causal, windowed, padded, packed, with a cache). `plan` says whether that
+is so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, needs_rows, not_relative, once, reach_of
 from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
+from whorl.ops.raster import in_a_row
 from whorl.ops.runs import Tables, apart, tables
 from whorl.ops.visible import Visible, seen_runs
 
@@ -36,6 +38,7 @@ def missing(problem: AttentionProblem) -> str | None:
         return f"the inputs are on {problem.device}"
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
+    problem = problem.once(in_a_row)
     rest = problem.once(apart).rest
     why = needs_rows(rest) or not_relative(rest) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
@@ -158,6 +161,7 @@ class _Attention(torch.autograd.Function):
 
 
 def run(problem: AttentionProblem) -> torch.Tensor:
+    problem = problem.once(in_a_row)
     found = problem.once(plan)
     assert isinstance(found, Plan)
     module, rest = problem.once(apart)
@@ -173,7 +177,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
         out, mass = _Attention.apply(how, found, sums, *given)
     else:
         (out, *_), mass = _attend(how, found, sums, given)
-    return out if runs.vectors is None else out + (mass.mT @ runs.vectors).to(out.dtype)
+    return out if mass is None else out + runs.added(mass).to(out.dtype)
 
 
 def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
