@@ -114,6 +114,7 @@ format: setup
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/scores.py
+	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/attached.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/inspection.py

@@ -28,7 +28,9 @@ class Provider(NamedTuple):
             self.backward(state)
 
 
-def seconds(provider: Provider, device: torch.device, budget: float = 0.15) -> dict[str, list[float]]:
+def seconds(
+    provider: Provider, device: torch.device, budget: float = 0.15, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Times of single calls by mode, for about `budget` seconds: five or more, unless one alone takes a second."""
     forward, backward = provider
     first: list[float] = []
@@ -36,15 +38,15 @@ def seconds(provider: Provider, device: torch.device, budget: float = 0.15) -> d
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     while not whole or (whole[0] < 1 and (len(whole) < 5 or (sum(whole) < budget and len(whole) < 200))):
         wait()
-        start = time.perf_counter()
+        start = clock()
         state = forward()
         wait()
-        middle = time.perf_counter()
+        middle = clock()
         if backward is not None:
             backward(state)
         del state  # giving memory back is part of what it costs
         wait()
-        end = time.perf_counter()
+        end = clock()
         first.append(middle - start)
         whole.append(end - start)
     if backward is None:
@@ -53,7 +55,12 @@ def seconds(provider: Provider, device: torch.device, budget: float = 0.15) -> d
 
 
 def measured(
-    label: str, providers: dict[str, Provider], yardstick: str, rounds: int, device: torch.device
+    label: str,
+    providers: dict[str, Provider],
+    yardstick: str,
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """A row per provider and mode; ratios are over the yardstick's time of the same mode in the same round."""
     for provider in providers.values():
@@ -61,7 +68,7 @@ def measured(
     times: dict[str, list[dict[str, list[float]]]] = {name: [] for name in providers}
     for _ in range(rounds):
         for name, provider in providers.items():
-            times[name].append(seconds(provider, device))
+            times[name].append(seconds(provider, device, clock=clock))
     found = []
     print(f"\n{label}: ms and ratio over {yardstick}", flush=True)
     for name in providers:

@@ -1,0 +1,138 @@
+"""Encodings of a grid at 14 x 14, 32 x 32 and 64 x 64 patches: turning beside RoPE on as many tokens, iRPE beside SDPA.
+
+    python benchmarks/images.py [--only REGEX] [--clock cpu]
+
+Every round runs every provider of a case, one after another; ratios are taken within a round. "dense" is iRPE as its
+authors' code has it, in PyTorch: products by bucket, of which one is picked for each query and key, and logits and
+weights [heads, tokens, tokens]. float32 on the CPU, heads of 64 channels as in ViT-S. A correctness gate comes first.
+With `--clock cpu` times are those that the process took of all cores: on a machine that others use too, give it
+--threads 1. Rows go to benchmarks/results/images.csv.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rows
+import torch
+from measuring import Provider, measured, peak, peak_row
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from whorl.encodings import Shape, parse
+from whorl.encodings.grid import Grid
+from whorl.ops import biased_attention, rotate, rotation_tables
+from whorl.ops.by_token import token_by_token
+from whorl.ops.scores import BoundScore
+from whorl.testing import max_error
+
+HEADS, DIM = 6, 64
+SCALE = DIM**-0.5
+BATCHES = {14: 8, 32: 1, 64: 1}  # images, by patches along each side
+CPU = torch.device("cpu")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+PLAIN, OURS, DENSE = "SDPA", "irpe", "irpe, dense"
+
+
+def main() -> None:
+    parser = rows.parser(__doc__, rounds=7)
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose label matches; other rows stay")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS)
+    parser.add_argument("--peak", nargs=2, metavar=("PROVIDER", "SIDE"), help="(internal) one peak")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        name, side = options.peak
+        attentions(14)[name]()  # libraries and kernels are loaded
+        print(peak(attentions(int(side))[name], CPU))
+        return
+    gate()
+    facts, path = {**rows.facts(), "clock": options.clock}, options.results / "images.csv"
+
+    def write(found: list[dict[str, Any]]) -> None:
+        rows.write(path, [{**facts, **row} for row in found], same=["case", "provider", "clock"], mode="both")
+
+    for side in BATCHES:
+        for what, make, yardstick in (("turning", turnings, "rope"), ("attention", attentions, PLAIN)):
+            label = f"{what}, {side} x {side}"
+            if re.search(options.only, label):
+                write(measured(label, make(side), yardstick, options.rounds, CPU, CLOCKS[options.clock]))
+    label = "memory, 64 x 64"
+    if re.search(options.only, label):
+        write([peak_row(label, __file__, n, "64", "--threads", str(options.threads)) for n in (PLAIN, OURS, DENSE)])
+
+
+def tensors(side: int, count: int) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    shape = BATCHES[side], HEADS, side * side, DIM
+    return [torch.randn(shape).requires_grad_() for _ in range(count)]
+
+
+def turnings(side: int) -> dict[str, Provider]:
+    """q and k turned, out of place. Tables are there already, but for those that are learned."""
+    q, k = tensors(side, 2)
+    grads = [torch.randn_like(q), torch.randn_like(k)]
+    shape = Shape(DIM, HEADS, HEADS * DIM, bidirectional=True, axes=2)
+    grid, found = Grid(side, side), {}
+    for name, places in (("rope", torch.arange(side * side)[None]), ("axial-rope", grid.places())):
+        tables = rotation_tables(parse(name).with_defaults().spectrum(DIM), places, torch.float32)
+        found[name] = Provider(
+            lambda tables=tables: rotate(q, k, tables), lambda out: torch.autograd.grad(out, [q, k], grads)
+        )
+    (effect,) = parse("mixed-rope").effects(shape)
+    module, at = effect.module, grid.positions()
+    learned = list(module.parameters())
+    found["mixed-rope"] = Provider(
+        lambda: token_by_token([BoundScore(module)], at, at, q, k, SCALE)[:2],
+        lambda out: torch.autograd.grad(out, [q, k, *learned], grads),
+    )
+    return found
+
+
+def table_of_buckets() -> torch.nn.Module:
+    (effect,) = parse(OURS).effects(Shape(DIM, HEADS, HEADS * DIM, bidirectional=True, axes=2))
+    torch.nn.init.normal_(effect.module.tables["k"], std=0.1)
+    return effect.module
+
+
+def attentions(side: int) -> dict[str, Provider]:
+    leaves, module = tensors(side, 3), table_of_buckets()
+    q, k, v = leaves
+    table, at = module.tables["k"], Grid(side, side).positions()
+    grad, buckets = torch.randn_like(q), None if side > 14 else module.buckets.of(at, at)[0, 0]
+
+    def dense() -> torch.Tensor:
+        nonlocal buckets
+        if buckets is None:  # the authors keep them from layer to layer
+            buckets = module.buckets.of(at, at)[0, 0]
+        scaled = q * SCALE
+        by_bucket = scaled @ table.mT
+        logits = scaled @ k.mT + by_bucket.gather(-1, buckets.expand(*by_bucket.shape[:2], -1, -1))
+        return logits.softmax(-1) @ v
+
+    def provider(run: Callable[[], torch.Tensor], wanted: list[torch.Tensor]) -> Provider:
+        return Provider(run, lambda out: torch.autograd.grad(out, wanted, grad))
+
+    how = {"query_positions": at, "key_positions": at, "scale": SCALE, "scores": [BoundScore(module)]}
+    return {
+        PLAIN: provider(lambda: sdpa(q, k, v), leaves),
+        OURS: provider(lambda: biased_attention(q, k, v, [], **how)[0], [*leaves, table]),
+        DENSE: provider(dense, [*leaves, table]),
+    }
+
+
+def gate() -> None:
+    """Ends the process where iRPE's output or gradients are further from the dense form's than rounding explains."""
+    found = {name: attentions(14)[name] for name in (OURS, DENSE)}
+    out = {name: provider.forward() for name, provider in found.items()}
+    results = {name: [out[name], *found[name].backward(out[name])] for name in found}
+    for ours, theirs in zip(results[OURS], results[DENSE], strict=True):
+        if max_error(ours, theirs) > 64 * torch.finfo(torch.float32).eps * float(theirs.detach().abs().max()):
+            sys.exit("irpe is not what its dense form gives: no speed is measured")
+
+
+if __name__ == "__main__":
+    main()
