@@ -4,7 +4,9 @@
     .venv/bin/python benchmarks/commands.py --models DIR --only doctor extend --tree build/against/97a2778
 
 Commands run one after another, each in a process of its own with this tree's code (or another's: --tree), on files of
---models whose names end in .gguf, or folders there. Rows go to benchmarks/results/commands.csv, command by command.
+--models whose names end in .gguf, or folders there. One that takes longer than --limit is killed: exit -9, and its
+numbers are of what it did until then. `load` is the machine's mean load over the minute before: where other work ran
+beside it, processor time says more than wall time. Rows go to benchmarks/results/commands.csv, command by command.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,14 @@ COMMANDS = {  # what follows `whorl COMMAND MODEL`; "512" and so on keep a comma
     "inspect 512": ("--length", "512", "--windows", "2", "--random-windows", "2", "--out", "OUT"),
     "doctor": (),
     "extend": ("--to", "1024", "--train-length", "512", "--windows", "2", "--text", "TEXT", "--out", "OUT"),
-    "convert": ("--to", "hope", "--heal", "16384", "--train-length", "512", "--text", "TEXT", "--out", "OUT"),
+    "convert": (
+        *("--to", "hope", "--heal", "2048", "--batch-size", "1", "--no-control"),
+        *("--train-length", "512", "--windows", "2", "--text", "TEXT", "--out", "OUT"),
+    ),
+    "evaluate": (
+        *("--lengths", "512,1024", "--sequences", "2"),
+        *("--train-length", "512", "--windows", "2", "--text", "TEXT", "--out", "OUT"),
+    ),
 }
 
 
@@ -36,6 +46,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=os.environ.get("WHORL_MODELS"), help="default: WHORL_MODELS")
     parser.add_argument("--only", nargs="+", default=list(COMMANDS), choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("--tree", type=Path, default=HERE, help="a checkout whose code is run")
+    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="that a command may take")
     options = parser.parse_args()
     if options.models is None:
         parser.error("say where the models are: --models DIR, or WHORL_MODELS")
@@ -47,7 +58,7 @@ def main() -> None:
     for model in models:
         for name in options.only:
             for _ in range(options.rounds):
-                row = {**facts, "model": model.stem, "command": name, **measured(name, model, options)}
+                row = {**facts, "model": model.name, "command": name, **measured(name, model, options)}
                 print(
                     {key: row[key] for key in ("model", "command", "wall_s", "cpu_s", "peak_mib", "exit")}, flush=True
                 )
@@ -62,10 +73,14 @@ def measured(name: str, model: Path, options: Any) -> dict[str, Any]:
         command = [sys.executable, "-m", "whorl", name.split()[0], str(model)]
         command += [given.get(argument, argument) for argument in COMMANDS[name]]
         threads = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(options.tree / "src")}
-        start = time.perf_counter()
+        (load, _, _), start = os.getloadavg(), time.perf_counter()
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=said, stderr=subprocess.STDOUT)
+            timer = threading.Timer(options.limit, process.kill)
+            timer.daemon = True
+            timer.start()
             _, status, usage = os.wait4(process.pid, 0)
+            timer.cancel()
             wall = time.perf_counter() - start
             said.seek(0)
             if (code := os.waitstatus_to_exitcode(status)) not in (0, 1):  # doctor's 1: it found something
@@ -75,6 +90,7 @@ def measured(name: str, model: Path, options: Any) -> dict[str, Any]:
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
         "exit": code,
+        "load": round(load, 1),
     }
 
 

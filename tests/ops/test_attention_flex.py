@@ -250,6 +250,27 @@ def test_lengths_windows_and_caches_are_no_reason_to_compile_anew(monkeypatch: p
     assert count([(33, 33, 0)], softcap=3.0) == (0, 0), "PyTorch fails to compile what captures a float that changes"
 
 
+def test_a_kernel_that_takes_too_much_memory_holds_one_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict | None] = []
+
+    def attend(*tensors: torch.Tensor, kernel_options: dict | None = None, **how):
+        asked.append(kernel_options)
+        if tensors[0].shape[3] == 24 and kernel_options is None:
+            raise RuntimeError("No valid triton configs. OutOfMemoryError: out of resource: Required: 246784")
+        if tensors[0].shape[3] == 40:
+            raise RuntimeError("another")
+        return pytorch.flex_attention(*tensors, kernel_options=kernel_options, **how)
+
+    monkeypatch.setattr(flex, "_in_kernels", lambda _: (attend, pytorch.create_block_mask))
+    monkeypatch.setattr(flex, "_tight", set())
+    for width in (16, 24, 24, 16):
+        check(5, 5, 0, width=width)
+    one = {"num_stages": 1}
+    assert asked == [None, None, one, one, None], "what did not fit is not tried again, and all else is as it was"
+    with pytest.raises(RuntimeError, match="another"):
+        check(5, 5, 0, width=40)
+
+
 @pytest.mark.full
 def test_more_kernels_than_pytorchs_limit_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past its limit PyTorch runs FlexAttention without a kernel: with the whole matrix in memory."""

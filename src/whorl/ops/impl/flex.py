@@ -129,15 +129,34 @@ def run(problem: AttentionProblem) -> torch.Tensor:
             logit = logit + sum(of_q[b, h, i] * of_k[b, 0 if alike else h, j] for of_q, of_k in channels)
         return logit + vector[h, rows[b, i] - columns[b, j]]
 
-    attend = _in_kernels(q.device)[0]
     how: dict[str, Any] = {"score_mod": score, "block_mask": blocks, "scale": problem.scale}
     how["enable_gqa"] = heads != k.shape[1]
     if sinks is None:
-        return attend(q, k, v, **how)
-    out, aux = attend(q, k, v, return_aux=AuxRequest(lse=True), **how)
+        return _attend(q, k, v, **how)
+    out, aux = _attend(q, k, v, return_aux=AuxRequest(lse=True), **how)
     # of all keys together, beside the sink; a sigmoid's own gradient has lost 1 - weight where that is small
     weight = logsigmoid(aux.lse - sinks[:, None].to(aux.lse.dtype)).exp()
     return (out * weight[..., None]).to(out.dtype)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> Any:
+    """FlexAttention, whose kernels hold several blocks of keys at once where the device has room for these.
+
+    PyTorch chooses how many by dtype and width alone. Triton may then keep the biases of each block there too: 241 KiB
+    of an H200's 227 were asked for by a window in bfloat16, with rows of 64.
+    """
+    attend, kind = _in_kernels(q.device)[0], (q.device, q.dtype, q.shape[3], v.shape[3])
+    if kind not in _tight:
+        try:
+            return attend(q, k, v, **how)
+        except RuntimeError as error:
+            if "out of resource" not in str(error):
+                raise
+            _tight.add(kind)
+    return attend(q, k, v, kernel_options={"num_stages": 1}, **how)
+
+
+_tight: set[tuple[torch.device, torch.dtype, int, int]] = set()  # what must hold one block at a time
 
 
 def _vector(shared: Shared, biases: Sequence[nn.Module], heads: int, dtype: torch.dtype) -> torch.Tensor:
