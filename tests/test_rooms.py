@@ -124,7 +124,8 @@ def test_arrows_point_down_and_close_no_circle() -> None:
 
 def test_operations_know_what_turns_and_no_encoding() -> None:
     """Of encodings, a spectrum and its cos and sin, of which rotary ones are made, what a score can be asked, or a bias
-    that goes by runs of distance, and the products of turns that tokens make one after the other."""
+    that goes by runs of distance, in the rows of a grid too, and the products of turns that tokens make one after the
+    other."""
     found = {other for importer, other in arrows(SRC) if importer.startswith("ops.")}
     assert {other for other in found if other.startswith("encodings")} == {
         "encodings.spectrum",
@@ -132,6 +133,7 @@ def test_operations_know_what_turns_and_no_encoding() -> None:
         "encodings.scores",
         "encodings.householder",
         "encodings.by_run",
+        "encodings.grid",
     }
 
 
