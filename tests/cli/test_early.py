@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ NOWHERE = "no/such/model"
 CASES = {
     "compare hop": "unknown encoding 'hop'; did you mean 'hope'?",
     "compare rope~yarm:factor=2": "unknown scaling 'yarm'",
+    "compare 'rope then rope~yarm:factor=2'": "unknown scaling 'yarm'",
+    "compare 'rope then hope then nope'": "more than one `then`; write TRAINED then TESTED",
     "compare --task cop": "unknown task 'cop'; did you mean 'copy'?",
     "compare --mix mqr:pairs=8=0.1": "unknown task 'mqr'; did you mean 'mqar'?",
     "compare --text nothing.txt": "no text at 'nothing.txt'",
@@ -68,7 +71,7 @@ def test_every_command_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("text")
     places = {name.upper(): str(tmp_path / name) for name in ("folder", "file", "full")}
-    asked = [(case, [places.get(word, word) for word in case.split()]) for case in CASES]
+    asked = [(case, [places.get(word, word) for word in shlex.split(case)]) for case in CASES]
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(asked)], capture_output=True, text=True, cwd=tmp_path, check=False
     )

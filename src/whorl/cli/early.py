@@ -10,7 +10,7 @@ from typing import Any
 from whorl import outputs
 from whorl.checking import check_there
 from whorl.cli.parts import parts
-from whorl.comparison.planning import THEN
+from whorl.comparison.planning import halves
 from whorl.conversion.recipes import RECIPES
 from whorl.encodings import check_names
 from whorl.evaluation.probes import check_names as check_probes
@@ -23,7 +23,7 @@ def check(command: str, options: dict[str, Any]) -> None:
     """Raises ValueError for names that there are none of, for files that are not there and for a folder that may not be
     written."""
     for notation in (*(options.get("encodings") or ()), options.get("encoding")):
-        for part in (notation or "").split(THEN) if command == "compare" else (notation,):
+        for part in halves(notation or "") if command == "compare" else (notation,):
             if part:
                 check_names(part)
     to = options.get("to")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, parse
@@ -37,6 +38,10 @@ class Planned:
     alike: str | None = None
 
 
+@overload
+def halves(asked: str) -> tuple[str, str | None]: ...
+@overload
+def halves(asked: str | Encoding) -> tuple[str | Encoding, str | None]: ...
 def halves(asked: str | Encoding) -> tuple[str | Encoding, str | None]:
     """The encoding that is trained, and that which the trained model is evaluated with, where another is asked for.
 
