@@ -44,13 +44,14 @@ docs: setup
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
-# The name is asked before anything is installed. What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
+# The name is asked before anything is installed; a list installs and fetches nothing, where there is an environment. What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
 FOLDER = $(wildcard experiments/[0-9]*-$(NAME))
 OWN = $(wildcard $(FOLDER)/fetch.py)
+LISTS = $(and $(filter --list,$(STUDY)),$(wildcard $(VENV)/.installed))
 study:
 	@$(PYTHON) experiments/studies.py "$(NAME)"
-	@$(MAKE) --no-print-directory setup
-	$(if $(OWN),$(BIN)/python $(OWN) build/models)
+	$(if $(LISTS),,@$(MAKE) --no-print-directory setup)
+	$(if $(LISTS),,$(if $(OWN),$(BIN)/python $(OWN) build/models))
 	$(if $(OWN),$(BIN)/python $(FOLDER)/study.py --models build/models --out runs/$(NAME) $(STUDY),$(BIN)/python experiments/study.py $(NAME) $(STUDY))
 	$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -249,3 +250,20 @@ def test_make_refuses_a_study_that_there_is_none_of_before_it_installs(tmp_path:
     command[2] = "NAME=pretrained-llms"
     done = subprocess.run(command, cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=False)
     assert "Error 9" in done.stderr, "what there is goes on"
+
+
+def test_a_list_installs_nothing_where_there_is_an_environment(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/bin/echo")
+    command = ["make", "study", "NAME=extrapolation", "STUDY=--list", f"VENV={tmp_path}", f"PYTHON={sys.executable}"]
+
+    def made(*more: str) -> str:
+        return subprocess.run(
+            [*command, *more], cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "pip install" in made("--dry-run"), "an installation that was begun is none"
+    (tmp_path / ".installed").touch()
+    os.utime(tmp_path / ".installed", (0, 0))  # older than pyproject.toml
+    assert "pip install" not in made("--dry-run")
+    assert made().splitlines()[-1] == "experiments/study.py extrapolation --list"
