@@ -14,11 +14,17 @@ from tests.attaching.test_key_positions import GENERATE, ROWS, TOKENS, differenc
 from tests.contract import drawn
 from whorl.testing import logits_and_budget, tiny_model
 
+TURNS = ["sliding_attention", "full_attention"]
+LAYERS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"layer_types": TURNS},
+    "gemma4_text": {"layer_types": 2 * TURNS, "num_hidden_layers": 4, "num_kv_shared_layers": 2},
+}
+
 
 def windowed(family: str, encoding: str = "alibi") -> Any:
-    """Two layers: one in a window of 8 tokens, and, in Gemma, one that sees all."""
-    layers = {"layer_types": ["sliding_attention", "full_attention"]} if family == "gemma3_text" else {}
-    return drawn(whorl.attach(tiny_model(family, num_hidden_layers=2, sliding_window=8, **layers), encoding))
+    """Layers in a window of 8 tokens; in Gemma, others that see all, and, in Gemma 4, some that share keys of both."""
+    layers = {"num_hidden_layers": 2, "sliding_window": 8, **LAYERS.get(family, {})}
+    return drawn(whorl.attach(tiny_model(family, **layers), encoding))
 
 
 def spans(prompt: int) -> list[tuple[int, int]]:
@@ -116,10 +122,12 @@ def test_steps_make_no_more_graphs_than_stock_code(kind: str) -> None:
 
 @pytest.mark.full
 @torch.no_grad()
-@pytest.mark.parametrize("encoding", ["alibi", "rope+fox"])
-def test_generate_compiles_steps_past_a_full_window(encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "encoding"), [("gemma3_text", "alibi"), ("gemma3_text", "rope+fox"), ("gemma4_text", "alibi")]
+)
+def test_generate_compiles_steps_past_a_full_window(family: str, encoding: str) -> None:
     """As `cache_implementation="static"` does by itself on a GPU."""
-    model = windowed("gemma3_text", encoding)
+    model = windowed(family, encoding)
     ids, mask = padded([row[0] for row in ROWS])
     given = {"attention_mask": mask, "max_new_tokens": 8, **GENERATE}
     how = CompileConfig(backend="eager", fullgraph=encoding == "alibi")

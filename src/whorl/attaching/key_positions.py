@@ -98,8 +98,7 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
     if torch.compiler.is_compiling():
         if kept is None or not isinstance(kept.count, torch.Tensor):
             return Call(positions, layer, cache)
-        start = cache.get_seq_length(layer)
-        return Call(positions, layer, cache, kept, start.clone() if isinstance(start, torch.Tensor) else start)
+        return Call(positions, layer, cache, kept, _start(cache, layer, positions.shape[1]))
     if kept is None:
         kept = KeptPositions()
     if not _goes_on(kept, cache, layer, positions):
@@ -108,6 +107,18 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
         kept.call, kept.asked, kept.settled = positions, set(), False
     kept.asked.add(layer)
     return Call(positions, layer, cache, kept, kept.start)
+
+
+def _start(cache: Any, layer: int, queries: int) -> int | torch.Tensor:
+    """The keys that were there before a compiled forward. A layer without keys of its own takes those of a layer before
+    it, which this forward's have joined; layers with a window count in plain numbers, by which its slots are found."""
+    if hasattr(_layer(cache, layer), "get_seq_length"):
+        start: int | torch.Tensor = cache.get_seq_length(layer)
+        return start.clone() if isinstance(start, torch.Tensor) else start
+    counts = [one.get_seq_length() for one in cache.layers if hasattr(one, "get_seq_length")]
+    plain = [count for count in counts if isinstance(count, int)]
+    joined: int | torch.Tensor = (plain or counts)[0]
+    return joined - queries
 
 
 def _goes_on(kept: KeptPositions, cache: Any, layer: int, positions: torch.Tensor) -> bool:
