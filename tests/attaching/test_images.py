@@ -269,7 +269,7 @@ def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
         ("t5", "positions of one axis"),
         ("learned", "stand on a grid; try learned-2d, sincos-2d"),
         ("window:size=4", "positions of one axis"),
-        ("frequencies:values=1@1,axes=0@4", "turns pairs by 5 axes"),
+        ("frequencies:values=1@1,axes=0@6", "turns pairs by 7 axes"),
     ],
 )
 def test_what_goes_by_tokens_in_a_row_is_refused_on_a_grid(encoding: str, reason: str) -> None:

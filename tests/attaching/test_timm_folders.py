@@ -17,7 +17,12 @@ from whorl.points import PointConfig, PointTransformer
 from whorl.testing import tiny_image_model
 
 WIDE = torch.randn(2, 3, 16, 64, generator=torch.Generator().manual_seed(1))
-NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_base_patch16_siglip_224")
+NAMES = (
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "vit_base_patch16_siglip_224",
+    "eva02_tiny_patch14_224",
+)
 ENCODINGS = (
     "axial-rope",
     "mixed-rope",
@@ -65,6 +70,19 @@ def test_a_saved_model_loads_with_what_it_learned_and_stock_code_refuses_it(
 
 def plain(model: Any) -> torch.Tensor:
     return whorl.detach(model)(WIDE[..., :32, :32].repeat(1, 1, 2, 1))
+
+
+@torch.no_grad()
+def test_frequencies_that_a_model_has_learned_are_where_those_of_the_encoding_start(tmp_path: Path) -> None:
+    model = built("vit_small_patch16_rope_mixed_224")
+    model.rope.freqs.mul_(1.3)
+    square = torch.randn(1, 3, 32, 32)
+    stock = model(square)
+    whorl.save(whorl.attach(model, whorl.encoding_of(model)), tmp_path)
+    loaded = whorl.load(tmp_path)
+    assert torch.equal(loaded(square), model(square))
+    torch.testing.assert_close(loaded(square), stock, rtol=1e-4, atol=1e-5)
+    assert torch.equal(whorl.detach(loaded)(square), stock)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 
 import whorl
 from tests.attaching.images import Bias, Turn, axial, dinov3
-from tests.hosts.timm_models import HEAD_DIM, MAKERS, SIZES, VisionTransformer, plain_truth, timm, tiny
+from tests.hosts.timm_models import HEAD_DIM, MAKERS, OWN, SIZES, VisionTransformer, plain_truth, timm, tiny
 from whorl.encodings.alibi import slopes
 
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # as the models are built for
@@ -65,7 +65,8 @@ def test_attaching_what_is_there_changes_nothing_and_detaching_gives_back_the_bi
     stock, logits, own = features(model, PIXELS), model(PIXELS), whorl.encoding_of(model)
     state = {name: sorted(module.__dict__) for name, module in model.named_modules()}
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert str(own) == ("nope" if kind == "bare" else "learned-2d:grid=4@4,antialias=true")
+    assert str(own) == OWN.get(kind, "learned-2d:grid=4@4,antialias=true")
+    assert whorl.parse(str(own)) == own
     whorl.attach(model, own)
     assert far(features(model, PIXELS), stock) < rounding(kind)
     assert far(model(PIXELS), logits) < 4 * rounding(kind)
@@ -87,15 +88,26 @@ def distances(heads: int) -> Bias:
     return lambda row, column, at, by: [-s * math.hypot(row - at, column - by) for s in slopes(heads)]
 
 
+def scaled(head_dim: int, base: float, sides: tuple[int, int]) -> Turn:
+    """Rows have the first half, and any image as many rows and columns as `sides` says."""
+
+    def turn(row: int, column: int, rows: int, columns: int) -> list[float]:
+        along = (row / rows * sides[0], column / columns * sides[1])
+        return [at / base ** (4 * t / head_dim) for at in along for t in range(head_dim // 4)]
+
+    return turn
+
+
 TRUTHS: dict[str, tuple[Turn | None, Bias | None]] = {
     "nope": (None, None),
-    "axial-rope": (axial(HEAD_DIM), None),
+    "axial-rope:base=100": (axial(HEAD_DIM), None),
     "axial-rope:order=ij,base=30": (axial(HEAD_DIM, 30.0, "ij"), None),
-    "hope-2d:grid=7@7": (axial(HEAD_DIM, cut=7), None),
+    "hope-2d:base=100,grid=7@7": (axial(HEAD_DIM, cut=7), None),
     "mixed-rope:rotate=false": (axial(HEAD_DIM, 10.0), None),
+    "axial-rope:order=ij,base=30,scale=3@5": (scaled(HEAD_DIM, 30.0, (3, 5)), None),
     "dinov3-rope:base=100": (dinov3(HEAD_DIM), None),
     "euclidean-alibi": (None, distances(2)),
-    "axial-rope+euclidean-alibi": (axial(HEAD_DIM), distances(2)),
+    "axial-rope:base=100+euclidean-alibi": (axial(HEAD_DIM), distances(2)),
 }
 
 
@@ -147,7 +159,7 @@ def test_all_ways_into_a_model_have_the_encoding(fused: bool) -> None:
     for block in model.blocks:
         block.attn.fused_attn = fused
     whorl.attach(model, "axial-rope+euclidean-alibi")
-    truth = plain_truth(model_without(model), WIDE, *TRUTHS["axial-rope+euclidean-alibi"])
+    truth = plain_truth(model_without(model), WIDE, *TRUTHS["axial-rope:base=100+euclidean-alibi"])
     last, maps = model.forward_intermediates(WIDE)
     for found in (features(model, WIDE), last):
         assert far(found, truth) < 1e-4
@@ -167,13 +179,15 @@ def test_a_head_that_pools_by_attention_has_none() -> None:
     """SigLIP's asks one query of all patches, by content alone."""
     model = whorl.attach(tiny("siglip"), "axial-rope+euclidean-alibi")
     stock = model_without(model)
-    truth = plain_truth(stock, WIDE, *TRUTHS["axial-rope+euclidean-alibi"]).float()
+    truth = plain_truth(stock, WIDE, *TRUTHS["axial-rope:base=100+euclidean-alibi"]).float()
     assert far(model(WIDE), stock.forward_head(truth)) < 1e-3
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(encoding: str) -> None:
-    model = whorl.attach(tiny("vit"), encoding).train()
+@pytest.mark.parametrize(
+    ("kind", "encoding"), [*(("vit", encoding) for encoding in ENCODINGS), ("mixed", "mixed-rope")]
+)
+def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(kind: str, encoding: str) -> None:
+    model = whorl.attach(tiny(kind), encoding).train()
     runs: list[Any] = []
     model.blocks[0].norm1.register_forward_hook(lambda *_: runs.append(1))
 
@@ -226,6 +240,20 @@ def test_a_callers_mask_hides_what_it_hides(given: str, encoding: str) -> None:
     assert far(found, features(model, PIXELS)) > 1e-3
 
 
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "mrope", "rope_grid_indexing": "ij", "embed_dim": 128}, {"rope_grid_offset": 1.0}]
+)
+@torch.no_grad()
+def test_a_rotation_that_no_encoding_says_is_named_and_can_be_replaced(rope: dict[str, Any]) -> None:
+    model = tiny("axial", **rope)
+    stock = features(model, PIXELS)
+    with pytest.raises(ValueError, match=r"turns q and k by a RotaryEmbedding\w+ with .*, which no encoding of whorl"):
+        whorl.encoding_of(model)
+    truth = plain_truth(model, WIDE, axial(model.blocks[0].attn.head_dim))
+    assert far(features(whorl.attach(model, "axial-rope:base=100"), WIDE), truth) < 1e-4
+    assert torch.equal(features(whorl.detach(model), PIXELS), stock)
+
+
 @torch.no_grad()
 def test_compiled_and_rounded_models_go_on() -> None:
     model = whorl.attach(tiny("vit"), "sincos-2d+axial-rope+euclidean-alibi")
@@ -243,7 +271,7 @@ def test_an_image_that_is_no_whole_number_of_patches_is_refused_or_padded() -> N
     model = whorl.attach(tiny("vit", dynamic_img_size=True, dynamic_img_pad=True), "axial-rope")
     padded = torch.nn.functional.pad(odd, (0, 4, 0, 2))
     assert torch.equal(model(odd), model(padded))
-    truth = plain_truth(model_without(model), padded, *TRUTHS["axial-rope"])
+    truth = plain_truth(model_without(model), padded, *TRUTHS["axial-rope:base=100"])
     assert far(features(model, odd), truth) < 1e-4
 
 

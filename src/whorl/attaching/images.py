@@ -64,7 +64,9 @@ def placed_forward(self: Any, hidden_states: torch.Tensor, attention_mask: Any =
     return type(self).forward(self, hidden_states, attention_mask, **kwargs)
 
 
-def handed_forward(self: Any, hidden: torch.Tensor, attn_mask: Handed, is_causal: bool = False) -> Any:
+def handed_forward(
+    self: Any, hidden: torch.Tensor, rope: None = None, *, attn_mask: Handed, is_causal: bool = False
+) -> Any:
     """The same of an attention of timm, to which all comes in the place of a mask."""
     mask, turns = attn_mask
     if not carried(self):

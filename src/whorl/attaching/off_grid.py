@@ -15,16 +15,29 @@ from torch import nn
 from whorl.attaching.seams import LayerSeam
 from whorl.encodings.grid import nowhere
 from whorl.encodings.learned_2d import GridTable
+from whorl.encodings.mixed_rope import MixedAngles
 from whorl.encodings.scores import At, ScoreModule
-from whorl.hosts import Patches
+from whorl.hosts import Host
 from whorl.ops.axes import seen_by
 
 
-def fit_to_grid(patches: Patches, own: torch.Tensor | None, add: nn.Module | None, seams: Sequence[LayerSeam]) -> None:
-    """Fits modules to a host of images: a table starts from the host's own, distances are those of patches."""
+def fit_to_grid(host: Host, add: nn.Module | None, seams: Sequence[LayerSeam]) -> None:
+    """Fits modules to a host of images: what is learned starts from the host's own, distances are those of patches."""
+    assert host.patches is not None
+    own = host.own_vectors
     if isinstance(add, GridTable) and own is not None and own.device.type != "meta":
-        add.start_from(own.to(add.weight), patches.trained)
-    if patches.prefix:
+        add.start_from(own.to(add.weight), host.patches.trained)
+    for index, seam in enumerate(seams):
+        learned = host.own_frequencies(index)
+        for score in seam.scores:
+            if (
+                learned is not None
+                and learned.device.type != "meta"
+                and isinstance(score, MixedAngles)
+                and score.rotate
+            ):
+                score.start_from(learned.to(score.frequency_bias))
+    if host.patches.prefix:
         for seam in seams:
             seam.biases = tuple(b if getattr(b, "sees_prefix", False) else BiasOnGrid(b) for b in seam.biases)
             seam.scores = tuple(score if score.sees_prefix else ScoreOnGrid(score) for score in seam.scores)

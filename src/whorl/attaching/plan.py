@@ -158,7 +158,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
     if isinstance(add, PositionTable) and host.table_vectors is not None:
         _start_from_the_hosts_table(add, host.table_vectors)
     if host.patches is not None:
-        fit_to_grid(host.patches, host.own_vectors, add, seams)
+        fit_to_grid(host, add, seams)
     _check_shared_keys(host, seams)
     share = heads_share(host.model)
     for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):

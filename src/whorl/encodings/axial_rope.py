@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.encodings.config import choices, of_host
-from whorl.encodings.grid import COLUMN, ROW
+from whorl.encodings.config import added, choices, of_host
+from whorl.encodings.grid import ACROSS, COLUMN, DOWN, ROW, check_grid
 from whorl.encodings.rope import Rotary
 from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
@@ -61,8 +61,25 @@ class AxialRoPE(OfGrid):
 
     base   as in `OfGrid`
     order  as in `OfGrid`
+    scale  rows and columns, as 16@16, to which those of any image are scaled: a larger one has finer steps between the
+           same ends, as EVA-02 has it (arXiv 2303.11331)
     """
+
+    scale: tuple[int, int] | None = added(None)
 
     name = "axial-rope"
     title = "RoPE on a grid: half of the pairs turn by columns, half by rows"
     paper = "2403.13298"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale is not None:
+            object.__setattr__(self, "scale", check_grid("scale", self.scale))
+
+    def spectrum(self, head_dim: int) -> Spectrum:
+        spectrum = super().spectrum(head_dim)
+        if self.scale is None:
+            return spectrum
+        sides, shares = {ROW: self.scale[0], COLUMN: self.scale[1]}, {ROW: DOWN, COLUMN: ACROSS}
+        values = (f * sides[axis] for f, axis in zip(spectrum.frequencies, spectrum.axes, strict=True))
+        return Spectrum(tuple(values), head_dim, axes=tuple(shares[axis] for axis in spectrum.axes))

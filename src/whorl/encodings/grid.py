@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from whorl.encodings.effects import Shape
 
-ROW, COLUMN, Y, X = range(4)  # the axes of `Grid.places`; of `Grid.positions` the first two
-PLACES = 4
+ROW, COLUMN, Y, X, DOWN, ACROSS = range(6)  # the axes of `Grid.places`; of `Grid.positions` the first two
+PLACES = 6
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,19 @@ class Grid:
         return torch.cat([nowhere, torch.nn.functional.pad(at, (0, 1))], 1)
 
     def places(self, device: torch.device | str | None = None) -> torch.Tensor:
-        """Row, column, and the centre of the patch with the image from -1 to 1 along both sides (y, x): float64
-        [1, tokens, 4] (float32 where the device has no float64). Zeros for prefix tokens.
+        """Row and column; the centre of the patch, with the image from -1 to 1 along both sides (y, x); and the shares
+        of rows above it and of columns before it: float64 [1, tokens, 6] (float32 where the device has no float64).
+        Zeros for prefix tokens.
 
-        In a larger image rows and columns go on, and centres lie closer together.
+        In a larger image rows and columns go on, and centres and shares lie closer together.
         """
         import torch
 
         dtype = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
         at = self.positions(device)[:, self.prefix :, :2].to(dtype)
         sides = at.new_tensor([self.height, self.width])
-        return torch.nn.functional.pad(torch.cat([at, (2 * at + 1) / sides - 1], -1), (0, 0, self.prefix, 0))
+        places = torch.cat([at, (2 * at + 1) / sides - 1, at / sides], -1)
+        return torch.nn.functional.pad(places, (0, 0, self.prefix, 0))
 
 
 def nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:

@@ -35,10 +35,16 @@ class MixedAngles(AngleModule):
 
     def __init__(self, shape: Shape, base: float, rotate: bool) -> None:
         super().__init__(shape.layout)
+        self.rotate = rotate
         along = torch.tensor(rope_frequencies(base, shape.head_dim // 2), dtype=torch.float64)
         turns = torch.rand(shape.heads, 1, generator=shape.generator(), dtype=torch.float64) * (2 * math.pi * rotate)
         x, y = turns.cos() * along, turns.sin() * along
         self.frequency_bias = nn.Parameter(torch.stack([torch.cat([x, -y], -1), torch.cat([y, x], -1)]).float())
+
+    @torch.no_grad()
+    def start_from(self, frequencies: torch.Tensor) -> None:
+        """Takes a host's own, [2, heads, pairs] along x and y."""
+        self.frequency_bias.copy_(frequencies)
 
     def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
@@ -54,7 +60,8 @@ class MixedRoPE(OfPairs):
     head learns. At first they are axial RoPE's, turned by a random angle in each head. (arXiv 2403.13298)
 
     base    of the frequencies that it starts with
-    rotate  whether each head starts in directions of its own; false: as `axial-rope` of this base
+    rotate  whether each head starts in directions of its own, which are the model's where it has learned some; false:
+            as `axial-rope` of this base
     """
 
     base: float = 10.0

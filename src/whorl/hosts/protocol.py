@@ -249,6 +249,11 @@ class Host(ABC):
         """[tokens, width]: what a host of images adds by itself, at the grid `patches.trained`; None for nothing."""
         return None
 
+    def own_frequencies(self, index: int) -> torch.Tensor | None:
+        """[2, heads, pairs]: what a layer of a host of images has learned to turn by along x and y, in radians per
+        patch; None for nothing."""
+        return None
+
     # --- own encoding
 
     def own_encoding(self) -> Encoding | None:

@@ -63,16 +63,16 @@ def _handing(model: Any, handed: Handed) -> Seen:
     blocks = list(model.blocks)
     if model.grad_checkpointing:
         blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
-    return Seen(model, blocks=blocks, _pos_embed=partial(_tokens, model, handed.turns.grid))
+    tokens = partial(_tokens, model, handed.turns.grid)
+    return Seen(model, blocks=blocks, grad_checkpointing=False, _pos_embed=tokens)
 
 
-def _tokens(model: Any, grid: Any, patches: torch.Tensor) -> torch.Tensor:
-    """Its class's `_pos_embed`, with the encoding's vectors in the place of its own."""
+def _tokens(model: Any, grid: Any, patches: torch.Tensor) -> Any:
+    """Its class's `_pos_embed`, with the encoding's vectors in the place of its own, and without its own rotation."""
     if patches.dim() == 4:  # [batch, rows, columns, width]
         patches = patches.flatten(1, 2)
-    seen = Seen(model, dynamic_img_size=False, pos_embed=model.whorl_vectors(grid, patches))
-    tokens: torch.Tensor = type(model)._pos_embed(seen, patches)
-    return tokens
+    seen = Seen(model, dynamic_img_size=False, pos_embed=model.whorl_vectors(grid, patches), rope=None)
+    return type(model)._pos_embed(seen, patches)
 
 
 def patches_of_any_size(self: Any, x: torch.Tensor) -> torch.Tensor:

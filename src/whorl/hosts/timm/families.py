@@ -14,4 +14,5 @@ class TimmFamily:
 
 FAMILIES: dict[str, TimmFamily] = {
     "VisionTransformer": TimmFamily(attentions=("Attention",)),  # and what derives from it, as DeiT's with two heads
+    "Eva": TimmFamily(attentions=("EvaAttention", "AttentionRope")),
 }

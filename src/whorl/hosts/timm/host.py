@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from whorl.hosts.timm.calls import (
     patches_of_any_size,
     set_attention,
 )
+from whorl.hosts.timm.rotations import rotation_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +65,34 @@ class TimmHost(Host):
         return None if table is None else table.view(-1, table.shape[-1])
 
     def own_encoding(self) -> Encoding:
+        """Raises ValueError for a rotation that no encoding says."""
         assert self.patches is not None
-        if self.own_vectors is None:
-            return NoPE()
-        return Learned2D((self.patches.trained.height, self.patches.trained.width), antialias=True)
+        grid, rope = self.patches.trained, getattr(self.base, "rope", None)
+        parts: list[Encoding] = []
+        if self.own_vectors is not None:
+            parts.append(Learned2D((grid.height, grid.width), antialias=True))
+        if rope is not None:
+            parts.append(rotation_of(rope))
+        return functools.reduce(operator.add, parts) if parts else NoPE()
+
+    def own_frequencies(self, index: int) -> torch.Tensor | None:
+        rope: Any = getattr(self.base, "rope", None)
+        if type(rope).__name__ != "RotaryEmbeddingMixed":
+            return None
+        frequencies: torch.Tensor = rope.freqs.detach()[:, index]
+        return frequencies if rope.grid_indexing == "xy" else frequencies.flip(0)
 
     def own_spectrum(self, index: int) -> Spectrum | None:
-        return self.own_encoding().spectrum(self.shapes[index].head_dim)
+        own = self.own_encoding()
+        turning = (part for part in getattr(own, "parts", (own,)) if "rotate" in part.kinds)
+        return next((part.spectrum(self.shapes[index].head_dim) for part in turning), None)
 
     def says(self, index: int) -> Known:
         assert self.patches is not None
         grid = self.patches.trained
+        base = getattr(getattr(self.base, "rope", None), "temperature", None)
         return Known(
+            base=None if base is None else float(base),
             train_length=self.patches.prefix + grid.height * grid.width,
             grid=(grid.height, grid.width),
             third=len(self.attentions) // 3,

@@ -42,6 +42,7 @@ def open_model(model: Any) -> TimmHost:
             heads=attention.num_heads,
             width=model.embed_dim,
             bidirectional=True,
+            layout="half" if getattr(attention, "rotate_half", True) else "interleaved",
             prefix=patches.embedded,
         )
         for attention in attentions
