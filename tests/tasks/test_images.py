@@ -85,6 +85,16 @@ def test_moved_pictures_are_moved() -> None:
     assert (away - 0.15 * 64).abs().max() < 1.5
 
 
+def test_a_larger_frame_leaves_a_picture_its_pixels() -> None:
+    """Around the middle, where whole patches lie as they do in training."""
+    images, _ = task(lengths=(24, 32, 48)).evaluation_set(48)
+    trained, _ = task().evaluation_set(32)
+    assert torch.equal(images["framed"][..., 8:40, 8:40], trained["accuracy"])
+    assert torch.equal(trained["framed"], trained["accuracy"])
+    assert (images["framed"][..., :8, :] == -1).all()
+    assert "framed" not in task().evaluation_set(24)[0]
+
+
 @pytest.mark.parametrize("key", ["accuracy", "wide", "moved"])
 def test_a_row_says_in_which_frames_the_class_is_found(key: str) -> None:
     made = task()
@@ -92,7 +102,7 @@ def test_a_row_says_in_which_frames_the_class_is_found(key: str) -> None:
     row = made.evaluate(Knows(of_bytes(images[key], labels)), 24, batch_tokens=40)
     guessed = 2 / 40  # the first class, where all are equal
     assert row.values == {other: 1.0 if other == key else pytest.approx(guessed) for other in row.values}
-    assert list(row.values) == [metric.key for metric in Images.metrics]
+    assert list(row.values) == ["accuracy", "wide", "moved"], "below the size of the training"
     assert sum(row.samples) == (40 if key == "accuracy" else 2)
     assert row.sequences == 40
 

@@ -11,6 +11,8 @@ Evaluation has the same pictures, placed alike, at every size:
 accuracy   in a square frame, as in training
 wide       in a frame of three quarters of the height, and so many columns of patches that there are as many patches,
            or nearly (12 x 12 become 9 x 16, 8 x 8 become 6 x 11)
+framed     at the training size and above: as large in pixels as in training, around the middle of the square frame, so
+           that patches show what they showed, and only their places and their number are new
 moved      in a square frame, moved by 0.15 of the side more, in any direction
 
 A picture depends on (seed, its number) alone; of an evaluation on (data_seed, its number), and its class is the number
@@ -36,7 +38,7 @@ from whorl.results.comparison import Data
 from whorl.results.trial import Row
 from whorl.tasks.base import Arguments, Example, Needs, Progress, Task, TaskSettings, Words, argument, of_samples
 from whorl.tasks.graded import EVALUATION, TRAINING, VALIDATION, Examples
-from whorl.tasks.metrics import IMAGES, IN_WIDE_FRAMES, SHIFTED
+from whorl.tasks.metrics import FRAMED, IMAGES, IN_WIDE_FRAMES, SHIFTED
 from whorl.tasks.pictures import Part, Placed, pictures
 
 SIZES = (0.6, 0.8, 1, 1.2, 1.5, 2)  # of the evaluation, times the training size
@@ -64,7 +66,7 @@ class Images(Task):
     name = evaluation = "images"
     title = "Images at other sizes"
     version = 1
-    metrics = (IMAGES, IN_WIDE_FRAMES, SHIFTED)
+    metrics = (IMAGES, IN_WIDE_FRAMES, FRAMED, SHIFTED)
     needs = Needs(tokens=2)
     body = "images"
     takes = ImageArguments
@@ -109,7 +111,8 @@ class Images(Task):
             "trained at {config.train_length} pixels alone; the pictures are the same at every size.",
             table="accuracy, by the side of an image in pixels",
             beside="At {at} pixels, the size of the training: in square frames, in wide ones of as many patches, and "
-            "moved from the middle, with the same pictures in every column.",
+            "moved from the middle, with the same pictures in every column. (A larger frame, in which a picture has "
+            "the pixels that it has in training, is the same frame here.)",
             beyond="at other sizes than in training",
             others="images of other sizes",
             at_others="at other sizes",
@@ -155,9 +158,12 @@ class Images(Task):
         return float(cross_entropy(self._logits(model, images, batch_tokens), labels))
 
     def evaluation_set(self, length: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Images float32 [windows, 3, height, width] by the key of the metric that asks for them, and their classes."""
+        """Images float32 [windows, 3, height, width] by the key of the metric that asks for them, and their classes. Of
+        sizes below that of the training there are none in a larger frame."""
         height, width = (self.arguments.patch * n for n in wide(length // self.arguments.patch))
-        found: dict[str, list[np.ndarray]] = {metric.key: [] for metric in self.metrics}
+        kept = self.settings.train_length / length  # of a picture that has the pixels that it has in training
+        keys = [metric.key for metric in self.metrics if kept <= 1 or metric is not FRAMED]
+        found: dict[str, list[np.ndarray]] = {key: [] for key in keys}
         labels = torch.arange(self.settings.windows) % self.vocab_size
         for i, label in enumerate(labels.tolist()):
             rng = np.random.default_rng((EVALUATION, self.settings.data_seed, i))
@@ -166,12 +172,11 @@ class Images(Task):
             away = placed._replace(
                 right=placed.right + AWAY * math.cos(angle), down=placed.down + AWAY * math.sin(angle)
             )
-            for key, shape, where in (
-                (IMAGES.key, (length, length), placed),
-                (IN_WIDE_FRAMES.key, (height, width), placed),
-                (SHIFTED.key, (length, length), away),
-            ):
-                found[key].append(self.pictures.draw(picked, *shape, where))
+            framed = Placed(placed.scale * kept, placed.right * kept, placed.down * kept, placed.turn)
+            where = {IMAGES.key: placed, IN_WIDE_FRAMES.key: placed, FRAMED.key: framed, SHIFTED.key: away}
+            for key in keys:
+                shape = (height, width) if key == IN_WIDE_FRAMES.key else (length, length)
+                found[key].append(self.pictures.draw(picked, *shape, where[key]))
         return {key: torch.from_numpy(np.stack(images)) for key, images in found.items()}, labels
 
     def evaluate(

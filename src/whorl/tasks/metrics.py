@@ -16,5 +16,6 @@ ALL_TURNS = Metric("all_turns", "turned anyhow", "share", chance=1 / 12, of="clo
 MOVED = Metric("moved", "moved", "share", chance=1 / 12, of="clouds")
 IMAGES = Metric("accuracy", "accuracy", "share", learnt=0.5, has_stderr=True, of="images")
 IN_WIDE_FRAMES = Metric("wide", "in a wide frame", "share", of="images")
+FRAMED = Metric("framed", "in a larger frame", "share", of="images")
 SHIFTED = Metric("moved", "moved", "share", of="images")
 HANDS_TOLD = Metric("hands", "hands", "share", chance=0.5, of="clouds")
