@@ -149,6 +149,25 @@ STUDIES = {
         {"language": Part(BY_CONTENT), "recall": Part(BY_CONTENT, {"task": "recall"})},
         seeds=(0, 1),
     ),
+    "images": Study(
+        "0015-images",
+        "Which encodings of a grid read other resolutions than that of the training, wide images, and moved pictures?",
+        {
+            "resolution": Part(
+                (
+                    "learned-2d",
+                    "sincos-2d",
+                    "axial-rope",
+                    "mixed-rope",
+                    "hope-2d",
+                    "p-rope-2d",
+                    "pape",
+                    "euclidean-alibi",
+                ),
+                {"task": "images", "windows": 340},  # ten of each class
+            )
+        },
+    ),
     "roformer": Study(
         "0008-roformer",
         "RoFormer (2104.09864): rope under linear attention, and encoders by masked language modelling",
