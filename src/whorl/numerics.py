@@ -113,7 +113,8 @@ def peak_memory(device: torch.device) -> float | None:
 def too_large_to_copy(model: Any, bytes_per_parameter: int) -> str | None:
     """Why copies of a model that take so many bytes per parameter do not fit beside it (with a tenth to spare), or None
     where they do."""
-    needed, free = bytes_per_parameter * sum(p.numel() for p in model.parameters()), free_memory(model.device)
+    weights = list(model.parameters())
+    needed, free = bytes_per_parameter * sum(p.numel() for p in weights), free_memory(weights[0].device)
     if needed <= 0.9 * free:
         return None
     return f"copies in higher precision need {needed / 2**30:.1f} GiB, of {free / 2**30:.1f} free"

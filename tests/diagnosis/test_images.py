@@ -123,6 +123,23 @@ def test_directories_and_half_precision(tmp_path: Path) -> None:
             doctor(tiny_image_model("vit"), **given)
 
 
+def test_a_model_of_timm_is_examined_too() -> None:
+    """Its stock code takes images of one size, so that shapes cannot be asked of it until an encoding is attached."""
+    from tests.hosts.timm_models import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, embed_dim=32, num_heads=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    found = doctor(model)
+    assert (found.failed, found.having("warn")) == ((), ("sizes",)), str(found)
+    assert "are not taken" in found["sizes"].measured
+    assert "shapes" in found.having("n/a")
+    attached = doctor(whorl.attach(model, "axial-rope"))
+    assert attached.having("pass") == tuple(attached), str(attached)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny_image_model("vit").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -59,10 +59,13 @@ class ImageSubject:
 
     def states(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
         """The last hidden states [patches, width] of an image that has these patches in so many rows, row by row.
-        Raises NotApplicable where the model does not run, which the check "runs" tells."""
+        Raises NotApplicable where the model does not run, or takes no such image ("runs" and "sizes" tell)."""
         if isinstance(self.first_run, Exception):
             raise NotApplicable("the model does not run")
-        return self.run(self.twin, patches, rows)
+        try:
+            return self.run(self.twin, patches, rows)
+        except Exception as error:  # of stock code
+            raise NotApplicable(f"the model takes no images of {rows} x {len(patches) // rows} patches") from error
 
     def run(self, model: Any, patches: torch.Tensor, rows: int, resampled: bool = True) -> torch.Tensor:
         """The same of any copy. resampled: a stock model is told to resample its vectors, where it asks to be told."""
@@ -115,12 +118,17 @@ def runs(subject: ImageSubject) -> Answer:
 def sizes(subject: ImageSubject) -> Answer:
     """An image of other rows and columns, without a word to the model."""
     rows, columns = subject.grid[0] + 1, 2 * subject.grid[1] + 1
-    subject.states(patches := subject.patches(rows * columns), rows)  # told what it asks to be told
-    shape = f"{rows} x {columns} patches"
+    if isinstance(subject.first_run, Exception):
+        raise NotApplicable("the model does not run")
+    shape, patches = f"{rows} x {columns} patches", subject.patches(rows * columns)
     try:
         found = subject.run(subject.twin, patches, rows, resampled=False)
     except Exception as error:  # of stock code
         said = " ".join(str(error).split())
+        try:
+            subject.states(patches, rows)
+        except NotApplicable:
+            return Answer(WARN, f"{shape} are not taken: {said}")
         return Answer(WARN, f"{shape} are taken with interpolate_pos_encoding=True alone; without: {said}")
     return judged(bool(found.isfinite().all()), f"{shape} beside its own {subject.grid[0]} x {subject.grid[1]}")
 
