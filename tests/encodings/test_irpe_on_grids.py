@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from attended import QKV, gradients_agree, random_qkv
+from tests.encodings.attended import QKV, gradients_agree, random_qkv
 
 from whorl.encodings import Shape, parse
 from whorl.encodings.effects import Bias, Score
