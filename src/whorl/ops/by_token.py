@@ -35,8 +35,7 @@ def token_by_token(
     for score in scores:
         at = score.at(query_positions, key_positions, scale=scale)
         if score.module.does("turning") and not plain:
-            alike = query_positions is key_positions and score.query_state is score.key_state
-            q, k = _turned(score.module, q, k, at, alike)
+            q, k = _turned(score.module, q, k, at)
         elif score.module.does("inputs"):
             q, k = score.module.inputs(q, k, at)
         if score.module.does("channels"):
@@ -47,12 +46,10 @@ def token_by_token(
     return q.to(dtype), k.to(dtype), channels
 
 
-def _turned(
-    module: ScoreModule, q: torch.Tensor, k: torch.Tensor, at: At, alike: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What its `inputs` gives, by the kernels. alike: queries and keys are the same tokens, whose angles are alike."""
+def _turned(module: ScoreModule, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
+    """What its `inputs` gives, by the kernels."""
     of_q = module.turning(at.query_positions, at.query_state, math_dtype(q.dtype))
-    of_k = of_q if alike else module.turning(at.key_positions, at.key_state, math_dtype(q.dtype))
+    of_k = module.turning(at.key_positions, at.key_state, math_dtype(q.dtype))
     k = of_heads(k, of_k[0].shape[1])
     turned = (
         rotate(x, None, Tables(*of, 0, 2 * of[0].shape[-1]), layout=module.layout)[0]
