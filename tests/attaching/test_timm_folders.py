@@ -59,6 +59,7 @@ def test_a_saved_model_loads_with_what_it_learned_and_stock_code_refuses_it(
     whorl.save(model, tmp_path / "out")
     loaded = whorl.load(tmp_path / "out")
     assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    assert not loaded.training
     assert torch.equal(loaded(WIDE), logits)
     assert torch.equal(model(WIDE), logits)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]

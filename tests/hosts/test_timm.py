@@ -297,6 +297,7 @@ def _others() -> dict[str, tuple[Any, str]]:
     swin = models.SwinTransformer(patch_size=4, window_size=4, depths=(1,), num_heads=(2,), **small)
     return {
         "swin": (swin, "timm's SwinTransformer: its layers attend by WindowAttention"),
+        "relpos": (models.VisionTransformerRelPos(**SIZES), "timm's VisionTransformerRelPos: .* by RelPosAttention"),
         "xcit": (models.Xcit(depth=1, num_heads=2, patch_size=8, **small), "timm's Xcit"),
         "resnet": (timm.create_model("test_resnet"), "timm's ResNet: it has no attention"),
         "parallel": (
@@ -313,7 +314,7 @@ def _others() -> dict[str, tuple[Any, str]]:
     }
 
 
-@pytest.mark.parametrize("which", ["swin", "xcit", "resnet", "parallel", "diff", "dropping", "features"])
+@pytest.mark.parametrize("which", ["swin", "relpos", "xcit", "resnet", "parallel", "diff", "dropping", "features"])
 def test_models_without_a_known_seam_are_refused_by_name(which: str) -> None:
     model, reason = _others()[which]
     with pytest.raises(ValueError, match=reason):
