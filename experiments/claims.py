@@ -39,12 +39,14 @@ BASES = "0005-bases/results-{}.json"
 
 @dataclass(frozen=True)
 class Claim:
-    """`says` in words; `source`, whose it is; `question`, which the page asks first, or none."""
+    """`says` in words; `source`, whose it is; `question`, which the page asks first, or none; `whole`: it takes all of
+    its evidence, so that a part alone decides nothing."""
 
     says: str
     source: str
     evidence: tuple[Evidence, ...]
     question: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ RELATED = Paper(
                 Versus("hope:cut=2.2", ITSELF, times=(16,), says="worse"),
                 Versus("hope:cut=2.2", ITSELF, RECALL, (16,), "alike"),
             ),
+            whole=True,
         ),
         Claim(
             "Tuned at twice the length, a larger base holds and then breaks, a smaller one loses slowly",

@@ -43,8 +43,8 @@ brackets the 95 % interval over seeds and windows ([statistics](compare.md)). `4
   standard error over windows.
 """
 
-NEEDS_ABOUT = """Of the encodings that have all of their seeds, the best, and those of which no difference from it is
-resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed.
+NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
+difference is resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed.
 """
 EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
 
@@ -120,25 +120,30 @@ def _asked() -> list[Claim]:
 
 def _said(claim: Claim, known: Known) -> str:
     """The answer to its question."""
-    said = together(line.verdict for line in _lines(claim, known))
+    said = _verdict(claim, known)
     return f"**{ANSWERS[said]}**" if said in ANSWERS else str(said)
 
 
 def _first(claim: Claim, known: Known) -> str:
     """The first of the lines that say what all of them do, where they decide."""
-    lines = _lines(claim, known)
-    said = together(line.verdict for line in lines)
+    lines, said = _lines(claim, known), _verdict(claim, known)
     return next((f": {line.words}" for line in lines if line.verdict is said), "") if said in ANSWERS else ""
 
 
 def _row(claim: Claim, known: Known) -> tuple[str, str, str]:
-    said = together(line.verdict for line in _lines(claim, known))
+    said = _verdict(claim, known)
     shown = f"**{said}**" if said in TAGS else str(said)
     return f"{claim.says} ({claim.source})", shown, _told(claim, known)
 
 
 def _told(claim: Claim, known: Known) -> str:
     return "<br>".join(f"{TAGS.get(line.verdict, '')}{line.words}" for line in _lines(claim, known))
+
+
+def _verdict(claim: Claim, known: Known) -> Verdict:
+    found = [line.verdict for line in _lines(claim, known)]
+    undecided = [verdict for verdict in found if verdict not in TAGS]
+    return together(undecided if claim.whole and undecided else found)
 
 
 def _lines(claim: Claim, known: Known) -> list[Line]:

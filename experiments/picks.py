@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from claims import Need
-from evidence import Known, Verdict, linked, measured
+from evidence import ALIKE, Known, Verdict, linked, measured
 
 from whorl.reports.comparison.words import compared
 from whorl.reports.formatting import listing, multiple, number, percent, plural
@@ -51,12 +52,20 @@ class Ranking:
 
     @property
     def best(self) -> tuple[str, ...]:
-        """The first, and those of which no difference from it is resolved; none where there is only one."""
+        """The first, and those near it of which no difference from it is resolved; none where there is only one."""
         if len(self.ranked) < 2:
             return ()
-        first = self.ranked[0][0]
-        same = [e.name for e, _ in self.ranked if e is first or not self._resolved(e, first)]
-        return tuple(same)
+        first, top = self.ranked[0]
+        return tuple(e.name for e, x in self.ranked if e is first or (self._near(x, top) and not self.behind(e)))
+
+    def behind(self, e: Encoding) -> bool:
+        """Whether its difference from the first is resolved."""
+        return self._resolved(e, self.ranked[0][0])
+
+    def _near(self, value: float, top: float) -> bool:
+        """Within a tenth of one, or five points: what no seed resolves may be far off all the same."""
+        apart = value - top if self.metric.share else math.log(value / top)
+        return abs(apart) < ALIKE[self.metric.unit]
 
     def _resolved(self, e: Encoding, first: Encoding) -> bool:
         found = difference(self.metric, (e, self.length), (first, self.length))
@@ -84,9 +93,12 @@ def _words(one: Ranking, most: int | None) -> str:
     told = []
     if best:
         ahead = [f"`{e.name}` {show(mean)}" for e, mean in one.ranked if e.name in best]
-        behind = [f"`{e.name}` {show(mean)}" for e, mean in one.ranked if e.name not in best]
+        rest = [(e, f"`{e.name}` {show(mean)}") for e, mean in one.ranked if e.name not in best]
+        behind = [text for e, text in rest if one.behind(e)]
+        unresolved = [text for e, text in rest if not one.behind(e)]
         seeds = plural(len(c.config.seeds), "seed")
         told.append(f"{where}, {seeds}: {listing(ahead)}{f'; behind: {listing(behind)}' if behind else ''}")
+        told += [f"below, but not resolved: {listing(unresolved)}"] if unresolved else []
     if rest := one.others if best else (*one.ranked, *one.others):
         named = [f"`{e.name}` {show(mean)}" for e, mean in rest[:most]]
         named += [f"{len(rest) - most} more"] if most is not None and len(rest) > most else []

@@ -40,6 +40,18 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     assert "no claim (`t5` 17.0 and 2 more)" in pick(tmp_path, most=1).words
 
 
+def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path) -> None:
+    trials = {
+        "hope": [shares(1, 1, 1)] * 2,
+        "rope": [shares(1, 1, 0.2), shares(1, 1, 0.5)],
+        "fox": [shares(1, 1, 0.99)] * 2,
+    }
+    comparison(tmp_path / "experiments" / "0010-awareness" / "mqar", trials, "mqar")
+    found = pick(tmp_path, claims.Need("find", {"mqar": ("0010-awareness/mqar",)}, 4), "mqar")
+    assert found.best == ("hope",)
+    assert "`hope` 100.0 %; behind: `fox` 99.0 %; below, but not resolved: `rope` 35.0 %" in found.words
+
+
 def test_one_seed_is_no_claim(tmp_path: Path) -> None:
     comparison(tmp_path / "experiments" / PART, {name: [perplexities(20, 20, 20)] for name in ("rope", "hope")})
     found = pick(tmp_path)
