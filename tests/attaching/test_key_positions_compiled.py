@@ -123,14 +123,15 @@ def test_steps_make_no_more_graphs_than_stock_code(kind: str) -> None:
 @pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("family", "encoding"), [("gemma3_text", "alibi"), ("gemma3_text", "rope+fox"), ("gemma4_text", "alibi")]
+    ("family", "encoding"), [("gemma3_text", "alibi"), ("gemma3_text", "rope+fox"), ("gemma4_text", "t5")]
 )
 def test_generate_compiles_steps_past_a_full_window(family: str, encoding: str) -> None:
-    """As `cache_implementation="static"` does by itself on a GPU."""
+    """As `cache_implementation="static"` does by itself on a GPU. ALiBi would not show that all keys of a window are
+    taken for ones nearer by."""
     model = windowed(family, encoding)
     ids, mask = padded([row[0] for row in ROWS])
     given = {"attention_mask": mask, "max_new_tokens": 8, **GENERATE}
-    how = CompileConfig(backend="eager", fullgraph=encoding == "alibi")
+    how = CompileConfig(backend="eager", fullgraph="fox" not in encoding)
     how._compile_all_devices = True
     static = {"cache_implementation": "static", "compile_config": how}
     assert torch.equal(model.generate(ids, **static, **given), model.generate(ids, use_cache=False, **given))
