@@ -57,6 +57,7 @@ def test_every_probe_at_every_length_and_a_report(model: Path, text: Path, tmp_p
     assert Evaluation.read(out / "results.json") == found
     report = (out / "report.md").read_text()
     assert "partial" not in report
+    assert f"a guess among all {VOCABULARY} of the vocabulary costs" in report, "the model was not trained"
     assert all(ABOUT[name].title in report for name in PROBES)
     assert "<svg" in (out / "report.html").read_text()
     assert {path.name for path in (out / "figures").iterdir()} >= {"loss.png", "retrieval.png"}

@@ -74,6 +74,18 @@ def test_a_loss_in_range_that_is_no_number_is_said_so_too() -> None:
     assert findings(broken) == ["At 128 tokens the loss is not finite."]
 
 
+def test_a_model_that_learnt_nothing_is_said_first() -> None:
+    """The least of the losses is 2.9 nats, and e^2.9 is 18.2: of 18 tokens a guess costs less than that."""
+    said = findings(evaluation(vocab_size=18))[0]
+    assert said == (
+        "The model has learnt nothing of this text, as it is read here: a token costs 2.900 nats at 128 tokens, the "
+        "least of any length, and a guess among all 18 of the vocabulary costs 2.890. What else is found means nothing."
+    )
+    assert findings(evaluation(vocab_size=20)) == findings(evaluation()), "a loss 3 % below a guess's has learnt"
+    nowhere = Row(64, unreachable="why")
+    assert findings(evaluation(rows={"loss": (nowhere,)}, vocab_size=18)) == []
+
+
 def test_in_range_the_longest_length_is_held_against_the_shortest() -> None:
     whole = evaluation()
     short = replace(whole, rows={"loss": (whole.rows["loss"][0], loss(128, 1.8, 2.82, 3.81))})

@@ -21,6 +21,10 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     assert Evaluation.read(tmp_path / "results.json") == found
     kept = json.loads((tmp_path / "results.json").read_text())
     assert kept["rows"]["segment-copy"][1]["accuracy"] == 0.75
+    assert "vocab_size" not in kept, "as in results of earlier versions"
+    (tmp_path / "results.json").write_text(json.dumps(kept | {"vocab_size": 0}))
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        Evaluation.read(tmp_path / "results.json")
     del kept["asked"]["seed"]
     (tmp_path / "results.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match="results.json is damaged, it has no asked.seed"):

@@ -109,6 +109,7 @@ def evaluate(
         train_length_from="given" if train_length else f"{found.tells_length} says",
         asked=asked,
         heldout=heldout,
+        vocab_size=subject.host.model.config.get_text_config().vocab_size,
         machine=parsed(Machine, machine()),
         versions=versions("torch", "transformers"),
         probes=tuple(names),

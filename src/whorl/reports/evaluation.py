@@ -16,6 +16,8 @@ from whorl.results.differences import half_width
 from whorl.results.evaluation import ABOUT, Evaluation, Quantity
 from whorl.results.schema import as_json
 
+ABOUT_ALIKE = 0.01
+"""The share by which a loss may be below that of guessing and still be that of a model that was not trained."""
 CAVEATS = (
     "Loss is not retrieval: most tokens can be guessed from what is near, so a loss that holds does not show that what "
     "lies far back is found. The other probes ask for that.",
@@ -83,9 +85,26 @@ def build(found: Evaluation) -> Document:
 
 def findings(found: Evaluation) -> list[str]:
     """What the numbers say, a sentence for each probe that has been asked in range or beyond."""
-    said = [_loss(found)]
+    said = [_learnt_nothing(found), _loss(found)]
     said += [_holds(found, probe, ABOUT[probe].measured[0]) for probe in found.rows if probe != "loss"]
     return [sentence for sentence in said if sentence]
+
+
+def _learnt_nothing(found: Evaluation) -> str:
+    """Where at no length the tokens cost less than a guess among the whole vocabulary (to one part in a hundred): a
+    model that was not trained, or whose weights are lost, and whose other numbers mean nothing."""
+    rows = [row for row in found.rows.get("loss", ()) if row.unreachable is None]
+    losses = [(row.values["mean"], row.length) for row in rows if math.isfinite(row.values["mean"])]
+    if found.guessing is None or not losses:
+        return ""
+    least, length = min(losses)
+    if least < (1 - ABOUT_ALIKE) * found.guessing:
+        return ""
+    return (
+        f"The model has learnt nothing of this text, as it is read here: a token costs {least:.3f} nats at {length:,} "
+        f"tokens, the least of any length, and a guess among all {found.vocab_size:,} of the vocabulary costs "
+        f"{found.guessing:.3f}. What else is found means nothing."
+    )
 
 
 def _loss(found: Evaluation) -> str:

@@ -124,6 +124,7 @@ class Evaluation(Keyed, Shown):
     """What probes found on a checkpoint, by length.
 
     model              by name; parameters: how many it has
+    vocab_size         of what it predicts; None: results of earlier versions do not tell
     encoding           what it was read with; trained_with: its own, where another was attached
     train_length_from  where the training length comes from, in words
     probes             that were asked for
@@ -154,6 +155,11 @@ class Evaluation(Keyed, Shown):
     rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
     positions: tuple[Position, ...] = ()
     heldout: bool = False
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {self.vocab_size}")
 
     @property
     def train_length(self) -> int:
@@ -163,6 +169,11 @@ class Evaluation(Keyed, Shown):
     def reference(self) -> int | None:
         """The longest length in range, which longer ones are held against."""
         return max((n for n in self.asked.lengths if n <= self.train_length), default=None)
+
+    @property
+    def guessing(self) -> float | None:
+        """The loss of one who takes each token of the vocabulary to be as likely as any other, in nats per token."""
+        return None if self.vocab_size is None else math.log(self.vocab_size)
 
     @property
     def missing(self) -> tuple[tuple[str, int], ...]:
