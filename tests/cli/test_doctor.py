@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from whorl.diagnosis import CHECKS
-from whorl.testing import tiny_model
+from whorl.diagnosis import CHECKS, IMAGE_CHECKS
+from whorl.testing import tiny_image_model, tiny_model
 
 
 @pytest.fixture
@@ -45,6 +45,14 @@ def test_the_command(folder: Path) -> None:
     found = json.loads(done.stdout)
     assert [f["check"] for f in found["findings"] if f["status"] == "fail"] == ["length"]
     assert not found["healthy"]
+
+
+def test_an_image_model_has_checks_of_its_own(tmp_path: Path) -> None:
+    tiny_image_model("vit").save_pretrained(tmp_path)
+    done = run(str(tmp_path))
+    assert done.exit_code == 0, done.output
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"checks: {len(IMAGE_CHECKS)} of {len(IMAGE_CHECKS)}, ")
 
 
 def test_checks_with_nothing_to_ask_are_one_line_until_they_are_asked_for(folder: Path) -> None:

@@ -22,15 +22,15 @@ def extended(tmp_path: Path) -> Path:
 
 
 def test_checks_of_settings_and_tables_are_asked_of_stock(extended: Path) -> None:
-    told: list[str] = []
-    found = doctor(extended, advance=told.append)
+    told: list[tuple[str, int]] = []
+    found = doctor(extended, advance=lambda check, of: told.append((check, of)))
     assert found.healthy, str(found)
     for check in OF_STOCK:
         assert found[check].status == "pass", check
         assert found[check].measured.startswith("as stock reads it: "), check
     assert found["cache"].status == "pass"
     assert "stock" not in found["cache"].measured
-    assert told == [check.title for check in CHECKS]
+    assert told == [(check.title, len(CHECKS)) for check in CHECKS]
 
 
 def test_a_stock_reading_that_does_not_reach_the_declared_length_fails(extended: Path) -> None:

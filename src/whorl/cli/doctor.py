@@ -49,10 +49,9 @@ def doctor(
 
     Reads JSON and safetensors alone: no pickle is opened, no code of the directory is run. Nothing is written.
     """
-    from whorl.diagnosis import CHECKS
     from whorl.diagnosis import doctor as examine
 
-    with _progress(len(CHECKS)) as advance:
+    with _progress() as advance:
         found = examine(model, text=text, length=length, advance=advance)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
@@ -63,21 +62,28 @@ def doctor(
 
 
 @contextmanager
-def _progress(checks: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, with the check that is asked, gone when all are; lines elsewhere."""
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """What is told of each check, and of how many, before it is asked: a bar on a terminal, with the check's title,
+    gone when all are answered; lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    terminal = console(stderr=True)
+    terminal, asked = console(stderr=True), count()
     if not terminal.is_terminal:
         with Stages(terminal) as stages:
-            update, begun = stages.stage("checks"), count()
-            yield lambda title: update(next(begun), checks)
+            update, checks = stages.stage("checks"), 0
+
+            def begun(title: str, of: int) -> None:
+                nonlocal checks
+                checks = of
+                update(next(asked), of)
+
+            yield begun
             update(checks, checks)
         return
     columns = (TextColumn("{task.description:44}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=terminal, transient=True) as bars:
-        task, answered = bars.add_task("", total=checks), count()
-        yield lambda title: bars.update(task, description=title, completed=next(answered))
+        task = bars.add_task("", total=None)
+        yield lambda title, of: bars.update(task, description=title, completed=next(asked), total=of)
 
 
 def _show(found: Diagnosis, every: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import Host, open_host, unwrapped
 from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
+
+Advance = Callable[[str, int], None]  # the title of a check, of how many
 
 
 def saved(subject: Subject) -> Answer:
@@ -251,7 +253,7 @@ def doctor(
     text: str | None = None,
     text_ids: Any = None,
     length: int | None = None,
-    advance: Callable[[str], None] = lambda check: None,
+    advance: Advance = lambda check, of: None,
 ) -> Diagnosis:
     """Looks for what goes wrong with positions without an error, and measures it.
 
@@ -262,7 +264,7 @@ def doctor(
     with a tokenizer is tried on a short story, and a model object on none.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
     Image models have checks of their own (`IMAGE_CHECKS`), and read no text.
-    advance: is told the title of each check before it is asked.
+    advance: is told the title of each check before it is asked, and how many are.
 
     A directory whose encoding is also said in stock terms has two readers. What cannot be asked of whorl's reading is
     asked of the stock one, and so is whether the settings prepare for the length.
@@ -308,10 +310,7 @@ def doctor(
     training = inner.training
     inner.eval()
     try:
-        findings = []
-        for check in CHECKS:
-            advance(check.title)
-            findings.append(check.finding(subject))
+        findings = _asked(CHECKS, subject, advance)
         if isinstance(model_or_path, (str, Path)) and is_stock_too(inner):
             findings = _asked_of_stock(inner, subject, findings)
         return Diagnosis(subject.name, tuple(findings))
@@ -319,19 +318,23 @@ def doctor(
         inner.train(training)
 
 
-def _of_images(model: Any, host: Host, given: Any, advance: Callable[[str], None]) -> Diagnosis:
+def _of_images(model: Any, host: Host, given: Any, advance: Advance) -> Diagnosis:
     """The findings about an image model, which is left as it was."""
     subject = ImageSubject(host, str(given) if isinstance(given, (str, Path)) else type(model).__name__)
     training = model.training
     model.eval()
     try:
-        findings = []
-        for check in IMAGE_CHECKS:
-            advance(check.title)
-            findings.append(check.finding(subject))
-        return Diagnosis(subject.name, tuple(findings))
+        return Diagnosis(subject.name, tuple(_asked(IMAGE_CHECKS, subject, advance)))
     finally:
         model.train(training)
+
+
+def _asked(checks: Sequence[Check], subject: Any, advance: Advance) -> list[Finding]:
+    findings = []
+    for check in checks:
+        advance(check.title, len(checks))
+        findings.append(check.finding(subject))
+    return findings
 
 
 def is_stock_too(model: Any) -> bool:
