@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from whorl.comparison.planning import DEFAULT_ENCODINGS, check_asked, check_model, plan_trials
+from whorl.comparison.fitting import attached_to_each
+from whorl.comparison.planning import check_asked, check_model, plan_trials
+from whorl.tasks import TASKS
 from whorl.training.settings import Settings
+
+ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
 
 
 def test_a_trials_id_depends_on_everything_that_determines_it() -> None:
     settings = Settings(precision="fp32").resolve()
-    trials = plan_trials(DEFAULT_ENCODINGS, (0, 1), settings, "data")
+    trials = plan_trials(ENCODINGS, (0, 1), settings, "data")
     assert [t.seed for t in trials] == [0, 0, 0, 1, 1, 1]
     assert len({t.id for t in trials}) == 6
-    assert trials == plan_trials(DEFAULT_ENCODINGS, (0, 1), settings, "data")
+    assert trials == plan_trials(ENCODINGS, (0, 1), settings, "data")
     ids = {t.id for t in trials}
     for other in (
-        plan_trials(DEFAULT_ENCODINGS, (0, 1), settings, "other data"),
-        plan_trials(DEFAULT_ENCODINGS, (0, 1), Settings(precision="fp32", learning_rate=1e-3).resolve(), "data"),
+        plan_trials(ENCODINGS, (0, 1), settings, "other data"),
+        plan_trials(ENCODINGS, (0, 1), Settings(precision="fp32", learning_rate=1e-3).resolve(), "data"),
         plan_trials(["rope:base=500", "hope:train_length=64"], (0, 1), settings, "data"),
     ):
         assert not ids & {t.id for t in other}
     assert str(trials[1].encoding) == "hope:train_length=128,base=10000", "HoPE's training length is the run's"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_compares_where_nothing_is_named_is_what_it_takes(task: str) -> None:
+    settings = Settings(task=task, precision="fp32").resolve()
+    asked = check_asked(settings.task_class.encodings, (0,), settings)
+    assert len(attached_to_each(asked, settings)) > 2
 
 
 def test_the_same_trial_twice_is_refused() -> None:

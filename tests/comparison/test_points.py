@@ -61,6 +61,11 @@ def test_clouds_are_compared_to_the_report(chosen: dict[str, Any], tmp_path: Pat
     assert again.trials[0].evaluations["points"] == task, "the same by the seed"
 
 
+def test_without_encodings_the_task_says_which(chosen: dict[str, Any], tmp_path: Path) -> None:
+    found = whorl.compare(out=tmp_path / "out", only="report", **chosen)
+    assert found.config.trials_planned == 3
+
+
 @pytest.mark.full
 def test_a_training_that_was_stopped_goes_on(
     chosen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from whorl.cli.parts import parts
-from whorl.comparison.planning import DEFAULT_ENCODINGS
 from whorl.training.settings import MODELS, Settings
 
 EPILOG = """
@@ -51,6 +50,15 @@ def _tasks() -> str:
     return f"{', '.join(told)}; arguments as in parity:scratchpad=full. `whorl list` says what they mean."
 
 
+def _encodings() -> str:
+    """Which encodings are compared where none are named, and in which tasks these are others."""
+    told: dict[str, list[str]] = {}
+    for name, row in _LISTING.get("tasks", {}).items():
+        told.setdefault(" ".join(row["encodings"]), []).append(name)
+    each = [f"{names} (task {', '.join(tasks)})" if i else names for i, (names, tasks) in enumerate(told.items())]
+    return f"Default: {'; '.join(each)}."
+
+
 def compare(
     encodings: Annotated[
         list[str] | None,
@@ -58,7 +66,7 @@ def compare(
             metavar="ENCODING...",
             help="Encodings in whorl's notation: name:key=value,key=value; A+B for both effects; A/B to cycle over the "
             "layers; TYPE=A/TYPE=B by layer type; 'A then B' trains A and evaluates the trained model with B. "
-            f"`whorl list` names them. Default: {' '.join(DEFAULT_ENCODINGS)}.",
+            f"`whorl list` names them. {_encodings()}",
         ),
     ] = None,
     task: Annotated[str, typer.Option(help=_tasks(), metavar="TASK[:KEY=VALUE,...]")] = _D.task,
@@ -163,10 +171,10 @@ def compare(
     from whorl.comparison import compare as run
 
     try:
-        chosen = encodings or DEFAULT_ENCODINGS
         run(
-            chosen, out=out, seeds=_integers("seeds", seeds), learning_rates=_numbers("learning-rates", learning_rates),
-            snapshots=snapshots, only=only, jobs=jobs, ray=ray, job_list=job_list, **asdict(settings),
+            encodings or None, out=out, seeds=_integers("seeds", seeds),
+            learning_rates=_numbers("learning-rates", learning_rates), snapshots=snapshots, only=only, jobs=jobs,
+            ray=ray, job_list=job_list, **asdict(settings),
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("whorl: interrupted; the same command goes on where this one stopped", err=True)

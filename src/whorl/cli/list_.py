@@ -141,7 +141,7 @@ def _task(terminal: Console, known: Mapping[str, Any], name: str) -> None:
     _table(terminal, ["argument", "meaning"], list(row["arguments"].items()))
     if row["options"]:
         terminal.print(f"options of whorl compare that it reads: {', '.join(row['options'])}")
-    terminal.print(f"whorl compare rope hope --task {name} --out runs/{name}", style="bold")
+    terminal.print(f"whorl compare {' '.join(row['encodings'])} --task {name} --out runs/{name}", style="bold")
     terminal.print("how it is made and graded: docs/tasks.md")
 
 

@@ -80,7 +80,13 @@ def task_arguments(task: type[Task]) -> dict[str, str]:
 def listing() -> str:
     """The content of listing.json."""
     tasks = {
-        name: {"title": task.title, "unit": task.unit, "options": task.options, "arguments": task_arguments(task)}
+        name: {
+            "title": task.title,
+            "unit": task.unit,
+            "options": task.options,
+            "arguments": task_arguments(task),
+            "encodings": task.encodings,
+        }
         for name in TASKS
         for task in [get_task(name)]
     }

@@ -22,7 +22,6 @@ from whorl.comparison.folder import alone_in, beside_others, refuse_other_settin
 from whorl.comparison.gathering import without_trials
 from whorl.comparison.on_ray import on_ray
 from whorl.comparison.planning import (
-    DEFAULT_ENCODINGS,
     RAY_ADDRESS,
     check_asked,
     check_model,
@@ -50,7 +49,7 @@ from whorl.training.settings import Settings
 @put_back()
 @without_progress_bars()  # one per checkpoint
 def compare(
-    encodings: Sequence[str | Encoding] = DEFAULT_ENCODINGS,
+    encodings: Sequence[str | Encoding] | None = None,
     *,
     out: str | Path = "runs/compare",
     seeds: Sequence[int] = (0,),
@@ -67,7 +66,7 @@ def compare(
 
     encodings  configs or their notation; "A then B" trains A and evaluates the trained model with B. Arguments that
                they leave unset (a base, HoPE's train_length, Learned's table) are the model's own where it comes with
-               weights; from scratch they are the registry's defaults and the run's train_length
+               weights; from scratch they are the registry's defaults and the run's train_length. None: the task's own
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     learning_rates  one for each of these, too, in place of `learning_rate`: an encoding is shown at the one that has
@@ -90,7 +89,8 @@ def compare(
     fields = [field.name for field in dataclasses.fields(Settings)]
     own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "jobs", "ray", "job_list"]
     check_keywords("compare", settings, [*own, *fields])
-    encodings = check_list("encodings", encodings, _in_a_list(encodings))
+    if encodings is not None:
+        encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
     check_numbers(snapshots=snapshots)
@@ -100,6 +100,8 @@ def compare(
     learning_rates = check_rates(learning_rates, settings.get("learning_rate"))
     chosen = Settings(**settings)
     chosen.check_task()
+    if encodings is None:
+        encodings = chosen.task_class.encodings
     resolved = chosen.resolve()
     labels = [written(e) for e in encodings]
     check_model(resolved.model)

@@ -15,7 +15,6 @@ from whorl.encodings import Encoding, parse
 from whorl.training.settings import MODELS, Settings
 
 THEN = " then "
-DEFAULT_ENCODINGS = ("rope", "hope", "p-rope:p=0.5")
 RAY_ADDRESS = re.compile(r"auto|local|(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:]+\]):(?P<port>\d+)")
 
 

@@ -151,6 +151,7 @@ class Task(ABC):
     options     which of `TaskSettings`' options it reads, each with its help for the command line
     takes       the arguments that stand after its name; None: it has none
     unit        what lengths count: tokens, items, digits, ...
+    encodings   that are compared where none are named
 
     An instance says `vocab_size`, the number of ids that a model needs. Raises ValueError for settings that the task
     cannot be made with.
@@ -166,6 +167,7 @@ class Task(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     takes: ClassVar[type[Arguments] | None] = None
     unit: ClassVar[str] = "tokens"
+    encodings: ClassVar[tuple[str, ...]] = ("rope", "hope", "p-rope:p=0.5")
     vocab_size: int
     bos_token_id: int
     eos_token_id: int

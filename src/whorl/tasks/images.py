@@ -71,6 +71,7 @@ class Images(Task):
     body = "images"
     takes = ImageArguments
     unit = "pixels"
+    encodings = ("axial-rope", "hope-2d", "p-rope-2d:p=0.5")
     bos_token_id = eos_token_id = 0  # there is no token
 
     def __init__(self, settings: TaskSettings) -> None:

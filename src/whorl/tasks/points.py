@@ -65,6 +65,7 @@ class Points(Task):
     body = "points"
     takes = PointArguments
     unit = "points"
+    encodings = ("spe:radius=0.5,neighbours=16", "pape-ri:unit=0.1", "euclidean-alibi:unit=0.1")
     vocab_size = len(SOLIDS)
     bos_token_id = eos_token_id = 0  # there is no token
 
