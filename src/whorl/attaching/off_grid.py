@@ -87,6 +87,9 @@ class ScoreOnGrid(ScoreModule):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.score.turning(seen_by(self.score, positions[..., :-1]), state, dtype)
 
+    def along(self) -> torch.Tensor:
+        return self.score.along()
+
     def channels(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         return self.score.channels(q, k, self._of_patches(at))
 
@@ -103,5 +106,7 @@ class ScoreOnGrid(ScoreModule):
         return self.score.values(weights, v, self._of_patches(at))
 
     def _of_patches(self, at: At) -> At:
-        of_queries, of_keys = (seen_by(self.score, p[..., :-1]) for p in (at.query_positions, at.key_positions))
+        of_queries = seen_by(self.score, at.query_positions[..., :-1])
+        same = at.key_positions is at.query_positions
+        of_keys = of_queries if same else seen_by(self.score, at.key_positions[..., :-1])
         return at._replace(query_positions=of_queries, key_positions=of_keys)

@@ -28,7 +28,7 @@ class AngleModule(ScoreModule):
     def inputs(self, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = math_dtype(q.dtype)
         q_tables = self.turning(at.query_positions, at.query_state, dtype)
-        k_tables = self.turning(at.key_positions, at.key_state, dtype)
+        k_tables = q_tables if at.same_tokens else self.turning(at.key_positions, at.key_state, dtype)
         return turned(q, *q_tables, self.layout), turned(of_heads(k, k_tables[0].shape[1]), *k_tables, self.layout)
 
 

@@ -49,9 +49,12 @@ class MixedAngles(AngleModule):
     def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        of_x, of_y = exact(self.frequency_bias).unsqueeze(-2)  # [heads, 1, pairs]
+        of_y, of_x = self.along().unsqueeze(-2)  # [heads, 1, pairs]
         x, y = (exact(positions[:, None, :, axis, None]) for axis in (COLUMN, ROW))
         return cos_sin_of(x * of_x + y * of_y, dtype)
+
+    def along(self) -> torch.Tensor:
+        return exact(self.frequency_bias).flip(0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ weights    takes the place of the softmax
 values     adds to the output, by the weights
 features   says of `logits` and `weights` that they are a quotient of features, of which sums go on from token to token
 turning    says of `inputs` that they are q and k whose pairs turn by these cos and sin
+along      says of `turning` that its angles are positions times these frequencies
 turns_between  says of `logits` that the tokens between query and key turn their product
 
 Only what a class overrides is asked for. `logits`, `weights` and `values` are asked for a block of queries at a time,
@@ -38,6 +39,11 @@ class At(NamedTuple):
     seen: torch.Tensor | None = None  # True where a key is seen, bool [B or 1, H or 1, Q, K]; for rows of all keys
     scale: float = 1.0  # the host's own logit scale, by which q was multiplied where `logits` is handed it
     kept: dict[str, Any] | None = None  # what one step leaves for a later one of the same queries and keys
+
+    @property
+    def same_tokens(self) -> bool:
+        """Queries and keys are known to be the same tokens: what is made of positions and states is so for both."""
+        return self.query_positions is self.key_positions and self.query_state is self.key_state
 
 
 class Features(NamedTuple):
@@ -109,6 +115,13 @@ class ScoreModule(nn.Module):
         the same tokens [B, H or 1, T, S]. They need not be of one angle; channels past the pairs pass through.
 
         What `inputs` does must be the same turn.
+        """
+        raise NotImplementedError
+
+    def along(self) -> torch.Tensor:
+        """Frequencies [2, H, pairs] in float64, radians per row and radians per column of a grid.
+
+        The angles of `turning`, of which it gives cos and sin, must be the positions times these, added up.
         """
         raise NotImplementedError
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.numerics import math_dtype
+from whorl.ops.plane_waves import cos_sin_on_grid, raster_in_few
 from whorl.ops.rotation import rotate
 from whorl.ops.scores import BoundScore, Channels, multiplied
 from whorl.ops.tables import Tables
@@ -48,14 +50,23 @@ def token_by_token(
 
 def _turned(module: ScoreModule, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
     """What its `inputs` gives, by the kernels."""
-    of_q = module.turning(at.query_positions, at.query_state, math_dtype(q.dtype))
-    of_k = module.turning(at.key_positions, at.key_state, math_dtype(q.dtype))
-    k = of_heads(k, of_k[0].shape[1])
-    turned = (
-        rotate(x, None, Tables(*of, 0, 2 * of[0].shape[-1]), layout=module.layout)[0]
-        for x, of in ((q, of_q), (k, of_k))
-    )
-    return next(turned), next(turned)
+    of_q = _tables(module, at.query_positions, at.query_state, math_dtype(q.dtype))
+    k = of_heads(k, of_q.cos.shape[1])
+    if at.same_tokens:
+        both: Any = rotate(q, k, of_q, layout=module.layout)
+        return both
+    of_k = _tables(module, at.key_positions, at.key_state, math_dtype(q.dtype))
+    return rotate(q, None, of_q, layout=module.layout)[0], rotate(k, None, of_k, layout=module.layout)[0]
+
+
+def _tables(module: ScoreModule, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype) -> Tables:
+    """Of what its `turning` gives."""
+    raster = raster_in_few(positions) if module.does("along") else None
+    if raster is not None:
+        cos, sin = cos_sin_on_grid(module.along(), raster, dtype)
+    else:
+        cos, sin = module.turning(positions, state, dtype)
+    return Tables(cos, sin, 0, 2 * cos.shape[-1])
 
 
 def _joined(added: list[Channels], q: torch.Tensor, k: torch.Tensor) -> Channels:

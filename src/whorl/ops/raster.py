@@ -15,6 +15,7 @@ from whorl.encodings.by_run import ByRun
 from whorl.encodings.grid import Grid
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.runs import MOST
+from whorl.ops.sharing import of_positions
 from whorl.ops.visible import Visible
 
 
@@ -23,6 +24,7 @@ class Raster(NamedTuple):
 
     grid: Grid
     order: torch.Tensor  # 0, 1, 2, ...: int64 [1, tokens]
+    first: tuple[int, int]  # row and column of the first patch
 
 
 class AlongRows:
@@ -60,6 +62,12 @@ def in_a_row(problem: AttentionProblem) -> AttentionProblem:
     )
 
 
+def raster_of(positions: torch.Tensor) -> Raster | None:
+    """The grid whose tokens stand at these positions [batch or 1, tokens, 2 or 3], row by row; None where there is
+    none, or images of a batch have several. Layers that are handed the same positions share it."""
+    return of_positions(_raster, positions, positions)
+
+
 def _raster(mask: Visible | None, query_positions: torch.Tensor, key_positions: torch.Tensor) -> Raster | None:
     at = query_positions
     if at.is_floating_point() or not at.numel() or not torch.equal(at, key_positions):
@@ -76,7 +84,8 @@ def _raster(mask: Visible | None, query_positions: torch.Tensor, key_positions: 
     moved = wanted[..., :2] + first
     if not (at[:, prefix:, :2] == moved[:, prefix:]).all() or not (at[..., 2:] == wanted[..., 2:]).all():
         return None
-    return Raster(grid, torch.arange(at.shape[1], device=at.device)[None])
+    row, column = first.tolist()
+    return Raster(grid, torch.arange(at.shape[1], device=at.device)[None], (row, column))
 
 
 def _runs(mask: Any, query_positions: Any, key_positions: Any, buckets: Any, grid: Grid) -> Any:

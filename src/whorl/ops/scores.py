@@ -29,13 +29,21 @@ class BoundScore(NamedTuple):
         seen: torch.Tensor | None = None,
         scale: float = 1.0,
     ) -> At:
-        """With states as attention has q and k, heads before tokens, and positions as the module asks for them."""
-        q_state, k_state = self.query_state, self.key_state
+        """With states as attention has q and k, heads before tokens, and positions as the module asks for them.
+
+        What queries and keys have in common is the same tensor still (`At.same_tokens`)."""
+        of_queries = seen_by(self.module, query_positions)
+        of_keys = of_queries if key_positions is query_positions else seen_by(self.module, key_positions)
+        q_state = None if self.query_state is None else self.query_state.transpose(1, 2)
+        if self.key_state is self.query_state:
+            k_state = q_state
+        else:
+            k_state = None if self.key_state is None else self.key_state.transpose(1, 2)
         return At(
-            seen_by(self.module, query_positions),
-            seen_by(self.module, key_positions),
-            None if q_state is None else q_state.transpose(1, 2),
-            None if k_state is None else k_state.transpose(1, 2),
+            of_queries,
+            of_keys,
+            q_state,
+            k_state,
             seen,
             scale,
             {},
