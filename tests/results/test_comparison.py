@@ -16,7 +16,7 @@ from whorl.results.trial import FinishedTrial, Row, Text
 from whorl.training.trials import read_result, settings_of
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-OWN = ("0004-u-shape", "0007-pretrained-llms")  # studies with results of their own kind
+OWN = ("0004-u-shape", "0007-pretrained-llms", "0014-feedback")  # studies with results of their own kind
 COMMITTED = [p for p in sorted(EXPERIMENTS.glob("*/results*.json")) if p.parent.name not in OWN]
 
 
