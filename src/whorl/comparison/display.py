@@ -17,7 +17,7 @@ from rich.table import Table
 from whorl.comparison.pace import Pace
 from whorl.console import console as plain
 from whorl.console import said
-from whorl.reports.comparison import unlearnt
+from whorl.reports.comparison import uneven, unlearnt
 from whorl.reports.formatting import DIVERGED, duration, plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
@@ -193,7 +193,7 @@ class Display(Silent):
 
     def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))
-        for notice in unlearnt(results):
+        for notice in filter(None, (uneven(results), *unlearnt(results))):
             self.console.print(notice)
         self.console.print(
             f"report: {folder / 'report.html'} and {folder / 'report.md'}; numbers: {folder / 'results.json'}"

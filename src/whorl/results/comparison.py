@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -147,6 +148,12 @@ class Comparison(Shown, Keyed):
     def seeds(self) -> list[int]:
         """The seeds of the finished trials."""
         return sorted({trial.seed for trial in self.trials})
+
+    @property
+    def shared_seeds(self) -> list[int]:
+        """The seeds by which encodings are ranked: those that two or more have finished, or one that is alone."""
+        count = Counter(trial.seed for trial in self.trials)
+        return [seed for seed in self.seeds if count[seed] > 1 or len(self.encodings) < 2]
 
     @property
     def pretrained(self) -> str | None:

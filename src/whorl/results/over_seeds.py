@@ -126,6 +126,10 @@ class Encoding:
 
         return replace(self, trials=tuple(filter(solved, self.trials)))
 
+    def on(self, seeds: Sequence[int]) -> Encoding:
+        """With its trials of these seeds alone."""
+        return replace(self, trials=tuple(trial for trial in self.trials if trial.seed in seeds))
+
     def ratio(self, metric: Metric, length: int, reference: int | None) -> Cell | None:
         """The metric over its own in-range value, seed by seed."""
         base = self.cell(metric, reference) if reference is not None else None

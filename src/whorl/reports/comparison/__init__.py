@@ -8,6 +8,7 @@ from pathlib import Path
 
 from whorl.reports import html, writing
 from whorl.reports.comparison import by_length, pairs, rates, training
+from whorl.reports.comparison.sentences import uneven
 from whorl.reports.comparison.words import (
     differing_notice,
     failed_notice,
@@ -23,7 +24,7 @@ from whorl.results.schema import as_json
 from whorl.results.trial import Trial
 from whorl.tasks import of_evaluation, parse
 
-__all__ = ["build", "head", "unlearnt", "write"]
+__all__ = ["build", "head", "uneven", "unlearnt", "write"]
 
 
 def write(results: Comparison, out: Path) -> list[Path]:
@@ -38,7 +39,7 @@ def write(results: Comparison, out: Path) -> list[Path]:
 def build(c: Comparison) -> Document:
     """The document: findings first, then figures and tables of each evaluation, then how it was made."""
     blocks: list[Block] = []
-    for notice in (partial_notice(c), failed_notice(c), differing_notice(c)):
+    for notice in (partial_notice(c), failed_notice(c), uneven(c), differing_notice(c)):
         if notice is not None:
             blocks.append(Paragraph(notice, "notice"))
     if c.pretrained is not None:

@@ -46,7 +46,10 @@ def _beside(c: Comparison, kind: str) -> list[Block]:
     if not caption or at is None:
         return []
     metrics = task.measured()
-    rows = [Row([(e.name, ""), *(value_at(e, metric, at, at) for metric in metrics)], e.index) for e in c.encodings]
+    rows = [
+        Row([(e.name, _seeds(c, e)), *(value_at(e, metric, at, at) for metric in metrics)], e.index)
+        for e in c.encodings
+    ]
     known = [level(c, metric, at) for metric in metrics]
     if found := next((one for one in known if one is not None), None):
         rows.append(Row([(found.name, ""), *((DASH if one is None else one.shown, "") for one in known)]))
@@ -74,7 +77,7 @@ def _table(c: Comparison, metric: Metric, encodings: Sequence[Encoding], of: str
         [("encoding", ""), ("pairs turning", ""), *((f"{n:,}", multiple(n, c.train_length)) for n in lengths)],
         [
             Row(
-                [(e.name, ""), _turning(e), *(value_at(e, metric, n, reference) for n in lengths)],
+                [(e.name, _seeds(c, e)), _turning(e), *(value_at(e, metric, n, reference) for n in lengths)],
                 e.index,
             )
             for e in encodings
@@ -182,6 +185,11 @@ def _levels_row(levels: Sequence[Level | None]) -> list[Row]:
     known = [one for one in levels if one is not None]
     shown = [(DASH if one is None else one.shown, "") for one in levels]
     return [Row([(known[0].name, ""), (DASH, ""), *shown])] if known else []
+
+
+def _seeds(c: Comparison, e: Encoding) -> str:
+    """`1 of 3 seeds`, of which the values of its row are, where there are others."""
+    return f"{len(e.trials)} of {len(c.seeds)} seeds" if len(e.trials) < len(c.seeds) else ""
 
 
 def _turning(e: Encoding) -> tuple[str, str]:

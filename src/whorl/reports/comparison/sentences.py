@@ -37,10 +37,12 @@ class Findings:
 def ranking(
     c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
 ) -> str:
-    """Which encoding has the best value at a length, and which others differ from it. One of which a seed diverged
-    there, or failed, is not ranked: the seeds that did not may be the easy ones, and their mean is not that of all."""
-    there = [(e, cell) for e in encodings if (cell := e.cell(metric, length)) is not None]
-    lost = {e.name: in_seeds(cell) if cell.diverged else _failed(c, e.name) for e, cell in there}
+    """Which encoding has the best value at a length, and which others differ from it, by the seeds that two or more
+    encodings have. One of which such a seed diverged there, failed or is not there is not ranked: the others may be the
+    easy ones, and their mean is not that of all."""
+    shared = [e.on(c.shared_seeds) for e in encodings]
+    there = [(e, cell) for e in shared if (cell := e.cell(metric, length)) is not None]
+    lost = {e.name: in_seeds(cell) if cell.diverged else _failed(c, e.name) or _fewer(c, e.name) for e, cell in there}
     cells = [(e, cell) for e, cell in there if cell.finite and not lost[e.name]]
     unranked = [f"{name} {how}" for name, how in lost.items() if how]
     where = f"{'In range, at' if c.in_range(length) else 'At'} {at_length(length, c)},"
@@ -69,6 +71,24 @@ def _failed(c: Comparison, name: str) -> str:
     done = {trial.seed for e in c.encodings if e.name == name for trial in e.trials}
     failed = {failure.seed for failure in c.failures if failure.notation == name} - done
     return f"failed in {len(failed)} of {len(done | failed)} seeds" if failed else ""
+
+
+def _fewer(c: Comparison, name: str) -> str:
+    """`has 1 of 3 seeds`: of those by which encodings are ranked, where it lacks some; or nothing."""
+    done = {trial.seed for e in c.encodings if e.name == name for trial in e.trials}.intersection(c.shared_seeds)
+    return f"has {len(done)} of {len(c.shared_seeds)} seeds" if len(done) < len(c.shared_seeds) else ""
+
+
+def uneven(c: Comparison) -> str | None:
+    """Which encodings have fewer seeds than there are, where it was not that trials failed; None where none have."""
+    fewer = {e.name: len(e.trials) for e in c.encodings if len(e.trials) < len(c.seeds) and not _failed(c, e.name)}
+    if not fewer:
+        return None
+    told = listing([f"{name} has {count}" for name, count in fewer.items()])
+    return (
+        f"Not every encoding has all of the {len(c.seeds)} seeds: {told}. A mean over fewer seeds is not to be held "
+        "against one over all."
+    )
 
 
 def in_seeds(cell: Cell) -> str:
