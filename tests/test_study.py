@@ -257,10 +257,11 @@ def test_a_list_installs_nothing_where_there_is_an_environment(tmp_path: Path) -
     (tmp_path / "bin" / "python").symlink_to("/bin/echo")
     command = ["make", "study", "NAME=extrapolation", "STUDY=--list", f"VENV={tmp_path}", f"PYTHON={sys.executable}"]
 
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+
     def made(*more: str) -> str:
-        return subprocess.run(
-            [*command, *more], cwd=EXPERIMENTS.parent, capture_output=True, text=True, check=True
-        ).stdout
+        how = {"cwd": EXPERIMENTS.parent, "env": alone, "capture_output": True, "text": True, "check": True}
+        return subprocess.run([*command, *more], **how).stdout
 
     assert "pip install" in made("--dry-run"), "an installation that was begun is none"
     (tmp_path / ".installed").touch()

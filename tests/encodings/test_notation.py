@@ -104,6 +104,7 @@ def test_every_encoding_file_is_registered() -> None:
         "householder",
         "point_codes",
         "grid",
+        "grid_buckets",
     }
     files = {m.name for m in pkgutil.iter_modules(whorl.encodings.__path__)} - inner
     assert files == {target.split(":")[0].rsplit(".", 1)[1] for target in REGISTRY.values()}

@@ -57,11 +57,11 @@ def test_colours_stand_in_style_alone() -> None:
     assert found == {"style.py"}
 
 
-def test_matplotlib_is_imported_by_one_module_and_pyplot_by_none() -> None:
+def test_one_module_draws_with_matplotlib_another_takes_its_fonts_and_none_imports_pyplot() -> None:
     """pyplot has a state for the whole process, a notebook's backend and figures among it."""
     source = {path: path.read_text("utf-8") for path in HERE.parent.rglob("*.py")}
     found = {path.name for path, text in source.items() if re.search(r"^\s*(?:from|import) matplotlib", text, re.M)}
-    assert found == {"png.py"}
+    assert found == {"png.py", "pictures.py"}
     assert not [path.name for path, text in source.items() if re.search(r"import .*pyplot", text)]
 
 
