@@ -332,3 +332,11 @@ def test_methods_that_others_have_replaced_are_not_lost() -> None:
     model.patch_embed.forward = lambda x: x
     with pytest.raises(ValueError, match="the forward of a PatchEmbed has been replaced already"):
         whorl.detach(model)
+
+
+def test_a_model_without_vectors_drops_none_out() -> None:
+    """timm leaves `pos_drop` out where it adds nothing."""
+    model, pixels = tiny("bare", pos_drop_rate=0.5).train(), torch.randn(2, 3, 32, 32)
+    stock = model(pixels)
+    whorl.attach(model, "nope")
+    assert torch.equal(model(pixels), stock)

@@ -71,7 +71,9 @@ def _tokens(model: Any, grid: Any, patches: torch.Tensor) -> Any:
     """Its class's `_pos_embed`, with the encoding's vectors in the place of its own, and without its own rotation."""
     if patches.dim() == 4:  # [batch, rows, columns, width]
         patches = patches.flatten(1, 2)
-    seen = Seen(model, dynamic_img_size=False, pos_embed=model.whorl_vectors(grid, patches), rope=None)
+    none = model.pos_embed is None and model.whorl_add is None  # timm drops out embeddings with vectors alone
+    vectors = None if none else model.whorl_vectors(grid, patches)
+    seen = Seen(model, dynamic_img_size=False, pos_embed=vectors, rope=None)
     return type(model)._pos_embed(seen, patches)
 
 
