@@ -10,6 +10,8 @@ Every number is read from results that are committed, so the page grows as trial
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from claims import NEEDS, PAPERS, Claim, Need
@@ -155,7 +157,10 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
+    """Takes no argument but --help."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=form).parse_args(args)
     for path, text in texts(ROOT).items():
         write_atomically(path, text)
 

@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.experiments import EXPERIMENTS, comparison, perplexities, script
 
 found, claims, evidence = script("found"), script("claims"), script("evidence")
@@ -15,6 +17,18 @@ ROOT = EXPERIMENTS.parent
 def test_the_committed_page_is_current() -> None:
     stale = [str(path) for path, text in found.texts(ROOT).items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"{stale}: run make docs (.venv/bin/python experiments/found.py)"
+
+
+@pytest.mark.parametrize(("args", "code"), [(["--help"], 0), (["--out", "x"], 2), (["x"], 2)])
+def test_help_and_unknown_arguments_write_nothing(
+    args: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(found, "write_atomically", lambda *_: pytest.fail("it wrote"))
+    with pytest.raises(SystemExit) as ended:
+        found.main(args)
+    assert ended.value.code == code
+    told = capsys.readouterr()
+    assert "Writes docs/found.md" in told.out if code == 0 else "unrecognized arguments" in told.err
 
 
 def test_links_lead_somewhere_and_every_number_has_one() -> None:
