@@ -111,7 +111,7 @@ HOPE = Paper(
                 rises("rope", "better", "text"),
                 rises("learned", "better"),
                 rises("kerple", "better"),
-                rises("nope", "worse"),
+                rises("nope", "worse", control="no positions"),
                 u_shape_of_smollm2("random"),
                 u_shape_of_smollm2("text"),
             ),
@@ -127,7 +127,7 @@ HOPE = Paper(
         Claim(
             "The pairs that make it leave their range first past the training length",
             "notes",
-            (leaves_its_range("rope", True), leaves_its_range("hope", False)),
+            (leaves_its_range("rope", True), leaves_its_range("hope", False, control="without these pairs")),
         ),
         Claim(
             "The slowest pairs are hardly used as positions",
@@ -358,9 +358,14 @@ RELATED = Paper(
             (Versus("cope", "rope", times=(1,)), Versus("path", "rope", times=(1,))),
         ),
         Claim(
-            "They cost: CoPE's step is over ten times another's",
+            "A step with CoPE takes over ten times another's",
             "DaRoPE's Table: 4.3 beside 61.7 k tokens a second",
-            (slower("cope", 10.0), slower("path", 2.0), slower("darope", 1.0)),
+            (slower("cope", 10.0),),
+        ),
+        Claim(
+            "A step with positions by content takes longer than with RoPE",
+            "asked here",
+            (slower("cope", 1.0), slower("path", 1.0), slower("darope", 1.0)),
         ),
         Claim(
             "YaRN reads further with a model that is there, without training",

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from ranking import interval, overall
 from studies import STUDIES
 
-from whorl.reports.formatting import listing, multiple, plural
+from whorl.reports.formatting import listing, multiple, number, percent, plural
 from whorl.results.comparison import Comparison
 from whorl.results.differences import Difference, difference, half_width
 from whorl.results.over_seeds import Encoding, Metric
@@ -174,8 +174,12 @@ class Versus:
         if found.pairs in ("windows", "none"):  # of one seed
             return Line(Verdict.ONE_SEED, f"{_value(metric, found.mean)} {where}")
         ends = f"({_value(metric, found.low)} to {_value(metric, found.high)})"
-        shown = f"{_value(metric, found.mean)} {where} {ends}" if found.resolved else f"not resolved {where} {ends}"
-        return Line(judged(metric, found, self.says), shown)
+        verdict = judged(metric, found, self.says)
+        if found.low == found.mean == found.high == 0:
+            value = cells[0].mean if cells[0] is not None else None
+            return Line(verdict, f"equal on every seed {where} ({percent(value) if metric.share else number(value)})")
+        told = _value(metric, found.mean) if found.resolved else self.says if verdict is Verdict.FOR else "not resolved"
+        return Line(verdict, f"{told} {where} {ends}")
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,15 @@ IN_Z = {"random": "z-scores, on random tokens", "text": "logits, on text"}
 # The U-shape: 0004, small models trained with three seeds
 
 
-def rises(encoding: str, says: Says, on: str = "random") -> Read:
-    """Whether the far end of the training length gets more attention than the middle: "better" says that it does."""
+def rises(encoding: str, says: Says, on: str = "random", control: str = "") -> Read:
+    """Whether the far end of the training length gets more attention than the middle: "better" says that it does.
+    control: what the encoding lacks, where it is one that the claim is not about."""
 
     def read(trials: list[dict[str, Any]]) -> Line:
         found = over_seeds([t["u_shape"][on]["rise"] for t in _of(trials, encoding)], says)
-        return Line(found.verdict, f"`{encoding}`: the far end above the middle by {found.words} ({IN_Z[on]})")
+        return Line(
+            found.verdict, f"{_named(encoding, control)}: the far end above the middle by {found.words} ({IN_Z[on]})"
+        )
 
     return Read(U_SHAPE, read)
 
@@ -67,7 +70,7 @@ def appears_early(encoding: str) -> Read:
     return Read(U_SHAPE, read)
 
 
-def leaves_its_range(encoding: str, says: bool) -> Read:
+def leaves_its_range(encoding: str, says: bool, control: str = "") -> Read:
     """Whether a pair that HoPE removes leaves its range first past the training length, by over a standard deviation;
     says False: whether none does."""
 
@@ -77,9 +80,8 @@ def leaves_its_range(encoding: str, says: bool) -> Read:
         told = listing([f"pair {p['pair']} of layer {p['layer']} by {p['departure']:.1f}" for p in first])
         broken = [pair["departure"] > 1 and pair["pair"] >= cut for pair, cut in found]
         verdict = _on_all(one is says for one in broken)
-        return Line(
-            verdict, f"`{encoding}`, {plural(len(first), 'seed')}: farthest goes {told} standard deviations, at 2x"
-        )
+        who = f"{_named(encoding, control)}, {plural(len(first), 'seed')}"
+        return Line(verdict, f"{who}: farthest goes {told} standard deviations, at 2x")
 
     return Read(U_SHAPE, read)
 
@@ -147,10 +149,11 @@ def fast_layers(of: str) -> Read:
             layers = results[f"usage-{model}"]["code"]["shares"][of]["fast_share_by_layer"]
             over = [at for at, share in enumerate(layers) if share > 0.25]
             ends += [min(over, default=3) < 3, max(over, default=0) >= len(layers) - 3]
-            told.append(f"{listing([str(at) for at in over]) or 'none'} of {len(layers)} ({name})")
+            which = f"layer{'s' if len(over) > 1 else ''} {listing([str(at) for at in over])}" if over else "no layer"
+            told.append(f"{which} of its {len(layers)} ({name})")
         verdict = Verdict.FOR if all(ends) else Verdict.PARTLY if any(ends) else Verdict.AGAINST
-        words = f"layers in which the fastest quarter of the pairs has over 25 % of the norm of {of[-1]}, from 0"
-        return Line(verdict, f"{words}: {listing(told)}")
+        words = f"the fastest quarter of the pairs has over 25 % of the norm of {of[-1]}, layers counted from 0"
+        return Line(verdict, f"{words}: in {listing(told)}")
 
     return Read(PRETRAINED, read)
 
@@ -278,6 +281,10 @@ def slower(encoding: str, than: float) -> Read:
         return Line(verdict, f"a step with `{encoding}` takes {middle:.1f} times one with `rope`, {rounds}")
 
     return Read(STEPS, read)
+
+
+def _named(encoding: str, control: str) -> str:
+    return f"control, {control}: `{encoding}`" if control else f"`{encoding}`"
 
 
 def _of(trials: Sequence[dict[str, Any]], encoding: str) -> list[dict[str, Any]]:

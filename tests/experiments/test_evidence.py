@@ -67,8 +67,26 @@ def test_what_a_difference_says(
 def test_a_claim_that_holds_at_one_length_and_is_not_resolved_at_another_holds_in_part(text: evidence.Known) -> None:
     line = evidence.Versus("nope", "rope", times=(1, 4), says="no better").line(text)
     assert line.verdict == Verdict.PARTLY
-    assert "not resolved at 1x" in line.words
+    assert "equal on every seed at 1x (20.3)" in line.words
     assert "not resolved at 4x" in line.words
+
+
+def test_what_is_alike_or_equal_is_said_to_be(tmp_path: Path) -> None:
+    part = "0010-awareness/recall"
+    trials = {"hope": [shares(1, 1, 1)] * 2, "rope": [shares(1, 0.99, 1), shares(1, 0.98, 1)]}
+    comparison(tmp_path / "experiments" / part, trials, "recall")
+    known = evidence.Known(tmp_path)
+    versus = {says: evidence.Versus("hope", "rope", (part,), (4,), says).line(known) for says in ("alike", "better")}
+    assert {says: line.verdict for says, line in versus.items()} == {"alike": Verdict.FOR, "better": Verdict.OPEN}
+    assert all(
+        "token accuracy: equal on every seed at 4x (100.0 %); two seeds" in line.words for line in versus.values()
+    )
+    near = evidence.Versus("hope", "rope", (part,), (2,), "alike").line(known)
+    assert near.verdict == Verdict.OPEN
+    assert "not resolved at 2x (-" in near.words
+    comparison(tmp_path / "experiments" / part, {n: [*rows, *rows] for n, rows in trials.items()}, "recall")
+    more = evidence.Versus("hope", "rope", (part,), (2,), "alike").line(evidence.Known(tmp_path))
+    assert "+1.5 at 2x (+" in more.words, "what is resolved is said, though it is as good as nothing"
 
 
 def test_the_comparison_with_most_seeds_of_both_is_read(text: evidence.Known) -> None:

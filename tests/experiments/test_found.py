@@ -93,3 +93,12 @@ def test_readings_are_of_what_is_there() -> None:
         assert there in models
     assert "0.49 to 0.60 of the margin of SmolLM2's previous-token heads" in models
     assert "49 to 60 % in 5 heads (SmolLM2-135M)" in told
+
+
+def test_controls_and_layers_are_named() -> None:
+    told = (ROOT / "docs" / "found.md").read_text(encoding="utf-8")
+    assert "control, no positions: `nope`: the far end" in told
+    assert "control, without these pairs: `hope`, three seeds: farthest goes" in told
+    assert "in layer 1 of its 30 (SmolLM2-135M) and layers 2 and 4 of its 18 (Gemma 3 270M)" in told
+    assert "in no layer of its 30 (SmolLM2-135M)" in told
+    assert re.search(r"A step with CoPE takes over ten times another's \(.*\) \| \*\*does not hold\*\* \|", told)
