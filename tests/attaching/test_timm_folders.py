@@ -164,6 +164,17 @@ def test_what_could_not_be_loaded_again_is_not_saved(folder: Path) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
 
+@pytest.mark.parametrize("encoding", [None, "axial-rope"])
+def test_doctor_examines_the_folder_of_a_model(encoding: str | None, tmp_path: Path) -> None:
+    whorl.save(built(encoding=encoding), tmp_path)
+    found = whorl.doctor(tmp_path)
+    assert (found.model, found.failed) == (str(tmp_path), ()), str(found)
+    assert {"runs", "places", "axes"} <= set(found.having("pass"))
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {}}')
+    with pytest.raises(ValueError, match="holds no model: KeyError: 'architecture'"):
+        whorl.doctor(tmp_path)
+
+
 @torch.no_grad()
 def test_models_of_transformers_are_saved_in_their_own_way(tmp_path: Path) -> None:
     model = whorl.attach(tiny_image_model("vit"), "axial-rope")

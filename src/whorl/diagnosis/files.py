@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.attaching import attached
+from whorl.attaching import attached, timm_folders
 from whorl.attaching.reading import same_rotations, stock_encoding
 from whorl.attaching.records import CONFIG_KEY
 from whorl.diagnosis.knowing import require_numbers
@@ -207,6 +209,8 @@ def load(files: Files) -> tuple[Any, Files]:
     from whorl.attaching.loading import configuration
     from whorl.attaching.loading import load as load_model
 
+    if timm_folders.is_one(str(files.path)):
+        return _whole(files, load_model), files
     config = configuration(files.path)
     require_numbers(config.get_text_config())
     _refuse_what_the_weights_cannot_fill(files, config)
@@ -216,8 +220,13 @@ def load(files: Files) -> tuple[Any, Files]:
         if files.contradiction:
             del config.__dict__[CONFIG_KEY]
     # As it was saved: rounding to the config's dtype is part of what is examined.
+    return _whole(files, partial(load_model, config=config, dtype="auto", use_safetensors=True)), files
+
+
+def _whole(files: Files, load_model: Callable[[Path], Any]) -> Any:
+    """The model of a directory. Raises ValueError, with the reason, where that is none."""
     try:
-        return load_model(files.path, config=config, dtype="auto", use_safetensors=True), files
+        return load_model(files.path)
     except ValueError:
         raise
     except Exception as error:  # of any kind: the files are a stranger's
