@@ -34,6 +34,9 @@ ITSELF = "itself in range"
 ALIKE = {"ratio": math.log(1.1), "share": 0.05}
 """Two are alike where the whole interval of their difference is within a tenth of one (shares: within five points)."""
 
+SEEDS_ALONE = ", over seeds alone"
+"""Of an interval that has no part of windows: it takes the text as given, and is too narrow where windows decide."""
+
 Says = Literal["better", "worse", "alike", "no better"]
 
 
@@ -173,7 +176,8 @@ class Versus:
             return Line(Verdict.MISSING, f"{Verdict.MISSING} {where}")
         if found.pairs in ("windows", "none"):  # of one seed
             return Line(Verdict.ONE_SEED, f"{_value(metric, found.mean)} {where}")
-        ends = f"({_value(metric, found.low)} to {_value(metric, found.high)})"
+        alone = SEEDS_ALONE if found.pairs == "seeds" else ""
+        ends = f"({_value(metric, found.low)} to {_value(metric, found.high)}{alone})"
         verdict = judged(metric, found, self.says)
         if found.low == found.mean == found.high == 0:
             value = cells[0].mean if cells[0] is not None else None
@@ -251,7 +255,7 @@ def over_seeds(values: Sequence[float], says: Says = "better", decimals: int = 2
     low, high = mean - half_width(values), mean + half_width(values)
     verdict = by_interval(low, high, says, alike)
     unresolved = "not resolved, " if low <= 0 <= high else ""
-    ends = f"{low:z.{decimals}f} to {high:z.{decimals}f}"
+    ends = f"{low:z.{decimals}f} to {high:z.{decimals}f}{SEEDS_ALONE}"
     return Line(verdict, f"{unresolved}{mean:z.{decimals}f} ({ends}), {plural(len(values), 'seed')}")
 
 

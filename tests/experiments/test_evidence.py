@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_what_is_alike_or_equal_is_said_to_be(tmp_path: Path) -> None:
     assert "+1.5 at 2x (+" in more.words, "what is resolved is said, though it is as good as nothing"
 
 
+def test_an_interval_without_a_part_of_windows_says_so(text: evidence.Known) -> None:
+    kept = evidence.Versus("hope", "rope", times=(4,)).line(text)
+    assert "0.80 at 4x (0.79 to 0.81); three seeds" in kept.words
+    path = text.root / "experiments" / PART / "results.json"
+    results = json.loads(path.read_text())
+    for trial in results["trials"]:
+        for row in trial["evaluations"]["perplexity"]:
+            del row["samples"]
+    path.write_text(json.dumps(results))
+    lost = evidence.Versus("hope", "rope", times=(2, 4)).line(evidence.Known(text.root))
+    assert lost.words.count(", over seeds alone)") == 2
+
+
 def test_the_comparison_with_most_seeds_of_both_is_read(text: evidence.Known) -> None:
     folder = text.root / "experiments" / "0013-content" / "language"
     comparison(folder, {name: [perplexities(20, 20, 20)] * 2 for name in ("rope", "fox", "hope")})
@@ -134,6 +148,7 @@ def test_a_number_over_seeds_needs_two_of_them() -> None:
     line = evidence.over_seeds([1.0, -1.1, 0.9])
     assert line.verdict == Verdict.OPEN
     assert line.words.startswith("not resolved, 0.27 (-2.")
+    assert line.words.endswith(", over seeds alone), three seeds")
     assert evidence.over_seeds([0.001, -0.001], "alike", alike=0.1).verdict == Verdict.FOR
 
 
