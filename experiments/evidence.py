@@ -104,8 +104,20 @@ def linked(path: str) -> str:
     return f"[{study}](experiments/{'/'.join([study, *part, 'report.md' if part else 'README.md'])})"
 
 
+def ran_on(c: Comparison, trial: str) -> str:
+    """`a CPU with two cores (AMD EPYC)`, `an NVIDIA H200`: the machine of the trial with this id."""
+    name = next((name for name, ids in c.differing.get("device", {}).items() if trial in ids), c.machine.device)
+    if name != "cpu":
+        return f"an {name}" if name.startswith("NVIDIA") else f"a {name}"
+    cpu = next((name for name, ids in c.differing.get("cpu", {}).items() if trial in ids), c.machine.cpu)
+    return f"a CPU with {plural(c.machine.cores, 'core')} ({cpu})" if c.machine.cpu == cpu and c.machine.cores else cpu
+
+
 class Evidence(Protocol):
-    """What a claim can be held against."""
+    """What a claim can be held against. comparisons: those that it may be read from."""
+
+    @property
+    def comparisons(self) -> tuple[str, ...]: ...
 
     def line(self, known: Known) -> Line: ...
 
@@ -126,6 +138,10 @@ class Versus:
     times: tuple[int, ...] = (4, 16)
     says: Says = "better"
     key: str = ""
+
+    @property
+    def comparisons(self) -> tuple[str, ...]:
+        return self.parts
 
     def line(self, known: Known) -> Line:
         found = [(part, c) for part in self.parts if (c := known.comparison(part)) is not None and self._in(c)]
@@ -194,6 +210,11 @@ class First:
     study: str
     among: tuple[str, ...] = ()
 
+    @property
+    def comparisons(self) -> tuple[str, ...]:
+        study = STUDIES[self.study]
+        return tuple(f"{study.folder}/{part}" for part in study.parts)
+
     def line(self, known: Known) -> Line:
         study = STUDIES[self.study]
         parts = {part: known.comparison(f"{study.folder}/{part}") for part in study.parts}
@@ -223,6 +244,7 @@ class Read:
 
     path: str
     reader: Callable[[Any], Line]
+    comparisons: tuple[str, ...] = ()
 
     def line(self, known: Known) -> Line:
         found = known.read(self.path)

@@ -11,15 +11,16 @@ Every number is read from results that are committed, so the page grows as trial
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from claims import NEEDS, PAPERS, Claim, Need
-from evidence import Known, Line, Verdict, together
+from evidence import Known, Line, Verdict, ran_on, together
 from picks import Pick, pick
 
 from whorl.files import write_atomically
-from whorl.reports.formatting import listing
+from whorl.reports.formatting import compact, listing, plural
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- found: begin -->\n", "<!-- found: end -->\n"
@@ -28,14 +29,15 @@ ANSWERS = {Verdict.FOR: "Yes", Verdict.AGAINST: "No", Verdict.PARTLY: "In part"}
 
 HEAD = """# What we found
 
-What papers on positional encodings claim, and what is for and against it at the scale of this project: models of 0.8 M
-parameters, trained at 128 tokens on two CPU cores, and two pretrained models of 135 M and 270 M. It indicates what
-happens and why, and is no law for a model of billions. `make docs` writes this page from the results that are
-committed; it grows as trials land ([how they are run](../experiments/README.md)).
+What papers on positional encodings claim, and what is for and against it at the scale of this project: small
+models trained from scratch, and two pretrained models of 135 M and 270 M. It indicates what happens and why, and is no
+law for a model of billions. `make docs` writes this page from the results that are committed; it grows as trials land
+([how they are run](../experiments/README.md)).
 
 **How to read it.** A value is one encoding over another, or over itself in range, from trials of the same seeds on the
 same windows: perplexities as a ratio (below 1 is better), shares of right answers in points (above 0 is better); in
-brackets the 95 % interval over seeds and windows ([statistics](compare.md)). `4x` is four times the training length.
+brackets the 95 % interval ([statistics](compare.md)), over seeds and windows (or sequences, prompts, tasks of a
+ranking) where nothing else is said. `4x` is four times the training length.
 
 - *Over seeds alone*: of trials that have not kept the values of their windows, or of numbers that have none. Such an
   interval takes the text as given and may be too narrow; where windows decide, one over three seeds holds the truth in
@@ -46,6 +48,11 @@ brackets the 95 % interval over seeds and windows ([statistics](compare.md)). `4
 - Of tasks with right answers only those seeds count that learnt the task in range.
 - The two pretrained models are no seeds: what each of them shows is told, its intervals are over windows, ± is a
   standard error over windows.
+"""
+
+TRAINED = """**What was trained.** The comparisons have {trials}: models of {sizes} parameters, trained at {lengths} tokens,
+{devices}.
+Those of one comparison have the same data and settings on every machine; its report says what ran where.
 """
 
 NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
@@ -68,7 +75,14 @@ def texts(root: Path) -> dict[Path, str]:
 
 def page(known: Known) -> str:
     """docs/found.md."""
-    told = [HEAD, "## Which encoding should I use?\n", _needs(known), "## The questions\n", _questions(known)]
+    told = [
+        HEAD,
+        *_trained(known),
+        "## Which encoding should I use?\n",
+        _needs(known),
+        "## The questions\n",
+        _questions(known),
+    ]
     for paper in PAPERS:
         rows = [_row(claim, known) for claim in paper.claims]
         told.append(f"## {paper.title}\n\n{paper.about}\n\n{_table(('claim', 'here', 'for and against'), rows)}")
@@ -83,6 +97,27 @@ def short(known: Known) -> str:
         rows.append((need.name, _take(picks), "<br>".join(_short(picks))))
     asked = "".join(f"- {claim.question} {_said(claim, known)}{_first(claim, known)}\n" for claim in _asked())
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}\n{asked}\n{EVERY_CLAIM}"
+
+
+def _trained(known: Known) -> list[str]:
+    """The sizes, lengths and machines of the trials that the page can draw on; nothing where there are none."""
+    parts = {part for paper in PAPERS for claim in paper.claims for one in claim.evidence for part in one.comparisons}
+    parts |= {part for need in NEEDS for several in need.parts.values() for part in several}
+    found = [c for part in sorted(parts) if (c := known.comparison(part)) is not None]
+    if not found:
+        return []
+    ran = {trial.id: ran_on(c, trial.id) for c in found for trial in c.trials}  # studies share trials
+    devices = Counter(ran.values())
+    sizes = sorted({c.config.parameters for c in found})
+    lengths = listing([f"{n:,}" for n in sorted({c.train_length for c in found})])
+    return [
+        TRAINED.format(
+            trials=plural(len(ran), "trial"),
+            sizes=f"{compact(sizes[0])} to {compact(sizes[-1])}" if len(sizes) > 1 else compact(sizes[0]),
+            lengths=lengths,
+            devices=listing([f"{count:,} on {device}" for device, count in devices.most_common()]),
+        )
+    ]
 
 
 def _needs(known: Known) -> str:

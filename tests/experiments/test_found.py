@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.experiments import EXPERIMENTS, comparison, perplexities, script
+from tests.experiments import EXPERIMENTS, comparison, perplexities, script, shares
 
 found, claims, evidence = script("found"), script("claims"), script("evidence")
 ROOT = EXPERIMENTS.parent
@@ -79,6 +80,24 @@ def test_an_answer_turns_with_the_results(tmp_path: Path) -> None:
         assert answer() == said
     shutil.rmtree(part)
     assert answer() == "not measured yet"
+
+
+def test_the_page_says_what_its_trials_are(tmp_path: Path) -> None:
+    """Trials that two studies share count once; those on another machine are told apart."""
+    (tmp_path / "README.md").write_text(f"{found.BEGIN}{found.END}")
+    page = tmp_path / "docs" / "found.md"
+    assert "What was trained" not in found.texts(tmp_path)[page]
+    for part in ("0009-extrapolation", "0013-content"):
+        folder = tmp_path / "experiments" / part / "language"
+        comparison(folder, {"rope": [perplexities(20, 20, 20)] * 2}, parameters=800_000)
+    path = tmp_path / "experiments" / "0013-content" / "recall"
+    comparison(path, {"hope": [shares(1, 1, 1)] * 3}, "recall", parameters=670_000)
+    results = json.loads((path / "results.json").read_text())
+    devices = {"cpu": ["hope-s0"], "NVIDIA H200": ["hope-s1", "hope-s2"]}
+    (path / "results.json").write_text(json.dumps({**results, "differing": {"device": devices}}))
+    told = found.texts(tmp_path)[page].replace("\n", " ")
+    assert "have five trials: models of 0.67 M to 0.80 M parameters, trained at 128 tokens, " in told
+    assert "3 on a CPU with two cores (A CPU) and 2 on an NVIDIA H200. " in told
 
 
 def test_readings_are_of_what_is_there() -> None:
