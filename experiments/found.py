@@ -50,13 +50,14 @@ ranking) where nothing else is said. `4x` is four times the training length.
   standard error over windows.
 """
 
-TRAINED = """**What was trained.** The comparisons have {trials}: models of {sizes} parameters, trained at {lengths} tokens,
-{devices}.
+TRAINED = """**What was trained.** The comparisons have {trials}: models of {sizes} parameters,
+trained at {lengths} tokens, {devices}.
 Those of one comparison have the same data and settings on every machine; its report says what ran where.
 """
 
 NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
-difference is resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed.
+difference is resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed. Studies of
+one task and the same settings are read together: values are over the seeds that all of their encodings have.
 """
 EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
 

@@ -1,17 +1,21 @@
-"""Which encoding to take for a need: the best of a comparison, and those of which no difference from it is resolved."""
+"""Which encoding to take for a need: the best that was measured, and those of which no difference from it is resolved.
+
+Studies of the same task and settings are read as one: an encoding counts with a study of which it has every seed.
+Values are over the seeds that all who count have, and a difference is over every seed that its two encodings share.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from claims import Need
 from evidence import ALIKE, Known, Verdict, linked, measured
 
 from whorl.reports.comparison.words import compared
 from whorl.reports.formatting import listing, multiple, number, percent, plural
-from whorl.results.comparison import Comparison
+from whorl.results.comparison import Comparison, Config
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Encoding, Metric
 
@@ -27,28 +31,44 @@ class Pick:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The encodings of a comparison at a length, the best first.
+    """The encodings of comparisons of one task and the same settings, at a length, the best first.
 
-    ranked   those with every seed that was planned, two or more, of which none failed, diverged or did not learn
+    parts    the comparisons, by what they are called
+    seeds    those that all of them planned: what the values of those that are ranked are over
+    ranked   those that have every seed of one of them, two or more, and of which none in any of them failed, diverged
+             or did not learn
     others   the rest that have a value and learnt something: no claim is made of them
     """
 
-    comparison: Comparison
+    parts: Mapping[str, Comparison]
     metric: Metric
     length: int
+    seeds: tuple[int, ...]
     ranked: tuple[tuple[Encoding, float], ...]
     others: tuple[tuple[Encoding, float], ...]
 
     @classmethod
-    def of(cls, c: Comparison, length: int, among: Sequence[str] = ()) -> Ranking:
-        metric = measured(c)
-        learnt = compared(c, metric)  # of a task with right answers, with the seeds alone that learnt it
-        whole = {e.name for e in learnt if len(c.config.seeds) > 1 and _all_seeds(c, e, metric, length)}
-        values = [(e, cell.mean) for e in learnt if (cell := e.cell(metric, length)) is not None and cell.finite]
-        values = [(e, mean) for e, mean in values if mean is not None and (not among or e.name in among)]
-        values.sort(key=lambda item: item[1] if metric.lower_is_better else -item[1])
-        ranked = tuple(item for item in values if item[0].name in whole)
-        return cls(c, metric, length, ranked, tuple(item for item in values if item not in ranked))
+    def of(cls, parts: Mapping[str, Comparison], length: int, among: Sequence[str] = ()) -> Ranking:
+        metric = measured(next(iter(parts.values())))
+        seeds = tuple(sorted(set.intersection(*(set(c.config.seeds) for c in parts.values()))))
+        spoilt = {name for c in parts.values() for name in _spoilt(c, metric, length)}
+        whole: dict[str, Encoding] = {}
+        rest: dict[str, Encoding] = {}
+        for c in parts.values():
+            for e in compared(c, metric):  # of a task with right answers, with the seeds alone that learnt it
+                counts = len(c.config.seeds) > 1 and _all_seeds(c, e, metric, length) and e.name not in spoilt
+                kept = whole if counts else rest
+                if (not among or e.name in among) and len(e.trials) > len(
+                    kept[e.name].trials if e.name in kept else ()
+                ):
+                    kept[e.name] = e
+        ranked = _best_first(metric, length, [(e, e.on(seeds)) for e in whole.values()])
+        others = _best_first(metric, length, [(e, e) for name, e in rest.items() if name not in whole])
+        return cls(parts, metric, length, seeds, ranked, others)
+
+    @property
+    def train_length(self) -> int:
+        return next(iter(self.parts.values())).train_length
 
     @property
     def best(self) -> tuple[str, ...]:
@@ -73,30 +93,62 @@ class Ranking:
 
 
 def pick(known: Known, task: str, need: Need, most: int | None = None) -> Pick:
-    """Of the comparisons of one task the one that ranks most. most: of the encodings of which nothing is claimed, at
-    most so many are named."""
-    found = [(part, c) for part in need.parts[task] if (c := known.comparison(part)) is not None]
-    rankings = [(part, Ranking.of(c, need.times * c.train_length, need.among)) for part, c in found]
-    rankings = [(part, one) for part, one in rankings if one.ranked or one.others]
-    lacking = set(need.among) - {e.name for _, one in rankings for e, _ in (*one.ranked, *one.others)}
+    """Of the comparisons of one task, those of the same settings together; where settings differ, those that rank most.
+    most: of the encodings of which nothing is claimed, at most so many are named."""
+    found = {part: c for part in need.parts[task] if (c := known.comparison(part)) is not None}
+    groups = _alike(found)
+    rankings = [Ranking.of(one, need.times * next(iter(one.values())).train_length, need.among) for one in groups]
+    rankings = [one for one in rankings if one.ranked or one.others]
+    lacking = set(need.among) - {e.name for one in rankings for e, _ in (*one.ranked, *one.others)}
     if not rankings or lacking:
         names = listing([f"`{name}`" for name in sorted(lacking)])
         return Pick(task, (), f"{names}: {Verdict.MISSING}" if lacking else Verdict.MISSING)
-    part, one = max(rankings, key=lambda item: len(item[1].ranked))
-    return Pick(task, one.best, f"{_words(one, most)} ({linked(f'experiments/{part}')})")
+    one = max(rankings, key=lambda ranking: len(ranking.ranked))
+    links = [linked(f"experiments/{part}") for part in one.parts]
+    apart = [linked(f"experiments/{part}") for other in rankings if other is not one for part in other.parts]
+    beside = f"; of other settings or seeds, and not in this row: {listing(apart)}" if apart else ""
+    return Pick(task, one.best, f"{_words(one, most)} ({listing(links)}{beside})")
+
+
+def _alike(found: Mapping[str, Comparison]) -> list[dict[str, Comparison]]:
+    """The comparisons by their settings; those together share two seeds or more, as far as they have several."""
+    groups: list[dict[str, Comparison]] = []
+    for part, c in found.items():
+        for group in groups:
+            seeds = set.intersection(*(set(other.config.seeds) for other in (*group.values(), c)))
+            if len(seeds) > 1 and _settings(c) == _settings(next(iter(group.values()))):
+                group[part] = c
+                break
+        else:
+            groups.append({part: c})
+    return groups
+
+
+def _settings(c: Comparison) -> Config:
+    """All that a value depends on but the encoding and the seed."""
+    return replace(c.config, seeds=(), trials_planned=0, parameters=0)
+
+
+def _best_first(
+    metric: Metric, length: int, encodings: Sequence[tuple[Encoding, Encoding]]
+) -> tuple[tuple[Encoding, float], ...]:
+    """Encodings, each with what its value is read from."""
+    cells = [(e, of.cell(metric, length)) for e, of in encodings]
+    values = [(e, cell.mean) for e, cell in cells if cell is not None and cell.finite and cell.mean is not None]
+    return tuple(sorted(values, key=lambda item: item[1] if metric.lower_is_better else -item[1]))
 
 
 def _words(one: Ranking, most: int | None) -> str:
-    c, best = one.comparison, set(one.best)
+    best = set(one.best)
     show = percent if one.metric.share else number
-    where = f"{one.metric.label} at {multiple(one.length, c.train_length)}"
+    where = f"{one.metric.label} at {multiple(one.length, one.train_length)}"
     told = []
     if best:
         ahead = [f"`{e.name}` {show(mean)}" for e, mean in one.ranked if e.name in best]
         rest = [(e, f"`{e.name}` {show(mean)}") for e, mean in one.ranked if e.name not in best]
         behind = [text for e, text in rest if one.behind(e)]
         unresolved = [text for e, text in rest if not one.behind(e)]
-        seeds = plural(len(c.config.seeds), "seed")
+        seeds = plural(len(one.seeds), "seed")
         told.append(f"{where}, {seeds}: {listing(ahead)}{f'; behind: {listing(behind)}' if behind else ''}")
         told += [f"below, but not resolved: {listing(unresolved)}"] if unresolved else []
     if rest := one.others if best else (*one.ranked, *one.others):
@@ -112,11 +164,16 @@ def _words(one: Ranking, most: int | None) -> str:
 
 
 def _all_seeds(c: Comparison, e: Encoding, metric: Metric, length: int) -> bool:
-    failed = {f.seed for f in c.failures if f.notation == e.name} - {t.seed for t in e.trials}
-    cell = e.cell(metric, length)
-    return (
-        {t.seed for t in e.trials} >= set(c.config.seeds)
-        and not failed
-        and cell is not None
-        and len(cell.finite) == len(e.trials)
-    )
+    return {t.seed for t in e.trials} >= set(c.config.seeds) and e.cell(metric, length) is not None
+
+
+def _spoilt(c: Comparison, metric: Metric, length: int) -> set[str]:
+    """The encodings of which a seed failed, diverged or did not learn: its other seeds do not speak for it."""
+    learnt = {e.name: e for e in compared(c, metric)}
+    found = {f.notation for f in c.failures if f.seed not in {t.seed for t in c.trials if t.notation == f.notation}}
+    for e in c.encodings:
+        cell = e.cell(metric, length)
+        all_learnt = e.name in learnt and len(learnt[e.name].trials) == len(e.trials)
+        if not all_learnt or (cell is not None and len(cell.finite) < len(e.trials)):
+            found.add(e.name)
+    return found

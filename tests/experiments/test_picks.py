@@ -52,6 +52,44 @@ def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path)
     assert "`hope` 100.0 %; behind: `fox` 99.0 %; below, but not resolved: `rope` 35.0 %" in found.words
 
 
+def test_studies_of_the_same_settings_are_read_as_one(tmp_path: Path) -> None:
+    """Of three seeds here and two there the best is best on the seeds of both; one encoding counts with the study in
+    which it is whole; a study of other settings is named and not mixed in."""
+    main, other = PART, "0013-content/language"
+    trials = {
+        "rope": [perplexities(20, 30, 50), perplexities(20, 30, 52), perplexities(20, 30, 90)],
+        "hope": [perplexities(20, 25, 40), perplexities(20, 25, 41), perplexities(20, 25, 10)],
+        "fox": [perplexities(18, 18, 19), None, None],
+    }
+    comparison(tmp_path / "experiments" / main, trials)
+    content = {
+        "rope": trials["rope"][:2],
+        "path": [perplexities(21, 25, 27), perplexities(21, 25, 27.2)],
+        "fox": [perplexities(18, 18, 19), perplexities(18, 18, 19.2)],
+        "fire": [perplexities(18, 18, 18), None],
+    }
+    comparison(tmp_path / "experiments" / other, content)
+    need = claims.Need("read on", {"language": (main, other)}, 4)
+    found = pick(tmp_path, need)
+    assert found.best == ("fox",)
+    assert "tail perplexity at 4x, two seeds: `fox` 19.1; behind: `path` 27.1" in found.words
+    assert "`hope` 40.5" in found.words, "on the seeds of both, though it has a third"
+    assert "one seed: no claim (`fire` 18.0)" in found.words
+    assert "0009-extrapolation/language/report.md) and [0013-content]" in found.words
+
+    trials["fox"] = [trials["fox"][0], None, perplexities(18, 18, float("nan"))]
+    comparison(tmp_path / "experiments" / main, trials)
+    found = pick(tmp_path, need)
+    assert found.best == ("path",), "a seed of fox diverged, though it has all of those of the other study"
+    assert "a seed is missing, failed or diverged: no claim (`fire` 18.0 and `fox` 1" in found.words
+
+    comparison(tmp_path / "experiments" / other, content, tokens=2)
+    found = pick(tmp_path, need)
+    assert found.best == ("fox",)
+    assert "of other settings or seeds, and not in this row: [0009-extrapolation]" in found.words
+    assert "hope" not in found.words
+
+
 def test_one_seed_is_no_claim(tmp_path: Path) -> None:
     comparison(tmp_path / "experiments" / PART, {name: [perplexities(20, 20, 20)] for name in ("rope", "hope")})
     found = pick(tmp_path)
