@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 
+from whorl.attaching import timm_folders
 from whorl.attaching.records import NAMED
 from whorl.checking import check_there, trials_beside
 from whorl.data import corpus
+from whorl.files import read_json
 from whorl.gguf_files.header import gguf_at
+from whorl.hosts import IMAGES
 from whorl.hub import check_on_hub
 from whorl.results.extension import EXTENSION, TUNED, Extension
 
@@ -118,7 +121,7 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """Raises ValueError for what is neither a model nor a trial."""
+    """Raises ValueError for what is neither a model nor a trial, and for what reads no text."""
     path = Path(name)
     if (file := gguf_at(path)) is not None:
         return Source(name, None, None, reads=(str(file),))
@@ -128,6 +131,8 @@ def source(name: str) -> Source:
 
         trial = read_result(result)
         settings, text = settings_of(trial), trial.text
+        if (body := settings.task_class.body) in ("images", "points"):
+            raise ValueError(_of_no_text(path, body))
         where, digest = (settings.text, None) if text is None else (text.source, text.sha256)
         reads = (str(path), str(path.parents[1] / "tokenizer"), settings.model)
         label, snapshots = f"{trial.notation}, seed {trial.seed}", tuple(snapshots_of(path))
@@ -141,9 +146,26 @@ def source(name: str) -> Source:
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         others = f"; {found}" if (found := trials_beside(name)) else ""
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial{others}")
+    _refuse_images(path)
     check_there(name)
     check_on_hub(name)
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+
+
+def _refuse_images(path: Path) -> None:
+    """Raises ValueError for the folder of an image model, which has no tokenizer to read a text with."""
+    if not (path / "config.json").is_file():
+        return
+    config = read_json(path / "config.json")
+    if timm_folders.is_one(str(path)) or (isinstance(config, dict) and config.get("model_type") in IMAGES):
+        raise ValueError(_of_no_text(path, "images"))
+
+
+def _of_no_text(path: Path, reads: str) -> str:
+    return (
+        f"{path} reads {reads}, and this is done with models of texts; try whorl doctor {path}, whorl compare --task "
+        f"{reads}, or in Python whorl.load, whorl.attach and whorl.encoding_of"
+    )
 
 
 def declared_length(model: Any) -> int | None:

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, ViTConfig, ViTForImageClassification
 
 import whorl
 from whorl.comparison import TrialsFailed, load_trial
+from whorl.sources import source
 from whorl.training import trainer
 from whorl.training.models import build_model
 from whorl.training.settings import Settings
@@ -47,6 +48,8 @@ def test_images_are_compared_to_the_report(chosen: dict[str, Any], tmp_path: Pat
     assert [trial.notation for trial in results.trials] == names
     assert results.reference("images") == SIDE
     assert (results.near("images"), results.far("images")) == ([SIDE], [32, 2 * SIDE])
+    with pytest.raises(ValueError, match="reads images, and this is done with models of texts"):
+        source(str(next((out / "trials").iterdir())))
     report = (out / "report.md").read_text()
     for said in (
         "Three positional encodings at other sizes than in training",

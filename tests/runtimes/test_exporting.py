@@ -19,7 +19,7 @@ from whorl.runtimes import RUNTIMES, get
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF, GGUF_FILE
 from whorl.runtimes.gguf_reading import read_gguf
-from whorl.testing import tiny_model
+from whorl.testing import tiny_image_model, tiny_model
 
 from .exports import llama, names, trained
 
@@ -108,6 +108,19 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="merge_and_unload"):
         export(adapted, tmp_path / "out")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("encoding", [None, "axial-rope"])
+def test_an_image_model_is_refused_before_anything_is_written(
+    encoding: str | None, runtime: str, tmp_path: Path
+) -> None:
+    model = tiny_image_model("vit")
+    if encoding is not None:
+        whorl.attach(model, encoding)
+    with pytest.raises(ValueError, match=r"ViTModel reads images, .* keep it with whorl\.save\(model, directory\)"):
+        export(model, tmp_path / "out", runtime=runtime)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_are_those_of_the_registry() -> None:

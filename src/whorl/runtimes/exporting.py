@@ -13,6 +13,8 @@ from whorl.attaching.records import NAMED
 from whorl.checking import check_path
 from whorl.extras import require
 from whorl.hosts import open_host
+from whorl.hosts.timm import opening as timm
+from whorl.hosts.transformers import images
 from whorl.hosts.transformers.opening import unwrapped
 from whorl.runtimes import engines, get
 from whorl.runtimes.base import Check, Runtime, Written
@@ -93,6 +95,11 @@ def check_can(runtime: str | Runtime | None, empty: Any, engine: str | None = No
 
 
 def _check_can(runtime: Runtime, model: Any, engine: str | None) -> Verdict | None:
+    if images.has(model) or timm.has(model):
+        raise ValueError(
+            f"{type(model).__name__} reads images, and runtimes are for models of texts; keep it with "
+            "whorl.save(model, directory), and read that with whorl.load(directory)"
+        )
     if reason := runtime.refuse(model):
         raise ValueError(reason)
     known = None if engine is None else engines.carries(engine, model)
