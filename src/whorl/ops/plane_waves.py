@@ -45,14 +45,14 @@ class _PlaneWaves(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frequencies: torch.Tensor, raster: Raster, dtype: torch.dtype) -> Any:
-        rows, columns = (
+        of_rows, of_columns = (
             (at[:, None] * along[:, None]).unsqueeze(axis)  # [heads, rows, 1, pairs] and [heads, 1, columns, pairs]
             for at, along, axis in zip(_sides(raster, frequencies), frequencies, (2, 1), strict=True)
         )
-        (cos_y, sin_y), (cos_x, sin_x) = ((x.cos().to(dtype), x.sin().to(dtype)) for x in (rows, columns))
+        (cos_y, sin_y), (cos_x, sin_x) = ((x.cos().to(dtype), x.sin().to(dtype)) for x in (of_rows, of_columns))
         prefix, patches = raster.grid.prefix, raster.grid.height * raster.grid.width
         heads, pairs = frequencies.shape[1:]
-        cos, sin = (rows.new_empty(1, heads, prefix + patches, pairs, dtype=dtype) for _ in range(2))
+        cos, sin = (of_rows.new_empty(1, heads, prefix + patches, pairs, dtype=dtype) for _ in range(2))
         cos[:, :, :prefix], sin[:, :, :prefix] = 1, 0
         of_patches = [_patches(x, raster)[0] for x in (cos, sin)]
         torch.mul(cos_y, cos_x, out=of_patches[0]).addcmul_(sin_y, sin_x, value=-1)
