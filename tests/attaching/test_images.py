@@ -265,7 +265,7 @@ def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
     [
         ("rope", "turns pairs by positions of one axis, and a position in ViTModel has 2; .* as axial-rope"),
         ("hope", "as axial-rope"),
-        ("alibi", "positions of one axis, and these have 2; .* try axial-rope, euclidean-alibi or pape"),
+        ("alibi", "try axial-rope, alibi-2d, hope-2d, lookhere or irpe.* positions of one axis, and these have 2"),
         ("t5", "positions of one axis"),
         ("learned", "stand on a grid; try learned-2d, sincos-2d"),
         ("window:size=4", "positions of one axis"),
@@ -312,3 +312,15 @@ def test_logits_may_be_scaled_by_the_number_of_patches() -> None:
     scaled = [states(whorl.attach(model, "axial-rope+log-n"), pixels) for pixels in (PIXELS, large)]
     assert far(scaled[0], plain[0]) < rounding("siglip_vision_model")
     assert far(scaled[1], plain[1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "notation", ["fox", "cope", "path", "stick-breaking", "alibi", "t5", "window:size=8", "linear"]
+)
+def test_encodings_of_texts_are_refused_with_some_that_go_by_a_grid(notation: str) -> None:
+    model = tiny_image_model("vit")
+    with pytest.raises(ValueError, match="try axial-rope, alibi-2d") as refused:
+        whorl.attach(model, notation)
+    assert "rope, t5 or alibi" not in str(refused.value)
+    for name in ("axial-rope", "alibi-2d", "hope-2d"):
+        whorl.attach(model, name)

@@ -27,8 +27,9 @@ def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
     try:
         axis_of(module, host.axes)
     except ValueError as error:
-        grid = "" if host.patches is None else "; of those that go by a grid, try axial-rope, euclidean-alibi or pape"
-        raise ValueError(f"{part} cannot be attached to {host.named}: {error}{grid}") from None
+        on_grid = "it reads images; try axial-rope, alibi-2d, hope-2d, lookhere or irpe. "
+        first = "" if host.patches is None else on_grid
+        raise ValueError(f"{part} cannot be attached to {host.named}: {first}{error}") from None
     wanted = getattr(module, "axes", 0)
     if wanted not in (0, host.axes):
         raise ValueError(

@@ -186,7 +186,8 @@ def refuse_encoders(encoding: Encoding, shape: Shape, why: str) -> None:
     """Raises ValueError where queries also see later keys; `why` says what the encoding does, of which they are no
     part."""
     if shape.bidirectional:
+        others = "axial-rope, alibi-2d or hope-2d" if shape.axes == 2 else "rope, t5 or alibi"
         raise ValueError(
-            f"{encoding} {why}, and has no meaning in an encoder, whose queries see the keys after them too; try rope, "
-            "t5 or alibi"
+            f"{encoding} {why}, and has no meaning in an encoder, whose queries see the keys after them too; try "
+            f"{others}"
         )
