@@ -324,3 +324,10 @@ def test_encodings_of_texts_are_refused_with_some_that_go_by_a_grid(notation: st
     assert "rope, t5 or alibi" not in str(refused.value)
     for name in ("axial-rope", "alibi-2d", "hope-2d"):
         whorl.attach(model, name)
+
+
+@torch.no_grad()
+def test_pixels_that_fill_no_patch_change_nothing() -> None:
+    model = whorl.attach(tiny_image_model("vit"), "axial-rope")
+    pixels = torch.randn(1, 3, 50, 60)
+    assert torch.equal(model(pixels).last_hidden_state, model(pixels[..., :48, :56]).last_hidden_state)
