@@ -93,6 +93,12 @@ def test_cropped_and_reset_caches(model) -> None:
     cache.crop(-4)
     follows(model, cache, TOKENS[:, :19])
     cache.reset()
+    if any(
+        layer.keys is not None for layer in cache.layers
+    ):  # transformers 5.17 makes a growing cache's keys zeros, which stay and are attended to
+        with pytest.raises(ValueError, match="are known|are unknown"):
+            model(TOKENS[:, 5:17], past_key_values=cache)
+        return
     follows(model, cache, TOKENS[:, 5:17], new=12)
 
 
