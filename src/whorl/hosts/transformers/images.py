@@ -7,6 +7,7 @@ embedding adds of its own comes from a method, which gives what is added instead
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ def open_model(model: Any) -> ImageHost:
         )
     _refuse_other_positions(model, base)
     embed, layers = part_of(base, family.embed, model), tuple(part_of(base, family.layers, model))
+    _check_handing_on(model, layers[0])
     attentions = tuple(part_of(layer, family.attention, model) for layer in layers)
     rotary = part_of(base, family.rotary, model) if family.rotary else None
     attention_class: Any = type(attentions[0])
@@ -139,6 +141,17 @@ def _patches(config: Any, family: ImageFamily, embed: Any) -> Patches:
     patches = Patches(size, step, embedded + registers, embedded, Grid(1, 1))
     trained = patches.grid(*sides)
     return Patches(size, step, patches.prefix, embedded, Grid(trained.height, trained.width, embedded))
+
+
+def _check_handing_on(model: Any, layer: nn.Module) -> None:
+    """Raises ValueError for layers that hand their attention hidden states alone (DINOv2 of transformers 5.17)."""
+    if not any(p.kind is p.VAR_KEYWORD for p in signature(type(layer).forward).parameters.values()):
+        import transformers
+
+        raise ValueError(
+            f"no known seam in this {type(model).__name__}: its {type(layer).__name__} takes no keyword arguments, by "
+            f"which positions go to its attention, in transformers {transformers.__version__}; try a newer release"
+        )
 
 
 def _refuse_other_positions(model: Any, base: Any) -> None:
