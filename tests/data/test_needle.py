@@ -49,6 +49,6 @@ def test_what_goes_on_has_the_tokens_that_it_has_in_a_text(kind: str) -> None:
     begun, more = continued(tokenizer, "\nThe secret number of Oslo is", " 48213")
     stated = tokenizer("\nThe secret number of Oslo is 48213.", add_special_tokens=False)["input_ids"]
     assert [*begun, *more] == stated[: len(begun) + len(more)]
-    assert tokenizer.decode(more).strip() == ("s 48213" if kind == "sentencepiece" else "48213")
+    assert tokenizer.decode(more).strip() == ("is 48213" if kind == "sentencepiece" else "48213")
     apart = tokenizer(" 48213", add_special_tokens=False)["input_ids"]
     assert (more == apart) == (kind != "sentencepiece"), "as it was before, where there is no such space"
