@@ -169,10 +169,11 @@ def compare(
 
     from whorl.comparison import TrialsFailed
     from whorl.comparison import compare as run
+    from whorl.comparison.comparing import OF_TASK
 
     try:
         run(
-            encodings or None, out=out, seeds=_integers("seeds", seeds),
+            encodings or OF_TASK, out=out, seeds=_integers("seeds", seeds),
             learning_rates=_numbers("learning-rates", learning_rates), snapshots=snapshots, only=only, jobs=jobs,
             ray=ray, job_list=job_list, **asdict(settings),
         )  # fmt: skip

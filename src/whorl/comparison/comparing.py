@@ -45,11 +45,13 @@ from whorl.training.models import has_weights
 from whorl.training.processes import processes
 from whorl.training.settings import Settings
 
+OF_TASK = ("the task's own",)  # encodings that were not given; known by being this very tuple
+
 
 @put_back()
 @without_progress_bars()  # one per checkpoint
 def compare(
-    encodings: Sequence[str | Encoding] | None = None,
+    encodings: Sequence[str | Encoding] = OF_TASK,
     *,
     out: str | Path = "runs/compare",
     seeds: Sequence[int] = (0,),
@@ -66,7 +68,7 @@ def compare(
 
     encodings  configs or their notation; "A then B" trains A and evaluates the trained model with B. Arguments that
                they leave unset (a base, HoPE's train_length, Learned's table) are the model's own where it comes with
-               weights; from scratch they are the registry's defaults and the run's train_length. None: the task's own
+               weights; from scratch they are the registry's defaults and the run's train_length. Unless given, the task's
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     learning_rates  one for each of these, too, in place of `learning_rate`: an encoding is shown at the one that has
@@ -89,7 +91,7 @@ def compare(
     fields = [field.name for field in dataclasses.fields(Settings)]
     own = ["encodings", "out", "seeds", "learning_rates", "snapshots", "quiet", "only", "jobs", "ray", "job_list"]
     check_keywords("compare", settings, [*own, *fields])
-    if encodings is not None:
+    if encodings is not OF_TASK:
         encodings = check_list("encodings", encodings, _in_a_list(encodings))
     seeds = check_list("seeds", seeds, "[0, 1, 2]")
     out = check_path("out", out, "the path of a folder")
@@ -100,7 +102,7 @@ def compare(
     learning_rates = check_rates(learning_rates, settings.get("learning_rate"))
     chosen = Settings(**settings)
     chosen.check_task()
-    if encodings is None:
+    if encodings is OF_TASK:
         encodings = chosen.task_class.encodings
     resolved = chosen.resolve()
     labels = [written(e) for e in encodings]
