@@ -68,7 +68,7 @@ def compare(
 
     encodings  configs or their notation; "A then B" trains A and evaluates the trained model with B. Arguments that
                they leave unset (a base, HoPE's train_length, Learned's table) are the model's own where it comes with
-               weights; from scratch they are the registry's defaults and the run's train_length. Unless given, the task's
+               weights; from scratch they are the registry's defaults and the run's train_length. Left out: the task's
     out        the results folder; what is finished there is kept and not run again, what was interrupted goes on
     seeds      one trial per encoding and seed
     learning_rates  one for each of these, too, in place of `learning_rate`: an encoding is shown at the one that has
