@@ -133,23 +133,26 @@ def test_mask_functions_are_asked_by_these_arguments() -> None:
     assert torch.equal(part[0, 0], found[0, 0, 4:7, 2:7]), "sdpa_mask's offsets mean something else now"
 
 
-def test_what_is_known_of_the_mask_of_one_query_is_so() -> None:
+def test_what_is_known_of_a_mask_is_so() -> None:
     from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
     functions = {"causal": causal_mask_function, "window": sliding_window_causal_mask_function(3)}
     paddings = {"none": None, "ones": torch.ones(2, 9).long(), "short": torch.ones(2, 7).long()}
     paddings["left"], paddings["bool"] = torch.tensor([[0] + [1] * 8, [1] * 9]), torch.ones(2, 9).bool()
     known = set()
-    for (kind, function), (name, padding), q_offset, kv_offset in itertools.product(
-        functions.items(), paddings.items(), (6, 7, 8), (0, 1)
+    for (kind, function), (name, padding), queries, q_offset, kv_offset in itertools.product(
+        functions.items(), paddings.items(), (1, 3), (5, 6, 7, 8), (0, 1)
     ):
-        how = {"batch_size": 2, "q_length": 1, "kv_length": 8, "q_offset": q_offset, "kv_offset": kv_offset}
+        how = {"batch_size": 2, "q_length": queries, "kv_length": 8, "q_offset": q_offset, "kv_offset": kv_offset}
         how |= {"mask_function": function, "attention_mask": padding if padding is None else padding.bool()}
-        if compat.known_mask(**how) == "all":
-            assert compat.whole_mask(**how).all(), "transformers hides keys where it is taken to show them all"
-            known.add((kind, name, q_offset, kv_offset))
-    always = {("causal", name, *offsets) for name in ("none", "ones", "bool") for offsets in ((7, 0), (8, 0), (8, 1))}
-    assert known == always
+        found = compat.known_mask(**how)
+        if found is not None:
+            shown = torch.ones(queries, 8).bool().tril(8 - queries if found == "causal" else 8)
+            assert (compat.whole_mask(**how) == shown).all(), "transformers' mask is not what it is taken to be"
+            known.add((found, kind, name, queries, q_offset, kv_offset))
+    unpadded = ("none", "ones", "bool")
+    always = {("all", "causal", name, 1, *at) for name in unpadded for at in ((7, 0), (8, 0), (8, 1))}
+    assert known == always | {("causal", "causal", name, 3, *at) for name in unpadded for at in ((5, 0), (6, 1))}
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------
