@@ -7,6 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from whorl.numerics import math_dtype
+
 
 def in_full(parameter: torch.Tensor) -> torch.Tensor:
     """A bias's parameter as it is reckoned with: float32, whatever the model's dtype (float64 for float64)."""
@@ -17,6 +19,14 @@ def offsets(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch
     """p_i - p_j of positions [B or 1, tokens, axes], [B or 1, 1, Q, K, axes]: exact for whole numbers."""
     of_queries, of_keys = (p if p.is_floating_point() else p.long() for p in (query_positions, key_positions))
     return of_queries[:, None, :, None] - of_keys[:, None, None]
+
+
+def by_length(slopes: tuple[float, ...], offset: torch.Tensor) -> torch.Tensor:
+    """-slope_h |p_i - p_j| for `offsets`, float32 (float64 for float64): [B or 1, H, Q, K]. Its gradient where two
+    points meet is 0."""
+    dtype = math_dtype(offset.dtype)
+    distance = torch.linalg.vector_norm(offset.to(dtype), dim=-1)
+    return -constants(slopes, dtype, distance.device).view(-1, 1, 1) * distance
 
 
 def bucketed(distance: torch.Tensor, borders: tuple[int, ...]) -> torch.Tensor:

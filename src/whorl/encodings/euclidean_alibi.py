@@ -14,14 +14,13 @@ from torch import nn
 
 from whorl.encodings.alibi import slopes
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import constants, offsets
+from whorl.encodings.biases import by_length, offsets
 from whorl.encodings.config import require_positive
 from whorl.encodings.effects import Bias, Effect, Shape
-from whorl.numerics import math_dtype
 
 
 class EuclideanBias(nn.Module):
-    """-slope_h x distance / unit, float32 (float64 for float64 positions). Its gradient where two points meet is 0."""
+    """-slope_h x distance / unit, float32 (float64 for float64 positions)."""
 
     axis = "all"
 
@@ -31,10 +30,7 @@ class EuclideanBias(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """[batch, heads, queries, keys] for positions [batch, queries, axes] and [batch, keys, axes]."""
-        offset = offsets(query_positions, key_positions)
-        dtype = math_dtype(offset.dtype) if offset.is_floating_point() else torch.float32
-        distance = torch.linalg.vector_norm(offset.to(dtype), dim=-1)
-        return -constants(self.slopes, dtype, distance.device).view(-1, 1, 1) * distance
+        return by_length(self.slopes, offsets(query_positions, key_positions))
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ import torch
 from torch import nn
 
 from whorl.encodings.base import Encoding
-from whorl.encodings.biases import constants, offsets
+from whorl.encodings.biases import by_length, offsets
 from whorl.encodings.config import choices, of_host, require_positive, require_positive_int
 from whorl.encodings.effects import Bias, Effect, Shape
-from whorl.encodings.grid import check_axes
-from whorl.numerics import math_dtype
+from whorl.encodings.grid import COLUMN, ROW, check_axes
 
 RAYS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))  # (right, up), 45 degrees apart
 FIRST_RAYS = {  # of the views of the first four directions and of the other four, in the official order
@@ -69,11 +68,8 @@ class DirectedBias(nn.Module):
 
     def forward(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """[batch, heads, queries, keys] for positions [batch, queries, 2] and [batch, keys, 2]."""
-        to_key = -offsets(query_positions, key_positions)[:, 0]
-        dtype = math_dtype(to_key.dtype) if to_key.is_floating_point() else torch.float32
-        distance = torch.linalg.vector_norm(to_key.to(dtype), dim=-1)
-        bias = -constants(self.slopes, dtype, distance.device).view(-1, 1, 1) * distance[:, None]
-        up, right = -to_key[..., 0], to_key[..., 1]
+        offset = offsets(query_positions, key_positions)
+        up, right = offset[:, 0, ..., ROW], -offset[:, 0, ..., COLUMN]  # of the key
         left_of = [x * up - y * right >= 0 for x, y in RAYS]  # on the left hand of one who looks along a ray, or on it
         everywhere = torch.ones_like(left_of[0])
         seen = []
@@ -83,7 +79,7 @@ class DirectedBias(nn.Module):
                 continue
             behind = (head.first_ray + self.view // 45 + 4) % 8  # what is left of this ray is right of the last one
             seen.append(left_of[head.first_ray] & left_of[behind])
-        return bias.masked_fill(~torch.stack(seen, 1), -math.inf)
+        return by_length(self.slopes, offset).masked_fill(~torch.stack(seen, 1), -math.inf)
 
 
 @dataclass(frozen=True)
