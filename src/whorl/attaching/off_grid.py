@@ -29,13 +29,10 @@ def fit_to_grid(host: Host, add: nn.Module | None, seams: Sequence[LayerSeam]) -
         add.start_from(own.to(add.weight), host.patches.trained)
     for index, seam in enumerate(seams):
         learned = host.own_frequencies(index)
+        if learned is None or learned.device.type == "meta":
+            continue
         for score in seam.scores:
-            if (
-                learned is not None
-                and learned.device.type != "meta"
-                and isinstance(score, MixedAngles)
-                and score.rotate
-            ):
+            if isinstance(score, MixedAngles) and score.rotate:
                 score.start_from(learned.to(score.frequency_bias))
     if host.patches.prefix:
         for seam in seams:
