@@ -58,12 +58,7 @@ class RelativeVectors(ScoreModule):
 
     def rows(self, at: At, like: torch.Tensor) -> torch.Tensor:
         """The row of each query and key, for each of `like` [B, H, Q, K]; heads share their memory."""
-        if at.kept is None:
-            return self.of_each(at).expand(like.shape)
-        if "rows" not in at.kept:
-            at.kept["rows"] = self.of_each(at)
-        rows: torch.Tensor = at.kept["rows"]
-        return rows.expand(like.shape)
+        return at.once("rows", lambda: self.of_each(at)).expand(like.shape)
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
         rows = self.rows(at, s)

@@ -20,13 +20,16 @@ and keys is kept. Shapes: B batch, H heads, T tokens, Q queries, K keys, D head 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from whorl.encodings.base import Encoding
 from whorl.encodings.effects import Shape
+
+T = TypeVar("T")
 
 
 class At(NamedTuple):
@@ -44,6 +47,15 @@ class At(NamedTuple):
     def same_tokens(self) -> bool:
         """Queries and keys are known to be the same tokens: what is made of positions and states is so for both."""
         return self.query_positions is self.key_positions and self.query_state is self.key_state
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """`make()`, which is kept by this name, so that a later step has the same again; anew where nothing is kept."""
+        if self.kept is None:
+            return make()
+        if name not in self.kept:
+            self.kept[name] = make()
+        made: T = self.kept[name]
+        return made
 
 
 class Features(NamedTuple):

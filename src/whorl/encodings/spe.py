@@ -86,9 +86,7 @@ class SelectiveCodes(ScoreModule):
         return torch.cat([gate, of_points], -1)
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
-        of_pairs, index, within = pairs = self._pairs(at, s.dtype)
-        if at.kept is not None:
-            at.kept["pairs"] = pairs
+        of_pairs, index, within = at.once("pairs", lambda: self._pairs(at, s.dtype))
         if index is None or within is None:
             return s + self._added(of_pairs, at, s.dtype)
         index = index[:, None].expand(-1, s.shape[1], -1, -1)
@@ -96,7 +94,7 @@ class SelectiveCodes(ScoreModule):
         return torch.full_like(s, -torch.inf).scatter(-1, index, near.masked_fill(~within[:, None], -torch.inf))
 
     def values(self, weights: torch.Tensor, v: torch.Tensor, at: At) -> torch.Tensor:
-        of_pairs, index, _ = (at.kept or {}).get("pairs") or self._pairs(at, weights.dtype)
+        of_pairs, index, _ = at.once("pairs", lambda: self._pairs(at, weights.dtype))
         if index is not None:
             weights = weights.gather(-1, index[:, None].expand(-1, weights.shape[1], -1, -1))
         total = torch.zeros((), dtype=weights.dtype, device=weights.device)
