@@ -100,11 +100,12 @@ OF_RUN, OF_SCALED = "of this run", "as what it scales"
 
 
 def _said(host: Host, train_length: int | None = None) -> list[Known]:
-    """What each layer's config says, asked once for layers that are alike."""
+    """What each layer's config says, asked once for layers that are alike, and how many there are."""
     kinds: dict[Any, Known] = {}
+    layers = len(host.shapes)
     for index, kind in enumerate(zip(host.layer_types, host.shapes, strict=True)):
         if kind not in kinds:
-            kinds[kind] = replace(host.says(index), layers=len(host.shapes))
+            kinds[kind] = replace(host.says(index), layers=layers, third=layers // 3)
     said = [kinds[kind] for kind in zip(host.layer_types, host.shapes, strict=True)]
     return said if train_length is None else [replace(one, train_length=train_length) for one in said]
 

@@ -95,5 +95,4 @@ class TimmHost(Host):
             base=None if base is None else float(base),
             train_length=self.patches.prefix + grid.height * grid.width,
             grid=(grid.height, grid.width),
-            third=len(self.attentions) // 3,
         )

@@ -67,7 +67,6 @@ class ImageHost(OpenHost):
             base=None if self.rotary is None else float(self.rotary.base),
             train_length=self.patches.prefix + grid.height * grid.width,
             grid=(grid.height, grid.width),
-            third=len(self.attentions) // 3,
         )
 
     stock_form = Host.stock_form  # no config of theirs says an encoding

@@ -40,7 +40,7 @@ def kept_of(host: Host, index: int) -> int | None:
 
 
 def known_of(host: Host, index: int) -> Known:
-    """What the host says of one layer: base, training length, the share of the head that turns, and its depth.
+    """What the host says of one layer: base, training length, and the share of the head that turns.
 
     The base is `rope_theta`, without the scaling that the config may ask for besides; where a family names none, that
     of the host's own frequencies. Nothing is said of a base by a host that does not turn.
@@ -55,7 +55,6 @@ def known_of(host: Host, index: int) -> Known:
         train_length=trained_length(host),
         fraction=fraction,
         part=part,
-        third=len(host.attentions) // 3,
     )
 
 
