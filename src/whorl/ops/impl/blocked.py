@@ -19,6 +19,7 @@ from torch import nn
 
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, seen_by
+from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, by_hand, fitting, needs_rows, not_relative
 from whorl.ops.problem import AttentionProblem
@@ -29,7 +30,6 @@ from whorl.ops.visible import Visible
 
 BLOCK_BYTES = 2 << 20  # of logits: what fits in the second-level caches of two cores
 KEYS = 512
-ON_GPU = 32 << 20, 2048  # the same there, where the time goes into starting operations
 FEWEST = 128  # queries: with fewer, matrix products are slow, whatever fits where
 
 
@@ -54,7 +54,7 @@ class Blocks:
 
     def each(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """(first query, end, the blocks of keys that any of them may see)."""
-        room, most = (BLOCK_BYTES, KEYS) if self.key_positions.is_cpu else ON_GPU
+        room, most = block_size(self.key_positions.device.type, BLOCK_BYTES, KEYS)
         rows = room // (4 * self.batch * self.heads)  # entries for each head
         keys = min(self.keys, max(KEYS, min(most, rows // FEWEST)))
         queries = rows // keys

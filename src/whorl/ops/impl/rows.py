@@ -14,6 +14,7 @@ import torch
 
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
+from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_hand, fitting, reach_of
 from whorl.ops.impl import reference
@@ -23,7 +24,6 @@ from whorl.ops.visible import Visible
 
 BLOCK_BYTES = 4 << 20  # of logits
 FEWEST, MOST = 16, 256  # queries in a block
-ON_GPU = 32 << 20, 2048  # bytes and the most queries there, where the time goes into starting operations
 
 Span = tuple[int, int, int, int]  # queries q0 .. q1 and the keys k0 .. k1 that any of them may see
 Tensors = Sequence[torch.Tensor | None]
@@ -171,7 +171,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     batch, heads, queries, _ = problem.q.shape
     keys, dtype = problem.k.shape[2], math_dtype(problem.q.dtype)
     held = heads + max((score.module.held for score in problem.scores), default=0)
-    room, most = (BLOCK_BYTES, MOST) if problem.device == "cpu" else ON_GPU
+    room, most = block_size(problem.device, BLOCK_BYTES, MOST)
     fit = room // (dtype.itemsize * batch * held * keys)
     spans = problem.shared(_spans, problem.causal, reach_of(problem.biases), max(FEWEST, min(most, fit)))
     q, k, v = (x.to(dtype) for x in (problem.q, problem.k, problem.v))
