@@ -26,7 +26,7 @@ from studies import Paper
 
 from whorl.reports.formatting import DASH, listing, percent, plural
 from whorl.results.comparison import Comparison
-from whorl.results.differences import half_width, resampled
+from whorl.results.differences import mean_and_ends
 from whorl.results.over_seeds import Encoding, Metric
 from whorl.results.ranks import mean_reciprocal_rank, means, ranks
 from whorl.tasks import of_evaluation
@@ -64,10 +64,7 @@ class Overall:
         apart = self.reciprocal[first] - self.reciprocal[second]
         if len(self.seeds) < 2:
             return None
-        seeds = half_width(apart.mean(1).tolist())
-        below, above = resampled(apart.mean(0)) if len(self.tasks) > 1 else (0.0, 0.0)
-        middle = float(apart.mean())
-        return middle, middle - math.hypot(seeds, below), middle + math.hypot(seeds, above)
+        return mean_and_ends(apart.mean(1).tolist(), apart.mean(0) if len(self.tasks) > 1 else None)
 
 
 def overall(comparisons: Mapping[str, Comparison], among: Sequence[str] = ()) -> Overall:

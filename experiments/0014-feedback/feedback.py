@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from whorl.data.losses import evaluating
 from whorl.data.windows import text_windows
 from whorl.files import read_json, write_atomically
 from whorl.provenance import machine, versions
-from whorl.results.differences import half_width, resampled
+from whorl.results.differences import mean_and_ends
 from whorl.sources import source
 from whorl.training.trials import read_result
 
@@ -108,10 +107,7 @@ def growth(by_round: Sequence[Sequence[float]]) -> np.ndarray:
 def over(by_seed: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """The mean of values [prompts] of each seed, and the ends of its interval."""
     values = np.stack(by_seed)
-    seeds = half_width(values.mean(1).tolist()) if len(values) > 1 else 0.0
-    below, above = resampled(values.mean(0))
-    middle = float(values.mean())
-    return middle, middle - math.hypot(seeds, below), middle + math.hypot(seeds, above)
+    return mean_and_ends(values.mean(1).tolist(), values.mean(0))
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

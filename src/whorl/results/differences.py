@@ -62,18 +62,27 @@ def difference(metric: Metric, a: tuple[Encoding, int], b: tuple[Encoding, int])
     if not common:
         return None
     each = [_on_scale(metric, rows[0][s]) - _on_scale(metric, rows[1][s]) for s in common]
-    mean = float(np.mean(each))
     by_window = _by_window(metric, [rows[0][s] for s in common], [rows[1][s] for s in common])
     if len(common) == 1 and by_window is None:
-        errors = [_error(metric, r[common[0]]) for r in rows]
+        (mean,), errors = each, [_error(metric, r[common[0]]) for r in rows]
         if errors[0] is None or errors[1] is None:
             return Difference(mean, None, None, "none")
         half = 2 * math.hypot(errors[0], errors[1])
         return Difference(mean, mean - half, mean + half, "none")
-    seeds = half_width(each) if len(common) > 1 else 0.0
-    below, above = (0.0, 0.0) if by_window is None else resampled(by_window)
     pairs: Pairs = "windows" if len(common) == 1 else "seeds" if by_window is None else "seeds and windows"
-    return Difference(mean, mean - math.hypot(seeds, below), mean + math.hypot(seeds, above), pairs)
+    return Difference(*mean_and_ends(each, by_window), pairs)
+
+
+def mean_and_ends(by_seed: Sequence[float], by_sample: np.ndarray | None) -> tuple[float, float, float]:
+    """The mean over seeds, and the ends of its interval, which has a part of each that can be told.
+
+    by_seed: a value of each seed, its part where there are two or more. by_sample: a value of each window (prompt,
+    task, ...), the mean over the seeds [n]; n is 2 or more, or None for no such part.
+    """
+    mean = float(np.mean(by_seed))
+    seeds = half_width(by_seed) if len(by_seed) > 1 else 0.0
+    below, above = (0.0, 0.0) if by_sample is None else resampled(by_sample)
+    return mean, mean - math.hypot(seeds, below), mean + math.hypot(seeds, above)
 
 
 def resampled(values: np.ndarray) -> tuple[float, float]:
