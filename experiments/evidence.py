@@ -15,14 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ranking import interval, overall
+from ranking import interval, measured, overall
 from studies import STUDIES
 
 from whorl.reports.formatting import listing, multiple, number, percent, plural
 from whorl.results.comparison import Comparison
 from whorl.results.differences import Difference, difference, half_width
 from whorl.results.over_seeds import Encoding, Metric
-from whorl.tasks import of_evaluation
 
 LANGUAGE = tuple(
     f"{study}/language" for study in ("0009-extrapolation", "0010-awareness", "0011-p-rope-table", "0013-content")
@@ -279,12 +278,6 @@ def over_seeds(values: Sequence[float], says: Says = "better", decimals: int = 2
     unresolved = "not resolved, " if low <= 0 <= high else ""
     ends = f"{low:z.{decimals}f} to {high:z.{decimals}f}{SEEDS_ALONE}"
     return Line(verdict, f"{unresolved}{mean:z.{decimals}f} ({ends}), {plural(len(values), 'seed')}")
-
-
-def measured(c: Comparison, key: str = "") -> Metric:
-    """The metric of this key, or the first, of the first of its evaluations."""
-    metrics = of_evaluation(c.evaluations[0]).measured()
-    return next((metric for metric in metrics if metric.key == key), metrics[0])
 
 
 def learnt(c: Comparison, e: Encoding) -> Encoding:

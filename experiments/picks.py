@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from claims import Need
-from evidence import ALIKE, Known, Verdict, linked, measured
+from evidence import ALIKE, Known, Verdict, linked
+from ranking import measured
 
 from whorl.reports.comparison.words import compared
 from whorl.reports.formatting import listing, multiple, number, percent, plural
@@ -170,7 +171,7 @@ def _all_seeds(c: Comparison, e: Encoding, metric: Metric, length: int) -> bool:
 def _spoilt(c: Comparison, metric: Metric, length: int) -> set[str]:
     """The encodings of which a seed failed, diverged or did not learn: its other seeds do not speak for it."""
     learnt = {e.name: e for e in compared(c, metric)}
-    found = {f.notation for f in c.failures if f.seed not in {t.seed for t in c.trials if t.notation == f.notation}}
+    found = {failure.notation for failure in c.failures if c.failed(failure.notation)}
     for e in c.encodings:
         cell = e.cell(metric, length)
         all_learnt = e.name in learnt and len(learnt[e.name].trials) == len(e.trials)

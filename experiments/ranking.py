@@ -96,10 +96,10 @@ def overall(comparisons: Mapping[str, Comparison], among: Sequence[str] = ()) ->
 def _why_not(comparisons: Mapping[str, Comparison], name: str, seeds: Sequence[int]) -> str:
     """`failed in parity`, `diverged in scan`, `not finished in copy`; or nothing where it can be ranked."""
     for task, c in comparisons.items():
-        metric, encoding = _metric(c), _named(c, name)
-        if any(failure.notation == name and failure.seed in seeds for failure in c.failures):
+        metric, encoding = measured(c), _named(c, name)
+        if c.failed(name) & set(seeds):
             return f"failed in {task}"
-        if encoding is None or not {t.seed for t in encoding.trials} >= set(seeds):
+        if encoding is None or not c.done(name) >= set(seeds):
             return f"not finished in {task}"
         rows = [row for n in c.lengths(metric.evaluation) for row in encoding.rows(metric, n).values()]
         values = [row.value(metric.key) for row in rows]
@@ -111,7 +111,7 @@ def _why_not(comparisons: Mapping[str, Comparison], name: str, seeds: Sequence[i
 
 def _learnt(c: Comparison, names: Sequence[str], seeds: Sequence[int]) -> dict[str, set[int]]:
     """The seeds on which each learnt the task in range."""
-    metric = _metric(c)
+    metric = measured(c)
     near = c.near(metric.evaluation)
     solved = {name: e.solving(metric, near) for name in names if (e := _named(c, name)) is not None}
     return {name: {trial.seed for trial in e.trials} & set(seeds) for name, e in solved.items()}
@@ -119,7 +119,7 @@ def _learnt(c: Comparison, names: Sequence[str], seeds: Sequence[int]) -> dict[s
 
 def _shares(c: Comparison, names: Sequence[str], seeds: Sequence[int]) -> dict[int, dict[str, float]]:
     """By seed; what is not above guessing is what guessing gives."""
-    metric = _metric(c)
+    metric = measured(c)
     far = c.far(metric.evaluation)
     encodings = [e for e in c.encodings if e.name in names]
     guess = mean([c.guessing(metric, n) or 0.0 for n in far]) if far else 0.0
@@ -129,8 +129,10 @@ def _shares(c: Comparison, names: Sequence[str], seeds: Sequence[int]) -> dict[i
     return {s: {n: v if v > least else guess for n, v in by_seed[s].items()} for s in seeds}
 
 
-def _metric(c: Comparison) -> Metric:
-    return of_evaluation(c.evaluations[0]).measured()[0]
+def measured(c: Comparison, key: str = "") -> Metric:
+    """The metric of this key, or the first, of the first of its evaluations."""
+    metrics = of_evaluation(c.evaluations[0]).measured()
+    return next((metric for metric in metrics if metric.key == key), metrics[0])
 
 
 def _named(c: Comparison, name: str) -> Encoding | None:

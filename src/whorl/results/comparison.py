@@ -155,6 +155,14 @@ class Comparison(Shown, Keyed):
         count = Counter(trial.seed for trial in self.trials)
         return [seed for seed in self.seeds if count[seed] > 1 or len(self.encodings) < 2]
 
+    def done(self, name: str) -> set[int]:
+        """The seeds that this encoding has finished."""
+        return {trial.seed for trial in self.trials if trial.notation == name}
+
+    def failed(self, name: str) -> set[int]:
+        """The seeds that this encoding lacks, as their trials came to no result."""
+        return {failure.seed for failure in self.failures if failure.notation == name} - self.done(name)
+
     @property
     def pretrained(self) -> str | None:
         """The encoding that the weights which the trials began with were trained with; None for random ones."""

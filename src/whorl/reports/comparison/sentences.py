@@ -67,15 +67,14 @@ def ranking(
 
 
 def _failed(c: Comparison, name: str) -> str:
-    """`failed in 1 of 3 seeds`: those that an encoding lacks, as their trials came to no result; or nothing."""
-    done = {trial.seed for e in c.encodings if e.name == name for trial in e.trials}
-    failed = {failure.seed for failure in c.failures if failure.notation == name} - done
-    return f"failed in {len(failed)} of {len(done | failed)} seeds" if failed else ""
+    """`failed in 1 of 3 seeds`, or nothing."""
+    failed = c.failed(name)
+    return f"failed in {len(failed)} of {len(c.done(name) | failed)} seeds" if failed else ""
 
 
 def _fewer(c: Comparison, name: str) -> str:
     """`has 1 of 3 seeds`: of those by which encodings are ranked, where it lacks some; or nothing."""
-    done = {trial.seed for e in c.encodings if e.name == name for trial in e.trials}.intersection(c.shared_seeds)
+    done = c.done(name).intersection(c.shared_seeds)
     return f"has {len(done)} of {len(c.shared_seeds)} seeds" if len(done) < len(c.shared_seeds) else ""
 
 
