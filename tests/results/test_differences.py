@@ -144,6 +144,16 @@ def test_without_any_error_nothing_is_resolved() -> None:
     assert far_from_near(two_lengths([10.0], [math.nan])) is None
 
 
+def test_where_a_seed_diverged_the_others_do_not_speak_for_it() -> None:
+    whole = two_lengths([10.0, 10.1, 10.2], [12.0, 12.1, 12.2])
+    assert far_from_near(whole) is not None
+    for lost in (math.nan, math.inf):
+        some = two_lengths([10.0, 10.1, 10.2], [12.0, lost, 12.2])
+        assert far_from_near(some) is None
+        assert difference(TAIL, (whole, 512), (some, 512)) is None
+        assert difference(TAIL, (whole, 128), (some, 128)) is not None, "there it has all of its values"
+
+
 def test_shares_of_right_answers_are_paired_by_sequence() -> None:
     right = [1.0, 0.0] * 4
     rope, hope = (

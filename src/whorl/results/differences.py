@@ -56,7 +56,10 @@ class Difference:
 
 
 def difference(metric: Metric, a: tuple[Encoding, int], b: tuple[Encoding, int]) -> Difference | None:
-    """Of a minus b, each an encoding at a length; None where they have no seed with finite values in common."""
+    """Of a minus b, each an encoding at a length; None where they have no seed with finite values in common, or a seed
+    of either diverged there: the others, which may be the easy ones, do not speak for it."""
+    if any(cell is not None and cell.diverged for cell in (e.cell(metric, length) for e, length in (a, b))):
+        return None
     rows = [encoding.rows(metric, length) for encoding, length in (a, b)]
     common = [s for s in rows[0] if s in rows[1] and all(_usable(metric, r[s]) for r in rows)]
     if not common:

@@ -161,7 +161,7 @@ def _who_gains(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str
     reference = c.reference(metric.evaluation)
     if reference is None:
         return ""
-    apart = {e.name: [_from_in_range(metric, e, n, reference) for n in c.far(metric.evaluation)] for e in learnt}
+    apart = {e.name: [difference(metric, (e, n), (e, reference)) for n in c.far(metric.evaluation)] for e in learnt}
     verdicts = {name: [v for one in found if (v := verdict(one)) is not None] for name, found in apart.items()}
     if not any(verdicts.values()):
         return ""
@@ -181,14 +181,6 @@ def _who_gains(c: Comparison, metric: Metric, learnt: Sequence[Encoding]) -> str
         "No encoding gains from context past the training length: on these tokens each does better when the far "
         "context is dropped."
     )
-
-
-def _from_in_range(metric: Metric, e: Encoding, length: int, reference: int) -> Difference | None:
-    """Of an encoding at a length from itself in range; None where a seed diverged at either, which the others do not
-    speak for."""
-    if any(cell is not None and cell.diverged for cell in (e.cell(metric, length), e.cell(metric, reference))):
-        return None
-    return difference(metric, (e, length), (e, reference))
 
 
 def _bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
@@ -218,7 +210,7 @@ def _bullet(c: Comparison, metric: Metric, e: Encoding) -> str:
     reached = {cell.length: cell for cell in far if cell.finite and not cell.diverged}
     verdicts, values = [], []
     for length in telling(list(reached), c.train_length):
-        ratio, apart = e.ratio(metric, length, reference), _from_in_range(metric, e, length, reference)
+        ratio, apart = e.ratio(metric, length, reference), difference(metric, (e, length), (e, reference))
         if ratio is not None and apart is not None and (found := verdict(apart)) is not None:
             verdicts.append((length, found))
             times = f"{with_spread(ratio.mean, ratio.spread)} times{_interval(apart)}"
