@@ -72,6 +72,22 @@ LENGTH_GENERALIZATION = Paper(  # 2305.19466, graded token by token from its res
     dict(zip(FIVE, (0.687, 0.549, 0.502, 0.330, 0.215), strict=True)),
 )
 
+LONG = {"train_length": 2048, "batch_size": 2, "lengths": ("128", "2048")}
+
+GAINS = (  # what might gain from context past the training length: log in the study's folder
+    "fox",
+    "kerple",
+    "kerple+log-n",
+    "fox+log-n",
+    "fox/nope+log-n",
+    "hope+fox",
+    "rope+window:size=32/fox",
+    "rope+window:size=32/kerple",
+    "rope+window:size=32/nope+ssmax",
+    "rope+window:size=32/nope+log-n",
+    "rope+window:size=32/stick-breaking",
+)
+
 STUDIES = {
     "extrapolation": Study(
         "0009-extrapolation",
@@ -148,6 +164,16 @@ STUDIES = {
         "What do encodings that go by content, or are learned, give: what extrapolates, what retrieves, at what cost?",
         {"language": Part(BY_CONTENT), "recall": Part(BY_CONTENT, {"task": "recall"})},
         seeds=(0, 1),
+    ),
+    "gains": Study(
+        "0018-gains",
+        "Does an encoding read sixteen times its training length better than that length, and answer from there?",
+        {
+            "language": Part(GAINS),
+            # as many steps of as many tokens, in texts of the longest length that the others are asked at
+            "ceiling": Part(("fox", "kerple", "rope+window:size=32/nope+log-n"), LONG),
+            "recall": Part(GAINS, {"task": "recall"}),
+        },
     ),
     "images": Study(
         "0015-images",
