@@ -44,16 +44,16 @@ docs: setup
 compare: setup
 	$(BIN)/whorl compare --out $(OUT) $(COMPARE)
 
-# The name is asked before anything is installed; a list installs and fetches nothing, where there is an environment. What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
+# The name is asked before anything is installed; a list installs nothing where there is an environment, and fetches and gathers nothing. What it fetches is in build/, which can be fetched again; what was measured is in runs/, and goes on there.
 FOLDER = $(wildcard experiments/[0-9]*-$(NAME))
 OWN = $(wildcard $(FOLDER)/fetch.py)
-LISTS = $(and $(filter --list,$(STUDY)),$(wildcard $(VENV)/.installed))
+LISTS = $(filter --list,$(STUDY))
 study:
 	@$(PYTHON) experiments/studies.py "$(NAME)"
-	$(if $(LISTS),,@$(MAKE) --no-print-directory setup)
+	$(if $(and $(LISTS),$(wildcard $(VENV)/.installed)),,@$(MAKE) --no-print-directory setup)
 	$(if $(LISTS),,$(if $(OWN),$(BIN)/python $(OWN) build/models))
 	$(if $(OWN),$(BIN)/python $(FOLDER)/study.py --models build/models --out runs/$(NAME) $(STUDY),$(BIN)/python experiments/study.py $(NAME) $(STUDY))
-	$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME))
+	$(if $(LISTS),,$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME)))
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile

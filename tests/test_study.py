@@ -268,3 +268,8 @@ def test_a_list_installs_nothing_where_there_is_an_environment(tmp_path: Path) -
     os.utime(tmp_path / ".installed", (0, 0))  # older than pyproject.toml
     assert "pip install" not in made("--dry-run")
     assert made().splitlines()[-1] == "experiments/study.py extrapolation --list"
+
+    command[2] = "NAME=pretrained-llms"
+    folder = "experiments/0007-pretrained-llms"
+    said = f"{folder}/study.py --models build/models --out runs/pretrained-llms --list"
+    assert [line for line in made().splitlines() if line.startswith(folder)] == [said], "nothing fetched or gathered"

@@ -1,4 +1,7 @@
-"""Makes results.json of the stages in a folder, and the figures: `python gather.py DIR`; without DIR, only figures."""
+"""Makes results.json of the stages in a folder, and the figures: `python gather.py DIR`; without DIR, only figures.
+
+Of stages that the folder does not have, or has not finished where results.json has, what results.json has stays.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 from healing import HEALED, HEALED_EDGES, HEALED_WINDOWS, HEALING
 from reading import TEXTS, TRAINED, interval
-from study import CUT_WINDOWS, EDGES, EVERY, LONG_WINDOWS, PAIRS
+from study import CUT_WINDOWS, EDGES, EVERY, LONG_WINDOWS, PAIRS, RESULTS
 
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import turns_fully
@@ -32,13 +35,25 @@ LEAST = 0.001  # nats: what the logarithmic axis begins at
 
 
 def main() -> None:
-    results = gathered(Path(sys.argv[1])) if len(sys.argv) > 1 else json.loads((HERE / "results.json").read_text())
+    results = json.loads(RESULTS.read_text())
+    if len(sys.argv) > 1:
+        results = together(results, gathered(Path(sys.argv[1])))
     lines = [f" {json.dumps(stage)}: {json.dumps(results[stage], sort_keys=True)}" for stage in sorted(results)]
-    write_atomically(HERE / "results.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_atomically(RESULTS, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
     if all(f"{kind}-{name}" in results for kind in ("cuts", "usage") for name in NAMES):
         draw(figure(results))
     if "heal-smollm2" in results:
         draw(healing(results["heal-smollm2"]))
+
+
+def together(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is known of each stage."""
+    kept = {
+        stage: found
+        for stage, found in earlier.items()
+        if "unfinished" not in found and "unfinished" in now.get(stage, {})
+    }
+    return {**earlier, **now, **kept}
 
 
 def draw(chart: CurveChart) -> None:

@@ -1,12 +1,14 @@
 """Two pretrained LLMs, and what their rotary pairs do: `python study.py --models DIR --out DIR [--only STAGE ...]`.
 
 A stage is a file, OUT/STAGE.json: one that is there is kept and not run anew. What a killed stage had measured is in
-OUT/STAGE.part.json, and it goes on from there. `gather.py` makes results.json and the figure of them.
+OUT/STAGE.part.json, and it goes on from there; where OUT has neither, from what results.json has. `--list` says which
+stages are finished and what is missing of the others. `gather.py` makes results.json and the figures of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ from whorl.attaching import attached
 from whorl.files import write_atomically
 from whorl.provenance import machine, versions
 
+RESULTS = Path(__file__).with_name("results.json")
 CUT_WINDOWS = (512, 8)
 """Tokens, and windows of each text, under every cut."""
 ROUND = 4  # windows that every encoding is measured on before the next ones
@@ -89,10 +92,17 @@ EDGES = (1, 512, 1024, 2048, 4096, 6144, 8192, 10240, 12288)
 """Positions between which losses by position are means."""
 
 
+Piece = tuple[tuple[str, ...], int]
+"""One measurement of a stage: where its losses stand (encoding, text, and so on), and from which window on."""
+
+
 @dataclass
 class Study:
+    """kept: what results.json has, by stage; empty to measure everything anew."""
+
     models: Path
     out: Path
+    kept: dict[str, Any] = field(default_factory=dict)
     loaded: dict[tuple[str, torch.dtype], Any] = field(default_factory=dict)
 
     def model(self, name: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -106,16 +116,18 @@ class Study:
         return model
 
     def windows(self, name: str, text: str, length: int, count: int) -> torch.Tensor:
-        with np.load(self.out / f"{name}.npz") as kept:
+        path = self.out / f"{name}.npz"
+        if not path.exists():
+            self.tokens(name)
+        with np.load(path) as kept:
             return reading.windows(kept[text], int(kept["first"]), length, count)
 
     def tokens(self, name: str) -> dict[str, Any]:
-        """Both texts in the model's tokens."""
+        """Both texts in the model's tokens. Raises ValueError where they are not those that results.json is of."""
         tokenizer = reading.load_tokenizer(self.models, name)
         streams = {text: reading.token_stream(tokenizer, text) for text in TEXTS}
         first = reading.first_token(tokenizer)
-        np.savez_compressed(self.out / f"{name}.npz", first=first, **{t: ids for t, (ids, _) in streams.items()})
-        return {
+        found = {
             text: {
                 "tokens": len(ids),
                 "sha256": sha,
@@ -124,19 +136,20 @@ class Study:
             }
             for text, (ids, sha) in streams.items()
         }
+        if found != (kept := self.kept.get(f"tokens-{name}", {}).get("found", found)):
+            raise ValueError(
+                f"results.json is of other tokens than {name} has here: the text (this Python's library and help) or "
+                f"the tokenizer differs. --again measures everything anew. There: {kept}; here: {found}"
+            )
+        np.savez_compressed(self.out / f"{name}.npz", first=first, **{t: ids for t, (ids, _) in streams.items()})
+        return found
 
     def cuts(self, name: str) -> dict[str, Any]:
         """The mean loss of each window under every cut and swap, without training."""
-        encodings = ["own", *(f"p-rope:p={k / PAIRS[name]}" for k in CUTS[name]), *SWAPS[name]]
         length, count = CUT_WINDOWS
-        jobs = [
-            (encoding, text, at) for at in range(0, count, ROUND) for encoding in encodings for text in TEXTS
-        ]  # every encoding on the first windows, then on more
-        measured = self._part(f"cuts-{name}")
-        for encoding, text, at in track(jobs, f"{name}: {len(encodings)} encodings"):
+        measured = self.part(f"cuts-{name}")
+        for (encoding, text), at in track(missing(f"cuts-{name}", measured), f"{name}: cuts"):
             so_far = measured["losses"].setdefault(encoding, {}).setdefault(text, [])
-            if len(so_far) > at:
-                continue
             ids = self.windows(name, text, length, count)[at : at + ROUND]
             so_far += _rounded(np.nanmean(self._losses(name, encoding, ids, EVERY[name]), 1))
             self._keep(f"cuts-{name}", measured)
@@ -145,13 +158,12 @@ class Study:
     def usage(self, name: str) -> dict[str, Any]:
         """What `whorl.inspect` finds in windows of a fraction of the training length: means over heads."""
         length, count = INSPECTED
-        found = self._part(f"usage-{name}")
-        for text in track(TEXTS, f"{name}: inspect"):
-            if text not in found:
-                ids = self.windows(name, text, length, count)
-                seen = whorl.inspect(self.model(name), ids, train_length=length, random_windows=count)
-                found[text] = {"summary": seen.summary.to_json(), "arrays": dict(means(seen))}
-                self._keep(f"usage-{name}", found)
+        found = self.part(f"usage-{name}")
+        for (text,), _ in track(missing(f"usage-{name}", found), f"{name}: inspect"):
+            ids = self.windows(name, text, length, count)
+            seen = whorl.inspect(self.model(name), ids, train_length=length, random_windows=count)
+            found[text] = {"summary": seen.summary.to_json(), "arrays": dict(means(seen))}
+            self._keep(f"usage-{name}", found)
         return found
 
     def reach(self, name: str) -> dict[str, Any]:
@@ -166,22 +178,19 @@ class Study:
         length that begin anew. `bfloat16`: what that changes, measured on shorter windows."""
         length, count = LONG_WINDOWS
         spans = list(pairwise(EDGES))
-        measured = self._part(f"long-{name}")
+        measured = self.part(f"long-{name}")
         if "bfloat16" not in measured:
             ids = self.windows(name, "prose", 2048, 2)
             both = [self._losses(name, "own", ids, dtype=dtype).mean(1) for dtype in (torch.float32, torch.bfloat16)]
             measured["bfloat16"] = {"float32": _rounded(both[0]), "change": _rounded(both[1] - both[0])}
-        jobs = [(encoding, text) for text in reversed(TEXTS) for encoding in ("fresh", *LONG)]
-        for encoding, text in track(jobs, f"{name}: {length:,} tokens"):
-            if text in measured["losses"].setdefault(encoding, {}):
-                continue
+        for (encoding, text), _ in track(missing(f"long-{name}", measured), f"{name}: {length:,} tokens"):
             ids = self.windows(name, text, length, count)
             if encoding == "fresh":
                 ids = torch.cat([ids[:, :1], ids[:, -(TRAINED[name] - 1) :]], 1)
             x = self._losses(name, "own" if encoding == "fresh" else encoding, ids, dtype=torch.bfloat16)
             x = np.pad(x, ((0, 0), (length - 1 - x.shape[1], 0)), constant_values=np.nan)
             means = [x[:, a - 1 : b - 1].mean(1) for a, b in spans]
-            measured["losses"][encoding][text] = _rounded(np.stack(means, 1))
+            measured["losses"].setdefault(encoding, {})[text] = _rounded(np.stack(means, 1))
             self._keep(f"long-{name}", measured)
         return {"length": length, "spans": spans, **measured}
 
@@ -192,17 +201,10 @@ class Study:
         task = healing_task(self.models, self.out, name)
         first = self.windows(name, "prose", length, count)
         windows = {"code": heldout_windows(task, int(first[0, 0])), "prose": first}
-        measured = self._part(f"heal-{name}")
-        jobs = [
-            (at, when, encoding)
-            for at in range(0, count, HEALED_ROUND)
-            for when in ("before", "after")
-            for encoding in HEALED
-        ]
-        for at, when, encoding in track(jobs, f"{name}: healing"):
+        measured = self.part(f"heal-{name}")
+        left = dict.fromkeys((at, when, encoding) for (encoding, when, _), at in missing(f"heal-{name}", measured))
+        for at, when, encoding in track(list(left), f"{name}: healing"):  # both texts with one model
             kept = measured["losses"].setdefault(encoding, {}).setdefault(when, {text: [] for text in TEXTS})
-            if all(len(kept[text]) > at for text in TEXTS):
-                continue
             if when == "before":
                 model = self.model(name)
                 whorl.attach(model, encoding)
@@ -228,12 +230,22 @@ class Study:
             raise ValueError(f"losses of {name} under {encoding} are not finite")
         return found
 
-    def _part(self, stage: str) -> dict[str, Any]:
+    def part(self, stage: str) -> dict[str, Any]:
+        """What is measured of a stage that is not finished: by a run that was killed, else as results.json has it."""
         path = self.out / f"{stage}.part.json"
-        empty: dict[str, Any] = {} if stage.startswith("usage") else {"losses": {}}
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else empty
-        found.pop("about", None)
-        return found
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            found.pop("about", None)
+            return found
+        if stage.startswith("usage"):
+            return {}
+        kept = self.kept.get(stage, {})
+        rest = {key: kept[key] for key in ("bfloat16", "trained") if key in kept}
+        return copy.deepcopy({"losses": kept.get("windows", kept.get("losses", {})), **rest})
+
+    def finished(self, stage: str) -> bool:
+        kept = self.kept.get(stage, {"unfinished": True})
+        return (self.out / f"{stage}.json").exists() or "unfinished" not in kept
 
     def _keep(self, stage: str, measured: dict[str, Any]) -> None:
         write_atomically(self.out / f"{stage}.part.json", json.dumps({"about": about(), **measured}).encode())
@@ -280,6 +292,53 @@ def about() -> dict[str, Any]:
     }
 
 
+def pieces(stage: str) -> list[Piece]:
+    """What a stage measures one after another, in its order; nothing where it measures all at once."""
+    kind, _, name = stage.partition("-")
+    if kind == "cuts":
+        encodings = ["own", *(f"p-rope:p={k / PAIRS[name]}" for k in CUTS[name]), *SWAPS[name]]
+        rounds = range(0, CUT_WINDOWS[1], ROUND)  # every encoding on the first windows, then on more
+        return [((encoding, text), at) for at in rounds for encoding in encodings for text in TEXTS]
+    if kind == "usage":
+        return [((text,), 0) for text in TEXTS]
+    if kind == "long":
+        return [((encoding, text), 0) for text in reversed(TEXTS) for encoding in ("fresh", *LONG)]
+    if kind == "heal":
+        rounds, whens = range(0, HEALED_WINDOWS[1], HEALED_ROUND), ("before", "after")
+        return [((e, when, text), at) for at in rounds for when in whens for e in HEALED for text in TEXTS]
+    return []
+
+
+def missing(stage: str, measured: dict[str, Any]) -> list[Piece]:
+    """The pieces of a stage that what was measured does not have."""
+
+    def is_there(place: tuple[str, ...], at: int) -> bool:
+        found = measured.get("losses", measured)
+        for key in place:
+            found = found.get(key, {})
+        return len(found) > at
+
+    return [(place, at) for place, at in pieces(stage) if not is_there(place, at)]
+
+
+def listing(study: Study) -> str:
+    """What is finished, and what is missing of each stage that is not."""
+    lines = []
+    for stage in stages(study):
+        if study.finished(stage):
+            lines.append(f"{stage}: finished")
+        elif all_of := pieces(stage):
+            left = missing(stage, study.part(stage))
+            lines.append(f"{stage}: {len(all_of) - len(left)} of {len(all_of)} measurements are there")
+            for at in dict.fromkeys(at for _, at in left):
+                lost = [" ".join(place) for place, begin in left if begin == at]
+                all_there_is = len(lost) == sum(begin == at for _, begin in all_of)
+                lines.append(f"  missing from window {at + 1} on: {'all' if all_there_is else ', '.join(lost)}")
+        else:
+            lines.append(f"{stage}: missing")
+    return "\n".join(lines)
+
+
 def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     """In the order in which they run."""
     names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
@@ -289,10 +348,10 @@ def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def run(study: Study, name: str, do: Callable[[], dict[str, Any]]) -> None:
-    path = study.out / f"{name}.json"
-    if path.exists():
+    if study.finished(name):
         print(f"{name}: there already")
         return
+    path = study.out / f"{name}.json"
     start = time.perf_counter()
     found = do()
     seconds = round(time.perf_counter() - start, 1)
@@ -306,9 +365,14 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="holds the two .gguf files")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the stages' files")
     parser.add_argument("--only", nargs="+", metavar="STAGE")
+    parser.add_argument("--list", action="store_true", help="say what is finished and what is missing; run nothing")
+    parser.add_argument("--again", action="store_true", help="measure what results.json has and OUT has not as well")
     options = parser.parse_args()
+    study = Study(options.models, options.out, {} if options.again else json.loads(RESULTS.read_text()))
+    if options.list:
+        print(listing(study))
+        return
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(options.models, options.out)
     todo = stages(study)
     if unknown := set(options.only or ()) - set(todo):
         parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(todo)}")
