@@ -30,6 +30,14 @@ def test_a_preset_is_what_its_task_needs(task: str, tied: bool, spread: float) -
     assert float(model.model.layers[0].mlp.up_proj.weight.detach().std()) == pytest.approx(spread, rel=0.05)
 
 
+def test_a_narrow_image_model_begins_with_weights_as_large_as_its_width_asks_for() -> None:
+    """At 0.02 it takes hundreds of steps more until anything is learnt: experiments/0015-images/LOG.md."""
+    model = build_model(Settings(task="images"), 34, 0)
+    assert model.config.initializer_range == 64**-0.5
+    weights = torch.cat([p.detach().flatten() for p in model.parameters() if p.ndim == 2])
+    assert float(weights.std()) == pytest.approx(64**-0.5, rel=0.05)
+
+
 def test_the_body_of_a_masked_language_model_sees_all_tokens_in_every_layer() -> None:
     host = open_host(build_model(Settings(task="mlm"), 67, 0))
     assert all(shape.bidirectional for shape in host.shapes)

@@ -1,10 +1,10 @@
-"""Which class is an image of? Trained at one size and asked at others, in wide frames, and moved. Version 1.
+"""Which class is an image of? Trained at one size and asked at others, in wide frames, and moved. Version 2.
 
 Images are glyphs, drawn as outlines so that a larger size shows more of them, Fashion-MNIST, or the files of a folder
-(`whorl.tasks.pictures` says how a picture stands in its frame). A picture has 0.75 to 0.95 times the size of the
-frame's shorter side, is moved by up to 0.05 of that side along both axes and turned by up to 12 degrees, all drawn
-evenly, and each class is as likely as any other. Lengths are the sides of square frames in pixels, whole numbers of
-patches; a model is trained at one of them.
+(`whorl.tasks.pictures` says how a picture stands in its frame). A picture has 0.5 to 0.95 times the size of the frame's
+shorter side, so that its parts are of many sizes in training too, is moved by up to 0.1 of that side along both axes
+and turned by up to 12 degrees, all drawn evenly, and each class is as likely as any other. Lengths are the sides of
+square frames in pixels, whole numbers of patches; a model is trained at one of them.
 
 Evaluation has the same pictures, placed alike, at every size:
 
@@ -43,7 +43,7 @@ from whorl.tasks.pictures import Part, Placed, pictures
 
 SIZES = (0.6, 0.8, 1, 1.2, 1.5, 2)  # of the evaluation, times the training size
 FEWEST = 4  # patches along a side
-SCALE, SHIFT, TURN, AWAY = (0.75, 0.95), 0.05, 12.0, 0.15
+SCALE, SHIFT, TURN, AWAY = (0.5, 0.95), 0.1, 12.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Images(Task):
 
     name = evaluation = "images"
     title = "Images at other sizes"
-    version = 1
+    version = 2
     metrics = (IMAGES, IN_WIDE_FRAMES, FRAMED, SHIFTED)
-    needs = Needs(tokens=2)
+    needs = Needs(tokens=2, initializer_range=None)
     body = "images"
     takes = ImageArguments
     unit = "pixels"

@@ -119,9 +119,11 @@ def _of_images(settings: Settings, classes: int, weights: bool) -> Any:
     side, size = settings.task_settings().train_length, settings.preset
     patch, labels = side // grid[0], {"num_labels": classes}
     if size is not None:
+        width, spread = size.width // 2, settings.task_class.needs.initializer_range
         config = ViTConfig(
-            hidden_size=size.width // 2, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-            intermediate_size=size.intermediate // 2, image_size=side, patch_size=patch, **labels,
+            hidden_size=width, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+            intermediate_size=size.intermediate // 2, image_size=side, patch_size=patch,
+            initializer_range=spread or width**-0.5, **labels,
         )  # fmt: skip
         return from_config(config, settings.model, AutoModelForImageClassification)
     config = configuration(settings.model)
