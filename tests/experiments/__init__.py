@@ -48,7 +48,8 @@ def comparison(
     folder: Path, trials: dict[str, Sequence[list[dict[str, Any]] | None]], task: str = "language", **config: Any
 ) -> None:
     """Writes `folder`/results.json: for each encoding the rows of each seed, None where it is not finished."""
-    evaluation = {"language": "perplexity"}.get(task, task)
+    name = task.partition(":")[0]
+    evaluation = {"language": "perplexity"}.get(name, name)
     seeds = range(max(map(len, trials.values())))
     found = [
         {
@@ -88,7 +89,7 @@ def comparison(
         "steps": 1,
         "seeds": list(seeds),
         "trials_planned": len(found),
-        "data": {"task": task, "version": 1, "vocab_size": 64},
+        "data": {"task": name, "version": 1, "vocab_size": 64},
     }
     machine = {"cpu": "A CPU", "cores": 2, "memory_gib": 8.0, "device": "cpu", "platform": "Linux"}
     whole = {"schema": 1, "whorl": "0", "created": "2026", "machine": machine, "versions": {}, "trials": found}

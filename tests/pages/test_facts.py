@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.experiments import comparison, shares
 from whorl.attaching import attach
 from whorl.encodings import REGISTRY, get
 from whorl.hosts.transformers.tiny import tiny_model
@@ -100,3 +101,25 @@ def test_what_was_measured_is_read_from_committed_results() -> None:
     rows, others = measured.mentioned("rerope", "ReRoPE and Leaky ReRoPE", ROOT / "docs", EXPERIMENTS)
     assert rows == ["[extend](../extend.md)"]
     assert not others
+
+
+def test_what_was_measured_of_images_and_points_is_told_in_their_units(tmp_path: Path) -> None:
+    """Images have no four training lengths: the longest stands in. A task may have arguments."""
+    right = {"axial-rope": 0.8, "hope-2d": 0.9}
+    images = {name: [shares(share, 0.4, key="accuracy", unit=48)] for name, share in right.items()}
+    points = {"spe:codes=z": [shares(0.9, 0.8, 0.7, key="accuracy", unit=64)]}
+    for folder, trials, task, lengths, unit in (
+        ("0001-images", images, "images", [48, 96], "pixels"),
+        ("0002-points", points, "points:turned=z", [64, 128, 256], "points"),
+    ):
+        data = {"task": folder[5:], "version": 1, "vocab_size": 34, "unit": unit}
+        comparison(tmp_path / folder / "some", trials, task, train_length=lengths[0], lengths=lengths, data=data)
+    found = measured.comparisons(tmp_path)
+    assert measured.told("hope-2d", found, tmp_path) == [
+        "images, trained at 48 pixels (1 seed), accuracy at 48, 96: `hope-2d` 90.0 %, 40.0 % "
+        "(`axial-rope` 80.0 %, 40.0 %) [0001-images/some](../../experiments/0001-images/some/README.md)"
+    ]
+    (line,) = measured.told("spe", found, tmp_path)
+    assert line.startswith(
+        "points:turned=z, trained at 64 points (1 seed), accuracy at 64, 256: `spe:codes=z` 90.0 %, 70.0 %"
+    )

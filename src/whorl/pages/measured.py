@@ -6,14 +6,15 @@ import math
 import re
 from pathlib import Path
 
+from whorl import tasks
 from whorl.encodings import Layers, Sum, parse
 from whorl.files import read_json
 from whorl.results.comparison import Comparison
 from whorl.results.over_seeds import Cell, Encoding, Metric
-from whorl.tasks import get
 
 GUIDES = ("extend", "randomized", "theory")
-TIMES = (1, 4, 16)  # training lengths that are told
+TIMES = (1, 4, 16)  # training lengths that are told; where there is none past the first, the longest
+BESIDE = ("rope", "axial-rope")
 TASK = {"language": "text", "mlm": "masked tokens of an encoder"}
 
 
@@ -27,23 +28,24 @@ def comparisons(experiments: Path) -> list[tuple[Path, Comparison]]:
 
 
 def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> list[str]:
-    """A line for each comparison that has it, beside rope: at once, four and sixteen times the training length."""
+    """A line for each comparison that has it, beside rope (in images, axial-rope): at once, four and sixteen times the
+    training length, or in range and at the longest that there is."""
     lines = []
     for folder, comparison in found:
         own = [e for e in comparison.encodings if _is_of(name, e.name)]
         if not own:
             continue
         own = [e for e in own if ":" not in e.name] or own  # at other arguments only where there is nothing else
-        beside = [e for e in comparison.encodings if e.name == "rope" and e not in own]
-        lengths = [n * comparison.train_length for n in TIMES if _has(own, comparison, n * comparison.train_length)]
+        beside = [e for e in comparison.encodings if e.name in BESIDE and e not in own]
+        lengths = _told(own, comparison)
         rows = "; ".join(_row(e, comparison, lengths) for e in own)
-        rope = "".join(f" ({_row(e, comparison, lengths)})" for e in beside)
+        others = "".join(f" ({_row(e, comparison, lengths)})" for e in beside)
         study, task = folder.relative_to(experiments).as_posix(), comparison.config.task
         page = "report.md" if (folder / "report.md").exists() else "README.md"
-        seeds = len(comparison.seeds)
+        trained, seeds = f"{comparison.train_length:,} {comparison.unit}", len(comparison.seeds)
         lines.append(
-            f"{TASK.get(task, task)}, trained at {comparison.train_length:,} tokens ({seeds} seed{'s' * (seeds > 1)}), "
-            f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{rope} "
+            f"{TASK.get(task, task)}, trained at {trained} ({seeds} seed{'s' * (seeds > 1)}), "
+            f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{others} "
             f"[{study}](../../experiments/{study}/{page})"
         )
     return lines
@@ -79,6 +81,14 @@ def _is_of(name: str, notation: str) -> bool:
     return bool(own) and (len(parts) == 1 or "rotate" not in own[0].kinds)
 
 
+def _told(encodings: list[Encoding], comparison: Comparison) -> list[int]:
+    """The lengths of which values are told."""
+    at = comparison.train_length
+    told = [n * at for n in TIMES if _has(encodings, comparison, n * at)]
+    longest = max((n for n in comparison.config.lengths if _has(encodings, comparison, n)), default=at)
+    return told if max(told, default=at) > at or longest <= at else [*told, longest]
+
+
 def _has(encodings: list[Encoding], comparison: Comparison, length: int) -> bool:
     cells = (e.cell(_metric(comparison), length) for e in encodings)
     return any(cell is not None and cell.mean is not None for cell in cells)
@@ -100,4 +110,4 @@ def _shown(cell: Cell | None, metric: Metric) -> str:
 
 def _metric(comparison: Comparison) -> Metric:
     """The telling one of its task."""
-    return get(comparison.config.task).measured()[0]
+    return tasks.parse(comparison.config.task)[0].measured()[0]
