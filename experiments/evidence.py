@@ -36,7 +36,7 @@ ALIKE = {"ratio": math.log(1.1), "share": 0.05}
 SEEDS_ALONE = ", over seeds alone"
 """Of an interval that has no part of windows: it takes the text as given, and is too narrow where windows decide."""
 
-Says = Literal["better", "worse", "alike", "no better"]
+Says = Literal["better", "worse", "alike", "no better", "no worse"]
 
 
 class Verdict(StrEnum):
@@ -134,7 +134,7 @@ class Versus:
     first: str
     second: str
     parts: tuple[str, ...] = LANGUAGE
-    times: tuple[int, ...] = (4, 16)
+    times: tuple[float, ...] = (4, 16)
     says: Says = "better"
     key: str = ""
 
@@ -150,19 +150,26 @@ class Versus:
         part, c = max(found, key=lambda item: len(_seeds(self._pair(item[1]))))
         metric = measured(c, self.key)
         every = self._pair(c)
-        pair = tuple(learnt(c, e) for e in every)
+        pair = every if self._asks_what_was_learnt(c, metric) else tuple(learnt(c, e) for e in every)
         second = self.second if self.second == ITSELF else f"`{self.second}`"
         what = f"`{self.first}` {'less' if metric.share else 'over'} {second}, {metric.label}"
         link = linked(f"experiments/{part}")
         if not _seeds(pair):
             return Line(Verdict.UNLEARNT, f"{what}: {_who_learnt(every, pair)} ({link})")
-        told = [self._at(c, metric, pair, times * c.train_length) for times in self.times]
+        told = [self._at(c, metric, pair, self._length(c, times)) for times in self.times]
         verdict = together(line.verdict for line in told)
         values = ", ".join(line.words for line in told)
         alone = verdict is Verdict.ONE_SEED
         values = f"{verdict} ({values})" if alone else f"{values}; {plural(len(_seeds(pair)), 'seed')}"
         some = "" if _seeds(pair) == _seeds(every) else f", {_who_learnt(every, pair)}"
         return Line(verdict, f"{what}: {values}{some} ({link})")
+
+    def _asks_what_was_learnt(self, c: Comparison, metric: Metric) -> bool:
+        """In range and by the task's first metric, where what was not learnt is a result as well."""
+        return metric == measured(c) and all(c.in_range(self._length(c, times)) for times in self.times)
+
+    def _length(self, c: Comparison, times: float) -> int:
+        return round(times * c.train_length)
 
     def _in(self, c: Comparison) -> bool:
         return {self.first, self.second} - {ITSELF} <= {e.name for e in c.encodings}
@@ -263,9 +270,14 @@ def judged(metric: Metric, found: Difference, says: Says) -> Verdict:
 
 def by_interval(low: float, high: float, says: Says, alike: float = 0.0) -> Verdict:
     """Of an interval in which more is better."""
-    holds = {"better": low > 0, "worse": high < 0, "alike": -alike < low and high < alike, "no better": high < alike}
-    fails = {"better": high < 0, "worse": low > 0, "alike": low > alike or high < -alike, "no better": low > alike}
-    return Verdict.FOR if holds[says] else Verdict.AGAINST if fails[says] else Verdict.OPEN
+    holds, fails = {
+        "better": (low > 0, high < 0),
+        "worse": (high < 0, low > 0),
+        "alike": (-alike < low and high < alike, low > alike or high < -alike),
+        "no better": (high < alike, low > alike),
+        "no worse": (low > -alike, high < -alike),
+    }[says]
+    return Verdict.FOR if holds else Verdict.AGAINST if fails else Verdict.OPEN
 
 
 def over_seeds(values: Sequence[float], says: Says = "better", decimals: int = 2, alike: float = 0.0) -> Line:

@@ -45,13 +45,13 @@ ranking) where nothing else is said. `4x` is four times the training length.
 - *Not resolved*: the interval holds no difference. A claim that holds here and is not resolved there *holds in part*.
 - *One seed: no claim*: another seed could turn it. *Not measured yet*: there is no finished trial.
 - That two are alike, or one no better, holds where the whole interval is within a tenth (shares: five points).
-- Of tasks with right answers only those seeds count that learnt the task in range.
+- Of tasks with right answers only those seeds count that learnt the task in range; where that is asked, all do.
 - The two pretrained models are no seeds: what each of them shows is told, its intervals are over windows, ± is a
   standard error over windows.
 """
 
 TRAINED = """**What was trained.** The comparisons have {trials}: models of {sizes} parameters,
-trained at {lengths} tokens, {devices}.
+trained at {lengths}, {devices}.
 Those of one comparison have the same data and settings on every machine; its report says what ran where.
 """
 
@@ -110,7 +110,9 @@ def _trained(known: Known) -> list[str]:
     ran = {trial.id: ran_on(c, trial.id) for c in found for trial in c.trials}  # studies share trials
     devices = Counter(ran.values())
     sizes = sorted({c.config.parameters for c in found})
-    lengths = listing([f"{n:,}" for n in sorted({c.train_length for c in found})])
+    units = dict.fromkeys(c.unit for c in found)
+    at = {unit: sorted({c.train_length for c in found if c.unit == unit}) for unit in units}
+    lengths = listing([f"{listing([f'{n:,}' for n in each])} {unit}" for unit, each in at.items()])
     return [
         TRAINED.format(
             trials=plural(len(ran), "trial"),
@@ -178,7 +180,8 @@ def _row(claim: Claim, known: Known) -> tuple[str, str, str]:
 
 
 def _told(claim: Claim, known: Known) -> str:
-    return "<br>".join(f"{TAGS.get(line.verdict, '')}{line.words}" for line in _lines(claim, known))
+    told = (f"{TAGS.get(line.verdict, '')}{line.words}" for line in _lines(claim, known))
+    return "<br>".join(dict.fromkeys(told))  # what is not measured yet is said once
 
 
 def _verdict(claim: Claim, known: Known) -> Verdict:

@@ -98,7 +98,9 @@ def pick(known: Known, task: str, need: Need, most: int | None = None) -> Pick:
     most: of the encodings of which nothing is claimed, at most so many are named."""
     found = {part: c for part in need.parts[task] if (c := known.comparison(part)) is not None}
     groups = _alike(found)
-    rankings = [Ranking.of(one, need.times * next(iter(one.values())).train_length, need.among) for one in groups]
+    rankings = [
+        Ranking.of(one, round(need.times * next(iter(one.values())).train_length), need.among) for one in groups
+    ]
     rankings = [one for one in rankings if one.ranked or one.others]
     lacking = set(need.among) - {e.name for one in rankings for e, _ in (*one.ranked, *one.others)}
     if not rankings or lacking:

@@ -88,6 +88,38 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "rope+window:size=32/stick-breaking",
 )
 
+OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 5_529_600}  # 4,800 steps
+
+MAPPINGS = (  # with as many buckets as the paper's models have for 14 x 14 patches: 20, 51, 56 and 50
+    "irpe:method=euclidean,alpha=20,beta=40,gamma=160",
+    "irpe:method=quantization,alpha=33,beta=66,gamma=264",
+    "irpe:method=cross,alpha=20,beta=40,gamma=160",
+    "irpe",  # product
+)
+OF_IRPE = (
+    *(f"{name}{',' if ':' in name else ':'}mode=bias" for name in MAPPINGS),
+    *MAPPINGS,
+    "irpe:mode=bias,heads=own",
+    "irpe:heads=own",
+    *(f"irpe:on={on}" for on in ("q", "v", "qk", "qkv")),
+)
+
+NEAR = "radius=0.7,neighbours=8"
+OF_POINTS = (
+    f"spe:{NEAR}",
+    *(f"spe:codes={code},{NEAR}" for code in ("xyz", "z", "so3")),
+    "pape-ri:unit=0.1",
+    "euclidean-alibi:unit=0.1",
+    "nope",
+)
+
+
+def points(turned: str) -> dict[str, Any]:
+    """2,400 steps; 40 clouds of each solid in the evaluation."""
+    sizes = {"train_length": 64, "windows": 480, "batch_size": 16, "tokens": 2_457_600}
+    return {"task": f"points:turned={turned}", **sizes}
+
+
 STUDIES = {
     "extrapolation": Study(
         "0009-extrapolation",
@@ -185,14 +217,25 @@ STUDIES = {
                     "sincos-2d",
                     "axial-rope",
                     "mixed-rope",
+                    "irpe",  # contextual, product, on keys
                     "hope-2d",
                     "p-rope-2d",
                     "pape",
                     "euclidean-alibi",
                 ),
-                {"task": "images", "windows": 340},  # ten of each class
+                OF_IMAGES,
             )
         },
+    ),
+    "irpe": Study(
+        "0016-irpe",
+        "iRPE (2107.14222): which mapping, numbers or vectors, on keys, queries or values?",
+        {"ablation": Part(("nope", "learned-2d", *OF_IRPE), OF_IMAGES)},
+    ),
+    "points": Study(
+        "0017-points",
+        "SPE-Net (2211.08250): which codes of points hold where clouds are turned otherwise than in training?",
+        {f"turned-{turned}": Part(OF_POINTS, points(turned)) for turned in ("none", "z", "all")},
     ),
     "roformer": Study(
         "0008-roformer",

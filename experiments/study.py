@@ -143,8 +143,8 @@ class Job:
         if self.data not in (None, data):
             raise ValueError(
                 f"the finished trials of {self.study.folder} ({self.name}) are of other data than can be made here: "
-                "their text (the library of the Python that ran them), whorl or tokenizers differ. What they came to "
-                f"is in {self.kept}; run what is missing where those were run"
+                "their text (the library of the Python that ran them), the fonts that images are drawn in, whorl or "
+                f"tokenizers differ. What they came to is in {self.kept}; run what is missing where those were run"
             )
         self.take_over(task, data)
         settings = PRECISION | self.part.settings

@@ -48,6 +48,9 @@ def text(tmp_path: Path) -> evidence.Known:
         ("hope", "itself in range", 4, "worse", Verdict.FOR, "2.02 at 4x"),
         ("rope", "hope", 4, "no better", Verdict.FOR, "1.24 at 4x"),
         ("hope", "rope", 4, "no better", Verdict.AGAINST, "0.80 at 4x"),
+        ("rope", "hope", 4, "no worse", Verdict.AGAINST, "1.24 at 4x"),
+        ("hope", "rope", 4, "no worse", Verdict.FOR, "0.80 at 4x"),
+        ("nope", "rope", 4, "no worse", Verdict.OPEN, "not resolved at 4x (0."),
         ("fox", "rope", 4, "better", Verdict.ONE_SEED, "one seed: no claim (0.36 at 4x)"),
         ("t5", "rope", 4, "better", Verdict.DIVERGED, "not judged at 4x (1 of 3 diverged)"),
         ("hope", "rope", 16, "better", Verdict.MISSING, "not measured yet at 16x"),
@@ -129,6 +132,23 @@ def test_only_seeds_that_learnt_a_task_in_range_are_held_against_each_other(tmp_
     assert line("nope").verdict == Verdict.UNLEARNT
     assert "`nope` on 0 of 3 and `rope` on 2 of 3" in line("nope").words
     assert line("fox").verdict == Verdict.ONE_SEED
+    in_range = evidence.Versus("nope", "rope", ("0010-awareness/mqar",), (1,), "worse").line(known)
+    assert "not resolved at 1x (-1" in in_range.words, "who learns it is asked: all seeds count"
+    beside = evidence.Versus("nope", "rope", ("0010-awareness/mqar",), (1,), "worse", "exact_match").line(known)
+    assert beside.verdict == Verdict.UNLEARNT
+
+
+def test_times_may_be_fractions_of_a_training_length(tmp_path: Path) -> None:
+    part, sizes = "0015-images/resolution", {"train_length": 48, "lengths": [48, 72]}
+    data = {"task": "images", "version": 1, "vocab_size": 34, "unit": "pixels", "one_length": True}
+    rows = {
+        name: shares(0.8, right, key="accuracy", unit=48) for name, right in (("hope-2d", 0.7), ("axial-rope", 0.6))
+    }
+    trials = {name: [[one, {**other, "length": 72}]] * 2 for name, (one, other) in rows.items()}
+    comparison(tmp_path / "experiments" / part, trials, "images", data=data, **sizes)
+    line = evidence.Versus("hope-2d", "axial-rope", (part,), (1.5,)).line(evidence.Known(tmp_path))
+    assert line.verdict == Verdict.FOR
+    assert "accuracy: +10.0 at 1.5x (+10.0 to +10.0); two seeds" in line.words
 
 
 def test_verdicts_together() -> None:

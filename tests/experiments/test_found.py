@@ -46,12 +46,13 @@ def test_links_lead_somewhere_and_every_number_has_one() -> None:
 
 def test_every_question_of_the_study_is_asked() -> None:
     asked = [claim.question for paper in claims.PAPERS for claim in paper.claims if claim.question]
-    assert len(asked) == 7
+    assert len(asked) == 8
     assert [need.name for need in claims.NEEDS] == [
         "train from scratch, short contexts",
         "train, and read past the training length",
         "find things past the training length",
         "make a trained checkpoint longer",
+        "read larger images than in training",
     ]
 
 
@@ -93,11 +94,15 @@ def test_the_page_says_what_its_trials_are(tmp_path: Path) -> None:
     path = tmp_path / "experiments" / "0013-content" / "recall"
     comparison(path, {"hope": [shares(1, 1, 1)] * 3}, "recall", parameters=670_000)
     results = json.loads((path / "results.json").read_text())
+    data = {"task": "images", "version": 1, "vocab_size": 34, "unit": "pixels"}
+    images = {"pape": [shares(1, key="accuracy", unit=48)]}
+    folder = tmp_path / "experiments" / "0015-images" / "resolution"
+    comparison(folder, images, "images", parameters=150_000, train_length=48, lengths=[48], data=data)
     devices = {"cpu": ["hope-s0"], "NVIDIA H200": ["hope-s1", "hope-s2"]}
     (path / "results.json").write_text(json.dumps({**results, "differing": {"device": devices}}))
     told = found.texts(tmp_path)[page].replace("\n", " ")
-    assert "have five trials: models of 0.67 M to 0.80 M parameters, trained at 128 tokens, " in told
-    assert "3 on a CPU with two cores (A CPU) and 2 on an NVIDIA H200. " in told
+    assert "have six trials: models of 0.15 M to 0.80 M parameters, trained at 128 tokens and 48 pixels, " in told
+    assert "4 on a CPU with two cores (A CPU) and 2 on an NVIDIA H200. " in told
 
 
 def test_readings_are_of_what_is_there() -> None:
