@@ -50,6 +50,7 @@ def text(tmp_path: Path) -> evidence.Known:
         ("hope", "rope", 4, "no better", Verdict.AGAINST, "0.80 at 4x"),
         ("rope", "hope", 4, "no worse", Verdict.AGAINST, "1.24 at 4x"),
         ("hope", "rope", 4, "no worse", Verdict.FOR, "0.80 at 4x"),
+        ("hope", "rope", 1, "no worse", Verdict.FOR, "at 1x"),
         ("nope", "rope", 4, "no worse", Verdict.OPEN, "not resolved at 4x (0."),
         ("fox", "rope", 4, "better", Verdict.ONE_SEED, "one seed: no claim (0.36 at 4x)"),
         ("t5", "rope", 4, "better", Verdict.DIVERGED, "not judged at 4x (1 of 3 diverged)"),

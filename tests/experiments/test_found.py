@@ -44,6 +44,12 @@ def test_links_lead_somewhere_and_every_number_has_one() -> None:
                 assert line.verdict == evidence.Verdict.MISSING or line.words.endswith("))"), line.words
 
 
+def test_what_is_not_measured_is_said_once_for_a_claim() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "found.md").read_text(encoding="utf-8").splitlines()]
+    for told in (cells[-1].split("<br>") for cells in rows if len(cells) == 3):
+        assert len(set(told)) == len(told), told
+
+
 def test_every_question_of_the_study_is_asked() -> None:
     asked = [claim.question for paper in claims.PAPERS for claim in paper.claims if claim.question]
     assert len(asked) == 8

@@ -87,6 +87,9 @@ class Points(Task):
             table="accuracy, by points in a cloud",
             beside="Trained and tested in other turns, at {at} points, with the same solids in every column. Hands: "
             "which way a coil winds, which distances alone do not tell.",
+            beyond="at other densities than in training",
+            others="clouds of other densities",
+            at_others="at other densities",
             caveats=(
                 "These are twelve solids, whole and evenly sampled: nothing here is about scans, of which a part is "
                 "missing and the middle is another point.",
@@ -102,7 +105,7 @@ class Points(Task):
 
     def describe(self) -> Data:
         facts = {"clouds": self.settings.windows, "turned in training": self.turned, "solids": list(SOLIDS)}
-        return Data(self.name, self.version, self.vocab_size, facts, unit=self.unit)
+        return Data(self.name, self.version, self.vocab_size, facts, unit=self.unit, one_length=True)
 
     def training_set(self, seed: int, examples: int) -> Dataset[Example]:
         return Examples(examples, lambda i: self._example(np.random.default_rng((TRAINING, seed, i))))
