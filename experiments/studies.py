@@ -88,12 +88,12 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "rope+window:size=32/stick-breaking",
 )
 
-OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 5_529_600}  # 4,800 steps
+OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 4_608_000}  # 4,000 steps
 
-MAPPINGS = (  # with as many buckets as the paper's models have for 14 x 14 patches: 20, 51, 56 and 50
+MAPPINGS = (  # as the paper's models have them: of cross each distance of the grid has a bucket, of euclidean nearly so
     "irpe:method=euclidean,alpha=20,beta=40,gamma=160",
     "irpe:method=quantization,alpha=33,beta=66,gamma=264",
-    "irpe:method=cross,alpha=20,beta=40,gamma=160",
+    "irpe:method=cross,alpha=11,beta=11,gamma=88",
     "irpe",  # product
 )
 OF_IRPE = (
