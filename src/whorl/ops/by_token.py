@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from whorl.encodings.scores import At, ScoreModule, of_heads
 from whorl.numerics import math_dtype
-from whorl.ops.plane_waves import cos_sin_on_grid, raster_in_few
+from whorl.ops.plane_waves import raster_for_loop, turn_on_grid
 from whorl.ops.rotation import rotate
 from whorl.ops.scores import BoundScore, Channels, multiplied
 from whorl.ops.tables import Tables
@@ -50,23 +49,27 @@ def token_by_token(
 
 def _turned(module: ScoreModule, q: torch.Tensor, k: torch.Tensor, at: At) -> tuple[torch.Tensor, torch.Tensor]:
     """What its `inputs` gives, by the kernels."""
-    of_q = _tables(module, at.query_positions, at.query_state, math_dtype(q.dtype))
-    k = of_heads(k, of_q.cos.shape[1])
     if at.same_tokens:
-        both: Any = rotate(q, k, of_q, layout=module.layout)
-        return both
-    of_k = _tables(module, at.key_positions, at.key_state, math_dtype(q.dtype))
-    return rotate(q, None, of_q, layout=module.layout)[0], rotate(k, None, of_k, layout=module.layout)[0]
+        of_q, of_k = _turned_alike(module, [q, k], at.query_positions, at.query_state)
+        return of_q, of_k
+    (of_q,) = _turned_alike(module, [q], at.query_positions, at.query_state)
+    (of_k,) = _turned_alike(module, [k], at.key_positions, at.key_state)
+    return of_q, of_k
 
 
-def _tables(module: ScoreModule, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype) -> Tables:
-    """Of what its `turning` gives."""
-    raster = raster_in_few(positions) if module.does("along") else None
+def _turned_alike(
+    module: ScoreModule, tensors: list[torch.Tensor], positions: torch.Tensor, state: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """Tensors of the same tokens; of as many heads as have angles of their own."""
+    raster = raster_for_loop(positions) if module.does("along") else None
     if raster is not None:
-        cos, sin = cos_sin_on_grid(module.along(), raster, dtype)
-    else:
-        cos, sin = module.turning(positions, state, dtype)
-    return Tables(cos, sin, 0, 2 * cos.shape[-1])
+        frequencies = module.along()
+        return turn_on_grid([of_heads(x, frequencies.shape[1]) for x in tensors], frequencies, raster, module.layout)
+    cos, sin = module.turning(positions, state, math_dtype(tensors[0].dtype))
+    q, *k = (of_heads(x, cos.shape[1]) for x in tensors)
+    tables = Tables(cos, sin, 0, 2 * cos.shape[-1])
+    both = rotate(q, k[0] if k else None, tables, layout=module.layout)
+    return [x for x in both if x is not None]
 
 
 def _joined(added: list[Channels], q: torch.Tensor, k: torch.Tensor) -> Channels:

@@ -26,6 +26,11 @@ class Raster(NamedTuple):
     order: torch.Tensor  # 0, 1, 2, ...: int64 [1, tokens]
     first: tuple[int, int]  # row and column of the first patch
 
+    def places(self, device: torch.device) -> torch.Tensor:
+        """Row and column of each token, float64 [2, tokens]; 0 for those before the patches."""
+        at = self.grid.positions(device)[0, self.grid.prefix :, :2] + torch.tensor(self.first, device=device)
+        return nn.functional.pad(at.T.double(), (self.grid.prefix, 0))
+
 
 class AlongRows:
     """A module of a grid as one that goes by runs (`whorl.encodings.by_run`): those of this grid, however many."""

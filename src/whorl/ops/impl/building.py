@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 Flags = tuple[str, ...]
 T = TypeVar("T")
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "attention.c", "one_query.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("rotate.c", "plane_waves.c", "attention.c", "one_query.c"))
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("call.h", "runs.h", "tiles.h"))  # what they share
 ASKING = (Path(__file__).with_name("cpu.c"),)  # asks the processor which flavour it runs
 FLAGS: Flags = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
