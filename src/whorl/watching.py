@@ -6,7 +6,8 @@ v (turned already, as attention sees them) to a watcher, and then gives back wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,9 +21,10 @@ from whorl import finite
 from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.data.losses import evaluating
+from whorl.encodings.grid import ACROSS, COLUMN, DOWN, ROW, X, Y
 from whorl.encodings.hope import HoPE
 from whorl.encodings.scores import At
-from whorl.hosts import OpenHost, open_host, stock_spectrum
+from whorl.hosts import Host, OpenHost, host_of, open_host, stock_spectrum
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask, register
 from whorl.numerics import math_dtype
@@ -44,6 +46,7 @@ class Layer:
     cut          the longest wavelength that HoPE lets turn, in training lengths: its own where the layer has HoPE
     has_logits   False where weights are a quotient of features, and there is no logit
     distribution  False where weights may be negative, and have no sum that is known
+    causal       False where a query also sees later keys (images)
     """
 
     index: int
@@ -54,6 +57,7 @@ class Layer:
     cut: float = 1.0
     has_logits: bool = True
     distribution: bool = True
+    causal: bool = True
 
     @property
     def pairs(self) -> int:
@@ -129,7 +133,8 @@ def _refuse(host: OpenHost) -> None:
 
 
 class Block(NamedTuple):
-    """Logits of some heads, of the queries q0 .. q1 - 1 and the keys k0 .. q1 - 1 of one window."""
+    """Logits of some heads, of the queries q0 .. q1 - 1 and the keys k0 .. q1 - 1 of one window (to the last key, where
+    queries see later ones)."""
 
     heads: slice
     q0: int
@@ -156,7 +161,7 @@ class Attended:
     sinks: torch.Tensor | None
     biases: list[nn.Module]
     mask: Visible | None  # None: causal, and nothing else hidden
-    positions: torch.Tensor  # [1, tokens]
+    positions: torch.Tensor  # [1, tokens], or with axes
     channels: Channels | None = None  # of q and k, whose product is added to the logits
     scores: tuple[BoundScore, ...] = ()
     factor: torch.Tensor | None = None  # in q already: [batch or 1, heads or 1, tokens]
@@ -181,15 +186,17 @@ class Attended:
         """Logits of one window's queries, of the heads of one of `units`, float32."""
         repeats, at, dtype = self.q.shape[1] // self.k.shape[1], self.positions, math_dtype(self.q.dtype)
         k0 = 0 if self.layer.window is None else max(0, q0 - self.layer.window + 1)
+        k1 = q1 if self.layer.causal else self.k.shape[2]
         q = self.q[batch, heads, q0:q1].to(dtype) * self.scale
-        k = self.k[batch, heads.start // repeats : heads.stop // repeats, k0:q1].to(dtype)
-        s = (q.unflatten(0, (len(k), -1)).flatten(1, 2) @ k.mT).view(len(q), q1 - q0, q1 - k0)
-        seen = None if self.mask is None else self._seen(batch, heads, q0, q1, k0)
+        k = self.k[batch, heads.start // repeats : heads.stop // repeats, k0:k1].to(dtype)
+        s = (q.unflatten(0, (len(k), -1)).flatten(1, 2) @ k.mT).view(len(q), q1 - q0, k1 - k0)
+        seen = None if self.mask is None else self._seen(batch, heads, q0, q1, k0, k1)
         rows = []
         if changing := self._rows("logits"):
             if seen is None:
-                seen = torch.ones(1, *s.shape[1:], dtype=torch.bool, device=s.device).tril(q0 - k0)
-            rows = [(score.module, self._at(score, batch, q0, q1, k0, seen)) for score in changing]
+                seen = torch.ones(1, *s.shape[1:], dtype=torch.bool, device=s.device)
+                seen = seen.tril(q0 - k0) if self.layer.causal else seen
+            rows = [(score.module, self._at(score, batch, q0, q1, k0, k1, seen)) for score in changing]
         content = s.clone() if self.adds else None
         handed = q[None], k.repeat_interleave(repeats, 0)[None] if rows else k[None]
         for module, here in rows:
@@ -203,23 +210,24 @@ class Attended:
                 s = module.logits(s[None], *handed, here)[0]
         if self.channels is not None:
             of_q, of_k = self.channels
-            of_k = of_k[batch, heads if of_k.shape[1] > 1 else slice(None), k0:q1]
+            of_k = of_k[batch, heads if of_k.shape[1] > 1 else slice(None), k0:k1]
             s += product(of_q[batch, heads, q0:q1], of_k)
         for bias in self.biases:
             here_at = seen_by(bias, at)
-            added = bias(here_at[:, q0:q1], here_at[:, k0:q1])[0].to(dtype)
+            added = bias(here_at[:, q0:q1], here_at[:, k0:k1])[0].to(dtype)
             s += added[heads] if added.shape[0] > 1 else added
-        if seen is None:
+        if seen is None and self.layer.causal:
             later = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)
             s[..., q0 - k0 :].masked_fill_(later, -torch.inf)
-        else:
+        elif seen is not None:
             s.masked_fill_(~seen, -torch.inf)
         return Block(heads, q0, q1, k0, s.float(), None if content is None else content.float())
 
     def weights(self, batch: int, block: Block) -> torch.Tensor | None:
         """What a score gives in the place of the softmax's weights: [heads, queries, keys]; None without such a one."""
         for score in self._rows("weights"):
-            at = self._at(score, batch, block.q0, block.q1, block.k0, block.logits > -torch.inf)
+            k1 = block.k0 + block.logits.shape[-1]
+            at = self._at(score, batch, block.q0, block.q1, block.k0, k1, block.logits > -torch.inf)
             return score.module.weights(block.logits[None], at)[0]
         return None
 
@@ -254,18 +262,18 @@ class Attended:
         """The scores that are handed all keys of a query for one of these steps, or for any."""
         return [score for score in self.scores if any(map(score.module.does, steps or ("logits", "weights")))]
 
-    def _at(self, score: BoundScore, batch: int, q0: int, q1: int, k0: int, seen: torch.Tensor) -> At:
+    def _at(self, score: BoundScore, batch: int, q0: int, q1: int, k0: int, k1: int, seen: torch.Tensor) -> At:
         of_q, of_k = (
-            None if state is None else state[batch if state.shape[0] > 1 else 0][None, first:q1]
-            for state, first in ((score.query_state, q0), (score.key_state, k0))
+            None if state is None else state[batch if state.shape[0] > 1 else 0][None, first:last]
+            for state, first, last in ((score.query_state, q0, q1), (score.key_state, k0, k1))
         )
-        at = self.positions[:, q0:q1], self.positions[:, k0:q1]
+        at = self.positions[:, q0:q1], self.positions[:, k0:k1]
         return BoundScore(score.module, of_q, of_k).at(*at, seen[None], self.scale)
 
-    def _seen(self, batch: int, heads: slice, q0: int, q1: int, k0: int) -> torch.Tensor:
+    def _seen(self, batch: int, heads: slice, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         """What the mask shows, [heads or 1, queries, keys]."""
         assert self.mask is not None
-        seen = self.mask.block(q0, q1, k0, q1)
+        seen = self.mask.block(q0, q1, k0, k1)
         seen = seen[batch if seen.shape[0] > 1 else 0]
         return seen[heads] if seen.shape[0] > 1 else seen
 
@@ -282,18 +290,31 @@ def watching(model: Any, watcher: Watcher | None = None, edit: Edit | None = Non
     it was afterwards. Windows must be whole: no padding, no cache.
     """
     host = open_host(model)
-    _refuse(host)
+    with _attending_here(host, layers_of(host), watcher, edit):
+        yield
+
+
+@contextmanager
+def _attending_here(
+    host: Host, facts: Sequence[Layer], watcher: Watcher | None = None, edit: Edit | None = None
+) -> Iterator[None]:
     _register()
-    facts = layers_of(host)
+    if not isinstance(host, OpenHost):
+        host.carry(INTERFACE, _interface)
     before = host.attention
+    stock = attached(host.model) is None
     host.set_attention(INTERFACE)
     try:
-        for attention, layer in zip(host.attentions, facts, strict=True):
+        for index, (attention, layer) in enumerate(zip(host.attentions, facts, strict=True)):
             attention.__dict__["whorl_watch"] = (watcher, edit, layer)
+            if stock and (own := host.stock_forward(index)) is not None:
+                attention.__dict__["forward"] = types.MethodType(own, attention)
         yield
     finally:
-        for attention in host.attentions:
+        for index, attention in enumerate(host.attentions):
             attention.__dict__.pop("whorl_watch", None)
+            if stock and host.stock_forward(index) is not None:
+                attention.__dict__.pop("forward", None)
         host.set_attention(before)
 
 
@@ -327,13 +348,93 @@ def forward(model: Any, ids: torch.Tensor, watcher: Watcher) -> None:
     finite.check_values(hidden, f"the hidden states of {type(host.model).__name__} are not finite", host.model, ids)
 
 
+def images_forward(host: Host, pixels: torch.Tensor, watcher: Watcher) -> None:
+    """Runs images [batch, 3, height, width] through the layers of a host of images, watched.
+
+    Raises ValueError for images that the model does not take, when a layer was not seen, and for hidden states that are
+    not finite.
+    """
+    seen: set[int] = set()
+
+    def noting(attended: Attended) -> None:
+        seen.add(attended.layer.index)
+        watcher(attended)
+
+    with evaluating(host.model) as device, _attending_here(host, image_layers_of(host), noting):
+        weight = next(p for p in host.base.parameters() if p.is_floating_point())
+        hidden = host.hidden_of(pixels.to(device, weight.dtype))
+    name = type(host.model).__name__
+    if missed := sorted({*range(len(host.attentions))} - seen):
+        raise ValueError(f"the layers {missed} of {name} attend past the function where q and k are read")
+    if not hidden.isfinite().all():
+        raise ValueError(f"the hidden states of {name} are not finite, so that nothing measured would mean anything")
+
+
+def image_layers_of(model: Any) -> list[Layer]:
+    """The attention layers of an image model, as `whorl.attach` or the host itself has made them. `frequencies` are
+    the lengths of those along rows and columns, the mean over heads where heads differ; `turning_of` has both.
+
+    Raises ValueError for a model that is none of images, and for one whose attention cannot be watched.
+    """
+    host = host_of(model)
+    if host.patches is None:
+        raise ValueError(f"{type(host.model).__name__} is no image model; whorl.inspect reads decoders")
+    if host.biases != "interface":
+        raise ValueError(f"{host.named} does not call an attention function by a name, where inspect reads q and k")
+    layers = []
+    for i, seam in enumerate(seams_of(host)):
+        along = turning_of(host, i)
+        scores = () if seam is None else seam.scores
+        layout = host.shapes[i].layout if host.rotation is None else host.rotation.layout
+        layers.append(
+            Layer(
+                index=i,
+                frequencies=() if along is None else tuple(along.norm(dim=-1).mean(0).tolist()),
+                layout=layout if seam is None else seam.layout,
+                amplitude=1.0,
+                window=None,
+                has_logits=not any(score.does("features") for score in scores),
+                distribution=all(score.distribution for score in scores),
+                causal=False,
+            )
+        )
+    return layers
+
+
+def turning_of(host: Host, index: int) -> torch.Tensor | None:
+    """By how many radians each pair of each head turns from one row to the next and from one column to the next, in an
+    image of the model's own size: float64 [heads, pairs, 2]. None where a layer turns nothing.
+
+    Raises ValueError for a stock rotation that no encoding says.
+    """
+    assert host.patches is not None
+    seam, heads = seams_of(host)[index], host.shapes[index].heads
+    if seam is None:
+        own = host.own_frequencies(index)
+        learned = None if own is None else own.double().flip(0)
+        spectrum = None if own is not None else host.own_spectrum(index)
+    else:
+        learned = next((score.along().detach() for score in seam.scores if score.does("along")), None)
+        spectrum = seam.spectrum
+    if learned is not None:
+        return learned.permute(1, 2, 0).cpu()
+    if spectrum is None or not spectrum.turning:
+        return None
+    rows, columns = host.patches.trained.height, host.patches.trained.width
+    of_rows = {ROW: 1.0, Y: 2 / rows, DOWN: 1 / rows}
+    of_columns = {COLUMN: 1.0, X: 2 / columns, ACROSS: 1 / columns}
+    along = torch.tensor(spectrum.by_axis, dtype=torch.float64)
+    units = [[of.get(axis, 0.0) for of in (of_rows, of_columns)] for axis in range(along.shape[1])]
+    return (along @ torch.tensor(units, dtype=torch.float64)).expand(heads, -1, -1)
+
+
 @cache
 def _register() -> None:
     def mask(**kwargs: Any) -> Any:
-        skip = kwargs.get("allow_is_causal_skip", True)
+        skip = kwargs.get("allow_is_causal_skip", True) or kwargs.get("allow_is_bidirectional_skip", False)
         window, keys = kwargs.get("local_size"), kwargs["kv_length"]
         if skip and kwargs.get("attention_mask") is None and (window is None or keys <= window):
-            return None  # plainly causal
+            return None  # plainly causal, or all
         return HostMask(compat.whole_mask, kwargs)
 
     CARRIERS.add(INTERFACE)
@@ -353,10 +454,10 @@ def _interface(
     plain = mask is None and not how["biases"] and how["softcap"] is None and how["sinks"] is None and not scores
     if plain:
         out = scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]
+            q, k, v, is_causal=layer.causal, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]
         )
     else:
-        out, _ = biased_attention(**how, causal=mask is None, factor=factor, scores=scores)
+        out, _ = biased_attention(**how, causal=layer.causal and mask is None, factor=factor, scores=scores)
     if watcher is not None:
         read = how["scale"], how["softcap"], how["sinks"], how["biases"], mask, at[0][:1], channels, scores, factor
         watcher(Attended(layer, q, k, v, *read))

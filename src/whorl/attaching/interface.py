@@ -35,11 +35,7 @@ def attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """As transformers calls an attention: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
-    mask: torch.Tensor | HostMask | None
-    if isinstance(attention_mask, MaskWith):
-        mask, kwargs = attention_mask.mask, {**kwargs, **attention_mask.arguments}
-    else:
-        mask = attention_mask
+    mask, kwargs = _apart(attention_mask, kwargs)
     seam = seam_of(module)
     if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
         raise ValueError(
@@ -69,12 +65,19 @@ def attention(
     return output.transpose(1, 2).contiguous(), weights
 
 
+def _apart(
+    given: torch.Tensor | HostMask | MaskWith | None, kwargs: dict[str, Any]
+) -> tuple[torch.Tensor | HostMask | None, dict[str, Any]]:
+    """The mask, and the arguments with those that came with it."""
+    return (given.mask, {**kwargs, **given.arguments}) if isinstance(given, MaskWith) else (given, kwargs)
+
+
 def attention_arguments(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | HostMask | None,
+    attention_mask: torch.Tensor | HostMask | MaskWith | None,
     **kwargs: Any,
 ) -> dict[str, Any]:
     """What a host hands to its attention function, as arguments of `biased_attention`, with what is attached to it.
@@ -82,11 +85,12 @@ def attention_arguments(
     Raises ValueError where queries have spectra of their own, which no one q and k can show.
     """
     seam = seam_of(module)
-    arguments = _unturned(module, query, key, value, attention_mask, **kwargs)
+    mask, kwargs = _apart(attention_mask, kwargs)
+    arguments = _unturned(module, query, key, value, mask, **kwargs)
     if seam is None:
         return arguments
     if seam.scaled is None:
-        return _turned(seam, arguments)
+        return _turned(seam, arguments, tables=kwargs.get("whorl_tables"))
     contexts = kwargs.get("whorl_contexts") or Contexts(arguments["query_positions"])
     first, *others = contexts.of(seam.scaled, seam.spectrum.head_dim)
     if others:

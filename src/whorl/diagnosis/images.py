@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,15 +68,10 @@ class ImageSubject:
 
     def run(self, model: Any, patches: torch.Tensor, rows: int, resampled: bool = True) -> torch.Tensor:
         """The same of any copy. resampled: a stock model is told to resample its vectors, where it asks to be told."""
-        base, like = host_of(model).base, next(model.parameters())
-        grid = patches.unflatten(0, (rows, -1)).to(like)
+        grid = patches.unflatten(0, (rows, -1)).to(next(model.parameters()))
         pixels = grid.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)[None]
-        asks = "interpolate_pos_encoding" in inspect.signature(type(base).forward).parameters
         with torch.no_grad():
-            if hasattr(base, "forward_features"):  # timm's
-                found = base.forward_features(pixels)
-            else:
-                found = base(pixels, **{"interpolate_pos_encoding": True} if asks and resampled else {})[0]
+            found = host_of(model).hidden_of(pixels, resampled)
         return found[0, -len(patches) :].float() if found.dtype != torch.float64 else found[0, -len(patches) :]
 
     @cached_property

@@ -197,6 +197,14 @@ class Host(ABC):
         """Whether a layer takes the keys of an earlier one of its type."""
         return False
 
+    def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
+        """The last hidden states [batch, tokens, width] of images [batch, 3, height, width], in a host of images.
+
+        resampled: a stock model whose vectors are resampled only where it is told to is told to. Raises what the
+        library's code raises for images that the model does not take.
+        """
+        raise NotImplementedError
+
     # --- rotation seam
 
     @abstractmethod
@@ -230,6 +238,11 @@ class Host(ABC):
     @abstractmethod
     def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
         """Makes an attention function known to the host's library under a name, for `set_attention`."""
+
+    def stock_forward(self, index: int) -> Callable[..., Any] | None:
+        """The forward of a layer of the stock model, unbound, which attends by the implementation that was set; None
+        where the layer's own does."""
+        return None
 
     # --- table
 

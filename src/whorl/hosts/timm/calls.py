@@ -103,6 +103,11 @@ def attend(attention: Any, hidden: torch.Tensor, mask: Any, is_causal: bool = Fa
     return output
 
 
+def stock_forward(self: Any, hidden: torch.Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Any:
+    """The forward of an attention's class, whose own q, k and v go to the implementation by which it attends."""
+    return self.whorl_forward(Seen(self, fused_attn=True), hidden, *args, attn_mask=Asked(self, attn_mask), **kwargs)
+
+
 def set_attention(attention: Any, implementation: str | None) -> None:
     """Has an attention attend by this implementation, or (OWN) by itself."""
     if implementation == OWN:

@@ -21,6 +21,7 @@ from whorl.hosts.timm.calls import (
     forward_intermediates,
     patches_of_any_size,
     set_attention,
+    stock_forward,
 )
 from whorl.hosts.timm.rotations import rotation_of
 
@@ -45,6 +46,10 @@ class TimmHost(Host):
             Method(self.embed, "forward", patches_of_any_size),
         )
 
+    def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
+        hidden: torch.Tensor = self.base.forward_features(pixels)
+        return hidden
+
     def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
         raise AssertionError("it has no rotation")
 
@@ -55,6 +60,9 @@ class TimmHost(Host):
     def set_attention(self, implementation: str | None) -> None:
         for attention in self.attentions:
             set_attention(attention, implementation)
+
+    def stock_forward(self, index: int) -> Callable[..., Any]:
+        return stock_forward
 
     def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
         ATTENDS[implementation] = attend

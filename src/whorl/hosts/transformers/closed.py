@@ -17,7 +17,10 @@ def why_closed(model: Any) -> str | None:
             "attaches to decoders and encoders"
         )
     if model.config.model_type in IMAGES:
-        return f"{name} reads images, and this is done with models of texts; whorl.attach and encoding_of take it"
+        return (
+            f"{name} reads images, and this is done with models of texts; whorl.attach, whorl.encoding_of and "
+            "whorl.inspect_images take it"
+        )
     if getattr(model, "main_input_name", None) == "pixel_values" and config is model.config:
         biased = next((at for at, module in model.named_modules() if at.endswith("relative_position_bias")), None)
         why = f", and its layers have a relative position bias of their own ({biased})" if biased else ""

@@ -69,6 +69,11 @@ class ImageHost(OpenHost):
             grid=(grid.height, grid.width),
         )
 
+    def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
+        asks = resampled and "interpolate_pos_encoding" in signature(type(self.base).forward).parameters
+        hidden: torch.Tensor = self.base(pixels, **({"interpolate_pos_encoding": True} if asks else {}))[0]
+        return hidden
+
     stock_form = Host.stock_form  # no config of theirs says an encoding
 
 
