@@ -6,28 +6,16 @@ divergences are in nats, lengths and distances in tokens. docs/inspect.md define
 
 from __future__ import annotations
 
-import difflib
-import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from whorl.checking import check_path
-from whorl.files import write_atomically
 from whorl.results.added import Added, Factor, Gate
+from whorl.results.measured import Array, Measured
 from whorl.results.plan import Plan
 from whorl.results.schema import Keyed
-from whorl.results.showing import Shown
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Protocol = Literal["text", "random"]
-
-FILES = ("inspection.json", "inspection.npz")
 
 
 @dataclass(frozen=True)
@@ -309,7 +297,7 @@ class Summary(Keyed):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Inspection(Shown):
+class Inspection(Measured):
     """How a checkpoint uses positions. Arrays are float32, NaN where nothing was measured; None: not measured at all.
 
     `summary.absent` says why something is not there. Pairs are numbered from the fastest; distances are query
@@ -350,6 +338,8 @@ class Inspection(Shown):
     }
     BINNED: ClassVar[tuple[str, ...]] = ("distance", "coarse", "position")
 
+    KEPT: ClassVar[type[Keyed]] = Summary
+
     summary: Summary
     arrays: Mapping[str, Array] = field(default_factory=dict)
 
@@ -357,13 +347,7 @@ class Inspection(Shown):
         left = self.summary.out_of_range
         sizes = {axis: self._bins(axis) for axis in self.BINNED}
         sizes |= {"layer": self.summary.model.layers, "multiple": 0 if left is None else len(left.multiples)}
-        for name, array in self.arrays.items():
-            axes = self.axes(name)
-            if array.ndim != len(axes):
-                raise ValueError(f"the array {name} must be [{', '.join(axes)}], got {array.ndim} dimensions")
-            for axis, size in zip(axes, array.shape, strict=True):
-                if axis in sizes and size != sizes[axis]:
-                    raise ValueError(f"the array {name} must have {sizes[axis]} places along {axis}, got {size}")
+        self.check_arrays(sizes)
 
     def _bins(self, axis: str) -> int:
         found = [len(self.arrays.get(f"{axis}_{side}", ())) for side in ("from", "to")]
@@ -371,35 +355,9 @@ class Inspection(Shown):
             raise ValueError(f"the arrays {axis}_from and {axis}_to have {found[0]} and {found[1]} places")
         return found[0]
 
-    def __getattr__(self, name: str) -> Array:
-        arrays = self.__dict__.get("arrays", {})
-        if name in arrays:
-            return arrays[name]
-        if name in self.AXES:
-            raise AttributeError(f"{name} was not measured; summary.absent says why: {self.summary.absent}")
-        raise AttributeError(f"an Inspection has no {name!r}; its arrays are {', '.join(arrays)}")
-
-    @property
-    def name(self) -> str:
-        return self.summary.model.name
-
     @property
     def train_length(self) -> int:
         return self.summary.settings.train_length
-
-    @classmethod
-    def axes(cls, name: str) -> tuple[str, ...]:
-        """The names of an array's axes. Raises ValueError for a name that no inspection has."""
-        if name not in cls.AXES:
-            close = difflib.get_close_matches(str(name), cls.AXES, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(cls.AXES)}"
-            raise ValueError(f"an Inspection has no array {name!r}; {hint}")
-        return cls.AXES[name]
-
-    def measured(self, name: str) -> Array | None:
-        """An array; None where it was not measured, or holds no finite number."""
-        found = self.arrays.get(name)
-        return None if found is None or not np.isfinite(found).any() else found
 
     def bins(self, axis: str) -> tuple[Array, Array]:
         """Where the bins of the axis distance, coarse or position begin and end, float64."""
@@ -445,32 +403,6 @@ class Inspection(Shown):
         shown = [key for key in columns if any(row.get(key) is not None for row in records)]
         cells = [[_short(row.get(key)) for key in shown] for row in records]
         return [columns[key] for key in shown], cells
-
-    def save(self, folder: str | Path) -> None:
-        """Writes inspection.json and inspection.npz, each whole or not at all."""
-        folder = Path(folder)
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = dict(self.arrays)
-        np.savez_compressed(buffer, **arrays)
-        write_atomically(folder / "inspection.npz", buffer.getvalue())
-        self.summary.write(folder / "inspection.json")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Inspection:
-        """What `save` wrote there. Raises ValueError for a folder that holds no inspection, or a damaged one."""
-        folder = Path(check_path("folder", folder, "the path of a folder that whorl inspect wrote"))
-        if folder.name in FILES:
-            raise ValueError(f"an inspection is a folder, and {folder} names a file of one; try {str(folder.parent)!r}")
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        if missing:
-            there = f"{folder} has no {' and no '.join(missing)}" if folder.is_dir() else f"there is no folder {folder}"
-            raise ValueError(f"no inspection in {str(folder)!r}: {there}; whorl inspect --out DIR writes one")
-        summary = Summary.read(folder / "inspection.json")
-        try:
-            with np.load(folder / "inspection.npz") as arrays:
-                return cls(summary, dict(arrays))
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{folder / 'inspection.npz'} is damaged ({error}); inspect again") from error
 
 
 def _short(value: float | None) -> str:
