@@ -10,17 +10,19 @@ from typer.testing import CliRunner
 
 from whorl.cli import app
 from whorl.hosts import IMAGES
-from whorl.sources import source
+from whorl.sources import read_by, source
 
 OUT = ["--out", "out"]
 COMMANDS = {
-    "inspect": OUT,
     "evaluate": OUT,
     "export": OUT,
     "extend": [*OUT, "--to", "64"],
     "convert": [*OUT, "--to", "hope", "--heal", "1000"],
 }
-WHY = "folder reads images, and this is done with models of texts; try whorl doctor folder, whorl compare --task images"
+WHY = (
+    "folder reads images, and this is done with models of texts; try whorl inspect folder, whorl doctor folder, whorl "
+    "compare --task images"
+)
 
 
 @pytest.mark.parametrize("config", [*({"model_type": name} for name in IMAGES), {"pretrained_cfg": {}}], ids=str)
@@ -44,3 +46,30 @@ def test_every_command_says_so_and_writes_nothing(
     done = CliRunner().invoke(app, [command, "folder", *COMMANDS[command]])
     assert WHY in str(done.exception), done.output
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_image_family_that_is_not_known_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("folder", "config.json").write_text('{"model_type": "swin", "image_size": 224, "patch_size": 4}')
+    done = CliRunner().invoke(app, ["evaluate", "folder", *OUT])
+    assert "folder reads images (a 'swin'; the families of images that whorl knows: vit, deit" in str(done.exception)
+    assert "tokenizer" not in str(done.exception)
+
+
+def test_a_model_of_texts_and_images_is_one_of_texts(tmp_path: Path) -> None:
+    for config in ({"model_type": "llava", "text_config": {}, "image_size": 1}, {"vocab_size": 3, "image_size": 1}, {}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert read_by(str(tmp_path)) == "texts"
+
+
+def test_an_image_model_of_the_hub_is_told_by_its_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub is a folder here: what is asked of it is one file."""
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    monkeypatch.setattr("whorl.sources.check_on_hub", lambda name: None)
+    monkeypatch.setattr("whorl.sources.compat.file_of", lambda name, file, hub: str(tmp_path / file))
+    with pytest.raises(ValueError, match="someone/a-vit reads images, and this is done with models of texts"):
+        source("someone/a-vit")
+    assert source("someone/a-vit", "images").name == "someone/a-vit"
+    with pytest.raises(ValueError, match="reads images, and this is done with models of points"):
+        source("someone/a-vit", "points")

@@ -28,6 +28,8 @@ _EXPORTS = {
     "export": "whorl.runtimes.exporting",
     "inspect": "whorl.inspection",
     "Inspection": "whorl.inspection",
+    "inspect_images": "whorl.inspection",
+    "ImageInspection": "whorl.inspection",
     "load": "whorl.attaching",
     "save": "whorl.attaching",
     "parse": "whorl.encodings",
@@ -130,7 +132,7 @@ if TYPE_CHECKING:
     from whorl.encodings.taper import Taper
     from whorl.encodings.window import Window
     from whorl.evaluation import evaluate
-    from whorl.inspection import Inspection, inspect
+    from whorl.inspection import ImageInspection, Inspection, inspect, inspect_images
     from whorl.runtimes.exporting import export
 
 

@@ -61,6 +61,7 @@ RANGES: dict[str, Whole | Real] = {
     "length": Whole(1, LENGTH, "tokens per window"),
     "to": Whole(1, LENGTH, "tokens"),
     "tail": Whole(1, LENGTH, "target tokens per window"),
+    "images": Whole(1, COUNT, "images"),
     "windows": Whole(1, COUNT, "windows of text"),
     "sequences": Whole(1, COUNT, "sequences"),
     "random_windows": Whole(0, COUNT, "windows of random tokens"),

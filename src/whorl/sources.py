@@ -21,6 +21,7 @@ from whorl.data import corpus
 from whorl.files import read_json
 from whorl.gguf_files.header import gguf_at
 from whorl.hosts import IMAGES
+from whorl.hosts.transformers import compat
 from whorl.hub import check_on_hub
 from whorl.results.extension import EXTENSION, TUNED, Extension
 
@@ -50,6 +51,8 @@ class Source:
         Streaming has glibc map blocks of 1 MiB and more anew for the rest of the process, which cannot be undone: a
         threshold once set does not grow again by itself. Elsewhere nothing of the process changes.
         """
+        if timm_folders.is_one(self.name):
+            return timm_folders.load(self.name)
         if self.folder is not None:
             from whorl.training.trials import load_trial
 
@@ -120,8 +123,24 @@ class Source:
         return False
 
 
-def source(name: str) -> Source:
-    """Raises ValueError for what is neither a model nor a trial, and for what reads no text."""
+TEXTS, IMAGES_READ = "texts", "images"
+
+
+def read_by(name: str) -> str:
+    """What a model or a trial reads: "texts", "images" or "points"; "texts" where nothing says it."""
+    path = Path(name)
+    if (result := path / "result.json").exists():
+        from whorl.training.trials import read_result, settings_of
+
+        body = settings_of(read_result(result)).task_class.body
+        return body if body in ("images", "points") else TEXTS
+    if gguf_at(name) is not None:
+        return TEXTS
+    return IMAGES_READ if timm_folders.is_one(name) or _of_images(_config_at(name)) else TEXTS
+
+
+def source(name: str, of: str = TEXTS) -> Source:
+    """Raises ValueError for what is neither a model nor a trial, and for what reads something else than `of`."""
     path = Path(name)
     if (file := gguf_at(path)) is not None:
         return Source(name, None, None, reads=(str(file),))
@@ -131,8 +150,8 @@ def source(name: str) -> Source:
 
         trial = read_result(result)
         settings, text = settings_of(trial), trial.text
-        if (body := settings.task_class.body) in ("images", "points"):
-            raise ValueError(_of_no_text(path, body))
+        if (body := read_by(name)) != of:
+            raise ValueError(_reads_others(path, body, of))
         where, digest = (settings.text, None) if text is None else (text.source, text.sha256)
         reads = (str(path), str(path.parents[1] / "tokenizer"), settings.model)
         label, snapshots = f"{trial.notation}, seed {trial.seed}", tuple(snapshots_of(path))
@@ -146,25 +165,41 @@ def source(name: str) -> Source:
     if path.exists() and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         others = f"; {found}" if (found := trials_beside(name)) else ""
         raise ValueError(f"{name} holds no config.json and no result.json: it is neither a model nor a trial{others}")
-    _refuse_images(path)
     check_there(name)
     check_on_hub(name)
+    if (found := read_by(name)) != of:
+        raise ValueError(_reads_others(path, found, of))
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
 
 
-def _refuse_images(path: Path) -> None:
-    """Raises ValueError for the folder of an image model, which has no tokenizer to read a text with."""
-    if not (path / "config.json").is_file():
-        return
-    config = read_json(path / "config.json")
-    if timm_folders.is_one(str(path)) or (isinstance(config, dict) and config.get("model_type") in IMAGES):
-        raise ValueError(_of_no_text(path, "images"))
+def _config_at(name: str) -> dict[str, Any]:
+    """What the config.json of a folder, or of a name of the hub, holds; nothing where there is none."""
+    path: Any = Path(name) / "config.json"
+    if not Path(name).exists():
+        with contextlib.suppress(OSError):  # of a hub that does not answer, which what loads it will say
+            path = compat.file_of(name, "config.json", {})
+    config = read_json(Path(path)) if path is not None and Path(path).is_file() else None
+    return config if isinstance(config, dict) else {}
 
 
-def _of_no_text(path: Path, reads: str) -> str:
+def _of_images(config: dict[str, Any]) -> bool:
+    """Whether a config is of a model that reads images alone, of a family that is known or of another."""
+    return config.get("model_type") in IMAGES or (
+        "image_size" in config and not any(key in config for key in ("vocab_size", "text_config"))
+    )
+
+
+def _reads_others(path: Path, found: str, of: str) -> str:
+    """Why a model that reads one thing is refused where another is read."""
+    if of != TEXTS:
+        return f"{path} reads {found}, and this is done with models of {of}"
+    known = str(_config_at(str(path)).get("model_type", "")) if found == IMAGES_READ else ""
+    others = f" (a {known!r}; the families of images that whorl knows: {', '.join(IMAGES)})"
+    family = others if known and known not in IMAGES else ""
+    inspect = f"whorl inspect {path}, " if found == IMAGES_READ and not family else ""
     return (
-        f"{path} reads {reads}, and this is done with models of texts; try whorl doctor {path}, whorl compare --task "
-        f"{reads}, or in Python whorl.load, whorl.attach and whorl.encoding_of"
+        f"{path} reads {found}{family}, and this is done with models of texts; try {inspect}whorl doctor {path}, whorl "
+        f"compare --task {found}, or in Python whorl.load, whorl.attach and whorl.encoding_of"
     )
 
 

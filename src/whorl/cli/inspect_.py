@@ -24,7 +24,8 @@ EPILOG = """
  whorl inspect path/to/model --text book.txt --train-length 2048 --length 8192\n
  whorl inspect path/to/model path/to/other                  side by side\n
  whorl inspect path/to/model --ablate                       and what its slow pairs do for its loss\n
- whorl inspect google/gemma-7b --stream-layers --length 2048 --windows 2
+ whorl inspect google/gemma-7b --stream-layers --length 2048 --windows 2\n
+ whorl inspect path/to/a/vit --data photos/ --size 224x448    an image model, on images that are not square
 
 DIR/report.html opens in any browser; DIR/inspection.npz holds every number (whorl.Inspection.load).
 """
@@ -74,17 +75,45 @@ def inspect(
         bool, typer.Option("--force", help="Begin anew, not after the stages of a run that was stopped.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the random tokens and samples.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an image model: glyphs, fashion-mnist, or a folder that has one of image files for each class.",
+            show_default="a trial's, or glyphs",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an image model: height and width of its images in pixels, as 112x448.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Of an image model: how many images.", show_default="64")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("runs/inspect"),
 ) -> None:
     """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
 
     Draws the figures of HoPE (2410.21216) and p-RoPE (2410.06205) for any decoder, at any length, without ever holding
     a matrix of tokens x tokens. It reads q and k where they reach attention, and what biases, scores and scales make of
-    their product: what they add, and which heads forget. It never changes the model.
+    their product: what they add, and which heads forget. It never changes the model. Of an image model it shows which
+    axes and frequencies each head uses, and maps of its attention.
     """
     from whorl.inspection.reporting import run
+    from whorl.sources import IMAGES_READ, read_by
 
     logging.getLogger("whorl").setLevel(logging.WARNING)
+    of_texts = {"--text": text, "--length": length, "--train-length": train_length, "--layers": layers, "--plan": plan,
+                "--ablate": ablate or None, "--stream-layers": stream_layers or None}  # fmt: skip
+    of_images = {"--data": data, "--size": size, "--images": images}
+    read = [read_by(model) for model in models]
+    if IMAGES_READ in read:
+        _refuse(of_texts, "texts", of_images)
+        _inspect_images(
+            models, data=data, size=size, images=64 if images is None else images, minutes=minutes, seed=seed, out=out
+        )
+        return
+    _refuse(of_images, "images", of_texts)
     try:
         results = run(
             models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
@@ -95,6 +124,35 @@ def inspect(
         typer.echo(f"whorl: interrupted; what was read is in {out}, and the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     _say(results, out, [] if train_length else models)
+
+
+def _refuse(given: dict[str, Any], takes: str, instead: dict[str, Any]) -> None:
+    """Raises ValueError for options of models that read something else."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise ValueError(f"{names[0]} is for models of {takes}, and this is none; try {', '.join(instead)}")
+
+
+def _inspect_images(models: list[str], out: Path, **how: Any) -> None:
+    from whorl.inspection.image_reporting import run
+    from whorl.reports.image_inspection import findings
+
+    try:
+        results = run(models, out=out, stage=_Stages().stage, **how)
+    except KeyboardInterrupt:
+        typer.echo(f"whorl: interrupted; {out} has what was read", err=True)
+        raise typer.Exit(130) from None
+    terminal = console()
+    for result in results:
+        settings = result.summary.settings
+        terminal.print(said("\n", (result.name, "bold")))
+        terminal.print(
+            f"{settings.images:,} images of {settings.rows} x {settings.columns} patches ({settings.data})"
+            + f", of {settings.asked:,}: the time was up (--minutes)" * (settings.images < settings.asked)
+        )
+        terminal.print(*(f"  - {finding}" for finding in findings(result)), sep="\n")
+        terminal.print("", str(result), sep="\n")
+    terminal.print(f"\nthe maps: {out / 'report.html'}")
 
 
 def _numbers(layers: str | None) -> list[int] | None:

@@ -5,6 +5,7 @@ passes.py     windows of one length through a model, and the sums over them
 analysis.py   the U-shape and its pairs, positional heads, what leaves its range
 ablation.py   slow pairs stilled at inference
 stages.py     inspect(): stage by stage
+images.py     inspect_images(): image models, by axis and by offset
 reporting.py  from names to a folder
 """
 
@@ -13,10 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whorl.inspection.images import inspect_images
     from whorl.inspection.stages import inspect
+    from whorl.results.image_inspection import ImageInspection
     from whorl.results.inspection import Inspection
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["ImageInspection", "Inspection", "inspect", "inspect_images"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +27,14 @@ def __getattr__(name: str) -> Any:
         from whorl.results.inspection import Inspection
 
         return Inspection
+    if name == "ImageInspection":
+        from whorl.results.image_inspection import ImageInspection
+
+        return ImageInspection
+    if name == "inspect_images":
+        from whorl.inspection.images import inspect_images
+
+        return inspect_images
     if name == "inspect":
         from whorl.inspection.stages import inspect
 

@@ -80,12 +80,12 @@ def run(
 
     def keep(inspection: Inspection, folder: Path) -> None:
         if not results:
-            _remove_report(out)  # an earlier one's, which would stand beside these numbers
+            remove_report(out)  # an earlier one's, which would stand beside these numbers
         inspection.save(folder)
         if any(stage.read is None for stage in _plan_of(inspection).stages):  # else the last report is next
             _report([*results, inspection], out)
 
-    with _ended_by_sigterm(), ExitStack() as while_measuring:
+    with ended_by_sigterm(), ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
             one = _One(found, tokenizer, out if at == 0 else out / "other", options, texts)
             if at == 0:
@@ -246,7 +246,7 @@ def _read_plan(folder: str | Path) -> Plan:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM is what Ctrl-C is while the block runs (in a process's main thread, which alone may say so)."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -270,7 +270,7 @@ def _tokenizers(sources: list[Source]) -> list[Any]:
     return found
 
 
-def _remove_report(out: Path) -> None:
+def remove_report(out: Path) -> None:
     for name in ("report.html", "report.md", "other/inspection.json", "other/inspection.npz"):
         (out / name).unlink(missing_ok=True)
 

@@ -397,7 +397,7 @@ class _Stages:
         self._note("ablation", windows, windows)
 
     def _put(self, name: str, rows: list[Array | None]) -> None:
-        found = _stacked(self._each(rows))
+        found = stacked(self._each(rows))
         if found is not None:
             self.arrays[name] = found
 
@@ -454,7 +454,7 @@ def beside(a: Inspection, b: Inspection) -> Inspection:
     return replace(a, summary=replace(a.summary, divergence=divergence))
 
 
-def _stacked(layers: list[Array | None]) -> Array | None:
+def stacked(layers: list[Array | None]) -> Array | None:
     """Per-layer arrays as one, padded with NaN where layers differ in heads or pairs; None where there are none."""
     found = [x for x in layers if x is not None]
     if not found:

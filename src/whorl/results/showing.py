@@ -12,6 +12,7 @@ from whorl.registry import look_up
 HEADS = {
     "Comparison": "whorl.reports.comparison:head",
     "Evaluation": "whorl.reports.evaluation:head",
+    "ImageInspection": "whorl.reports.image_inspection:head",
     "Inspection": "whorl.reports.inspection:head",
 }
 """By kind of result, what makes the head of its report, as HTML."""

@@ -39,7 +39,7 @@ from whorl.results.trial import Row
 from whorl.tasks.base import Arguments, Example, Needs, Progress, Task, TaskSettings, Words, argument, of_samples
 from whorl.tasks.graded import EVALUATION, TRAINING, VALIDATION, Examples
 from whorl.tasks.metrics import FRAMED, IMAGES, IN_WIDE_FRAMES, SHIFTED
-from whorl.tasks.pictures import Part, Placed, pictures
+from whorl.tasks.pictures import Part, Pictures, Placed, pictures
 
 SIZES = (0.6, 0.8, 1, 1.2, 1.5, 2)  # of the evaluation, times the training size
 FEWEST = 4  # patches along a side
@@ -209,6 +209,13 @@ class Images(Task):
 
     def _content(self) -> Iterator[bytes | memoryview]:
         yield self.pictures.content()
+
+
+def drawn(pictures: Pictures, data_seed: int, number: int, height: int, width: int) -> np.ndarray:
+    """Image `number` of the evaluation of this seed, in a frame of so many pixels: float32 [3, height, width]."""
+    rng = np.random.default_rng((EVALUATION, data_seed, number))
+    picked = pictures.pick(rng, number % len(pictures.classes), "evaluation")
+    return pictures.draw(picked, height, width, _placed(rng))
 
 
 def wide(side: int) -> tuple[int, int]:

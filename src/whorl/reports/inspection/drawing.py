@@ -3,7 +3,7 @@ heads, and how pairs and distances are called."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -32,6 +32,14 @@ from whorl.results.inspection import Inspection
 MEAN_BINS, HEAD_BINS = 120, 48
 MOST_HEADS = 1024
 """Heads whose own curves and cells the page carries, of all models together: about 5 MB at 64 pairs."""
+
+
+class Named(Protocol):
+    """A model that has a panel."""
+
+    @property
+    def name(self) -> str: ...
+
 
 Models = Sequence[Inspection]
 Scale = Literal["sequential", "diverging"]
@@ -91,7 +99,12 @@ def cells(
 
 
 def heat_view(
-    models: Models, label: str, unit: str, scale: Scale, parts: Sequence[Cells | None], high: float | None = None
+    models: Sequence[Named],
+    label: str,
+    unit: str,
+    scale: Scale,
+    parts: Sequence[Cells | None],
+    high: float | None = None,
 ) -> HeatView | None:
     """A panel for each model; colours are shared by the panels of an option (with `high` by all options)."""
     count = max((len(part.options) for part in parts if part), default=0)
