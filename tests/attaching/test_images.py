@@ -23,6 +23,7 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))  
 WIDE = torch.randn(2, 3, 16, 64, generator=torch.Generator().manual_seed(1))  # as many patches, of another grid
 TALL = torch.randn(1, 3, 44, 24, generator=torch.Generator().manual_seed(2))  # its last 4 rows fill no patch
 SIZES = {"square": PIXELS, "wide": WIDE, "tall": TALL}
+ORDERLESS = ("nope", "log-n", "hope-2d:base=100,grid=4@4", "log-n+hope-2d:base=100,grid=4@4")  # no pair turns so fast
 ENCODINGS = (
     "axial-rope",
     "p-rope-2d",
@@ -351,3 +352,21 @@ def test_pixels_that_fill_no_patch_change_nothing() -> None:
     model = whorl.attach(tiny_image_model("vit"), "axial-rope")
     pixels = torch.randn(1, 3, 50, 60)
     assert torch.equal(model(pixels).last_hidden_state, model(pixels[..., :48, :56]).last_hidden_state)
+
+
+@pytest.mark.parametrize("encoding", [*ORDERLESS, *ENCODINGS, "nope/axial-rope", "log-n+learned-2d"])
+def test_a_model_that_is_told_no_places_is_said_to_take_an_image_for_a_bag(
+    encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what it is told of is what it sees: patches in another order, under the same encoding."""
+    model = tiny_image_model("vit")
+    with caplog.at_level("WARNING", logger="whorl"):
+        whorl.attach(model, encoding)
+    told = [record.getMessage() for record in caplog.records if "bag of patches" in record.getMessage()]
+    assert len(told) == (encoding in ORDERLESS)
+    if encoding in ORDERLESS:
+        assert told[0].startswith(f"{whorl.encoding_of(model)} tells this ViTModel nothing of where patches stand")
+        other = PIXELS.unflatten(-1, (4, 8)).flip(-2).flatten(-2)  # columns of patches the other way round
+        with torch.no_grad():
+            states, moved = (model(pixels).last_hidden_state[:, 1:] for pixels in (PIXELS, other))
+        assert torch.allclose(moved.unflatten(1, (4, 4)).flip(2).flatten(1, 2), states, atol=1e-4)

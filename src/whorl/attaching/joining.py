@@ -103,6 +103,14 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             prove(host, late=True)
     put_on(host, encoding, plan)
     forget_compiled()
+    if host.patches is not None and not plan.places:
+        log.warning(
+            "%s tells this %s nothing of where patches stand: no pair of channels turns, nothing is added to patches, "
+            "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope, "
+            "p-rope-2d or learned-2d",
+            encoding,
+            type(model).__name__,
+        )
     if words := what_was_filled(host, asked, encoding):
         log.info("%s", words)
     return model

@@ -40,6 +40,11 @@ class Plan:
     needs_interface: bool
     does: tuple[Any, ...]  # by layer: what turns it, and the encodings besides. Equal where encodings do the same
 
+    @property
+    def places(self) -> bool:
+        """Whether anything goes by positions: in a model without a causal mask, they alone tell any order."""
+        return self.add is not None or any(s.spectrum.turning or s.biases or s.scores for s in self.layers)
+
 
 @dataclass
 class Placed:
