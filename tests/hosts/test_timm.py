@@ -296,7 +296,10 @@ def _others() -> dict[str, tuple[Any, str]]:
     small = {"img_size": 32, "embed_dim": 16}
     swin = models.SwinTransformer(patch_size=4, window_size=4, depths=(1,), num_heads=(2,), **small)
     return {
-        "swin": (swin, "timm's SwinTransformer: its layers attend by WindowAttention"),
+        "swin": (
+            swin,
+            "timm's SwinTransformer: its layers attend by WindowAttention, within windows .* VisionTransformer",
+        ),
         "relpos": (models.VisionTransformerRelPos(**SIZES), "timm's VisionTransformerRelPos: .* by RelPosAttention"),
         "xcit": (models.Xcit(depth=1, num_heads=2, patch_size=8, **small), "timm's Xcit"),
         "resnet": (timm.create_model("test_resnet"), "timm's ResNet: it has no attention"),
@@ -319,6 +322,55 @@ def test_models_without_a_known_seam_are_refused_by_name(which: str) -> None:
     model, reason = _others()[which]
     with pytest.raises(ValueError, match=reason):
         whorl.attach(model, "axial-rope")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_inspect_reads_stock_models_and_attached_ones_alike(kind: str) -> None:
+    model = tiny(kind)
+    state = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    with torch.no_grad():
+        before = model(PIXELS)
+        found = whorl.inspect_images(model, PIXELS)
+        assert torch.equal(model(PIXELS), before)
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == state
+    whorl.attach(model, whorl.encoding_of(model))
+    again = whorl.inspect_images(model, PIXELS)
+    assert found.arrays.keys() == again.arrays.keys()
+    for name, array in found.arrays.items():
+        assert abs(array - again.arrays[name]).max() < rounding(kind) * max(1, abs(array).max()), name
+    assert ("norm_q" in found.arrays) == ("rope" in str(whorl.encoding_of(model)))
+
+
+@torch.no_grad()
+def test_inspect_sees_the_attention_of_a_plain_one() -> None:
+    """Interleaved pairs and a grid that is not square: against the logits' own softmax, in float64."""
+    model = whorl.attach(tiny("axial"), "axial-rope:base=100,order=ij")
+    seen: list[torch.Tensor] = []
+    real = torch.Tensor.softmax
+    stock = model_without(model)
+
+    def noting(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(out := real(self, *args, **kwargs))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "softmax", noting)
+        plain_truth(stock, WIDE, axial(HEAD_DIM, 100.0, "ij"))
+    found = whorl.inspect_images(model, WIDE)
+    for layer, weights in enumerate(seen):
+        of_patches = weights[:, :, 1:, 1:].unflatten(-1, (2, 8)).unflatten(2, (2, 8))
+        pairs = [of_patches[:, :, 0, x, 1, x + 3] for x in range(5)]  # 1 row down, 3 columns to the right
+        expected = torch.stack(pairs, -1).mean((0, 2)).numpy()
+        assert abs(found.attention[layer, :, 1 + 1, 7 + 3] - expected).max() < 1e-4
+        assert abs(found.attention[layer, :, 0, 7 - 3] - expected).max() > 1e-3
+
+
+def test_a_pickle_says_what_keeps_a_model(tmp_path: Any) -> None:
+    for encoding in ("axial-rope", "learned-2d", "irpe"):
+        model = whorl.attach(tiny("vit"), encoding)
+        with pytest.raises(TypeError, match=r"torch.save\(model\) would lose.*whorl.save\(model, directory\)"):
+            torch.save(model, tmp_path / "model.pt")
+    torch.save(whorl.detach(model), tmp_path / "model.pt")
 
 
 def test_methods_that_others_have_replaced_are_not_lost() -> None:

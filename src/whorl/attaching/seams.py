@@ -64,7 +64,8 @@ class LayerSeam:
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
             "pickle and torch.save(model) would lose the positional encoding that whorl attached; "
-            "use model.save_pretrained(directory) and whorl.load(directory), or whorl.detach(model) first"
+            "use whorl.save(model, directory) (of transformers, model.save_pretrained too) and whorl.load(directory), "
+            "or whorl.detach(model) first; model.state_dict() keeps weights and encoding"
         )
 
 

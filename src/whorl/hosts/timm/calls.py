@@ -118,10 +118,27 @@ def set_attention(attention: Any, implementation: str | None) -> None:
         vars(attention).update(whorl_attends=implementation, whorl_forward=_attending(attention_class))
 
 
+class Attending:
+    """The forward of an attention's class, unbound, whose q, k and v go to the implementation by which it attends.
+
+    A copy and a pickle name the class: a function that is no module's own cannot be found again by its name.
+    """
+
+    def __init__(self, attention_class: Any) -> None:
+        self.attention_class = attention_class
+        self.forward = compat.with_global(attention_class, "F", _FUNCTIONAL)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attending, (self.attention_class,)
+
+
 @lru_cache(maxsize=64)
-def _attending(attention_class: Any) -> Callable[..., Any]:
-    """One function for all models of a class."""
-    return compat.with_global(attention_class, "F", _FUNCTIONAL)
+def _attending(attention_class: Any) -> Attending:
+    """One for all models of a class."""
+    return Attending(attention_class)
 
 
 def _dot_product(

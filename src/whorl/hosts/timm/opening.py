@@ -113,6 +113,13 @@ def _why_closed(model: Any) -> str:
     kinds = dict.fromkeys(type(m).__name__ for m in model.modules() if _attends(m))
     if not kinds:
         return f"it has no attention, so there are no queries and keys to turn and no logits to bias; {known}"
+    if any("Window" in kind for kind in kinds):
+        return (
+            f"its layers attend by {', '.join(kinds)}, within windows that half of them move past the edges of the "
+            "image, and add a table of biases by the places in a window: there is no attention over the places of a "
+            "whole image, by which encodings of a grid go; take a model that attends to all patches, as a "
+            f"VisionTransformer ({known})"
+        )
     return f"its layers attend by {', '.join(kinds)}, with positions of their own; {known}"
 
 
