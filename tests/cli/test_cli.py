@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from whorl.cli import app
 from whorl.encodings import REGISTRY, SCALINGS
 from whorl.hosts import FAMILIES, IMAGES
+from whorl.hosts.timm.families import FAMILIES as TIMM
 
 
 def whorl_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,8 @@ def test_list_names_every_encoding_scaling_and_family() -> None:
     for name in SCALINGS:
         assert f" {name} " in scalings
     models, images = models.split("of images: ")
+    images, timm = images.split("of timm: ")
+    assert timm.startswith(", ".join(TIMM))
     assert {name.strip() for name in models.split(",")} >= set(FAMILIES)
     assert {name.strip() for name in images.split(",")} >= set(IMAGES)
 

@@ -101,6 +101,21 @@ def test_the_list_shows_scalings_tasks_and_families_by_name() -> None:
     assert "Takes the place of the softmax" in both
     assert "position interpolation" in both
     assert "llama, a model type" in both
+    assert "vit, a model type of transformers, of images: what it takes is in docs/families.md" in " ".join(
+        shown("list", "vit").split()
+    )
+    assert "Eva, a class of timm's, of images: what it takes is in docs/images.md" in " ".join(
+        shown("list", "Eva").split()
+    )
+
+
+def test_encodings_of_images_and_points_say_which_commands_take_them() -> None:
+    assert "compare --task images, inspect and doctor of image models; none of those that read text" in " ".join(
+        shown("list", "lookhere").split()
+    ).replace("Compare", "compare")
+    assert "whorl compare axial-rope lookhere --task images" in shown("list", "lookhere")
+    assert "compare --task points" in " ".join(shown("list", "spe").split())
+    assert "compare --task images" in " ".join(shown("list", "irpe").split())
 
 
 def test_a_name_that_is_none_is_refused_before_any_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

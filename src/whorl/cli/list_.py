@@ -58,7 +58,7 @@ def list_encodings(
 def _of(known: Mapping[str, Any], name: str) -> list[str]:
     """The kinds of thing that have this name. Raises ValueError, with what may have been meant, for none."""
     every = {kind: [row[0] for row in known[kind]] for kind in ("encodings", "scalings")}
-    every |= {kind: list(known[kind]) for kind in ("tasks", "families")}
+    every |= {kind: list(known[kind]) for kind in ("tasks", "families", "images", "timm")}
     found = [kind for kind, names in every.items() if name in names]
     if not found:
         asked = name.lower().replace("_", "-").partition(":")[0]
@@ -90,6 +90,7 @@ def _overview(terminal: Console, known: Mapping[str, Any]) -> None:
             ", by their model type, and families that look like one of them, which are proved by a forward first",
         ),
         said("of images: ", (", ".join(known["images"]), "bold"), ", for encodings of a grid (axial-rope, ...)"),
+        said("of timm: ", (", ".join(known["timm"]), "bold"), ", and classes that derive from them, for the same"),
         sep="\n",
     )  # fmt: skip
 
@@ -149,7 +150,16 @@ def _family(terminal: Console, known: Mapping[str, Any], name: str) -> None:
     terminal.print(said("\n", (name, "bold"), ", a model type: what it takes is in docs/families.md"))
 
 
-_SHOWN = {"encodings": _encoding, "scalings": _scaling, "tasks": _task, "families": _family}
+def _images(terminal: Console, known: Mapping[str, Any], name: str) -> None:
+    where = "a class of timm's" if name in known["timm"] else "a model type of transformers"
+    page = "docs/images.md" if name in known["timm"] else "docs/families.md"
+    terminal.print(said("\n", (name, "bold"), f", {where}, of images: what it takes is in {page}"))
+
+
+_SHOWN = {
+    "encodings": _encoding, "scalings": _scaling, "tasks": _task, "families": _family, "images": _images,
+    "timm": _images,
+}  # fmt: skip
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from whorl.encodings import REGISTRY, get
 from whorl.pages import facts, measured, reading, table
+from whorl.reports.formatting import listing
 from whorl.results.comparison import Comparison
+from whorl.tasks import get as get_task
 
 GROUPS = {
     "rotate": "Turn q and k",
@@ -96,7 +98,7 @@ def page(name: str, known: Known) -> Page:
         facts=tuple((label, _begun(text)) for label, text in told),
         measured=tuple(map(_begun, far)),
         more=", ".join(link for link in others if not any(_folder(link) in line for line in far)),
-        command=f"whorl compare {'hope' if name == 'rope' else 'rope'} {used} --out runs/{name}" if trains else "",
+        command=_compared(name, used, trains, known),
         python=f'whorl.attach(model, "{used}")',
     )
 
@@ -105,9 +107,26 @@ def pages(known: Known) -> dict[str, Page]:
     return {name: page(name, known) for name in REGISTRY}
 
 
+def _compared(name: str, used: str, trains: bool, known: Known) -> str:
+    """The command that compares it with another; empty where none does."""
+    if trains:
+        return f"whorl compare {'hope' if name == 'rope' else 'rope'} {used} --out runs/{name}"
+    if facts.of_text(name):
+        return ""
+    if "of image models" in known.taken.get(name, ""):
+        other = "hope-2d" if name == "axial-rope" else "axial-rope"
+        return f"whorl compare {other} {used} --task images --out runs/{name}"
+    own = get_task("points").encodings
+    among = [*own, *[used] * (not any(one.partition(":")[0] == name for one in own))]
+    return f"whorl compare {' '.join(among)} --task points --out runs/{name}"
+
+
 def _commands(name: str, trains: bool, known: Known) -> str:
+    images = "of image models" in known.taken.get(name, "")
     if not facts.of_text(name):
-        return "none of those that read text: it is attached from Python."
+        verbs = ["compare --task images", "inspect", "doctor"] if images else ["compare --task points"]
+        models = " of image models" if images else ""
+        return f"{listing([f'`{verb}`' for verb in verbs])}{models}; none of those that read text."
     verbs = [*["compare", "convert --to"] * trains, "inspect", "doctor"]
     verbs += ["spectrum"] * facts.turns_by_a_spectrum(name)
     said = (
@@ -115,6 +134,7 @@ def _commands(name: str, trains: bool, known: Known) -> str:
         if table.in_stock_terms(known.families, name)
         else "`export` refuses what stock code cannot say ([more](../export.md))"
     )
+    verbs += ["compare --task images"] * images
     return f"{', '.join(f'`{verb}`' for verb in verbs)}; {said}."
 
 
