@@ -88,7 +88,7 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "rope+window:size=32/stick-breaking",
 )
 
-OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 4_608_000}  # 4,000 steps
+OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 6_451_200}  # 5,600 steps
 
 MAPPINGS = (  # as the paper's models have them: of cross each distance of the grid has a bucket, of euclidean nearly so
     "irpe:method=euclidean,alpha=20,beta=40,gamma=160",
