@@ -114,6 +114,9 @@ def test_layers_whose_windows_hide_the_distances_are_left_out_where_what_leaves_
         ([-0.31, 0.12], "at most 12 % by the fastest"),
         ([0.8134], "81 % by the fastest"),
         ([0.33, None], "33 % by the fastest"),
+        ([1.04, 0.998], "all of it by the fastest"),  # Gemma 3: the other pairs lower the margin
+        ([1.04, 0.51], "at least 51 % by the fastest"),
+        ([1.04, -0.2], "from none to all of it by the fastest"),
     ],
 )
 def test_the_fastest_pairs_part_in_positional_heads_is_told(fast: list[float | None], expected: str) -> None:
@@ -200,6 +203,7 @@ def test_where_there_was_time_for_some_layers_alone_the_sentences_say_so() -> No
     ]
     for row in summary["first_token"]:
         row["text"] = 0.01
+    assert said({**summary, "heads": [samples.head(1, 0)]})[1].startswith(f"Layer 1 (of {few}) holds 1 previous-token")
     assert any(text.endswith(f"of a layer's attention on the text (of {few}).") for text in said(summary))
     summary["heads"] = [samples.head(1, 0)]
     whole = samples.read(samples.only(30, heads=[samples.head(0, 0)] * 2))
@@ -227,4 +231,30 @@ def test_how_far_two_models_rise_says_over_which_layers() -> None:
     assert told == (
         "How far the far end lies above the middle on random tokens: 0.20 ± 0.02 in runs/rope, 0.20 ± 0.02 in gemma3 "
         "(mean over 2 of 18 layers: 5 and 11); their difference is not resolved."
+    )
+
+
+def test_a_file_is_called_by_its_name_and_not_by_its_folder() -> None:
+    summary = samples.only(1)
+    summary["model"]["name"] = "build/models/smollm2-135m-instruct.gguf"
+    assert build([samples.read(summary)]).title == "How smollm2-135m-instruct.gguf uses positions"
+
+
+def test_little_on_the_first_token_is_little_in_every_layer_and_on_random_tokens_too() -> None:
+    rows = [{"layer": 0, "text": 0.02, "random": 0.01}, {"layer": 1, "text": 0.01, "random": 0.6}]
+    (told,) = said(samples.only(2, first_token=rows))
+    assert told == "The first token draws most in layer 0: 2 % of the attention on the text, 1 % on random tokens."
+    rows[1]["random"] = 0.03
+    (told,) = said(samples.only(2, first_token=rows))
+    assert told == "The first token draws little: at most 2 % of a layer's attention on the text."
+
+
+def test_a_loss_that_does_not_move_goes_neither_up_nor_down() -> None:
+    cut = {"cut": 11, "wavelength": 149.0, "in_range": 2.61, "in_range_change": 0.0003, "in_range_stderr": 0.01}
+    (told,) = said(
+        samples.only(1, ablation={"in_range": 2.61, "past": None, "past_length": None, "hope_cut": 11, "cuts": [cut]})
+    )
+    assert told == (
+        "Without training, HoPE's cut (pairs 11 and slower stand still) moves the loss by 0.00 ± 0.01 in range, in "
+        "nats per token."
     )

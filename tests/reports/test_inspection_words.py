@@ -192,7 +192,7 @@ def test_an_ablation_that_moves_next_to_nothing_says_so_and_names_no_best_cut(ro
     ) in said(rope)
     for row in rope["ablation"]["cuts"]:
         row.update(in_range_stderr=0.04)
-    assert any("moves the loss up by 0.00 ± 0.04 in range" in text for text in said(rope)), "so little is not known"
+    assert any("moves the loss by 0.00 ± 0.04 in range" in text for text in said(rope)), "so little is not known"
 
 
 @pytest.mark.parametrize(

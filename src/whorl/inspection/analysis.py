@@ -73,10 +73,11 @@ def spectrum(layers: list[Layer], train_length: int) -> tuple[LayerSpectrum, ...
 def u_shape(found: Pass, train_length: int) -> UShape | None:
     """How far the far end of the mean logit by distance rises above its middle, and which pairs make it rise.
 
-    near, middle and far are means over distances [1, L/8), [3L/8, 5L/8) and [7L/8, L), L being what the pass takes
-    regions over: the training length, or the windows' where they are shorter. HoPE's cut goes by `train_length`.
-    rise = far - middle and near - middle, in logits (z-scores in a standardised pass); the standard error is over
-    windows. A U-shape appears where rise exceeds twice its standard error and near lies above the middle.
+    near, middle and far are means over all (query, key) pairs at distances [1, L/8), [3L/8, 5L/8) and [7L/8, L), L
+    being what the pass takes regions over: the training length, or the windows' where they are shorter. HoPE's cut
+    goes by `train_length`. rise = far - middle and near - middle, in logits (z-scores in a standardised pass); the
+    standard error is over windows. A U-shape appears where rise exceeds twice its standard error and near lies above
+    the middle.
 
     A pair's rise_share is its part of the rise (the shares sum to 1), its variance_share the covariance of its part of
     the curve with the curve over the curve's variance (they sum to 1 as well). The activated pairs are those, largest

@@ -6,11 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+from whorl.reports.bins import largest
 from whorl.reports.chart import Axis, Colours, Marks
 
 MOST_ROW_TICKS = 18
-FEW, FAR = 0.02, 1.25
-"""At most so few cells lie past the limits of colours: those of more than so many times what the others stay below."""
 ROUNDING = 1.005
 """Limits have three digits; what is above one by no more than that is not past it."""
 
@@ -88,17 +87,10 @@ def colours(
     """
     values = [t[np.isfinite(t)] for t in tables if t is not None]
     flat = np.concatenate(values) if values else np.zeros(0)
-    top = _limit(np.abs(flat)) if high is None else high
+    top = _short(largest(np.abs(flat)) or 1.0) if high is None else high
     low = -top if scale == "diverging" else 0.0
     past = flat[np.abs(flat) > top * ROUNDING]
     return Colours(label, scale, low, top, (tick(low), tick(top)), _beyond(past, scale))
-
-
-def _limit(sizes: np.ndarray) -> float:
-    """The largest that is not more than `FAR` times what all but `FEW` keep below."""
-    most = float(np.quantile(sizes, 1 - FEW)) if sizes.size else 0.0
-    top = float(sizes[sizes <= FAR * most].max() if most > 0 else sizes.max(initial=0.0))
-    return _short(top or 1.0)
 
 
 def _beyond(past: np.ndarray, scale: str) -> str:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FEW, FAR = 0.02, 1.25
+"""At most so few cells lie past the limits of colours: those of more than so many times what the others stay below."""
+
 
 def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """The mean of what is there; NaN where nothing is."""
@@ -41,10 +44,15 @@ def merge(
     return np.array([start[a] for a, _ in groups]), np.array([stop[b - 1] for _, b in groups]), joined
 
 
-def span(values: np.ndarray, start: np.ndarray, stop: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The mean over the bins whose middle lies in [low, high), by their widths; NaN where there is none."""
+def span(values: np.ndarray, start: np.ndarray, stop: np.ndarray, low: float, high: float, tokens: int) -> np.ndarray:
+    """The mean over the bins of distances whose middle lies in [low, high); NaN where there is none.
+
+    Each has the weight of the (query, key) pairs that it holds in a window of so many tokens, the first token being no
+    key: far bins hold fewer.
+    """
     middle = (start + stop - 1) / 2
-    weight = np.where((middle >= low) & (middle < high), stop - start, 0.0) * np.isfinite(values)
+    pairs = (stop - start) * np.maximum(tokens - 1 - middle, 0)
+    weight = np.where((middle >= low) & (middle < high), pairs, 0.0) * np.isfinite(values)
     total, width = (np.where(weight > 0, values, 0.0) * weight).sum(-1), weight.sum(-1)
     return np.where(width > 0, total / np.where(width > 0, width, 1.0), np.nan)
 
@@ -55,9 +63,16 @@ def rounded(values: Sequence[float] | np.ndarray, digits: int = 4) -> tuple[floa
 
 
 def graded(table: np.ndarray) -> list[tuple[float | None, ...]]:
-    """The rows of a table of cells, to three significant digits of its largest value: colours tell no more."""
-    there = table[np.isfinite(table)]
-    top = float(np.abs(there).max()) if there.size else 0.0
+    """The rows of a table of cells, to three significant digits of the largest value that has a colour of its own:
+    colours tell no more."""
+    there = np.abs(table[np.isfinite(table)])
+    top = largest(there) if there.size else 0.0
     decimals = 2 - math.floor(math.log10(top)) if top > 0 else 0
     whole_rows = (np.round(table.astype(float), decimals) + 0.0).tolist()  # + 0.0: no minus before a zero
     return [tuple(v if math.isfinite(v) else None for v in row) for row in whole_rows]
+
+
+def largest(sizes: np.ndarray) -> float:
+    """The largest that is not more than `FAR` times what all but `FEW` keep below; 0 where there is none."""
+    most = float(np.quantile(sizes, 1 - FEW)) if sizes.size else 0.0
+    return float(sizes[sizes <= FAR * most].max() if most > 0 else sizes.max(initial=0.0))

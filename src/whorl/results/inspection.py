@@ -359,6 +359,11 @@ class Inspection(Measured):
     def train_length(self) -> int:
         return self.summary.settings.train_length
 
+    @property
+    def reach(self) -> int:
+        """L of docs/inspect.md, which near, middle and far go by: the training length, or the windows' if shorter."""
+        return min(self.summary.settings.length, self.train_length)
+
     def bins(self, axis: str) -> tuple[Array, Array]:
         """Where the bins of the axis distance, coarse or position begin and end, float64."""
         start, stop = (self.arrays[f"{axis}_{side}"].astype(float) for side in ("from", "to"))

@@ -110,7 +110,7 @@ def head(result: Inspection) -> str:
 def _named(results: Sequence[Inspection]) -> list[Inspection]:
     """Named by the last part of a path where that tells them apart, and by their number where names are the same."""
     full = [m.name for m in results]
-    short = [Path(name).name if Path(name).is_absolute() else name for name in full]
+    short = [Path(name).name if Path(name).is_absolute() or name.endswith(".gguf") else name for name in full]
     names: list[str] = []
     for name in short if len(set(short)) == len(short) else full:
         names.append(f"{name} ({len(names) + 1})" if name in names else name)

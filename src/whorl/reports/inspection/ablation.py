@@ -115,7 +115,9 @@ def _is_small(change: float, stderr: float | None) -> bool:
 def _moves(change: float, stderr: float | None) -> str:
     if _is_small(change, stderr):
         return f"by less than {SMALL}"
-    return f"{'up' if change >= 0 else 'down'} by {with_spread(abs(change), stderr)}"
+    moved = with_spread(abs(change), stderr)
+    way = "" if float(moved.split()[0].replace(",", "")) == 0 else "up " if change > 0 else "down "
+    return f"{way}by {moved}"
 
 
 def differences(a: Inspection, b: Inspection) -> list[Finding]:

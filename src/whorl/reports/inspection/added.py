@@ -149,7 +149,7 @@ def _of_factors(m: Inspection, models: Models) -> Table | None:
         learned = [f"{name} {_ends([one.learned[name] for one in heads if name in one.learned])}" for name in names]
         cells = [_ends([one.in_range for one in heads]), _ends(past), ", ".join(learned) or DASH]
         rows.append(Row([(f"layer {layer}", ""), *((cell, "") for cell in cells)]))
-    length, within = m.summary.settings.length, min(m.summary.settings.length, m.train_length)
+    length, within = m.summary.settings.length, m.reach
     header = [
         ("", ""), ("factor", f"of the last of {within:,} tokens"), ("factor", f"of the last of {length:,} tokens"),
         ("learned", ""),
@@ -213,6 +213,6 @@ def _count(gates: Sequence[Gate], verb: str) -> str:
 def _factors(m: Inspection, rows: Sequence[Factor]) -> Finding | None:
     if not rows:
         return None
-    within, past = min(m.summary.settings.length, m.train_length), [row.past for row in rows if row.past is not None]
+    within, past = m.reach, [row.past for row in rows if row.past is not None]
     said = f"Scales multiply logits by {_ends([row.in_range for row in rows])} at the end of {within:,} tokens"
     return Finding(f"{said}{f', by {_ends(past)} at the end of {m.summary.settings.length:,}' if past else ''}.")

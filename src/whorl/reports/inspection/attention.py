@@ -94,7 +94,7 @@ def findings(m: Inspection) -> list[Finding]:
         return []
     most, row = max(known, key=lambda item: item[0])
     random = f", {share(row.random)} on random tokens" if row.random is not None else ""
-    if max(most, row.random or 0.0) < LITTLE:
+    if max(most, *(row.random or 0.0 for _, row in known)) < LITTLE:
         said = f"The first token draws little: at most {share(most)} of a layer's attention on the text{aside(m)}."
     else:
         where = f"in layer {row.layer}{aside(m)}"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from whorl.reports.axes import cell_ticks
-from whorl.reports.bins import mean
 from whorl.reports.chart import Chart, Columns
 from whorl.reports.document import Block, Row, Table
 from whorl.reports.formatting import DASH, listing, number
@@ -32,7 +31,11 @@ KINDS = {
     "first-token": ("first token", "on the first token"),
 }
 """What a head's kind is called on a button, and the place that it attends to."""
+SHOWN = ("previous-token", "first-token", "diagonal", "offset")
+"""The kinds in the order of the chart's buttons: a picture shows the first two, of which models have most."""
 NEAR_OFFSETS = 16
+SETTLED = 8
+"""Queries before this one have the first token among few others, whatever a head is."""
 MOST_ROWS = 12
 """Of a kind, in the table."""
 
@@ -41,14 +44,14 @@ def charts(models: Models) -> list[Chart | None]:
     """Layer x head: the mean attention on the previous token, on itself, on the best near offset, on the first."""
     tables = [_scores(m) for m in models]
     views = []
-    for label in ("best of these", *(label for label, _ in KINDS.values())):
+    for label in ("best of these", *(KINDS[kind][0] for kind in SHOWN)):
         parts = [_part(table[label]) if label in table else None for table in tables]
         views.append(heat_view(models, label, "mean attention", "sequential", parts, high=1.0))
     scores = heat(
         "heads",
         "How positional each head is",
-        "The mean attention, on the text, that a head pays to the previous token, to the query's own token, to the "
-        f"best single distance of 2 to {NEAR_OFFSETS}, and to the first token of the text.",
+        "The mean attention, on the text, that a head pays to the previous token, to the first token of the text, to "
+        f"the query's own token, and to the best single distance of 2 to {NEAR_OFFSETS}.",
         "head",
         views,
     )
@@ -76,7 +79,9 @@ def _scores(m: Inspection) -> dict[str, np.ndarray]:
         if near.any():
             scores[KINDS["offset"][0]] = _best(paid[..., near], -1)
     if first is not None:
-        scores[KINDS["first-token"][0]] = mean(first, -1)
+        start, stop = m.bins("position")
+        queries = np.where(start >= SETTLED, stop - start, 0.0)
+        scores[KINDS["first-token"][0]] = (first * queries).sum(-1) / max(queries.sum(), 1.0)
     if scores:
         scores["best of these"] = _best(np.array(list(scores.values())), 0)
     return scores
@@ -92,7 +97,8 @@ def blocks(models: Models, charts: Charts) -> list[Block]:
     said = (
         "A positional head pays most of its attention to one distance, or to the first token, whatever the tokens are: "
         "it should do so on random tokens too. Its pairs are those that carry 80 % of the margin of that logit; the "
-        "bound is that of Cauchy and Schwarz, |q||k|, and 1 is at the bound."
+        "bound is that of Cauchy and Schwarz, |q||k|, and 1 is at the bound. The fastest quarter has more than all of "
+        "the margin where the other pairs lower it, and less than nothing where it does."
     )
     found = section("Positional heads", said, models, [charts.get("heads")], ["heads", "attention"])
     head_row = [
@@ -129,13 +135,13 @@ def findings(m: Inspection) -> list[Finding]:
     if not m.summary.heads:
         said = f"No head{of_measured(m)} is positional: none keeps to a distance, nor to the first token."
         return [Finding(said, "heads")]
-    return [_of_kind(kind, heads) for kind, heads in _by_kind(m.summary.heads).items()]
+    return [_of_kind(m, kind, heads) for kind, heads in _by_kind(m.summary.heads).items()]
 
 
-def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
+def _of_kind(m: Inspection, kind: str, heads: Sequence[Head]) -> Finding:
     layers = sorted({head.layer for head in heads})
-    hold = "Layer {} holds" if len(layers) == 1 else "Layers {} hold"
-    said = f"{hold.format(runs_in_words(layers))} {len(heads)} {kind} head{'' if len(heads) == 1 else 's'}"
+    hold = "Layer {}{} holds" if len(layers) == 1 else "Layers {}{} hold"
+    said = f"{hold.format(runs_in_words(layers), aside(m))} {len(heads)} {kind} head{'' if len(heads) == 1 else 's'}"
     if kind == "offset":
         offsets = sorted({head.offset for head in heads if head.offset is not None})
         said += f" ({listing([str(o) for o in offsets])} tokens back)"
@@ -154,10 +160,18 @@ def _of_kind(kind: str, heads: Sequence[Head]) -> Finding:
 
 
 def _fast_part(fast: Sequence[float]) -> str:
-    """What the fastest pairs have in the margins of some heads; less than nothing where they lower the logit there."""
-    if max(fast) < 0.005:
+    """What the fastest pairs have in the margins of some heads: less than nothing where they lower the logit there, and
+    more than all of it where the others do."""
+    least, most = min(fast), max(fast)
+    if most < 0.005:
         return "none of it"
-    return f"at most {share(max(fast))}" if min(fast) < -0.005 else shares(fast)
+    if least >= 0.995:
+        return "all of it"
+    if least < -0.005 and most > 1.005:
+        return "from none to all of it"
+    if most > 1.005:
+        return f"at least {share(least)}"
+    return f"at most {share(most)}" if least < -0.005 else shares(fast)
 
 
 def differences(a: Inspection, b: Inspection) -> list[Finding]:

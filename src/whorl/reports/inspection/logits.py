@@ -57,7 +57,7 @@ def charts(models: Models) -> list[Chart | None]:
         "[3/8 L, 5/8 L), L being the training length, or the window where that is shorter: adding a constant to "
         "logits changes no attention, and so the rise of a U-shape can be read from the axis. Random tokens are HoPE's "
         "protocol, in z-scores."
-        + hidden * any(w is not None and w <= 3 / 8 * m.train_length for m in models for w in m.summary.model.windows)
+        + hidden * any(w is not None and w <= 3 / 8 * m.reach for m in models for w in m.summary.model.windows)
         + carried(models),
         distance_axes(models),
         [
@@ -89,7 +89,7 @@ def _above_the_middle(models: Models, label: str, name: str, unit: str) -> Curve
         if values is None:
             return None
         bins = m.bins("distance")
-        middle = span(values, *bins, 3 / 8 * m.train_length, 5 / 8 * m.train_length)
+        middle = span(values, *bins, 3 / 8 * m.reach, 5 / 8 * m.reach, _tokens(m, name))
         values = values - np.where(np.isfinite(middle), middle, mean(values, -1))[..., None]
         return layers_and_heads(m, models, bins, values, "distance", MEAN_BINS, HEAD_BINS)
 
@@ -107,10 +107,15 @@ def _rise_by_pair(m: Inspection, name: str) -> np.ndarray | None:
     values = m.measured(name)
     if values is None:
         return None
-    bins, reach = m.bins("coarse"), m.train_length
-    far, middle = (span(values, *bins, a * reach, b * reach) for a, b in ((7 / 8, 1), (3 / 8, 5 / 8)))
+    bins, tokens = m.bins("coarse"), _tokens(m, name)
+    far, middle = (span(values, *bins, a * m.reach, b * m.reach, tokens) for a, b in ((7 / 8, 1), (3 / 8, 5 / 8)))
     rise = far - middle
     return (rise if values.ndim == 4 else rise[:, None]) if np.isfinite(rise).any() else None
+
+
+def _tokens(m: Inspection, name: str) -> int:
+    """Of the windows that an array is of: random tokens are read in range alone."""
+    return m.reach if name.startswith("random") else int(m.distance_to[-1])
 
 
 def _pairs_by_distance(models: Models) -> HeatChart | None:
