@@ -275,8 +275,8 @@ function stripChart(figure, chart) {
   function draw() {
     const shown = chart.strips.filter((strip) => !hidden.has(strip.name));
     const width = Math.max(plot.clientWidth, 280);
-    const beside = Math.max(...chart.strips.map((strip) => strip.name.length)) * 7.6 + 16;
-    const counts = Math.max(...chart.strips.map((strip) => strip.turning.length)) * 6.6 + 12;
+    const beside = widest(plot, chart.strips.map((strip) => strip.name), "name") + 14;
+    const counts = widest(plot, chart.strips.map((strip) => strip.turning)) + 12;
     const wide = width > 620 && beside + counts < width / 2;
     const [left, right] = wide ? [beside, width - counts] : [0, width];
     const cell = (right - left) / Math.max(...chart.strips.map((strip) => strip.layers[0].length));

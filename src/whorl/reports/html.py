@@ -120,7 +120,8 @@ def _row(row: Row) -> str:
 
 
 def _cell(text: str, small: str) -> str:
-    return escape(text) + (f" <small>{escape(small)}</small>" if small else "")
+    """Where a table is wide, its cells take several lines."""
+    return _prose(text) + (f" <small>{_prose(small)}</small>" if small else "")
 
 
 def _label(text: str, series: int | None) -> str:

@@ -3,7 +3,7 @@
 const hidden = new Set(); // names of the lines switched off, in every chart alike
 const redraws = [];
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const LEVELS = 33; // steps of a ramp; odd, so that zero has one of its own in the middle
+const LEVELS = 129; // steps of a ramp; odd, so that zero has one of its own in the middle
 
 // Elements
 
@@ -28,6 +28,13 @@ function replace(plot, root) {
 }
 function nothing(root, width, height) {
   svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, root, "not measured");
+}
+/** The width of the widest of some words, as the plot writes them. */
+function widest(plot, words, kind = "") {
+  const root = svg("svg", {}, plot);
+  const widths = words.map((text) => svg("text", { class: kind }, root, text).getComputedTextLength());
+  root.remove();
+  return Math.max(...widths);
 }
 const write = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
 
@@ -59,7 +66,7 @@ function rampKey(parent, ramp, [low, high], text, beyond) {
   html("span", { class: "end" }, box, low);
   const bar = svg("svg", { viewBox: "0 0 128 10", width: 128, height: 10, "aria-hidden": "true" }, box);
   for (let i = 0; i < LEVELS; i++)
-    svg("rect", { x: i * 4, width: 4.2, height: 10, style: `fill: ${tint(ramp, i / (LEVELS - 1))}` }, bar);
+    svg("rect", { x: (i * 128) / LEVELS, width: 1.2, height: 10, style: `fill: ${tint(ramp, i / (LEVELS - 1))}` }, bar);
   html("span", { class: "end" }, box, high);
   if (!beyond) return;
   const cell = svg("svg", { viewBox: "0 0 10 10", width: 10, height: 10, "aria-hidden": "true" }, box);

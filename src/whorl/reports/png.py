@@ -280,7 +280,7 @@ def _colour_bar(figure: Figure, row: Sequence[Any], colours: Colours) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
     bar.set_ticks((colours.low, colours.high), labels=colours.ends)
-    beyond = f"\n{textwrap.fill(f'dots: {colours.beyond}', 28)}" if colours.beyond else ""
+    beyond = f"\n{textwrap.fill(f'dots: {colours.beyond}', 36)}" if colours.beyond else ""
     bar.set_label(f"{colours.label}{beyond}", color=MUTED, fontsize=8)
 
 
