@@ -116,9 +116,36 @@ REFUSED = [
     (["rope", "--base", "0.5"], "base must be a finite number above 1, got 0.5"),
     (["rope", "--head-dim", "15"], "even head dim of at least 2, got 15"),
     (["rope", "--train-length", "0"], "train-length must be a whole number from 1 to 2,147,483,648 (tokens), got 0"),
+    (["axial-rope", "--figure", "a.png"], "--figure draws what goes by one axis, of tokens, and axial-rope goes by"),
     (["rope", "--figure", "a.svg"], "--figure draws a PNG, got 'a.svg'; try a.png"),
     (["rope", "--figure", "no/such/a.png"], "cannot write the figure"),
 ]
+
+
+def test_an_encoding_of_images_counts_patches_along_each_side() -> None:
+    output = shown("hope-2d:grid=14@40", "--head-dim", "16")
+    assert output.startswith("hope-2d:grid=14@40, head dim 16, trained on 14 x 40 patches")
+    assert "token" not in output
+    assert [row[:6] for row in pairs(output)] == [
+        ["0", "columns", "1", "6.3", "6.4", "turns fully"],
+        ["1", "columns", "0.316228", "19.9", "2", "turns fully"],
+        *([i, "columns", "0", "-", "0", "stands still"] for i in "23"),
+        ["4", "rows", "1", "6.3", "2.2", "turns fully"],
+        *([i, "rows", "0", "-", "0", "stands still"] for i in "567"),
+    ]
+    assert fact(output, "turn fully in the grid") == "3 of 8 pairs"
+    assert fact(output, "stand still") == "5 of 8 pairs"
+    plain = shown("axial-rope", "--head-dim", "16")
+    assert fact(plain, "turn, and never fully") == "6 of 8 pairs"
+    # Of an image that goes from -1 to 1 a pair of wavelength 1 turns twice, whatever its patches.
+    assert pairs(shown("dinov3-rope", "--head-dim", "16"))[0][3:5] == ["7.0", "2"]
+
+
+@pytest.mark.parametrize("name", ["mixed-rope", "darope", "selective-rope", "repo", "grape-m"])
+def test_angles_that_no_list_of_frequencies_tells_are_refused_in_words(name: str) -> None:
+    error = run(name).exception
+    assert isinstance(error, ValueError)
+    assert "has no list of frequencies to show" in str(error)
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)

@@ -21,12 +21,14 @@ EPILOG = """
  whorl spectrum rope                                        RoPE at head dim 128 and 4,096 tokens, as in Llama 2\n
  whorl spectrum rope --base 5e5 --train-length 8192         as in Llama 3\n
  whorl spectrum hope --head-dim 64 --train-length 1024\n
- whorl spectrum p-rope:p=0.75 --head-dim 256 --train-length 8192 --figure spectrum.png
+ whorl spectrum p-rope:p=0.75 --head-dim 256 --train-length 8192 --figure spectrum.png\n
+ whorl spectrum hope-2d:grid=14@14 --head-dim 64            on the grid of an image, in patches
 
 docs/theory.md defines every number and says which paper it is from.
 """
 
 SUMS = 2**28  # ten seconds or so
+SIDE = 14  # of a grid, where an encoding does not say it: an image of 224 pixels in patches of 16
 
 
 def spectrum(
@@ -53,8 +55,22 @@ def spectrum(
         )
     chosen, turning = _rotary(encoding, base, train_length)
     found = turning.spectrum(head_dim)
-    assert found is not None
+    if found is None or found.vectors:
+        raise ValueError(
+            f"{turning} turns by angles that are learned, of each token, or of several axes at once, and has no list "
+            "of frequencies to show; try rope, hope or p-rope:p=0.5"
+        )
     terminal = console(soft_wrap=False)
+    if found.number_of_axes > 1:
+        if figure is not None:
+            raise ValueError(
+                f"--figure draws what goes by one axis, of tokens, and {chosen} goes by a grid; leave it out"
+            )
+        sides = getattr(turning, "grid", None) or (SIDE, SIDE)
+        title = f"{chosen}, head dim {head_dim}, trained on {sides[0]} x {sides[1]} patches"
+        for part in _on_grid(title, found, sides):
+            terminal.print(part)
+        return
     table = _table(f"{chosen}, head dim {head_dim}, L = {train_length:,} tokens", found, train_length)
     own = turning.argument("base") if hasattr(turning, "base") else None
     list_of_facts = _facts(found, own, train_length, getattr(turning, "cut", 1.0))
@@ -103,6 +119,34 @@ def _table(title: str, found: Spectrum, train_length: int) -> Any:
         numbers = (f"{frequency:.6g}", f"{wavelength:,.1f}", f"{turns:,.2f}" if turns >= 0.1 else f"{turns:.2g}")
         table.add_row(str(i), *(numbers if frequency else ("0", "-", "0")), state)
     return table
+
+
+def _on_grid(title: str, found: Spectrum, sides: tuple[int, int]) -> list[Any]:
+    """A row per pair of an encoding of images, and how many turn: along which side, in patches."""
+    from rich.table import Table
+
+    from whorl.encodings.grid import COLUMN, X, Y
+    from whorl.encodings.spectrum import turns_fully
+    from whorl.reports.spectrum import FULLY, NEVER, STILL
+
+    table = Table(title=title, title_justify="left")
+    for column in ("pair", "by", "radians / patch", "patches / turn", "turns in the grid"):
+        table.add_column(column, justify="right")
+    table.add_column("state")
+    never, counts = NEVER.replace(" in L", " in the grid"), dict.fromkeys((FULLY, NEVER, STILL), 0)
+    for i, (frequency, axis) in enumerate(zip(found.frequencies, found.axes, strict=True)):
+        across = axis in (COLUMN, X)
+        side = sides[1] if across else sides[0]
+        own = frequency * 2 / side if axis in (X, Y) else frequency  # images there go from -1 to 1
+        state = STILL if not own else FULLY if turns_fully(own, side) else NEVER
+        counts[state] += 1
+        wavelength = 2 * math.pi / own if own else math.inf
+        numbers = (f"{own:.6g}", f"{wavelength:,.1f}", f"{side / wavelength:.2g}") if own else ("0", "-", "0")
+        table.add_row(str(i), "columns" if across else "rows", *numbers, never if state == NEVER else state)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for words, state in (("turn fully in the grid", FULLY), ("turn, and never fully", NEVER), ("stand still", STILL)):
+        facts.add_row(words, f"{counts[state]} of {len(found.frequencies)} pairs")
+    return [table, facts]
 
 
 def _facts(found: Spectrum, base: float | None, train_length: int, cut: float) -> Any:
