@@ -106,7 +106,7 @@ def test_the_page_marks_them_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert seen["keys"][2] == 1
     assert "77.3, beyond the colours" in seen["outlier"]
     assert "beyond" not in seen["other"]
-    assert 5 < seen["levels"] <= 33, "the others have colours of their own"
+    assert 33 < seen["levels"] <= 129, "the others have colours of their own"
 
 
 SIDES = """
