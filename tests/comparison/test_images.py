@@ -54,6 +54,8 @@ def test_images_are_compared_to_the_report(chosen: dict[str, Any], tmp_path: Pat
     for said in (
         "Three positional encodings at other sizes than in training",
         "(images:patch=8), trained at 40 pixels",
+        " patches a trial · Seeds: 0",
+        "| encoding | seeds | patches | final loss | patches per second | time |",
         "No encoding learnt the images task in range (at least 50 % of the images right at 40, on any seed)",
         "| encoding | accuracy | in a wide frame | in a larger frame | moved |",
         "| guessing | 2.9 % | 2.9 % | 2.9 % | 2.9 % |",

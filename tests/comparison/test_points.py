@@ -51,6 +51,8 @@ def test_clouds_are_compared_to_the_report(chosen: dict[str, Any], tmp_path: Pat
         "Solids from points (points:turned=z), trained at 16 points",
         "No encoding learnt the points task in range (at least 75 % of the clouds right at 16, on any seed)",
         "so nothing here about clouds of other densities means anything",
+        " points a trial · Seeds: 0",
+        "| encoding | seeds | points | final loss | points per second | time |",
         "Trained and tested in other turns, at 16 points",
         "| encoding | accuracy | upright | turned about z | turned anyhow | moved | hands |",
         "| guessing | 8.3 % | 8.3 % | 8.3 % | 8.3 % | 8.3 % | 50.0 % |",

@@ -78,6 +78,7 @@ class Display(Silent):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain()
         self.trials: list[str] = []
+        self.tokens = "tokens"
         self.pace = Pace((), steps=1)
 
     def waiting(self, what: str) -> AbstractContextManager[Any]:
@@ -89,13 +90,15 @@ class Display(Silent):
     def start(self, config: Config, machine: Machine, trials: list[str], waiting: list[str]) -> None:
         """waiting: those of the trials that are still to be run."""
         self.trials, self.pace = trials, Pace(waiting, config.steps)
+        self.tokens = parse(config.task)[0].words().tokens
+        cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
         self.console.print(
             said(
                 (f"{len(trials)} trials", "bold"),
-                f" of {config.tokens:,} tokens ({config.steps:,} steps of {config.batch_size} x "
+                f" of {config.tokens:,} {self.tokens} ({config.steps:,} steps of {config.batch_size} x "
                 f"{config.train_tokens or config.train_length}), task {config.task}, model {config.model} "
                 f"({config.parameters / 1e6:.2f} M parameters), {config.precision}, on {machine.device} "
-                f"({machine.cpu}, {machine.cores} cores)",
+                f"({machine.cpu}, {cores})",
             )
         )
 
@@ -176,7 +179,7 @@ class Display(Silent):
     def trial_done(self, trial: Trial, again: bool) -> None:
         self.pace.over(trial.id)
         rate = "" if trial.learning_rate is None else f"learning rate {trial.learning_rate:g}, "
-        facts = f"{rate}loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} tokens/s"
+        facts = f"{rate}loss {_number(trial.train.loss)}, {trial.train.tokens_per_second:,.0f} {self.tokens}/s"
         verb = ("was done already", "dim") if again else ("done ", "green")
         rows = ((row, _main(name)) for name, found in trial.evaluations.items() for row in found)
         values = "  ".join(f"{row.length:,}: {_cell(row, metric)}" for row, metric in rows)

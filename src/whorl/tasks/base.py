@@ -102,6 +102,7 @@ class Words:
     beyond, others, at_others  what lies out of range: where that is, the examples there, and their lengths
     reading  how to read values past the training length; {at} is the length in range that they are held against
     caveats  what the numbers do not show
+    tokens   what the tokens of its models are, of which a budget counts so many
     """
 
     measure: str
@@ -114,6 +115,7 @@ class Words:
     at_others: str = "at longer lengths"
     reading: str = ""
     caveats: tuple[str, ...] = ()
+    tokens: str = "tokens"
 
 
 def of_samples(samples: torch.Tensor, slope: float = 1.0) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class Images(Task):
         return Words(
             measure="Accuracy",
             samples="images",
+            tokens="patches",
             caption="The share of images whose class is the likeliest, by the side of a square image. A model is "
             "trained at {config.train_length} pixels alone; the pictures are the same at every size.",
             table="accuracy, by the side of an image in pixels",

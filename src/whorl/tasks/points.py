@@ -83,6 +83,7 @@ class Points(Task):
         return Words(
             measure="Accuracy",
             samples="clouds",
+            tokens="points",
             caption="The share of clouds whose solid is the likeliest, turned as in training.",
             table="accuracy, by points in a cloud",
             beside="Trained and tested in other turns, at {at} points, with the same solids in every column. Hands: "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from whorl.reports import html, writing
 from whorl.reports.comparison import by_length, pairs, rates, training
-from whorl.reports.comparison.sentences import uneven
+from whorl.reports.comparison.sentences import counted, uneven
 from whorl.reports.comparison.words import (
     differing_notice,
     failed_notice,
@@ -94,10 +94,10 @@ def _subtitle(c: Comparison) -> str:
 def _facts(c: Comparison) -> list[tuple[str, str]]:
     config, machine = c.config, c.machine
     chip = machine.cpu if machine.device == "cpu" else None
-    cores = f"{machine.cores} cores" if machine.cores else None
+    cores = f"{machine.cores} core{'s' * (machine.cores > 1)}" if machine.cores else None
     return [
         ("Model", f"{config.model} · {compact(config.parameters)} parameters"),
-        ("Budget", f"{compact(config.tokens)} tokens a trial{_epochs(c)}"),
+        ("Budget", f"{compact(config.tokens)} {counted(c)} a trial{_epochs(c)}"),
         ("Seeds", ", ".join(map(str, c.seeds or config.seeds))),
         ("Device", ", ".join(part for part in (machine.device, chip, cores) if part)),
         ("Created", c.created[:16].replace("T", " ")),

@@ -11,6 +11,7 @@ from whorl.reports.formatting import DASH, capital, compact, listing, multiple, 
 from whorl.results.comparison import Comparison
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Cell, Encoding, Metric
+from whorl.tasks import parse
 from whorl.tasks.base import Task
 
 LARGEST = 700.0
@@ -125,13 +126,18 @@ def what_counts(c: Comparison, metric: Metric, samples: str) -> str:
     return rule
 
 
+def counted(c: Comparison) -> str:
+    """What a budget counts: tokens, or patches or points where these are what a model reads."""
+    return parse(c.config.task)[0].words().tokens
+
+
 def limits(c: Comparison, task: type[Task]) -> list[str]:
     """What the numbers do not show: the task's own words, then what follows from the run's settings."""
     metric, config, seeds = task.measured()[0], c.config, len(c.seeds)
     size = "very small " if config.parameters < 2e7 else "small " if config.parameters < 1e9 else ""
     caveats = [text.format(config=config) for text in task.words().caveats]
     caveats.append(
-        f"One {size}model ({compact(config.parameters)} parameters, trained on {compact(config.tokens)} tokens). "
+        f"One {size}model ({compact(config.parameters)} parameters, trained on {compact(config.tokens)} {counted(c)}). "
         "Whether the order stays the same in a larger or longer-trained one is not tested here."
     )
     if c.epochs is not None and c.epochs > 1:

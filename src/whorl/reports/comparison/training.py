@@ -7,6 +7,7 @@ import numpy as np
 
 from whorl.reports.axes import axis, linear_ticks
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid, Rows
+from whorl.reports.comparison.sentences import counted
 from whorl.reports.document import Block, Figure, Heading, Row, Table
 from whorl.reports.formatting import compact, duration, finite, with_spread
 from whorl.results.comparison import Comparison
@@ -34,7 +35,7 @@ def blocks(c: Comparison) -> list[Block]:
             (duration(seconds.mean), ""),
         ]
         rows.append(Row(cells, e.index))
-    heads = ["encoding", "seeds", "tokens", "final loss", "tokens per second", "time"]
+    heads = ["encoding", "seeds", counted(c), "final loss", f"{counted(c)} per second", "time"]
     spread = ", mean ± standard deviation over seeds" if len(c.seeds) > 1 else ""
     table = Table(f"Training, per trial{spread}.", [(head, "") for head in heads], rows)
     return [Heading("Training"), *([Figure(chart)] if chart is not None else []), table]
@@ -58,12 +59,13 @@ def training_curves(c: Comparison) -> CurveChart | None:
     lines = tuple(_curve(e, runs[e.name], places) for e in c.encodings if e.name in runs)
     ticks = tuple((t, f"{t:,.10g}") for t in linear_ticks(0.0, stop))
     tokens = c.config.tokens / c.config.steps
-    grid = Grid(tuple(map(float, places)), tuple(f"step {x:,.0f}, {compact(float(x) * tokens)} tokens" for x in places))
+    named = tuple(f"step {x:,.0f}, {compact(float(x) * tokens)} {counted(c)}" for x in places)
+    grid = Grid(tuple(map(float, places)), named)
     y = axis(f"training loss (nats per {_target(c)})", "linear", [v for line in lines for v in line.y if v is not None])
     view = CurveView("training loss", (y,), (CurvePanel("", (grid,), (CurveFrame(0, lines),)),))
     caption = (
         f"Training loss in nats per {_target(c)}, smoothed over {100 * SMOOTHING:.0f} % of the run, by optimiser step "
-        f"of {compact(tokens)} tokens. Every encoding sees the same batches in the same order."
+        f"of {compact(tokens)} {counted(c)}. Every encoding sees the same batches in the same order."
     )
     x = Axis("training steps", "linear", 0.0, stop, ticks)
     return CurveChart("training", "Training curves", caption, (("step", x),), (view,), named=True)

@@ -6,6 +6,7 @@ from itertools import groupby
 from whorl.reports.comparison.sentences import (
     Findings,
     as_ratio,
+    counted,
     diverged,
     in_seeds,
     limits,
@@ -75,7 +76,7 @@ def pretrained_notice(c: Comparison) -> str:
     return (
         f"The trials began with the pretrained weights of {c.config.model}, which were trained with "
         f"{c.pretrained}. That favours {c.pretrained}: it goes on where it was, and the others have "
-        f"{compact(c.config.tokens)} tokens to replace it. This compares how well they take the place of "
+        f"{compact(c.config.tokens)} {counted(c)} to replace it. This compares how well they take the place of "
         f"{c.pretrained}, not how well they would do from the start."
     )
 
