@@ -200,6 +200,7 @@ def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path, request:
     assert plan == "the plan: text, in range: 8 windows of 32 tokens; random tokens: 1000000 windows of 32 tokens\n"
     while not process.stdout.readline().startswith("random tokens"):
         pass
+    assert {path.name for path in out.glob("report.*")} == {"report.html"}, "the page after each stage"
     process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -209,3 +210,5 @@ def test_a_signal_leaves_a_report(sent: signal.Signals, tmp_path: Path, request:
     assert summary["absent"]["out_of_range"].startswith("not read yet")
     assert Inspection.load(out).norm_q.shape == (2, 2, 8)
     assert "</html>" in (out / "report.html").read_text()
+    assert "figures/usage.png" in (out / "report.md").read_text()
+    assert (out / "figures" / "usage.png").exists()

@@ -82,13 +82,22 @@ def test_windows_are_timed_until_one_takes_a_fiftieth(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(planning, "Pass", Timed)
     monkeypatch.setattr(planning, "clock", lambda: now[0])
-    cost = planning.measured(planning_host(), True, 100_000, 100)
+    long = Asked(train_length=100_000, windows=8, random_windows=16, length=100_000)
+    cost = planning.measured(planning_host(), True, long, 100)
     assert seen == [32, 256, 256, 512, 1024], "two seconds of the hundred; the third without a layer"
     assert (cost.per_token, cost.per_square, cost.bare) == pytest.approx((1e-3, 1e-6, 0.25))
     assert cost.of(4096, 0) == pytest.approx((4.096 + 16.777216) / 4)
     seen.clear()
-    planning.measured(planning_host(), True, 64, 100)
+    planning.measured(planning_host(), True, replace(long, length=64, windows=800), 1)
     assert max(seen) == 64, "no longer than can be asked for"
+    seen.clear()
+    few = replace(long, length=512, windows=2, random_windows=2)
+    cost = planning.measured(planning_host(), True, few, 100)
+    assert seen == [32, 256], "if all of that grew with the square, 4 windows of 512 tokens would take 5 seconds"
+    assert cost.of(512) == pytest.approx(2 * (0.256 + 0.065536))
+    seen.clear()
+    planning.measured(planning_host(), True, few, 5)
+    assert seen == [32, 256, 256, 512], "which would not fit"
 
 
 def planning_host() -> object:

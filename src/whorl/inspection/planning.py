@@ -16,6 +16,7 @@ from whorl.watching import Layer
 REACH = 4  # times the training length: as far as is looked, where nothing is said
 SHORTEST = 512  # tokens: no length that is chosen here falls below, but where the training length does
 WARMING, PROBED = 32, 256  # tokens of a first window, and of the first that is timed
+NEARBY = 4  # times a window that was timed: what a longer one takes is not told by it
 PROBE = 0.02  # of the budget: windows are doubled until one takes so much
 RUNGS = ((8, 16), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2))  # windows of text, of random tokens: fewer and fewer
 FEW_IN_RANGE, FEW_PAST = (4, 4), (2, 4)  # with fewer than these, a shorter length is chosen
@@ -68,9 +69,10 @@ class Asked:
         return [n for n in found if self.room is None or n <= self.room] or [self.room or limit]
 
 
-def measured(host: OpenHost, attention: bool, longest: int, seconds: float, seed: int = 0) -> Cost:
+def measured(host: OpenHost, attention: bool, asked: Asked, seconds: float, seed: int = 0) -> Cost:
     """Times single windows of random tokens, each twice as long as the one before, until one takes a fiftieth of the
-    `seconds` that there are, or is the longest that can be asked for."""
+    `seconds` that there are, or is the longest that is asked for. Only one, where that says that all of it fits."""
+    longest = asked.lengths()[0]
     config = host.model.config.get_text_config()
     generator = torch.Generator().manual_seed(seed)
 
@@ -84,18 +86,27 @@ def measured(host: OpenHost, attention: bool, longest: int, seconds: float, seed
     tokens = min(PROBED, longest // 2)
     timed(min(WARMING, tokens))  # what only a first forward does
     short = timed(tokens)
+    head, body = config.vocab_size * config.hidden_size, sum(p.numel() for p in host.base.parameters())
+    with_losses = 1 + head / max(body - head, head)
+    at_most = Cost(0.0, short / tokens**2, 1.0, with_losses)  # if all of it grew with the square
+    if longest <= NEARBY * tokens and taken(everything(asked, at_most)) <= FOR_STAGES * seconds:
+        return Cost(short / tokens, 0.0, head=with_losses)
     bare = min(1.0, timed(tokens, frozenset()) / short)
     while (long := timed(2 * tokens)) <= PROBE * seconds and 4 * tokens <= longest:
         tokens, short = 2 * tokens, long
     tokens *= 2
     square = max(0.0, (long - 2 * short) / (tokens * tokens / 2))
-    head, body = config.vocab_size * config.hidden_size, sum(p.numel() for p in host.base.parameters())
-    return Cost(max(0.0, long / tokens - square * tokens), square, bare, 1 + head / max(body - head, head))
+    return Cost(max(0.0, long / tokens - square * tokens), square, bare, with_losses)
 
 
-def everything(asked: Asked) -> Plan:
+def everything(asked: Asked, cost: Cost = Cost(0, 0)) -> Plan:
     """All that was asked for, whatever it takes."""
-    return _Planner(asked, Cost(0, 0), ()).plan(asked.lengths()[0], asked.windows, asked.random_windows, asked.layers)
+    return _Planner(asked, cost, ()).plan(asked.lengths()[0], asked.windows, asked.random_windows, asked.layers)
+
+
+def taken(plan: Plan) -> float:
+    """The seconds that a plan is expected to take."""
+    return sum(stage.seconds for stage in plan.stages)
 
 
 def planned(asked: Asked, cost: Cost, minutes: float, seconds: float, facts: Sequence[Layer]) -> Plan:
@@ -105,7 +116,7 @@ def planned(asked: Asked, cost: Cost, minutes: float, seconds: float, facts: Seq
     """
     planner = _Planner(asked, cost, facts)
     for plan in planner.options():
-        takes = sum(stage.seconds for stage in plan.stages)
+        takes = taken(plan)
         if takes <= FOR_STAGES * seconds:
             break
     said = planner.left_out(plan)

@@ -56,10 +56,10 @@ def run(
 ) -> list[Inspection]:
     """Inspects one model, or two side by side, and writes the report; the arguments are those of the command line.
 
-    Numbers and report are written after every stage and on Ctrl-C (or SIGTERM), so that an interrupted run leaves what
-    it has, and the same command goes on after the stages that are done; with `force`, it begins anew. A second model's
-    numbers go to `out/other`. plan: the folder of an earlier inspection, whose windows are read again. planned is told
-    the plan, and whether it is that of a run which goes on.
+    Numbers and page are written after every stage, all of the report at the end and on Ctrl-C (or SIGTERM), so that an
+    interrupted run leaves what it has, and the same command goes on after the stages that are done; with `force`, it
+    begins anew. A second model's numbers go to `out/other`. plan: the folder of an earlier inspection, whose windows
+    are read again. planned is told the plan, and whether it is that of a run which goes on.
 
     Raises ValueError for names, texts and lengths that do not fit, before anything is measured, and for an `out` that
     holds something else than an earlier inspection, before a model is loaded.
@@ -83,7 +83,7 @@ def run(
             remove_report(out)  # an earlier one's, which would stand beside these numbers
         inspection.save(folder)
         if any(stage.read is None for stage in _plan_of(inspection).stages):  # else the last report is next
-            _report([*results, inspection], out)
+            _report([*results, inspection], out, pictures=False)
 
     with ended_by_sigterm(), ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
@@ -275,7 +275,7 @@ def remove_report(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _report(results: list[Inspection], out: Path) -> None:
+def _report(results: list[Inspection], out: Path, pictures: bool = True) -> None:
     from whorl.reports import inspection as report
 
-    report.write(results, out)
+    report.write(results, out, pictures)

@@ -169,7 +169,7 @@ def planned(
 ) -> Plan:
     """A plan for so many minutes from `begun` (or now), after some windows were timed."""
     begun = planning.clock() if begun is None else begun
-    cost = planning.measured(host, attention, asked.lengths()[0], 60 * minutes)
+    cost = planning.measured(host, attention, asked, 60 * minutes)
     return planning.planned(asked, cost, minutes, 60 * minutes - (planning.clock() - begun), facts)
 
 

@@ -75,12 +75,13 @@ def differences(models: Models) -> list[Finding]:
     ]
 
 
-def write(results: Sequence[Inspection], out: Path) -> list[Path]:
+def write(results: Sequence[Inspection], out: Path, pictures: bool = True) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths.
+    Without `pictures` report.html alone.
 
     results: one model's inspection, or two to be shown side by side. What was not measured says why in its place.
     """
-    return writing.write(build(results), out)
+    return writing.write(build(results), out, pictures)
 
 
 def build(results: Sequence[Inspection]) -> Document:
