@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from attention_cases import HEADS, NOTATIONS, agree, arriving, at, data, everything, kinds, modules, problem
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from whorl.ops import Visible, biased_attention
@@ -385,6 +386,64 @@ def test_layers_share_what_is_found_of_a_mask() -> None:
     assert plan("window:size=3", mask).first[0, 8] == 6
     both_ways = plan("window:size=3", None)
     assert [int(x[0, 4]) for x in both_ways[:2]] == [2, 7]
+
+
+class OfOneForward(DenseVisible):
+    """As a host's own mask is."""
+
+    of_one_forward = True
+
+
+@torch.no_grad()
+def test_layers_of_a_step_of_decoding_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What differs between two of them is seen, each by itself; what lies alike is asked once, whatever it holds."""
+    asked = []
+    missing = cpu_attention.missing
+    monkeypatch.setattr(cpu_attention, "missing", lambda problem: asked.append(problem) or missing(problem))
+    keys, alibi, t5 = 300, modules("alibi"), modules("t5")
+    mask = OfOneForward(torch.arange(keys)[None, None, None] >= torch.tensor([0, 7])[:, None, None, None], 1, keys)
+    positions = torch.arange(keys)[None]
+    usual = {"biases": t5, "q_at": positions[:, -1:], "k_at": positions, "scale": 0.3, "softcap": None}
+    other = [
+        {}, {"biases": alibi}, {"biases": [*t5, *alibi]}, {"q_at": positions[:, -1:] + 5}, {"k_at": positions - 9},
+        {"scale": 0.7}, {"softcap": 0.5}, {"dtype": torch.bfloat16}, {"width": 12}, {"tokens_first": True},
+        {"sinks": torch.randn(HEADS)}, {"factor": torch.full((1, 1, 1), 3.0)},
+    ]  # fmt: skip
+    for turn in range(3):
+        for change in other:
+            how = usual | change
+            dtype = how.pop("dtype", torch.float32)
+            q, k, v = data(1, keys, how.pop("width", 8), dtype)
+            if how.pop("tokens_first", False):
+                k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v))
+            biases, at_ = how.pop("biases"), {"query_positions": how.pop("q_at"), "key_positions": how.pop("k_at")}
+            before = len(asked)
+            ours, theirs = (
+                biased_attention(q, k, v, biases, mask=mask, **at_, **how, impl=impl)[0]
+                for impl in ("auto", "reference")
+            )
+            assert ours.dtype == dtype
+            assert max_error(ours, theirs) < 100 * torch.finfo(dtype).eps, change
+            assert len(asked) - before == (turn == 0 or "sinks" in change or "factor" in change), change
+
+
+@torch.no_grad()
+def test_what_is_more_than_numbers_is_not_taken_for_them() -> None:
+    mask = OfOneForward(torch.ones(1, 1, 1, 20, dtype=torch.bool), 1, 20)
+    how = {"mask": mask, **at(torch.arange(20)[None, -1:], torch.arange(20)[None]), "scale": 0.3}
+    q, k, v = data(1, 20, 8, torch.float32)
+    biased_attention(q, k, v, modules("alibi"), **how)
+    biases = modules("alibi")
+    plainly, _ = biased_attention(q, k, v, biases, **how)
+    minus = torch._neg_view(q)
+    assert max_error(biased_attention(minus, k, v, biases, **how)[0], biased_attention(-q, k, v, biases, **how)[0]) == 0
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(q, torch.ones_like(q))
+        assert forward_ad.unpack_dual(biased_attention(dual, k, v, biases, **how)[0]).tangent is not None
+    with torch.enable_grad():
+        out, _ = biased_attention(q.requires_grad_(), k, v, biases, **how)
+    assert out.requires_grad
+    assert max_error(out, plainly) < 1e-6
 
 
 def test_runs_of_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,11 @@ An implementation is a module with
 missing(problem)   the reason, in words, why it cannot do what is asked; None if it can
 run(problem, ...)  does it. A rotation is given tensors beside the problem (tensors, out, cos, sin: lists of q and k,
                    and the tables) and writes to `out`, which may be the tensors; an attention returns its output
+
+An attention may also have
+
+again(problem)     for one query without gradients, dropout, sinks and scores: a function that gives the output for
+                   other q, k and v that lie as the problem's do, for as long as nothing else changes; or None
 """
 
 from __future__ import annotations

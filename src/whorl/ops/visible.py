@@ -33,6 +33,7 @@ class Visible:
         self.kinds: dict[tuple[int, ...], str] = {}
         self.found_runs: list[Runs | None] = []
         self.of_layers: dict[Callable[..., Any], list[tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], Any]]] = {}
+        self.again: dict[Any, Any] = {}  # what layers of one forward do alike: see `biased_attention`
 
     def block(self, q0: int, q1: int, k0: int, k1: int) -> torch.Tensor:
         """True where a key is seen, [batch or 1, heads or 1, queries, keys]."""

@@ -180,6 +180,19 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     return out if mass is None else out + runs.added(mass).to(out.dtype)
 
 
+def again(problem: AttentionProblem) -> loops.Again | None:
+    """For one query: see `whorl.ops.implementations`."""
+    found, (module, rest) = problem.once(plan), problem.once(apart)
+    q, k, v = problem[:3]
+    read = q.dtype in (torch.float32, torch.bfloat16) and q.dtype == k.dtype == v.dtype
+    if not read or module is not None or any(x.stride(-1) != 1 for x in (q, k, v)):
+        return None
+    assert isinstance(found, Plan)
+    vector = _vector(found, rest.biases, q, k) if rest.biases else None
+    how = loops.How(problem.scale, problem.softcap)
+    return loops.Again(how, found.first, found.end, loops.Given(q, k, v, vector))
+
+
 def _vector(plan: Plan, biases: Sequence[nn.Module], q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """The biases' sum at each distance from a query to a key, [heads or 1, queries + keys - 1]."""
     heads = q.shape[1]

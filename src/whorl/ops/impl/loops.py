@@ -62,8 +62,30 @@ def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given, mass:
     out = of_tokens.transpose(1, 2)
     made = OfRows(out, out.new_empty(batch, heads, queries), out.new_empty(batch, heads, queries))
     if out.numel():
-        _call("whorl_attention", how, first, end, 1, read, made, (mass, None, None, None, None))
+        _call("whorl_attention", how, first, end, 1, read, made, (mass, *NO_RUNS[1:]))
     return made
+
+
+class Again:
+    """`attend` of one query, and its `out` alone, for other q, k and v that lie as those given, in a dtype that the
+    loops read. One call at a time."""
+
+    def __init__(self, how: How, first: torch.Tensor, end: torch.Tensor, given: Given) -> None:
+        q, _, v = given[:3]
+        self.shape = (q.shape[0], 1, q.shape[1], v.shape[3])
+        out = q.new_empty(self.shape, dtype=torch.float32).transpose(1, 2)
+        made = OfRows(out, *(out.new_empty(out.shape[:3]) for _ in range(2)))
+        self.kept = first, end, given.vector, made  # addresses of theirs are among the numbers
+        packed = _packed(_numbers(how, first, end, 1, given, made, NO_RUNS))
+        self.before, self.after = packed[: TENSORS.start], packed[TENSORS.stop :]
+        self.strides = [_tensor(x)[1:] for x in (*given[:3], out)]
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        of_q, of_k, of_v, of_out = self.strides
+        out = q.new_empty(self.shape, dtype=torch.float32)
+        tensors = FOUR.pack(q.data_ptr(), *of_q, k.data_ptr(), *of_k, v.data_ptr(), *of_v, out.data_ptr(), *of_out)
+        native.call("whorl_attention", self.before + tensors + self.after)
+        return out.transpose(1, 2)
 
 
 def gradients(
@@ -157,6 +179,11 @@ def _begin(x: torch.Tensor | None) -> tuple[int, int, int]:
     return (0, 0, 0) if x is None else (x.shape[1] + 1, 0 if x.shape[0] == 1 else x.stride(0), x.data_ptr())
 
 
+NO_RUNS = (None,) * 5
+FOUR = struct.Struct("16q")  # an address and three strides each: q, k, v and out
+TENSORS = slice(24 * 8, 24 * 8 + FOUR.size)  # their place among the bytes
+
+
 def _call(
     loop: str,
     how: How,
@@ -168,11 +195,28 @@ def _call(
     by_run: tuple[torch.Tensor | None, ...],
     *more: int,
 ) -> None:
-    """Calls one of the loops of attention.c; the order is that of `Call` there, and of `Runs` in it (runs.h)."""
+    """Calls one of the loops of attention.c."""
+    native.call(loop, _packed((*_numbers(how, first, end, chunks, read, of_rows, by_run), *more)))
+
+
+def _packed(numbers: tuple[Any, ...]) -> bytes:
+    return struct.pack(f"15q3d{len(numbers) - 18}q", *numbers)
+
+
+def _numbers(
+    how: How,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    chunks: int,
+    read: Given,
+    of_rows: OfRows,
+    by_run: tuple[torch.Tensor | None, ...],
+) -> tuple[Any, ...]:
+    """In the order of `Call` in attention.c, and of `Runs` in it (runs.h), up to what the backward pass alone has."""
     q, k, v, vector, sinks, of_q, of_k, values, slopes, feature = read
     out, top, normal = of_rows
     batch, heads, queries, dim = q.shape
-    numbers: tuple[Any, ...] = (
+    return (
         q.dtype == torch.bfloat16, torch.get_num_threads(), batch, heads, k.shape[1], queries, k.shape[2], dim,
         v.shape[3], 0 if vector is None or vector.shape[0] == 1 else vector.stride(0),
         0 if first.shape[0] == 1 else queries, chunks, 0 if of_q is None else of_q.shape[3],
@@ -180,6 +224,5 @@ def _call(
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
         *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k),
-        *_begin(how.begin), *map(_address, (values, slopes, feature, *by_run)), *more,
+        *_begin(how.begin), *map(_address, (values, slopes, feature, *by_run)),
     )  # fmt: skip
-    native.call(loop, struct.pack(f"15q3d{len(numbers) - 18}q", *numbers))

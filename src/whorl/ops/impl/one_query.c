@@ -283,7 +283,7 @@ int whorl_attention_of_one(const Call *c) {
     if (made == NULL) return 1;
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1)
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic) /* the last pieces hold few keys */
         for (int64_t unit = 0; unit < units; unit++) {
             const int64_t b = unit / most / c->key_heads, g = unit / most % c->key_heads, n = unit % most, count = keys_of(c, b);
             Piece piece = {b, 0, c->end[b * c->ranges_stride] - 1 - n * PIECE, least(PIECE, count - n * PIECE)};
