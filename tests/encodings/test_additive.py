@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -103,6 +104,16 @@ def test_t5_buckets_are_those_of_whole_numbers(num_buckets: int, max_distance: i
     assert buckets(-distance, 2 * num_buckets, max_distance, True).tolist() == [0] + [
         num_buckets + b for b in wanted[1:]
     ]
+
+
+def test_the_borders_of_t5_are_not_reckoned_in_a_compiled_call() -> None:
+    """Dynamo warns of functions that keep what they gave, and would follow this one through all of its steps."""
+    at = torch.arange(9)[None]
+    module, _ = bias_of("t5:max_distance=47", 2, at, at)
+    torch.nn.init.normal_(module.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(torch.compile(module, fullgraph=True, backend="eager")(at, at), module(at, at))
 
 
 def test_where_float32_puts_a_distance_beside_a_border_of_t5() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import nn
@@ -26,16 +25,15 @@ def buckets(distance: torch.Tensor, num_buckets: int, max_distance: int, bidirec
     float32, and may put a distance beside the border into its neighbour: in transformers 84 tokens of 36 buckets to 392
     are one too low, and 762 of 16 to 1,461 one too high. At T5's own settings (32 to 128) all distances agree.
     """
-    first = torch.zeros_like(distance)
-    if bidirectional:
-        num_buckets //= 2
-        first = (distance < 0).long() * num_buckets
-        distance = distance.abs()
-    distance = distance.clamp(min=0)
-    return first + bucketed(distance, borders(num_buckets, max_distance))
+    return _within(distance, borders(num_buckets // (1 + bidirectional), max_distance), bidirectional)
 
 
-@cache
+def _within(distance: torch.Tensor, ends: tuple[int, ...], bidirectional: bool) -> torch.Tensor:
+    if not bidirectional:
+        return bucketed(distance.clamp(min=0), ends)
+    return (distance < 0).long() * (len(ends) + 1) + bucketed(distance.abs(), ends)
+
+
 def borders(num_buckets: int, max_distance: int) -> tuple[int, ...]:
     """The least distance of each bucket but the first: e = num_buckets // 2 of them one apart, then logarithmic.
 
@@ -63,11 +61,12 @@ class BucketBias(RelativeBias):
 
     def __init__(self, heads: int, num_buckets: int, max_distance: int, bidirectional: bool) -> None:
         super().__init__()
-        self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
+        self.num_buckets, self.bidirectional = num_buckets, bidirectional
+        self.borders = borders(num_buckets // (1 + bidirectional), max_distance)
         self.weight = nn.Parameter(torch.zeros(num_buckets, heads))
 
     def of_distance(self, distance: torch.Tensor) -> torch.Tensor:
-        bucket = buckets(distance, self.num_buckets, self.max_distance, self.bidirectional)
+        bucket = _within(distance, self.borders, self.bidirectional)
         return torch.nn.functional.embedding(bucket, in_full(self.weight)).movedim(-1, 0)
 
 
