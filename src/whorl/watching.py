@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from whorl import finite
 from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
+from whorl.attaching.masks import GivenMask
 from whorl.data.losses import evaluating
 from whorl.encodings.grid import ACROSS, COLUMN, DOWN, ROW, X, Y
 from whorl.encodings.hope import HoPE
@@ -32,6 +33,7 @@ from whorl.ops import Visible, biased_attention
 from whorl.ops.axes import seen_by
 from whorl.ops.by_token import token_by_token
 from whorl.ops.scores import BoundScore, Channels, product
+from whorl.ops.visible import DenseVisible
 
 INTERFACE = "whorl_inspect"
 
@@ -214,7 +216,10 @@ class Attended:
             s += product(of_q[batch, heads, q0:q1], of_k)
         for bias in self.biases:
             here_at = seen_by(bias, at)
-            added = bias(here_at[:, q0:q1], here_at[:, k0:k1])[0].to(dtype)
+            if isinstance(bias, GivenMask):  # a host's own biases
+                added = bias.part(q0, q1)(here_at, here_at)[0, ..., k0:k1].to(dtype)
+            else:
+                added = bias(here_at[:, q0:q1], here_at[:, k0:k1])[0].to(dtype)
             s += added[heads] if added.shape[0] > 1 else added
         if seen is None and self.layer.causal:
             later = torch.ones(q1 - q0, q1 - q0, dtype=torch.bool, device=s.device).triu(1)
@@ -457,8 +462,11 @@ def _interface(
             q, k, v, is_causal=layer.causal, scale=how["scale"], enable_gqa=q.shape[1] != k.shape[1]
         )
     else:
-        out, _ = biased_attention(**how, causal=layer.causal and mask is None, factor=factor, scores=scores)
+        impl = "reference" if any(isinstance(bias, GivenMask) for bias in how["biases"]) else "auto"
+        out, _ = biased_attention(**how, causal=layer.causal and mask is None, factor=factor, scores=scores, impl=impl)
     if watcher is not None:
+        if isinstance(mask, torch.Tensor):
+            mask = DenseVisible(mask, q.shape[2], k.shape[2])
         read = how["scale"], how["softcap"], how["sinks"], how["biases"], mask, at[0][:1], channels, scores, factor
         watcher(Attended(layer, q, k, v, *read))
     return out.transpose(1, 2).contiguous(), None

@@ -22,6 +22,7 @@ NAMES = (
     "deit_tiny_distilled_patch16_224",
     "vit_base_patch16_siglip_224",
     "eva02_tiny_patch14_224",
+    "vit_relpos_small_patch16_224",
 )
 ENCODINGS = (
     "axial-rope",

@@ -70,6 +70,20 @@ MAKERS: dict[str, Callable[..., Any]] = {
     ),
     "eva-post-norm": partial(Eva, use_post_norm=True, dynamic_img_size=True, **ROTARY),
 }
+RelPos = timm.models.VisionTransformerRelPos
+RELATIVE: dict[str, Callable[..., Any]] = {
+    "mlp": RelPos,
+    "bias": partial(RelPos, rel_pos_type="bias", class_token=True, init_values=0.5, global_pool="token"),
+    "shared": partial(RelPos, rel_pos_type="mlp-swin", shared_rel_pos=True, qk_norm=True, init_values=None),
+    "relative-post-norm": partial(
+        RelPos,
+        rel_pos_type="bias",
+        class_token=True,
+        block_fn=timm.models.vision_transformer_relpos.ResPostRelPosBlock,
+        init_values=None,
+    ),
+}
+"""Those whose own biases no encoding says."""
 OWN = {
     "bare": "nope",
     "eva02": "learned-2d:grid=4@4,antialias=true+axial-rope:base=10000,order=ij,scale=3@5",
@@ -84,13 +98,15 @@ OWN = {
 def tiny(kind: str, **sizes: Any) -> Any:
     """A random model whose attention is peaked, and whose own positions are large enough to be seen."""
     torch.manual_seed(0)
-    model = MAKERS[kind](**{**SIZES, **sizes})
+    model = (MAKERS | RELATIVE)[kind](**{**SIZES, **sizes})
     for name, parameter in model.named_parameters():
         if name.endswith("pos_embed"):
             parameter.mul_(20)
         elif name.endswith(("qkv.weight", "q_proj.weight", "k_proj.weight")):
             parameter.mul_(12)
-        elif name.endswith("head.weight"):
+        elif name.endswith("relative_position_bias_table"):
+            parameter.mul_(100)
+        elif name.endswith(("rel_pos.mlp.fc2.weight", "ls1.gamma", "ls2.gamma", "head.weight")):
             nn.init.normal_(parameter)
     return model.eval()
 
@@ -111,9 +127,10 @@ def plain_truth(
     rows, columns = patches.shape[-2:]
     at = [(i // columns, i % columns) for i in range(rows * columns)]
     tokens = patches.flatten(2).transpose(1, 2)
+    norm_pre = getattr(model, "norm_pre", nn.Identity())
     before = [getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token")]
     prefix = [token.expand(len(pixels), -1, -1) for token in before if token is not None]
-    x = model.norm_pre(torch.cat([*prefix, tokens], 1))
+    x = norm_pre(torch.cat([*prefix, tokens], 1))
     first = x.shape[1] - len(at)
     angles = None if turn is None else torch.tensor([turn(*place, rows, columns) for place in at], dtype=dtype)
     added = None
@@ -125,7 +142,7 @@ def plain_truth(
 
 
 def _block(block: Any, x: torch.Tensor, attend: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    if type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm"):
+    if type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm", "ResPostRelPosBlock"):
         x = x + block.norm1(attend(x))
         return x + block.norm2(block.mlp(x))
     if hasattr(block, "gamma_1"):
@@ -154,7 +171,8 @@ def _attention(attn: Any, x: torch.Tensor, first: int, angles: Any, added: Any) 
     logits = q @ k.transpose(-1, -2) / attn.head_dim**0.5
     if added is not None:
         logits[:, :, first:, first:] += added
-    return attn.proj(attn.norm((logits.softmax(-1) @ v).transpose(1, 2).flatten(2)))
+    out = (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    return attn.proj(getattr(attn, "norm", nn.Identity())(out))
 
 
 def turned_neighbours(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

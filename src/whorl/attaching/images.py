@@ -65,10 +65,18 @@ def placed_forward(self: Any, hidden_states: torch.Tensor, attention_mask: Any =
 
 
 def handed_forward(
-    self: Any, hidden: torch.Tensor, rope: None = None, *, attn_mask: Handed, is_causal: bool = False
+    self: Any,
+    hidden: torch.Tensor,
+    rope: None = None,
+    *,
+    attn_mask: Handed | None = None,
+    shared_rel_pos: Handed | None = None,
+    is_causal: bool = False,
 ) -> Any:
-    """The same of an attention of timm, to which all comes in the place of a mask."""
-    mask, turns = attn_mask
+    """The same of an attention of timm, to which all comes in the place of a mask, or of relative biases."""
+    handed = attn_mask or shared_rel_pos
+    assert handed is not None
+    mask, turns = handed
     if not carried(self):
         return attend(self, hidden, mask, is_causal)
     whole = _whole_mask(mask, is_causal, hidden)

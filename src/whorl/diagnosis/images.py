@@ -35,9 +35,12 @@ class ImageSubject:
     name: str = ""
 
     @cached_property
-    def encoding(self) -> Encoding:
-        """What it has, stock or attached. Raises NotApplicable where that is nothing."""
-        found = encoding_of(self.host.model)
+    def encoding(self) -> Encoding | str:
+        """What it has; in words where no encoding says it. Raises NotApplicable where it is nothing."""
+        try:
+            found = encoding_of(self.host.model)
+        except ValueError:  # of a stock model's own positions
+            return "positions of its own"
         if not any(found.for_layer(i, t).kinds for i, t in enumerate(self.host.layer_types)):
             raise NotApplicable("it has no encoding, and takes an image for a bag of patches")
         return found

@@ -60,11 +60,16 @@ def forward_intermediates(self: Any, x: torch.Tensor, *args: Any, attn_mask: Any
 
 def _handing(model: Any, handed: Handed) -> Seen:
     """A model whose embedding is of this call's grid, and whose blocks are checkpointed also where they get a mask."""
-    blocks = list(model.blocks)
-    if model.grad_checkpointing:
-        blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
+    blocks = checkpointed(model)
     tokens = partial(_tokens, model, handed.turns.grid)
     return Seen(model, blocks=blocks, grad_checkpointing=False, _pos_embed=tokens)
+
+
+def checkpointed(model: Any) -> list[Any]:
+    """A model's blocks, run again for their backward where it is told to."""
+    if not model.grad_checkpointing:
+        return list(model.blocks)
+    return [partial(checkpoint, block, use_reentrant=False) for block in model.blocks]
 
 
 def _tokens(model: Any, grid: Any, patches: torch.Tensor) -> Any:
@@ -90,11 +95,16 @@ def attends_by(attention: Any) -> str:
     return str(vars(attention).get("whorl_attends", OWN))
 
 
-def attend(attention: Any, hidden: torch.Tensor, mask: Any, is_causal: bool = False) -> torch.Tensor:
+def attend(attention: Any, hidden: torch.Tensor, mask: Any, is_causal: bool = False) -> Any:
     """The forward of an attention's class, whose q, k and v go to the implementation by which it attends.
 
     mask: what that implementation takes for one. Of its own positions nothing is left.
     """
+    if hasattr(attention, "rel_pos"):  # see `relative`: what it is called with has a mask of no caller
+        seen = Seen(attention, rel_pos=None, **({} if attends_by(attention) == OWN else {"fused_attn": True}))
+        if attends_by(attention) == OWN:
+            return type(attention).forward(seen, hidden)
+        return attention.whorl_forward(seen, hidden, Asked(attention, mask))
     if attends_by(attention) == OWN:
         output: torch.Tensor = type(attention).forward(attention, hidden, attn_mask=mask, is_causal=is_causal)
         return output
@@ -126,7 +136,8 @@ class Attending:
 
     def __init__(self, attention_class: Any) -> None:
         self.attention_class = attention_class
-        self.forward = compat.with_global(attention_class, "F", _FUNCTIONAL)
+        by_name = "F" in compat.names_in(attention_class)  # or by torch.nn.functional
+        self.forward = compat.with_global(attention_class, *(("F", _FUNCTIONAL) if by_name else ("torch", _TORCH)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -152,3 +163,4 @@ def _dot_product(
 
 _FUNCTIONAL = types.ModuleType("whorl.hosts.timm.functional")
 vars(_FUNCTIONAL).update(vars(torch.nn.functional), scaled_dot_product_attention=_dot_product)
+_TORCH = Seen(torch, nn=Seen(torch.nn, functional=_FUNCTIONAL))

@@ -14,21 +14,19 @@ from whorl.encodings import Encoding, Known, Spectrum
 from whorl.encodings.learned_2d import Learned2D
 from whorl.encodings.nope import NoPE
 from whorl.hosts.protocol import Host, Method
-from whorl.hosts.timm.calls import (
-    ATTENDS,
-    attends_by,
-    forward_features,
-    forward_intermediates,
-    patches_of_any_size,
-    set_attention,
-    stock_forward,
-)
+from whorl.hosts.timm import calls, relative
+from whorl.hosts.timm.calls import ATTENDS, attends_by, patches_of_any_size, set_attention
 from whorl.hosts.timm.rotations import rotation_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmHost(Host):
-    """See `whorl.hosts.Host`. Its layers turn q and k nowhere but in the attention function, whatever they did."""
+    """See `whorl.hosts.Host`. Its layers turn q and k nowhere but in the attention function, whatever they did.
+
+    relative: as its family has it.
+    """
+
+    relative: bool = False
 
     @property
     def named(self) -> str:
@@ -40,9 +38,10 @@ class TimmHost(Host):
 
     @property
     def methods(self) -> tuple[Method, ...]:
+        how = relative if self.relative else calls
         return (
-            Method(self.base, "forward_features", forward_features),
-            Method(self.base, "forward_intermediates", forward_intermediates),
+            Method(self.base, "forward_features", how.forward_features),
+            Method(self.base, "forward_intermediates", how.forward_intermediates),
             Method(self.embed, "forward", patches_of_any_size),
         )
 
@@ -62,18 +61,24 @@ class TimmHost(Host):
             set_attention(attention, implementation)
 
     def stock_forward(self, index: int) -> Callable[..., Any]:
-        return stock_forward
+        return relative.stock_forward if self.relative else calls.stock_forward
 
     def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
         ATTENDS[implementation] = attend
 
     @property
     def own_vectors(self) -> torch.Tensor | None:
-        table: torch.Tensor | None = self.base.pos_embed
+        table: torch.Tensor | None = getattr(self.base, "pos_embed", None)
         return None if table is None else table.view(-1, table.shape[-1])
 
     def own_encoding(self) -> Encoding:
-        """Raises ValueError for a rotation that no encoding says."""
+        """Raises ValueError for a rotation, and for relative biases, that no encoding says."""
+        if self.relative:
+            raise ValueError(
+                f"this {type(self.model).__name__} adds relative biases of its own to its logits "
+                f"({self._biases()}), which no encoding of whorl's says; attaching another takes them out, and "
+                "whorl.detach puts them back"
+            )
         assert self.patches is not None
         grid, rope = self.patches.trained, getattr(self.base, "rope", None)
         parts: list[Encoding] = []
@@ -83,6 +88,11 @@ class TimmHost(Host):
             parts.append(rotation_of(rope))
         return functools.reduce(operator.add, parts) if parts else NoPE()
 
+    def _biases(self) -> str:
+        """The class that makes its relative biases."""
+        shared = self.base.shared_rel_pos
+        return type(self.attentions[0].rel_pos if shared is None else shared).__name__
+
     def own_frequencies(self, index: int) -> torch.Tensor | None:
         rope: Any = getattr(self.base, "rope", None)
         if type(rope).__name__ != "RotaryEmbeddingMixed":
@@ -91,6 +101,8 @@ class TimmHost(Host):
         return frequencies if rope.grid_indexing == "xy" else frequencies.flip(0)
 
     def own_spectrum(self, index: int) -> Spectrum | None:
+        if getattr(self.base, "rope", None) is None:
+            return None
         own = self.own_encoding()
         turning = (part for part in getattr(own, "parts", (own,)) if "rotate" in part.kinds)
         return next((part.spectrum(self.shapes[index].head_dim) for part in turning), None)

@@ -66,6 +66,7 @@ def open_model(model: Any) -> TimmHost:
         first_layer=model.blocks[0],
         patches=patches,
         embed=model.patch_embed,
+        relative=family.relative,
     )
 
 
@@ -75,7 +76,7 @@ def _family(model: Any) -> TimmFamily | None:
 
 def _patches(model: Any) -> Patches:
     embed, prefix = model.patch_embed, int(model.num_prefix_tokens)
-    embedded = 0 if model.no_embed_class else prefix
+    embedded = 0 if getattr(model, "no_embed_class", True) else prefix
     size = tuple(embed.patch_size)
     patches = Patches(size, size, prefix, embedded, Grid(1, 1), "padded" if embed.dynamic_img_pad else "refused")
     rows, columns = embed.grid_size
@@ -98,7 +99,7 @@ def _check_parts(model: Any, family: TimmFamily) -> None:
             f"no known seam in this {name}: its tokens are made by a {type(model.patch_embed).__name__}, and where "
             "these stand is known of a PatchEmbed that is built for an image size alone"
         )
-    if getattr(model.patch_drop, "prob", 0.0) > 0:
+    if getattr(getattr(model, "patch_drop", None), "prob", 0.0) > 0:
         raise ValueError(
             f"this {name} leaves out patches in training (patch_drop_rate), and says not which, so that nobody knows "
             "where the others stand; build it with patch_drop_rate=0"
