@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from claims import NEEDS, PAPERS, Claim, Need
+from claiming import Claim, Need
+from claims import NEEDS, PAPERS
 from evidence import Known, Line, Verdict, ran_on, together
 from picks import Pick, pick
 

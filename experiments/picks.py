@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from claims import Need
+from claiming import Need
 from evidence import ALIKE, Known, Verdict, linked
 from ranking import measured
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from whorl.encodings.angles import cos_sin_of
 from whorl.ops.derivatives import batch_of_gradients, plain, transformed
 from whorl.ops.impl import plane_waves
 from whorl.ops.raster import Raster, raster_of
@@ -92,7 +91,7 @@ def _plainly(
     """The same gradients by operations of PyTorch alone, which follow whatever gradients are."""
     y, x = raster.places(frequencies.device)
     angles = y[:, None] * frequencies[0, :, None] + x[:, None] * frequencies[1, :, None]
-    cos, sin = cos_sin_of(angles, grads[0].dtype)
+    cos, sin = angles.cos().to(grads[0].dtype), angles.sin().to(grads[0].dtype)
     halves = [_pairs(grad, cos.shape[-1], layout) for grad in grads]
     back = [(a * cos + b * sin, b * cos - a * sin) for a, b in halves]
     to_tensors = [_joined(*pair, grad, layout) for pair, grad in zip(back, grads, strict=True)]
