@@ -75,12 +75,15 @@ def test_what_the_report_says_is_what_the_numbers_say() -> None:
             assert number > 0
         mean = sum(distances.values()) / len(distances)
         assert f"others {mean:.2f} patches away" in said
-        assert f"would look {summary['settings']['even_distance']:.2f} far" in said
-        assert f"head {near[0]} of layer {near[1]} ({distances[near]:.2f})" in said
-        assert f"farthest head {far[0]} of layer {far[1]} ({distances[far]:.2f})" in said
+        assert f"would look {summary['settings']['even_distance']:.2f} away" in said
+        assert f"Head {near[0]} of layer {near[1]} looks nearest ({distances[near]:.2f})" in said
+        assert f", head {far[0]} of layer {far[1]} farthest ({distances[far]:.2f})" in said
         on = [h["prefix"] for h in heads]
         assert f"gives {100 * sum(on) / 4:.0f} % of its attention to the three tokens that stand before" in said
         assert f"an even share is {100 * 3 / (3 + 21):.0f} %" in said
+        most = max(heads, key=lambda h: h["prefix"])
+        told = f"Head {most['head']} of layer {most['layer']} gives most, {100 * most['prefix']:.0f} %."
+        assert told in said
         most = max(heads, key=lambda h: h["there"])
         assert re.search(rf"head {most['head']} of layer {most['layer']} gives {100 * most['there']:.0f} % to", said)
         if encoding == "learned-2d":
@@ -89,11 +92,11 @@ def test_what_the_report_says_is_what_the_numbers_say() -> None:
         for side in ("queries", "keys"):
             for axis in ("rows", "columns"):
                 mean = sum(h[side][axis] for h in heads) / 4
-                assert f"{100 * mean:.0f} %" in said.partition(". Most one-sided")[0]
+                assert f"{100 * mean:.0f} %" in said.partition(". The queries of")[0]
         sided = max(heads, key=lambda h: abs(h["queries"]["rows"] - h["queries"]["columns"]))
         assert (
-            f"queries of head {sided['head']} of layer {sided['layer']}: {100 * sided['queries']['rows']:.0f} % by rows"
-            in said
+            f"queries of head {sided['head']} of layer {sided['layer']} are the most one-sided: "
+            f"{100 * sided['queries']['rows']:.0f} % by rows" in said
         )
         unfit = {len(h["unfit"]) for h in heads}
         along = found.frequency

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from whorl.reports.formatting import listing, number, plural
+from whorl.reports.formatting import capital, listing, number, plural
 from whorl.reports.image_inspection.charts import part_of
 from whorl.reports.inspection.telling import Finding, share
 from whorl.results.image_inspection import ImageHead, ImageInspection
@@ -47,7 +47,7 @@ def _of_axes(m: ImageInspection) -> Finding | None:
     most = max(turning, key=lambda h: abs(h.queries.rows - h.queries.columns))  # type: ignore[union-attr]
     assert most.queries is not None
     said += (
-        f". Most one-sided are the queries of {_head(most)}: {share(most.queries.rows)} by rows and "
+        f". The queries of {_head(most)} are the most one-sided: {share(most.queries.rows)} by rows and "
         f"{share(most.queries.columns)} by columns."
     )
     return Finding(said, "axes")
@@ -96,8 +96,8 @@ def _of_distance(m: ImageInspection) -> Finding | None:
     nearest, farthest = (of(distances, key=distances.__getitem__) for of in (min, max))
     return Finding(
         f"Patches attend to others {number(average)} patches away in the mean over heads, where even attention would "
-        f"look {number(m.summary.settings.even_distance)} far. Nearest looks {_named(nearest)} "
-        f"({number(distances[nearest])}), farthest {_named(farthest)} ({number(distances[farthest])}).",
+        f"look {number(m.summary.settings.even_distance)} away. {capital(_named(nearest))} looks nearest "
+        f"({number(distances[nearest])}), {_named(farthest)} farthest ({number(distances[farthest])}).",
         "maps",
     )
 
@@ -112,7 +112,8 @@ def _of_prefix(m: ImageInspection) -> Finding | None:
     tokens = "the token that stands" if count == 1 else f"the {plural(count, 'token')} that stand"
     return Finding(
         f"A patch gives {share(float(np.mean(list(on.values()))))} of its attention to {tokens} before the patches, in "
-        f"the mean over heads; an even share is {share(even)}. Most gives {_named(most)}, {share(on[most])}.",
+        f"the mean over heads; an even share is {share(even)}. {capital(_named(most))} gives most, "
+        f"{share(on[most])}.",
         "maps",
     )
 
