@@ -201,6 +201,8 @@ def test_a_run_that_is_stopped_leaves_what_it_read(
     [
         (["--text", "stdlib"], "--text is for models of texts, and this is none; try --data, --size, --images"),
         (["--ablate"], "--ablate is for models of texts"),
+        (["--random-windows", "16"], "--random-windows is for models of texts"),
+        (["--no-snapshots"], "--snapshots is for models of texts"),
         (["--size", "12x"], "--size takes the height and the width of images in pixels"),
         (["--size", "4x4"], "an image of 4 x 4 pixels holds no patch"),
         (["--images", "0"], "images must be a whole number from 1"),
@@ -221,6 +223,8 @@ def test_options_of_images_are_none_of_texts(tmp_path: Path) -> None:
     assert "--size is for models of images, and this is none; try --text" in str(done.exception)
     mixed = CliRunner().invoke(app, ["inspect", str(tmp_path / "llama"), str(tmp_path / "llama"), "--data", "glyphs"])
     assert "--data is for models of images" in str(mixed.exception)
+    said = CliRunner().invoke(app, ["inspect", str(tmp_path / "llama"), "--images", "64"])
+    assert "--images is for models of images" in str(said.exception)
 
 
 def test_turns_in_the_grid_are_counted_along_the_longer_way() -> None:

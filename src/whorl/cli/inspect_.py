@@ -27,11 +27,18 @@ EPILOG = """
  whorl inspect google/gemma-7b --stream-layers --length 2048 --windows 2\n
  whorl inspect path/to/a/vit --data photos/ --size 224x448    an image model, on images that are not square
 
-DIR/report.html opens in any browser; DIR/inspection.npz holds every number (whorl.Inspection.load).
+DIR/report.html opens in any browser; DIR/inspection.npz holds every number
+(whorl.Inspection.load, of image models whorl.ImageInspection.load).
 """
 
 
+OF_TEXTS = ("text", "length", "train_length", "layers", "plan", "windows", "random_windows", "ablate", "snapshots",
+            "stream_layers")  # fmt: skip
+OF_IMAGES = ("data", "size", "images")
+
+
 def inspect(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(metavar="MODEL [OTHER]", help="A model's directory, a .gguf file, a hub name, or a trial."),
@@ -78,7 +85,7 @@ def inspect(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Of an image model: glyphs, fashion-mnist, or a folder that has one of image files for each class.",
+            help="Of an image model: glyphs, fashion-mnist, or a folder with one folder of image files per class.",
             show_default="a trial's, or glyphs",
         ),
     ] = None,
@@ -89,7 +96,7 @@ def inspect(
             show_default="the model's own",
         ),
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Of an image model: how many images.", show_default="64")] = None,
+    images: Annotated[int, typer.Option(help="Of an image model: how many images.")] = 64,
     out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("runs/inspect"),
 ) -> None:
     """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
@@ -103,17 +110,12 @@ def inspect(
     from whorl.sources import IMAGES_READ, read_by
 
     logging.getLogger("whorl").setLevel(logging.WARNING)
-    of_texts = {"--text": text, "--length": length, "--train-length": train_length, "--layers": layers, "--plan": plan,
-                "--ablate": ablate or None, "--stream-layers": stream_layers or None}  # fmt: skip
-    of_images = {"--data": data, "--size": size, "--images": images}
     read = [read_by(model) for model in models]
     if IMAGES_READ in read:
-        _refuse(of_texts, "texts", of_images)
-        _inspect_images(
-            models, data=data, size=size, images=64 if images is None else images, minutes=minutes, seed=seed, out=out
-        )
+        _refuse(context, OF_TEXTS, "texts", instead=OF_IMAGES)
+        _inspect_images(models, data=data, size=size, images=images, minutes=minutes, seed=seed, out=out)
         return
-    _refuse(of_images, "images", of_texts)
+    _refuse(context, OF_IMAGES, "images", instead=OF_TEXTS)
     try:
         results = run(
             models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
@@ -126,11 +128,13 @@ def inspect(
     _say(results, out, [] if train_length else models)
 
 
-def _refuse(given: dict[str, Any], takes: str, instead: dict[str, Any]) -> None:
-    """Raises ValueError for options of models that read something else."""
-    names = [name for name, value in given.items() if value is not None]
-    if names:
-        raise ValueError(f"{names[0]} is for models of {takes}, and this is none; try {', '.join(instead)}")
+def _refuse(context: typer.Context, options: tuple[str, ...], takes: str, instead: tuple[str, ...]) -> None:
+    """Raises ValueError where one of these options was given, which is of models that read something else."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        named, others = f"--{given[0].replace('_', '-')}", ", ".join(f"--{name.replace('_', '-')}" for name in instead)
+        raise ValueError(f"{named} is for models of {takes}, and this is none; try {others}")
 
 
 def _inspect_images(models: list[str], out: Path, **how: Any) -> None:
