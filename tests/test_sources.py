@@ -71,5 +71,5 @@ def test_an_image_model_of_the_hub_is_told_by_its_config(monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match="someone/a-vit reads images, and this is done with models of texts"):
         source("someone/a-vit")
     assert source("someone/a-vit", "images").name == "someone/a-vit"
-    with pytest.raises(ValueError, match="reads images, and this is done with models of points"):
+    with pytest.raises(ValueError, match="done with models of points; give models of points alone"):
         source("someone/a-vit", "points")

@@ -192,7 +192,7 @@ def _of_images(config: dict[str, Any]) -> bool:
 def _reads_others(path: Path, found: str, of: str) -> str:
     """Why a model that reads one thing is refused where another is read."""
     if of != TEXTS:
-        return f"{path} reads {found}, and this is done with models of {of}"
+        return f"{path} reads {found}, and this is done with models of {of}; give models of {of} alone"
     known = str(_config_at(str(path)).get("model_type", "")) if found == IMAGES_READ else ""
     others = f" (a {known!r}; the families of images that whorl knows: {', '.join(IMAGES)})"
     family = others if known and known not in IMAGES else ""

@@ -169,7 +169,10 @@ def _sides(size: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
     if match is None or not int(match[1]) or not int(match[2] or 1):
-        raise ValueError(f"--size takes the height and the width of images in pixels, as 112x448, or 224, got {size!r}")
+        raise ValueError(
+            "--size takes the height and the width of images in pixels, each from 1 to 99,999, as 112x448, or 224, "
+            f"got {size!r}"
+        )
     return int(match[1]), int(match[2] or match[1])
 
 
