@@ -50,7 +50,9 @@ SCALE, SHIFT, TURN, AWAY = (0.5, 0.95), 0.1, 12.0, 0.15
 class ImageArguments(Arguments):
     """data: what the pictures are; patch: pixels along the sides of a patch."""
 
-    data: str = argument("glyphs", "glyphs of fonts, fashion-mnist, or a folder that has one of image files per class")
+    data: str = argument(
+        "glyphs", "glyphs of fonts, fashion-mnist, or a folder with one folder of image files per class"
+    )
     patch: int = argument(4, "the side of a patch in pixels; a --model's must be the same")
 
     name = "images"
