@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -32,6 +33,12 @@ def spans(prompt: int) -> list[tuple[int, int]]:
     return [(0, prompt), *((t, t + 1) for t in range(prompt, 12)), (12, 14)]
 
 
+def forget(cache: Any) -> None:
+    """As if it had been filled elsewhere."""
+    for layer in cache.layers:
+        layer.__dict__.pop("whorl_positions", None)
+
+
 @pytest.mark.full
 @torch.no_grad()
 def test_steps_on_a_static_cache_go_on_with_gaps() -> None:
@@ -50,10 +57,10 @@ def test_steps_on_a_static_cache_go_on_with_gaps() -> None:
     # A cache that nobody has kept positions of: counted, and asserted where there is no counting them.
     cache.reset()
     model(ids[:, :8], past_key_values=cache)
-    for layer in cache.layers:
-        layer.__dict__.pop("whorl_positions", None)
+    forget(cache)
     plain = model(ids[:, :9], use_cache=False).logits[:, 8:]
     assert difference(step(ids[:, 8:9], past_key_values=cache, position_ids=torch.tensor([[8]])).logits, plain) < budget
+    forget(cache)
     with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
         step(ids[:, 9:10], past_key_values=cache, position_ids=torch.tensor([[19]]))
 
@@ -96,8 +103,92 @@ def test_steps_go_on_where_a_window_is_full(family: str, kind: str, padding: int
     step, cache = torch.compile(model, fullgraph=True, backend="eager"), cache_of(kind, model)
     steps = [step(ids[:, a:b], past_key_values=cache, **given(a, b)).logits for a, b in spans(prompt)]
     assert difference(torch.cat(steps, 1)[mask.bool()], truth[mask.bool()]) < budget
+    forget(cache)
     with pytest.raises(RuntimeError, match="the keys' positions are unknown"):
         step(ids[:, :2], past_key_values=cache, position_ids=at[:, 12:] + 9)
+
+
+ONES, PADDED = torch.ones(2, 20, dtype=torch.long), torch.ones(2, 20, dtype=torch.long)
+PADDED[:, :2] = 0
+# What is given of 8 tokens and of 1, 1 and 2 that go on: positions, and a mask of each.
+FITTING = {
+    "gaps, and the number of keys next": ([0, 2, 4, 6, 8, 10, 12, 14], [8, 9, 10, 11], ONES, ONES),
+    "gaps, and on": ([0, 2, 4, 6, 8, 10, 12, 14], [16, 18, 20, 21], ONES, ONES),
+    "from 5, and the number of keys next": ([5, 6, 7, 8, 9, 10, 11, 12], [8, 9, 10, 11], ONES, ONES),
+    "padding that is said later": (list(range(8)), [6, 7, 8, 9], ONES, PADDED),
+    "a jump": (list(range(8)), [12, 13, 14, 17], ONES, ONES),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.full] * (i % 3 > 0)) for i, c in enumerate(FITTING)]
+)
+@pytest.mark.parametrize("kind", [STATIC, DYNAMIC])
+def test_keys_stand_where_they_were_put_and_not_where_a_mask_counts_them(kind: str, case: str) -> None:
+    """Whether they were put there by a compiled call or not."""
+    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "alibi"))
+    before, after, *masks = FITTING[case]
+    at, compiled = torch.tensor([before + after]), torch.compile(model, fullgraph=True, backend="eager")
+
+    def steps(first: Any, then: Any) -> torch.Tensor:
+        cache, logits = cache_of(kind, model), []
+        for (a, b), run, mask in zip(
+            [(0, 8), (8, 9), (9, 10), (10, 12)], [first, then, then, then], [masks[0], *3 * [masks[1]]], strict=True
+        ):
+            given = {"position_ids": at[:, a:b], "attention_mask": mask[:, :b]}
+            logits.append(run(TOKENS[:, a:b], past_key_values=cache, **given).logits)
+        return torch.cat(logits, 1)
+
+    truth, budget = steps(model, model), logits_and_budget(model, TOKENS[:, :12])[1]
+    for first, then in ((model, compiled), (compiled, compiled), (compiled, model)):
+        torch.compiler.reset()
+        assert difference(steps(first, then), truth) < budget
+
+
+@torch.no_grad()
+def test_what_is_done_to_a_cache_that_a_compiled_call_filled() -> None:
+    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "alibi"))
+    step = torch.compile(model, fullgraph=True, backend="eager")
+    at, ones = torch.stack([torch.arange(10) * 2, torch.arange(10) * 3 + 1]), ONES[:, :10]
+    ids = TOKENS[:, :10]
+    truth, budget = logits_and_budget(model, ids, position_ids=at, attention_mask=ones, use_cache=False)
+
+    def filled() -> Any:
+        cache = DynamicCache(config=model.config)
+        step(ids[:, :9], position_ids=at[:, :9], attention_mask=ones[:, :9], past_key_values=cache)
+        return cache
+
+    for run in (model, step):
+        cache = filled()
+        cache.crop(-1)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        cache = copy.deepcopy(cache)
+        last = {"position_ids": at[[1, 0], 8:], "attention_mask": ones}
+        assert difference(run(ids[[1, 0], 8:], past_key_values=cache, **last).logits, truth[[1, 0], 8:]) < budget
+        cache = filled()
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[[1, 0]], layer.values[[1, 0]]
+        with pytest.raises((ValueError, RuntimeError), match="keys' positions are unknown|changed places past whorl"):
+            run(ids[:, 9:], position_ids=at[[1, 0], 9:], attention_mask=ones, past_key_values=cache)
+
+
+@pytest.mark.full
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [STATIC, DYNAMIC])
+def test_packed_documents_in_a_compiled_call_that_fills_a_cache(kind: str) -> None:
+    """A call without a cache keeps them apart, and one with a cache refuses them, compiled or not."""
+    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "alibi"))
+    compiled, at = torch.compile(model, fullgraph=True, backend="eager"), torch.arange(6).repeat(2)[None]
+    ids = TOKENS[:, :12]
+    apart, budget = logits_and_budget(model, ids, position_ids=at, use_cache=False)
+    assert difference(compiled(ids, position_ids=at, use_cache=False).logits, apart) < budget
+    with pytest.raises(RuntimeError, match="go back within a row, as packed documents do"):
+        compiled(ids, position_ids=at, past_key_values=cache_of(kind, model))
+    cache = cache_of(kind, model)
+    compiled(ids[:, :6], position_ids=at[:, :6], past_key_values=cache)
+    with pytest.raises(RuntimeError, match="go back within a row, as packed documents do"):
+        compiled(ids[:, 6:], position_ids=at[:, 6:], past_key_values=cache)
 
 
 @pytest.mark.full

@@ -7,7 +7,7 @@ is done to it, by methods on the instance.
 
 from __future__ import annotations
 
-import types
+import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -40,14 +40,16 @@ class Kept:
         self.exchanged = False
 
     def check(self) -> None:
-        """Notes whether other keys have been put into the layer, in an order that is not known."""
+        """Notes whether other keys have been put into the layer, in an order that is not known. To a compiled call,
+        which compares no numbers, another tensor holds other keys."""
         if self.held is None:
             self.exchanged = False
             return
         layer, keys, values = self.held
         now = getattr(layer(), "keys", None)
-        self.exchanged = keys() is not now and not (
-            isinstance(now, torch.Tensor) and _alike_but_for_rounding(now, values)
+        self.exchanged = keys() is not now and (
+            torch.compiler.is_compiling()
+            or not (isinstance(now, torch.Tensor) and _alike_but_for_rounding(now, values))
         )
 
     def keep(self, count: int) -> None:
@@ -71,27 +73,34 @@ def keep_beside(layer: Any, attribute: str, kept: Kept) -> None:
     if getattr(layer, attribute, None) is kept:
         return
     setattr(layer, attribute, kept)
-    for name, method in FOLLOWED.items():
+    for name in CHANGES:
         if hasattr(layer, name):
-            layer.__dict__[name] = types.MethodType(method, layer)
+            layer.__dict__[name] = Followed(layer, name)
 
 
-# Each method has its own name, by which pickle finds the class's.
+class Followed:
+    """A method of one layer of a cache, which changes what is kept beside its keys as well. (Not a bound function: a
+    compiled call leaves the class's own method in its place.)"""
 
+    def __init__(self, layer: Any, name: str) -> None:
+        self.layer, self.name = layer, name
 
-def _following(name: str, change: Callable[..., None]) -> Callable[..., Any]:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(type(self), name)(self, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        layer = self.layer
+        result = getattr(type(layer), self.name)(layer, *args, **kwargs)
         for attribute in ATTRIBUTES:
-            kept = getattr(self, attribute, None)
+            kept = getattr(layer, attribute, None)
             if kept is not None:
-                change(kept, self, *args, **kwargs)
-                if kept.held is not None and kept.held[0]() is self:
-                    kept.believe(self)
+                CHANGES[self.name](kept, layer, *args, **kwargs)
+                if kept.held is not None and kept.held[0]() is layer:
+                    kept.believe(layer)
         return result
 
-    method.__name__ = name
-    return method
+    def __deepcopy__(self, memo: dict[int, Any]) -> Followed:
+        return Followed(copy.deepcopy(self.layer, memo), self.name)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.layer, self.name)  # from a file, it is the class's own
 
 
 def _cropped(kept: Kept, layer: Any, *_: Any, **__: Any) -> None:
@@ -127,4 +136,3 @@ CHANGES: dict[str, Callable[..., None]] = {
     "offload": _moved,
     "prefetch": _moved,
 }
-FOLLOWED = {name: _following(name, change) for name, change in CHANGES.items()}

@@ -42,31 +42,40 @@ class KeptPositions(Kept):
     def __init__(self) -> None:
         super().__init__()
         self.slots: torch.Tensor | None = None  # of a static cache with room at the end, always at one address
-        self.count: int | torch.Tensor = 0  # how many of them are known; a tensor where a compiled call counts on
+        self.counted: torch.Tensor | None = None  # of a static cache, how many of them are known; None: all
         self.call: torch.Tensor | None = None  # the query positions of the latest forward,
-        self.start: int = 0  # the keys that were there before it,
+        self.start: Any = 0  # the keys that were there before it,
         self.asked: set[int] = set()  # the layers that have asked in it,
         self.settled = False  # whether its positions are among the slots,
         self.given: dict[tuple[int, torch.device], torch.Tensor] = {}  # and what layers got, by their number of keys
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptPositions:
         twin = KeptPositions()
-        if self.slots is not None:
-            twin.slots = self.slots.clone()
-            twin.count = self.count.clone() if isinstance(self.count, torch.Tensor) else self.count
+        twin.slots = None if self.slots is None else self.slots.clone()
+        twin.counted = None if self.counted is None else self.counted.clone()
         return twin
 
+    @property
+    def count(self) -> int:
+        """How many positions are known."""
+        if self.counted is not None:
+            return int(self.counted)
+        return 0 if self.slots is None else self.slots.shape[1]
+
+    def begin(self, positions: torch.Tensor, start: int | torch.Tensor) -> None:
+        """A forward over tokens at these positions, after so many keys."""
+        self.check()
+        self.call, self.start, self.asked, self.settled, self.given = positions, start, set(), False, {}
+
     def keep(self, count: int) -> None:
-        self.call = None
-        if int(self.count) <= count:
-            return
-        if isinstance(self.count, torch.Tensor):
-            self.count.fill_(count)
-        else:
-            self.count = count
+        self.call, self.asked = None, set()
+        if self.counted is not None:
+            self.counted.clamp_(max=count)
+        elif self.slots is not None:
+            self.slots = self.slots[:, :count]
 
     def rows(self, of: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.call = None
+        self.call, self.asked = None, set()
         if self.slots is not None and self.slots.shape[0] > 1:
             self.slots = of(self.slots)
 
@@ -77,7 +86,7 @@ class Call(NamedTuple):
     positions: torch.Tensor  # of all tokens of this forward; some hosts go on with the last queries alone
     layer: int
     cache: Any = None
-    kept: KeptPositions | None = None  # None without a cache, and where a compiled call has none to go by
+    kept: KeptPositions | None = None  # None without a cache, and in an export
     start: int | torch.Tensor = 0  # the keys that are there already
 
 
@@ -95,16 +104,18 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
         kept = getattr(one, "whorl_positions", None)
         if kept is not None:
             break
-    if torch.compiler.is_compiling():
-        if kept is None or not isinstance(kept.count, torch.Tensor):
-            return Call(positions, layer, cache)
-        return Call(positions, layer, cache, kept, _start(cache, layer, positions.shape[1]))
+    if torch.compiler.is_exporting() and (kept is None or kept.counted is None):  # a graph of this leaves no record
+        return Call(positions, layer, cache, None, _start(cache, layer, positions.shape[1]))
     if kept is None:
         kept = KeptPositions()
+    if torch.compiler.is_compiling():
+        start = _start(cache, layer, positions.shape[1])
+        if not kept.asked or layer in kept.asked:
+            kept.begin(positions, start)
+        kept.asked.add(layer)
+        return Call(positions, layer, cache, kept, start)
     if not _goes_on(kept, cache, layer, positions):
-        kept.check()
-        kept.start = int(cache.get_seq_length(layer))
-        kept.call, kept.asked, kept.settled = positions, set(), False
+        kept.begin(positions, int(cache.get_seq_length(layer)))
     kept.asked.add(layer)
     return Call(positions, layer, cache, kept, kept.start)
 
@@ -171,9 +182,7 @@ def key_positions(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -
 def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | None) -> None:
     """Puts the positions of this forward after those of the keys that are there already."""
     positions, start = call.positions, kept.start
-    known = kept.slots is not None and int(kept.count) == start and not kept.exchanged
-    if known and kept.slots is not None and kept.slots.shape[0] > 1 and positions.shape[0] not in (1, len(kept.slots)):
-        known = False  # rows came or went past the cache's methods
+    known = kept.count == start and _believed(kept, positions)
     if start == 0:
         slots = positions.clone()  # the caller may go on counting in this very tensor
     else:
@@ -181,86 +190,113 @@ def _settle(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | Non
             assert kept.slots is not None
             past = kept.slots[:, :start].to(positions.device)
         else:
-            past = _counted(mask, start, int(kept.count), positions)
+            past = _counted(mask, start, kept.count, positions)
         slots = torch.cat(_alike(past, positions), 1)
-    unsaid = isinstance(mask, HostMask) and mask.how.get("attention_mask") is None and positions.shape[1] > 1
-    if unsaid and positions.dim() == 2:  # on a grid, positions go back with every row
+    if _may_be_packed(mask, positions):
         _refuse_packed(slots[:, max(0, start - 1) :])
     layer = _layer(call.cache, call.layer)
     if getattr(layer, "is_compileable", False):
-        _keep_in_place(kept, slots, call.cache.get_max_length())
+        _keep_in_place(kept, slots, start + positions.shape[1], call.cache.get_max_length())
     else:
-        kept.slots, kept.count = slots, slots.shape[1]
-    kept.settled, kept.given = True, {}
+        kept.slots, kept.counted = slots, None
+    _believe(kept, layer)
+
+
+def _believed(kept: KeptPositions, positions: torch.Tensor) -> bool:
+    """Whether the slots are those of the rows and keys that are there, as far as their order goes."""
+    if kept.slots is None or kept.exchanged:
+        return False
+    rows = kept.slots.shape[0]
+    return rows == 1 or positions.shape[0] in (1, rows)  # rows that came or went past the cache's methods
+
+
+def _believe(kept: KeptPositions, layer: Any) -> None:
+    kept.settled = True
     kept.believe(layer)
     if layer is not None:
         keep_beside(layer, "whorl_positions", kept)
 
 
-def _keep_in_place(kept: KeptPositions, slots: torch.Tensor, room: int) -> None:
+def _keep_in_place(kept: KeptPositions, slots: torch.Tensor, count: int | torch.Tensor, room: int) -> None:
     """For a static cache: where a compiled call will count on, which wants tensors that stay where they are."""
-    own, count = kept.slots, slots.shape[1]
-    fits = own is not None and len(own) == len(slots) and own.device == slots.device and own.shape[1] >= count
+    own, written = kept.slots, slots.shape[1]
+    fits = own is not None and len(own) == len(slots) and own.device == slots.device and own.shape[1] >= written
     if own is None or not (fits and own.shape[2:] == slots.shape[2:] and torch.can_cast(slots.dtype, own.dtype)):
-        own = kept.slots = _with_room(slots[:, :0], max(room, count + ROOM * (count > room)))
+        own = kept.slots = _with_room(slots[:, :0], max(room, written + ROOM * (written > room)))
         compat.keep_address(own)
-    if not isinstance(kept.count, torch.Tensor):
-        kept.count = torch.zeros((), dtype=torch.int64, device=slots.device)
-        compat.keep_address(kept.count)
-    own[:, :count] = slots
-    kept.count.fill_(count)
+    if kept.counted is None:
+        kept.counted = torch.zeros((), dtype=torch.int64, device=slots.device)
+        compat.keep_address(kept.counted)
+    own[:, :written] = slots
+    kept.counted.fill_(count)
 
 
 def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> torch.Tensor:
-    """The same in a compiled call, which cannot look at numbers and choose: a static cache's positions are written on
-    where the cache itself counts on, and others are counted from the mask, asserted and not chosen."""
+    """The same in a compiled call, which cannot look at numbers and choose: where positions have to be counted from the
+    mask, that this may be done is asserted, and a static cache's are written on where the cache itself counts on."""
     positions, kept, start = call.positions, call.kept, call.start
     queries = positions.shape[1]
+    layer, count = _layer(call.cache, call.layer), start + queries
     if kept is None:
-        return positions if keys == queries else _counted_compiled(mask, positions, keys)
+        if keys == queries:
+            return positions
+        slots = _counted_in_graph(mask, start, positions)
+        return slots[:, slots.shape[1] - keys :]
+    in_place = kept.counted is not None or getattr(layer, "is_compileable", False)
+    if not kept.settled and in_place:
+        _settle_in_place(call, kept, mask)
+    elif not kept.settled:
+        if isinstance(start, int) and start == 0:
+            slots = positions.clone()
+        elif _believed(kept, positions) and kept.slots is not None and kept.slots.shape[1] == start:
+            slots = torch.cat(_alike(kept.slots, positions), 1)
+        else:
+            slots = torch.cat(_alike(_counted_in_graph(mask, start, positions)[:, :start], positions), 1)
+        _assert_not_packed(mask, slots[:, max(0, start - 1) :], positions)
+        kept.slots = slots
+    if not kept.settled:
+        _believe(kept, layer)
     assert kept.slots is not None
-    assert isinstance(kept.count, torch.Tensor)
-    count = start + queries
-    compat.assert_in_graph((kept.count == start) | (kept.count == count), f"the keys' positions are unknown; {TRY}")
-    if isinstance(count, int) and count > kept.slots.shape[1]:
-        kept.slots = _with_room(kept.slots, count + ROOM)
-    at = torch.arange(queries, device=positions.device) + start
-    kept.slots.index_copy_(1, at, positions.expand(kept.slots.shape[0], *positions.shape[1:]))
-    kept.count.fill_(count)
-    first = 0 if isinstance(start, torch.Tensor) else max(0, count - keys)
+    if not in_place and kept.slots.shape[1] != count:
+        raise ValueError(f"layer {call.layer} has {count} keys, and its cache was given {kept.slots.shape[1]}; {TRY}")
+    first = 0 if isinstance(count, torch.Tensor) else max(0, count - keys)
     return kept.slots[:, first : first + keys]
 
 
-def _counted_compiled(mask: torch.Tensor | HostMask | None, positions: torch.Tensor, keys: int) -> torch.Tensor:
-    if not isinstance(mask, torch.Tensor):
-        raise ValueError(f"{positions.shape[1]} queries and {keys} keys without a mask: their positions are unknown")
+def _settle_in_place(call: Call, kept: KeptPositions, mask: torch.Tensor | HostMask | None) -> None:
+    """Writes the positions of a compiled forward on in a static cache's slots."""
+    positions, start = call.positions, call.start
+    queries = positions.shape[1]
+    count = start + queries
+    if isinstance(start, int) and start == 0:
+        _keep_in_place(kept, positions, count, call.cache.get_max_length())
+        _assert_not_packed(mask, positions, positions)
+        return
+    if kept.counted is None or not _believed(kept, positions):
+        past = _counted_in_graph(mask, start, positions)
+        _keep_in_place(kept, past, start, call.cache.get_max_length())
+    assert kept.slots is not None
+    assert kept.counted is not None
+    compat.assert_in_graph(kept.counted == start, f"the keys' positions are unknown; {TRY}")
+    if isinstance(count, int) and count > kept.slots.shape[1]:
+        kept.slots = _with_room(kept.slots, count + ROOM)
+    if len(positions) > len(kept.slots):
+        kept.slots = kept.slots.repeat(len(positions), *[1] * (kept.slots.dim() - 1))
+    at = torch.arange(queries, device=positions.device) + start
+    last = kept.slots.index_select(1, (at[:1] - 1).clamp(min=0))
+    last = torch.where(at[0] == 0, positions[:, :1] - 1, last)
+    _assert_not_packed(mask, torch.cat(_alike(last, positions), 1), positions)
+    kept.slots.index_copy_(1, at, positions.to(kept.slots.dtype).expand(len(kept.slots), *positions.shape[1:]))
+    kept.counted.fill_(count)
+
+
+def _counted_in_graph(
+    mask: torch.Tensor | HostMask | None, start: int | torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
     _refuse_to_count(positions, "keys of the cache were there before this call")  # a number would make a graph for each
-    how = how_made(mask)
-    if how is None:
-        seen = mask[:, :, -1].any(1)
-        proven = (seen.sum(-1, keepdim=True) - 1 == positions[:, -1:]).all()
-        counted = seen.cumsum(-1) - 1
-    else:
-        proven, counted = _counted_by_padding(how, positions)
-    compat.assert_in_graph(proven, f"the keys' positions are unknown; {TRY}")
+    counted, wrong, _ = _by_mask(mask, start, positions)
+    compat.assert_in_graph(~wrong.any(), f"the keys' positions are unknown; {TRY}")
     return counted
-
-
-def _counted_by_padding(how: dict[str, Any], positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether every query at p is the token p of those that are no padding; and which of them each key is [batch or 1,
-    keys]. So it is known of a window, too, whose mask shows its latest keys alone."""
-    first, queries = how.get("kv_offset", 0), how["q_length"]
-    slots = first + how["kv_length"]
-    own = torch.arange(queries, device=positions.device) + how.get("q_offset", 0)
-    padding = how.get("attention_mask")
-    if padding is None:
-        counted = torch.arange(slots, device=positions.device)[None]
-        return (own == positions).all(), counted[:, first:]
-    real = padding[:, :slots].to(positions.device).long()
-    real = nn.functional.pad(real, (0, slots - real.shape[1]))
-    counted = real.cumsum(1) - 1
-    right = counted.index_select(1, own) == positions
-    return (right | (real.index_select(1, own) == 0)).all(), counted[:, first:].clamp(min=0)
 
 
 def _check_layer(call: Call, mask: torch.Tensor | HostMask | None, keys: int, first: int, count: int) -> None:
@@ -275,46 +311,76 @@ def _check_layer(call: Call, mask: torch.Tensor | HostMask | None, keys: int, fi
         )
 
 
+def _may_be_packed(mask: torch.Tensor | HostMask | None, positions: torch.Tensor) -> bool:
+    """Whether transformers would take positions that go back for packed documents, if there were no cache."""
+    how = None if mask is None else how_made(mask)
+    said = how is None or how.get("attention_mask") is not None
+    return not said and positions.shape[1] > 1 and positions.dim() == 2  # on a grid, they go back with every row
+
+
+PACKED = (
+    "as packed documents do, in a call that fills a cache: transformers keeps packed documents apart only without one. "
+    "Pass use_cache=False (or set model.config.use_cache=False); for one document, pass an attention_mask of ones"
+)
+
+
+def _assert_not_packed(mask: torch.Tensor | HostMask | None, slots: torch.Tensor, positions: torch.Tensor) -> None:
+    if _may_be_packed(mask, positions):
+        compat.assert_in_graph((slots.diff(dim=1) > 0).all(), f"position_ids go back within a row, {PACKED}")
+
+
 def _refuse_packed(positions: torch.Tensor) -> None:
     back = positions.diff(dim=1) <= 0
     if bool(back.any()):
         row, at = (int(i) for i in back.nonzero()[0])
         before, after = positions[row, at : at + 2].tolist()
-        raise ValueError(
-            f"position_ids go from {before} to {after} within a row, as packed documents do, in a call that fills a "
-            "cache: transformers keeps packed documents apart only without one. Pass use_cache=False (or set "
-            "model.config.use_cache=False); for one document, pass an attention_mask of ones"
-        )
+        raise ValueError(f"position_ids go from {before} to {after} within a row, {PACKED}")
 
 
 def _counted(mask: torch.Tensor | HostMask | None, start: int, known: int, positions: torch.Tensor) -> torch.Tensor:
-    """The positions [batch or 1, start] of the keys before this call, where the mask proves them: every query at p sees
-    p + 1 keys, all positions up to its own. Raises ValueError where it does not."""
-    queries = positions.shape[1]
+    """The positions [batch or 1, start] of the keys before this call, where the mask proves them. Raises ValueError
+    where it does not."""
     found = f"{start} keys of the cache came, went or changed places past whorl, which knows the positions of {known}"
     _refuse_to_count(positions, found)
-    if isinstance(mask, HostMask):
-        padding = mask.how.get("attention_mask")
-        if padding is None:
-            padding = positions.new_ones(1, start + queries)
-        real = nn.functional.pad(padding[:, : start + queries].long(), (0, max(0, start + queries - padding.shape[1])))
-        own, past = real[:, start:].bool(), real[:, :start]
-        total = real.cumsum(1)[:, start:]
-    elif mask is None or mask.shape[-1] < start + queries:
-        raise ValueError(f"{found}, and the mask does not show them all; {TRY}")
-    else:
-        seen = mask.any(1)[..., : start + queries]
-        own, total = seen[:, :, start:].diagonal(dim1=1, dim2=2), seen.sum(-1)
-        past = seen[:, :, :start].any(1).long()
-        # A query that sees fewer of them has a mask of its own kind.
-        total = total.where(seen[:, :, :start].sum(-1) == past.sum(-1, keepdim=True), -1)
-    wrong = own & (total - 1 != positions)
+    counted, wrong, total = _by_mask(mask, start, positions, found)
     if bool(wrong.any()):
         row, at = (int(i) for i in wrong.nonzero()[0])
         shown, p = int(total[row, at]), int(positions.expand(len(wrong), -1)[row, at])
         shows = f"shows {shown} keys to a query" if shown >= 0 else "hides some of them from a query"
         raise ValueError(f"{found}, and the mask {shows} at position {p}, so they cannot be counted; {TRY}")
-    return (past.cumsum(1) - 1).clamp(min=0)
+    return counted[:, :start]
+
+
+def _by_mask(
+    mask: torch.Tensor | HostMask | None,
+    start: int | torch.Tensor,
+    positions: torch.Tensor,
+    found: str = "the keys' positions are unknown",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the mask counts the first keys to be, where every query at p sees p + 1 of them, all up to its own: their
+    positions [batch or 1, keys]; which queries it is wrong of, and how many keys each sees, both [batch or 1, queries].
+    """
+    queries = positions.shape[1]
+    at = torch.arange(queries, device=positions.device) + start
+    how = None if mask is None else how_made(mask)
+    if how is not None:
+        slots = start + queries if isinstance(start, int) else how.get("kv_offset", 0) + how["kv_length"]
+        padding = how.get("attention_mask")
+        if padding is None:
+            padding = positions.new_ones(1, slots)
+        real = padding[:, :slots].to(positions.device).long()
+        real = nn.functional.pad(real, (0, slots - real.shape[1]))
+        own, total = real.index_select(1, at) > 0, real.cumsum(1).index_select(1, at)
+    elif not isinstance(mask, torch.Tensor) or (isinstance(start, int) and mask.shape[-1] < start + queries):
+        raise ValueError(f"{found}, and the mask does not show them all; {TRY}")
+    else:
+        seen = mask.any(1)
+        before = seen & (torch.arange(mask.shape[-1], device=mask.device) < start)
+        real = before.any(1).long()
+        own, total = seen.index_select(2, at).diagonal(dim1=1, dim2=2), seen.sum(-1)
+        # A query that sees fewer of them has a mask of its own kind.
+        total = total.where(before.sum(-1) == real.sum(-1, keepdim=True), -1)
+    return (real.cumsum(1) - 1).clamp(min=0), own & (total - 1 != positions), total
 
 
 def _refuse_to_count(positions: torch.Tensor, found: str) -> None:

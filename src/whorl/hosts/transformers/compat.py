@@ -140,11 +140,13 @@ def known_mask(
 
 
 def keep_address(tensor: torch.Tensor) -> None:
-    """Promises torch.compile that a tensor stays where it is, so that a compiled call may write to it.
+    """Promises torch.compile that a tensor stays where it is, so that a compiled call may write to it. Of one that is
+    made in a compiled call there is nothing to promise.
 
     Leans on `torch._dynamo.mark_static_address`, as transformers' static caches do.
     """
-    torch._dynamo.mark_static_address(tensor)
+    if not torch.compiler.is_compiling():
+        torch._dynamo.mark_static_address(tensor)
 
 
 def assert_in_graph(condition: torch.Tensor, message: str) -> None:
