@@ -173,6 +173,34 @@ def test_what_is_done_to_a_cache_that_a_compiled_call_filled() -> None:
             run(ids[:, 9:], position_ids=at[[1, 0], 9:], attention_mask=ones, past_key_values=cache)
 
 
+class Step(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, at: torch.Tensor, *held: torch.Tensor) -> torch.Tensor:
+        cache = DynamicCache()
+        for layer in range(len(held) // 2):
+            cache.update(held[2 * layer], held[2 * layer + 1], layer)
+        return self.model(ids, attention_mask=mask, position_ids=at, past_key_values=cache).logits
+
+
+@pytest.mark.full
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_exported_step_counts_the_keys_of_a_cache_and_its_own(whole: bool) -> None:
+    """By the mask, of padding or of every query and key: what is kept beside the keys does not come with them."""
+    model, at = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=2), "alibi")), torch.arange(12)[None]
+    mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()[:, :, 8:] if whole else ONES[:1, :12]
+    ids, cache = TOKENS[:1, :12], DynamicCache()
+    truth, budget = logits_and_budget(model, ids, use_cache=False)
+    model(ids[:, :8], past_key_values=cache)
+    held = [of for layer in cache.layers for of in (layer.keys, layer.values)]
+    given = (ids[:, 8:], mask, at[:, 8:], *held)
+    exported = torch.export.export(Step(model), given).module()
+    assert difference(exported(*given), truth[:, 8:]) < budget
+
+
 @pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [STATIC, DYNAMIC])

@@ -236,12 +236,12 @@ def _compiled(call: Call, mask: torch.Tensor | HostMask | None, keys: int) -> to
     mask, that this may be done is asserted, and a static cache's are written on where the cache itself counts on."""
     positions, kept, start = call.positions, call.kept, call.start
     queries = positions.shape[1]
-    layer, count = _layer(call.cache, call.layer), start + queries
     if kept is None:
         if keys == queries:
             return positions
-        slots = _counted_in_graph(mask, start, positions)
+        slots = _counted_in_graph(mask, keys - queries if call.cache is None else start, positions)
         return slots[:, slots.shape[1] - keys :]
+    layer, count = _layer(call.cache, call.layer), start + queries
     in_place = kept.counted is not None or getattr(layer, "is_compileable", False)
     if not kept.settled and in_place:
         _settle_in_place(call, kept, mask)
@@ -376,10 +376,10 @@ def _by_mask(
     else:
         seen = mask.any(1)
         before = seen & (torch.arange(mask.shape[-1], device=mask.device) < start)
-        real = before.any(1).long()
+        real = seen.any(1).long()
         own, total = seen.index_select(2, at).diagonal(dim1=1, dim2=2), seen.sum(-1)
         # A query that sees fewer of them has a mask of its own kind.
-        total = total.where(before.sum(-1) == real.sum(-1, keepdim=True), -1)
+        total = total.where(before.sum(-1) == before.any(1).sum(-1, keepdim=True), -1)
     return (real.cumsum(1) - 1).clamp(min=0), own & (total - 1 != positions), total
 
 
