@@ -104,7 +104,7 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
         kept = getattr(one, "whorl_positions", None)
         if kept is not None:
             break
-    if torch.compiler.is_exporting() and (kept is None or kept.counted is None):  # a graph of this leaves no record
+    if compat.exporting() and (kept is None or kept.counted is None):  # a graph of this leaves no record
         return Call(positions, layer, cache, None, _start(cache, layer, positions.shape[1]))
     if kept is None:
         kept = KeptPositions()
