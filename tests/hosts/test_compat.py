@@ -170,6 +170,21 @@ def test_a_condition_is_asserted_without_a_look_at_it() -> None:
         compat.assert_in_graph(torch.tensor(False), "these words")
 
 
+def test_an_export_is_told_from_a_compiled_call() -> None:
+    class Exporting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if compat.exporting() else x
+
+    zero = torch.zeros(2)
+    for run, added in (
+        (Exporting(), 0.0),
+        (torch.compile(Exporting(), fullgraph=True, backend="eager"), 0.0),
+        (torch.export.export(Exporting(), (zero,)).module(), 1.0),
+        (torch.export.export(Exporting(), (zero,), strict=True).module(), 1.0),
+    ):
+        assert run(zero).tolist() == [added, added], "torch.export sets another flag, or compiled calls set this one"
+
+
 def test_a_note_on_a_tensor_is_read_in_the_same_graph() -> None:
     def noted(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
         made = x + 1
