@@ -89,6 +89,8 @@ def test_what_the_report_says_is_what_the_numbers_say() -> None:
         if encoding == "learned-2d":
             assert "turns by rows" not in said
             continue
+        views = [view.label for view in report.all_charts([found])["axes"].views]
+        assert views[:2] == ["by rows, queries", "by columns, queries"], "a picture shows the first"
         for side in ("queries", "keys"):
             for axis in ("rows", "columns"):
                 mean = sum(h[side][axis] for h in heads) / 4
@@ -129,7 +131,9 @@ def test_offsets_are_told_by_their_sides() -> None:
     assert {(h.down, h.right) for h in found.summary.heads} == {(-1, 2)}
     assert all(h.there > 0.99 for h in found.summary.heads)
     said = str(report.findings(found)[-1])
-    assert said.startswith("4 of 4 heads give half of a patch's attention or more to one offset. The strongest: head")
+    assert said.startswith(
+        "4 of 4 heads give half of a patch's attention or more to one offset within half of the grid."
+    )
     assert "gives 100 % to the patch 1 row up and 2 columns to the right" in said
     map_ = found.attention[0, 0]
     assert np.unravel_index(map_[3:10, 4:13].argmax(), (7, 9)) == (2, 6)

@@ -27,8 +27,8 @@ def _axes(models: Models) -> Chart | None:
     """Layer x head: the shares of each axis, in queries and in keys."""
     views = []
     quantities = {"rows": "by rows", "columns": "by columns", "still": "standing still", "unfit": "no full turn"}
-    for key, words in quantities.items():
-        for side in ("queries", "keys"):
+    for side in ("queries", "keys"):  # a picture shows the first three views
+        for key, words in quantities.items():
             tables = [_by_head(m, lambda h, key=key, side=side: part_of(getattr(h, side), key)) for m in models]  # type: ignore[misc]
             if key == "still" and not any(np.nansum(table) for table in tables):
                 continue

@@ -131,11 +131,14 @@ def _of_offsets(m: ImageInspection) -> Finding | None:
         return f"{_named(at)} gives {share(weight)} to {offset_in_words(down, right)}"
 
     if not strong:
-        return Finding(f"No head gives half of its attention to one offset; at most, {words(ordered[0])}.", "maps")
+        most = f"at most, {words(ordered[0])}"
+        return Finding(f"No head gives half of its attention to one offset within half of the grid; {most}.", "maps")
     named = listing([words(item) for item in strong[:3]])
     count = f"{len(strong)} of {len(told)} heads {'give' if len(strong) > 1 else 'gives'}"
     more = " The strongest: " if len(strong) > 3 else " "
-    return Finding(f"{count} half of a patch's attention or more to one offset.{more}{named}.", "maps")
+    return Finding(
+        f"{count} half of a patch's attention or more to one offset within half of the grid.{more}{named}.", "maps"
+    )
 
 
 def offset_in_words(down: int, right: int) -> str:
