@@ -39,4 +39,5 @@ class ByRun(NamedTuple):
     feature: torch.Tensor | None = None  # of the distances least .. most, [most - least + 1]; where there are slopes
     vectors: torch.Tensor | None = None  # [H or 1, R, channels]
     rows: torch.Tensor | None = None  # where several runs share values and vectors, which of these each run has; then R
-    # of these is another number: int64 [B or 1, R, Q]
+    # of these is another number: int32 [B or 1, R, Q]
+    begin: torch.Tensor | None = None  # in the place of `farthest`, the first key of each run but the first: int32

@@ -35,14 +35,14 @@ class Raster(NamedTuple):
 class AlongRows:
     """A module of a grid as one that goes by runs (`whorl.encodings.by_run`): those of this grid, however many."""
 
-    def __init__(self, module: nn.Module, farthest: torch.Tensor, rows: torch.Tensor) -> None:
-        self.module, self.farthest, self.rows = module, farthest, rows
+    def __init__(self, module: nn.Module, begin: torch.Tensor, rows: torch.Tensor) -> None:
+        self.module, self.begin, self.rows = module, begin, rows
         self.runs = self.most_runs = rows.shape[1]
 
     def by_run(self, *how: Any) -> ByRun:
         module: Any = self.module
         found: ByRun = module.by_run(*how)
-        return found._replace(farthest=self.farthest, rows=self.rows)
+        return found._replace(begin=self.begin, rows=self.rows)
 
 
 def in_a_row(problem: AttentionProblem) -> AttentionProblem:
@@ -55,10 +55,10 @@ def in_a_row(problem: AttentionProblem) -> AttentionProblem:
     raster: Raster | None = problem.shared(_raster)
     if raster is None:
         return problem
-    farthest, rows = problem.shared(_runs, buckets, raster.grid)
+    begin, rows = problem.shared(_runs, buckets, raster.grid)
     if rows.shape[1] > max(MOST, rows.shape[2] // 3):  # their numbers would be nearly as many as weights
         return problem
-    module: Any = AlongRows(found[0], farthest, rows)
+    module: Any = AlongRows(found[0], begin, rows)
     return problem._replace(
         biases=(module,) if problem.biases else (),
         scores=tuple(score._replace(module=module) for score in problem.scores),
@@ -94,4 +94,6 @@ def _raster(mask: Visible | None, query_positions: torch.Tensor, key_positions: 
 
 
 def _runs(mask: Any, query_positions: Any, key_positions: Any, buckets: Any, grid: Grid) -> Any:
-    return buckets.runs_of(grid)
+    """The first key of each run but the first, and the row of each, as the loops read them."""
+    farthest, rows = buckets.runs_of(grid)
+    return (torch.arange(farthest.shape[2]) - farthest).int().contiguous(), rows.int().contiguous()

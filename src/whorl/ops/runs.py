@@ -22,21 +22,19 @@ class Apart(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Of R runs, in the order of keys."""
+    """Of R runs, in the order of keys, of `kinds`: as many, but where several share their numbers."""
 
     begin: torch.Tensor | None = None  # the first key of each run but the first, ascending; int32 [B or 1, R - 1, Q]
-    values: torch.Tensor | None = None  # float32 [B, H, R, Q], as slopes
+    values: torch.Tensor | None = None  # float32 [B, H, kinds, Q], as slopes
     slopes: torch.Tensor | None = None
     feature: torch.Tensor | None = None  # [Q + K - 1], at i - j + K - 1
-    vectors: torch.Tensor | None = None  # [H or 1, R, channels]
-    rows: torch.Tensor | None = None  # [B or 1, R, Q], where several runs share vectors: those of each
+    vectors: torch.Tensor | None = None  # [H or 1, kinds, channels]
+    rows: torch.Tensor | None = None  # the kind of each run, where there are fewer: int32 [B or 1, R, Q]
+    kinds: int = 0
 
     def added(self, mass: torch.Tensor) -> torch.Tensor:
-        """What vectors add to the output [B, H, Q, channels], for the sum of weights in each run [B, H, R, Q]."""
+        """What vectors add to the output [B, H, Q, channels], for the sum of weights of each kind [B, H, kinds, Q]."""
         assert self.vectors is not None
-        if self.rows is not None:
-            sums = mass.new_zeros(*mass.shape[:2], self.vectors.shape[1], mass.shape[3])
-            mass = sums.scatter_add(2, self.rows[:, None].expand(mass.shape), mass)
         return mass.mT @ self.vectors
 
 
@@ -71,16 +69,17 @@ def tables(module: Any, problem: AttentionProblem, first: torch.Tensor, end: tor
     if most < least:  # nothing is seen
         least = most = 0
     found: ByRun = module.by_run(q.float() * problem.scale, problem.query_positions, least, most, problem.v.shape[3])
-    begin = (at - found.farthest).clamp_(0, keys).int().contiguous()
-    count = begin.shape[1] + 1
+    begin = found.begin
+    if begin is None:
+        begin = (at - found.farthest).clamp_(0, keys).int().contiguous()
+    numbers = [x for x in (found.values, found.vectors) if x is not None]
+    kinds = begin.shape[1] + 1 if found.rows is None else numbers[0].shape[-2]
 
     def whole(x: torch.Tensor | None) -> torch.Tensor | None:
-        if x is None or found.rows is None:
-            return None if x is None else x.expand(batch, heads, count, queries)
-        return x.expand(batch, heads, -1, queries).gather(2, found.rows[:, None].expand(batch, heads, -1, -1))
+        return None if x is None else x.expand(batch, heads, kinds, queries)
 
     feature = found.feature
     if feature is not None:
         before = least - (own - (keys - 1))
         feature = nn.functional.pad(feature, (before, queries + keys - 1 - before - len(feature)))
-    return Tables(begin, whole(found.values), whole(found.slopes), feature, found.vectors, found.rows)
+    return Tables(begin, whole(found.values), whole(found.slopes), feature, found.vectors, found.rows, kinds)

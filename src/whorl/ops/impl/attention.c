@@ -283,7 +283,7 @@ static int open_space(Space *w, const Call *c, int backward) {
     const int64_t q = QUERIES * width, v = QUERIES * width_v, most = q > v ? q : v, s = KEYS * QUERIES;
     int64_t count = KEYS * (width + width_v + more) + 2 * s + q + TILES * (q + most + QUERIES * more);
     if (backward) count += TILES * (q + 2 * v + QUERIES * more) + (keys + KEYS) * (width + width_v) + KEYS * more * WIDTH;
-    if (c->runs.count) count += s + TILES * room_of_runs(c->runs.count);
+    if (c->runs.count) count += s + TILES * room_of_runs(&c->runs);
     w->all = NULL;
     if (posix_memalign((void **)&w->all, 64, (count + 1024) * sizeof(float))) return 1;
     float *at = w->all;
@@ -295,7 +295,7 @@ static int open_space(Space *w, const Call *c, int backward) {
     }
     if (c->runs.count) w->by_run = take(&at, s);
     for (Tile *t = w->tiles; t < w->tiles + TILES && c->runs.count; t++)
-        room_for_runs(&t->runs, take(&at, room_of_runs(c->runs.count)), c->runs.count);
+        room_for_runs(&t->runs, take(&at, room_of_runs(&c->runs)), &c->runs);
     if (backward) w->to_more_k = take(&at, KEYS * more * WIDTH);
     if (backward) w->to_k = take(&at, (keys + KEYS) * width), w->to_v = take(&at, (keys + KEYS) * width_v);
     return 0;
@@ -357,7 +357,7 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
         }
     }
     for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
-        const Tile *t = w->tiles + (row - begin) / QUERIES;
+        Tile *t = w->tiles + (row - begin) / QUERIES;
         const int64_t i = (row - begin) % QUERIES, where = (b * c->heads + h) * c->queries + row;
         float top = t->top[i], total = t->total[i], fade = 1;
         if (c->sinks) { /* one more logit, whose value is zero */
@@ -368,16 +368,17 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
         const float normal = total == 0 ? 0 : 1 / total;
         float *out = (float *)c->out.at + b * c->out.batch + h * c->out.head + row * c->out.token;
         for (int64_t d = 0; d < c->dim_v; d++) out[d] = t->sums[i * width_v + d] * (fade * normal);
-        for (int64_t r = 0; r < c->runs.count && c->runs.mass; r++)
-            c->runs.mass[((b * c->heads + h) * c->runs.count + r) * c->queries + row] = t->runs.mass[r * QUERIES + i] * (fade * normal);
+        t->fade[i] = fade * normal;
         c->top[where] = top, c->normal[where] = normal;
     }
+    for (int64_t at = 0; at < count && c->runs.mass; at++)
+        close_runs(&w->tiles[at].runs, &c->runs, b, b * c->heads + h, begin + at * QUERIES, c->queries, w->tiles[at].fade);
 }
 
 /* Returns 0, or 1 where there was no memory. */
 int whorl_attention(const int64_t *call) {
     const Call *c = (const Call *)call;
-    if (c->queries == 1 && !c->dropout) return whorl_attention_of_one(c);
+    if (c->queries == 1 && !c->dropout && !c->runs.rows) return whorl_attention_of_one(c);
     const int64_t rows = c->batches * c->heads;
     int64_t together = TILES; /* in a unit of work: fewer where there would be too few units */
     while (together > 1 && rows * ((c->queries - 1) / (QUERIES * together) + 1) < 4 * c->threads) together /= 2;
@@ -413,8 +414,8 @@ static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t d = 0; d < c->dim_v; d++) sum += out[d] * t->grad[i * width_v + d];
-        for (int64_t r = 0; r < c->runs.count && c->runs.mass; r++) {
-            const int64_t at = ((b * c->heads + h) * c->runs.count + r) * c->queries + q0 + i;
+        for (int64_t r = 0; r < c->runs.kinds && c->runs.mass; r++) {
+            const int64_t at = ((b * c->heads + h) * c->runs.kinds + r) * c->queries + q0 + i;
             sum += c->runs.mass[at] * c->runs.to_mass[at];
         }
         c->delta[where] = t->delta[i] = sum;
@@ -471,7 +472,7 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
         for (int64_t e = 0; e < c->channels; e++) more[e] = to_more[e * QUERIES];
     }
     for (int64_t at = 0; at < count && c->runs.values; at++)
-        close_runs(&w->tiles[at].runs, &c->runs, b * c->heads + h, begin + at * QUERIES, c->queries);
+        close_runs(&w->tiles[at].runs, &c->runs, b, b * c->heads + h, begin + at * QUERIES, c->queries, NULL);
 }
 
 /* A unit of work is a head of keys with its heads of queries; with several chunks, every so many tiles of their queries. */

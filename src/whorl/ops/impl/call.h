@@ -12,8 +12,10 @@
 typedef struct { /* what is constant, or a line, on runs of keys: see runs.h */
     int64_t count, batch; /* runs of a query, or 0 where nothing goes by runs; a stride of `begin`: 0 where rows of the batch share it */
     const int32_t *begin;                          /* [batch or 1, count - 1, queries] */
-    const float *values, *slopes, *feature;        /* [batch, heads, count, queries]; feature as a bias lies; or none */
-    float *mass;                                   /* [batch, heads, count, queries], or none */
+    int64_t kinds, rows_batch;                     /* how many values a query has: count, but where runs share them */
+    const int32_t *rows;                           /* [batch or 1, count, queries]: which of them each run has; or none */
+    const float *values, *slopes, *feature;        /* [batch, heads, kinds, queries]; feature as a bias lies; or none */
+    float *mass;                                   /* [batch, heads, kinds, queries], or none */
     const float *to_mass;                          /* the backward pass alone, as the three after it */
     float *to_values, *to_slopes, *to_feature;     /* to_feature: [chunks, batch, heads, queries + keys - 1], zeros, or none */
 } Runs;

@@ -108,11 +108,11 @@ def _start(positions: torch.Tensor) -> int | None:
 
 
 def _attend(how: loops.How, plan: Plan, sums: bool, given: loops.Given) -> tuple[loops.OfRows, torch.Tensor | None]:
-    """And the weights of each run, added up [batch, heads, runs, queries], where `sums` asks for them."""
+    """And the weights of each kind of run, added up [batch, heads, kinds, queries], where `sums` asks for them."""
     mass = None
     if sums and how.begin is not None:
         batch, heads, queries, _ = given.q.shape
-        mass = given.q.new_empty(batch, heads, how.begin.shape[1] + 1, queries, dtype=torch.float32)
+        mass = given.q.new_empty(batch, heads, how.kinds, queries, dtype=torch.float32)
     return loops.attend(how, plan.first, plan.end, given, mass), mass
 
 
@@ -169,7 +169,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     vector = _vector(found, rest.biases, q, k) if rest.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
     runs = Tables() if module is None else tables(module, problem, found.first, found.end, found.own)
-    how = loops.How(problem.scale, problem.softcap, problem.dropout, seed, runs.begin)
+    how = loops.How(problem.scale, problem.softcap, problem.dropout, seed, runs.begin, runs.rows, runs.kinds)
     of_q, of_k = problem.channels or (None, None)
     by_run = runs.values, runs.slopes, runs.feature
     given, sums = loops.Given(q, k, problem.v, vector, problem.sinks, of_q, of_k, *by_run), runs.vectors is not None

@@ -21,11 +21,13 @@ class How(NamedTuple):
     dropout: float = 0.0
     seed: int = 0
     begin: torch.Tensor | None = None  # the first key of each of a query's runs but the first: see `whorl.ops.runs`
+    rows: torch.Tensor | None = None  # which of its numbers each run has, where runs share them
+    kinds: int = 0  # how many those are: as many as runs, but for these
 
 
 class Given(NamedTuple):
     """q [batch, heads, queries, dim], k and v of key heads; the biases by distance, the sinks, and channels of q and k;
-    values and slopes by run [batch, heads, runs, queries], and the feature by distance, as the biases are.
+    values and slopes by run [batch, heads, kinds of runs, queries], and the feature by distance, as the biases are.
 
     Or the gradients to them.
     """
@@ -54,7 +56,7 @@ class OfRows(NamedTuple):
 def attend(how: How, first: torch.Tensor, end: torch.Tensor, given: Given, mass: torch.Tensor | None = None) -> OfRows:
     """Query i sees the keys first[i] <= j < end[i], int64 [batch or 1, queries], contiguous.
 
-    mass: where the weights of each run are written, added up: float32 [batch, heads, runs, queries].
+    mass: where the weights of each kind of run are written, added up: float32 [batch, heads, kinds, queries].
     """
     read = _as_the_loops_read(given)
     batch, heads, queries, _ = read.q.shape
@@ -174,9 +176,16 @@ def _address(x: torch.Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _begin(x: torch.Tensor | None) -> tuple[int, int, int]:
-    """How many runs a query has, the stride from row to row of the batch, and the address."""
-    return (0, 0, 0) if x is None else (x.shape[1] + 1, 0 if x.shape[0] == 1 else x.stride(0), x.data_ptr())
+def _runs(how: How) -> tuple[int, ...]:
+    """How many runs a query has, and where they begin; how many kinds there are, and where a run's is told."""
+    if how.begin is None:
+        return 0, 0, 0, 0, 0, 0
+    return how.begin.shape[1] + 1, *_of_batch(how.begin), how.kinds, *_of_batch(how.rows)
+
+
+def _of_batch(x: torch.Tensor | None) -> tuple[int, int]:
+    """The stride from row to row of the batch, and the address."""
+    return (0, 0) if x is None else (0 if x.shape[0] == 1 else x.stride(0), x.data_ptr())
 
 
 NO_RUNS = (None,) * 5
@@ -224,5 +233,5 @@ def _numbers(
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
         *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k),
-        *_begin(how.begin), *map(_address, (values, slopes, feature, *by_run)),
+        *_runs(how), *map(_address, (values, slopes, feature, *by_run)),
     )  # fmt: skip
