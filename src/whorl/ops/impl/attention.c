@@ -120,6 +120,7 @@ typedef struct {
     float top[QUERIES], total[QUERIES], normal[QUERIES], delta[QUERIES];
     int32_t first[QUERIES], end[QUERIES];
     uint32_t seed[QUERIES];
+    int64_t lanes; /* of which any is a query's: the rest is neither read nor reckoned */
     int64_t sees_first, sees_end, all_first, all_end; /* any lane sees, and all lanes see, the keys from .. to */
     float *q, *q_t, *grad, *grad_t, *sums; /* [QUERIES][width] or, transposed, [width][QUERIES] */
     float *more_t, *to_more_t;             /* [channels][QUERIES] */
@@ -128,6 +129,7 @@ typedef struct {
 } Tile;
 
 static void open_tile(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
+    t->lanes = up_to(LANES, least(QUERIES, c->queries - q0));
     t->sees_first = t->all_end = INT32_MAX, t->sees_end = t->all_first = 0;
     for (int64_t i = 0; i < QUERIES; i++) {
         const int64_t at = b * c->ranges_stride + q0 + i, there = q0 + i < c->queries;
@@ -183,7 +185,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
                    int64_t keys, int64_t width_v) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
-    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+    for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
         const vec before = AT(vec, t->top + lane);
         vec top = before, sum = all(0);
         for (int64_t j = 0; j < keys; j++) {
@@ -207,7 +209,7 @@ static void soften(float *s, Tile *t, const Call *c, const float *biases, const 
         AT(vec, t->total + lane) = AT(vec, t->total + lane) * faded + sum;
         AT(vec, t->top + lane) = top;
     }
-    for (int64_t i = 0; i < QUERIES; i++)
+    for (int64_t i = 0; i < t->lanes; i++)
         if (t->fade[i] != 1)
             for (int64_t d = 0; d < width_v; d += WIDTH) AT(vec, t->sums + i * width_v + d) *= t->fade[i];
 }
@@ -219,7 +221,7 @@ INLINE void soften_again(const int64_t channels, float *s, float *dp, const Tile
                          float *by_run, const float *more_k, float *to_more_k, int64_t k0, int64_t keys) {
     const int masked = t->all_first > k0 || t->all_end < k0 + keys;
     const float cap = (float)c->softcap;
-    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+    for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
         const vec normal = AT(const vec, t->normal + lane), delta = AT(const vec, t->delta + lane);
         const vec top = AT(const vec, t->top + lane), base = either(top == -INFINITY, all(0), top);
         for (int64_t j = 0; j < keys; j++) {
@@ -348,12 +350,12 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
         for (int64_t at = 0; at < count; at++) {
             Tile *t = w->tiles + at;
             if (!sees(t, k0, k0 + n)) continue;
-            rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
+            rows_times(n, t->lanes, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
             if (c->bias) read_distances(w->biases, c, c->bias + h * c->bias_stride, begin + at * QUERIES, k0);
             if (c->runs.values) read_by_runs(w, c, t, begin + at * QUERIES, k0, n);
             soften(w->s, t, c, c->bias ? w->biases : NULL, c->runs.values ? w->by_run : NULL, w->more_k, k0, n, width_v);
             if (c->runs.mass) fade_mass(&t->runs, t->fade), sum_by_run(t->runs.mass, w->s, &t->runs, k0, n);
-            add_columns_times(QUERIES, width_v, n, w->s, QUERIES, w->v, width_v, t->sums, width_v);
+            add_columns_times(t->lanes, width_v, n, w->s, QUERIES, w->v, width_v, t->sums, width_v);
         }
     }
     for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
@@ -438,8 +440,8 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
         for (int64_t at = 0; at < count; at++) {
             Tile *t = w->tiles + at;
             if (!sees(t, k0, k0 + n)) continue;
-            rows_times(n, QUERIES, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
-            rows_times(n, QUERIES, c->dim_v, w->v, width_v, t->grad_t, QUERIES, w->dp, QUERIES);
+            rows_times(n, t->lanes, c->dim, w->k, width, t->q_t, QUERIES, w->s, QUERIES);
+            rows_times(n, t->lanes, c->dim_v, w->v, width_v, t->grad_t, QUERIES, w->dp, QUERIES);
             if (c->bias) read_distances(w->biases, c, c->bias + h * c->bias_stride, begin + at * QUERIES, k0);
             if (c->runs.values) read_by_runs(w, c, t, begin + at * QUERIES, k0, n);
             if (c->runs.mass) add_masses_gradient(w->dp, &t->runs, k0, n);
@@ -457,9 +459,9 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
             for (int64_t at = 0; at < n * c->channels; at++)
                 for (int64_t l = 0; l < WIDTH; l++) to_more_k[k0 * c->channels + at] += w->to_more_k[at * WIDTH + l];
             /* products take whole blocks of rows: those past n are of zeros, as the keys and values there */
-            add_rows_times(n, width_v, QUERIES, w->s, QUERIES, t->grad, width_v, w->to_v + k0 * width_v, width_v);
-            add_rows_times(n, width, QUERIES, w->dp, QUERIES, t->q, width, w->to_k + k0 * width, width);
-            add_columns_times(QUERIES, width, n, w->dp, QUERIES, w->k, width, t->sums, width);
+            add_rows_times(n, width_v, t->lanes, w->s, QUERIES, t->grad, width_v, w->to_v + k0 * width_v, width_v);
+            add_rows_times(n, width, t->lanes, w->dp, QUERIES, t->q, width, w->to_k + k0 * width, width);
+            add_columns_times(t->lanes, width, n, w->dp, QUERIES, w->k, width, t->sums, width);
             if (to_bias) add_distances(to_bias, c, w->to_biases, begin + at * QUERIES, k0);
         }
     }

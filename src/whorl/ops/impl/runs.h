@@ -13,7 +13,7 @@
 /* Of a tile of queries. Numbers lie as [kinds][QUERIES], and after these, where runs share numbers, [count][QUERIES] for the runs
  * whose queries do not all have the same: `where` says which row a vector of lanes has in a run. NULL is what is not asked for. */
 typedef struct {
-    int64_t count, kinds;
+    int64_t count, kinds, lanes; /* lanes: as a tile's */
     int32_t *begin;              /* [count + 1][QUERIES]; the last never begins */
     int32_t *any, *every, *where; /* [QUERIES / WIDTH][count + 1]: where the first and where all lanes have begun a run */
     float *values, *slopes, *mass, *to_mass, *to_values, *to_slopes;
@@ -45,7 +45,7 @@ INLINE const int32_t *shared_by(const Runs *runs, int64_t b, int64_t r, int64_t 
 static void find_rows(TileRuns *t, const Runs *runs, int64_t b, int64_t q0, int64_t lanes, int64_t queries) {
     for (int64_t r = 0; r < t->count; r++) {
         const int32_t *rows = runs->rows ? shared_by(runs, b, r, q0, queries) : NULL;
-        for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+        for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
             int32_t differ = 0;
             const int64_t there = least(WIDTH, lanes - lane);
             for (int64_t n = 1; n < there && rows; n++) differ |= rows[lane + n] ^ rows[lane];
@@ -83,7 +83,7 @@ static void clear_by_run(float *to, const TileRuns *t) {
     if (!to) return;
     memset(to, 0, t->kinds * QUERIES * sizeof(float));
     for (int64_t r = 0; r < t->count; r++)
-        for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+        for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
             const int32_t row = t->where[lane / WIDTH * (t->count + 1) + r];
             if (row >= t->kinds) AT(vec, to + row * QUERIES + lane) = all(0);
         }
@@ -98,13 +98,14 @@ static void write_by_run(float *to, float *from, const TileRuns *t, const Runs *
 /* head: that of all heads of the batch. */
 static void open_runs(TileRuns *t, const Runs *runs, int64_t b, int64_t head, int64_t q0, int64_t queries) {
     const int64_t count = runs->count, lanes = least(QUERIES, queries - q0), at = head * runs->kinds * queries + q0;
+    t->lanes = up_to(LANES, lanes);
     for (int64_t i = 0; i < QUERIES; i++) t->begin[i] = INT32_MIN, t->begin[count * QUERIES + i] = INT32_MAX;
     for (int64_t r = 1; r < count; r++) { /* lanes past the last query begin with it */
         memcpy(t->begin + r * QUERIES, runs->begin + b * runs->batch + (r - 1) * queries + q0, lanes * sizeof(int32_t));
         for (int64_t i = lanes; i < QUERIES; i++) t->begin[r * QUERIES + i] = t->begin[r * QUERIES + lanes - 1];
     }
     for (int64_t r = 0; r <= count; r++)
-        for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+        for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
             const int32_t *begin = t->begin + r * QUERIES + lane;
             int32_t lowest = begin[0], highest = begin[0];
             for (int n = 1; n < WIDTH; n++) {
@@ -143,7 +144,7 @@ INLINE int64_t move_on(const TileRuns *t, int64_t vector, int64_t key, int64_t *
 /* Puts, or adds, what a tile's queries have by run (and slopes times the feature) to all keys of a tile. */
 INLINE void spread(const int add, const int lines, float *to, const TileRuns *t, const float *values, const float *feature,
                    int64_t k0, int64_t keys) {
-    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+    for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
         int64_t first = 0, last = 0;
         const int32_t *where = t->where + lane / WIDTH * (t->count + 1);
         for (int64_t j = 0, end; j < keys; j = end) {
@@ -167,7 +168,7 @@ INLINE void spread(const int add, const int lines, float *to, const TileRuns *t,
 /* The reverse: adds up a tile's numbers by run; and, with the feature, those of slopes and of the feature by distance (or not: NULL). */
 INLINE void collect(const int lines, float *sums, float *to_feature, const float *from, TileRuns *t, const float *feature,
                     int64_t k0, int64_t keys) {
-    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+    for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
         int64_t first = 0, last = 0;
         const int32_t *where = t->where + lane / WIDTH * (t->count + 1);
         for (int64_t j = 0, end; j < keys; j = end) {
@@ -211,7 +212,7 @@ static __attribute__((noinline)) void sum_lines(float *to_feature, const float *
 
 /* What was summed up of earlier keys, scaled to later ones' largest logit. */
 static void fade_mass(const TileRuns *t, const float *fade) {
-    for (int64_t lane = 0; lane < QUERIES; lane += WIDTH) {
+    for (int64_t lane = 0; lane < t->lanes; lane += WIDTH) {
         const vec by = AT(const vec, fade + lane);
         for (int64_t r = 0; r < t->kinds; r++) AT(vec, t->mass + r * QUERIES + lane) *= by;
         for (int64_t r = 0; r < t->count; r++) {

@@ -21,6 +21,8 @@ enum { QUERIES = 48, KEYS = 144 };
 #else
 enum { QUERIES = 64, KEYS = 128 };
 #endif
+enum { LANES = WIDTH % HEIGHT ? 3 * WIDTH : WIDTH }; /* a last tile is of so many queries, or twice as many, ..: whole vectors and blocks */
+_Static_assert(QUERIES % LANES == 0 && LANES % HEIGHT == 0, "so is a part of a tile");
 _Static_assert(QUERIES % HEIGHT == 0 && KEYS % HEIGHT == 0 && QUERIES % WIDTH == 0 && QUERIES % 8 == 0, "a tile is whole blocks");
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
