@@ -61,10 +61,10 @@ static void share(const int apart, float *x, const TileRuns *t, const Runs *runs
             if (t->where[lane / WIDTH * (t->count + 1) + r] < t->kinds) continue;
             const int32_t *rows = shared_by(runs, b, r, q0, queries);
             float *own = x + (t->kinds + r) * QUERIES;
-            for (int64_t i = lane; i < least(lane + WIDTH, lanes); i++)
+            for (int64_t i = lane; i < lane + WIDTH; i++)
                 if (apart)
-                    own[i] = x[rows[i] * QUERIES + i];
-                else
+                    own[i] = i < lanes ? x[rows[i] * QUERIES + i] : 0; /* what is no number there would reach gradients of keys */
+                else if (i < lanes)
                     x[rows[i] * QUERIES + i] += own[i];
         }
 }
