@@ -32,7 +32,7 @@ def check(seam: LayerSeam, cache: Any) -> None:
     if own is None:
         return
     if torch.compiler.is_compiling():  # which cannot look at what there is and choose
-        if not torch.compiler.is_exporting():
+        if not compat.exporting():
             setattr(cache, MARK, (seam.does, seam.notation))
         return
     does, filled = own.get(MARK, (None, None))
