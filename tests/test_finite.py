@@ -209,9 +209,10 @@ def test_a_healing_that_diverges_stops_and_says_at_which_step(text: str, tmp_pat
         evaluated(model, task)
 
 
-def test_a_control_that_diverges_does_not_lose_the_healed_model(monkeypatch) -> None:
+def test_a_control_that_diverges_does_not_lose_the_healed_model(monkeypatch, tmp_path: Path) -> None:
     from whorl.conversion import converting
 
+    monkeypatch.chdir(tmp_path)
     def train(model: Any, task: Any, healing: Any, folder: Path, *_: Any) -> list[Any]:
         if folder.name == "control":
             raise Diverged("its loss is nan at step 3")
