@@ -213,6 +213,7 @@ def test_a_control_that_diverges_does_not_lose_the_healed_model(monkeypatch, tmp
     from whorl.conversion import converting
 
     monkeypatch.chdir(tmp_path)
+
     def train(model: Any, task: Any, healing: Any, folder: Path, *_: Any) -> list[Any]:
         if folder.name == "control":
             raise Diverged("its loss is nan at step 3")
