@@ -22,7 +22,7 @@ from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.attaching.masks import GivenMask
 from whorl.data.losses import evaluating
-from whorl.encodings.grid import ACROSS, COLUMN, DOWN, ROW, X, Y
+from whorl.encodings.grid import by_patch
 from whorl.encodings.hope import HoPE
 from whorl.encodings.scores import At
 from whorl.hosts import Host, OpenHost, host_of, open_host, stock_spectrum
@@ -425,12 +425,9 @@ def turning_of(host: Host, index: int) -> torch.Tensor | None:
         return learned.permute(1, 2, 0).cpu()
     if spectrum is None or not spectrum.turning:
         return None
-    rows, columns = host.patches.trained.height, host.patches.trained.width
-    of_rows = {ROW: 1.0, Y: 2 / rows, DOWN: 1 / rows}
-    of_columns = {COLUMN: 1.0, X: 2 / columns, ACROSS: 1 / columns}
-    along = torch.tensor(spectrum.by_axis, dtype=torch.float64)
-    units = [[of.get(axis, 0.0) for of in (of_rows, of_columns)] for axis in range(along.shape[1])]
-    return (along @ torch.tensor(units, dtype=torch.float64)).expand(heads, -1, -1)
+    trained = host.patches.trained
+    along = by_patch(spectrum.by_axis, trained.height, trained.width)
+    return torch.tensor(along, dtype=torch.float64).expand(heads, -1, -1)
 
 
 @cache

@@ -137,6 +137,8 @@ def test_an_encoding_of_images_counts_patches_along_each_side() -> None:
     assert fact(output, "stand still") == "5 of 8 pairs"
     plain = shown("axial-rope", "--head-dim", "16")
     assert fact(plain, "turn, and never fully") == "6 of 8 pairs"
+    assert pairs(shown("axial-rope:scale=14@14", "--head-dim", "16")) == pairs(plain), "shares of the sides it names"
+    assert " 14 x 20 patches" in shown("axial-rope:scale=14@20", "--head-dim", "16")
     # Of an image that goes from -1 to 1 a pair of wavelength 1 turns twice, whatever its patches.
     assert pairs(shown("dinov3-rope", "--head-dim", "16"))[0][3:5] == ["7.0", "2"]
 

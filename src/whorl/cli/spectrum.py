@@ -66,7 +66,7 @@ def spectrum(
             raise ValueError(
                 f"--figure draws what goes by one axis, of tokens, and {chosen} goes by a grid; leave it out"
             )
-        sides = getattr(turning, "grid", None) or (SIDE, SIDE)
+        sides = getattr(turning, "grid", None) or getattr(turning, "scale", None) or (SIDE, SIDE)
         title = f"{chosen}, head dim {head_dim}, trained on {sides[0]} x {sides[1]} patches"
         for part in _on_grid(title, found, sides):
             terminal.print(part)
@@ -125,7 +125,7 @@ def _on_grid(title: str, found: Spectrum, sides: tuple[int, int]) -> list[Any]:
     """A row per pair of an encoding of images, and how many turn: along which side, in patches."""
     from rich.table import Table
 
-    from whorl.encodings.grid import COLUMN, X, Y
+    from whorl.encodings.grid import ACROSS, COLUMN, X, by_patch
     from whorl.encodings.spectrum import turns_fully
     from whorl.reports.spectrum import FULLY, NEVER, STILL
 
@@ -134,10 +134,9 @@ def _on_grid(title: str, found: Spectrum, sides: tuple[int, int]) -> list[Any]:
         table.add_column(column, justify="right")
     table.add_column("state")
     never, counts = NEVER.replace(" in L", " in the grid"), dict.fromkeys((FULLY, NEVER, STILL), 0)
-    for i, (frequency, axis) in enumerate(zip(found.frequencies, found.axes, strict=True)):
-        across = axis in (COLUMN, X)
-        side = sides[1] if across else sides[0]
-        own = frequency * 2 / side if axis in (X, Y) else frequency  # images there go from -1 to 1
+    for i, (along, axis) in enumerate(zip(by_patch(found.by_axis, *sides), found.axes, strict=True)):
+        across = axis in (COLUMN, X, ACROSS)
+        side, own = sides[across], along[across]
         state = STILL if not own else FULLY if turns_fully(own, side) else NEVER
         counts[state] += 1
         wavelength = 2 * math.pi / own if own else math.inf

@@ -7,6 +7,7 @@ and of 224 x 224 pixels have as many patches of 16 x 16.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,17 @@ class Grid:
         sides = at.new_tensor([self.height, self.width])
         places = torch.cat([at, (2 * at + 1) / sides - 1, at / sides], -1)
         return torch.nn.functional.pad(places, (0, 0, self.prefix, 0))
+
+
+def by_patch(by_axis: Sequence[Sequence[float]], rows: int, columns: int) -> list[tuple[float, float]]:
+    """Of pairs whose frequencies go by the axes of `Grid.places` [pairs][axes], radians from one row to the next and
+    from one column to the next, in an image of so many rows and columns."""
+    of_rows, of_columns = {ROW: 1.0, Y: 2 / rows, DOWN: 1 / rows}, {COLUMN: 1.0, X: 2 / columns, ACROSS: 1 / columns}
+    down, right = (
+        [sum(f * of_side.get(axis, 0.0) for axis, f in enumerate(pair)) for pair in by_axis]
+        for of_side in (of_rows, of_columns)
+    )
+    return list(zip(down, right, strict=True))
 
 
 def nowhere(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
