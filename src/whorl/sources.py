@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,11 @@ from whorl.hosts import IMAGES
 from whorl.hosts.transformers import compat
 from whorl.hub import check_on_hub
 from whorl.results.extension import EXTENSION, TUNED, Extension
+from whorl.results.measured import IMAGES as IMAGES_READ
+from whorl.results.measured import TEXTS
+
+if TYPE_CHECKING:
+    from whorl.training.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -123,17 +128,13 @@ class Source:
         return False
 
 
-TEXTS, IMAGES_READ = "texts", "images"
-
-
 def read_by(name: str) -> str:
     """What a model or a trial reads: "texts", "images" or "points"; "texts" where nothing says it."""
     path = Path(name)
     if (result := path / "result.json").exists():
         from whorl.training.trials import read_result, settings_of
 
-        body = settings_of(read_result(result)).task_class.body
-        return body if body in ("images", "points") else TEXTS
+        return _read_in(settings_of(read_result(result)))
     if gguf_at(name) is not None:
         return TEXTS
     return IMAGES_READ if timm_folders.is_one(name) or _of_images(_config_at(name)) else TEXTS
@@ -150,7 +151,7 @@ def source(name: str, of: str = TEXTS) -> Source:
 
         trial = read_result(result)
         settings, text = settings_of(trial), trial.text
-        if (body := read_by(name)) != of:
+        if (body := _read_in(settings)) != of:
             raise ValueError(_reads_others(path, body, of))
         where, digest = (settings.text, None) if text is None else (text.source, text.sha256)
         reads = (str(path), str(path.parents[1] / "tokenizer"), settings.model)
@@ -170,6 +171,12 @@ def source(name: str, of: str = TEXTS) -> Source:
     if (found := read_by(name)) != of:
         raise ValueError(_reads_others(path, found, of))
     return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+
+
+def _read_in(settings: Settings) -> str:
+    """What the models of a trial with these settings read."""
+    body = settings.task_class.body
+    return body if body in ("images", "points") else TEXTS
 
 
 def _config_at(name: str) -> dict[str, Any]:

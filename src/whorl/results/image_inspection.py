@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from whorl.results.measured import IMAGES, Array, Measured
+from whorl.results.measured import IMAGES, Array, Measured, short
 from whorl.results.schema import Keyed
 
 
@@ -183,7 +183,7 @@ class ImageInspection(Measured):
             ends = [min(far), max(far)] if far else [None, None]
             prefix = [h.prefix for h in heads if h.prefix is not None]
             shares, of_prefix = [_percent(_mean(x)) for x in found], _percent(_mean(prefix))
-            rows.append([str(layer), *shares, *map(_short, [_mean(far), *ends]), of_prefix])
+            rows.append([str(layer), *shares, *map(short, [_mean(far), *ends]), of_prefix])
         kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
         return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -194,7 +194,3 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from whorl.results.added import Added, Factor, Gate
-from whorl.results.measured import Array, Measured
+from whorl.results.measured import Array, Measured, short
 from whorl.results.plan import Plan
 from whorl.results.schema import Keyed
 
@@ -406,9 +406,5 @@ class Inspection(Measured):
         }  # fmt: skip
         records = self.records()
         shown = [key for key in columns if any(row.get(key) is not None for row in records)]
-        cells = [[_short(row.get(key)) for key in shown] for row in records]
+        cells = [[short(row.get(key)) for key in shown] for row in records]
         return [columns[key] for key in shown], cells
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"

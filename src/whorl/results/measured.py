@@ -113,3 +113,8 @@ def kind_of(folder: Path) -> str:
     """What an inspection in a folder is of."""
     found = read_json(folder / "inspection.json")
     return str(found.get("kind", TEXTS)) if isinstance(found, dict) else TEXTS
+
+
+def short(value: float | None) -> str:
+    """A number in a cell of a table; nothing for None."""
+    return "" if value is None else f"{value:.3g}"
