@@ -9,7 +9,7 @@ import pytest
 from whorl.cli import progress
 from whorl.cli.progress import Stages
 from whorl.console import console
-from whorl.stages import counted
+from whorl.stages import Worked, counted
 
 
 @pytest.fixture
@@ -71,3 +71,42 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left(clock: list[float]) -> 
     assert "a[/b] ━" in last
     assert "1/4" in last
     assert "about 1.5 min left" in last
+
+
+def test_the_time_left_goes_by_no_pause(clock: list[float]) -> None:
+    shown = io.StringIO()
+    with Stages(console(file=shown)) as stages:
+        update = stages.stage("healing")
+        for step in range(1, 11):
+            clock[0] += 3600 * (step == 10) + 6
+            update(step, 20)
+    assert shown.getvalue().splitlines()[-1] == "healing: 10 of 20, 61.0 min, about 1.0 min left"
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"),
+    [
+        (299.0, 0.0),
+        (301.0, 300.0),
+        (7200.0, 7199.0),
+    ],
+)
+def test_a_step_that_took_minutes_beside_seconds_was_stopped(took: float, pause: float) -> None:
+    worked = Worked(50.0, 7)
+    for step in range(8, 13):
+        assert worked.at(50.0 + step - 7, step) == 0
+    assert worked.at(55.0 + took, 13) == pause
+    assert worked.at(55.0 + took, 13) == 0, "a step counts once"
+    assert worked.per_step == (5 + took - pause) / 6
+    assert worked.so_far(57.0 + took) == 7 + took - pause
+
+
+def test_steps_that_all_take_long_are_no_pauses() -> None:
+    worked = Worked(0.0, 0)
+    assert [worked.at(400.0 * step, step) for step in range(1, 9)] == [0] * 8
+    worked = Worked(0.0, 0)
+    for step in range(1, 30):
+        worked.at(float(step), step)
+    pauses = [worked.at(29.0 + 400 * (step - 29), step) for step in range(30, 60)]
+    assert pauses[0] == 399
+    assert pauses[-1] == 0

@@ -74,3 +74,36 @@ def test_side_by_side() -> None:
     assert pace.left() == max(9 * 10, (5 * 2 + 9 * 10 + 2 * (2 + 10) / 2 * 10) / 2), "b is slow, and who ends last"
     pace.at("b", 5)
     assert pace.left() == (10 + 10 + 2 * 20) / 2
+
+
+def test_a_trial_that_was_stopped_for_hours_tells_as_much_as_one_that_was_not() -> None:
+    clock = Clock()
+    pace = Pace("abcd", steps=100, clock=clock)
+    for step in range(91):
+        pace.at("a", step)
+        clock.now += 1
+    clock.now += 5 * 3600
+    pace.at("a", 91)
+    assert pace.left() == 9 + 3 * 100
+    for step in range(92, 101):
+        clock.now += 1
+        pace.at("a", step)
+    pace.over("a")
+    assert pace.left() == 3 * 100
+    pace.at("b", 0)
+    clock.now += 100
+    pace.at("b", 100)
+    clock.now += 5 * 3600  # in its evaluation, whose time is not known before
+    pace.over("b")
+    assert pace.left() == 2 * 100, "it is left out beside one that was not stopped"
+
+
+def test_trials_of_unlike_speed_all_count() -> None:
+    clock = Clock()
+    pace = Pace("abc", steps=10, clock=clock)
+    for trial, seconds in (("a", 10), ("b", 50)):
+        pace.at(trial, 0)
+        clock.now += seconds
+        pace.at(trial, 10)
+        pace.over(trial)
+    assert pace.left() == 30

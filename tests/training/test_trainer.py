@@ -39,6 +39,27 @@ def test_a_step_in_shares_trains_as_a_whole_one(tmp_path: Path, monkeypatch: pyt
     assert losses("shares") == pytest.approx(whole, rel=1e-5)
 
 
+def test_hours_in_which_a_training_was_stopped_are_none_of_its_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, stopped = trainer.time.perf_counter, [0.0]
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: real() + stopped[0])
+    monkeypatch.setattr(trainer, "MAX_SECONDS", float("inf"))
+    at = trainer.Worked.at
+
+    def stop_before(worked: trainer.Worked, now: float, step: int) -> float:
+        if step != 8:
+            return at(worked, now, step)
+        stopped[0] += 7200
+        return at(worked, trainer.time.perf_counter(), step)
+
+    monkeypatch.setattr(trainer.Worked, "at", stop_before)
+    whorl.compare(["rope"], out=tmp_path / "out", text=str(texts.lay(tmp_path / "text")), **SMALL)
+    (record,) = (tmp_path / "out").glob("trials/*/training.json")
+    assert TrainingRecord.read(record).seconds < 3600
+    assert "stopped for 7200 s before step 8; it is not counted as training" in caplog.text
+
+
 def test_a_training_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     recipe = Recipe(64, 64_000, 2, 1e-3)

@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from whorl.reports.formatting import duration
-from whorl.stages import Lines
+from whorl.stages import Lines, Worked
 
 
 class Stages:
     """Bars with the time left on a terminal; elsewhere lines: of the first step, every tenth part, and once a minute.
 
     A context, in which `stage` gives what is told of the steps that are done: of none first, or else of each one, which
-    begins after an interruption with a later one. The time left goes by the steps since.
+    begins after an interruption with a later one. The time left goes by the steps since, without pauses.
     """
 
     def __init__(self, terminal: Console) -> None:
@@ -45,21 +45,22 @@ class Stages:
     def stage(self, name: str) -> Callable[[int, int], None]:
         """What is told of the steps that are done, and of how many."""
         start = monotonic()
-        lines, first, bar = Lines(), None, None
+        lines, worked, bar = Lines(), None, None
 
         def update(done: int, of: int) -> None:
-            nonlocal first, bar
+            nonlocal worked, bar
             now = monotonic()
-            if first is None:
-                first = max(0, done - 1)
-            seconds, since = now - start, done - first
-            left = f"about {duration(seconds / since * (of - done))} left" if since and done < of else ""
+            if worked is None:
+                worked = Worked(start, max(0, done - 1))
+            worked.at(now, done)
+            rate = worked.per_step
+            left = f"about {duration(rate * (of - done))} left" if rate is not None and done < of else ""
             if self.bars is not None:
                 bar = self.bars.add_task(name, total=of, left=left) if bar is None else bar
                 self.bars.update(bar, completed=done, left=left)
                 return
-            if since and lines.due(done, of, now):
-                words = [f"{name}: {done:,} of {of:,}", duration(seconds), left]
+            if rate is not None and lines.due(done, of, now):
+                words = [f"{name}: {done:,} of {of:,}", duration(now - start), left]
                 self.terminal.print(", ".join(word for word in words if word))
 
         return update

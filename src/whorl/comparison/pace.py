@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from statistics import median_low
 
-
-@dataclass
-class _Training:
-    """A trial at work. It goes on, after an interruption, from a later step than 0."""
-
-    began: float  # in seconds of the clock
-    first: int
-    seen: float
-    step: int
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        return (self.seen - self.began) / (self.step - self.first) if self.step > self.first else None
+from whorl.stages import Worked
 
 
 class Pace:
@@ -28,14 +16,16 @@ class Pace:
     steps    of each trial's training
     at_once  how many run side by side
 
-    Until a trial is finished, nothing is known of how long its evaluation takes, and the time left lacks it.
+    Until a trial is finished, nothing is known of how long its evaluation takes, and the time left lacks it. A trial
+    that was stopped for hours tells nothing of the others: pauses in a training do not count (`whorl.stages.Worked`),
+    nor does a trial that took ten times as long as the middle one.
     """
 
     def __init__(
         self, waiting: Iterable[str], steps: int, at_once: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.waiting, self.steps, self.at_once, self.clock = set(waiting), steps, at_once, clock
-        self.running: dict[str, _Training] = {}
+        self.running: dict[str, Worked] = {}
         self.finished: list[float] = []  # seconds per step of whole trials, their evaluation among them
 
     def at(self, trial: str, step: int) -> None:
@@ -43,16 +33,15 @@ class Pace:
         now = self.clock()
         if trial not in self.running:
             self.waiting.discard(trial)
-            self.running[trial] = _Training(now, step, now, step)
-        elif step > self.running[trial].step:
-            self.running[trial].seen, self.running[trial].step = now, step
+            self.running[trial] = Worked(now, step)
+        self.running[trial].at(now, step)
 
     def over(self, trial: str) -> None:
         """A trial is finished, or failed."""
         self.waiting.discard(trial)
         ended = self.running.pop(trial, None)
         if ended is not None and ended.step >= self.steps > ended.first:
-            self.finished.append((self.clock() - ended.began) / (self.steps - ended.first))
+            self.finished.append(ended.so_far(self.clock()) / (self.steps - ended.first))
 
     @property
     def done(self) -> int:
@@ -61,18 +50,19 @@ class Pace:
 
     def left(self) -> float | None:
         """Seconds until all trials are over; None where nothing is known of it yet."""
-        rates = [rate for one in self.running.values() if (rate := one.seconds_per_step) is not None]
+        rates = [rate for one in self.running.values() if (rate := one.per_step) is not None]
         known = self.finished or rates
         if not known:
             return None
-        whole = sum(known) / len(known)  # seconds per step
+        usual = [rate for rate in known if rate <= 10 * median_low(known)]
+        whole = sum(usual) / len(usual)  # seconds per step
         running = [self._left(one, whole) for one in self.running.values()]
         together = (sum(running) + len(self.waiting) * whole * self.steps) / self.at_once
         return max([together, *running])
 
-    def _left(self, one: _Training, whole: float) -> float:
-        rate = one.seconds_per_step
+    def _left(self, one: Worked, whole: float) -> float:
+        rate = one.per_step
         training = (self.steps - one.step) * (whole if rate is None else rate)
         if not self.finished:
             return training
-        return max(training, (self.steps - one.first) * whole - (self.clock() - one.began))
+        return max(training, (self.steps - one.first) * whole - one.so_far(self.clock()))

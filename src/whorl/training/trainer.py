@@ -31,6 +31,7 @@ from whorl.hosts import host_of
 from whorl.hosts.transformers import compat
 from whorl.numerics import free_memory
 from whorl.results.training import Step, Training, TrainingRecord
+from whorl.stages import Worked
 from whorl.training.checkpoints import complete, contents, discard_damaged, resume_point
 from whorl.training.recipe import Recipe
 
@@ -73,23 +74,25 @@ class _Resuming(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Counts training seconds across interruptions, marks checkpoints complete, and reports progress."""
+    """Counts training seconds, over interruptions and without pauses, marks checkpoints complete, reports progress."""
 
     def __init__(self, seconds_before: float, update: Callable[[int, float | None], None]) -> None:
         self.seconds_before, self.update = seconds_before, update
-        self.started = time.perf_counter()
+        self.worked = Worked(time.perf_counter(), 0)
         self.loss: float | None = None
         self.diverged: int | None = None  # the step at which the loss was seen not to be finite
 
     @property
     def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.started
+        return self.seconds_before + self.worked.so_far(time.perf_counter())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.started = time.perf_counter()
+        self.worked = Worked(time.perf_counter(), state.global_step)
         self.update(state.global_step, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if pause := self.worked.at(time.perf_counter(), state.global_step):
+            log.warning("stopped for %.0f s before step %d; it is not counted as training", pause, state.global_step)
         if state.global_step >= state.max_steps:
             control.should_save = True
         self.update(state.global_step, self.loss)
