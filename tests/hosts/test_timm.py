@@ -350,6 +350,15 @@ def test_inspect_reads_stock_models_and_attached_ones_alike(kind: str) -> None:
     assert ("norm_q" in found.arrays) == ("rope" in str(whorl.encoding_of(model)))
 
 
+@pytest.mark.parametrize("kind", ["vit", "axial", "mlp"])
+def test_inspect_says_of_a_stock_model_which_sizes_it_takes(kind: str) -> None:
+    model = tiny(kind)
+    with pytest.raises(ValueError, match="takes images of the size alone that it was built for: Input height"):
+        whorl.inspect_images(model, TALL)
+    whorl.attach(model, "axial-rope")
+    assert whorl.inspect_images(model, TALL).summary.settings.rows == 5
+
+
 @torch.no_grad()
 def test_inspect_sees_the_attention_of_a_plain_one() -> None:
     """Interleaved pairs and a grid that is not square: against the logits' own softmax, in float64."""

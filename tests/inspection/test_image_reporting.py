@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,11 @@ def test_offsets_are_told_by_their_sides() -> None:
     assert all(h.there > 0.99 for h in found.summary.heads)
     said = str(report.findings(found)[-1])
     assert said.startswith(
-        "4 of 4 heads give half of a patch's attention or more to one offset within half of the grid."
+        "4 of 4 heads give half of a patch's attention or more to one offset within half of the grid. The strongest: "
     )
+    heads = tuple(h if h.head else replace(h, there=0.1) for h in found.summary.heads)
+    fewer = replace(found, summary=replace(found.summary, heads=heads))
+    assert "within half of the grid. Head 1 of layer 0 gives" in str(report.findings(fewer)[-1])
     assert "gives 100 % to the patch 1 row up and 2 columns to the right" in said
     map_ = found.attention[0, 0]
     assert np.unravel_index(map_[3:10, 4:13].argmax(), (7, 9)) == (2, 6)
@@ -211,6 +215,7 @@ def test_a_run_that_is_stopped_leaves_what_it_read(
         (["--size", "4x4"], "an image of 4 x 4 pixels holds no patch"),
         (["--images", "0"], "images must be a whole number from 1"),
         (["--data", "nowhere"], "nowhere is no folder"),
+        (["--data", ""], "'' names no images"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(
@@ -219,6 +224,35 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(
     done = CliRunner().invoke(app, ["inspect", str(folder), *options, "--out", str(tmp_path / "out")])
     assert reason in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_reads_nothing_leaves_the_earlier_report(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run([str(folder)], images=1, out=out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for error in (ValueError("a broken image"), KeyboardInterrupt()):
+
+        def failing(*_: Any, error: BaseException = error) -> np.ndarray:
+            raise error
+
+        monkeypatch.setattr(image_reporting, "drawn", failing)
+        told = CliRunner().invoke(app, ["inspect", str(folder), "--images", "2", "--out", str(out)])
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert told.exit_code == 130
+    assert "interrupted; nothing was read yet" in told.output
+
+
+def test_one_patch_has_no_distances_and_one_head_is_none_of_two() -> None:
+    model = tiny_image_model("vit")
+    alone = whorl.inspect_images(model, torch.randn(1, 3, 8, 8))
+    assert not any("patches away" in str(finding) for finding in report.findings(alone))
+    found = whorl.inspect_images(model, torch.randn(1, 3, 16, 24))
+    one = replace(found, summary=replace(found.summary, heads=found.summary.heads[:1]))
+    said = " ".join(str(finding) for finding in report.findings(one))
+    assert "patches away" in said
+    assert "nearest" not in said
 
 
 def test_options_of_images_are_none_of_texts(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +153,20 @@ def test_a_folder_has_a_class_for_each_folder_of_images(tmp_path: Path) -> None:
 
 
 def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder; give glyphs, fashion-mnist, or a folder"):
+    with pytest.raises(ValueError, match="is no folder of images; give glyphs, fashion-mnist, or a folder"):
         pictures(str(tmp_path / "none"))
-    with pytest.raises(ValueError, match=r"two classes or more.*those that hold any are \[\]"):
+    with pytest.raises(ValueError, match=r"two classes or more.*; it has none$"):
         pictures(str(tmp_path))
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "one" / "only" / "0.png")
+    with pytest.raises(ValueError, match=r"two classes or more.*; only has fewer$"):
+        pictures(str(tmp_path / "one"))
+    for n in (1, 2):
+        Image.new("L", (4, 4)).save(tmp_path / "one" / "only" / f"{n}.png")
+    with pytest.raises(ValueError, match=r"two classes or more.*; only alone has any$"):
+        pictures(str(tmp_path / "one"))
+    with pytest.raises(ValueError, match="' ' names no images; give glyphs"):
+        pictures(" ")
     (photos(tmp_path / "photos", each=4) / "blue" / "00.png").unlink()
     (tmp_path / "photos" / "blue" / "01.png").unlink()
     with pytest.raises(ValueError, match="three image files or more in each.*; blue has fewer"):
@@ -163,6 +175,40 @@ def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"cannot read the image {broken}"):
         pictures(str(tmp_path / "broken")).draw(12, 8, 8, Placed())
+
+
+def huge() -> bytes:
+    """The head of a PNG of 10 billion pixels."""
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("00.png", huge(), "exceeds limit"),
+        ("00.ppm", b"P6\nzz 4\n255\n" + bytes(48), "invalid literal"),
+    ],
+    ids=["huge", "letters"],
+)
+def test_files_that_are_broken_otherwise_are_named(name: str, content: bytes, why: str, tmp_path: Path) -> None:
+    (photos(tmp_path) / "red" / "00.png").unlink()
+    (tmp_path / "red" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cannot read the image {tmp_path / 'red' / name}: .*{why}"):
+        pictures(str(tmp_path)).draw(12, 8, 8, Placed())
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("00.png", np.uint16), ("00.tiff", np.int32), ("00.tiff", np.float32)])
+def test_more_than_eight_bits_are_refused(name: str, pixels: type, tmp_path: Path) -> None:
+    """Pillow clips them at 255 on the way to colours, so that nearly all of such an image would be white."""
+    (photos(tmp_path) / "red" / "00.png").unlink()
+    grey = np.linspace(0, 65535, 48).astype(pixels).reshape(6, 8)
+    Image.fromarray(grey).save(tmp_path / "red" / name)
+    with pytest.raises(ValueError, match="more than 8 bits for each pixel's grey; convert it to 8"):
+        pictures(str(tmp_path)).draw(12, 8, 8, Placed())
 
 
 def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,8 +143,8 @@ def _inspect_images(models: list[str], out: Path, **how: Any) -> None:
 
     try:
         results = run(models, out=out, stage=_Stages().stage, **how)
-    except KeyboardInterrupt:
-        typer.echo(f"whorl: interrupted; {out} has what was read", err=True)
+    except KeyboardInterrupt as error:
+        typer.echo(f"whorl: interrupted; {error or 'nothing was read yet'}", err=True)
         raise typer.Exit(130) from None
     terminal = console()
     for result in results:

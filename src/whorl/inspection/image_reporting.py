@@ -57,16 +57,17 @@ def run(
             if at == 0:
                 while_reading.enter_context(alone(out, "inspect"))
                 outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
-                remove_report(out)
             folder = out if at == 0 else out / "other"
             outputs.mark(folder, by="inspect")
             interrupted = one.read(images, 60 * minutes / len(models) if minutes else None, stage)
             if one.reading.count:
+                if not results:
+                    remove_report(out)  # an earlier one, which stays where this run comes to nothing
                 results.append(one.result())
                 results[-1].save(folder)
             if interrupted:
                 _report(results, out)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"{out} has what was read" if results else "nothing was read yet")
         _report(results, out)
     return results
 
@@ -78,7 +79,7 @@ class _One:
         """Raises ValueError for data and sizes that there are not."""
         self.source, self.seed = found, seed
         own = _trained_on(found)
-        self.data = data or own or "glyphs"
+        self.data = data if data is not None else own or "glyphs"
         self.pictures: Pictures = pictures(self.data)
         with without_progress_bars():
             self.host: Host = image_host(found.model())

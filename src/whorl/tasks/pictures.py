@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from whorl.checking import shown
 from whorl.extras import require
 
 if TYPE_CHECKING:
@@ -248,8 +247,8 @@ class Folder(Raster):
         super().__init__()
         if not folder.is_dir():
             raise ValueError(
-                f"images:data={folder} is no folder; give glyphs, fashion-mnist, or a folder that has one of image "
-                "files for each class, and whose path has no spaces and no commas"
+                f"{folder} is no folder of images; give glyphs, fashion-mnist, or a folder that has one of image files "
+                "for each class (after images:data=, one whose path has no spaces and no commas)"
             )
         files = {
             place.name: sorted(file for file in place.iterdir() if file.suffix.lower() in ENDINGS)
@@ -259,7 +258,7 @@ class Folder(Raster):
         found = {name: some for name, some in files.items() if some}
         few = [name for name, some in found.items() if len(some) < 3]
         if len(found) < 2 or few:
-            lacks = f"{few[0]} has fewer" if few else f"those that hold any are {shown(list(found))}"
+            lacks = f"{few[0]} has fewer" if few else f"{next(iter(found))} alone has any" if found else "it has none"
             raise ValueError(
                 f"{folder} needs a folder for each of two classes or more, with three image files or more in each "
                 f"({', '.join(ENDINGS)}); {lacks}"
@@ -276,11 +275,14 @@ class Folder(Raster):
     def image(self, number: int) -> Image:
         from PIL import Image
 
+        file = self.files[number]
         try:
-            with Image.open(self.files[number]) as image:
+            with Image.open(file) as image:
+                if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                    raise ValueError("it has more than 8 bits for each pixel's grey; convert it to 8")
                 return image.convert("RGB")
-        except OSError as error:
-            raise ValueError(f"cannot read the image {self.files[number]}: {error}") from error
+        except (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read the image {file}: {error}") from error
 
     def content(self) -> bytes:
         digest = hashlib.sha256()
@@ -291,6 +293,8 @@ class Folder(Raster):
 
 def pictures(data: str) -> Pictures:
     """Those that `images:data=` names. Raises ValueError where there are none."""
+    if not data.strip():
+        raise ValueError(f"{data!r} names no images; give glyphs, fashion-mnist, or a folder of image files")
     if data == "glyphs":
         return Glyphs()
     if data == "fashion-mnist":

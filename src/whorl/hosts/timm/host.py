@@ -46,7 +46,13 @@ class TimmHost(Host):
         )
 
     def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
-        hidden: torch.Tensor = self.base.forward_features(pixels)
+        try:
+            hidden: torch.Tensor = self.base.forward_features(pixels)
+        except AssertionError as error:  # of its own, about the size
+            raise ValueError(
+                f"{self.stock} takes images of the size alone that it was built for: {error}; attach an encoding of "
+                "whorl's, which goes to any size, or build it with dynamic_img_size=True"
+            ) from error
         return hidden
 
     def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:

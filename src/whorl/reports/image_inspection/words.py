@@ -89,17 +89,21 @@ def _range(values: Iterable[int]) -> str:
 
 def _of_distance(m: ImageInspection) -> Finding | None:
     far = [h for h in m.summary.heads if h.distance is not None and math.isfinite(h.distance)]
-    if not far:
+    if not far or not m.summary.settings.even_distance:  # of a single patch
         return None
     distances = {(h.layer, h.head): h.distance for h in far if h.distance is not None}
     average = float(np.mean(list(distances.values())))
     nearest, farthest = (of(distances, key=distances.__getitem__) for of in (min, max))
-    return Finding(
+    said = (
         f"Patches attend to others {number(average)} patches away in the mean over heads, where even attention would "
-        f"look {number(m.summary.settings.even_distance)} away. {capital(_named(nearest))} looks nearest "
-        f"({number(distances[nearest])}), {_named(farthest)} farthest ({number(distances[farthest])}).",
-        "maps",
+        f"look {number(m.summary.settings.even_distance)} away."
     )
+    if nearest != farthest:
+        said += (
+            f" {capital(_named(nearest))} looks nearest ({number(distances[nearest])}), {_named(farthest)} farthest "
+            f"({number(distances[farthest])})."
+        )
+    return Finding(said, "maps")
 
 
 def _of_prefix(m: ImageInspection) -> Finding | None:
@@ -135,10 +139,8 @@ def _of_offsets(m: ImageInspection) -> Finding | None:
         return Finding(f"No head gives half of its attention to one offset within half of the grid; {most}.", "maps")
     named = listing([words(item) for item in strong[:3]])
     count = f"{len(strong)} of {len(told)} heads {'give' if len(strong) > 1 else 'gives'}"
-    more = " The strongest: " if len(strong) > 3 else " "
-    return Finding(
-        f"{count} half of a patch's attention or more to one offset within half of the grid.{more}{named}.", "maps"
-    )
+    more = f" The strongest: {named}" if len(strong) > 3 else f" {capital(named)}"
+    return Finding(f"{count} half of a patch's attention or more to one offset within half of the grid.{more}.", "maps")
 
 
 def offset_in_words(down: int, right: int) -> str:
