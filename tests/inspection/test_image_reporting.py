@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,19 @@ def test_a_run_that_is_stopped_leaves_what_it_read(
     found = whorl.ImageInspection.load(tmp_path / "out")
     assert (found.summary.settings.images, found.summary.settings.asked) == (3, 9)
     assert "3 of 9 images" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_a_command_took_before_it_reads_counts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "BATCH_TOKENS", 1)
+    read = []
+    for before in (0, 999):
+        (found,) = run(
+            [str(folder)], images=3, minutes=10, begun=time.perf_counter() - before, out=tmp_path / str(before)
+        )
+        read.append(found.summary.settings.images)
+    assert read == [3, 1], "one at the least, where the time was up before"
 
 
 @pytest.mark.parametrize(

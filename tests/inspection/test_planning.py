@@ -100,6 +100,25 @@ def test_windows_are_timed_until_one_takes_a_fiftieth(monkeypatch: pytest.Monkey
     assert seen == [32, 256, 256, 512], "which would not fit"
 
 
+def test_the_report_has_its_time_where_others_want_the_processor_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planning.for_stages(300, 1) == pytest.approx(270), "a tenth is for the report"
+    assert planning.for_stages(300, 6) == 300 - 5 * planning.REPORT
+    assert planning.for_stages(60, 1000) == pytest.approx(40), "a third at the most"
+    cost = Cost(60 / 8192, 0)
+    assert sum(stage.seconds for stage in planned(DEFAULT, cost, 5, 300, LAYERS).stages) == pytest.approx(240, rel=0.01)
+    slow = planned(DEFAULT, replace(cost, pace=8), 5, 300, LAYERS)
+    assert sum(stage.seconds for stage in slow.stages) <= 230
+
+    now, used = [0.0], [0.0]
+    monkeypatch.setattr(planning, "clock", lambda: now[0])
+    monkeypatch.setattr(planning, "processor", lambda: used[0])
+    deadline = Deadline(Plan(5, (Reading("text", 8, 32, 200),)), 300)
+    now[0], used[0] = 240.0, 240.0
+    assert not deadline.enough("text", 5)
+    used[0] = 240 / 8
+    assert deadline.enough("text", 5), "at an eighth of a processor the report takes 70 seconds longer"
+
+
 def planning_host() -> object:
     from whorl.hosts import open_host
 
@@ -110,6 +129,7 @@ def test_a_stage_ends_when_its_time_is_up_and_that_is_said(monkeypatch: pytest.M
     plan = Plan(1, (Reading("text", 16, 32, 30), Reading("random", 8, 32, 10), Reading("long", 8, 64, 20)))
     now = [0.0]
     monkeypatch.setattr(planning, "clock", lambda: now[0])
+    monkeypatch.setattr(planning, "processor", lambda: now[0])
     deadline = Deadline(plan, 60)
     assert not deadline.enough("text", 5)
     now[0] = 31

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import whorl
 from tests import texts
 from whorl.data.corpus import _read_path, read_documents
 from whorl.data.windows import text_windows
-from whorl.inspection import ablation, analysis, stages
+from whorl.inspection import ablation, analysis, planning, stages
 from whorl.inspection.reporting import run
 from whorl.sources import source
 from whorl.testing import peaked, tiny_model
@@ -136,6 +137,20 @@ def test_a_trial_from_the_command_line(trial: Path, tmp_path: Path) -> None:
     for name in ("report.html", "report.md", "inspection.npz", "figures/logits.png"):
         assert (out / name).stat().st_size > 500
     assert summary["ablation"]["cuts"]
+
+
+def test_what_a_command_took_before_it_reads_counts(
+    trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "measured", lambda *_, **__: planning.Cost(300 / 32, 0))  # a window in five minutes
+    read = []
+    for before in (0, 4400):
+        run(
+            [str(trial)], length=32, windows=4, random_windows=4, snapshots=False, minutes=100, out=tmp_path,
+            force=True, begun=time.perf_counter() - before,
+            planned=lambda plan, _: read.append([stage.windows for stage in plan.stages]),
+        )  # fmt: skip
+    assert read == [[4, 4], [2, 2]], "eight windows fit into 100 minutes, and four into the last 27"
 
 
 @pytest.mark.full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -106,6 +107,7 @@ def inspect(
     their product: what they add, and which heads forget. It never changes the model. Of an image model it shows which
     axes and frequencies each head uses, and maps of its attention.
     """
+    begun = time.perf_counter()  # what is imported here takes its part of the minutes
     from whorl.inspection.reporting import run
     from whorl.sources import IMAGES_READ, read_by
 
@@ -113,14 +115,14 @@ def inspect(
     read = [read_by(model) for model in models]
     if IMAGES_READ in read:
         _refuse(context, OF_TEXTS, "texts", instead=OF_IMAGES)
-        _inspect_images(models, data=data, size=size, images=images, minutes=minutes, seed=seed, out=out)
+        _inspect_images(models, data=data, size=size, images=images, minutes=minutes, seed=seed, out=out, begun=begun)
         return
     _refuse(context, OF_IMAGES, "images", instead=OF_TEXTS)
     try:
         results = run(
             models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
             ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, layers=_numbers(layers), minutes=minutes,
-            plan=plan, force=force, seed=seed, out=out, stage=_Stages().stage, planned=_say_plan,
+            plan=plan, force=force, seed=seed, out=out, stage=_Stages().stage, planned=_say_plan, begun=begun,
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was read is in {out}, and the same command goes on from there", err=True)

@@ -37,16 +37,19 @@ def run(
     seed: int = 0,
     out: str | Path = "runs/inspect",
     stage: Stage = silent,
+    begun: float | None = None,
 ) -> list[ImageInspection]:
     """Inspects one image model, or two side by side, and writes the report; the arguments are the command line's.
 
     data   of the images, as `whorl compare --task images:data=` takes it; None: a trial's own, or glyphs
     size   of the images in pixels, "112x448" (height and width) or one number; None: the model's own
+    begun  from when on the minutes count, by `time.perf_counter`; None is now
 
     On Ctrl-C (or SIGTERM) numbers and report are written of the images that were read. A second model's numbers go to
     `out/other`. Raises ValueError for names, data and sizes that do not fit, before anything is measured, and for an
     `out` that holds something else than an earlier inspection, before a model is loaded.
     """
+    begun, pace = planning.clock() if begun is None else begun, planning.Pace()
     check_numbers(images=images, seed=seed, minutes=minutes)
     out, sides = Path(out), _sides(size)
     outputs.check_goes_on(out, by="inspect")
@@ -59,7 +62,11 @@ def run(
                 outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
             folder = out if at == 0 else out / "other"
             outputs.mark(folder, by="inspect")
-            interrupted = one.read(images, 60 * minutes / len(models) if minutes else None, stage)
+            seconds = None
+            if minutes:
+                left = 60 * minutes - (planning.clock() - begun)
+                seconds = planning.for_stages(left, pace()) / (len(found) - at)
+            interrupted = one.read(images, seconds, stage)
             if one.reading.count:
                 if not results:
                     remove_report(out)  # an earlier one, which stays where this run comes to nothing

@@ -21,23 +21,45 @@ PROBE = 0.02  # of the budget: windows are doubled until one takes so much
 RUNGS = ((8, 16), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2))  # windows of text, of random tokens: fewer and fewer
 FEW_IN_RANGE, FEW_PAST = (4, 4), (2, 4)  # with fewer than these, a shorter length is chosen
 FOR_STAGES = 0.9  # of the time that is left when the plan is made; the rest is for the report
+REPORT = 10  # seconds of a processor that the last report takes, of models of 18 and 30 layers
 ENOUGH = 2  # windows, without which no stage ends early
 STAGES = {"text": "text, in range", "random": "random tokens", "long": "text past the training length",
           "ablation": "ablation"}  # fmt: skip
 
 clock = time.perf_counter
+processor = time.thread_time
+
+
+class Pace:
+    """How much longer than its processor time work takes here, where others want the processor too."""
+
+    def __init__(self) -> None:
+        self.begun, self.used = clock(), processor()
+
+    def __call__(self) -> float:
+        """Seconds that went by for one of this thread's since this was made: 1, or more."""
+        used = processor() - self.used
+        return max(1.0, (clock() - self.begun) / used) if used > 0 else 1.0
+
+
+def for_stages(seconds: float, pace: float) -> float:
+    """Of the `seconds` that are left, those for the stages. The report has the others: a tenth, or what it takes longer
+    at this pace, a third at the most (a thread that waits for a disk or a device seems slower than its report will be).
+    """
+    return seconds - min(max((1 - FOR_STAGES) * seconds, REPORT * (pace - 1)), seconds / 3)
 
 
 @dataclass(frozen=True)
 class Cost:
     """Seconds of a window: what grows with its tokens, and what grows with their square. bare: the part that is the
     model's own forward, which layers that are not measured take too; head: a forward's time with the losses over its
-    time without them, for the windows of an ablation."""
+    time without them, for the windows of an ablation; pace: see `Pace`."""
 
     per_token: float
     per_square: float
     bare: float = 0.7
     head: float = 1.0
+    pace: float = 1.0
 
     def of(self, tokens: int, share: float = 1.0) -> float:
         """share: of the layers, those that are measured."""
@@ -75,6 +97,7 @@ def measured(host: OpenHost, attention: bool, asked: Asked, seconds: float, seed
     longest = asked.lengths()[0]
     config = host.model.config.get_text_config()
     generator = torch.Generator().manual_seed(seed)
+    pace = Pace()
 
     def timed(tokens: int, only: frozenset[int] | None = None) -> float:
         ids = torch.randint(config.vocab_size, (1, tokens), generator=generator)
@@ -89,14 +112,14 @@ def measured(host: OpenHost, attention: bool, asked: Asked, seconds: float, seed
     head, body = config.vocab_size * config.hidden_size, sum(p.numel() for p in host.base.parameters())
     with_losses = 1 + head / max(body - head, head)
     at_most = Cost(0.0, short / tokens**2, 1.0, with_losses)  # if all of it grew with the square
-    if longest <= NEARBY * tokens and taken(everything(asked, at_most)) <= FOR_STAGES * seconds:
-        return Cost(short / tokens, 0.0, head=with_losses)
+    if longest <= NEARBY * tokens and taken(everything(asked, at_most)) <= for_stages(seconds, pace()):
+        return Cost(short / tokens, 0.0, head=with_losses, pace=pace())
     bare = min(1.0, timed(tokens, frozenset()) / short)
     while (long := timed(2 * tokens)) <= PROBE * seconds and 4 * tokens <= longest:
         tokens, short = 2 * tokens, long
     tokens *= 2
     square = max(0.0, (long - 2 * short) / (tokens * tokens / 2))
-    return Cost(max(0.0, long / tokens - square * tokens), square, bare, with_losses)
+    return Cost(max(0.0, long / tokens - square * tokens), square, bare, with_losses, pace())
 
 
 def everything(asked: Asked, cost: Cost = Cost(0, 0)) -> Plan:
@@ -117,10 +140,10 @@ def planned(asked: Asked, cost: Cost, minutes: float, seconds: float, facts: Seq
     planner = _Planner(asked, cost, facts)
     for plan in planner.options():
         takes = taken(plan)
-        if takes <= FOR_STAGES * seconds:
+        if takes <= for_stages(seconds, cost.pace):
             break
     said = planner.left_out(plan)
-    if takes > FOR_STAGES * seconds:
+    if takes > for_stages(seconds, cost.pace):
         said.append(f"nothing else can be, and what is left takes about {told(takes)}, longer than there is")
     return replace(plan, minutes=minutes, left_out=tuple(said))
 
@@ -241,7 +264,7 @@ class Deadline:
 
     plan: Plan
     seconds: float | None = None
-    begun: float = field(default_factory=lambda: clock())
+    pace: Pace = field(default_factory=Pace)
 
     def enough(self, stage: str, windows: int) -> bool:
         """Whether a stage that has read so many windows is to end early."""
@@ -251,4 +274,4 @@ class Deadline:
         upto = self.plan.stages[: names.index(stage) + 1]
         whole = sum(found.seconds for found in self.plan.stages)
         part = sum(found.seconds for found in upto) / whole if whole else 1.0
-        return clock() - self.begun > part * FOR_STAGES * self.seconds
+        return clock() - self.pace.begun > part * for_stages(self.seconds, self.pace())

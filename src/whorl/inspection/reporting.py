@@ -53,17 +53,20 @@ def run(
     out: str | Path = "runs/inspect",
     stage: Stage = silent,
     planned: Callable[[Plan, bool], None] = lambda plan, goes_on: None,
+    begun: float | None = None,
 ) -> list[Inspection]:
     """Inspects one model, or two side by side, and writes the report; the arguments are those of the command line.
 
     Numbers and page are written after every stage, all of the report at the end and on Ctrl-C (or SIGTERM), so that an
     interrupted run leaves what it has, and the same command goes on after the stages that are done; with `force`, it
     begins anew. A second model's numbers go to `out/other`. plan: the folder of an earlier inspection, whose windows
-    are read again. planned is told the plan, and whether it is that of a run which goes on.
+    are read again. planned is told the plan, and whether it is that of a run which goes on. begun: from when on the
+    minutes count, by `time.perf_counter`; None is now.
 
     Raises ValueError for names, texts and lengths that do not fit, before anything is measured, and for an `out` that
     holds something else than an earlier inspection, before a model is loaded.
     """
+    begun = planning.clock() if begun is None else begun
     check_numbers(length=length, windows=windows, train_length=train_length, random_windows=random_windows, seed=seed,
                   minutes=minutes)  # fmt: skip
     out = Path(out)
@@ -87,7 +90,8 @@ def run(
 
     with ended_by_sigterm(), ExitStack() as while_measuring:
         for at, (found, tokenizer) in enumerate(zip(sources, tokenizers, strict=True)):
-            one = _One(found, tokenizer, out if at == 0 else out / "other", options, texts)
+            folder, since = (out, begun) if at == 0 else (out / "other", planning.clock())
+            one = _One(found, tokenizer, folder, options, texts, since)
             if at == 0:
                 while_measuring.enter_context(alone(out, "inspect"))
                 outputs.check_goes_on(out, by="inspect")  # again: another run may have come and gone
@@ -133,10 +137,18 @@ class _One:
     """One of the models: opened, its windows planned and cut; then measured, into `folder`."""
 
     def __init__(
-        self, found: Source, tokenizer: Any, folder: Path, options: _Options, texts: dict[str, list[str]]
+        self,
+        found: Source,
+        tokenizer: Any,
+        folder: Path,
+        options: _Options,
+        texts: dict[str, list[str]],
+        begun: float,
     ) -> None:
-        """texts: those that were read, by name. Raises ValueError for a text and a length that do not fit."""
-        begun = planning.clock()
+        """texts: those that were read, by name; begun: from when on its minutes count.
+
+        Raises ValueError for a text and a length that do not fit.
+        """
         self.found, self.tokenizer, self.folder, self.options = found, tokenizer, folder, options
         self.result: Inspection | None = None
         with without_progress_bars():
