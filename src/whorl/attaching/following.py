@@ -80,13 +80,14 @@ def keep_beside(layer: Any, attribute: str, kept: Kept) -> None:
 
 class Followed:
     """A method of one layer of a cache, which changes what is kept beside its keys as well. (Not a bound function: a
-    compiled call leaves the class's own method in its place.)"""
+    compiled call leaves the class's own method in its place. Nor does it hold the layer, whose keys would then stay
+    until Python looks for cycles.)"""
 
     def __init__(self, layer: Any, name: str) -> None:
-        self.layer, self.name = layer, name
+        self.layer, self.name = weakref.ref(layer), name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        layer = self.layer
+        layer = self.layer()
         result = getattr(type(layer), self.name)(layer, *args, **kwargs)
         for attribute in ATTRIBUTES:
             kept = getattr(layer, attribute, None)
@@ -97,10 +98,10 @@ class Followed:
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Followed:
-        return Followed(copy.deepcopy(self.layer, memo), self.name)
+        return Followed(copy.deepcopy(self.layer(), memo), self.name)
 
     def __reduce__(self) -> Any:
-        return getattr, (self.layer, self.name)  # from a file, it is the class's own
+        return getattr, (self.layer(), self.name)  # from a file, it is the class's own
 
 
 def _cropped(kept: Kept, layer: Any, *_: Any, **__: Any) -> None:

@@ -34,17 +34,26 @@ def laid_out(x: Seen) -> torch.Tensor:
     return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
 
 
+_ITSELF: Any = object()
+
+
 class _Remembering:
     """What an implementation has worked out of a problem stays with the problem."""
 
     def once(self, make: Callable[[Any], T]) -> T:
-        """`make(self)`, and the same again when it is asked for again."""
+        """`make(self)`, and the same again when it is asked for again.
+
+        What is made may be the problem itself, and may not hold it: with a reference to itself a problem, and the
+        tensors in it, would stay until Python looks for cycles.
+        """
         made = vars(self).get("made")
         if made is None:
             made = vars(self)["made"] = {}
         if make not in made:
-            made[make] = make(self)
-        return made[make]
+            found = make(self)
+            made[make] = _ITSELF if found is self else found
+        found = made[make]
+        return self if found is _ITSELF else found  # type: ignore[return-value]
 
 
 class _Rotation(NamedTuple):

@@ -14,13 +14,6 @@ from whorl.ops.problem import AttentionProblem
 MOST = 192  # runs of a query: its numbers by run then take about what q, k and v do
 
 
-class Apart(NamedTuple):
-    """The one module that goes by runs, if there is one, and what is left."""
-
-    module: nn.Module | None
-    rest: AttentionProblem
-
-
 class Tables(NamedTuple):
     """Of R runs, in the order of keys, of `kinds`: as many, but where several share their numbers."""
 
@@ -38,20 +31,24 @@ class Tables(NamedTuple):
         return mass.mT @ self.vectors
 
 
-def apart(problem: AttentionProblem) -> Apart:
-    """With two that go by runs, none is taken: a loop has one set of them."""
+def apart(problem: AttentionProblem) -> nn.Module | None:
+    """The one module that goes by runs, if there is one. Of two, none is taken: a loop has one set of them."""
     if not problem.scores and not_relative(problem) is None:
-        return Apart(None, problem)
+        return None
     biases = [module for module in problem.biases if _by_runs(module)]
     scores = [score.module for score in problem.scores if _by_runs(score.module)]
     found: list[Any] = [*biases, *scores]
-    if len(found) != 1 or problem.query_positions.dim() != 2:
-        return Apart(None, problem)
-    rest = problem._replace(
-        biases=tuple(x for x in problem.biases if x is not found[0]),
-        scores=tuple(x for x in problem.scores if x.module is not found[0]),
+    return None if len(found) != 1 or problem.query_positions.dim() != 2 else found[0]
+
+
+def without(problem: AttentionProblem, module: nn.Module | None) -> AttentionProblem:
+    """What is left of the problem without a module that was taken apart."""
+    if module is None:
+        return problem
+    return problem._replace(
+        biases=tuple(x for x in problem.biases if x is not module),
+        scores=tuple(x for x in problem.scores if x.module is not module),
     )
-    return Apart(found[0], rest)
 
 
 def _by_runs(module: Any) -> bool:

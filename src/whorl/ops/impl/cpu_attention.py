@@ -19,7 +19,7 @@ from whorl.ops.distances import by_distance, needs_rows, not_relative, once, rea
 from whorl.ops.impl import loops, native
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.raster import in_a_row
-from whorl.ops.runs import Tables, apart, tables
+from whorl.ops.runs import Tables, apart, tables, without
 from whorl.ops.visible import Visible, seen_runs
 
 
@@ -39,7 +39,7 @@ def missing(problem: AttentionProblem) -> str | None:
     if problem.q.dtype == torch.float64:
         return "the loops are float32, and the inputs are float64"
     problem = problem.once(in_a_row)
-    rest = problem.once(apart).rest
+    rest = without(problem, problem.once(apart))
     why = needs_rows(rest) or not_relative(rest) or native.missing()
     if why is None and isinstance(found := problem.once(plan), str):
         why = found
@@ -164,8 +164,8 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     problem = problem.once(in_a_row)
     found = problem.once(plan)
     assert isinstance(found, Plan)
-    module, rest = problem.once(apart)
-    q, k = problem.q, problem.k
+    module, q, k = problem.once(apart), problem.q, problem.k
+    rest = without(problem, module)
     vector = _vector(found, rest.biases, q, k) if rest.biases else None
     seed = int(torch.randint(2**62, ())) if problem.dropout else 0
     runs = Tables() if module is None else tables(module, problem, found.first, found.end, found.own)
@@ -182,13 +182,12 @@ def run(problem: AttentionProblem) -> torch.Tensor:
 
 def again(problem: AttentionProblem) -> loops.Again | None:
     """For one query: see `whorl.ops.implementations`."""
-    found, (module, rest) = problem.once(plan), problem.once(apart)
-    q, k, v = problem[:3]
+    found, (q, k, v) = problem.once(plan), problem[:3]
     read = q.dtype in (torch.float32, torch.bfloat16) and q.dtype == k.dtype == v.dtype
-    if not read or module is not None or any(x.stride(-1) != 1 for x in (q, k, v)):
+    if not read or problem.once(apart) is not None or any(x.stride(-1) != 1 for x in (q, k, v)):
         return None
     assert isinstance(found, Plan)
-    vector = _vector(found, rest.biases, q, k) if rest.biases else None
+    vector = _vector(found, problem.biases, q, k) if problem.biases else None
     how = loops.How(problem.scale, problem.softcap)
     return loops.Again(how, found.first, found.end, loops.Given(q, k, v, vector))
 
