@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from healing import HEALED, HEALED_EDGES, HEALED_WINDOWS, HEALING
 from reading import TEXTS, TRAINED, interval
-from study import CUT_WINDOWS, EDGES, EVERY, LONG_WINDOWS, PAIRS, RESULTS
+from study import CUT_WINDOWS, EVERY, LONG_WINDOWS, PAIRS, RESULTS, edges
 
 from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import turns_fully
@@ -148,7 +148,9 @@ def as_it_is(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def long(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    return {"length": LONG_WINDOWS[0], "edges": EDGES, "losses": found["losses"], "bfloat16": found["bfloat16"]}
+    length, _ = LONG_WINDOWS[name]
+    kept = {key: found[key] for key in ("losses", "bfloat16") if key in found}
+    return {"length": length, "every": EVERY[name], "edges": edges(length), **kept}
 
 
 def reach(name: str, found: dict[str, Any]) -> dict[str, Any]:

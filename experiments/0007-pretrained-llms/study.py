@@ -77,17 +77,29 @@ INSPECTED = (2048, 2)
 """Tokens, and windows of each text; as many of random tokens."""
 REACH = (16384, 1)
 """Tokens and windows for HoPE's account, of which each is two windows of the training length; two of random tokens."""
-LONG = (
-    "rope",
-    "hope:train_length=8192",
-    "rope~yarn:factor=2",
-    "p-rope:p=0.75",
-    "rope~ntk:factor=2",
-    "hope:train_length=8192~yarn:factor=2",
-    "p-rope:p=0.5",
-    "rope~linear:factor=2",
-)
-LONG_WINDOWS = (12288, 1)
+LONG = {
+    "smollm2": (
+        "fresh",
+        "rope",
+        "hope:train_length=8192",
+        "rope~yarn:factor=2",
+        "p-rope:p=0.75",
+        "rope~ntk:factor=2",
+        "hope:train_length=8192~yarn:factor=2",
+        "p-rope:p=0.5",
+        "rope~linear:factor=2",
+    ),
+    "gemma3": (
+        "own",
+        "hope:train_length=32768",
+        "p-rope:p=0.75",
+        "full_attention=p-rope:p=0.25/sliding_attention=rope",
+        "full_attention=nope/sliding_attention=rope",
+    ),
+}
+"""fresh: the untouched model on the last tokens, in a window of the training length that begins anew."""
+LONG_WINDOWS = {"smollm2": (12288, 1), "gemma3": (4096, 1)}
+LONG_DTYPE = {"smollm2": torch.bfloat16, "gemma3": torch.float32}
 EDGES = (1, 512, 1024, 2048, 4096, 6144, 8192, 10240, 12288)
 """Positions between which losses by position are means."""
 
@@ -174,12 +186,12 @@ class Study:
         return {"text": "prose", "summary": seen.summary.to_json(), "arrays": dict(means(seen))}
 
     def long(self, name: str) -> dict[str, Any]:
-        """Mean losses between EDGES of long windows, in bfloat16; and of their last tokens in windows of the training
-        length that begin anew. `bfloat16`: what that changes, measured on shorter windows."""
-        length, count = LONG_WINDOWS
-        spans = list(pairwise(EDGES))
+        """Mean losses between EDGES of long windows, under the encodings of LONG. `bfloat16`: what that changes, where
+        they are computed in it, measured on shorter windows."""
+        length, count = LONG_WINDOWS[name]
+        spans, dtype = list(pairwise(edges(length))), LONG_DTYPE[name]
         measured = self.part(f"long-{name}")
-        if "bfloat16" not in measured:
+        if dtype is torch.bfloat16 and "bfloat16" not in measured:
             ids = self.windows(name, "prose", 2048, 2)
             both = [self._losses(name, "own", ids, dtype=dtype).mean(1) for dtype in (torch.float32, torch.bfloat16)]
             measured["bfloat16"] = {"float32": _rounded(both[0]), "change": _rounded(both[1] - both[0])}
@@ -187,12 +199,14 @@ class Study:
             ids = self.windows(name, text, length, count)
             if encoding == "fresh":
                 ids = torch.cat([ids[:, :1], ids[:, -(TRAINED[name] - 1) :]], 1)
-            x = self._losses(name, "own" if encoding == "fresh" else encoding, ids, dtype=torch.bfloat16)
-            x = np.pad(x, ((0, 0), (length - 1 - x.shape[1], 0)), constant_values=np.nan)
-            means = [x[:, a - 1 : b - 1].mean(1) for a, b in spans]
+            own = encoding in ("fresh", "own")
+            x = self._losses(name, "own" if own else encoding, ids, EVERY[name], dtype)[:, :: EVERY[name]]
+            at = length - ids.shape[1] + 1 + EVERY[name] * np.arange(x.shape[1])
+            none = np.full(len(x), np.nan)  # of positions before a window that begins anew
+            means = [x[:, (a <= at) & (at < b)].mean(1) if a >= at[0] else none for a, b in spans]
             measured["losses"].setdefault(encoding, {})[text] = _rounded(np.stack(means, 1))
             self._keep(f"long-{name}", measured)
-        return {"length": length, "spans": spans, **measured}
+        return {"length": length, "every": EVERY[name], "spans": spans, **measured}
 
     def heal(self, name: str) -> dict[str, Any]:
         """Mean losses between positions before and after a training under each cut, and of the untouched model trained
@@ -292,6 +306,11 @@ def about() -> dict[str, Any]:
     }
 
 
+def edges(length: int) -> tuple[int, ...]:
+    """Those of EDGES that are in windows of so many tokens."""
+    return tuple(edge for edge in EDGES if edge <= length)
+
+
 def pieces(stage: str) -> list[Piece]:
     """What a stage measures one after another, in its order; nothing where it measures all at once."""
     kind, _, name = stage.partition("-")
@@ -302,7 +321,7 @@ def pieces(stage: str) -> list[Piece]:
     if kind == "usage":
         return [((text,), 0) for text in TEXTS]
     if kind == "long":
-        return [((encoding, text), 0) for text in reversed(TEXTS) for encoding in ("fresh", *LONG)]
+        return [((encoding, text), 0) for encoding in LONG[name] for text in reversed(TEXTS)]
     if kind == "heal":
         rounds, whens = range(0, HEALED_WINDOWS[1], HEALED_ROUND), ("before", "after")
         return [((e, when, text), at) for at in rounds for when in whens for e in HEALED for text in TEXTS]
@@ -341,9 +360,8 @@ def listing(study: Study) -> str:
 
 def stages(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     """In the order in which they run."""
-    names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage") for name in reading.FILES] + [
-        f"{stage}-smollm2" for stage in ("reach", "long", "heal")
-    ]
+    names = [f"{stage}-{name}" for stage in ("tokens", "cuts", "usage", "long") for name in reading.FILES]
+    names += ["reach-smollm2", "heal-smollm2"]
     return {name: lambda name=name: getattr(study, name.partition("-")[0])(name.partition("-")[2]) for name in names}
 
 
