@@ -201,7 +201,7 @@ def test_attention_of_tensors_with_a_dispatch_of_their_own(impl: str) -> None:
     got = attention(impl)(*map(Wrapped, given[:3]))
     torch.testing.assert_close(got.inner, attention("reference")(*given[:3]))
     with pytest.raises(
-        ValueError, match="impl='cpu' cannot run here: q, k or v is a tensor with a dispatch of its own"
+        ValueError, match="impl='cpu' cannot run here: q, k, v or the factor is a tensor with a dispatch of its own"
     ):
         attention("cpu")(*map(Wrapped, given[:3]))
 

@@ -88,15 +88,19 @@ def biased_attention(
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         if not (q.shape[2] and k.shape[2]):  # nothing of which modules would have to make sense
             return _by_reference(problem._replace(biases=()))
-        if scores or factor is not None:
+        if scores:
             check_states(scores, q, k)
             if softcap is not None and any(score.module.does("features") for score in scores):
                 raise ValueError(f"softcap must be None where weights are a quotient of features, got {softcap}")
             problem = _by_token(problem, factor, scores, impl == "reference")
+        elif factor is not None:
+            problem = problem._replace(factor=factor)
         chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
-            return _by_reference(problem)
+            return _by_reference(problem.multiplied)
         module = ATTENTIONS[chosen]
+        if not getattr(module, "takes_factor", False):
+            problem = problem.multiplied
         if key is not None and isinstance(mask, Visible) and (again := getattr(module, "again", None)) is not None:
             repeated = again(problem)
             if repeated is not None:
@@ -152,8 +156,9 @@ def _choose(impl: str, problem: AttentionProblem) -> str:
     if impl == "auto" and (torch.compiler.is_compiling() or asked_by_environment() == "reference"):
         return "reference"
     followed = transformed()
-    if followed is None and not plain(problem[:3]):
-        followed = "q, k or v is a tensor with a dispatch of its own"
+    given = problem[:3] if problem.factor is None else (*problem[:3], problem.factor)
+    if followed is None and not plain(given):
+        followed = "q, k, v or the factor is a tensor with a dispatch of its own"
     return ATTENTIONS.chosen(impl, problem, followed)
 
 

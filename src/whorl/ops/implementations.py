@@ -8,6 +8,7 @@ run(problem, ...)  does it. A rotation is given tensors beside the problem (tens
 
 An attention may also have
 
+takes_factor       True where `run` multiplies by the problem's factor: to others q comes multiplied
 again(problem)     for one query without gradients, dropout, sinks and scores: a function that gives the output for
                    other q, k and v that lie as the problem's do, for as long as nothing else changes; or None
 """

@@ -14,7 +14,7 @@ from torch import nn
 
 from whorl.numerics import math_dtype
 from whorl.ops.overlap import reach
-from whorl.ops.scores import BoundScore, Channels
+from whorl.ops.scores import BoundScore, Channels, multiplied
 from whorl.ops.sharing import of_positions
 from whorl.ops.visible import Visible
 
@@ -128,6 +128,7 @@ class _Attention(NamedTuple):
     device: str
     channels: Channels | None = None
     scores: tuple[BoundScore, ...] = ()
+    factor: torch.Tensor | None = None
 
 
 class AttentionProblem(_Attention, _Remembering):
@@ -135,6 +136,7 @@ class AttentionProblem(_Attention, _Remembering):
 
     channels: what scores add to the logits by a product, in the dtype of the arithmetic
     scores: those that need all keys of a query at once. What scores did token by token is in q, k and the channels
+    factor: what q is still to be multiplied by, where there are no scores
 
     It holds the tensors, since what can run may depend on the positions themselves.
     """
@@ -147,6 +149,13 @@ class AttentionProblem(_Attention, _Remembering):
         return self.mask.derived(make, self.query_positions, self.key_positions, *settings)
 
     @property
+    def multiplied(self) -> AttentionProblem:
+        """The same, with q times the factor, rounded to its dtype once."""
+        if self.factor is None:
+            return self
+        return self._replace(q=multiplied(self.q, self.factor).to(self.q.dtype), factor=None)
+
+    @property
     def empty(self) -> bool:
         return not (self.q.numel() and self.k.numel() and self.v.numel())
 
@@ -157,9 +166,12 @@ class AttentionProblem(_Attention, _Remembering):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients of q, k, v, channels, states or the modules' parameters may be asked for."""
+        """Whether gradients of q, k, v, the factor, channels, states or the modules' parameters may be asked for."""
         if not torch.is_grad_enabled():
             return False
         states = [x for _, *of_tokens in self.scores for x in of_tokens if x is not None]
         learned = (p for module in self.modules for p in module.parameters())
-        return any(x.requires_grad for x in (self.q, self.k, self.v, *(self.channels or ()), *states, *learned))
+        factor = () if self.factor is None else (self.factor,)
+        return any(
+            x.requires_grad for x in (self.q, self.k, self.v, *factor, *(self.channels or ()), *states, *learned)
+        )

@@ -1,7 +1,7 @@
 /* Softmax attention whose bias depends on the distance between query and key, in tiles that stay in the second-level cache:
  * Dao et al., FlashAttention-2, arXiv 2307.08691. Built by building.py; no link to torch or Python.
  *
- *   logit(i, j) = scale q_i . k_j + bias[head][i - j],   for the keys first(i) <= j < end(i) that query i sees,
+ *   logit(i, j) = scale factor_i q_i . k_j + bias[head][i - j],   for the keys first(i) <= j < end(i) that query i sees,
  *
  * where the product may be capped first, softcap tanh(product / softcap), and the product of a few more channels of each
  * token, which are float, may be added: summed up before it is, since what is left of two large terms must not be rounded
@@ -77,17 +77,26 @@ PRODUCT(add_columns_times, 1, a_stride, 1) /* c += a^T b */
 
 /* --- reading and writing ---------------------------------------------------------------------------------------------- */
 
-/* Rows first .. first + count - 1 of a head, times `scale`, as to[row][channel]; what is beyond them or the channels is zero. */
+/* Rows first .. first + count - 1 of a head as to[row][channel]; what is beyond them or the channels is zero. */
 static void read_rows(float *to, int64_t width, int64_t rows, const Tensor *x, int64_t bf16, int64_t b, int64_t h,
-                      int64_t first, int64_t count, int64_t dim, float scale) {
+                      int64_t first, int64_t count, int64_t dim) {
     for (int64_t r = 0; r < rows; r++) {
         float *row = to + r * width;
         const int64_t at = b * x->batch + h * x->head + (first + r) * x->token, n = r < count ? dim : 0;
         if (bf16)
-            for (int64_t d = 0; d < n; d++) row[d] = load_bf16(((const uint16_t *)x->at)[at + d]) * scale;
+            for (int64_t d = 0; d < n; d++) row[d] = load_bf16(((const uint16_t *)x->at)[at + d]);
         else
-            for (int64_t d = 0; d < n; d++) row[d] = ((const float *)x->at)[at + d] * scale;
+            for (int64_t d = 0; d < n; d++) row[d] = ((const float *)x->at)[at + d];
         for (int64_t d = n; d < width; d++) row[d] = 0;
+    }
+}
+
+/* The same of queries, each times what it is multiplied by. */
+static void read_queries(float *to, int64_t width, const Call *c, int64_t b, int64_t h, int64_t first, int64_t count) {
+    read_rows(to, width, QUERIES, &c->q, c->bf16, b, h, first, count, c->dim);
+    for (int64_t r = 0; r < count; r++) {
+        const float scale = scale_of(c, b, h, first + r);
+        for (int64_t d = 0; d < width; d++) to[r * width + d] *= scale;
     }
 }
 
@@ -317,9 +326,9 @@ INLINE int sees(const Tile *t, int64_t k0, int64_t k1) { return t->sees_first < 
 
 static void read_keys(Space *w, const Call *c, int64_t b, int64_t h, int64_t k0, int64_t n) {
     const int64_t g = h / (c->heads / c->key_heads);
-    read_rows(w->k, up_to(WIDTH, c->dim), up_to(HEIGHT, n), &c->k, c->bf16, b, g, k0, n, c->dim, 1);
-    read_rows(w->v, up_to(WIDTH, c->dim_v), up_to(HEIGHT, n), &c->v, c->bf16, b, g, k0, n, c->dim_v, 1);
-    read_rows(w->more_k, c->channels, c->channels ? n : 0, &c->more_k, 0, b, h, k0, n, c->channels, 1);
+    read_rows(w->k, up_to(WIDTH, c->dim), up_to(HEIGHT, n), &c->k, c->bf16, b, g, k0, n, c->dim);
+    read_rows(w->v, up_to(WIDTH, c->dim_v), up_to(HEIGHT, n), &c->v, c->bf16, b, g, k0, n, c->dim_v);
+    read_rows(w->more_k, c->channels, c->channels ? n : 0, &c->more_k, 0, b, h, k0, n, c->channels);
 }
 
 /* What runs add to the logits of a tile. */
@@ -339,7 +348,7 @@ static void forward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begin
     for (int64_t q0 = begin; count < together && q0 < c->queries; count++, q0 += QUERIES) {
         Tile *t = w->tiles + count;
         open_tile(t, c, b, h, q0);
-        read_rows(w->q, width, QUERIES, &c->q, c->bf16, b, h, q0, least(QUERIES, c->queries - q0), c->dim, (float)c->scale);
+        read_queries(w->q, width, c, b, h, q0, least(QUERIES, c->queries - q0));
         transpose(t->q_t, w->q, width);
         memset(t->sums, 0, QUERIES * width_v * sizeof(float));
     }
@@ -405,8 +414,8 @@ int whorl_attention(const int64_t *call) {
 static void open_tile_again(Tile *t, const Call *c, int64_t b, int64_t h, int64_t q0) {
     const int64_t width = up_to(WIDTH, c->dim), width_v = up_to(WIDTH, c->dim_v), n = least(QUERIES, c->queries - q0);
     open_tile(t, c, b, h, q0);
-    read_rows(t->q, width, QUERIES, &c->q, c->bf16, b, h, q0, n, c->dim, (float)c->scale);
-    read_rows(t->grad, width_v, QUERIES, &c->grad, c->bf16, b, h, q0, n, c->dim_v, 1);
+    read_queries(t->q, width, c, b, h, q0, n);
+    read_rows(t->grad, width_v, QUERIES, &c->grad, c->bf16, b, h, q0, n, c->dim_v);
     transpose(t->q_t, t->q, width), transpose(t->grad_t, t->grad, width_v);
     memset(t->sums, 0, QUERIES * width * sizeof(float));
     memset(t->to_more_t, 0, QUERIES * c->channels * sizeof(float));
@@ -468,7 +477,15 @@ static void backward(const Call *c, Space *w, int64_t b, int64_t h, int64_t begi
     for (int64_t row = begin; row < begin + count * QUERIES && row < c->queries; row++) {
         const float *sums = w->tiles[(row - begin) / QUERIES].sums + (row - begin) % QUERIES * width;
         float *out = (float *)c->to_q.at + b * c->to_q.batch + h * c->to_q.head + row * c->to_q.token;
-        for (int64_t d = 0; d < c->dim; d++) out[d] = sums[d] * (float)c->scale;
+        const float scale = scale_of(c, b, h, row);
+        for (int64_t d = 0; d < c->dim; d++) out[d] = sums[d] * scale;
+        if (c->to_factor) {
+            float sum = 0;
+            read_rows(w->q, width, 1, &c->q, c->bf16, b, h, row, 1, c->dim);
+#pragma omp simd reduction(+ : sum)
+            for (int64_t d = 0; d < c->dim; d++) sum += w->q[d] * sums[d];
+            c->to_factor[(b * c->heads + h) * c->queries + row] = sum * (float)c->scale;
+        }
         const float *to_more = w->tiles[(row - begin) / QUERIES].to_more_t + (row - begin) % QUERIES;
         float *more = c->to_more_q + ((b * c->heads + h) * c->queries + row) * c->channels;
         for (int64_t e = 0; e < c->channels; e++) more[e] = to_more[e * QUERIES];

@@ -33,6 +33,7 @@ typedef struct {
     const float *bias, *sinks;   /* [heads or 1, queries + keys - 1], at i - j + keys - 1; [heads]; or none */
     float *top, *normal;        /* [batch, heads, queries]: a row's largest logit, and 1 / the sum of exp(logit - top) */
     Tensor q, k, v, out, more_q, more_k; /* all from out on are float; more: the channels that are added, by heads of queries */
+    Tensor factor; /* [batch or 1, heads or 1, queries], by which q is multiplied, or none; a stride of 0 where it is 1 */
     Runs runs;
     /* the backward pass alone; all but grad are float */
     Tensor grad, to_q;
@@ -40,7 +41,14 @@ typedef struct {
     float *to_bias;      /* [chunks, batch, heads, queries + keys - 1], zeros, or none */
     float *delta;        /* [batch, heads, queries]: a row's output times its gradient */
     float *to_more_q, *to_more_k; /* [batch, heads, queries, channels] and [chunks, batch, heads, keys, channels], zeros */
+    float *to_factor;             /* [batch, heads, queries], or none */
 } Call;
+
+/* What a query's q is multiplied by. */
+static inline float scale_of(const Call *c, int64_t b, int64_t h, int64_t i) {
+    const Tensor *f = &c->factor;
+    return (float)c->scale * (f->at ? ((const float *)f->at)[b * f->batch + h * f->head + i] : 1);
+}
 
 int whorl_attention_of_one(const Call *c); /* of one query, without dropout; 0, or 1 where there was no memory */
 

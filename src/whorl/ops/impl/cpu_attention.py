@@ -22,6 +22,8 @@ from whorl.ops.raster import in_a_row
 from whorl.ops.runs import Tables, apart, tables, without
 from whorl.ops.visible import Visible, seen_runs
 
+takes_factor = True
+
 
 class Plan(NamedTuple):
     """Query i sees the keys first[i] <= j < end[i], if any; from it to key j it is i + own - j tokens."""
@@ -152,7 +154,7 @@ class _Attention(torch.autograd.Function):
         needed = dict(zip(loops.Given._fields, ctx.needs_input_grad[3:], strict=True))
         found, delta = loops.gradients(
             ctx.how, ctx.plan.first, ctx.plan.end, given, of_rows, grad, mass=saved[-1], to_mass=to_mass,
-            of_vector=needed["vector"], of_feature=needed["feature"],
+            of_vector=needed["vector"], of_feature=needed["feature"], of_factor=needed["factor"],
         )  # fmt: skip
         if given.sinks is not None:
             weight = (given.sinks.float()[:, None] - of_rows.top).exp_().mul_(of_rows.normal)
@@ -171,8 +173,8 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     runs = Tables() if module is None else tables(module, problem, found.first, found.end, found.own)
     how = loops.How(problem.scale, problem.softcap, problem.dropout, seed, runs.begin, runs.rows, runs.kinds)
     of_q, of_k = problem.channels or (None, None)
-    by_run = runs.values, runs.slopes, runs.feature
-    given, sums = loops.Given(q, k, problem.v, vector, problem.sinks, of_q, of_k, *by_run), runs.vectors is not None
+    others = vector, problem.sinks, of_q, of_k, runs.values, runs.slopes, runs.feature, problem.factor
+    given, sums = loops.Given(q, k, problem.v, *others), runs.vectors is not None
     if torch.is_grad_enabled():
         out, mass = _Attention.apply(how, found, sums, *given)
     else:

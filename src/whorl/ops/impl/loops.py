@@ -27,7 +27,8 @@ class How(NamedTuple):
 
 class Given(NamedTuple):
     """q [batch, heads, queries, dim], k and v of key heads; the biases by distance, the sinks, and channels of q and k;
-    values and slopes by run [batch, heads, kinds of runs, queries], and the feature by distance, as the biases are.
+    values and slopes by run [batch, heads, kinds of runs, queries], and the feature by distance, as the biases are;
+    what q is multiplied by, [batch or 1, heads or 1, queries].
 
     Or the gradients to them.
     """
@@ -42,6 +43,7 @@ class Given(NamedTuple):
     values: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
     feature: torch.Tensor | None = None
+    factor: torch.Tensor | None = None
 
 
 class OfRows(NamedTuple):
@@ -102,10 +104,11 @@ def gradients(
     to_mass: torch.Tensor | None = None,
     of_vector: bool = False,
     of_feature: bool = False,
+    of_factor: bool = False,
 ) -> tuple[Given, torch.Tensor]:
     """To all that is given, float32, but for the sinks; and the product of each query's output and its gradient."""
     read = _as_the_loops_read(given)
-    q, k, v, vector, _, of_q, of_k, values, slopes, feature = read
+    q, k, v, vector, _, of_q, of_k, values, slopes, feature, factor = read
     out, top, *_ = of_rows
     batch, heads, queries, _ = q.shape
     grad = _rows_adjacent(grad, q.dtype)
@@ -125,23 +128,28 @@ def gradients(
     to_feature = None
     if feature is not None and of_feature:
         to_feature = out.new_zeros(chunks, batch, heads, len(feature))
+    to_factor = torch.empty_like(top) if factor is not None and of_factor else None
     more = (
         *_tensor(grad), *_tensor(to_q),
-        *(_address(x) for x in (to_k, to_v, to_vector, delta, to_of_q, to_of_k)),
+        *(_address(x) for x in (to_k, to_v, to_vector, delta, to_of_q, to_of_k, to_factor)),
     )  # fmt: skip
     if out.numel():
         by_run = mass, to_mass, to_values, to_slopes, to_feature
         _call("whorl_attention_backward", how, first, end, chunks, read, of_rows, by_run, *more)
     else:
         to_k.zero_(), to_v.zero_()
+        to_factor = None if to_factor is None else to_factor.zero_()
     if to_vector is not None and vector is not None:
         to_vector = to_vector.sum((0, 1)).sum_to_size(vector.shape)
     if to_of_k is not None and of_k is not None:
         to_of_k = to_of_k.sum(0).sum_to_size(of_k.shape)
     if to_feature is not None:
         to_feature = to_feature.sum((0, 1, 2))
+    if to_factor is not None and factor is not None:
+        to_factor = to_factor.sum_to_size(factor.shape)
     to_k, to_v = (x[0] if chunks == 1 else x.sum(0) for x in (to_k, to_v))
-    return Given(to_q, to_k, to_v, to_vector, None, to_of_q, to_of_k, to_values, to_slopes, to_feature), delta
+    made = to_q, to_k, to_v, to_vector, None, to_of_q, to_of_k, to_values, to_slopes, to_feature, to_factor
+    return Given(*made), delta
 
 
 def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
@@ -154,6 +162,13 @@ def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
     if x is None:
         return 0, 0, 0, 0
     return x.data_ptr(), x.stride(0), 0 if x.shape[1] == 1 else x.stride(1), x.stride(2)
+
+
+def _factor(x: torch.Tensor | None) -> tuple[int, int, int, int]:
+    if x is None:
+        return 0, 0, 0, 0
+    batch, head, token = x.stride()
+    return x.data_ptr(), 0 if x.shape[0] == 1 else batch, 0 if x.shape[1] == 1 else head, token
 
 
 def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -222,7 +237,7 @@ def _numbers(
     by_run: tuple[torch.Tensor | None, ...],
 ) -> tuple[Any, ...]:
     """In the order of `Call` in attention.c, and of `Runs` in it (runs.h), up to what the backward pass alone has."""
-    q, k, v, vector, sinks, of_q, of_k, values, slopes, feature = read
+    q, k, v, vector, sinks, of_q, of_k, values, slopes, feature, factor = read
     out, top, normal = of_rows
     batch, heads, queries, dim = q.shape
     return (
@@ -232,6 +247,6 @@ def _numbers(
         min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
-        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k),
+        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k), *_factor(factor),
         *_runs(how), *map(_address, (values, slopes, feature, *by_run)),
     )  # fmt: skip

@@ -239,7 +239,8 @@ static void of_piece(const Call *c, Piece *piece, int64_t g, float *made, int64_
         piece->head = g * together + first;
         for (int64_t n = 0; n < heads; n++) {
             const int64_t from = piece->batch * c->q.batch + (piece->head + n) * c->q.head;
-            for (int64_t d = 0; d < c->dim; d++) q[n * c->dim + d] = load_one(bf16, c->q.at, from + d) * (float)c->scale;
+            const float scale = scale_of(c, piece->batch, piece->head + n, 0);
+            for (int64_t d = 0; d < c->dim; d++) q[n * c->dim + d] = load_one(bf16, c->q.at, from + d) * scale;
         }
         DOTS[heads - 1][bf16](s, q, c->k.at, from_k, c->k.token, piece->count, c->dim);
         for (int64_t n = 0; n < heads; n++) soften(s + n * PIECE, made + (first + n) * next, c, piece, piece->head + n);
