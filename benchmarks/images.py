@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import rows
 import torch
-from measuring import Provider, measured, peak, peak_row
+from measuring import CLOCKS, Provider, measured, peak, peak_row
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from whorl.encodings import Shape, parse
@@ -33,7 +32,6 @@ HEADS, DIM = 6, 64
 SCALE = DIM**-0.5
 BATCHES = {14: 8, 32: 1, 64: 1}  # images, by patches along each side
 CPU = torch.device("cpu")
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PLAIN, OURS, DENSE = "SDPA", "irpe", "irpe, dense"
 
 

@@ -15,6 +15,8 @@ import numpy
 import rows
 import torch
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # the time of all cores, on a machine that others use
+
 
 class Provider(NamedTuple):
     """Two parts of one call, timed apart. What the first returns is given to the second; some have no second."""

@@ -1,9 +1,11 @@
 """Encodings that go by content, or by absolute positions, in biased_attention(): beside ALiBi; decoding beside none.
 
-    python benchmarks/scores.py [--only REGEX] [--device cuda]
+    python benchmarks/scores.py [--only REGEX] [--device cuda] [--clock cpu]
 
 Every round runs every provider of a case, one after another; ratios are taken within a round. What a token's state
-costs is in the time of an encoding that has one. float32 on the CPU, bfloat16 on a GPU. Rows go to
+costs is in the time of an encoding that has one. float32 on the CPU, bfloat16 on a GPU. On the CPU x-transformers' own
+code stands beside four of them, where it is installed: its outputs and gradients must be ours first. With `--clock cpu`
+times are those that the process took of all cores: on a machine that others use too, give it --threads 1. Rows go to
 benchmarks/results/scores-<device>.csv.
 """
 
@@ -16,7 +18,8 @@ from typing import Any
 
 import rows
 import torch
-from measuring import Provider, measured, peak, peak_row
+import x_transformers_peer
+from measuring import CLOCKS, Provider, measured, peak, peak_row
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from whorl.encodings import REGISTRY, Shape, parse
@@ -24,6 +27,7 @@ from whorl.encodings.effects import Bias, Scale, Score
 from whorl.encodings.scores import ScoreModule
 from whorl.ops import biased_attention
 from whorl.ops.scores import BoundScore
+from whorl.testing import max_error
 
 HEADS, DIM, WIDTH = 8, 64, 512
 PLAIN = "causal SDPA"  # no encoding
@@ -36,6 +40,7 @@ CASES = {  # tokens, the yardstick and the encodings beside it
     "turns 2048": (2048, PLAIN, ("path", "path-fox")),
 }
 CACHE = 4096
+CPU = torch.device("cpu")
 DECODED = ("fox", "log-n", "ssmax", "fire", "alibi", "t5", "irpe", "cope", "path")
 SPARING = ("alibi", "fox", "irpe", "fire", "cope", "path")  # whose memory is measured, of 16,384 tokens
 
@@ -44,6 +49,7 @@ def main() -> None:
     parser = rows.parser(__doc__, rounds=7)
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose label matches; other rows stay")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--peak", nargs=2, metavar=("ENCODING", "TOKENS"), help="(internal) one peak")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -53,19 +59,30 @@ def main() -> None:
         attention(notation, 512, device)()  # libraries and kernels are loaded
         print(peak(attention(notation, int(tokens), device), device))
         return
-    facts, path = rows.facts(options.device), options.results / f"scores-{options.device}.csv"
+    clock = CLOCKS[options.clock]
+    facts, path = (
+        {**rows.facts(options.device), "clock": options.clock},
+        options.results / f"scores-{options.device}.csv",
+    )
 
     def write(found: list[dict[str, Any]]) -> None:
-        rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both")
+        rows.write(path, [{**facts, **row} for row in found], same=["case"], mode="both", clock="wall")
 
     for label, (tokens, yardstick, notations) in CASES.items():
         if re.search(options.only, label):
             providers = {name: attention(name, tokens, device) for name in (yardstick, *known(notations))}
-            write(measured(label, providers, yardstick, options.rounds, device))
+            write(measured(label, providers, yardstick, options.rounds, device, clock))
+    peer = x_transformers_peer.found() if options.device == "cpu" else None
+    for notation in x_transformers_peer.NAMES if peer else ():
+        label = f"{notation} and x-transformers' 1024"
+        if re.search(options.only, label):
+            gate(notation)
+            providers = {notation: attention(notation, 1024, device), peer: beside(notation, 1024)}
+            write(measured(label, providers, notation, options.rounds, device, clock))
     label = f"decoding with a cache of {CACHE}"
     if re.search(options.only, label):
         providers = {name: decoding(name, device) for name in (PLAIN, *known(DECODED))}
-        write(measured(label, providers, PLAIN, options.rounds, device))
+        write(measured(label, providers, PLAIN, options.rounds, device, clock))
     label = "memory of 16384"
     if re.search(options.only, label):
         how = ("--threads", str(options.threads), "--device", options.device)
@@ -136,6 +153,34 @@ def attention(notation: str, tokens: int, device: torch.device) -> Provider:
         lambda: attend(*leaves, states(hidden, at), at, at),
         lambda out: torch.autograd.grad(out, wanted, grad, allow_unused=True),
     )
+
+
+def beside(notation: str, tokens: int) -> Provider:
+    """x-transformers' own, on the same tensors."""
+    *leaves, hidden = tensors(tokens, tokens, CPU)
+    for x in leaves:
+        x.requires_grad_()
+    attend, learned = x_transformers_peer.theirs(notation, called(notation, CPU)[2], HEADS, WIDTH)
+    wanted, grad = [*leaves, *learned], torch.randn_like(leaves[0])
+    return Provider(lambda: attend(*leaves, hidden), lambda out: torch.autograd.grad(out, wanted, grad))
+
+
+def gate(notation: str) -> None:
+    """x-transformers' output and gradients are ours but for the roundings of one row: else no speed."""
+    tokens = 130
+    at, given, grad = torch.arange(tokens)[None], tensors(tokens, tokens, CPU), torch.randn(1, HEADS, tokens, DIM)
+    attend, states, learned = called(notation, CPU)
+    peer, own = x_transformers_peer.theirs(notation, learned, HEADS, WIDTH)
+    found = []
+    for of, wanted in ((lambda q, k, v, h: attend(q, k, v, states(h, at), at, at), learned), (peer, own)):
+        *leaves, hidden = (x.clone() for x in given)
+        out = of(*(x.requires_grad_() for x in leaves), hidden)
+        found.append([out, *torch.autograd.grad(out, [*leaves, *wanted], grad)])
+    for ours, theirs in zip(*found, strict=True):
+        rounding = tokens * torch.finfo(ours.dtype).eps * float(ours.detach().abs().max())
+        assert max_error(ours, theirs) <= rounding, (
+            f"red gate, no speed: {notation} is off by {max_error(ours, theirs)}"
+        )
 
 
 def decoding(notation: str, device: torch.device) -> Provider:
