@@ -9,6 +9,7 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 import torch
+from attended import pinned_qkv
 
 from whorl.encodings import Known, Spectrum, from_dict, parse
 from whorl.encodings.frequencies import Frequencies
@@ -19,6 +20,7 @@ from whorl.encodings.rope import RoPE
 from whorl.encodings.scaled import Scaled
 from whorl.encodings.spectrum import rope_frequencies, same_spectrum
 from whorl.encodings.turns import cos_sin
+from whorl.ops import rotate, rotation_tables
 
 # (base, head dim, training length) -> pairs that turn; from issue 2 and facts/hope-and-p-rope.md A1.
 HOPE_PAIRS = [
@@ -74,6 +76,17 @@ def test_frequencies_equal_the_pins(pins: dict, name: str) -> None:
     encoding = parse("rope") if name == "hf_default" else PRoPE(p=pin["config"]["partial_rotary_factor"])
     frequencies = encoding.spectrum(pin["config"]["head_dim"]).frequencies
     np.testing.assert_allclose(frequencies, pin["expected"], atol=pin["atol"], rtol=pin["rtol"])
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+def test_logits_equal_the_pins(method_pins: dict, layout: str) -> None:
+    q, k, _ = pinned_qkv()
+    tables = rotation_tables(RoPE(base=10000).spectrum(4), torch.arange(5), torch.float64)
+    turned_q, turned_k = rotate(q, k, tables, layout=layout)
+    logits, plain = (0.5 * (x @ y.mT)[0, 0] for x, y in ((turned_q, turned_k), (q, k)))
+    for query, row in zip((3, 4), method_pins[f"rope_logits_{layout}"]["rows 3,4"], strict=True):
+        np.testing.assert_allclose(logits[query, : query + 1], row, atol=1e-7)
+    np.testing.assert_allclose(plain[4], method_pins["_inputs"]["logits_nope (row 4)"], atol=1e-7)
 
 
 def exact_cos_sin(position: int, frequency: float) -> tuple[float, float]:

@@ -20,6 +20,11 @@ def test_frequencies_equal_the_pin(pins: dict) -> None:
     assert spectrum.amplitude == 0.1 * math.log(10) + 1
 
 
+def test_amplitudes_equal_the_pins(method_pins: dict) -> None:
+    for factor, amplitude in method_pins["logit_scalings"]["yarn mscale 0.1 ln s+1"].items():
+        assert YaRN(float(factor), 512)(RoPE().spectrum(128)).amplitude == pytest.approx(amplitude, rel=1e-7)
+
+
 def test_the_attention_factor_multiplies_the_amplitude_that_there_is() -> None:
     assert Scaled(Frequencies((1.0, 0.01), amplitude=3.0), YaRN(2, 512)).spectrum(4).amplitude == 3 * YaRN(2).amplitude
 
