@@ -124,3 +124,12 @@ def test_commands_ask_for_it(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(ValueError, match=r"file/out cannot be written: Not a directory; give another folder"),
+        alone(tmp_path / "file" / "out", "inspect"),
+    ):
+        pass

@@ -162,7 +162,11 @@ def check_path(name: str, value: Any, wanted: str = "a path") -> str:
 
 
 def check_there(name: str) -> None:
-    """Raises ValueError for a model's name that can only be a path, and where there is nothing."""
+    """Raises ValueError for a model's name that can only be a path, and where there is nothing; for none too."""
+    if not name.strip():
+        raise ValueError(
+            f"no model is named {name!r}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
+        )
     others = trials_beside(name)
     if not os.path.exists(name) and (others or name.startswith((".", "/")) or name.count("/") > 1):
         give = "give a model's directory, a .gguf file, a hub name, or a trial's folder"

@@ -6,6 +6,7 @@ stale. The file says who holds it, and goes when the work is done.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -52,7 +53,12 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
     """
     folder = Path(folder)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"{folder} cannot be written: {error.strerror}; give another folder") from error
     held = _take(folder / LOCK, folder)
     try:
         if held is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import whorl
 from whorl.sources import source
@@ -32,6 +33,12 @@ def as_streamed(folder: Path) -> None:
 
 def as_compare(folder: Path) -> None:
     build_model(Settings(model=str(folder)), vocab_size=97, eos_token_id=2)
+
+
+def as_whole_numbers(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = {name: (100 * weight).to(torch.int8) for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def config(**entries: object) -> Callable[[Path], None]:
@@ -65,7 +72,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config that is a list": (lambda f: (f / "config.json").write_text("[]"), "."),
     "a string for the base": (config(rope_parameters={"rope_type": "default", "rope_theta": "ten"}), "."),
     "an unknown rope_type": (config(rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}), "spiral"),
-    "another shape": (config(hidden_size=32, head_dim=8), "."),
+    "another shape": (config(hidden_size=32, head_dim=8), r"\[\d+, 64\]"),
+    "whole numbers": (as_whole_numbers, "are whole numbers, and its config says no quantization: .*I8"),
     "a negative size": (config(intermediate_size=-5), "."),
     "an unknown model type": (config(model_type="mystery"), "mystery"),
     "code of its own": (with_code, r"needs code that comes with it.*trust_remote_code=True"),

@@ -118,6 +118,7 @@ REFUSED = [
     (["rope", "--train-length", "0"], "train-length must be a whole number from 1 to 2,147,483,648 (tokens), got 0"),
     (["axial-rope", "--figure", "a.png"], "--figure draws what goes by one axis, of tokens, and axial-rope goes by"),
     (["rope", "--figure", "a.svg"], "--figure draws a PNG, got 'a.svg'; try a.png"),
+    (["rope", "--figure", ""], "--figure draws a PNG, got '.'; try spectrum.png"),
     (["rope", "--figure", "no/such/a.png"], "cannot write the figure"),
 ]
 

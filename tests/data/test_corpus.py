@@ -258,3 +258,9 @@ def test_tokenizers_that_cannot_be(tokenizer, tmp_path):
         corpus.encode(bare, ["a"])
     bare.add_special_tokens({"cls_token": "[CLS]"})
     assert corpus.encode(bare, ["a"])[0][0] == bare.cls_token_id, "as an encoder's tokenizer has it"
+
+
+def test_a_tokenizer_that_is_damaged_is_told_from_none(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no tokenizer at .* \(KeyError: 'added_tokens'\); try a folder"):
+        corpus.load_tokenizer(str(tmp_path))

@@ -355,8 +355,7 @@ def test_inspect_says_of_a_stock_model_which_sizes_it_takes(kind: str) -> None:
     model = tiny(kind)
     with pytest.raises(ValueError, match="takes images of the size alone that it was built for: Input height"):
         whorl.inspect_images(model, TALL)
-    whorl.attach(model, "axial-rope")
-    assert whorl.inspect_images(model, TALL).summary.settings.rows == 5
+    assert whorl.inspect_images(whorl.attach(model, "axial-rope"), TALL).summary.settings.rows == 5
 
 
 @torch.no_grad()

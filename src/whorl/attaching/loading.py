@@ -23,7 +23,7 @@ from whorl.attaching.reading import encoding_of, same_rotations
 from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED, from_tensor
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import Attachment, attached
-from whorl.attaching.weights import refuse_incomplete
+from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
 from whorl.checking import check_path
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
@@ -241,7 +241,7 @@ def from_pretrained(cls: Any, where: Any, **kwargs: Any) -> Any:
 
 def _loaded(cls: Any, where: Any, **kwargs: Any) -> tuple[Any, list[str]]:
     """The model, and the names of its modules whose encoding is recorded among the weights."""
-    how = {"trust_remote_code": False, "use_safetensors": True, **kwargs}
+    how = {"trust_remote_code": False, "use_safetensors": True, "ignore_mismatched_sizes": True, **kwargs}
     with _explained(where), quiet():  # what the report would say is looked at here
         model, found = cls.from_pretrained(where, output_loading_info=True, **how)
     unknown = [k for k in found["unexpected_keys"] if not is_ours(k) and k.rpartition(".")[2] not in COMPUTED]
@@ -249,8 +249,30 @@ def _loaded(cls: Any, where: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         known = _known_in_pretraining(model)
         unknown = [k for k in unknown if k not in known]
     refuse_incomplete(where, model, found["missing_keys"], unknown)
+    if "ignore_mismatched_sizes" not in kwargs:
+        refuse_misshapen(where, model, found["mismatched_keys"])
+    hub = {k: kwargs[k] for k in HUB if k in kwargs}
+    _refuse_whole_numbers(where, model, {**hub, "local_files_only": True})  # they have just been read
     mark = f"whorl.{ENTRY}"
     return model, [k.removesuffix(mark).removesuffix(".") for k in found["unexpected_keys"] if k.endswith(mark)]
+
+
+def _refuse_whole_numbers(where: Any, model: Any, hub: dict[str, Any]) -> None:
+    """Raises ValueError for weights of a quantization that the config does not say: stock code takes them as they are,
+    without the factors that make numbers of them."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        return
+    whole = sorted(
+        f"{key} ({dtype})"
+        for file in _weight_files(where, hub)
+        for key in file.keys()  # noqa: SIM118
+        if key.endswith(".weight") and (dtype := file.get_slice(key).get_dtype())[0] in "IUB" and dtype != "BF16"
+    )
+    if whole:
+        raise ValueError(
+            f"the weights in {where} are whole numbers, and its config says no quantization: {', '.join(whole[:3])}"
+            f"{f' and {len(whole) - 3} more' if len(whole) > 3 else ''}; take a checkpoint in real numbers"
+        )
 
 
 @contextmanager
@@ -315,15 +337,19 @@ def _class(architectures: list[str] | None, default: Any) -> Any:
 
 def _ours(where: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     """What whorl has put among a checkpoint's weights."""
+    files = _weight_files(where, hub)
+    return {key: file.get_tensor(key) for file in files for key in file.keys() if is_ours(key)}  # noqa: SIM118
+
+
+def _weight_files(where: Any, hub: dict[str, Any]) -> Iterator[Any]:
+    """The files of a checkpoint in safetensors, each open until the next."""
     from safetensors import safe_open
 
     index = compat.file_of(where, "model.safetensors.index.json", hub)
     names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
-    found: dict[str, torch.Tensor] = {}
     for name in sorted(names):
         with safe_open(compat.file_of(where, name, hub), framework="pt") as file:
-            found |= {key: file.get_tensor(key) for key in file.keys() if is_ours(key)}  # noqa: SIM118
-    return found
+            yield file
 
 
 def _of_part(ours: dict[str, torch.Tensor], at: str | None, parts: int) -> dict[str, torch.Tensor]:

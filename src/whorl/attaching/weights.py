@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,17 @@ def refuse_incomplete(where: Any, model: Any, missing: Iterable[str], unknown: I
         raise ValueError(
             f"{where} does not hold the weights of a {type(model).__name__}: missing {_named(missing)}, "
             f"not known to it {_named(unknown)}. transformers would draw the missing ones at random and drop the others"
+        )
+
+
+def refuse_misshapen(where: Any, model: Any, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Raises ValueError, naming them with both shapes, where weights have another shape than the model's."""
+    told = [f"{name} is {list(held)} and should be {list(own)}" for name, held, own in sorted(mismatched)]
+    if told:
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        raise ValueError(
+            f"the weights in {where} do not have the shapes of a {type(model).__name__} of its config: "
+            f"{', '.join(told[:3])}{more}; take the config that belongs to them"
         )
 
 

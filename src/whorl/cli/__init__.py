@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any, TextIO
@@ -9,6 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from whorl import __version__
+from whorl.checking import shown
 from whorl.cli import compare, convert, doctor, evaluate, export, extend, inspect_, list_, spectrum
 from whorl.cli.helping import Command, Group
 from whorl.cli.needs import checked
@@ -62,6 +64,9 @@ def whorl(
         )
 
 
+REFUSALS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR)  # of a path
+
+
 class _Unread:
     """Standard output that goes on when its reader has gone (`whorl compare | head`): the work is not for him alone."""
 
@@ -98,7 +103,11 @@ def main() -> None:
         print(f"whorl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if not disk_full(error):
+        if disk_full(error):
+            said = "the disk is full; make room, and the same command goes on or begins anew"
+        elif isinstance(error, OSError) and error.errno in REFUSALS:
+            said = f"{error.strerror}: {shown(str(error.filename))}; give another path, or change its permissions"
+        else:
             raise
-        print("whorl: the disk is full; make room, and the same command goes on or begins anew", file=sys.stderr)
+        print(f"whorl: {said}", file=sys.stderr)
         sys.exit(2)

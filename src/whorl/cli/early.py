@@ -38,11 +38,11 @@ def check(command: str, options: dict[str, Any]) -> None:
     if len(models) > 2:
         raise ValueError(f"inspect shows one model, or two side by side, got {len(models)}")
     for model in (*models, options.get("model")):
-        if model and model not in MODELS:
+        if model is not None and model not in MODELS and (model or command != "compare"):
             check_there(model)
             if command != "compare":  # which makes new models, of a config's file
                 check_on_hub(model)
-    if text := options.get("text"):
+    if (text := options.get("text")) is not None:
         from whorl.data.corpus import check_path_of_text  # NumPy, of which --help has no need
 
         check_path_of_text(text)

@@ -42,7 +42,8 @@ def spectrum(
 ) -> None:
     """Show an encoding's frequencies, pair by pair, and what they allow: contexts and bounds, without a model."""
     if figure is not None and figure.suffix != ".png":
-        raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {figure.with_suffix('.png')}")
+        other = figure.with_suffix(".png") if figure.name else "spectrum.png"
+        raise ValueError(f"--figure draws a PNG, got {str(figure)!r}; try {other}")
     if figure is not None and not figure.resolve().parent.is_dir():  # before PyTorch is imported
         raise ValueError(f"cannot write the figure: there is no folder {figure.parent}; try one that exists")
     from whorl.reports.spectrum import LIMIT

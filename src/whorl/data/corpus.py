@@ -346,4 +346,7 @@ def _chunks(documents: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".;:") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return kind + lines[0].rstrip(".;:")

@@ -157,7 +157,7 @@ class _One:
         self.facts = layers_of(self.host)
         finite.check_weights(self.model)
         self.limit = found.length(self.model, options.train_length)
-        self.text = options.text or found.text or "stdlib"
+        self.text = options.text if options.text is not None else found.text or "stdlib"
         if self.text not in texts:
             texts[self.text] = read_documents(self.text)
         self.documents = texts[self.text]
