@@ -11,6 +11,7 @@ from tests.contract import TOKENS
 from whorl.attaching import seams_of
 from whorl.encodings.alibi import slopes
 from whorl.hosts import open_host
+from whorl.hosts.transformers import opening
 from whorl.hosts.transformers.families import FAMILIES
 from whorl.hosts.transformers.sizes import heads_of
 from whorl.testing import tiny_model
@@ -73,3 +74,13 @@ def test_a_shape_says_the_channels_of_a_head_and_how_they_are_paired(
 ) -> None:
     shape = open_host(tiny_model(family)).shapes[0]
     assert (shape.head_dim, shape.channels, shape.layout) == (turning, channels, layout)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama4_text"])  # halves, complex numbers
+def test_how_channels_pair_up_is_seen_where_models_are_made_without_weights(family: str) -> None:
+    """As `whorl compare --model DIR` opens one, in a process that has opened none before."""
+    opening.rotation_of.cache_clear()
+    with torch.device("meta"):
+        host = open_host(tiny_model(family))
+    assert host.rotation is not None
+    assert host.rotation == opening.rotation_of(host.rotation.name, type(host.attentions[0]))

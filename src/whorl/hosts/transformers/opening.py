@@ -238,16 +238,17 @@ def rotation_of(name: str, attention: Any) -> Rotation:
         call = "complex"
     else:
         raise ValueError(f"{name}({', '.join(names)}) of {attention.__name__} is called in no way that whorl knows")
-    x = torch.arange(1.0, 9.0).view(1, 1, 1, 8)
+    x = torch.arange(1.0, 9.0, device="cpu").view(1, 1, 1, 8)
 
     def quarter_turn(tables: int) -> list[float] | None:
         """x after a turn by pi/2 with tables of this width, or None if the function refuses them."""
-        cos, sin = torch.zeros(1, 1, tables), torch.ones(1, 1, tables)
         try:
-            if call == "complex":
-                turned = function(x, x, torch.complex(cos, sin))[0]
-            else:
-                turned = function(x, cos, sin) if call == "single" else function(x, x, cos, sin)[0]
+            with torch.device("cpu"):  # whatever a caller makes models on
+                cos, sin = torch.zeros(1, 1, tables), torch.ones(1, 1, tables)
+                if call == "complex":
+                    turned = function(x, x, torch.complex(cos, sin))[0]
+                else:
+                    turned = function(x, cos, sin) if call == "single" else function(x, x, cos, sin)[0]
         except (RuntimeError, ValueError, IndexError):
             return None
         return turned.flatten().tolist() if turned.shape == x.shape else None
