@@ -177,19 +177,22 @@ def test_results_have_the_loss_by_step_those_of_earlier_versions_too(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    rope, hope, *_ = finished[1].trials
+    rope, hope, learned, *_ = finished[1].trials
     assert list(rope.train.losses) == list(range(1, STEPS + 1))
     assert rope.train.losses[STEPS] == pytest.approx(rope.train.loss)
-    for trial in (rope, hope):
+    for trial in (rope, hope, learned):
         path = out / "trials" / trial.id / "result.json"
         written = json.loads(path.read_text())
         del written["train"]["losses"]
         path.write_text(json.dumps(written))
     (out / "trials" / hope.id / "training.json").write_text("half")
+    (out / "trials" / learned.id / "training.json").unlink()
     found = {t.id: t for t in whorl.compare(["rope"], out=out, text=str(text), **SMALL).trials}
     assert found[rope.id] == rope, "from its training's file"
     assert found[hope.id].train.losses == {}
     assert f"the learning curve of {hope.id} is left out" in caplog.text
+    assert found[learned.id].train.losses == {}
+    assert learned.id not in caplog.text, "taken over without it: nothing is amiss"
 
 
 @pytest.mark.full

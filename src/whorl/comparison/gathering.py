@@ -98,12 +98,14 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
 
 
 def _with_losses(path: Path, trial: Trial) -> Trial:
-    """The trial with its losses by step. Earlier versions kept them in its training's file alone: where that is gone or
-    damaged, a warning."""
+    """The trial with its losses by step. Earlier versions kept them in its training's file alone: where that is
+    damaged, a warning. A trial that was taken over from a study has none."""
     if trial.train.losses:
         return trial
     try:
         losses = TrainingRecord.read(path).training().losses
+    except FileNotFoundError:
+        return trial
     except (OSError, ValueError) as error:
         log.warning("the learning curve of %s is left out of the report: %s", trial.id, error)
         return trial
