@@ -181,3 +181,17 @@ def test_a_model_without_weights_has_the_encoding_that_a_load_gives(family, enco
     empty = without_weights(tmp_path)
     assert whorl.encoding_of(empty) == whorl.encoding_of(model)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("shard", ["5GB", "20KB"], ids=["one file", "shards"])
+@pytest.mark.parametrize("encoding", [None, "hope:train_length=32", "t5"])
+def test_a_variant_is_read_from_its_files(encoding: str | None, shard: str, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    if encoding is not None:
+        whorl.attach(model, encoding)
+    model.save_pretrained(tmp_path, variant="fp16", max_shard_size=shard)
+    assert not [path for path in tmp_path.glob("*.safetensors") if ".fp16" not in path.name]
+    loaded = whorl.load(tmp_path, variant="fp16")
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKENS).logits, model(TOKENS).logits)

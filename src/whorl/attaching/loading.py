@@ -84,9 +84,10 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         raise ValueError(f"{UNFINISHED}: the weights in {name_or_path} may be those of an earlier one; save again")
     cls = _class(config.architectures, transformers.AutoModelForCausalLM if record is None else None)
     model, entries = _loaded(cls, name_or_path, config=config, **kwargs)
+    weights = hub | {"variant": kwargs.get("variant")}
     parts: dict[str | None, Encoding]
     if record is None:
-        parts = {at: _recorded_in_weights(name_or_path, at, len(entries), hub) for at in entries}
+        parts = {at: _recorded_in_weights(name_or_path, at, len(entries), weights) for at in entries}
     elif "parts" in record:
         parts = {part["at"]: from_dict(part["encoding"]) for part in record["parts"]}
     else:
@@ -95,7 +96,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         if record["stock"]:
             _check_record(model, completed(host_of(model), own), name_or_path)
     if record is not None and record.get("in_weights"):
-        _check_weights(name_or_path, parts, entries, hub)
+        _check_weights(name_or_path, parts, entries, weights)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
         name = part.name_or_path
@@ -104,7 +105,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
         if not attachment.stock_directory:
-            _load_learned(attachment, at, len(parts), name_or_path, hub)
+            _load_learned(attachment, at, len(parts), name_or_path, weights)
     return model
 
 
@@ -198,9 +199,9 @@ def from_config(config: Any, where: Any, cls: Any = None) -> Any:
         return (cls or AutoModelForCausalLM).from_config(config, dtype=torch.float32)
 
 
-def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], hub: dict[str, Any]) -> None:
+def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], weights: dict[str, Any]) -> None:
     """The weights say the encoding too; where they say another, a save broke off between the config and the weights."""
-    held = {at: _recorded_in_weights(where, at, len(entries), hub) for at in entries}
+    held = {at: _recorded_in_weights(where, at, len(entries), weights) for at in entries}
     agree = list(held.values()) == list(parts.values()) if None in parts else held == parts
     if not agree:
         said, found = (", ".join(str(e) for e in encodings.values()) or "none" for encodings in (parts, held))
@@ -251,20 +252,20 @@ def _loaded(cls: Any, where: Any, **kwargs: Any) -> tuple[Any, list[str]]:
     refuse_incomplete(where, model, found["missing_keys"], unknown)
     if "ignore_mismatched_sizes" not in kwargs:
         refuse_misshapen(where, model, found["mismatched_keys"])
-    hub = {k: kwargs[k] for k in HUB if k in kwargs}
-    _refuse_whole_numbers(where, model, {**hub, "local_files_only": True})  # they have just been read
+    weights = {k: kwargs[k] for k in (*HUB, "variant") if k in kwargs}
+    _refuse_whole_numbers(where, model, weights | {"local_files_only": True})  # they have just been read
     mark = f"whorl.{ENTRY}"
     return model, [k.removesuffix(mark).removesuffix(".") for k in found["unexpected_keys"] if k.endswith(mark)]
 
 
-def _refuse_whole_numbers(where: Any, model: Any, hub: dict[str, Any]) -> None:
+def _refuse_whole_numbers(where: Any, model: Any, weights: dict[str, Any]) -> None:
     """Raises ValueError for weights of a quantization that the config does not say: stock code takes them as they are,
     without the factors that make numbers of them."""
     if getattr(model.config, "quantization_config", None) is not None:
         return
     whole = sorted(
         f"{key} ({dtype})"
-        for file in _weight_files(where, hub)
+        for file in _weight_files(where, weights)
         for key in file.keys()  # noqa: SIM118
         if key.endswith(".weight") and (dtype := file.get_slice(key).get_dtype())[0] in "IUB" and dtype != "BF16"
     )
@@ -335,18 +336,21 @@ def _class(architectures: list[str] | None, default: Any) -> Any:
     return default
 
 
-def _ours(where: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _ours(where: Any, weights: dict[str, Any]) -> dict[str, torch.Tensor]:
     """What whorl has put among a checkpoint's weights."""
-    files = _weight_files(where, hub)
+    files = _weight_files(where, weights)
     return {key: file.get_tensor(key) for file in files for key in file.keys() if is_ours(key)}  # noqa: SIM118
 
 
-def _weight_files(where: Any, hub: dict[str, Any]) -> Iterator[Any]:
-    """The files of a checkpoint in safetensors, each open until the next."""
+def _weight_files(where: Any, weights: dict[str, Any]) -> Iterator[Any]:
+    """The files of a checkpoint in safetensors, each open until the next; of its `variant`, which stands in the names
+    before the last dot."""
     from safetensors import safe_open
 
-    index = compat.file_of(where, "model.safetensors.index.json", hub)
-    names = {"model.safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
+    hub = {k: v for k, v in weights.items() if k != "variant"}
+    dot = f".{variant}." if (variant := weights.get("variant")) else "."
+    index = compat.file_of(where, f"model.safetensors.index{dot}json", hub)
+    names = {f"model{dot}safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
     for name in sorted(names):
         with safe_open(compat.file_of(where, name, hub), framework="pt") as file:
             yield file
@@ -359,17 +363,17 @@ def _of_part(ours: dict[str, torch.Tensor], at: str | None, parts: int) -> dict[
     return {k.rpartition("whorl.")[2]: v for k, v in mine.items()}
 
 
-def _recorded_in_weights(where: Any, at: str, parts: int, hub: dict[str, Any]) -> Encoding:
-    return from_tensor(_of_part(_ours(where, hub), at, parts)[ENTRY])
+def _recorded_in_weights(where: Any, at: str, parts: int, weights: dict[str, Any]) -> Encoding:
+    return from_tensor(_of_part(_ours(where, weights), at, parts)[ENTRY])
 
 
 @torch.no_grad()
-def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, hub: dict[str, Any]) -> None:
+def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, weights: dict[str, Any]) -> None:
     """The encoding's own parameters and counts, from the same safetensors as the rest."""
     wanted = attachment.state_dict().keys() - {ENTRY}
     if not wanted:
         return
-    held = _of_part(_ours(where, hub), at, parts)
+    held = _of_part(_ours(where, weights), at, parts)
     lacking = sorted(wanted - held.keys())
     if lacking:
         raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
