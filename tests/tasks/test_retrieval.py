@@ -253,16 +253,17 @@ def test_mqar_tells_near_from_far():
 def is_decoy(ids, labels, decoys):
     """Asserts the definition of an evaluation sequence."""
     length = len(ids)
-    (let, name, value), question = ids[1:4], ids[-3:]
-    assert question == [let, name, value]
-    assert let == decoy.LET
+    name, value = ids[1:3]
+    assert ids[3:5] == ids[-2:] == [name, value]
     assert labels == [IGNORED] * (length - 1) + [value]
-    begin = length - 4 - decoy.NEAR - 3 * decoys
-    others = [ids[i : i + 3] for i in range(begin, begin + 3 * decoys, 3)]
-    assert [other[0] for other in others] == [decoy.LET] * decoys
-    assert len({name, *(other[1] for other in others)}) == len({value, *(other[2] for other in others)}) == 1 + decoys
-    assert ids[length - 4] == SEP
-    noise = ids[4:begin] + ids[begin + 3 * decoys : length - 4]
+    begin = length - 3 - decoy.NEAR - 4 * decoys
+    others = [ids[i : i + 4] for i in range(begin, begin + 4 * decoys, 4)]
+    assert all(other[:2] == other[2:] for other in others)
+    names, values = {name, *(other[0] for other in others)}, {value, *(other[1] for other in others)}
+    assert len(names) == len(values) == 1 + decoys
+    assert decoy.NAME <= min(names) <= max(names) < decoy.VALUE <= min(values)
+    assert ids[length - 3] == SEP
+    noise = ids[5:begin] + ids[begin + 4 * decoys : length - 3]
     assert min(noise) >= decoy.VALUE + decoy.VALUES
 
 
@@ -275,26 +276,29 @@ def test_decoy_puts_statements_of_the_same_form_near_the_question(decoys):
 
 
 def test_decoy_trains_on_every_place_and_every_statement():
-    task, recent, told, both = build("decoy"), 0, 0, set()
+    task, recent, told, both, counts = build("decoy"), 0, 0, set(), set()
     for ids, labels in trained(task, 400):
         separator = ids.index(SEP)
-        begins = [i for i in range(separator) if ids[i] == decoy.LET]
+        begins = [i for i in range(separator) if decoy.NAME <= ids[i] < decoy.VALUE]
         asked = [i for i in range(separator, len(ids)) if labels[i] != IGNORED]
-        again = begins[1::2] if labels[begins[0] + 3] != IGNORED else []
+        begins, again = begins[::2], begins[1::2]
+        assert again == [i + 2 for i in begins], "each stands twice in a row"
         for i in again:
-            assert ids[i - 3 : i] == ids[i : i + 3] == labels[i : i + 3]
-        begins = [i for i in begins if i not in again]
-        mapping = {ids[i + 1]: ids[i + 2] for i in begins}
+            assert ids[i - 2 : i] == ids[i : i + 2] == labels[i : i + 2]
+        mapping = {ids[i]: ids[i + 1] for i in begins}
         assert 1 <= len(mapping) == len(begins) <= 4
-        assert sum(label != IGNORED for label in labels) == len(asked) + 3 * len(again)
-        assert asked == list(range(separator + 3, len(ids), 3))
+        assert sum(label != IGNORED for label in labels) == len(asked) + 2 * len(again)
+        assert asked == list(range(separator + 2, len(ids), 2))
         assert all(labels[i] == ids[i] == mapping[ids[i - 1]] for i in asked)
-        both.add((len(mapping), bool(again)))
+        both.add((len(mapping), begins == list(range(1, 4 * len(begins), 4))))
+        counts.add(len(asked))
         if len(begins) == 2:
-            recent += ids[asked[0] - 1] == ids[begins[-1] + 1]
+            recent += ids[asked[0] - 1] == ids[begins[-1]]
             told += 1
-    assert both == {(n, twice) for n in (1, 2, 3, 4) for twice in (False, True)}
+    assert both == {(n, together) for n in (1, 2, 3, 4) for together in (False, True)}
     assert 0.35 < recent / told < 0.65, "the nearest of two is right half of the time"
+    assert min(counts) == decoy.QUESTIONS, "and any number that fits"
+    assert max(counts) > len(ids) // 2 - 8
 
 
 class Prefers(torch.nn.Module):
@@ -307,8 +311,8 @@ class Prefers(torch.nn.Module):
     def forward(self, input_ids, use_cache):
         logits = torch.full((*input_ids.shape, self.task.vocab_size), -9.0)
         for row, ids in zip(logits, input_ids, strict=True):
-            place = len(ids) - 4 - decoy.NEAR - 1
-            row[:, ids[3]], row[:, ids[place]], row[:, 0] = self.right, 1.0, self.other
+            place = len(ids) - 3 - decoy.NEAR - 1  # the last decoy's second value
+            row[:, ids[2]], row[:, ids[place]], row[:, 0] = self.right, 1.0, self.other
         return type("Output", (), {"logits": logits})
 
 

@@ -1,6 +1,6 @@
-"""Telling a statement from a later one of the same form: a recent decoy. Version 3.
+"""Telling a statement from a later one of the same form: a recent decoy. Version 4.
 
-    bos let A v noise ... let B w noise ... sep let A | v
+    bos A v A v noise ... B w B w noise ... sep A | v
 
 (After the "return from digression" of "RoPE is Dead, Long Live RoPE", the paper of DaRoPE.) Names are different, out
 of `NAMES`, and values too, out of `VALUES`; the noise is uniform out of `NOISE` symbols of its own. The question
@@ -9,13 +9,14 @@ sequences in which the right value has a higher logit than every decoy's, and `o
 the likeliest decoy's, the geometric mean (its logarithm is the mean margin, in nats); `token_accuracy` is the share in
 which it is first of all symbols.
 
-Evaluation at length l: the statement that is asked for stands right after bos; the `decoys` stand together behind it,
-with `NEAR` noise symbols between them and the separator, and the noise before them fills the length. A longer sequence
-is a longer way back, past decoys that are as near as ever.
-Training: between 1 and 4 statements (or 1 + `decoys`, if more) at places drawn at random, and `QUESTIONS` questions
-with their answers, of names drawn with replacement: the nearest statement is right no more often than another. In half
-of the sequences each statement stands twice in a row, and the second has a loss: see `whorl.tasks.recall` for what that
-teaches.
+Each statement stands twice in a row. Evaluation at length l: the one that is asked for stands right after bos; the
+`decoys` stand together behind it, with `NEAR` noise symbols between them and the separator, and the noise before them
+fills the length. A longer sequence is a longer way back, past decoys that are as near as ever.
+Training: between 1 and 4 statements (or 1 + `decoys`, if more), noise of uniform length, and questions with their
+answers to the end, `QUESTIONS` or more, of names drawn with replacement: the nearest statement is right no more often
+than another. The second of a statement has a loss: see `whorl.tasks.recall` for what that teaches. In half of the
+sequences they stand together right after bos, in the others at places drawn at random: with noise between them in all
+sequences, no tiny model learnt the task (experiments/0003-recall/LOG.md).
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ from whorl.tasks.graded import row_of
 from whorl.tasks.metrics import TOKEN_ACCURACY
 
 NAMES, VALUES, NOISE = 16, 16, 32
-LET = SPECIAL
-NAME = LET + 1
+NAME = SPECIAL
 VALUE = NAME + NAMES
 NEAR = 8
 QUESTIONS = 8
@@ -64,7 +64,7 @@ class Statements(Sized):
 
     @property
     def shortest(self) -> int:
-        return 2 + max(6 * self.most + 3 * QUESTIONS, 3 * (1 + self.decoys) + NEAR + 3)
+        return 2 + max(4 * self.most + 2 * QUESTIONS, 4 * (1 + self.decoys) + NEAR + 2)
 
 
 class Decoy(Keyed):
@@ -72,7 +72,7 @@ class Decoy(Keyed):
 
     name = evaluation = "decoy"
     title = "Telling a statement from a recent decoy"
-    version = 3
+    version = 4
     metrics = (PREFERS, replace(TOKEN_ACCURACY, learnt=None, has_stderr=False), ODDS)
     takes = Statements
     arguments: Statements
@@ -90,24 +90,26 @@ class Decoy(Keyed):
     def _write(self, rng: np.random.Generator, ids: np.ndarray, labels: np.ndarray, training: bool) -> None:
         decoys = self.arguments.decoys
         said = int(rng.integers(1, self.arguments.most + 1)) if training else 1 + decoys
-        questions = QUESTIONS if training else 1
-        question = len(ids) - 3 * questions
         names, values = NAME + rng.permutation(NAMES)[:said], VALUE + rng.permutation(VALUES)[:said]
+        noise, questions = len(ids) - 2 - 4 * said - 2, 1
+        if training:
+            questions += int(rng.integers(QUESTIONS - 1, noise // 2 + 1))
+            noise += 2 - 2 * questions
+        question = len(ids) - 2 * questions
         ids[1:question] = VALUE + VALUES + rng.integers(NOISE, size=question - 1)
         ids[question - 1] = SEP
         if training:
-            times = int(rng.integers(1, 3))
-            gaps = np.sort(rng.integers(question - 1 - 3 * times * said, size=said))
-            places, asked = 1 + gaps + 3 * times * np.arange(said), rng.integers(said, size=questions)
+            together = rng.integers(2)
+            gaps = np.zeros(said, dtype=int) if together else np.sort(rng.integers(noise + 1, size=said))
+            places, asked = 1 + gaps + 4 * np.arange(said), rng.integers(said, size=questions)
         else:
-            times = 1
-            places, asked = np.append(1, question - 1 - NEAR - 3 * np.arange(decoys, 0, -1)), np.zeros(1, dtype=int)
-        for i, symbols in enumerate((LET, names, values)):
-            ids[places + i] = symbols
-            if times == 2:
-                ids[places + 3 + i] = labels[places + 3 + i] = symbols
-        ids[question::3], ids[question + 1 :: 3], ids[question + 2 :: 3] = LET, names[asked], values[asked]
-        labels[question + 2 :: 3] = values[asked]
+            places, asked = np.append(1, question - 1 - NEAR - 4 * np.arange(decoys, 0, -1)), np.zeros(1, dtype=int)
+        for i, symbols in enumerate((names, values)):
+            ids[places + i] = ids[places + 2 + i] = symbols
+            if training:
+                labels[places + 2 + i] = symbols
+        ids[question::2], ids[question + 1 :: 2] = names[asked], values[asked]
+        labels[question + 1 :: 2] = values[asked]
 
     def evaluate(
         self,
@@ -139,8 +141,9 @@ class Decoy(Keyed):
 
     def stated(self, ids: np.ndarray) -> dict[int, int]:
         """Those before the question, that of the statement that is asked for first."""
-        places = np.flatnonzero(ids[:-3] == LET)
-        return by_key(ids[places + 1], ids[places + 2])
+        before = ids[:-2]
+        places = np.flatnonzero((before >= NAME) & (before < VALUE))
+        return by_key(ids[places], ids[places + 1])
 
     def _facts(self) -> dict[str, Any]:
         return {"decoys": self.arguments.decoys, "near": NEAR}
