@@ -123,3 +123,11 @@ def test_what_was_measured_of_images_and_points_is_told_in_their_units(tmp_path:
     assert line.startswith(
         "points:turned=z, trained at 64 points (1 seed), accuracy at 64, 256: `spe:codes=z` 90.0 %, 70.0 %"
     )
+
+
+def test_what_is_read_under_another_encoding_than_it_was_trained_with_is_of_neither(tmp_path: Path) -> None:
+    trials = {name: [shares(0.9, 0.5, unit=64)] for name in ("rope", "rope then rope~yarn:factor=4")}
+    comparison(tmp_path / "0001-text", trials, "recall", train_length=64, lengths=[64, 128])
+    (line,) = measured.told("rope", measured.comparisons(tmp_path), tmp_path)
+    assert "`rope` 90.0 %, 50.0 %" in line
+    assert " then " not in line

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from whorl import tasks
+from whorl.comparison.planning import THEN
 from whorl.encodings import Layers, Sum, parse
 from whorl.files import read_json
 from whorl.results.comparison import Comparison
@@ -72,7 +73,10 @@ def mentioned(name: str, spelled: str, docs: Path, experiments: Path) -> tuple[l
 
 
 def _is_of(name: str, notation: str) -> bool:
-    """Whether a notation is of this encoding, alone or in a sum, at its usual arguments."""
+    """Whether a notation is of this encoding, alone or in a sum, at its usual arguments. One that was trained and then
+    read under another is of neither."""
+    if THEN in notation:
+        return False
     encoding = parse(notation)
     if isinstance(encoding, Layers):
         return False
