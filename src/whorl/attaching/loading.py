@@ -350,7 +350,9 @@ def _weight_files(where: Any, weights: dict[str, Any]) -> Iterator[Any]:
     hub = {k: v for k, v in weights.items() if k != "variant"}
     dot = f".{variant}." if (variant := weights.get("variant")) else "."
     index = compat.file_of(where, f"model.safetensors.index{dot}json", hub)
-    names = {f"model{dot}safetensors"} if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
+    names = {f"model{dot}safetensors"}
+    if index is not None:
+        names = set(json.loads(Path(index).read_text())["weight_map"].values())
     for name in sorted(names):
         with safe_open(compat.file_of(where, name, hub), framework="pt") as file:
             yield file
