@@ -142,7 +142,7 @@ def test_sizes_are_whole_patches() -> None:
         ({"train_length": 30}, "30 is not a multiple of it, or too small; try --train-length 48"),
         ({"lengths": (8,)}, "sides of 4 patches or more.*8 is not a multiple"),
         ({"arguments": {"patch": 0}}, "patch must be a whole number of at least 1, got 0"),
-        ({"arguments": {"data": "none"}}, "images:data=none is no folder"),
+        ({"arguments": {"data": "none"}}, "none is no folder of images"),
         ({"arguments": {"path": "x"}}, "images has no argument 'path'; it takes data, patch"),
         ({"text": "book.txt"}, "makes its own data and reads no --text"),
     ):
