@@ -114,6 +114,15 @@ def test_the_comparison_with_most_seeds_of_both_is_read(text: evidence.Known) ->
     assert "three seeds ([0009-extrapolation]" in evidence.Versus("hope", "rope", times=(4,)).line(text).words
 
 
+def test_an_argument_at_its_default_is_not_in_a_comparisons_name(tmp_path: Path) -> None:
+    trials = {name: [perplexities(20, at, at)] * 2 for name, at in (("rope", 34), ("p-rope:keep=slowest", 60))}
+    comparison(tmp_path / "experiments" / PART, trials)
+    line = evidence.Versus("p-rope:p=0.75,keep=slowest", "rope", times=(4,), says="worse").line(
+        evidence.Known(tmp_path)
+    )
+    assert line.words.startswith("`p-rope:p=0.75,keep=slowest` over `rope`, tail perplexity: 1.")
+
+
 def test_only_seeds_that_learnt_a_task_in_range_are_held_against_each_other(tmp_path: Path) -> None:
     trials = {
         "rope": [shares(1, 0.9, 0.25), shares(1, 0.8, 0.27), shares(0.4, 0.4, 0.4)],
