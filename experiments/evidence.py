@@ -18,8 +18,7 @@ from typing import Any, Literal, Protocol
 from ranking import interval, measured, overall
 from studies import STUDIES
 
-from whorl.comparison.planning import THEN
-from whorl.encodings import parse
+from whorl.comparison.planning import written
 from whorl.reports.formatting import listing, multiple, number, percent, plural
 from whorl.results.comparison import Comparison
 from whorl.results.differences import Difference, difference, half_width
@@ -37,12 +36,6 @@ ALIKE = {"ratio": math.log(1.1), "share": 0.05}
 
 SEEDS_ALONE = ", over seeds alone"
 """Of an interval that has no part of windows: it takes the text as given, and is too narrow where windows decide."""
-
-
-def called(asked: str) -> str:
-    """What a comparison calls an encoding: without the arguments that are its defaults."""
-    return THEN.join(str(parse(part).without_defaults()) for part in asked.split(THEN))
-
 
 Says = Literal["better", "worse", "alike", "no better", "no worse"]
 
@@ -180,7 +173,7 @@ class Versus:
         return round(times * c.train_length)
 
     def _in(self, c: Comparison) -> bool:
-        return {called(name) for name in (self.first, self.second) if name != ITSELF} <= {e.name for e in c.encodings}
+        return {written(name) for name in (self.first, self.second) if name != ITSELF} <= {e.name for e in c.encodings}
 
     def _asked_by(self) -> str:
         """The first study that has both, and the part of it."""
@@ -192,7 +185,7 @@ class Versus:
 
     def _pair(self, c: Comparison) -> tuple[Encoding, Encoding]:
         by_name = {e.name: e for e in c.encodings}
-        return by_name[called(self.first)], by_name[called(self.first if self.second == ITSELF else self.second)]
+        return by_name[written(self.first)], by_name[written(self.first if self.second == ITSELF else self.second)]
 
     def _at(self, c: Comparison, metric: Metric, pair: Sequence[Encoding], length: int) -> Line:
         reference = c.reference(metric.evaluation) if self.second == ITSELF else length
