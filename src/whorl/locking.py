@@ -6,7 +6,6 @@ stale. The file says who holds it, and goes when the work is done.
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+
+from whorl.files import disk_full
 
 try:
     import fcntl
@@ -56,7 +57,7 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise
         raise ValueError(f"{folder} cannot be written: {error.strerror}; give another folder") from error
     held = _take(folder / LOCK, folder)
