@@ -158,17 +158,12 @@ def _tensor(x: torch.Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), batch, head, token
 
 
-def _channels(x: torch.Tensor | None) -> tuple[int, int, int, int]:
+def _shared(x: torch.Tensor | None) -> tuple[int, int, int, int]:
+    """The same of a tensor that may be missing, or have one batch row or head for all: these have a stride of 0."""
     if x is None:
         return 0, 0, 0, 0
-    return x.data_ptr(), x.stride(0), 0 if x.shape[1] == 1 else x.stride(1), x.stride(2)
-
-
-def _factor(x: torch.Tensor | None) -> tuple[int, int, int, int]:
-    if x is None:
-        return 0, 0, 0, 0
-    batch, head, token = x.stride()
-    return x.data_ptr(), 0 if x.shape[0] == 1 else batch, 0 if x.shape[1] == 1 else head, token
+    batch, head, token = (0 if size == 1 else stride for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True))
+    return x.data_ptr(), batch, head, token
 
 
 def _rows_adjacent(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -247,6 +242,6 @@ def _numbers(
         min(2**32 - 1, round(how.dropout * 2**32)), how.seed,
         float(how.scale), 1 / (1 - how.dropout), float(how.softcap or 0), first.data_ptr(), end.data_ptr(),
         _address(vector), _address(sinks), top.data_ptr(), normal.data_ptr(),
-        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_channels(of_q), *_channels(of_k), *_factor(factor),
+        *_tensor(q), *_tensor(k), *_tensor(v), *_tensor(out), *_shared(of_q), *_shared(of_k), *_shared(factor),
         *_runs(how), *map(_address, (values, slopes, feature, *by_run)),
     )  # fmt: skip
