@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,13 +163,11 @@ def check_path(name: str, value: Any, wanted: str = "a path") -> str:
 
 def check_there(name: str) -> None:
     """Raises ValueError for a model's name that can only be a path, and where there is nothing; for none too."""
+    give = "give a model's directory, a .gguf file, a hub name, or a trial's folder"
     if not name.strip():
-        raise ValueError(
-            f"no model is named {name!r}; give a model's directory, a .gguf file, a hub name, or a trial's folder"
-        )
+        raise ValueError(f"no model is named {name!r}; {give}")
     others = trials_beside(name)
     if not os.path.exists(name) and (others or name.startswith((".", "/")) or name.count("/") > 1):
-        give = "give a model's directory, a .gguf file, a hub name, or a trial's folder"
         raise ValueError(f"there is nothing at {name}; {others or give}")
 
 
@@ -181,9 +179,14 @@ def trials_beside(name: str | os.PathLike[str]) -> str:
         return ""
     found = sorted(one for one in os.listdir(folder) if os.path.exists(os.path.join(folder, one, "result.json")))
     likely = [one for one in found if one.startswith(asked)] or difflib.get_close_matches(asked, found)
-    first = [*likely, *(one for one in found if one not in likely)][:TRIALS]
-    more = f" and {len(found) - len(first)} more" if len(found) > len(first) else ""
-    return f"the finished trials there are {', '.join(first)}{more}" if first else "no trial there is finished"
+    ordered = [*likely, *(one for one in found if one not in likely)]
+    return f"the finished trials there are {few(ordered, TRIALS)}" if found else "no trial there is finished"
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names in a message, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shown(value: Any) -> str:

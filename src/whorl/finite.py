@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
+from whorl.checking import few
 from whorl.encodings.biases import RelativeBias
 from whorl.hosts.transformers.opening import unwrapped
-
-SHOWN = 3  # names of tensors in one line
 
 
 def not_finite(model: Any) -> list[str]:
@@ -38,9 +37,8 @@ def check_weights(model: Any, name: str = "") -> None:
     """Raises ValueError that names the weights which hold NaN or infinities."""
     broken = not_finite(model)
     if broken:
-        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
         raise ValueError(
-            f"{name or 'the model'} has weights that are not finite: {', '.join(broken[:SHOWN])}{more}. Nothing "
+            f"{name or 'the model'} has weights that are not finite: {few(broken)}. Nothing "
             "measured on it would mean anything; restore the file, or take an earlier checkpoint"
         )
 

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from whorl.checking import few
 from whorl.files import write_atomically
 from whorl.locking import LOCK, abandoned, alone
 
@@ -36,7 +37,6 @@ EARLIER = re.compile(
     r"|model\.safetensors\.index)\.json|model(-\d{5}-of-\d{5})?\.safetensors|(vocab|merges)\.txt|\w+\.model"
     r"|chat_template\.jinja|loss\.png"
 )
-SHOWN = 3  # names in a message
 
 
 def check_goes_on(out: str | Path, by: str) -> None:
@@ -78,9 +78,8 @@ def check_replaces(out: str | Path, force: bool, reads: Iterable[Any] = ()) -> N
         what = "it is not known to be whorl's" if writer is None else f"it holds the results of whorl {writer}"
         raise ValueError(f"{out} is not replaced, since {what}; give another folder, or remove it yourself")
     if added := _added(out):
-        more = f" and {len(added) - SHOWN} more" if len(added) > SHOWN else ""
         raise ValueError(
-            f"{out} is not replaced, since it holds what whorl did not write: {', '.join(added[:SHOWN])}{more}; "
+            f"{out} is not replaced, since it holds what whorl did not write: {few(added)}; "
             "give another folder, or move that away"
         )
 

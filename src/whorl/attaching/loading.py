@@ -24,7 +24,7 @@ from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED,
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import Attachment, attached
 from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
-from whorl.checking import check_path
+from whorl.checking import check_path, few
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
@@ -271,8 +271,8 @@ def _refuse_whole_numbers(where: Any, model: Any, weights: dict[str, Any]) -> No
     )
     if whole:
         raise ValueError(
-            f"the weights in {where} are whole numbers, and its config says no quantization: {', '.join(whole[:3])}"
-            f"{f' and {len(whole) - 3} more' if len(whole) > 3 else ''}; take a checkpoint in real numbers"
+            f"the weights in {where} are whole numbers, and its config says no quantization: {few(whole)}; take a "
+            "checkpoint in real numbers"
         )
 
 

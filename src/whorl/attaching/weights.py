@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from whorl.checking import few
+
 SHOWN = 8  # names in a message
 
 
@@ -39,10 +41,9 @@ def refuse_misshapen(where: Any, model: Any, mismatched: Iterable[tuple[str, Seq
     """Raises ValueError, naming them with both shapes, where weights have another shape than the model's."""
     told = [f"{name} is {list(held)} and should be {list(own)}" for name, held, own in sorted(mismatched)]
     if told:
-        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         raise ValueError(
             f"the weights in {where} do not have the shapes of a {type(model).__name__} of its config: "
-            f"{', '.join(told[:3])}{more}; take the config that belongs to them"
+            f"{few(told)}; take the config that belongs to them"
         )
 
 

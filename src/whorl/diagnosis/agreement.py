@@ -11,6 +11,7 @@ import torch
 
 from whorl.attaching import seams_of
 from whorl.attaching.turns import Turns
+from whorl.checking import few
 from whorl.diagnosis.answers import Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite
@@ -20,7 +21,6 @@ from whorl.numerics import max_error
 from whorl.results.diagnosis import PASS
 
 PADDING = 5
-SHOWN = 3  # names of tensors in one line
 NEAR = 7  # a shift with little rounding in it
 FAR = 2048  # a shift past 256, where positions in bfloat16 are no longer whole numbers
 
@@ -35,8 +35,7 @@ def runs(subject: Subject) -> Answer:
     """Every weight is finite, and so is what a forward gives."""
     broken = subject.not_finite
     if broken:
-        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        return judged(False, f"the weights hold values that are not finite: {', '.join(broken[:SHOWN])}{more}")
+        return judged(False, f"the weights hold values that are not finite: {few(broken)}")
     if isinstance(subject.first_run, Exception):
         raise subject.first_run
     r = subject.first_run

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from whorl.checking import shown
+from whorl.checking import few, shown
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.gguf_files import positions
@@ -137,5 +137,4 @@ def weights_of(header: Header, empty: Any, dtype: torch.dtype | None = None) -> 
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+    return few(names, 8) or "none"
