@@ -82,7 +82,9 @@ def biased_attention(
     _check(q, k, v, biases, query_positions, key_positions, mask, causal, softcap, sinks, dropout, factor)
     visible = _visible(mask, q.shape[2], k.shape[2]) if isinstance(mask, torch.Tensor) else mask
     device, at = q.device.type, (query_positions, key_positions)
-    problem = AttentionProblem(q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device)
+    problem = AttentionProblem(
+        q, k, v, tuple(biases), *at, visible, causal, scale, softcap, sinks, dropout, device, factor=factor
+    )
     if told(query_positions, biases):
         problem = simplest(problem, [score.module for score in scores])
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
@@ -92,9 +94,7 @@ def biased_attention(
             check_states(scores, q, k)
             if softcap is not None and any(score.module.does("features") for score in scores):
                 raise ValueError(f"softcap must be None where weights are a quotient of features, got {softcap}")
-            problem = _by_token(problem, factor, scores, impl == "reference")
-        elif factor is not None:
-            problem = problem._replace(factor=factor)
+            problem = _by_token(problem, scores, impl == "reference")
         chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
             return _by_reference(problem.multiplied)
@@ -132,15 +132,13 @@ def _alike(
     return seen(q), seen(k), seen(v), *biases, id(query_positions), id(key_positions), causal, scale, softcap
 
 
-def _by_token(
-    problem: AttentionProblem, factor: torch.Tensor | None, scores: Sequence[BoundScore], plain: bool
-) -> AttentionProblem:
+def _by_token(problem: AttentionProblem, scores: Sequence[BoundScore], plain: bool) -> AttentionProblem:
     """With done what is done to each query and key by itself."""
     at = problem.query_positions, problem.key_positions
-    q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, factor, plain)
+    q, k, channels = token_by_token(scores, *at, problem.q, problem.k, problem.scale, problem.factor, plain)
     v = of_heads(problem.v, k.shape[1])  # where scores gave each head keys of its own
     left = tuple(score for score in scores if score.by_rows)
-    return problem._replace(q=q, k=k, v=v, channels=channels, scores=left)
+    return problem._replace(q=q, k=k, v=v, channels=channels, scores=left, factor=None)
 
 
 def _visible(mask: torch.Tensor, queries: int, keys: int) -> Visible:
