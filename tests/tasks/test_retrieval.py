@@ -276,7 +276,7 @@ def test_decoy_puts_statements_of_the_same_form_near_the_question(decoys):
 
 
 def test_decoy_trains_on_every_place_and_every_statement():
-    task, recent, told, both, counts = build("decoy"), 0, 0, set(), set()
+    task, recent, told, first, both, counts = build("decoy"), 0, 0, 0, set(), set()
     for ids, labels in trained(task, 400):
         separator = ids.index(SEP)
         begins = [i for i in range(separator) if decoy.NAME <= ids[i] < decoy.VALUE]
@@ -290,12 +290,15 @@ def test_decoy_trains_on_every_place_and_every_statement():
         assert sum(label != IGNORED for label in labels) == len(asked) + 2 * len(again)
         assert asked == list(range(separator + 2, len(ids), 2))
         assert all(labels[i] == ids[i] == mapping[ids[i - 1]] for i in asked)
-        both.add((len(mapping), begins == list(range(1, 4 * len(begins), 4))))
+        together = begins == list(range(1, 4 * len(begins), 4))
+        both.add((len(mapping), together))
+        first += together
         counts.add(len(asked))
         if len(begins) == 2:
             recent += ids[asked[0] - 1] == ids[begins[-1]]
             told += 1
     assert both == {(n, together) for n in (1, 2, 3, 4) for together in (False, True)}
+    assert 0.45 < first / 400 < 0.65, "half of the sequences begin with their statements, and others by chance"
     assert 0.35 < recent / told < 0.65, "the nearest of two is right half of the time"
     assert min(counts) == decoy.QUESTIONS, "and any number that fits"
     assert max(counts) > len(ids) // 2 - 8
