@@ -6,6 +6,7 @@ stale. The file says who holds it, and goes when the work is done.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -13,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-
-from whorl.files import disk_full
 
 try:
     import fcntl
@@ -57,7 +56,7 @@ def alone(folder: str | Path, by: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if disk_full(error):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(f"{folder} cannot be written: {error.strerror}; give another folder") from error
     held = _take(folder / LOCK, folder)
