@@ -151,7 +151,8 @@ def test_a_convolution_that_forgets_is_seen() -> None:
     class Forgetful(AccumulatedAngles):
         def tokens(self, hidden: Any, positions: Any, real: Any, before: Any) -> torch.Tensor:
             if before is not None:
-                before = torch.cat([before[..., : -self.rank], torch.zeros_like(before[..., -self.rank :])], -1)
+                before = before.clone()
+                before[..., -self.rank - 1 : -1] = 0
             return super().tokens(hidden, positions, real, before)
 
     whole = drawn(SelectiveRoPE())
@@ -182,6 +183,32 @@ def test_padding_on_the_left_changes_nothing(encoding: OfPairs, by: str) -> None
         torch.testing.assert_close(state[:, 3:], own)
     else:
         torch.testing.assert_close(state[:, 3:], own)
+
+
+class TakesPaddingForText(AccumulatedAngles):
+    """The convolution reaches back into it, and the sums count it."""
+
+    def tokens(self, hidden: Any, positions: Any, real: Any, before: Any) -> torch.Tensor:
+        return super().tokens(hidden, torch.arange(positions.shape[1])[None], None, before)
+
+
+def changed_by_padding(kind: type[AccumulatedAngles], first: int) -> float:
+    """By three tokens of it from `first` on, in what Selective RoPE attends to elsewhere."""
+    whole, (q, k, v), hidden = drawn(SelectiveRoPE()), random_qkv(tokens=9), hidden_of(tokens=9)
+    assert isinstance(whole, AccumulatedAngles)
+    module = kind(whole.temperatures, whole.rank, SHAPE).double()
+    module.load_state_dict(whole.state_dict())
+    real = (torch.arange(9) < first) | (torch.arange(9) >= first + 3)
+    alone, _ = attend(module, (q[:, :, real], k[:, :, real], v[:, :, real]), hidden=hidden[:, real])
+    positions = (real.cumsum(0) - 1).clamp(min=0)[None]
+    padded, _ = attend(module, (q, k, v), hidden=hidden, positions=positions, real=real.expand(2, 9))
+    return (padded[:, :, real] - alone).abs().max().item()
+
+
+@pytest.mark.parametrize("first", [0, 4], ids=["left", "inside"])
+def test_selective_rope_that_takes_padding_for_text_is_seen(first: int) -> None:
+    assert changed_by_padding(AccumulatedAngles, first) < 1e-12
+    assert changed_by_padding(TakesPaddingForText, first) > 1e-2
 
 
 @pytest.mark.parametrize("encoding", BY_TOKEN, ids=lambda e: e.name)
