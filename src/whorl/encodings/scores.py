@@ -191,6 +191,8 @@ def of_heads(k: torch.Tensor, heads: int) -> torch.Tensor:
 
 def difference(of_q: torch.Tensor, of_k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Channels whose product is of_q - of_k, for a number of each query and key [B, H, tokens, 1]."""
+    if of_q.shape[2] == 1:  # decoding: half of the channels, made in one pass over the keys
+        return torch.ones_like(of_q), of_q - of_k
     return torch.cat([of_q, torch.ones_like(of_q)], -1), torch.cat([torch.ones_like(of_k), -of_k], -1)
 
 
