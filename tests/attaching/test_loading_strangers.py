@@ -130,3 +130,9 @@ def test_a_name_that_is_no_folder_is_asked_for_before_it_is_loaded(monkeypatch, 
     with pytest.raises(ValueError, match="there is no folder nosuchname here, and the hub cannot be asked"):
         whorl.load("nosuchname")
     assert "there is no folder nosuchname here; the hub is asked" in caplog.text
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"it holds no config\.json: it is no model$"):
+        whorl.load(tmp_path)

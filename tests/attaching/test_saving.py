@@ -146,6 +146,31 @@ def test_missing_weights_are_not_papered_over(tmp_path) -> None:
         whorl.load(tmp_path)
 
 
+def test_what_whorl_keeps_among_the_weights_is_read_as_strictly_as_they_are(tmp_path) -> None:
+    model = drawn(whorl.attach(tiny_model("llama"), "t5"))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    (ours,) = (k for k in weights if ".whorl.effects" in k)
+    (record,) = (k for k in weights if k.endswith("._extra_state"))
+    for change, said in (
+        ({ours: weights[ours][:, :-1].contiguous()}, r"of another shape than t5's: effects\.0\.weight \(\[.*\] there, "),
+        ({f"{ours}x": weights[ours].clone()}, r"holds effects\.0\.weightx of an encoding, and t5 has none such"),
+        ({record: torch.zeros(3)}, r"record of the encoding among the weights is damaged \(a tensor of torch.float32"),
+        ({record: weights[record][:-2].clone()}, "record of the encoding among the weights is damaged"),
+    ):
+        save_file({**weights, **change}, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=said):
+            whorl.load(tmp_path)
+
+
+def test_a_variant_alone_is_named(tmp_path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match=r"its weights are of a variant; load it with variant='fp16'"):
+        whorl.load(tmp_path)
+    assert whorl.load(tmp_path, variant="fp16")
+
+
 def test_detach_gives_the_stock_save_back(tmp_path) -> None:
     model = tiny_model("llama")
     whorl.detach(whorl.attach(model, "alibi"))

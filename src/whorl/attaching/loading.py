@@ -24,7 +24,7 @@ from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED,
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import Attachment, attached
 from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
-from whorl.checking import check_path, few
+from whorl.checking import check_path, few, trials_beside
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
@@ -291,6 +291,9 @@ def _reason(folder: Path, error: Exception) -> str:
     said = " ".join(str(error).split())
     if not folder.exists():
         return f"there is no such folder here, and from the hub nothing came ({said[:LONG]})"
+    if not any(any(folder.glob(f"{at}{CONFIG}")) for at in ("", "*/")):  # it may be in a subfolder
+        trials = trials_beside(folder)
+        return f"it holds no {CONFIG}: it is no model{f'; {trials}' if trials else ''}"
     if "trust_remote_code" in said:
         return (
             "it needs code that comes with it, which whorl does not run by itself; read that code, and if you trust it "
@@ -298,6 +301,9 @@ def _reason(folder: Path, error: Exception) -> str:
         )
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return "its weights are pickled (*.bin), and whorl reads safetensors alone; save it anew as safetensors"
+    variants = sorted({path.name.split(".")[1] for path in folder.glob("model.*.safetensors*")} - {"safetensors"})
+    if variants and not any(folder.glob("model.safetensors*")) and not any(folder.glob("model-*.safetensors")):
+        return f"its weights are of a variant; load it with variant={' or '.join(map(repr, variants))}"
     kind = ""
     if not isinstance(error, ValueError | OSError):  # no refusal in words, and perhaps of this version alone
         kind = f"transformers {transformers.__version__} raises {type(error).__name__}: "
@@ -371,15 +377,21 @@ def _recorded_in_weights(where: Any, at: str, parts: int, weights: dict[str, Any
 
 @torch.no_grad()
 def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, weights: dict[str, Any]) -> None:
-    """The encoding's own parameters and counts, from the same safetensors as the rest."""
-    wanted = attachment.state_dict().keys() - {ENTRY}
-    if not wanted:
-        return
-    held = _of_part(_ours(where, weights), at, parts)
-    lacking = sorted(wanted - held.keys())
-    if lacking:
+    """The encoding's own parameters and counts, from the same safetensors as the rest; exactly those."""
+    wanted = {name: x for name, x in attachment.state_dict().items() if name != ENTRY}
+    held = {name: x for name, x in _of_part(_ours(where, weights), at, parts).items() if name != ENTRY}
+    if lacking := sorted(wanted.keys() - held.keys()):
         raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
-    attachment.load_state_dict({name: held[name] for name in wanted})
+    if unknown := sorted(held.keys() - wanted.keys()):
+        raise ValueError(f"{where} holds {few(unknown)} of an encoding, and {attachment.encoding} has none such")
+    misshapen = [
+        f"{name} ({list(held[name].shape)} there, {list(x.shape)} by its config)"
+        for name, x in sorted(wanted.items())
+        if held[name].shape != x.shape
+    ]
+    if misshapen:
+        raise ValueError(f"the weights in {where} are of another shape than {attachment.encoding}'s: {few(misshapen)}")
+    attachment.load_state_dict(held)
 
 
 def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:

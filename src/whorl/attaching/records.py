@@ -43,8 +43,15 @@ def as_tensor(encoding: Encoding) -> torch.Tensor:
 
 
 def from_tensor(record: torch.Tensor) -> Encoding:
-    """The encoding of which `as_tensor` gave this."""
-    return from_dict(json.loads(bytes(record.cpu().tolist()))["encoding"])
+    """The encoding of which `as_tensor` gave this. Raises ValueError for what is none of these records."""
+    try:
+        said = json.loads(bytes(record.cpu().tolist()))["encoding"]
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"the record of the encoding among the weights is damaged (a tensor of {record.dtype}, "
+            f"{list(record.shape)}); save the model again"
+        ) from error
+    return from_dict(said)
 
 
 def replace_json(path: Path, content: dict[str, Any]) -> None:
