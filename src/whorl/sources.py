@@ -19,7 +19,7 @@ from whorl.attaching.records import NAMED
 from whorl.checking import check_there, trials_beside
 from whorl.data import corpus
 from whorl.files import read_json
-from whorl.gguf_files.header import gguf_at
+from whorl.gguf_files.header import gguf_at, read_header
 from whorl.hosts import IMAGES
 from whorl.hosts.transformers import compat
 from whorl.hub import check_on_hub
@@ -144,6 +144,7 @@ def source(name: str, of: str = TEXTS) -> Source:
     """Raises ValueError for what is neither a model nor a trial, and for what reads something else than `of`."""
     path = Path(name)
     if (file := gguf_at(path)) is not None:
+        read_header(file)
         return Source(name, None, None, reads=(str(file),))
     result = path / "result.json"
     if result.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from whorl.comparison.fitting import attached_to_each
@@ -52,6 +54,14 @@ def test_a_model_that_is_not_there() -> None:
     check_model("org/name")
     with pytest.raises(ValueError, match="'tinny' is neither tiny, small, base nor a path"):
         check_model("tinny")
+
+
+def test_a_gguf_file_that_is_not_whole_is_refused_before_texts_are_read(tmp_path: Path) -> None:
+    (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(ValueError, match=r"cannot read .*half\.gguf: its header ends early or is damaged"):
+        check_model(str(tmp_path / "half.gguf"))
+    with pytest.raises(ValueError, match=r"there is no file .*none\.gguf"):
+        check_model(str(tmp_path / "none.gguf"))
 
 
 # Named before arguments could be unset; a finished trial is found by its name.

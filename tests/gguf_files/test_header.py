@@ -51,8 +51,17 @@ def test_every_place_where_a_file_may_end_is_said(path: Path) -> None:
     header = read_header(path)
     for size in range(4, header.tensors["wide"].at - 40, 7):
         short.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"cannot read .*short\.gguf: its header ends early or is damaged"):
+        with pytest.raises(ValueError, match=r"cannot read .*short\.gguf: its header ends early or is damaged") as raised:
             read_header(short)
+        assert "unpack" not in str(raised.value)
+
+
+def test_a_file_that_ends_before_a_tensor_begins_is_refused_at_once(path: Path) -> None:
+    whole, short = path.read_bytes(), path.with_name("short.gguf")
+    last = max(read_header(path).tensors.values(), key=lambda stored: stored.at)
+    short.write_bytes(whole[: last.at - 1])
+    with pytest.raises(ValueError, match=r"short\.gguf ends before \w+ does: it is not whole"):
+        read_header(short)
 
 
 def test_what_is_no_gguf_is_said(path: Path) -> None:

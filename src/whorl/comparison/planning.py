@@ -12,6 +12,7 @@ from typing import overload
 
 from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, parse
+from whorl.gguf_files.header import gguf_at, read_header
 from whorl.training.settings import MODELS, Settings
 
 THEN = " then "
@@ -154,7 +155,10 @@ def plan_from_scratch(
 
 
 def check_model(model: str) -> None:
-    """Refuses a model that is neither a preset nor a path that is there. Hub names have exactly one slash."""
+    """Refuses a model that is neither a preset nor a path that is there, and a GGUF file that is not whole. Hub names
+    have exactly one slash."""
+    if model not in MODELS and (file := gguf_at(model)) is not None:
+        read_header(file)
     if model in MODELS or Path(model).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         return
     raise ValueError(

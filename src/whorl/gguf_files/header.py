@@ -89,10 +89,11 @@ def _begins(path: Path) -> bytes:
 def _parsed(path: Path, data: Any) -> Header:
     if data[:4] != MAGIC:
         raise ValueError(f"cannot read {path}: it does not begin with the letters GGUF")
-    version, tensor_count, key_count = struct.unpack_from("<IQQ", data, 4)
+    place = _Place(data, 4)
+    (version,) = place.numbers("I")
     if version not in VERSIONS:
         raise ValueError(f"cannot read {path}: GGUF version {version}; little-endian files of version 2 and 3 are read")
-    place = _Place(data, 24)
+    tensor_count, key_count = place.numbers("QQ")
     said: dict[str, Any] = {}
     for _ in range(key_count):
         key = place.string()
@@ -110,7 +111,11 @@ def _parsed(path: Path, data: Any) -> Header:
         raise ValueError(f"{path} is one of {said['split.count']} parts; join them with llama-gguf-split --merge first")
     step = said.get("general.alignment", ALIGNMENT)
     start = -(-place.at // step) * step
-    return Header(path, said, {n: Stored(shape, kind, start + offset) for n, (shape, kind, offset) in table.items()})
+    tensors = {n: Stored(shape, kind, start + offset) for n, (shape, kind, offset) in table.items()}
+    for name, tensor in tensors.items():  # of the last, `read_tensor` knows how long it is
+        if tensor.at > len(data):
+            raise ValueError(f"{path} ends before {name} does: it is not whole")
+    return Header(path, said, tensors)
 
 
 class _Place:
@@ -120,8 +125,11 @@ class _Place:
         self.data, self.at = data, at
 
     def numbers(self, form: str) -> tuple[Any, ...]:
+        size = struct.calcsize(f"<{form}")
+        if self.at + size > len(self.data):
+            raise struct.error(f"{size} bytes more at byte {self.at} of {len(self.data)}")
         found = struct.unpack_from(f"<{form}", self.data, self.at)
-        self.at += struct.calcsize(f"<{form}")
+        self.at += size
         return found
 
     def string(self) -> str:
