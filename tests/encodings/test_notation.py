@@ -178,6 +178,8 @@ REFUSED = [
     ("rope/learned", "happens once and not per layer"),
     ("full_attention=rope/nope", "for some layers and not for others"),
     ("full_attention=rope/full_attention=nope", "names a layer type twice"),
+    ("train_length=64", "'train_length=64' gives layers of type 'train_length' the encoding '64', which is a number"),
+    ("hope/base=5e5", "arguments follow a colon, as in hope:train_length=4096"),
 ]
 
 

@@ -234,8 +234,16 @@ def _only(name: str, arguments: dict[str, Any], **kinds: Any) -> dict[str, Any]:
 
 
 def _layer_type(rule: str) -> tuple[str, str] | None:
-    """`full_attention=rope:base=5e5` -> ("full_attention", "rope:base=5e5"); None where no layer type is named."""
+    """`full_attention=rope:base=5e5` -> ("full_attention", "rope:base=5e5"); None where no layer type is named.
+
+    Raises ValueError for a number in the encoding's place: an argument that no colon stands before.
+    """
     match = re.match(r"([a-z_][a-z0-9_]*)=(.*)", rule)
+    if match and re.match(r"[-+.]?\d", match[2]):
+        raise ValueError(
+            f"{rule!r} gives layers of type {match[1]!r} the encoding {match[2]!r}, which is a number; arguments follow "
+            "a colon, as in hope:train_length=4096"
+        )
     return (match[1], match[2]) if match else None
 
 
