@@ -13,7 +13,7 @@ from whorl.runtimes import RUNTIMES
 EPILOG = """
 [bold]Examples[/]
 
- whorl export runs/first/trials/hope-0 --out hope                        for transformers without whorl\n
+ whorl export runs/first/trials/TRIAL --out hope                         for transformers without whorl\n
  whorl export path/to/model --for vllm --out hope                        refused where vLLM would drop the encoding\n
  whorl export path/to/model --for llama.cpp --out hope-gguf              model.gguf, as --runtime gguf\n
  whorl export path/to/model --runtime gguf --dtype f16 --out half --force

