@@ -19,8 +19,8 @@ def look_up(kind: str, name: str, registry: Mapping[str, str], otherwise: str) -
 
 
 def entry(kind: str, name: str, registry: Mapping[str, T], otherwise: str) -> T:
-    """What a table has under a name. Raises ValueError with the name that is likest, or else `otherwise`, a hint, and all
-    names."""
+    """What a table has under a name. Raises ValueError with the name that is likest, or else with `otherwise`, a hint,
+    and all names."""
     if not isinstance(name, str) or name not in registry:
         close = difflib.get_close_matches(str(name).lower().replace("_", "-"), registry, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"{otherwise} (known: {', '.join(registry)})"

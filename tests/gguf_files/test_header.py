@@ -51,9 +51,9 @@ def test_every_place_where_a_file_may_end_is_said(path: Path) -> None:
     header = read_header(path)
     for size in range(4, header.tensors["wide"].at - 40, 7):
         short.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"cannot read .*short\.gguf: its header ends early or is damaged") as raised:
+        said = r"cannot read .*short\.gguf: its header ends early or is damaged \([^u]*\)$"  # not struct's "unpack ..."
+        with pytest.raises(ValueError, match=said):
             read_header(short)
-        assert "unpack" not in str(raised.value)
 
 
 def test_a_file_that_ends_before_a_tensor_begins_is_refused_at_once(path: Path) -> None:

@@ -80,6 +80,12 @@ def test_what_an_engine_carries(name: str, family: str, encoding: str | None, re
     assert (refusal(found, model) is None) == (result in ("right", "unknown"))
 
 
+@pytest.mark.parametrize(("name", "why"), [("llama.cpp", "fox"), ("vllm", "vLLM reads stock terms")])
+def test_what_no_file_of_an_engine_can_say_is_not_called_carried(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        carries(name, whorl.attach(tiny_model("llama"), "fox"))
+
+
 def test_a_run_goes_before_a_reading_and_says_how_far_off_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Run("vllm", "0.33.0", "hope:train_length=2048", "wrong", 9.2, 9.2, "2026-11-27", "smollm2-135m-instruct")
     older = Run("vllm", "0.31.0", "p-rope:p=0.5", "right", 7e-5, 9.2, "2026-11-26", "smollm2-135m-instruct")

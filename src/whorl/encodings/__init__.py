@@ -241,8 +241,8 @@ def _layer_type(rule: str) -> tuple[str, str] | None:
     match = re.match(r"([a-z_][a-z0-9_]*)=(.*)", rule)
     if match and re.match(r"[-+.]?\d", match[2]):
         raise ValueError(
-            f"{rule!r} gives layers of type {match[1]!r} the encoding {match[2]!r}, which is a number; arguments follow "
-            "a colon, as in hope:train_length=4096"
+            f"{rule!r} gives layers of type {match[1]!r} the encoding {match[2]!r}, which is a number; arguments "
+            "follow a colon, as in hope:train_length=4096"
         )
     return (match[1], match[2]) if match else None
 

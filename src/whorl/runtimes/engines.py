@@ -78,7 +78,7 @@ def engine(name: str) -> Engine:
 def carries(name: str, model: Any) -> Verdict:
     """Whether this engine runs this model with its encoding, from files that whorl writes for it. Writes nothing.
 
-    Raises ValueError for an unknown name, and where stock terms cannot say the encoding to an engine that needs them.
+    Raises ValueError for an unknown name, and where the files that the engine reads cannot say the encoding.
     """
     try:
         said = kinds(model)
@@ -88,6 +88,8 @@ def carries(name: str, model: Any) -> Verdict:
                 f"{engine(name).title} reads stock terms, and {reason}. Keep this model with "
                 "model.save_pretrained(directory), and read that with whorl.load(directory)"
             ) from None
+        if refused := get(GGUF)().refuse(model):
+            raise ValueError(refused) from None
         said = ("factors",)
     return verdict(name, model.config.model_type, said)
 
