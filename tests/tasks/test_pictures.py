@@ -159,22 +159,77 @@ def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
         pictures(str(tmp_path))
     (tmp_path / "one" / "only").mkdir(parents=True)
     Image.new("L", (4, 4)).save(tmp_path / "one" / "only" / "0.png")
-    with pytest.raises(ValueError, match=r"two classes or more.*; only has fewer$"):
+    with pytest.raises(ValueError, match=r"two classes or more.*; only has 1$"):
         pictures(str(tmp_path / "one"))
     for n in (1, 2):
         Image.new("L", (4, 4)).save(tmp_path / "one" / "only" / f"{n}.png")
-    with pytest.raises(ValueError, match=r"two classes or more.*; only alone has any$"):
+    with pytest.raises(ValueError, match=r"two classes or more.*; it has only$"):
         pictures(str(tmp_path / "one"))
     with pytest.raises(ValueError, match="' ' names no images; give glyphs"):
         pictures(" ")
     (photos(tmp_path / "photos", each=4) / "blue" / "00.png").unlink()
     (tmp_path / "photos" / "blue" / "01.png").unlink()
-    with pytest.raises(ValueError, match="three image files or more in each.*; blue has fewer"):
+    with pytest.raises(ValueError, match="three image files or more in each.*; blue has 2"):
         pictures(str(tmp_path / "photos"))
     broken = photos(tmp_path / "broken") / "red" / "00.png"
     broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"cannot read the image {broken}"):
         pictures(str(tmp_path / "broken")).draw(12, 8, 8, Placed())
+
+
+def test_a_class_without_images_is_named_and_what_is_hidden_is_no_class(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert pictures(str(tmp_path)).classes == ("blue", "red")
+    (tmp_path / "green").mkdir()
+    with pytest.raises(ValueError, match=r"three image files or more in each.*; green has 0$"):
+        pictures(str(tmp_path))
+
+
+def test_a_file_that_is_no_image_is_named_before_any_is_drawn(tmp_path: Path) -> None:
+    found = pictures(str(photos(tmp_path)))
+    assert found.content()
+    file = tmp_path / "red" / "07.png"
+    for content in (b"no image", b"", file.read_bytes()[:-20]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"cannot read the image {file}"):
+            found.content()
+
+
+def drawn(folder: Path, number: int, height: int, width: int) -> np.ndarray:
+    return pictures(str(folder)).draw(number, height, width, Placed())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode: str, tmp_path: Path) -> None:
+    """Black ink on nothing: its colours alone are black everywhere."""
+    photos(tmp_path)
+    ink = Image.new("LA", (40, 40), (0, 0))
+    ink.paste((0, 255), (0, 0, 40, 20))
+    file = tmp_path / "red" / "00.png"
+    if mode == "P":
+        numbered = Image.new("P", (40, 40), 1)
+        numbered.putpalette([0, 0, 0, 0, 0, 0])
+        numbered.paste(0, (0, 0, 40, 20))
+        numbered.save(file, transparency=1)
+    else:
+        ink.convert(mode).save(file)
+    image = drawn(tmp_path, 12, 8, 8)
+    np.testing.assert_allclose(image[:, :3], -1, atol=0.02)
+    np.testing.assert_allclose(image[:, 5:], 1, atol=0.02)
+
+
+def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    photos(tmp_path)
+    lying = Image.new("RGB", (40, 20), (255, 255, 255))
+    lying.paste((0, 0, 0), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    (tmp_path / "red" / "00.png").unlink()
+    lying.save(tmp_path / "red" / "00.jpg", exif=exif, quality=100, subsampling=0)
+    image = drawn(tmp_path, 12, 16, 16)[0, :, 8]
+    assert image[2] < -0.9, "its left is above"
+    assert image[13] > 0.9
 
 
 def huge() -> bytes:

@@ -7,7 +7,7 @@ are drawn at twice their size and then halved, so that edges are smooth. Pixels 
 glyphs         letters and digits in fonts that come with matplotlib, white on black: outlines, of which a larger size
                shows more
 fashion-mnist  the idx files of Debian's package dataset-fashion-mnist, 28 x 28 pixels each
-a folder       a folder for each class, which holds its image files
+a folder       a folder for each class, which holds its image files; what is transparent in them is white
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import gzip
 import hashlib
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -253,19 +255,18 @@ class Folder(Raster):
         files = {
             place.name: sorted(file for file in place.iterdir() if file.suffix.lower() in ENDINGS)
             for place in sorted(folder.iterdir())
-            if place.is_dir()
+            if place.is_dir() and not place.name.startswith(".")
         }
-        found = {name: some for name, some in files.items() if some}
-        few = [name for name, some in found.items() if len(some) < 3]
-        if len(found) < 2 or few:
-            lacks = f"{few[0]} has fewer" if few else f"{next(iter(found))} alone has any" if found else "it has none"
+        few = [name for name, some in files.items() if len(some) < 3]
+        if len(files) < 2 or few:
+            lacks = f"{few[0]} has {len(files[few[0]])}" if few else f"it has {' and '.join(files) or 'none'}"
             raise ValueError(
                 f"{folder} needs a folder for each of two classes or more, with three image files or more in each "
                 f"({', '.join(ENDINGS)}); {lacks}"
             )
-        self.folder, self.classes = folder, tuple(found)
-        self.files = [file for some in found.values() for file in some]
-        self.ends = np.cumsum([0, *map(len, found.values())])
+        self.folder, self.classes = folder, tuple(files)
+        self.files = [file for some in files.values() for file in some]
+        self.ends = np.cumsum([0, *map(len, files.values())])
 
     def numbers(self, label: int, part: Part) -> np.ndarray:
         every = np.arange(self.ends[label], self.ends[label + 1])
@@ -273,22 +274,37 @@ class Folder(Raster):
         return every[{"evaluation": rest == 0, "validation": rest == 1, "training": rest > 1}[part]]
 
     def image(self, number: int) -> Image:
+        """As a viewer shows it: turned as its EXIF says, and what is transparent on white."""
+        from PIL import Image, ImageOps
+
+        with self._opened(self.files[number]) as image:
+            turned = ImageOps.exif_transpose(image)
+            if not turned.has_transparency_data:
+                return turned.convert("RGB")
+            shown = turned.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+
+    def content(self) -> bytes:
+        """Every file is opened for it, so that one that is no image is named before anything is trained. (The end of
+        some kinds, as JPEG, is seen when it is drawn.)"""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with self._opened(file) as image:
+                image.verify()
+            digest.update(f"{file.relative_to(self.folder)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+        return digest.digest()
+
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[Image]:
         from PIL import Image
 
-        file = self.files[number]
         try:
             with Image.open(file) as image:
                 if image.mode in ("I", "F") or image.mode.startswith("I;"):
                     raise ValueError("it has more than 8 bits for each pixel's grey; convert it to 8")
-                return image.convert("RGB")
+                yield image
         except (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {file}: {error}") from error
-
-    def content(self) -> bytes:
-        digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(f"{file.relative_to(self.folder)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-        return digest.digest()
 
 
 def pictures(data: str) -> Pictures:
