@@ -48,7 +48,7 @@ def test_what_each_method_is() -> None:
     assert candidates("rope+window:size=80", "window", 64, 128)[0] == "rope+window:size=8", (
         "in the place of a wider one"
     )
-    with pytest.raises(ValueError, match="unknown method 'yarm'; give auto, one of linear, ntk"):
+    with pytest.raises(ValueError, match="unknown method 'yarm'; did you mean 'yarn'"):
         changes("yarm", 64, 128)
 
 

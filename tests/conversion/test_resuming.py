@@ -145,24 +145,27 @@ def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_
     assert json.loads((tmp_path / "out" / "extension.json").read_text())["from"] == str(trial[0])
 
 
-def test_other_work_begins_anew_says_so_and_goes_on_itself(trial: tuple[Path, str], tmp_path: Path) -> None:
+def test_other_work_is_refused_or_begins_anew_and_goes_on_itself(trial: tuple[Path, str], tmp_path: Path) -> None:
     """To an encoding with parameters of its own."""
     steps: list[tuple[str, int]] = []
     said: list[str] = []
 
-    def run(out: str, rate: float, interrupt: tuple[str, int] | None = None) -> Any:
+    def run(out: str, rate: float, interrupt: tuple[str, int] | None = None, force: bool = False) -> Any:
         steps.clear()
         said.clear()
         return whorl.convert(
             str(trial[0]), out=tmp_path / out, **{**CONVERT, "to": "t5", "gradual": 0.0, "learning_rate": rate},
-            control=False, stage=seen(steps, interrupt), say=said.append,
+            control=False, force=force, stage=seen(steps, interrupt), say=said.append,
         )  # fmt: skip
 
     undisturbed = run("undisturbed", 2e-3)
     with pytest.raises(KeyboardInterrupt):
         run("out", 1e-3, ("healing", 5))
+    with pytest.raises(ValueError, match=r"holds checkpoints of other work \(learning_rate differs\); the command as"):
+        run("out", 2e-3)
+    assert (tmp_path / ".out.work" / "healing").is_dir()
     with pytest.raises(KeyboardInterrupt):
-        run("out", 2e-3, ("healing", 7))
+        run("out", 2e-3, ("healing", 7), force=True)
     assert steps[0] == ("healing", 1)
     (line,) = (line for line in said if ".out.work" in line)
     assert line.endswith(

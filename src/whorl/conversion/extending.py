@@ -26,6 +26,7 @@ from whorl.encodings.scalings import Scaling
 from whorl.encodings.scalings.base_change import BaseChange
 from whorl.encodings.window import Window
 from whorl.hosts import OpenHost, open_host
+from whorl.registry import entry
 from whorl.stages import Update, counted, unheard
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ def check_method(method: str) -> None:
     """Raises ValueError for what is no method (`auto` is none: it tries them)."""
     if isinstance(method, str) and method.startswith("base="):
         BaseChange(_base(method))
-    elif method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; give auto, one of {', '.join(METHODS)}, or base=B")
+    else:
+        entry("method", method, dict.fromkeys(METHODS), "give auto, base=B or one of these")
 
 
 def _base(method: str) -> float:

@@ -93,6 +93,8 @@ def extend(
         ignored=tokenizer.unk_token_id,
         update=stage("the methods"),
     )
+    if method != "auto" and best is not tried[0] and best.past >= tried[0].past:
+        say(f"{best.method} reads the last quarter of {to:,} tokens no better than the model as it is; auto keeps that")
     if best is tried[0]:
         say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
     with ExitStack() as until_written:
@@ -104,7 +106,7 @@ def extend(
             task = language(text or found.text or "stdlib", found.tokenizer_name, to, length, 4, max(1, to // 4))
             check_tokens(model, task)
             asked = {"encoding": str(best.encoding), "lora": lora, **_follows_from(model, task, healing)}
-            work = until_written.enter_context(resuming.working(out, "extend", asked, say))
+            work = until_written.enter_context(resuming.working(out, "extend", asked, say, force))
             model = tuned(model, task, healing, lora, work, stage("tuning"))
             losses = extending.loss_by_position(
                 model, ids, tokenizer.unk_token_id, counted(stage("its loss"), len(ids))
@@ -277,7 +279,10 @@ def convert(
     by_paper = heal is None and chosen.tokens is not None
     heal = chosen.tokens if heal is None else heal
     if heal is None:
-        raise ValueError(f"a swap to {chosen.to} is healed by training; give heal, the tokens of it")
+        raise ValueError(
+            f"a swap to {chosen.to} is healed by training; give --heal (in Python heal=), the tokens of it: 5000000 "
+            "would be a first try"
+        )
     name, out, found, reads = _from_and_to(name, out, text, force)
     if by_paper:
         say(
@@ -297,7 +302,7 @@ def convert(
     say(_planned(healing, control, task))
     say(_time_of(healing, control, converting.tokens_per_second(model, limit)))
     asked = {"to": chosen.to, **_follows_from(model, task, healing)}
-    with resuming.working(out, "convert", asked, say) as work:
+    with resuming.working(out, "convert", asked, say, force) as work:
         result = converting.convert(model, chosen.to, task, healing, work, control=control, stage=stage)
         said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:

@@ -6,8 +6,8 @@
     LOSSES.json         those that convert has measured
     written             the output is whole but for its name
 
-The same command goes on from the newest whole checkpoint of each training, another one begins anew. The folder goes
-when the work is done.
+The same command goes on from the newest whole checkpoint of each training. Another one is refused, unless `force` has
+it begin anew. The folder goes when the work is done.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ class Diverged(ValueError):
 
 
 @contextmanager
-def working(out: str | Path, by: str, asked: dict[str, Any], say: Callable[[str], None]) -> Iterator[Path]:
+def working(
+    out: str | Path, by: str, asked: dict[str, Any], say: Callable[[str], None], force: bool = False
+) -> Iterator[Path]:
     """The folder in which this work keeps its checkpoints, with what a killed run of the same work left there.
 
     by: the command; asked: everything that its training follows from, as JSON. Whatever ends the block, the folder
     stays if there is a checkpoint to go on from, and only then. Raises ValueError while another process is at work
-    there, and where the folder is not whorl's.
+    there, where the folder is not whorl's, and for checkpoints of other work, which `force` removes.
     """
     folder = _folder(out)
     asked = json.loads(json.dumps({"whorl": whorl.__version__, **asked}))
@@ -50,6 +52,11 @@ def working(out: str | Path, by: str, asked: dict[str, Any], say: Callable[[str]
         if any(path.name != LOCK for path in folder.iterdir()):
             _check_ours(folder)
             if differs := _differs(folder, by, asked):
+                if _has_checkpoint(folder) and not force:
+                    raise ValueError(
+                        f"{folder} holds checkpoints of other work ({differs} differs); the command as it was goes on "
+                        "from them, and --force (in Python force=True) removes them and begins anew"
+                    )
                 say(f"{folder} was left by other work ({differs} differs): it is removed, and the training begins anew")
                 _empty(folder)
             elif _has_checkpoint(folder):
