@@ -126,3 +126,23 @@ def test_a_model_without_a_known_seam_is_refused() -> None:
         "found only word_embeddings, .*whorl list.*add a host",
     ):
         whorl.attach(bloom, "rope")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "unused"),
+    [
+        ("full_attention=nope/sliding_attention=alibi", "sliding_attention=alibi: it has 3, of type full_attention"),
+        ("rope/nope/rope/alibi", "goes by alibi: it has 3, of type full_attention"),
+        ("full_attention=nope", None),
+        ("rope/nope", None),
+    ],
+)
+def test_a_rule_that_no_layer_goes_by_is_said(
+    encoding: str, unused: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="whorl"):
+        whorl.attach(tiny_model("llama"), encoding)
+    said = [record.getMessage() for record in caplog.records if "goes by" in record.getMessage()]
+    assert len(said) == (unused is not None)
+    if unused is not None:
+        assert unused in said[0]

@@ -30,8 +30,8 @@ from whorl.attaching.placing import forget_compiled, put_on, refuse_foreign_forw
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.proving import prove
 from whorl.attaching.seams import attached
-from whorl.checking import check_numbers
-from whorl.encodings import Encoding, parse
+from whorl.checking import check_numbers, few
+from whorl.encodings import Encoding, Layers, parse
 from whorl.hosts import host_of
 from whorl.ops import choose
 
@@ -110,6 +110,15 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             "p-rope-2d or learned-2d",
             encoding,
             type(model).__name__,
+        )
+    if isinstance(encoding, Layers) and (unused := encoding.unused(host.layer_types)):
+        types = sorted({str(t) for t in host.layer_types})
+        log.warning(
+            "no layer of this %s goes by %s: it has %d, of type %s",
+            type(model).__name__,
+            few(unused),
+            len(host.layer_types),
+            " and ".join(types),
         )
     if words := what_was_filled(host, asked, encoding):
         log.info("%s", words)

@@ -81,6 +81,12 @@ class Layers(Encoding):
             )
         return self.rules[self.types.index(layer_type)].for_layer(index, layer_type)
 
+    def unused(self, layer_types: Sequence[str | None]) -> list[str]:
+        """The rules that no layer of a model with these types goes by."""
+        if self.types is None:
+            return [str(rule) for rule in self.rules[len(layer_types) :]]
+        return [f"{t}={rule}" for t, rule in zip(self.types, self.rules, strict=True) if t not in layer_types]
+
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
         raise ValueError(f"{self} differs by layer; ask for_layer(index, layer_type).effects(shape)")
 
