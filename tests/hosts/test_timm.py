@@ -289,7 +289,7 @@ def test_an_image_that_is_no_whole_number_of_patches_is_refused_or_padded() -> N
     ("encoding", "reason"),
     [
         ("rope", "positions of one axis, and a position in VisionTransformer has 2; .* as axial-rope"),
-        ("alibi", "try axial-rope, alibi-2d, hope-2d, lookhere or irpe.* positions of one axis, and these have 2"),
+        ("alibi", "try alibi-2d, axial-rope, hope-2d, lookhere or irpe.* positions of one axis, and these have 2"),
         ("learned", "stand on a grid; try learned-2d, sincos-2d"),
     ],
 )

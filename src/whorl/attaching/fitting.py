@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from whorl.encodings import Encoding
+from whorl.encodings import REGISTRY, Encoding
 from whorl.encodings.scores import ScoreModule
 from whorl.hosts import Host
 from whorl.ops.axes import axis_of
@@ -27,8 +27,10 @@ def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
     try:
         axis_of(module, host.axes)
     except ValueError as error:
-        on_grid = "it reads images; try axial-rope, alibi-2d, hope-2d, lookhere or irpe. "
-        first = "" if host.patches is None else on_grid
+        tries = ["axial-rope", "alibi-2d", "hope-2d", "lookhere", "irpe"]
+        if (of_grids := f"{part.name}-2d") in REGISTRY:
+            tries = [of_grids, *(name for name in tries if name != of_grids)]
+        first = "" if host.patches is None else f"it reads images; try {', '.join(tries[:-1])} or {tries[-1]}. "
         raise ValueError(f"{part} cannot be attached to {host.named}: {first}{error}") from None
     wanted = getattr(module, "axes", 0)
     if wanted not in (0, host.axes):

@@ -20,7 +20,7 @@ from whorl.attaching.off_grid import fit_to_grid
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import Encoding, Layers, Scaled, Spectrum
+from whorl.encodings import REGISTRY, Encoding, Layers, Scaled, Spectrum
 from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
 from whorl.encodings.grid import PLACES
 from whorl.encodings.learned import PositionTable
@@ -187,7 +187,9 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     """Raises ValueError where this host's positions lack an axis that a pair goes by, and where they have several and
     the spectrum does not say by which."""
     if host.axes > 1 and spectrum.turning and not (spectrum.axes or spectrum.vectors):
-        found = "axial-rope" if host.patches is not None else "frequencies:values=1@0.5,axes=0@1"
+        found = "frequencies:values=1@0.5,axes=0@1"
+        if host.patches is not None:
+            found = of_grids if (of_grids := f"{part.name}-2d") in REGISTRY else "axial-rope"
         raise ValueError(
             f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
             f"{host.axes}; attach an encoding that says which axis each pair goes by, as {found}"
