@@ -96,6 +96,8 @@ class _Unread:
 def main() -> None:
     """Runs the command line."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():  # where transformers' bars would be a line for each of their steps
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.stdout, sys.stderr = _Unread(sys.stdout), _Unread(sys.stderr)
     try:
         app()

@@ -47,7 +47,7 @@ def doctor(
 ) -> None:
     """Look for what goes wrong with positions without an error.
 
-    Reads JSON and safetensors alone: no pickle is opened, no code of the directory is run. Nothing is written.
+    Reads JSON, safetensors and GGUF alone: no pickle is opened, no code of the directory is run. Nothing is written.
     """
     from whorl.diagnosis import doctor as examine
 
