@@ -253,6 +253,10 @@ def test_tokenizers_that_cannot_be(tokenizer, tmp_path):
         corpus.load_tokenizer(str(tmp_path / "nothing"))
     assert "\n" not in str(caught.value)
     assert "train one" not in str(caught.value), "which only a comparison does"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match=r"no tokenizer at .* \(the folder has no tokenizer's files\); try a folder"):
+        corpus.load_tokenizer(str(tmp_path / "model"))
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(ValueError, match="neither a bos nor an eos token, nor a cls token"):
         corpus.encode(bare, ["a"])

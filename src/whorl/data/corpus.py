@@ -33,6 +33,7 @@ SOURCES = "stdlib, a text, .jsonl or .parquet file, a folder, or hf:DATASET"
 NOT_TEXT_FOLDERS = {"__pycache__", "node_modules"}
 NOT_STDLIB = NOT_TEXT_FOLDERS | {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 PIECES = 20  # that a source of one document is cut into: enough to hold some out, few enough to stay long
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 BYTES = 256  # the alphabet of a byte-level tokenizer
 
 
@@ -142,7 +143,10 @@ def load_tokenizer(
     try:
         found = AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # whatever it is, the person can only name another tokenizer
-        raise ValueError(f"no tokenizer at {path_or_name!r} ({_first_line(error)}); {advice}") from error
+        folder = Path(path_or_name)
+        lacks = folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZER_FILES)
+        why = "the folder has no tokenizer's files" if lacks else _first_line(error)
+        raise ValueError(f"no tokenizer at {path_or_name!r} ({why}); {advice}") from error
     if set(found.get_vocab().values()) <= set(found.all_special_ids):  # made up for a GPT-2 or BERT without its files
         raise ValueError(f"no tokenizer at {path_or_name!r} (it has no tokens but special ones); {advice}")
     return found
