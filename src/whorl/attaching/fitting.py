@@ -21,6 +21,12 @@ def check_grid(part: Encoding, host: Host) -> None:
         )
 
 
+def form_on_grids(part: Encoding) -> str:
+    """The name of this encoding's own form on grids, or else of the plain rotation there."""
+    own = f"{part.name}-2d"
+    return own if own in REGISTRY else "axial-rope"
+
+
 def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
     """Raises ValueError where a module goes by an axis that this host's positions lack, does not say by which, or goes
     by all of another number of them."""
@@ -28,8 +34,7 @@ def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
         axis_of(module, host.axes)
     except ValueError as error:
         tries = ["axial-rope", "alibi-2d", "hope-2d", "lookhere", "irpe"]
-        if (of_grids := f"{part.name}-2d") in REGISTRY:
-            tries = [of_grids, *(name for name in tries if name != of_grids)]
+        tries = list(dict.fromkeys([form_on_grids(part), *tries]))
         first = "" if host.patches is None else f"it reads images; try {', '.join(tries[:-1])} or {tries[-1]}. "
         raise ValueError(f"{part} cannot be attached to {host.named}: {first}{error}") from None
     wanted = getattr(module, "axes", 0)

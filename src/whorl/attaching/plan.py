@@ -15,12 +15,13 @@ from whorl.attaching.fitting import (
     check_in_interface,
     check_repositions,
     check_score,
+    form_on_grids,
 )
 from whorl.attaching.off_grid import fit_to_grid
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
 from whorl.attaching.seams import LayerSeam
 from whorl.attaching.turns import rebound
-from whorl.encodings import REGISTRY, Encoding, Layers, Scaled, Spectrum
+from whorl.encodings import Encoding, Layers, Scaled, Spectrum
 from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
 from whorl.encodings.grid import PLACES
 from whorl.encodings.learned import PositionTable
@@ -187,9 +188,7 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     """Raises ValueError where this host's positions lack an axis that a pair goes by, and where they have several and
     the spectrum does not say by which."""
     if host.axes > 1 and spectrum.turning and not (spectrum.axes or spectrum.vectors):
-        found = "frequencies:values=1@0.5,axes=0@1"
-        if host.patches is not None:
-            found = of_grids if (of_grids := f"{part.name}-2d") in REGISTRY else "axial-rope"
+        found = form_on_grids(part) if host.patches is not None else "frequencies:values=1@0.5,axes=0@1"
         raise ValueError(
             f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
             f"{host.axes}; attach an encoding that says which axis each pair goes by, as {found}"
