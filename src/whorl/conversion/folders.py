@@ -80,7 +80,10 @@ def extend(
         say(told_length(found, limit))
     longest = max(to, declared_length(model) or 0)
     if longest > to:
-        say(f"the config says {longest:,} tokens, more than {to:,}: max_position_embeddings stays as it is")
+        say(
+            f"the config says {longest:,} tokens, more than {to:,}: max_position_embeddings stays as it is, which a "
+            f"scaling from {limit:,} to {to:,} does not reach (whorl doctor says so, too)"
+        )
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     best, tried = extending.extend(
