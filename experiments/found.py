@@ -57,9 +57,11 @@ Those of one comparison have the same data and settings on every machine; its re
 """
 
 NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
-difference is resolved; where `rope` is among them, everything reads it. Of the others nothing is claimed. Studies of
-one task and the same settings are read together: values are over the seeds that all of their encodings have.
+difference is resolved; where `rope` is among many, it is named alone, since everything reads it. Of the others nothing
+is claimed. Studies of one task and the same settings are read together: values are over the seeds that all of their
+encodings have.
 """
+FEW = 4  # encodings to choose from
 EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
 
 
@@ -138,10 +140,17 @@ def _beside(need: Need, known: Known) -> list[str]:
 
 
 def _take(picks: list[Pick]) -> str:
-    told = [(one.task, listing([f"`{name}`" for name in one.best])) for one in picks if one.best]
+    told = [(one.task, _taken(one.best)) for one in picks if one.best]
     if not told:
         return Verdict.MISSING if all(str(Verdict.MISSING) in one.words for one in picks) else "no claim yet"
     return "<br>".join(names if len(picks) == 1 else f"{task}: {names}" for task, names in told)
+
+
+def _taken(best: Sequence[str]) -> str:
+    """Those that are best, or one of them where they are too many to choose from."""
+    if "rope" in best and len(best) > FEW:
+        return f"`rope`, which everything reads: no difference from the {len(best) - 1} others beside is resolved"
+    return listing([f"`{name}`" for name in best])
 
 
 def _short(picks: list[Pick]) -> list[str]:

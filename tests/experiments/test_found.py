@@ -132,3 +132,13 @@ def test_controls_and_layers_are_named() -> None:
     assert "in layer 1 of its 30 (SmolLM2-135M) and layers 2 and 4 of its 18 (Gemma 3 270M)" in told
     assert "in no layer of its 30 (SmolLM2-135M)" in told
     assert re.search(r"A step with CoPE takes over ten times another's \(.*\) \| \*\*does not hold\*\* \|", told)
+
+
+def test_of_many_that_are_not_told_apart_rope_is_named_alone() -> None:
+    pick = script("picks").Pick
+    few, many = ("fox", "rope", "hope"), ("fox", "rope", "hope", "cope", "path")
+    assert found._take([pick("language", few, "")]) == "`fox`, `rope` and `hope`"
+    assert found._take([pick("language", many, "")]) == (
+        "`rope`, which everything reads: no difference from the 4 others beside is resolved"
+    )
+    assert found._take([pick("language", (*many[:1], *many[2:], "fire"), "")]).count("`") == 10
