@@ -211,6 +211,7 @@ def test_a_full_disk_is_one_line(
         return app
 
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in ("stdout", "stderr"):  # which `main` replaces
         monkeypatch.setattr(sys, stream, getattr(sys, stream))
     monkeypatch.setattr(cli, "app", ends_with(error))
@@ -221,6 +222,21 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(cli, "app", ends_with(type(error)("another")))
     with pytest.raises(type(error), match="another"):
         cli.main()
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_transformers_bars_are_left_out_where_nobody_watches(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from whorl import cli
+
+    monkeypatch.setattr(os, "environ", {})
+    for stream in ("stdout", "stderr"):  # which `main` replaces
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
+    monkeypatch.setattr(cli, "app", lambda: None)
+    cli.main()
+    assert os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == (None if watched else "1")
 
 
 @pytest.mark.parametrize("command", ["convert", "inspect", "list"])

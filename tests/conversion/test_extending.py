@@ -192,6 +192,24 @@ def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str],
     assert "128 tokens, more than 64: max_position_embeddings stays as it is, which a scaling from 32 to 64" in line
 
 
+@pytest.mark.parametrize(("added", "worse"), [(1.0, True), (-1.0, False)])
+def test_a_method_asked_for_by_name_that_is_no_better_is_kept_and_said(
+    added: float, worse: bool, trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses(model: torch.nn.Module, windows: torch.Tensor, *others: Any) -> torch.Tensor:
+        return loss_by_position(model, windows, *others) + added * ("linear" in str(whorl.encoding_of(model)))
+
+    monkeypatch.setattr(extending, "loss_by_position", losses)
+    said: list[str] = []
+    found = whorl.extend(
+        str(trial[0]), 64, method="linear", text=trial[1], windows=2, out=tmp_path / "longer", say=said.append
+    )
+    assert found.method == "linear"
+    assert (
+        "linear reads the last quarter of 64 tokens no better than the model as it is; auto keeps that" in said
+    ) == worse
+
+
 def test_auto_never_keeps_what_reads_fewer_tokens_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every window's losses are a nat below all others."""
 

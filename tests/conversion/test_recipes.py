@@ -58,5 +58,7 @@ def test_what_is_no_recipe_says_what_lacks(tmp_path: Path) -> None:
     assert settings_of("hope").learning_rate == 5e-4
     with pytest.raises(ValueError, match="unknown encoding 'dropes'"):
         settings_of("dropes")
-    with pytest.raises(ValueError, match="a swap to hope is healed by training; give --heal .*: 5000000 would"):
+    with pytest.raises(
+        ValueError, match=r"a swap to hope is healed by training; give --heal .*, the tokens of it: 5000000 would"
+    ):
         whorl.convert("no/such/model", "hope", out=tmp_path / "out")

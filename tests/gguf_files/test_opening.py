@@ -11,6 +11,7 @@ import torch
 import whorl
 from whorl.runtimes.exporting import export
 from whorl.runtimes.gguf import GGUF_FILE
+from whorl.sources import source
 from whorl.testing import logits_and_budget, max_error
 
 from ..runtimes.exports import TOKENS, llama
@@ -133,6 +134,9 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
     short.write_bytes(written(model, tmp_path / "whole.gguf", "qwen2").read_bytes()[:-4000])
     with pytest.raises(ValueError, match=r"ends before .* does: it is not whole"):
         whorl.load(short)
+    short.write_bytes(short.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cannot read .*short\.gguf: its header ends early"):
+        source(str(short))  # as every command names its model, before it asks for a tokenizer
 
 
 def test_a_dtype_is_taken_as_from_pretrained_takes_it(tmp_path: Path) -> None:
