@@ -157,11 +157,12 @@ def plan_from_scratch(
 def check_model(model: str) -> None:
     """Refuses a model that is neither a preset nor a path that is there, and a GGUF file that is not whole. Hub names
     have exactly one slash."""
-    if model not in MODELS and (file := gguf_at(model)) is not None:
-        read_header(file)
-    if model in MODELS or Path(model).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if model in MODELS:
         return
-    raise ValueError(
-        f"model {model!r} is neither {', '.join(MODELS)} nor a path that is there; "
-        "give a preset, a Hugging Face config.json, a model directory or a .gguf file"
-    )
+    if (file := gguf_at(model)) is not None:
+        read_header(file)
+    elif not Path(model).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError(
+            f"model {model!r} is neither {', '.join(MODELS)} nor a path that is there; "
+            "give a preset, a Hugging Face config.json, a model directory or a .gguf file"
+        )

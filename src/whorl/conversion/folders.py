@@ -96,10 +96,10 @@ def extend(
         ignored=tokenizer.unk_token_id,
         update=stage("the methods"),
     )
-    if method != "auto" and best is not tried[0] and best.past >= tried[0].past:
-        say(f"{best.method} reads the last quarter of {to:,} tokens no better than the model as it is; auto keeps that")
     if best is tried[0]:
         say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
+    elif method != "auto" and best.past >= tried[0].past:
+        say(f"{best.method} reads the last quarter of {to:,} tokens no better than the model as it is; auto keeps that")
     with ExitStack() as until_written:
         work = None
         if tune:
