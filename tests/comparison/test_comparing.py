@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,8 +19,10 @@ from transformers.utils.logging import is_progress_bar_enabled
 import whorl
 from tests.comparison.small_runs import BATCH, LENGTH, SMALL, STEPS
 from whorl.attaching import seams_of
+from whorl.comparison.display import Display
 from whorl.comparison.fitting import filled_by_model
 from whorl.comparison.planning import plan_trials
+from whorl.console import console
 from whorl.data.corpus import read_documents
 from whorl.results.comparison import Comparison
 from whorl.sources import source
@@ -76,6 +79,9 @@ def test_a_length_out_of_reach_is_reported(finished: tuple[Path, Comparison]) ->
     rows = results.trials[2].evaluations["perplexity"]
     assert rows[0].values["tail"] > 1
     assert "position 63 is past the learned table, which has 32 positions" in rows[1].unreachable
+    shown = io.StringIO()
+    Display(console(file=shown, width=300, color_system=None)).finish(results, Path("out"))
+    assert f"learned is out of reach at 64: {rows[1].unreachable}." in shown.getvalue()
 
 
 def test_the_report_is_written(finished: tuple[Path, Comparison]) -> None:

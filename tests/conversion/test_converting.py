@@ -242,7 +242,9 @@ def test_a_learned_table_becomes_rope(
     model = byte_model("gpt2", tmp_path / "model", trial[1], vocab_size=259)
     options = {"heal": 8 * 64, "batch-size": 8, "windows": 4, "text": trial[1], "out": tmp_path / "out"}
     app(["convert", model, "--to=rope", *(f"--{k}={v}" for k, v in options.items())], standalone_mode=False)
-    assert capsys.readouterr().out.count("out of reach") == 2, "before, and the control"
+    out = capsys.readouterr().out
+    assert out.count("out of reach") == 3, "before, the control, and the reason"
+    assert "out of reach: past the last position that the model has learned" in out
     written = json.loads((tmp_path / "out" / "conversion.json").read_text())
     for name, far in {"before": False, "swapped": True, "healed": True, "control": False}.items():
         assert [written[name][n] is not None for n in ("64", "256")] == [True, far], name

@@ -13,6 +13,7 @@ import pytest
 
 import whorl
 from tests.evaluation import VOCABULARY
+from whorl.cli import app
 from whorl.data.corpus import read_documents, train_tokenizer
 from whorl.evaluation.probes import PROBES, get
 from whorl.results.evaluation import ABOUT, Evaluation
@@ -132,7 +133,9 @@ def test_another_encoding_is_attached_and_said(model: Path, text: Path, tmp_path
     assert "nothing was trained since" in (tmp_path / "hope" / "report.md").read_text()
 
 
-def test_a_length_that_a_table_does_not_reach_says_so(text: Path, tmp_path: Path) -> None:
+def test_a_length_that_a_table_does_not_reach_says_so(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "gpt2"
     tiny_model("gpt2", vocab_size=VOCABULARY, max_position_embeddings=100).save_pretrained(folder)
     train_tokenizer(read_documents(str(text))[:1], VOCABULARY).save_pretrained(folder)
@@ -142,6 +145,10 @@ def test_a_length_that_a_table_does_not_reach_says_so(text: Path, tmp_path: Path
     assert far.unreachable == "the model has 100 positions, and no more"
     assert "Out of reach at 192: the model has 100 positions" in (tmp_path / "out" / "report.md").read_text()
     assert "out of reach" in repr(found)
+    asked = ["train-length=96", "lengths=1x,2x", "windows=2", "sequences=4", "tail=8", f"text={text}"]
+    app(["evaluate", str(folder), *(f"--{one}" for one in asked), f"--out={tmp_path / 'out'}"], standalone_mode=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Out of reach at 192: the model has 100 positions, and no more." in told
 
 
 def test_a_trial_is_asked_on_what_it_was_not_trained_on(text: Path, tmp_path: Path) -> None:

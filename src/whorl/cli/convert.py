@@ -72,6 +72,8 @@ def convert(
     for label, losses in found.measured().items():
         table.add_row(label, *(_loss(loss) for loss in losses.values()))
     terminal.print(table)
+    if any(loss is None for losses in found.measured().values() for loss in losses.values()):
+        terminal.print("out of reach: past the last position that the model has learned")
     if found.within is not None:
         terminal.print(
             f"layers {', '.join(map(str, found.within.layers))} were converted too, which see no further than the "

@@ -18,7 +18,7 @@ from whorl.comparison.pace import Pace
 from whorl.console import console as plain
 from whorl.console import said
 from whorl.reports.comparison import uneven, unlearnt
-from whorl.reports.formatting import DIVERGED, duration, plural
+from whorl.reports.formatting import DIVERGED, duration, listing, plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.failure import Failure
 from whorl.results.over_seeds import Metric
@@ -196,7 +196,7 @@ class Display(Silent):
 
     def finish(self, results: Comparison, folder: Path) -> None:
         self.console.print(results_table(results))
-        for notice in filter(None, (uneven(results), *unlearnt(results))):
+        for notice in filter(None, (uneven(results), *unlearnt(results), *_out_of_reach(results))):
             self.console.print(notice)
         self.console.print(
             f"report: {folder / 'report.html'} and {folder / 'report.md'}; numbers: {folder / 'results.json'}"
@@ -223,6 +223,17 @@ def results_table(results: Comparison) -> Table:
         cells = ("" if n not in unigram else _cell(unigram[n], metric) for n in config.lengths)
         table.add_row("a unigram model", "", *cells)
     return table
+
+
+def _out_of_reach(results: Comparison) -> list[str]:
+    """What each encoding could not be evaluated at, with the reason at the first such length."""
+    said = {}
+    for trial in results.trials:
+        rows = [row for rows in trial.evaluations.values() for row in rows if row.unreachable]
+        if rows:
+            lengths = listing([f"{n:,}" for n in sorted({row.length for row in rows})])
+            said[trial.notation] = f"{trial.notation} is out of reach at {lengths}: {rows[0].unreachable}."
+    return list(said.values())
 
 
 def _main(evaluation: str) -> Metric:

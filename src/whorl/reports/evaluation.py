@@ -1,7 +1,6 @@
 """The report of an evaluation: what the probes found by length, in words, two figures and a table of each."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from whorl.reports.axes import axis, percent_axis
 from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 from whorl.reports.document import Block, Bullet, Bullets, Details, Document, Figure, Heading, Paragraph, Row, Table
-from whorl.reports.formatting import compact, finite, listing, multiple, percent, plural, setting
+from whorl.reports.formatting import compact, finite, listing, multiple, out_of_reach, percent, plural, setting
 from whorl.results.differences import half_width
 from whorl.results.evaluation import ABOUT, Evaluation, Quantity
 from whorl.results.schema import as_json
@@ -62,7 +61,7 @@ def build(found: Evaluation) -> Document:
         if found.rows.get(probe):
             asked = about.asked.format(tail=found.asked.tail)
             blocks += [Heading(about.title), Paragraph(asked, "note"), _table(found, probe)]
-            blocks += [Paragraph(why, "note") for why in _unreachable(found, probe)]
+            blocks += [Paragraph(why, "note") for why in out_of_reach(found.rows.get(probe, ()))]
     blocks += [Heading("What these numbers do not show"), Bullets([Bullet(text) for text in CAVEATS])]
     blocks.append(_settings(found))
     longest = max(found.asked.lengths)
@@ -201,15 +200,6 @@ def _value(found: Evaluation, probe: str, one: Quantity, length: int, spread: bo
     if error is None or not math.isfinite(error):
         return found.cell(probe, one, length), ""
     return found.cell(probe, one, length), f"± {100 * error:.1f} %" if one.unit == "share" else f"± {error:.3f}"
-
-
-def _unreachable(found: Evaluation, probe: str) -> Sequence[str]:
-    """Why lengths were out of reach, each reason once."""
-    reasons: dict[str, list[str]] = {}
-    for row in found.rows.get(probe, ()):
-        if row.unreachable:
-            reasons.setdefault(row.unreachable, []).append(f"{row.length:,}")
-    return [f"Out of reach at {listing(lengths)}: {reason}." for reason, lengths in reasons.items()]
 
 
 def _settings(found: Evaluation) -> Details:

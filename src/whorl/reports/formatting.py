@@ -1,7 +1,9 @@
 """Numbers as people read them. None is a value that is not there; NaN and infinity are a run that diverged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from whorl.results.trial import Row
 
 DASH = "–"
 DIVERGED = "diverged"
@@ -92,6 +94,15 @@ def listing(items: Sequence[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def out_of_reach(rows: Iterable[Row]) -> list[str]:
+    """Why lengths were out of reach, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.unreachable:
+            reasons.setdefault(row.unreachable, []).append(f"{row.length:,}")
+    return [f"Out of reach at {listing(lengths)}: {reason}." for reason, lengths in reasons.items()]
 
 
 def setting(value: object) -> str:
