@@ -147,6 +147,9 @@ def test_what_a_model_has_is_refused_before_it_is_loaded(given: str, tmp_path: P
     said: list[str] = []
     with pytest.raises(ValueError, match=rf"the model has {given}.* already; name another encoding"):
         whorl.convert(str(tmp_path / "model"), given, heal=100, out=tmp_path / "out", say=said.append)
+    with pytest.raises(ValueError, match="axial-rope goes by rows and columns, and a position in .* has 1 axis"):
+        whorl.convert(str(tmp_path / "model"), "axial-rope", heal=100, out=tmp_path / "out", say=said.append)
+    assert not said
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         whorl.convert(str(tmp_path / "model"), "drope", out=tmp_path / "out", say=said.append)
     assert said[0].startswith("no --heal was given: drope heals with its paper's 31,457,280,000 tokens, which is work")
@@ -169,6 +172,10 @@ def test_bad_input_says_what_to_try(trial: tuple[Path, str], tmp_path: Path) -> 
     folder, _ = trial
     with pytest.raises(ValueError, match="the model has rope:base=10000 already; name another"):
         whorl.convert(str(folder), "rope", heal=100, windows=4, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="axial-rope goes by rows and columns, and a position in .* has 1 axis"):
+        whorl.convert(
+            str(folder), "axial-rope", heal=100, out=tmp_path / "out", stage=lambda name: pytest.fail("measured")
+        )
     with pytest.raises(ValueError, match="gradual must be a number of at least 0 and below 1"):
         Healing(100, 32, gradual=1.5)
     with pytest.raises(ValueError, match="unknown encoding 'hop'"):

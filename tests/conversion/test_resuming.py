@@ -127,15 +127,19 @@ def test_losses_are_measured_once(trial: tuple[Path, str], tmp_path: Path, monke
 
 @pytest.mark.full
 def test_an_interrupted_tuning_of_adapters_goes_on(trial: tuple[Path, str], tmp_path: Path) -> None:
-    def run(out: str, stage: Callable) -> Any:
+    def run(out: str, stage: Callable, learning_rate: float = 3e-3) -> Any:
         return whorl.extend(
             str(trial[0]), 2 * LENGTH, method="base=20000", windows=4, tune=STEPS * 4 * 2 * LENGTH, lora=4,
-            learning_rate=3e-3, batch_size=4, out=tmp_path / out, stage=stage,
+            learning_rate=learning_rate, batch_size=4, out=tmp_path / out, stage=stage,
         )  # fmt: skip
 
     undisturbed = run("undisturbed", seen([]))
     with pytest.raises(KeyboardInterrupt):
         run("out", seen([], ("tuning", 5)))
+    methods: list[tuple[str, int]] = []
+    with pytest.raises(ValueError, match=r"holds checkpoints of other work \(learning_rate differs\)"):
+        run("out", seen(methods), learning_rate=1e-3)
+    assert not methods, "it is refused before anything is measured"
     steps: list[tuple[str, int]] = []
     found = run("out", seen(steps))
     assert next(step for name, step in steps if name == "tuning") == 5

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from whorl import finite
 from whorl.attaching import attach, attached
 from whorl.attaching.filling import filled, what_was_filled
+from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of, layered, positions_of
 from whorl.checking import check_ids, check_numbers
 from whorl.conversion.extending import see_new_distances
@@ -173,10 +174,13 @@ def convert(
 
 
 def from_and_to(model: Any, to: str | Encoding, train_length: int) -> tuple[Encoding, Encoding]:
-    """What a model has, and what `to` means on it. Raises ValueError where they are the same. No weight is asked."""
-    was, target = encoding_of(model), filled(open_host(model), parse(to), train_length)
+    """What a model has, and what `to` means on it. Raises ValueError where they are the same, and where the model
+    cannot have it. No weight is asked."""
+    host = open_host(model)
+    was, target = encoding_of(model), filled(host, parse(to), train_length)
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
+    layer_plan(host, target, 0)
     return was, target
 
 

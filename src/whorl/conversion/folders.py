@@ -86,6 +86,14 @@ def extend(
         )
     ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
+    if tune:
+        from whorl.conversion.converting import Healing, check_tokens, language
+
+        healing, length = Healing(tune, to, batch_size, learning_rate), (to,)
+        task = language(text or found.text or "stdlib", found.tokenizer_name, to, length, 4, max(1, to // 4))
+        check_tokens(model, task)
+        asked = {"lora": lora, **_follows_from(model, task, healing)}
+        resuming.check(out, "extend", asked, force)
     best, tried = extending.extend(
         model,
         to,
@@ -103,12 +111,7 @@ def extend(
     with ExitStack() as until_written:
         work = None
         if tune:
-            from whorl.conversion.converting import Healing, check_tokens, language
-
-            healing, length = Healing(tune, to, batch_size, learning_rate), (to,)
-            task = language(text or found.text or "stdlib", found.tokenizer_name, to, length, 4, max(1, to // 4))
-            check_tokens(model, task)
-            asked = {"encoding": str(best.encoding), "lora": lora, **_follows_from(model, task, healing)}
+            asked = {"encoding": str(best.encoding), **asked}
             work = until_written.enter_context(resuming.working(out, "extend", asked, say, force))
             model = tuned(model, task, healing, lora, work, stage("tuning"))
             losses = extending.loss_by_position(
@@ -296,6 +299,8 @@ def convert(
         converting.from_and_to(empty, chosen.to, trained_length(found, empty, train_length, scaled=False))
     model, tokenizer = found.model(), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
+    if empty is None:
+        converting.from_and_to(model, chosen.to, limit)
     longest = length_unscaled(found, model, limit, say)
     task = _measured_to(reach, limit, text or found.text or "stdlib", found.tokenizer_name, windows, say)
     batch_size, learning_rate = batch_size or chosen.batch_size, learning_rate or chosen.learning_rate

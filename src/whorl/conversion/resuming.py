@@ -47,16 +47,12 @@ def working(
     there, where the folder is not whorl's, and for checkpoints of other work, which `force` removes.
     """
     folder = _folder(out)
-    asked = json.loads(json.dumps({"whorl": whorl.__version__, **asked}))
+    asked = _recorded(asked)
     with alone(folder, by):
         if any(path.name != LOCK for path in folder.iterdir()):
             _check_ours(folder)
             if differs := _differs(folder, by, asked):
-                if _has_checkpoint(folder) and not force:
-                    raise ValueError(
-                        f"{folder} holds checkpoints of other work ({differs} differs); the command as it was goes on "
-                        "from them, and --force (in Python force=True) removes them and begins anew"
-                    )
+                _refuse_other(folder, differs, force)
                 say(f"{folder} was left by other work ({differs} differs): it is removed, and the training begins anew")
                 _empty(folder)
             elif _has_checkpoint(folder):
@@ -73,6 +69,17 @@ def working(
                 _remove(folder)
             raise
         _remove(folder)
+
+
+def check(out: str | Path, by: str, known: dict[str, Any], force: bool = False) -> None:
+    """Raises ValueError for checkpoints of other work as `working` does, by what is known of this work already."""
+    folder = _folder(out)
+    if not folder.exists():
+        return
+    _check_ours(folder)
+    known = _recorded(known)
+    before = read_json(folder / MARKER).get("asked") or {}
+    _refuse_other(folder, _differs(folder, by, {**before, **known}), force)
 
 
 def written(folder: Path) -> None:
@@ -108,6 +115,20 @@ def digest(model: Any) -> str:
 def _folder(out: str | Path) -> Path:
     place = Path(out).resolve()
     return place.with_name(f".{place.name}.work")
+
+
+def _recorded(asked: dict[str, Any]) -> dict[str, Any]:
+    """As a folder's record has it."""
+    said: dict[str, Any] = json.loads(json.dumps({"whorl": whorl.__version__, **asked}))
+    return said
+
+
+def _refuse_other(folder: Path, differs: str, force: bool) -> None:
+    if differs and _has_checkpoint(folder) and not force:
+        raise ValueError(
+            f"{folder} holds checkpoints of other work ({differs} differs); the command as it was goes on from them, "
+            "and --force (in Python force=True) removes them and begins anew"
+        )
 
 
 def _check_ours(folder: Path) -> None:
