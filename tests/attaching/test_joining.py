@@ -146,3 +146,25 @@ def test_a_rule_that_no_layer_goes_by_is_said(
     assert len(said) == (unused is not None)
     if unused is not None:
         assert unused in said[0]
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("encoding", ["nope", "log-n", "nope/rope", "hope", "alibi", "window:size=4", "sinusoidal"])
+def test_an_encoder_that_is_told_no_order_is_said_to_take_a_text_for_a_bag(
+    encoding: str, family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it does: the same tokens in another order have the same states, in that order."""
+    model = tiny_model(family)
+    with caplog.at_level("WARNING", logger="whorl"):
+        whorl.attach(model, encoding)
+    orderless = encoding in ("nope", "log-n")
+    assert ("it takes a text for a bag of words; try rope" in caplog.text) == orderless
+    ids, order = torch.arange(5, 21)[None], torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, moved = model(ids).logits[:, order], model(ids[:, order]).logits
+    assert torch.allclose(logits, moved, atol=1e-5) == orderless
+
+
+def test_a_causal_mask_tells_an_order(caplog: pytest.LogCaptureFixture) -> None:
+    whorl.attach(tiny_model("llama"), "nope")
+    assert "bag of words" not in caplog.text

@@ -111,6 +111,13 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             encoding,
             type(model).__name__,
         )
+    elif host.axes == 1 and not plan.places and all(shape.bidirectional for shape in host.shapes):
+        log.warning(
+            "%s tells this %s nothing of the order of its tokens, and no mask does: it takes a text for a bag of words; "
+            "try rope, hope or alibi",
+            encoding,
+            type(model).__name__,
+        )
     if isinstance(encoding, Layers) and (unused := encoding.unused(host.layer_types)):
         types = sorted({str(t) for t in host.layer_types})
         log.warning(
