@@ -333,3 +333,25 @@ def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: 
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             lora.save_pretrained(tmp_path / "adapter2")
+
+
+def test_an_encoding_is_trained_beside_adapters_and_no_copy_of_it_is(tmp_path) -> None:
+    """PEFT's modules_to_save would train and save a copy that no layer goes by."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    with pytest.raises(ValueError, match="a copy of t5 by itself is no part of the model, .*modules_to_save: whorl.at"):
+        get_peft_model(
+            whorl.attach(tiny_model("llama"), "t5"),
+            LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["whorl"]),
+        )
+    lora = get_peft_model(whorl.attach(tiny_model("llama"), "t5"), config).eval()
+    whorl.attached(lora).requires_grad_(True)
+    before = lora(TOKENS).logits.detach()
+    optimizer = torch.optim.SGD([x for x in whorl.attached(lora).parameters() if x.requires_grad], lr=10.0)
+    lora(TOKENS, labels=TOKENS).loss.backward()
+    optimizer.step()
+    trained = lora(TOKENS).logits.detach()
+    assert difference(trained, before) > 1e-3
+    lora.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert difference(whorl.load(tmp_path / "merged").eval()(TOKENS).logits, trained) < 1e-5

@@ -106,6 +106,19 @@ class Attachment(nn.Module):
         if prefix + ENTRY in missing:  # a stock model's weights, or older than this entry
             missing.remove(prefix + ENTRY)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
+        """With the model that it is a part of. Raises ValueError for a copy by itself, which nothing would ask: the
+        layers go by the encoding that they were given (PEFT trains such a copy, and saves it)."""
+        if not memo:
+            raise ValueError(
+                f"a copy of {self.encoding} by itself is no part of the model, whose layers would not go by it. Leave "
+                "'whorl' out of PEFT's modules_to_save: whorl.attached(model).requires_grad_(True) after "
+                "get_peft_model trains the encoding's own parameters, and merge_and_unload().save_pretrained keeps them"
+            )
+        found = memo[id(self)] = type(self).__new__(type(self))
+        found.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return found
+
     def extra_repr(self) -> str:
         return str(self.encoding)
 

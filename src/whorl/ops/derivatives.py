@@ -25,6 +25,8 @@ def transformed() -> str | None:
         return "a forward-mode derivative is taken"
     if _func_at_work():
         return "a transform of torch.func is at work"
+    if _C._get_tracing_state() is not None:
+        return "torch.jit.trace records what PyTorch's own operations do"
     return None
 
 
