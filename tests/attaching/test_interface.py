@@ -280,3 +280,28 @@ def test_what_an_additive_mask_hides_is_hidden_from_scores_too(encoding: str) ->
     additive = torch.zeros(40, 40).masked_fill(torch.ones(40, 40).triu(1).bool(), torch.finfo(torch.float32).min)
     given = model(TOKENS, attention_mask=additive.expand(2, 1, 40, 40), use_cache=False).logits
     assert difference(given, logits) < budget
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    "encoding",
+    ["rope", "hope:train_length=16", "alibi", "t5", "rope+window:size=8", "log-n", "fox", "path", "cope", "selective-rope", "learned"],
+)
+def test_a_trace_answers_as_the_model_does_at_other_sizes_too(encoding: str, grad: bool) -> None:
+    """torch.jit.trace records what PyTorch's own operations do, and no loops of ours (it had taken empty memory)."""
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = whorl.attach(tiny_model("llama"), encoding).eval()
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.model(ids, use_cache=False).logits
+
+    model, sizes = Logits(), [(2, 20), (2, 31), (3, 7)]
+    asked = [torch.randint(3, 97, size, generator=torch.Generator().manual_seed(n)) for n, size in enumerate(sizes)]
+    with torch.set_grad_enabled(grad):
+        truth = [model(ids) for ids in asked]
+        traced = torch.jit.trace(model, (asked[0],))
+        for ids, logits in zip(asked, truth, strict=True):
+            assert difference(traced(ids), logits) < 1e-5

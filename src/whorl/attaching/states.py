@@ -169,7 +169,7 @@ def _asked(
             before = before.to(dtype)
         seen = hidden.to(dtype) if module.sees_hidden else None
         state = module.tokens(seen, seen_by(module, positions), real, before)
-    return state.expand(len(hidden), *state.shape[1:])
+    return state.expand(hidden.shape[0], *state.shape[1:])
 
 
 def _handed_out(state: torch.Tensor, keys: int) -> torch.Tensor:

@@ -16,12 +16,12 @@ def reached(x: torch.Tensor, positions: torch.Tensor, real: torch.Tensor | None,
     positions [B or 1, T]; real: bool [B or 1, T], False for padding, None where there is none.
     """
     past, tokens = count - 1, positions.shape[1]
-    at = torch.arange(past, past + tokens, device=x.device).expand(len(x), -1)
+    at = torch.arange(past, past + tokens, device=x.device).expand(x.shape[0], -1)
     for back in range(count):
         there = x[:, past - back :][:, :tokens]
         if real is not None:
             there = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-            at = _before(real, past).expand(len(x), -1).gather(1, at)
+            at = _before(real, past).expand(x.shape[0], -1).gather(1, at)
         yield there * (positions >= back)[..., None]
 
 

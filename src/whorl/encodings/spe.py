@@ -82,7 +82,7 @@ class SelectiveCodes(ScoreModule):
         points = positions - mean_of(positions, real) if self.centred else positions  # in the precision of coordinates
         points = points.to(hidden.dtype)
         of_points = torch.cat([points, medoids(points, real, self.neighbours, self.radius)], -1)
-        of_points = of_points[:, :, None].expand(len(hidden), -1, gate.shape[2], -1)
+        of_points = of_points[:, :, None].expand(hidden.shape[0], -1, gate.shape[2], -1)
         return torch.cat([gate, of_points], -1)
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
