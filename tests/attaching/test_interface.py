@@ -285,7 +285,19 @@ def test_what_an_additive_mask_hides_is_hidden_from_scores_too(encoding: str) ->
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize(
     "encoding",
-    ["rope", "hope:train_length=16", "alibi", "t5", "rope+window:size=8", "log-n", "fox", "path", "cope", "selective-rope", "learned"],
+    [
+        "rope",
+        "hope:train_length=16",
+        "alibi",
+        "t5",
+        "rope+window:size=8",
+        "log-n",
+        "fox",
+        "path",
+        "cope",
+        "selective-rope",
+        "learned",
+    ],
 )
 def test_a_trace_answers_as_the_model_does_at_other_sizes_too(encoding: str, grad: bool) -> None:
     """torch.jit.trace records what PyTorch's own operations do, and no loops of ours (it had taken empty memory)."""

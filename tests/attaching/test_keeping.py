@@ -355,3 +355,27 @@ def test_an_encoding_is_trained_beside_adapters_and_no_copy_of_it_is(tmp_path) -
     assert difference(trained, before) > 1e-3
     lora.merge_and_unload().save_pretrained(tmp_path / "merged")
     assert difference(whorl.load(tmp_path / "merged").eval()(TOKENS).logits, trained) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bert"])
+def test_a_learned_table_comes_back_from_weights_in_stock_terms(family: str, tmp_path) -> None:
+    """So do a Trainer's best weights and those that it resumes from: a state dict, into a model with it attached."""
+    model = whorl.attach(tiny_model(family), "learned").eval()
+    (table,) = whorl.attached(model).parameters()
+    table.add_(torch.randn_like(table))
+    truth = model(TOKENS).logits
+    model.save_pretrained(tmp_path / "stock")
+    weights = load_file(tmp_path / "stock" / "model.safetensors")
+    assert not any("whorl" in key for key in weights)
+    again = whorl.attach(tiny_model(family, seed=1), "learned").eval()
+    assert not any("whorl" in key for key in again.load_state_dict(weights, strict=False).missing_keys)
+    assert torch.equal(again(TOKENS).logits, truth)
+
+    other = whorl.attach(tiny_model(family, seed=1), "learned").eval()
+    other.load_state_dict(model.state_dict())  # which has both tables
+    assert torch.equal(other(TOKENS).logits, truth)
+    smaller = whorl.attach(tiny_model(family), "learned:max_positions=41").eval()
+    assert any("whorl" in key for key in smaller.load_state_dict(weights, strict=False).missing_keys)
+    whorl.detach(again).load_state_dict(weights, strict=False)
+    assert torch.equal(again(TOKENS).logits, truth), "stock code reads them by its own table"

@@ -113,8 +113,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
         )
     elif host.axes == 1 and not plan.places and all(shape.bidirectional for shape in host.shapes):
         log.warning(
-            "%s tells this %s nothing of the order of its tokens, and no mask does: it takes a text for a bag of words; "
-            "try rope, hope or alibi",
+            "%s tells this %s nothing of the order of its tokens, and no mask does: it takes a text for a bag of "
+            "words; try rope, hope or alibi",
             encoding,
             type(model).__name__,
         )

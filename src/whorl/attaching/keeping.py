@@ -40,6 +40,18 @@ def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None
         mark_adapters(model, attachment)
 
 
+def before_load(base: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook of the base before it takes weights: of those in stock terms (a Trainer's checkpoint, or stock code's
+    own) the learned table is where the host has its table of positions."""
+    attachment = base.whorl
+    ours, theirs, offset = attachment.kept_as
+    rows = state.get(prefix + theirs)
+    if any(key.startswith(f"{prefix}whorl.") for key in state) or rows is None:
+        return
+    if rows[offset:].shape == attachment.get_parameter(ours).shape:
+        state[f"{prefix}whorl.{ours}"] = rows[offset:]
+
+
 def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
     saver = save.saver
     if hasattr(saver, "peft_config"):

@@ -20,13 +20,14 @@ from whorl.attaching.forwards import (
     unturned_forward,
 )
 from whorl.attaching.interface import attention
-from whorl.attaching.keeping import before_state_dict, before_state_dict_of_model, unmark_adapters
+from whorl.attaching.keeping import before_load, before_state_dict, before_state_dict_of_model, unmark_adapters
 from whorl.attaching.parallel import heads_share
 from whorl.attaching.plan import Plan
 from whorl.attaching.records import NAMED
 from whorl.attaching.saving import save_pretrained
 from whorl.attaching.seams import INTERFACE, Attachment, LayerSeam, seam_of
 from whorl.encodings import Encoding
+from whorl.encodings.learned import PositionTable
 from whorl.hosts import Host
 from whorl.hosts.transformers import compat
 
@@ -94,6 +95,10 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         table: Any = host.position_table.weight  # silent: DDP refuses parameters that are to learn and take no part
         attachment.silenced = bool(table.requires_grad)
         table.requires_grad_(False)
+        if isinstance(plan.add, PositionTable):
+            ours, theirs = _name(attachment, plan.add), _name(host.base, host.position_table)
+            attachment.kept_as = f"{ours}.weight", f"{theirs}.weight", getattr(host.position_table, "offset", 0)
+            attachment.hooks.append(host.base.register_load_state_dict_pre_hook(before_load))
     elif plan.add is not None:
         host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
@@ -101,6 +106,10 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         holder = _holder(host)
         holder.__dict__.update(whorl_calls=host.calls, whorl_reposition=attachment.reposition)
         attachment.hooks.append(holder.register_forward_pre_hook(before_repositioned, with_kwargs=True))
+
+
+def _name(module: nn.Module, part: nn.Module) -> str:
+    return next(name for name, found in module.named_modules() if found is part)
 
 
 def _place_on_grid(host: Host, plan: Plan, attachment: Attachment) -> None:

@@ -80,6 +80,8 @@ class Attachment(nn.Module):
         self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
         self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
         self.silenced = False  # whether the host's table of positions learned before, which does not now
+        self.kept_as: tuple[str, str, int] | None = None  # a learned table, by its name here, that stock terms keep as
+        # the host's own, by its name in the base, after so many rows
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
         self.register_state_dict_post_hook(_left_out)
 
