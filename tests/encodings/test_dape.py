@@ -67,6 +67,28 @@ def test_decoding_with_a_cache_equals_all_at_once() -> None:
     torch.testing.assert_close(decoded(module, qkv, [4, 1, 3, 1]), attend(module, qkv)[0])
 
 
+class Logits(torch.nn.Module):
+    """Its logits as its forward."""
+
+    def __init__(self, score: AdaptedBias) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(self, *args: torch.Tensor | At) -> torch.Tensor:
+        return self.score.logits(*args)
+
+
+def test_parameters_may_be_exchanged_for_tensors() -> None:
+    """As torch.func.functional_call and pruning do."""
+    module, (q, k, _) = Logits(module_of()), random_qkv()
+    at = At(torch.arange(7)[None], torch.arange(7)[None], None, None)
+    other = {name: torch.randn_like(x) for name, x in module.named_parameters()}
+    with torch.no_grad():
+        called = torch.func.functional_call(module, other, (q @ k.mT, q, k, at))
+        module.load_state_dict(other)
+        torch.testing.assert_close(called, module(q @ k.mT, q, k, at))
+
+
 def test_gradients() -> None:
     assert gradients_agree(module_of(hidden=3), random_qkv(batch=1, tokens=4))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -123,8 +124,18 @@ def test_an_odd_head_dim_is_refused(encoding: str, head_dim: int) -> None:
 
 
 def test_a_fraction_that_leaves_half_a_pair_is_refused() -> None:
-    with pytest.raises(ValueError, match="odd number that cannot be paired; try fraction="):
-        PartialRoPE(0.2).spectrum(16)
+    with pytest.raises(ValueError, match=r"odd number that cannot be paired; try fraction=0.1 or 0.2$"):
+        PartialRoPE(0.15).spectrum(20)
+
+
+@pytest.mark.parametrize("head_dim", range(2, 300, 2))
+def test_the_fractions_to_try_are_taken(head_dim: int) -> None:
+    for odd in range(1, head_dim, 2):
+        with pytest.raises(ValueError, match="try fraction=") as refused:
+            PartialRoPE((odd + 0.5) / head_dim).spectrum(head_dim)
+        shares = re.search(r"try fraction=(\S+) or (\S+)$", str(refused.value))
+        widths = [PartialRoPE(float(share)).width(head_dim) for share in shares.groups()]
+        assert widths == [odd - 1, odd + 1]
 
 
 def test_hope_without_a_length_asks_for_one() -> None:

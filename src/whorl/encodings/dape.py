@@ -38,8 +38,8 @@ class AdaptedBias(ScoreModule):
                 self.register_parameter(f"{name}_{layer}", nn.Parameter(drawn))
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
-        weights = [in_full(self.get_parameter(f"weight_{layer}")) for layer in (0, 1)]
-        offsets = [in_full(self.get_parameter(f"bias_{layer}")) for layer in (0, 1)]
+        weights = [in_full(getattr(self, f"weight_{layer}")) for layer in (0, 1)]
+        offsets = [in_full(getattr(self, f"bias_{layer}")) for layer in (0, 1)]
         bias = self.bias(at.query_positions, at.key_positions).to(s.dtype).expand_as(s)
         heads_first = torch.cat([s, bias], 1).flatten(2)  # [B, 2 H, Q K]
         hidden = nn.functional.leaky_relu(weights[0] @ heads_first + offsets[0], SLOPE)

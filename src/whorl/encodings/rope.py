@@ -6,6 +6,7 @@ width of that share of it which turns (partial rotary, as in `partial_rope`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,9 +45,18 @@ class OfPairs(Encoding):
         if width % 2:
             raise ValueError(
                 f"{self.name} with fraction={fraction} turns {width} of {head_dim} channels, an odd number "
-                f"that cannot be paired; try fraction={(width - 1) / head_dim:g} or {(width + 1) / head_dim:g}"
+                f"that cannot be paired; try fraction={_share(width - 1, head_dim)} or {_share(width + 1, head_dim)}"
             )
         return width
+
+
+def _share(width: int, head_dim: int) -> str:
+    """A short number of which head_dim times is `width` channels, rounded down."""
+    exact = width / head_dim
+    if int(head_dim * exact) < width:
+        exact = math.nextafter(exact, 1)
+    told = (f"{exact:.{digits}g}" for digits in range(1, 18))
+    return next(share for share in told if int(head_dim * float(share)) == width)
 
 
 @dataclass(frozen=True)
