@@ -95,7 +95,7 @@ class Ranking:
 
 def pick(known: Known, task: str, need: Need, most: int | None = None) -> Pick:
     """Of the comparisons of one task, those of the same settings together; where settings differ, those that rank most.
-    most: of the encodings of which nothing is claimed, at most so many are named."""
+    most: at most so many encodings are named of each kind (ahead, behind, without a claim)."""
     found = {part: c for part in need.parts[task] if (c := known.comparison(part)) is not None}
     groups = _alike(found)
     rankings = [
@@ -152,18 +152,23 @@ def _words(one: Ranking, most: int | None) -> str:
         behind = [text for e, text in rest if one.behind(e)]
         unresolved = [text for e, text in rest if not one.behind(e)]
         seeds = plural(len(one.seeds), "seed")
-        told.append(f"{where}, {seeds}: {listing(ahead)}{f'; behind: {listing(behind)}' if behind else ''}")
-        told += [f"below, but not resolved: {listing(unresolved)}"] if unresolved else []
+        told.append(f"{where}, {seeds}: {_named(ahead, most)}{f'; behind: {_named(behind, most)}' if behind else ''}")
+        told += [f"below, but not resolved: {_named(unresolved, most)}"] if unresolved else []
     if rest := one.others if best else (*one.ranked, *one.others):
-        named = [f"`{e.name}` {show(mean)}" for e, mean in rest[:most]]
-        named += [f"{len(rest) - most} more"] if most is not None and len(rest) > most else []
+        named = _named([f"`{e.name}` {show(mean)}" for e, mean in rest], most)
         why = (
             Verdict.ONE_SEED
             if all(len(e.trials) == 1 for e, _ in rest)
             else "a seed is missing, failed or diverged: no claim"
         )
-        told.append(f"{'' if best else f'{where}, '}{why} ({listing(named)})")
+        told.append(f"{'' if best else f'{where}, '}{why} ({named})")
     return "; ".join(told)
+
+
+def _named(texts: Sequence[str], most: int | None) -> str:
+    """All of them, or the first `most` and how many more there are."""
+    left = 0 if most is None else max(0, len(texts) - most)
+    return listing([*texts[: len(texts) - left], *([f"{left} more"] if left else [])])
 
 
 def _all_seeds(c: Comparison, e: Encoding, metric: Metric, length: int) -> bool:
