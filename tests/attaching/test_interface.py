@@ -317,3 +317,18 @@ def test_a_trace_answers_as_the_model_does_at_other_sizes_too(encoding: str, gra
         traced = torch.jit.trace(model, (asked[0],))
         for ids, logits in zip(asked, truth, strict=True):
             assert difference(traced(ids), logits) < 1e-5
+
+
+@torch.no_grad()
+def test_models_of_one_config_object_say_so() -> None:
+    config = tiny_model("llama").config
+    first, second = (type(tiny_model("llama"))(config).eval() for _ in range(2))
+    whorl.attach(first, "alibi")
+    with pytest.raises(ValueError, match=r"no encoding attached; .*built from one config object .*deepcopy\(config\)"):
+        second(TOKENS)
+    whorl.attach(second, "t5")
+    whorl.detach(first)
+    with pytest.raises(ValueError, match="somebody has set 'sdpa', .*built from one config object, attaching to one"):
+        second(TOKENS)
+    second.set_attn_implementation("whorl")
+    assert second(TOKENS).logits.isfinite().all()

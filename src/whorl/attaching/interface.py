@@ -47,7 +47,8 @@ def attention(
     if seam is None:
         raise ValueError(
             f"attn_implementation is 'whorl' on a {type(module).__name__} with no encoding attached; "
-            "use whorl.attach(model, encoding), which sets it"
+            "use whorl.attach(model, encoding), which sets it. Of models that were built from one config object it "
+            "sets it for all: build each from a copy.deepcopy(config)"
         )
     if mask is None and not seam.bidirectional and getattr(module, "is_causal", True):
         raise ValueError(
