@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import whorl
 from whorl.conversion import converting, folders, resuming
 from whorl.conversion.resuming import Diverged, clear, working, written
-from whorl.locking import alone
+from whorl.locking import LOCK, alone
 from whorl.outputs import MARKER
 from whorl.training import trainer as training
 from whorl.training.checkpoints import MARKER as WHOLE
@@ -239,6 +239,14 @@ def test_only_what_can_go_on_is_left(tmp_path: Path) -> None:
     interrupted(out, KeyboardInterrupt(), checkpoint)
     clear(out, finished=False)
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_run_that_was_killed_as_it_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".out.work").mkdir()
+    (tmp_path / ".out.work" / LOCK).touch()
+    resuming.check(tmp_path / "out", "extend", {"lora": 4})
+    with working(tmp_path / "out", "extend", {"lora": 4}, print):
+        pass
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def working(
     folder = _folder(out)
     asked = _recorded(asked)
     with alone(folder, by):
-        if any(path.name != LOCK for path in folder.iterdir()):
+        if _holds_work(folder):
             _check_ours(folder)
             if differs := _differs(folder, by, asked):
                 _refuse_other(folder, differs, force)
@@ -74,7 +74,7 @@ def working(
 def check(out: str | Path, by: str, known: dict[str, Any], force: bool = False) -> None:
     """Raises ValueError for checkpoints of other work as `working` does, by what is known of this work already."""
     folder = _folder(out)
-    if not folder.exists():
+    if not folder.exists() or not _holds_work(folder):
         return
     _check_ours(folder)
     known = _recorded(known)
@@ -121,6 +121,11 @@ def _recorded(asked: dict[str, Any]) -> dict[str, Any]:
     """As a folder's record has it."""
     said: dict[str, Any] = json.loads(json.dumps({"whorl": whorl.__version__, **asked}))
     return said
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether there is more than the lock, which is all that a run leaves that was killed as it began."""
+    return any(path.name != LOCK for path in folder.iterdir())
 
 
 def _refuse_other(folder: Path, differs: str, force: bool) -> None:
