@@ -79,8 +79,7 @@ def evaluate(
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was measured is in {out}, and the same command goes on", err=True)
         raise typer.Exit(130) from None
-    from whorl.reports.evaluation import findings
-    from whorl.reports.formatting import out_of_reach
+    from whorl.reports.evaluation import findings, unreachable
     from whorl.results.evaluation import ABOUT
 
     header, rows = found.table()
@@ -92,7 +91,7 @@ def evaluate(
         table.add_row(*row)
     terminal.print(table)
     terminal.print(f"trained at {found.train_length:,} tokens, {found.train_length_from} (--train-length)")
-    why = [f"{ABOUT[probe].title}: {reason}" for probe, rows in found.rows.items() for reason in out_of_reach(rows)]
+    why = [f"{ABOUT[probe].title}: {reason}" for probe in found.rows for reason in unreachable(found, probe)]
     for finding in [*findings(found), *why]:
         terminal.print(f"  - {finding}")
     terminal.print(said("report: ", (str(out / "report.html"), "bold"), f"; numbers: {out / 'results.json'}"))

@@ -61,7 +61,7 @@ def build(found: Evaluation) -> Document:
         if found.rows.get(probe):
             asked = about.asked.format(tail=found.asked.tail)
             blocks += [Heading(about.title), Paragraph(asked, "note"), _table(found, probe)]
-            blocks += [Paragraph(why, "note") for why in out_of_reach(found.rows.get(probe, ()))]
+            blocks += [Paragraph(why, "note") for why in unreachable(found, probe)]
     blocks += [Heading("What these numbers do not show"), Bullets([Bullet(text) for text in CAVEATS])]
     blocks.append(_settings(found))
     longest = max(found.asked.lengths)
@@ -200,6 +200,12 @@ def _value(found: Evaluation, probe: str, one: Quantity, length: int, spread: bo
     if error is None or not math.isfinite(error):
         return found.cell(probe, one, length), ""
     return found.cell(probe, one, length), f"± {100 * error:.1f} %" if one.unit == "share" else f"± {error:.3f}"
+
+
+def unreachable(found: Evaluation, probe: str) -> list[str]:
+    """Why lengths were out of reach of a probe, a sentence for each reason."""
+    rows = found.rows.get(probe, ())
+    return [f"Out of reach at {lengths}: {why}." for why, lengths in out_of_reach(rows).items()]
 
 
 def _settings(found: Evaluation) -> Details:

@@ -1,9 +1,14 @@
 """Numbers as people read them. None is a value that is not there; NaN and infinity are a run that diverged."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from whorl.results.trial import Row
+if TYPE_CHECKING:  # what reads numbers alone, as `whorl list` does, loads no results
+    from whorl.results.over_seeds import Cell
+    from whorl.results.trial import Row
 
 DASH = "–"
 DIVERGED = "diverged"
@@ -96,13 +101,13 @@ def listing(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def out_of_reach(rows: Iterable[Row]) -> list[str]:
-    """Why lengths were out of reach, each reason once."""
+def out_of_reach(rows: Iterable[Row | Cell]) -> dict[str, str]:
+    """Why lengths were out of reach: each reason once, with the lengths in words."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.unreachable:
             reasons.setdefault(row.unreachable, []).append(f"{row.length:,}")
-    return [f"Out of reach at {listing(lengths)}: {reason}." for reason, lengths in reasons.items()]
+    return {reason: listing(lengths) for reason, lengths in reasons.items()}
 
 
 def setting(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from whorl.reports.comparison.levels import level
-from whorl.reports.formatting import DASH, capital, compact, listing, multiple, plural
+from whorl.reports.formatting import DASH, capital, compact, listing, multiple, out_of_reach, plural
 from whorl.results.comparison import Comparison
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Cell, Encoding, Metric
@@ -181,11 +181,7 @@ def telling(lengths: Sequence[int], train_length: int) -> list[int]:
 
 def unreachable(cells: Sequence[Cell], unit: str) -> list[str]:
     """One sentence for each reason."""
-    reasons: dict[str, list[int]] = {}
-    for cell in cells:
-        if cell.unreachable:
-            reasons.setdefault(cell.unreachable, []).append(cell.length)
-    return [f"Cannot reach {listing([f'{n:,}' for n in ns])} {unit}: {why}." for why, ns in reasons.items()]
+    return [f"Cannot reach {lengths} {unit}: {why}." for why, lengths in out_of_reach(cells).items()]
 
 
 def diverged(cells: Sequence[Cell], unit: str) -> list[str]:
