@@ -42,6 +42,13 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     assert "no claim (`t5` 17.0 and 2 more)" in shorter
 
 
+def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
+    trials = {f"hope:cut={n}": [perplexities(20, 25, 30 * n + seed) for seed in range(3)] for n in (1, 2, 3)}
+    comparison(tmp_path / "experiments" / PART, trials)
+    assert "`hope:cut=1` 31.0; behind: `hope:cut=2` 61.0 and `hope:cut=3` 91.0 (" in pick(tmp_path).words
+    assert "`hope:cut=1` 31.0; behind: `hope:cut=2` 61.0 and 1 more (" in pick(tmp_path, most=1).words
+
+
 def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path) -> None:
     trials = {
         "hope": [shares(1, 1, 1)] * 2,
