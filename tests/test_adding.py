@@ -28,7 +28,7 @@ from whorl.encodings.spectrum import Spectrum, rope_frequencies
 
 @dataclass(frozen=True)
 class Sparse(Rotary):
-    """Turns pairs 0, n, 2n, ... of a head. The others stand still.
+    """Turns pairs 0, n, 2n, ... of a head. The others do not rotate.
 
     n         of which one turns
     base      as in `RoPE`
@@ -137,9 +137,9 @@ from whorl.encodings import get
 from whorl.pages import facts, reading
 from whorl.pages.figures import picture
 
-assert reading.does(get("sparse")) == "Turns pairs 0, n, 2n, ... of a head. The others stand still."
+assert reading.does(get("sparse")) == "Turns pairs 0, n, 2n, ... of a head. The others do not rotate."
 assert [name for name, _, _ in reading.arguments(get("sparse"))] == ["n", "base", "fraction"]
-assert "others that turn q and k" in facts.goes_with("sparse")
+assert "others that rotate q and k" in facts.goes_with("sparse")
 assert picture("sparse").startswith(b"\\x89PNG")
 """
 
@@ -150,7 +150,7 @@ def test_a_rotary_encoding_is_one_file_and_one_line(copy: Copy) -> None:
     readme = copy.folder / "README.md"
     readme.write_text((Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8"))
     copy.run("-m", "whorl.cli.listing", str(readme))
-    row = "| `sparse` | `n=2, base=10000*, fraction*` | turns q and k | every n-th pair turns | arXiv 0000.00000 |"
+    row = "| `sparse` | `n=2, base=10000*, fraction*` | rotates q and k | every n-th pair turns | arXiv 0000.00000 |"
     assert row in readme.read_text(encoding="utf-8")
     assert "every n-th pair turns" in copy.run("-m", "whorl", "list")
 

@@ -103,7 +103,7 @@ def test_the_first_module_whose_output_is_not_finite_is_named(tmp_path: Path) ->
         extend(overflowing(), 60, IDS, train_length=20)
     with pytest.raises(ValueError, match=f"losses are not finite: the {where}"):
         ablation.losses(overflowing(), IDS, None)
-    with pytest.raises(ValueError, match=f"losses are not finite with pairs from 3 on stilled: the {where}"):
+    with pytest.raises(ValueError, match=f"losses are not finite with pairs from 3 on not rotating: the {where}"):
         ablation.losses(overflowing(), IDS, 3)
     with pytest.raises(ValueError, match=f"the logits at 120 tokens are not finite: the {where}"):
         retrieval(overflowing(), Letters(), [5] * 200, [120], [0.5], trials=1)

@@ -27,7 +27,7 @@ def b_curve(spectrum: Spectrum, length: int) -> np.ndarray:
     """B(m) = sum_i cos(m theta_i) over all head_dim / 2 pairs, for m = 0 .. length - 1 (2405.14591, Eq. 8-9).
 
     For random q and k, 2 sigma^2 B(m) is by how much the logit of a key that resembles the query exceeds, on average,
-    that of one that does not, m tokens away. A pair that stands still, and a pair of channels that are in no pair
+    that of one that does not, m tokens away. A pair that does not rotate, and a pair of channels that are in no pair
     (partial rotary), counts 1 at every distance. Result: float64 [length].
     """
     length = _whole("length", length)
@@ -127,7 +127,7 @@ def decay_bound(spectrum: Spectrum, distances: ArrayLike) -> np.ndarray:
 
     The mean over j = 1 .. head_dim / 2 of |S_j|, where S_j = sum_{i < j} e^{i m theta_i}: a logit at distance m is at
     most this mean times head_dim / 2 times the largest step between neighbouring pairs of q k*. At m = 0 it is
-    (head_dim / 2 + 1) / 2. Pairs that stand still count as in `b_curve`.
+    (head_dim / 2 + 1) / 2. Pairs that do not rotate count as in `b_curve`.
 
     distances: finite numbers, tokens, of any shape. Result: float64 of that shape.
     """

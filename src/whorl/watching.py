@@ -42,7 +42,7 @@ INTERFACE = "whorl_inspect"
 class Layer:
     """What inspection has to know of one attention layer.
 
-    frequencies  radians per token of each pair, fastest first, 0 where a pair stands still; empty without pairs
+    frequencies  radians per token of each pair, fastest first, 0 where a pair does not rotate; empty without pairs
     layout       how pairs lie in the first 2 x pairs channels: "half" or "interleaved"
     window       keys at this distance or beyond are hidden by the host; None without a window
     cut          the longest wavelength that HoPE lets turn, in training lengths: its own where the layer has HoPE

@@ -81,7 +81,7 @@ def silenced(model: Any) -> Any:
 
 
 def axial(head_dim: int, base: float = 100.0, order: str = "xy", cut: float = math.inf) -> Turn:
-    """Columns have the first half of the pairs; those with a longer wavelength than `cut` patches stand still."""
+    """Columns have the first half of the pairs; those with a longer wavelength than `cut` patches do not rotate."""
     along = [base ** (-4 * t / head_dim) for t in range(head_dim // 4)]
     along = [f if 2 * math.pi / f <= cut else 0.0 for f in along]
 

@@ -88,7 +88,7 @@ def test_the_list_shows_one_of_them_as_its_page_does(columns: int) -> None:
     for text in (page["does"], page["cited"], page["formula"], *(cell for row in page["arguments"] for cell in row)):
         assert set(text.replace("`", "").split()) <= set(words)
     told = " ".join(words)
-    assert "In a sum with all but others that turn q and k; by layer (hope/nope)." in told
+    assert "In a sum with all but others that rotate q and k; by layer (hope/nope)." in told
     assert "35 of 35 decoder families and 2 of 2 encoders. Saved in stock terms on 33" in told
     assert "from the start or by healing: attached to one" in told
     assert 'whorl compare rope hope --out runs/hope whorl.attach(model, "hope")' in told

@@ -52,7 +52,7 @@ def test_the_facts_are_those_of_theory() -> None:
     output = shown("rope")
     assert fact(output, "turn fully in 4,096 tokens") == "46 of 64 pairs"
     assert fact(output, "turn, and never fully") == "18 of 64 pairs: 46-63"
-    assert fact(output, "stand still") == "0 of 64 pairs"
+    assert fact(output, "do not rotate") == "0 of 64 pairs"
     assert fact(output, "largest context by B(m)") == "1,707 tokens: the first m with B(m) < 0"
     assert fact(output, "distances below L with B(m) < 0") == "419 of 4,096"
     assert fact(output, "HoPE for 4,096 tokens") == "K = 46 of 64 pairs; p-rope:p=0.71875"
@@ -75,20 +75,20 @@ def test_pairs_that_stand_still_are_shown_so() -> None:
     output = shown("hope", "--head-dim", "64", "--train-length", "1024")
     rows = pairs(output)
     assert output.startswith("hope:train_length=1024, head dim 64")
-    assert [row[4] for row in rows] == ["turns fully"] * 18 + ["stands still"] * 14
-    assert rows[18] == ["18", "0", "-", "0", "stands still"]
+    assert [row[4] for row in rows] == ["turns fully"] * 18 + ["does not rotate"] * 14
+    assert rows[18] == ["18", "0", "-", "0", "does not rotate"]
     assert fact(output, "turn, and never fully") == "none"
     assert fact(output, "largest context by B(m)") == "no B(m) < 0 up to m = 1,048,576"
     assert fact(output, "extrapolation bound") == "none: no pair is out of range"
     # HoPE's own length stays, and L is what the model is trained at
     assert fact(shown("hope:train_length=8192"), "turn, and never fully") == "4 of 64 pairs: 46-49"
-    assert fact(shown("hope+window:size=64"), "stand still") == "18 of 64 pairs"
+    assert fact(shown("hope+window:size=64"), "do not rotate") == "18 of 64 pairs"
 
 
 def test_channels_in_no_pair_are_counted() -> None:
     output = shown("partial-rope:fraction=0.5+window:size=64")
     assert len(pairs(output)) == 32
-    assert fact(output, "stand still") == "0 of 64 pairs, and 64 channels in no pair"
+    assert fact(output, "do not rotate") == "0 of 64 pairs, and 64 channels in no pair"
     assert fact(output, "critical dimension") == "46 of 64 channels"
 
 
@@ -130,12 +130,12 @@ def test_an_encoding_of_images_counts_patches_along_each_side() -> None:
     assert [row[:6] for row in pairs(output)] == [
         ["0", "columns", "1", "6.3", "6.4", "turns fully"],
         ["1", "columns", "0.316228", "19.9", "2", "turns fully"],
-        *([i, "columns", "0", "-", "0", "stands still"] for i in "23"),
+        *([i, "columns", "0", "-", "0", "does not rotate"] for i in "23"),
         ["4", "rows", "1", "6.3", "2.2", "turns fully"],
-        *([i, "rows", "0", "-", "0", "stands still"] for i in "567"),
+        *([i, "rows", "0", "-", "0", "does not rotate"] for i in "567"),
     ]
     assert fact(output, "turn fully in the grid") == "3 of 8 pairs"
-    assert fact(output, "stand still") == "5 of 8 pairs"
+    assert fact(output, "do not rotate") == "5 of 8 pairs"
     plain = shown("axial-rope", "--head-dim", "16")
     assert fact(plain, "turn, and never fully") == "6 of 8 pairs"
     assert pairs(shown("axial-rope:scale=14@14", "--head-dim", "16")) == pairs(plain), "shares of the sides it names"

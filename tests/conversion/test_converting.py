@@ -97,7 +97,9 @@ def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
         assert set(later) <= set(earlier)
         assert not earlier or set(earlier) - set(later) == set(earlier[len(later) :]), "the slowest go first"
     for other in ("alibi", "hope:train_length=32+window:size=16"):  # what a window hides, no band would
-        with pytest.raises(ValueError, match="a gradual change stills pairs of one rotary encoding, and rope to"):
+        with pytest.raises(
+            ValueError, match="a gradual change stops the rotation of pairs of one rotary encoding, and rope to"
+        ):
             converting._bands(model, parse("rope"), parse(other), Healing(1000, 32, gradual=0.5))
 
 

@@ -171,7 +171,7 @@ REFUSED = [
     ("t5:num_buckets=6", "multiple of 4, got 6"),
     ("t5:max_distance=8", "must exceed num_buckets / 4 = 8 .* got 8"),
     ("kerple:form=linear", "'log', 'power', got 'linear'"),
-    ("rope+hope", "rope and hope both turn q and k"),
+    ("rope+hope", "rope and hope both rotate q and k"),
     ("sinusoidal+learned", "both add to the embedding"),
     ("window:size=2+window:size=3", "both are windows"),
     ("alibi+alibi", "alibi stands 2 times"),

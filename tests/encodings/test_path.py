@@ -242,7 +242,7 @@ def test_low_rank_vectors_are_shared_out_among_heads_and_joined_again(heads: int
 
 
 def test_rotations_and_encoders_are_refused() -> None:
-    with pytest.raises(ValueError, match="both turn q and k"):
+    with pytest.raises(ValueError, match="both rotate q and k"):
         _ = PaTH() + PaTHFoX()
     with pytest.raises(ValueError, match="has no meaning in an encoder"):
         PaTH().effects(Shape(head_dim=8, heads=2, width=16, bidirectional=True))

@@ -123,8 +123,8 @@ def test_a_real_model_reads_on_past_its_training_length(shared, notation: str) -
         ("rerope:window=0", "window must be a whole number of at least 1"),
         ("rerope:leak=2", r"leak .* must be in \[0, 1\], got 2"),
         ("rerope:base=1", "base must be a finite number above 1"),
-        ("rope+rerope", "rope and rerope both turn q and k"),
-        ("self-extend+rerope", "both turn q and k"),
+        ("rope+rerope", "rope and rerope both rotate q and k"),
+        ("self-extend+rerope", "both rotate q and k"),
     ],
 )
 def test_what_makes_no_sense(notation: str, why: str) -> None:

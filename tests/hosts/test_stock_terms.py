@@ -77,7 +77,7 @@ def test_a_scaling_is_said_by_its_name_with_its_own_numbers(notation: str) -> No
 
 
 def test_what_has_no_name_is_a_longrope() -> None:
-    """Scalings of pairs that stand still; and an attention factor of 1, which is what readers take that drop it."""
+    """Scalings of pairs that do not rotate; and an attention factor of 1, which is what readers take that drop it."""
     for notation in (
         "hope:train_length=40~yarn:factor=4",
         "rope~ntk-by-parts:factor=4,original=16",

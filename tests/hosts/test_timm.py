@@ -257,7 +257,7 @@ def test_a_callers_mask_hides_what_it_hides(given: str, encoding: str) -> None:
 def test_a_rotation_that_no_encoding_says_is_named_and_can_be_replaced(rope: dict[str, Any]) -> None:
     model = tiny("axial", **rope)
     stock = features(model, PIXELS)
-    with pytest.raises(ValueError, match=r"turns q and k by a RotaryEmbedding\w+ with .*, which no encoding of whorl"):
+    with pytest.raises(ValueError, match=r"rotates q and k by a RotaryEmbedding\w+ with .*, which no encoding of"):
         whorl.encoding_of(model)
     truth = plain_truth(model, WIDE, axial(model.blocks[0].attn.head_dim))
     assert far(features(whorl.attach(model, "axial-rope:base=100"), WIDE), truth) < 1e-4

@@ -91,7 +91,7 @@ def test_5_3_rotary_heads_can(offset: int, name: str) -> None:
 @pytest.mark.parametrize("frequency", [0.5, 0.03, 1e-3])
 def test_6_1_a_turning_channel_loses_its_target_as_the_context_grows(frequency: float) -> None:
     """One frequency (their theorem is for d = 2): a target that is best at distance 0 is worse than another key at some
-    distance, at the latest after half a turn; a channel that stands still keeps it at every distance."""
+    distance, at the latest after half a turn; a channel that does not rotate keeps it at every distance."""
     spectrum = Spectrum((frequency,), 2)
     target, other = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.2, 0.0]]).double()
     half_a_turn = math.ceil(math.pi / frequency)

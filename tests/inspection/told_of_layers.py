@@ -275,7 +275,7 @@ def ablation(m: Inspection, found: Found) -> None:
         if abs(row.in_range - told.in_range - row.in_range_change) > 1e-4:
             raise Wrong(f"cut {row.cut} changes the loss by {row.in_range - told.in_range}")
     if own is not None:
-        same("cut", f"(pairs {own.cut} and slower stand still)" in text, True)
+        same("cut", f"(pairs {own.cut} and slower do not rotate)" in text, True)
         moved = re.findall(rf"({MOVES}) (?:in range|at)", text)
         moves(moved[0], own.in_range_change, own.in_range_stderr)
         if own.past_change is not None:

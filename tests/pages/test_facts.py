@@ -24,7 +24,7 @@ def test_what_goes_together() -> None:
     assert facts.goes_with("learned").startswith("in a sum with all but others that add to the embedding and `linear`")
     assert facts.goes_with("learned").endswith("not by layer (`learned/nope`).")
     assert facts.goes_with("linear").startswith("in a sum with `frequencies`, `hope`, `nope`,")
-    assert "others that turn q and k, `linear` and `randomized`" in facts.goes_with("path")
+    assert "others that rotate q and k, `linear` and `randomized`" in facts.goes_with("path")
 
 
 def test_what_starts_where_it_changes_nothing_is_found_by_a_forward() -> None:

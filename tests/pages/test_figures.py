@@ -64,7 +64,7 @@ def test_of_a_grid_it_shows_the_pairs_that_stand_still_and_how_long_the_grid_is(
     assert isinstance(found, CurveChart)
     (view,) = found.views
     assert view.levels == ((14.0, "L = 14 patches"),)
-    assert view.panels[0].spans == (() if count == 16 else ((count - 0.5, 15.5, "stands still"),))
+    assert view.panels[0].spans == (() if count == 16 else ((count - 0.5, 15.5, "does not rotate"),))
     assert ("axial-rope" in lines) is (count < 16)
     if count < 16:
         np.testing.assert_allclose(lines["axial-rope"][1], waves, rtol=1e-5)

@@ -211,7 +211,7 @@ def without_rotary(name: str = "runs/alibi") -> tuple[dict[str, Any], dict[str, 
 
 
 def two_models() -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """A rope model and a HoPE one, whose slow pairs stand still."""
+    """A rope model and a HoPE one, whose slow pairs do not rotate."""
     first, second = rope(), rope("runs/hope", layers=3, seed=2)
     first[0]["divergence"]["models"] = [0.2, 0.1, 0.05]
     second[0]["u_shape"] = {"text": u(0.01, 0.02, 0.5, 3), "random": u(0.02, 0.03, 0.4, 3)}

@@ -61,7 +61,7 @@ def test_pairs_carry_their_wavelength_and_the_cuts_stand_at_their_edge() -> None
     still = samples.rope()
     still[1]["wavelength"][:, 11:] = np.inf
     chart = all_charts([samples.read(*still)])["usage"]
-    assert chart.views[0].panels[0].columns[0].notes[11] == "pair 11, stands still"  # type: ignore[union-attr]
+    assert chart.views[0].panels[0].columns[0].notes[11] == "pair 11, does not rotate"  # type: ignore[union-attr]
 
 
 def test_keys_that_heads_share_are_named_so() -> None:

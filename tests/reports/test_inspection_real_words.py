@@ -255,6 +255,6 @@ def test_a_loss_that_does_not_move_goes_neither_up_nor_down() -> None:
         samples.only(1, ablation={"in_range": 2.61, "past": None, "past_length": None, "hope_cut": 11, "cuts": [cut]})
     )
     assert told == (
-        "Without training, HoPE's cut (pairs 11 and slower stand still) moves the loss by 0.00 ± 0.01 in range, in "
+        "Without training, HoPE's cut (pairs 11 and slower do not rotate) moves the loss by 0.00 ± 0.01 in range, in "
         "nats per token."
     )

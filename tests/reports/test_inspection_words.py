@@ -168,8 +168,8 @@ def test_what_leaves_its_range_is_named_and_so_is_that_nothing_does(rope) -> Non
 
 def test_the_ablation_tells_what_hope_s_cut_changes_and_a_better_one(rope) -> None:
     assert (
-        "Without training, HoPE's cut (pairs 11 and slower stand still) moves the loss up by 0.09 ± 0.01 in range and "
-        "down by 2.50 ± 0.05 at 1,024 tokens, in nats per token."
+        "Without training, HoPE's cut (pairs 11 and slower do not rotate) moves the loss up by 0.09 ± 0.01 in range "
+        "and down by 2.50 ± 0.05 at 1,024 tokens, in nats per token."
     ) in said(rope)
     rope["ablation"]["cuts"][-1]["past_change"] = -3.0
     assert any("is lowest with 28 pairs left turning: down by 3.00 ± 0.05." in text for text in said(rope))
@@ -186,9 +186,9 @@ def test_an_ablation_that_moves_next_to_nothing_says_so_and_names_no_best_cut(ro
     for row in rope["ablation"]["cuts"]:
         row.update(in_range_change=0.001, in_range_stderr=0.0002, past_change=-0.001, past_stderr=0.0002)
     assert (
-        "Without training, HoPE's cut (pairs 11 and slower stand still) moves the loss by less than 0.005 in range and "
-        "by less than 0.005 at 1,024 tokens, in nats per token. No cut lowers the loss at 1,024 tokens by as much as "
-        "0.005."
+        "Without training, HoPE's cut (pairs 11 and slower do not rotate) moves the loss by less than 0.005 in range "
+        "and by less than 0.005 at 1,024 tokens, in nats per token. No cut lowers the loss at 1,024 tokens by as much "
+        "as 0.005."
     ) in said(rope)
     for row in rope["ablation"]["cuts"]:
         row.update(in_range_stderr=0.04)

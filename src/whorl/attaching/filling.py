@@ -162,7 +162,7 @@ def _shown(value: Any) -> str:
 
 
 def _turned_besides(host: Host, index: int, encoding: Any) -> str | None:
-    """What an encoding turns of a layer that the model's config lets stand still, in words; None for nothing."""
+    """What an encoding turns of a layer that the model's config does not rotate, in words; None for nothing."""
     kept = host.kept(index)
     if kept is None or not isinstance(encoding, OfPairs):
         return None

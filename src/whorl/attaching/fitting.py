@@ -90,7 +90,7 @@ def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> N
     # A norm without weights keeps its hands off the angles.
     if score.as_trained and any(True for m in host.normalised_after(index) for _ in m.parameters()):
         raise ValueError(
-            f"{part} turns q and k last of all, and layer {index} of {name} was trained to normalise them, channel by "
+            f"{part} rotates q and k last, and layer {index} of {name} was trained to normalise them, channel by "
             "channel, after its own rotation; try a scaling of its rotary encoding, as rope~yarn:factor=4,original=2048"
         )
     if score.does("features") and host.soft_cap(index) is not None:
@@ -101,7 +101,7 @@ def check_score(score: ScoreModule, part: Encoding, host: Host, index: int) -> N
     if score.does("weights") and host.has_sinks(index):
         raise ValueError(
             f"{part} takes the place of the softmax, and {name} has attention sinks in it, which would be lost; try an "
-            "encoding that changes logits (alibi), or turns q and k"
+            "encoding that changes logits (alibi), or rotates q and k"
         )
 
 

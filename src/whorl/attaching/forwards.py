@@ -94,7 +94,7 @@ def _why_not(implementation: str) -> str:
         if name in implementation:
             return (
                 f": {kind} (as generate_batch and continuous batching set it) has no place for biases, windows of "
-                "whorl's own and turns that go by the length; use model.generate, or an encoding that turns q and k "
+                "whorl's own and turns that go by the length; use model.generate, or an encoding that rotates q and k "
                 "and does nothing else (rope, hope, p-rope)"
             )
     return ""

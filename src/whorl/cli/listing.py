@@ -26,7 +26,7 @@ from whorl.tasks.base import Task
 KEPT = Path(__file__).with_name("listing.json")
 BEGIN, END = "<!-- encodings: begin -->", "<!-- encodings: end -->"
 VERBS = {
-    "rotate": "turns q and k",
+    "rotate": "rotates q and k",
     "add": "adds to the embedding",
     "bias": "biases the logits",
     "window": "hides keys",

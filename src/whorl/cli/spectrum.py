@@ -144,7 +144,7 @@ def _on_grid(title: str, found: Spectrum, sides: tuple[int, int]) -> list[Any]:
         numbers = (f"{own:.6g}", f"{wavelength:,.1f}", f"{side / wavelength:.2g}") if own else ("0", "-", "0")
         table.add_row(str(i), "columns" if across else "rows", *numbers, never if state == NEVER else state)
     facts = Table(show_header=False, box=None, pad_edge=False)
-    for words, state in (("turn fully in the grid", FULLY), ("turn, and never fully", NEVER), ("stand still", STILL)):
+    for words, state in (("turn fully in the grid", FULLY), ("turn, and never fully", NEVER), ("do not rotate", STILL)):
         facts.add_row(words, f"{counts[state]} of {len(found.frequencies)} pairs")
     return [table, facts]
 
@@ -166,7 +166,7 @@ def _facts(found: Spectrum, base: float | None, train_length: int, cut: float) -
         (f"turn fully in {L} tokens", f"{does.count(FULLY)} of {pairs} pairs"),
         ("turn, and never fully", f"{len(slow)} of {pairs} pairs: {_ranges(slow)}" if slow else "none"),
         (
-            "stand still",
+            "do not rotate",
             f"{does.count(STILL)} of {pairs} pairs" + (f", and {unpaired} channels in no pair" if unpaired else ""),
         ),
         (

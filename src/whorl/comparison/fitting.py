@@ -44,7 +44,7 @@ def attached_to_each(encodings: list[Encoding], settings: Settings) -> dict[Enco
 
 
 def turning(encoding: Encoding, host: Host) -> dict[str, Any]:
-    """How many pairs turn, of how many, and the wavelength in tokens of each (None: it stands still).
+    """How many pairs turn, of how many, and the wavelength in tokens of each (None: it does not rotate).
 
     Where layers differ, the counts are a list and the wavelengths are those of the layer in which most pairs turn.
     """

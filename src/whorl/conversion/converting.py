@@ -40,7 +40,7 @@ from whorl.training.trainer import InTime, check_memory, release, training_argum
 log = logging.getLogger(__name__)
 
 TIMED = 512  # tokens
-BANDS = 8  # steps in which a gradual change stills the pairs
+BANDS = 8  # steps in which a gradual change stops the pairs
 TRAINED = "trained.safetensors"  # in a checkpoint
 
 
@@ -50,8 +50,8 @@ class Healing:
 
     tokens         in all; train_length tokens a sequence, batch_size sequences a step
     learning_rate  the peak, after a warm-up of a twentieth of the steps, then down to 0 along a cosine
-    gradual        the share of the training over which pairs that the new encoding stills stop turning, slowest first,
-                   one band at a time; 0 swaps at once
+    gradual        the share of the training over which the pairs that the new encoding does not rotate stop turning,
+                   slowest first, one band at a time; 0 swaps at once
     """
 
     tokens: int
@@ -315,7 +315,7 @@ class _Steps(TrainerCallback):
 
 
 def _bands(model: Any, was: Encoding, target: Encoding, healing: Healing) -> list[Encoding]:
-    """The encodings of a gradual change, the target last: pairs that the target stills are stilled slowest first."""
+    """The encodings of a gradual change, the target last: the pairs that it does not rotate stop, slowest first."""
     if not healing.gradual:
         return []
     head_dim = open_host(model).shapes[0].head_dim
@@ -325,7 +325,9 @@ def _bands(model: Any, was: Encoding, target: Encoding, healing: Healing) -> lis
         summed or before is None or after is None or attached(model) is None
         or len(before.frequencies) != len(after.frequencies)
     ):  # fmt: skip
-        raise ValueError(f"a gradual change stills pairs of one rotary encoding, and {was} to {target} is not that")
+        raise ValueError(
+            f"a gradual change stops the rotation of pairs of one rotary encoding, and {was} to {target} is not that"
+        )
     stilled = [i for i, (f, g) in enumerate(zip(before.frequencies, after.frequencies, strict=True)) if f and not g]
     bands: list[Encoding] = []
     for band in range(1, BANDS):

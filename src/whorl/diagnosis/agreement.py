@@ -165,7 +165,7 @@ def shift(subject: Subject) -> Answer:
 
 
 def pattern(subject: Subject) -> Answer:
-    """Which layers turn q and k, tried by giving each layer's attention the tables of other positions."""
+    """Which layers rotate q and k, tried by giving each layer's attention the tables of other positions."""
     if subject.host.rotary is None:
         raise NotApplicable(f"{type(subject.host.model).__name__} has no rotary module")
     r = subject.runs

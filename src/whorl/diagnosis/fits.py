@@ -1,7 +1,7 @@
 """Which rotation the weights were trained with: the loss on a text under the usual bases, layouts and scalings.
 
 A model runs under any base, at a higher loss and without a word. Nothing in the weights says the base; a text does.
-Each candidate turns q and k back from what the settings say and again by itself. The best of them is chosen on some
+Each candidate rotates q and k back from what the settings say and again by itself. The best of them is chosen on some
 windows of the text and tested on the others, against the settings as they are, paired per window.
 """
 

@@ -88,7 +88,7 @@ def _number(name: str, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if name in LISTS:
-        return value > 0  # whorl stills a pair by a factor past float32
+        return value > 0  # whorl stops a pair by a factor past float32
     return (value >= 0 if name in FROM_ZERO else value > 0) and value < FLOAT32_MAX
 
 

@@ -228,7 +228,7 @@ def _mixed(settings: dict[str, Any], sizes: Sizes, done: Turning, meaning: Turni
         return f"the settings say {says} and the module does {does}: {slowest}"
     if says == "proportional" and len(done.frequencies) < len(meaning.frequencies) and len(a) == len(meaning.turning):
         pairs = f"{len(done.frequencies)} pairs, and proportional has {len(meaning.frequencies)}"
-        return f"the still pairs are missing, so that other channels turn together: {pairs}"
+        return f"the pairs that do not rotate are missing, so that other channels turn together: {pairs}"
     return ""
 
 

@@ -202,7 +202,7 @@ def _has_stock_rotary(subject: Subject) -> bool:
 
 
 def base(subject: Subject) -> Answer:
-    """B(m) = sum cos(m theta_i) over all pairs of a head, still ones included (2405.14591, Eq. 8 to 10)."""
+    """B(m) = sum cos(m theta_i) over all pairs of a head, also those that do not rotate (2405.14591, Eq. 8 to 10)."""
     from whorl.theory import b_curve, max_context, negatives
 
     context = subject.length or subject.context

@@ -32,7 +32,7 @@ class OfGrid(Rotary):
         choices("order", self.order, ("xy", "ij"))
 
     def kept(self, frequencies: tuple[float, ...], axis: int) -> tuple[float, ...]:
-        """The frequencies of the pairs that go by an axis, changed where a pair shall stand still."""
+        """The frequencies of the pairs that go by an axis, changed where a pair shall not rotate."""
         return frequencies
 
     def spectrum(self, head_dim: int) -> Spectrum:

@@ -47,7 +47,7 @@ class Encoding(Config):
         return (self,)
 
     def turning(self, rotary: Encoding) -> Encoding | None:
-        """What this and an encoding that turns q and k are together, where it is more than both; None where it is
+        """What this and an encoding that rotates q and k are together, where it is more than both; None where it is
         not."""
         return None
 
@@ -87,7 +87,7 @@ class Encoding(Config):
 
 # Of which a sum has one at most.
 EXCLUSIVE = {
-    "rotate": "turn q and k",
+    "rotate": "rotate q and k",
     "add": "add to the embedding",
     "window": "are windows",
     "softmax": "take the place of the softmax",
@@ -129,7 +129,7 @@ class Sum(Encoding):
             if others:
                 raise ValueError(
                     f"{part} and {' and '.join(map(str, others))} do not go together: {part} goes with encodings that "
-                    "turn q and k by position alone, as rope, hope and p-rope do; keep one of them"
+                    "rotate q and k by position alone, as rope, hope and p-rope do; keep one of them"
                 )
         for name, count in Counter(p.name for p in flat).items():
             if count > 1:

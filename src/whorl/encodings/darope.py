@@ -82,7 +82,7 @@ class DaRoPE(OfPairs):
     fraction: float | None = of_host()
 
     name = "darope"
-    title = "the pairs that HoPE stills turn by a position that the token's content chooses"
+    title = "the pairs that HoPE does not rotate turn by a position that the token's content chooses"
     paper = "RoPE is Dead, Long Live RoPE"
     not_relative = "what a token chooses goes by its own position too"
     kinds = ("rotate", "score")

@@ -18,8 +18,8 @@ class Frequencies(Rotary):
     """Turns each pair at the radians per token that are given for it. It says any spectrum that has no name, a
     checkpoint's or one of your own. (arXiv 2104.09864, any theta)
 
-    values     up to head_dim / 2 numbers, 0 for a pair that stands still, joined by "@"; channels past the pairs pass
-               through
+    values     up to head_dim / 2 numbers, 0 for a pair that does not rotate, joined by "@"; channels past the pairs
+               pass through
     amplitude  what cos and sin are multiplied by (YaRN's attention factor)
     axes       which axis of a position each pair goes by, from 0, where positions have several
     """

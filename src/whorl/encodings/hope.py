@@ -2,8 +2,9 @@
 
 Pair i turns iff one full turn fits in the training length L: 2 pi / theta_i <= L. The others keep their
 channels as position-independent ones: score = sum_{i<K} q_i R((n-m) theta_i) k_i + sum_{i>=K} q_i k_i.
-LeRoPE (2607.10134) finds the pairs that matter most at wavelengths of about 2.2 L, which that cut stills: hence `cut`.
-(Not the HoPE of 2509.05218, hyperbolic, nor that of 2505.20444, for vision-language models.)
+LeRoPE (2607.10134) finds the pairs that matter most at wavelengths of about 2.2 L, which that cut
+does not rotate: hence `cut`. (Not the HoPE of 2509.05218, hyperbolic, nor that of 2505.20444, for vision-language
+models.)
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from whorl.encodings.spectrum import fully_turning
 
 @dataclass(frozen=True)
 class HoPE(ByTrainLength):
-    """Turns only the pairs that make a full turn within the training length; the others stand still and carry content
-    alone, whatever the distance. So past that length no pair is at an angle that training has not shown.
+    """Rotates only the pairs that make a full turn within the training length; the others carry content alone,
+    whatever the distance. So past that length no pair is at an angle that training has not shown.
     (arXiv 2410.21216)
 
     train_length  the tokens that the model is trained at, not the length of a run

@@ -16,8 +16,8 @@ from whorl.encodings.spectrum import fully_turning
 
 @dataclass(frozen=True)
 class HoPE2D(OfGrid):
-    """Turns those pairs of axial RoPE that make a full turn within the training grid along their axis, and lets the
-    others stand still. What training has not shown a whole turn of is left to the content. (after arXiv 2410.21216)
+    """Rotates only those pairs of axial RoPE that make a full turn within the training grid along their axis. What
+    training has not shown a whole turn of is left to the content. (after arXiv 2410.21216)
 
     base   as in `OfGrid`
     order  as in `OfGrid`

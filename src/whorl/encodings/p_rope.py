@@ -15,8 +15,8 @@ from whorl.encodings.spectrum import Spectrum, keep, rope_frequencies
 
 @dataclass(frozen=True)
 class PRoPE(Rotary):
-    """Turns the fastest fraction p of the pairs and leaves the slow ones still, for content. HoPE cuts by the training
-    length, p-RoPE by a share: p = 0 is NoPE, and p = 1 is RoPE. (arXiv 2410.06205)
+    """Rotates the fastest fraction p of the pairs; the others, the slow ones, carry content. HoPE cuts by the
+    training length, p-RoPE by a share: p = 0 is NoPE, and p = 1 is RoPE. (arXiv 2410.06205)
 
     p         the share of the pairs that turns
     base      as in `RoPE`

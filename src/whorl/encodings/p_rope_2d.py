@@ -16,8 +16,8 @@ from whorl.encodings.spectrum import keep
 
 @dataclass(frozen=True)
 class PRoPE2D(OfGrid):
-    """Turns the fastest share of the pairs of axial RoPE along each axis, and lets the slowest stand still. They
-    keep their channels for what does not depend on places. (after arXiv 2410.06205)
+    """Rotates the fastest share of the pairs of axial RoPE along each axis. The others keep their channels for what
+    does not depend on places. (after arXiv 2410.06205)
 
     base   as in `OfGrid`
     order  as in `OfGrid`

@@ -184,7 +184,7 @@ class PaTH(Encoding):
         require_positive_int("rank", self.rank)
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        refuse_encoders(self, shape, "turns queries by the tokens between a key and them")
+        refuse_encoders(self, shape, "rotates queries by the tokens between a key and them")
         return (Score(Householder(shape, self.rank, forgets=False)),)
 
 
@@ -200,5 +200,5 @@ class PaTHFoX(PaTH):
     title = "PaTH, and a gate by which each token makes all before it fade"
 
     def effects(self, shape: Shape) -> tuple[Effect, ...]:
-        refuse_encoders(self, shape, "turns queries by the tokens between a key and them")
+        refuse_encoders(self, shape, "rotates queries by the tokens between a key and them")
         return (Score(Householder(shape, self.rank, forgets=True)),)

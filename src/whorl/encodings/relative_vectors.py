@@ -8,7 +8,7 @@ For query i and key j with the row r = row(i - j), the tables K, Q and V (whiche
 Neither is made of a vector per query and key: q_i meets all rows once, a matrix [queries, rows] of which entries are
 gathered, in O(queries rows d + queries keys); and weights are summed by row before they meet V.
 
-A rotary encoding beside them has turned q and k by their absolute positions, on which those products then depend.
+A rotary encoding beside them has rotated q and k by their absolute positions, on which those products then depend.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def same_spectrum(a: Spectrum, b: Spectrum, precision: float = 2e-6) -> bool:
 
 
 def wavelength(frequency: float) -> float:
-    """Tokens per full turn, 2 pi / frequency; infinite where a pair stands still."""
+    """Tokens per full turn, 2 pi / frequency; infinite where a pair does not rotate."""
     return 2 * math.pi / frequency if frequency > 0 else math.inf
 
 
@@ -166,7 +166,7 @@ def tapered(frequencies: tuple[float, ...], length: float) -> tuple[float, ...]:
     """The same frequencies with those that turn and make no full turn within `length` tokens slowed to a stop.
 
     The k-th of n of them is multiplied by (1 + cos(pi k / (n - 1))) / 2: the first keeps its frequency and the last
-    stands still; a lone one keeps its own.
+    does not rotate; a lone one keeps its own.
     """
     found = list(frequencies)
     band = [i for i, f in enumerate(frequencies) if f > 0 and not turns_fully(f, length)]

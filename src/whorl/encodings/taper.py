@@ -2,7 +2,7 @@
 
 theta_k w_k for the k-th of the n slow pairs, w_k = (1 + cos(pi k / (n - 1))) / 2, k = 0 .. n-1: what is weighted are
 frequencies, and cos and sin stay as large as they were. The paper's code has the last 20 of 64 pairs as the slow ones,
-whatever base and length; here they are those that HoPE would still. (Not the contextual CoPE of 2405.18719.)
+whatever base and length; here they are those that HoPE does not rotate. (Not the contextual CoPE of 2405.18719.)
 """
 
 from __future__ import annotations

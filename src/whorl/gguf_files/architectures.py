@@ -1,4 +1,4 @@
-"""llama.cpp's architectures that are read and written, as data: what their graphs fix, and how they turn q and k.
+"""llama.cpp's architectures that are read and written, as data: what their graphs fix, and how they rotate q and k.
 
 Read in llama.cpp's source (`src/models/*.cpp`, `src/llama-model.cpp`) of build b11549, October 2026. A family whose
 graph is built alike is one more entry.

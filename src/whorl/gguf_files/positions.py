@@ -2,8 +2,9 @@
 
 llama.cpp turns pair i of the first `width` channels of a head by position x base^(-2i/width) / factor_i, with one
 factor per pair where the file has a tensor `rope_freqs.weight` (Llama 3.1's scaling; whorl's HoPE and p-RoPE). A factor
-of 1e30 is of a pair that stands still. Where it turns a part of the head, channels are put in another order as the file
-is read, so that the pairs are the first of the whole head's: that changes no logit, and is what HoPE and p-RoPE are.
+of 1e30 is of a pair that does not rotate. Where it turns a part of the head, channels are put in another order as the
+file is read, so that the pairs are the first of the whole head's: that changes no logit, and is what HoPE and p-RoPE
+are.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def frequencies_of(
     base: float, width: int, head_dim: int, scaling: float = 1.0, factors: np.ndarray[Any, Any] | None = None
 ) -> tuple[float, ...]:
     """Radians per token that llama.cpp turns each pair of a head by, in float64; those of the first `width` channels
-    come first, and the others stand still.
+    come first, and the others do not rotate.
 
     scaling  by which all frequencies are divided (`rope.scaling.factor`)
     factors  by which each is divided besides, one per pair of `width` (`rope_freqs.weight`); None where all are 1
@@ -233,7 +234,7 @@ def _of_whole_heads(base: float, header: Header, head_dim: int) -> float:
 
 
 def _whole(spectrum: Spectrum, head_dim: int) -> Spectrum:
-    """With pairs that stand still, up to the whole head."""
+    """With pairs that do not rotate, up to the whole head."""
     lacking = head_dim // 2 - len(spectrum.frequencies)
     return Spectrum((*spectrum.frequencies, *(0.0,) * lacking), head_dim, spectrum.amplitude)
 

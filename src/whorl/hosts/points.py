@@ -1,6 +1,6 @@
 """Models that hold `whorl.points.PointAttention` modules, whoever wrote them: their layers are handed coordinates.
 
-There is no rotation of their own and no embedding of positions: what turns q and k does so in the attention, and what
+There is no rotation of their own and no embedding of positions: what rotates q and k does so in the attention, and what
 adds to an embedding is refused.
 """
 

@@ -2,7 +2,7 @@
 
 layers          the modules that attend, and what each lets an encoding do
 positions       how many axes they have
-rotation seam   the module that makes tables of positions, and the function by which layers turn q and k
+rotation seam   the module that makes tables of positions, and the function by which layers rotate q and k
 logit seam      where biases go in, and by which implementation the layers attend
 table           positions added to the embedding: a table of the host's own, or the input of the first layer
 patches         of a host of images: how pixels become tokens, and so where these stand
@@ -150,7 +150,7 @@ class Host(ABC):
     shapes: tuple[Shape, ...]  # per layer; head_dim is the width that the host lets turn
     layer_types: tuple[str, ...]  # per layer
     windows: tuple[int | None, ...]  # per layer: the keys at distances below this are seen (the host's own window)
-    turns: tuple[bool, ...]  # per layer: whether the host turns q and k in it
+    turns: tuple[bool, ...]  # per layer: whether the host rotates q and k in it
 
     calls: Calls
     axes: int = 1  # of a position, as the host gives it to its layers: the tokens of a text stand in a row
@@ -298,8 +298,7 @@ class Host(ABC):
         return None
 
     def kept(self, index: int) -> int | None:
-        """How many pairs of a layer the host's settings let turn, where they still some of those that it has; or
-        None."""
+        """How many pairs of a layer the host's settings let turn, where that is not all of its pairs; or None."""
         return None
 
     def recorded(self, key: str) -> Any:

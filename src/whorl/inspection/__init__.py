@@ -3,7 +3,7 @@
 measures.py   what is measured of one layer: pair norms, logits by distance through an FFT, streamed softmax
 passes.py     windows of one length through a model, and the sums over them
 analysis.py   the U-shape and its pairs, positional heads, what leaves its range
-ablation.py   slow pairs stilled at inference
+ablation.py   slow pairs stopped at inference
 stages.py     inspect(): stage by stage
 images.py     inspect_images(): image models, by axis and by offset
 reporting.py  from names to a folder

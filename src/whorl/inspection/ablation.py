@@ -46,11 +46,11 @@ def cuts(layer: Layer, train_length: int) -> list[int]:
 
 
 def losses(model: Any, windows: torch.Tensor, cut: int | None) -> torch.Tensor:
-    """Mean loss (nats per token) over the second half of each window, [windows]; pairs from `cut` on stilled."""
+    """Mean loss (nats per token) over the second half of each window, [windows]; pairs from `cut` on not rotating."""
     host = open_host(model)
     with nullcontext() if cut is None else watching(host, edit=stilled(cut)):
         found = window_losses(host.model, windows, host.model.config.get_text_config().vocab_size)
-        what = "losses are not finite" + ("" if cut is None else f" with pairs from {cut} on stilled")
+        what = "losses are not finite" + ("" if cut is None else f" with pairs from {cut} on not rotating")
         finite.check_values(found, what, host.model, windows)
     return found[:, -(windows.shape[1] // 2) :].double().mean(1)
 

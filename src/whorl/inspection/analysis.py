@@ -38,7 +38,7 @@ MULTIPLES = (1, 2, 4, 8)
 
 
 def finite_wavelength(layer: Layer, pair: int) -> float | None:
-    """Tokens per full turn of a pair; None where it stands still, for JSON has no infinity."""
+    """Tokens per full turn of a pair; None where it does not rotate, for JSON has no infinity."""
     found = wavelength(layer.frequencies[pair])
     return found if math.isfinite(found) else None
 

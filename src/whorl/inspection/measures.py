@@ -66,7 +66,7 @@ def samples(tokens: int) -> Array:
 def pair_norms(x: torch.Tensor, layer: Layer) -> Array:
     """Mean 2-norm of each pair over windows and tokens: x [batch, heads, tokens, head_dim] -> [heads, pairs].
 
-    A rotation keeps these norms (up to YaRN's amplitude), so that of the turned q and k is that of the content
+    A rotation keeps these norms (up to YaRN's amplitude), so that of the rotated q and k is that of the content
     (2410.06205, section 4).
     """
     a, b = (x[..., c].float() for c in layer.channels().T.to(x.device))

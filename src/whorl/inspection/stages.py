@@ -78,7 +78,7 @@ def inspect(
     inputs          token ids [windows, tokens] of text, whole windows without padding
     train_length    the length L that the model was trained at; None takes config.max_position_embeddings
     random_windows  windows of HoPE's protocol: a first token, then tokens drawn evenly from the vocabulary (2410.21216)
-    ablate          also stills the slow pairs, cut by cut, and reports the loss
+    ablate          also stops the slow pairs, cut by cut, and reports the loss
     attention       False leaves out what needs the softmax: attention by distance, entropy, positional heads
     layers          the layers that are measured; None: all of them
     minutes         a budget: what of the inputs' windows fits is planned and read; None or 0 sets no limit

@@ -37,8 +37,9 @@ def rotate(
                strides; float64, float32, bfloat16 or float16; k may have its own head count, or be None
     layout     "half": pair i is channels (i, i + width/2), as in Llama and GPT-NeoX;
                "interleaved": channels (2i, 2i + 1), as in RoFormer and GPT-J
-    inplace    q and k themselves are turned and returned; the pairs that stand still are neither read nor written. They
-               may share no memory, or it would turn twice. The backward pass is out of place: gradients may be shared.
+    inplace    q and k themselves are turned and returned; the pairs that do not rotate are neither read nor written.
+               q and k may share no memory, or it would turn twice. The backward pass is out of place: gradients may be
+               shared.
     impl       "reference", "cpu" (a C loop) or "triton"; one asked for by name runs or raises. "auto" takes the
                environment's WHORL_IMPL, or else the fastest that the inputs' device has; "reference" under torch.func
                and where a forward-mode derivative is taken, which the others cannot follow.

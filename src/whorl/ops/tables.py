@@ -35,8 +35,8 @@ def rotation_tables(spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dt
     """Tables for integer positions [batch, tokens] or [tokens]. Angles are exact at every position (see `turns`).
 
     Where the spectrum names axes, positions are [batch, tokens, axes]: integers (of a grid) or real numbers (of
-    points). With an amplitude (YaRN scales the whole head), pairs that stand still are in the tables too. Of a spectrum
-    in which no pair turns, positions may have any axes.
+    points). With an amplitude (YaRN scales the whole head), pairs that do not rotate are in the tables too. Of a
+    spectrum in which no pair turns, positions may have any axes.
 
     Raises ValueError for positions that lack an axis which the spectrum names, and for axes that it does not name.
     """

@@ -21,7 +21,7 @@ from whorl.numerics import logits_and_budget, max_error
 from whorl.reports.formatting import listing
 
 VERBS = {  # of which a sum has one
-    "rotate": "turn q and k",
+    "rotate": "rotate q and k",
     "add": "add to the embedding",
     "softmax": "take the softmax's place",
     "window": "are windows",

@@ -134,4 +134,4 @@ def tokens(wavelength: float) -> str:
 def wavelength_in_words(wavelength: float | None) -> str:
     if wavelength is None:
         return ""
-    return f"one turn in {tokens(wavelength)} tokens" if math.isfinite(wavelength) else "stands still"
+    return f"one turn in {tokens(wavelength)} tokens" if math.isfinite(wavelength) else "does not rotate"

@@ -10,7 +10,7 @@ from whorl.reports.axes import axis, cell_ticks
 from whorl.reports.bins import rounded
 from whorl.reports.chart import Axis, Curve, CurveChart, CurveFrame, CurvePanel, CurveView, Grid
 
-FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "stands still"
+FULLY, NEVER, STILL = "turns fully", "never turns fully in L", "does not rotate"
 UNPAIRED = "in no pair"
 LIMIT = 2**20
 """Distances among which the first with B(m) < 0 is looked for."""

@@ -14,7 +14,7 @@ def strip_chart(name: str, strips: tuple[Strip, ...], length: str, mark: str) ->
         "within": f"turns fully within {length}",
         "beyond": "turns more slowly: angles past the training length are new to the model",
         "turning": "turns, at a speed that the results do not tell",
-        "still": "stands still",
+        "still": "does not rotate",
     }
     states: set[str] = {pair.state for strip in strips for layer in strip.layers for pair in layer}
     legend = {state: text for state, text in words.items() if state in states}
@@ -34,11 +34,11 @@ def strip_chart(name: str, strips: tuple[Strip, ...], length: str, mark: str) ->
 
 
 def pair_of(index: int, wavelength: float | None, length: int) -> Pair:
-    """wavelength: tokens of one full turn, infinity where it stands still, None where that is not told."""
+    """wavelength: tokens of one full turn, infinity where it does not rotate, None where that is not told."""
     heading = ("pair", str(index))
     if wavelength is None:
         return Pair("turning", (heading, ("one turn", "not told by the results")))
     if not math.isfinite(wavelength):
-        return Pair("still", (heading, ("one turn", "never: it stands still")))
+        return Pair("still", (heading, ("one turn", "never: it does not rotate")))
     state: Literal["within", "beyond"] = "within" if wavelength <= length else "beyond"
     return Pair(state, (heading, ("one turn", f"{number(wavelength)} tokens")))

@@ -1,7 +1,7 @@
 """What `whorl inspect` finds: a summary of plain numbers (inspection.json) and arrays with named axes (inspection.npz).
 
-Pairs are numbered from the fastest; wavelengths are in tokens per full turn, None where a pair stands still. Losses and
-divergences are in nats, lengths and distances in tokens. docs/inspect.md defines every measure.
+Pairs are numbered from the fastest; wavelengths are in tokens per full turn, None where a pair does not rotate. Losses
+and divergences are in nats, lengths and distances in tokens. docs/inspect.md defines every measure.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class OutOfRange:
 
 @dataclass(frozen=True)
 class Cut:
-    """The losses with the pairs from `cut` on stilled, and how much more they are than the untouched model's."""
+    """The losses with the pairs from `cut` on not rotating, and how much more they are than the untouched model's."""
 
     cut: int
     wavelength: float | None

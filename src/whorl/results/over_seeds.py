@@ -155,7 +155,7 @@ class Encoding:
     @property
     def wavelengths(self) -> list[list[float | None]] | None:
         """Tokens per full turn, one list per layer (one in all where every layer is alike), one entry per pair;
-        None for a pair that stands still. A layer whose wavelengths the results do not tell has NaN for every pair
+        None for a pair that does not rotate. A layer whose wavelengths the results do not tell has NaN for every pair
         that turns."""
         turning = self.pairs_turning
         if self.pairs is None or turning is None:

@@ -55,8 +55,8 @@ class Trial:
     notation       as it was asked for ("hope"); `encoding` is its name, `parameters` its arguments, filled
     pairs_turning  channel pairs per head that turn, of `pairs`: one number, or one per layer where they differ; None
                    for an encoding that is not rotary
-    wavelengths    tokens of one turn of each pair of the layer in which most turn; None: it stands still. A list that
-                   is shorter than `pairs` has the first ones
+    wavelengths    tokens of one turn of each pair of the layer in which most turn; None: it does not rotate. A list
+                   that is shorter than `pairs` has the first ones
     pretrained     the encoding that the weights which it began with were trained with; None for random ones
     evaluations    rows by the name of the evaluation ("perplexity")
     learning_rate  the peak

@@ -1,7 +1,7 @@
-"""How llama.cpp turns q and k, and how a spectrum is said to it.
+"""How llama.cpp rotates q and k, and how a spectrum is said to it.
 
 llama.cpp turns pair i of the first `width` channels by position x scale x base^(-2i/width) / factor_i, in float32. A
-pair that stands still has the factor 1e30, as in llama.cpp's own Gemma 4, or is not among the first channels.
+pair that does not rotate has the factor 1e30, as in llama.cpp's own Gemma 4, or is not among the first channels.
 
 With factors, every spectrum can be said. Without them, those whose turning pairs are spaced evenly (each frequency the
 one before times the same number): RoPE, HoPE, p-RoPE, partial rotary, PI and NTK are, in `width` channels with a base
@@ -182,7 +182,7 @@ class Said:
 def said_of(model: Any, architecture: Architecture) -> Said | str:
     """How llama.cpp says the model's encoding, or why it cannot. Asks no weight.
 
-    It turns q and k, by one spectrum for all layers or by one for each layer type, and has no other seam for positions.
+    It rotates q and k, by one spectrum for all layers or by one per layer type, and positions go in nowhere else.
     """
     host, encoding, prose = open_host(model), encoding_of(model), architecture.prose
     each = [encoding.for_layer(index, layer_type) for index, layer_type in enumerate(host.layer_types)]
@@ -192,7 +192,7 @@ def said_of(model: Any, architecture: Architecture) -> Said | str:
                 return f"the frequencies of {part} depend on the length of the context, and {prose} has one list"
     plan = layer_plan(host, encoding)
     if plan.add is not None:
-        return f"{encoding} adds to the embedding, and {prose} turns q and k and does nothing else"
+        return f"{encoding} adds to the embedding, and {prose} rotates q and k and does nothing else"
     if any(seam.biases for seam in plan.layers):
         return f"{encoding} adds a bias to attention logits (a window is one), for which {prose} has no place"
     if any(seam.scales or seam.scores for seam in plan.layers):
@@ -215,7 +215,7 @@ def said_of(model: Any, architecture: Architecture) -> Said | str:
     if (reason := _apart(rotations, spectra, architecture)) is not None:
         return f"{encoding} {reason}"
     widths = {one.width for one in rotations.values() if not one.stands_still}
-    if len(widths) == 1:  # what stands still does so at any width
+    if len(widths) == 1:  # what does not rotate does so at no width
         rotations = {
             kind: replace(one, width=min(widths)) if one.stands_still else one for kind, one in rotations.items()
         }

@@ -120,7 +120,7 @@ REFUSED = [
         "rope~dynamic-ntk:factor=2~longrope:short_factor=1,long_factor=2,factor=2",
         "dynamic-ntk and longrope both depend on the length",
     ),
-    ("rope~linear:factor=2+hope", "both turn q and k"),
+    ("rope~linear:factor=2+hope", "both rotate q and k"),
 ]
 
 

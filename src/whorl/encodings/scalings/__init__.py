@@ -2,7 +2,7 @@
 
 theta_i   frequency of pair i, radians per token;  lambda_i = 2 pi / theta_i, its wavelength in tokens
 d         the width of the spectrum: twice its number of pairs. Exponents (2i/d) run over it, so a partial rotary's d is
-          its own width, and a pair that stands still (HoPE, p-RoPE) counts and stays still
+          its own width, and a pair that does not rotate (HoPE, p-RoPE) counts too
 factor s  how many times longer the context becomes;  original L: the length before, in tokens
 
 A new scaling adds one file and one line here. Where transformers does otherwise than the paper, the class says so.

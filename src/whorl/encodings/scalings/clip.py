@@ -1,4 +1,4 @@
-"""Clipping: pairs with a wavelength above a number of tokens stand still, or slow down to a stop. arXiv 2602.05258.
+"""Clipping: pairs with a wavelength above a number of tokens do not rotate, or slow down to a stop. arXiv 2602.05258.
 
 The paper is CoPE's, Clipped RoPE (not the contextual CoPE): its soft clipping lowers frequencies along half a cosine.
 """
@@ -13,7 +13,7 @@ from whorl.encodings.spectrum import Spectrum, fully_turning, tapered
 
 @dataclass(frozen=True)
 class Clip(Scaling):
-    """Pairs whose wavelength exceeds `wavelength` tokens stand still (the paper's hard clipping, arXiv 2602.05258).
+    """Pairs whose wavelength exceeds `wavelength` tokens do not rotate (the paper's hard clipping, arXiv 2602.05258).
 
     The rule of HoPE: `rope~clip:wavelength=512` has the spectrum of `hope:train_length=512`. The code of 2602.05258
     names a number of pairs instead, the last 20 of 64.
@@ -22,7 +22,7 @@ class Clip(Scaling):
     wavelength: float
 
     name = "clip"
-    title = "pairs with a wavelength above this many tokens stand still"
+    title = "pairs with a wavelength above this many tokens do not rotate"
     paper = "2602.05258"
     example = "clip:wavelength=512"
 
@@ -35,7 +35,7 @@ class SoftClip(Scaling):
     """CoPE's taper: the frequencies of slow pairs fall to 0 along half a cosine (arXiv 2602.05258).
 
     The band is the n turning pairs whose wavelength exceeds `wavelength` tokens, in order: the k-th gets
-    theta (1 + cos(pi k / (n-1))) / 2, so the first keeps its frequency and the last stands still (a lone pair keeps
+    theta (1 + cos(pi k / (n-1))) / 2, so the first keeps its frequency and the last does not rotate (a lone pair keeps
     its own). The paper's code has this taper on the last 20 of 64 pairs; a band by wavelength is ours, and any
     `wavelength` between those of the 44th and the 45th pair gives the code's own.
     """

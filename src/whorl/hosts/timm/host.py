@@ -21,7 +21,7 @@ from whorl.hosts.timm.rotations import rotation_of
 
 @dataclass(frozen=True, kw_only=True)
 class TimmHost(Host):
-    """See `whorl.hosts.Host`. Its layers turn q and k nowhere but in the attention function, whatever they did.
+    """See `whorl.hosts.Host`. Its layers rotate q and k nowhere but in the attention function, whatever they did.
 
     relative: as its family has it.
     """

@@ -25,6 +25,6 @@ def rotation_of(rope: Any) -> Encoding:
     names = ("grid_type", "grid_offset", "grid_indexing", "normalize_coords", "min_period", "mrope_section")
     settings = ", ".join(f"{name}={getattr(rope, name)}" for name in names if getattr(rope, name, None) is not None)
     raise ValueError(
-        f"this model turns q and k by a {kind} with {settings}, which no encoding of whorl's says; attaching another "
+        f"this model rotates q and k by a {kind} with {settings}, which no encoding of whorl's says; attaching another "
         "takes it out, and whorl.detach puts it back"
     )

@@ -30,7 +30,7 @@ class Family:
     rotary          the module that computes cos and sin once per forward, or None
     rotate          the global name under which an attention's `forward` finds the rotation function
     position_table  a module that maps positions to vectors added to the embedding, or None
-    turns           whether the host lets this attention module turn q and k at all (layers without rotary)
+    turns           whether the host lets this attention module rotate q and k at all (layers without rotary)
     table_size      the config field that holds the number of rows of the position table
     """
 

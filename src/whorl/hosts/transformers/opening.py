@@ -5,7 +5,7 @@ rotate          the global name under which an attention's `forward` finds the r
 position table  a module that maps positions to vectors added to the embedding
 first layer     its input is the embedding, so an added encoding can be put in there
 attention       transformers' AttentionInterface, or the mask argument where a family does not use it: the place of
-                biases (and of turning q and k, where no rotary module is)
+                biases (and of rotating q and k, where no rotary module is)
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def scaling_of(host: Host, layer_type: str) -> str | None:
 
 
 def kept_of(host: Host, index: int) -> int | None:
-    """The pairs of a layer that turn by the config, where it stills the others (`proportional`); else None."""
+    """The pairs of a layer that turn by the config, where it does not rotate the others (`proportional`); else None."""
     settings = {} if host.rotary is None else settings_of(host, host.layer_types[index])
     if rope_type(settings) != "proportional" or turning_share(settings) == 1:
         return None

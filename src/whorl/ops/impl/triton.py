@@ -1,4 +1,4 @@
-"""The rotation on a GPU, by the Triton kernel in `triton_kernel`: one launch turns q and k together."""
+"""The rotation on a GPU, by the Triton kernel in `triton_kernel`: one launch rotates q and k together."""
 
 from __future__ import annotations
 

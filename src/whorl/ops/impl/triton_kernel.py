@@ -1,4 +1,4 @@
-"""The rotation on a GPU: one launch turns q and k together, and touches nothing but the turning pairs when in place.
+"""The rotation on a GPU: one launch rotates q and k together, and touches nothing but the turning pairs when in place.
 
 A program takes a block of rows (token-major, so that heads of one token share its tables) of one of the two tensors.
 Bytes moved per turning channel: one read and one write; tables are read once per block of heads.
@@ -76,7 +76,7 @@ def _turn_rows(
         b_turned = tl.reshape(tl.join(b_turned_a, b_turned_b), (ROWS, 2 * PAIRS))
         tl.store(out_ptr + p_out + o_both, b_turned, mask=m_both)
 
-    if COPY:  # out of place: the channels that stand still, once
+    if COPY:  # out of place: the channels that do not rotate, once
         o_c = tl.arange(0, CHANNELS)
         # in halves two runs of n channels turn, from first_a and first_b; neighbours are one run of 2 n
         still = (o_c < first_a) | (o_c >= first_a + step * n)

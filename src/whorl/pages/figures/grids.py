@@ -21,7 +21,7 @@ PLAIN = "axial-rope"
 
 
 def turning(subject: Subject, spectrum: Spectrum) -> Chart:
-    """Patches per turn of the pairs that go by an axis, beside axial RoPE's where some stand still, and how many
+    """Patches per turn of the pairs that go by an axis, beside axial RoPE's where some do not rotate, and how many
     patches the training grid has along it; once for axes that are alike."""
     (plain,) = facts.effects(PLAIN)
     found: dict[CurveView, list[str]] = {}

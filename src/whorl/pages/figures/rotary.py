@@ -1,4 +1,4 @@
-"""Encodings that turn q and k: how many tokens each pair takes for a turn, and what is done to pairs besides."""
+"""Encodings that rotate q and k: how many tokens each pair takes for a turn, and what is done to pairs besides."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _strip(e: Encoding, train_length: int) -> Strip | None:
 
 
 def _pair(index: int, wavelength: float | None, train_length: int) -> Pair:
-    """In results None stands still, and NaN is a speed that they do not tell."""
+    """In results None is a pair that does not rotate, and NaN is a speed that they do not tell."""
     known = math.inf if wavelength is None else None if math.isnan(wavelength) else wavelength
     return pair_of(index, known, train_length)
 

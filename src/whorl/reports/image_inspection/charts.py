@@ -26,7 +26,7 @@ def all_charts(models: Models) -> dict[str, Chart]:
 def _axes(models: Models) -> Chart | None:
     """Layer x head: the shares of each axis, in queries and in keys."""
     views = []
-    quantities = {"rows": "by rows", "columns": "by columns", "still": "standing still", "unfit": "no full turn"}
+    quantities = {"rows": "by rows", "columns": "by columns", "still": "not rotating", "unfit": "no full turn"}
     for side in ("queries", "keys"):  # a picture shows the first three views
         for key, words in quantities.items():
             tables = [_by_head(m, lambda h, key=key, side=side: part_of(getattr(h, side), key)) for m in models]  # type: ignore[misc]
@@ -36,7 +36,7 @@ def _axes(models: Models) -> Chart | None:
             views.append(heat_view(models, f"{words}, {side}", "share of the norm", "sequential", parts, high=1.0))
     caption = (
         "The part of the norm of a head's queries, and of its keys, in pairs that turn by rows, by columns, in those "
-        "that stand still, and in those that make no full turn along any side of the model's own grid."
+        "that do not rotate, and in those that make no full turn along any side of the model's own grid."
     )
     return heat("axes", "Which axes each head uses", caption, "head", views)
 
@@ -95,7 +95,7 @@ def _turns(m: ImageInspection) -> np.ndarray | None:
 
 
 def _directions(m: ImageInspection) -> np.ndarray | None:
-    """[layer, head, pair]: degrees from 0 to 180; NaN where a pair stands still."""
+    """[layer, head, pair]: degrees from 0 to 180; NaN where a pair does not rotate."""
     along = m.measured("frequency")
     if along is None:
         return None
@@ -137,7 +137,7 @@ def _pair_note(m: ImageInspection, layer: int, head: int | None, pair: int) -> s
         return f"pair {pair}"
     rows, columns = map(float, along[layer, head, pair])
     if not rows and not columns:
-        return f"pair {pair}, stands still"
+        return f"pair {pair}, does not rotate"
     turn = 2 * math.pi / math.hypot(rows, columns)
     if rows and columns:
         at = math.degrees(math.atan2(rows, columns)) % 180

@@ -42,7 +42,7 @@ def _of_axes(m: ImageInspection) -> Finding | None:
         f"{share(rows[1])} of that of keys, turns by columns {share(columns[0])} and {share(columns[1])}"
     )
     if max(still) > 0:
-        said += f", and pairs that stand still {share(still[0])} and {share(still[1])}"
+        said += f", and pairs that do not rotate {share(still[0])} and {share(still[1])}"
     turning = [h for h in m.summary.heads if h.queries is not None and math.isfinite(h.queries.rows)]
     most = max(turning, key=lambda h: abs(h.queries.rows - h.queries.columns))  # type: ignore[union-attr]
     assert most.queries is not None
@@ -72,7 +72,7 @@ def _of_unfit(m: ImageInspection) -> Finding | None:
     if not any(few):
         return Finding(f"Every pair that turns makes a full turn in {grid}, along one of its sides.", "pairs")
     of = _range(moving)
-    still = f" ({_range(p - n for p, n in zip(pairs, moving, strict=True))} more stand still)" * (pairs != moving)
+    still = f" ({_range(p - n for p, n in zip(pairs, moving, strict=True))} more do not rotate)" * (pairs != moving)
     all_of_them = "none makes a full turn" if few == moving else f"{_range(few)} make no full turn"
     return Finding(
         f"Of the {of} pairs of a head that turn{still}, {all_of_them} along any side of {grid}: they hold "

@@ -1,4 +1,4 @@
-"""What the slow pairs' rotation is worth: the loss when they stand still."""
+"""What the slow pairs' rotation is worth: the loss when they do not rotate."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def charts(models: Models) -> list[Chart | None]:
     losses = [("in range", "in_range", ""), (past, "past", "")]
     chart = curves(
         "ablation",
-        "Loss when the slow pairs stand still",
+        "Loss when the slow pairs do not rotate",
         "Pairs from the cut on are made position-independent in the trained model, without training it again. The "
         "change is against the untouched model on the same windows; bands are one standard error.",
         (("linear", axis("pairs that still turn", "linear", [float(cut.cut) for one in told for cut in one.cuts])),),
@@ -59,7 +59,7 @@ def _column(table: Sequence[Cut], name: str) -> np.ndarray:
 
 def _note(row: Cut) -> str:
     wave = "" if row.wavelength is None else f", wavelength from {tokens(row.wavelength)}"
-    return f"pairs {row.cut} and slower stand still{wave}"
+    return f"pairs {row.cut} and slower do not rotate{wave}"
 
 
 def _hope_cut(m: Inspection) -> Marks:
@@ -82,7 +82,7 @@ def findings(m: Inspection) -> list[Finding]:
     said = []
     own = next((row for row in told.cuts if row.cut == told.hope_cut), None)
     if own is not None:
-        still = f"HoPE's cut (pairs {own.cut} and slower stand still)"
+        still = f"HoPE's cut (pairs {own.cut} and slower do not rotate)"
         said.append(f"Without training, {still} {_changes(own, past)}, in nats per token.")
     known = [(row.past_change, row) for row in told.cuts if row.past_change is not None]
     if known:

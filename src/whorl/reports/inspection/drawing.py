@@ -283,7 +283,7 @@ def cuts(m: Inspection, layer: int, pairs: int) -> Marks:
 
 
 def wavelengths(m: Inspection, layer: int, pairs: int) -> list[float | None]:
-    """Tokens of one turn of each pair: infinity where it stands still, None where that is not told."""
+    """Tokens of one turn of each pair: infinity where it does not rotate, None where that is not told."""
     found = m.arrays.get("wavelength")
     if found is None or layer >= len(found):
         return [None] * pairs

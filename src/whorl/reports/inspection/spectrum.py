@@ -23,7 +23,7 @@ def charts(models: Models) -> list[Chart | None]:
     strips = tuple(_strip(i, m) for i, m in enumerate(told))
     lengths = {f"{m.train_length:,} tokens" for m in models}
     length = lengths.pop() if len(lengths) == 1 else "the training length"
-    return [strip_chart("spectrum", strips, length, "HoPE's cut: what is slower would stand still")]
+    return [strip_chart("spectrum", strips, length, "HoPE's cut: what is slower would not rotate")]
 
 
 def _strip(index: int, m: Inspection) -> Strip:
