@@ -3,6 +3,7 @@
 plan       what each layer will do, and everything that can go wrong, before the model is touched
 placing    puts it on and takes it off; `forwards`, `turns` and `interface` are what then runs in the model
 seams      what is left on a model: an `Attachment`, and a `LayerSeam` for each layer that attends
+present    the same where layers were taken out or moved since
 reading    the encoding that a model has, `stock` how stock transformers would say it, `filling` what a config says
 saving     and loading; `keeping` for all other ways by which weights leave a model
 """

@@ -17,6 +17,7 @@ import json
 import warnings
 from typing import Any
 
+from whorl.attaching.present import follow_layers
 from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
 from whorl.hosts.transformers import compat
@@ -36,7 +37,10 @@ def before_state_dict(attachment: Any, prefix: str, keep_vars: bool) -> None:
 def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None:
     """The same of the model itself, whose adapters may be written later from this state dict."""
     attachment = attached(model)
-    if attachment is not None and hasattr(model, "peft_config"):
+    if attachment is None:
+        return
+    follow_layers(model, attachment)
+    if hasattr(model, "peft_config"):
         mark_adapters(model, attachment)
 
 

@@ -143,6 +143,8 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         rotation = host.rotation
         seams.append(
             LayerSeam(
+                index=index,
+                encoding=of_layer,
                 table=spectra.index(early),
                 spectrum=spectrum,
                 scaled=scaled,

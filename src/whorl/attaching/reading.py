@@ -7,6 +7,7 @@ from typing import Any
 
 from whorl.attaching.filling import completed
 from whorl.attaching.plan import layer_plan
+from whorl.attaching.present import encoding_of_present
 from whorl.attaching.records import CONFIG_KEY
 from whorl.attaching.seams import attached
 from whorl.encodings import Encoding, from_dict
@@ -41,7 +42,7 @@ def encoding_of(model: Any) -> Encoding:
     """
     attachment = attached(model)
     if attachment is not None:
-        return attachment.encoding
+        return encoding_of_present(model, attachment)
     host = host_of(model)
     return _recorded(host) or stock_encoding(host)
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from whorl.attaching.parallel import whole_state
+from whorl.attaching.present import follow_layers
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
 from whorl.attaching.stock import stock_form
@@ -38,6 +39,7 @@ def save_pretrained(model: Any, save_directory: Any, *args: Any, **kwargs: Any) 
     """
     attachment = attached(model)
     assert attachment is not None
+    follow_layers(model, attachment)
     encoding, cls = attachment.encoding, type(model)
     record = {**record_of(encoding), "architecture": architecture_of(model)}
     call = inspect.signature(cls.save_pretrained).bind(model, save_directory, *args, **kwargs)

@@ -29,6 +29,8 @@ INTERFACE = "whorl"  # the name of whorl's attention implementation
 class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
 
+    index: int  # this layer's place among those that attend, and
+    encoding: Encoding  # what it has of the encoding that is attached
     table: int  # the index of this layer's table among those that the rotary module makes (for its layer type)
     spectrum: Spectrum  # rotates this layer's q and k; where it depends on the length, that of the original length
     scaled: Scaled | None  # an encoding whose spectrum depends on the length: it gives that of each context
@@ -57,6 +59,11 @@ class LayerSeam:
         return replace(self, biases=biases, scales=scales, scores=scores, caches=WeakSet())
 
     @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What may have learned something, in this layer or for all of them."""
+        return (*self.biases, *self.scales, *self.scores)
+
+    @property
     def keeps_state(self) -> bool:
         """Whether something is asked of every token and kept beside its key."""
         return any(score.keeps_state for score in self.scores)
@@ -82,6 +89,8 @@ class Attachment(nn.Module):
         self.silenced = False  # whether the host's table of positions learned before, which does not now
         self.kept_as: tuple[str, str, int] | None = None  # a learned table, by its name here, that stock terms keep as
         # the host's own, by its name in the base, after so many rows
+        self.layers = 0  # how many attend, as it was attached
+        self.elsewhere: tuple[int, ...] = ()  # which of the effects are in no layer: added to embeddings, or positions
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
         self.register_state_dict_post_hook(_left_out)
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach
+from whorl.attaching.present import follow_layers
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, from_tensor, record_of, replace_json
 from whorl.attaching.seams import attached
 from whorl.attaching.weights import load_weights
@@ -41,11 +42,13 @@ def save(model: Any, directory: Any) -> None:
             f"nothing says how this {type(model).__name__} was built, so that its folder could not be loaded; build it "
             "with timm.create_model, or keep model.state_dict()"
         )
+    attachment = attached(model)
+    if attachment is not None:
+        follow_layers(model, attachment)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as made:
         save_for_hf(model, made, safe_serialization=True)
-        attachment = attached(model)
         if attachment is not None:
             config = read_json(Path(made) / CONFIG)
             record = {**record_of(attachment.encoding), "architecture": config["architecture"]}
