@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import whorl
-from tests.contract import TOKENS, difference
+from tests.contract import TOKENS, difference, drawn
 from whorl.testing import logits_and_budget, tiny_model
 
 FAR = torch.arange(40)[None] + 1_000_003
@@ -62,6 +62,45 @@ def test_a_copy_has_learned_parameters_of_its_own() -> None:
     next(whorl.attached(twin).parameters()).normal_()
     assert torch.equal(model(TOKENS).logits, logits)
     assert difference(twin(TOKENS).logits, logits) > 1e-2
+
+
+def learned(model) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in whorl.attached(model).named_parameters()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("rope+fox", "hope:train_length=16+fox"),
+        ("rope+t5", "t5"),
+        ("rope+kerple", "rope~linear:factor=2+kerple+window:size=8"),
+        ("learned:max_positions=64", "learned:max_positions=64+alibi"),
+    ],
+)
+def test_what_a_part_has_learned_stays_where_the_part_does(before: str, after: str) -> None:
+    family = "gpt2" if "positions" in before else "llama"
+    model = drawn(whorl.attach(tiny_model(family), before))
+    held, logits = learned(model), model(TOKENS).logits
+    whorl.attach(model, after)
+    assert sorted(float(x.sum()) for x in learned(model).values()) == sorted(float(x.sum()) for x in held.values())
+    whorl.attach(model, before)
+    assert torch.equal(model(TOKENS).logits, logits)
+    whorl.attach(whorl.detach(model), before)
+    fresh = learned(whorl.attach(tiny_model(family), before))
+    assert all(torch.equal(x, fresh[k]) for k, x in learned(model).items()), "detach forgets it"
+
+
+@torch.no_grad()
+def test_what_a_layer_has_learned_stays_in_that_layer() -> None:
+    model = drawn(whorl.attach(tiny_model("llama", num_hidden_layers=3), "fox"))
+    gates = [seam.scores[0].weight.clone() for seam in whorl.attaching.seams_of(model)]
+    fresh = whorl.attaching.seams_of(whorl.attach(tiny_model("llama", num_hidden_layers=3), "fox"))
+    whorl.attach(model, "nope/fox")
+    whorl.attach(model, "fox")
+    now = [seam.scores[0].weight for seam in whorl.attaching.seams_of(model)]
+    assert torch.equal(now[1], gates[1])
+    assert torch.equal(now[0], fresh[0].scores[0].weight), "which had none in between"
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import whorl
 from tests.comparison.small_runs import LENGTH, SMALL
@@ -37,6 +38,18 @@ def test_it_is_the_model_of_the_one_read_with_the_other(finished: Run) -> None:
         assert task.evaluate(model, row.length).values["tail"] == pytest.approx(row.values["tail"], rel=1e-6)
         assert row.values["tail"] != rope.row("perplexity", row.length).values["tail"]
     assert then.validation == rope.validation, "a learning rate is picked by what is trained"
+
+
+def test_what_was_learned_is_evaluated(text: Path, tmp_path: Path) -> None:
+    """Gates beside the rotary encoding that is changed."""
+    results = whorl.compare(["rope+fox", "rope+fox then hope+fox"], out=tmp_path / "out", text=str(text), **SMALL)
+    fox, then = (load_trial(tmp_path / "out" / "trials" / trial.id) for trial in results.trials)
+    theirs = dict(whorl.attached(then).named_parameters())
+    assert theirs, "gates"
+    assert all(torch.equal(x, theirs[k]) for k, x in whorl.attached(fox).named_parameters())
+    task = Settings.from_dict(read_result(tmp_path / "out" / "trials" / results.trials[1].id / "result.json").settings)
+    for row in results.trials[1].evaluations["perplexity"]:
+        assert task.make_task().evaluate(then, row.length).values["tail"] == pytest.approx(row.values["tail"], rel=1e-6)
 
 
 def test_it_loads_as_it_was_evaluated(finished: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contract import drawn
 from transformers import AutoModelForCausalLM
 
 import whorl
@@ -168,6 +169,16 @@ def test_the_model_as_it_is_is_kept_where_no_method_reads_better(monkeypatch: py
     assert whorl.attaching.attached(model) is None, "untouched"
     asked, _ = extend(model, 60, IDS, train_length=20, method="ntk")
     assert asked.method == "ntk"
+
+
+def test_what_an_encoding_has_learned_is_measured_and_written() -> None:
+    model = drawn(whorl.attach(tiny_model("llama").eval(), "rope+fox"))
+    gates = {k: v.clone() for k, v in whorl.attached(model).named_parameters()}
+    best, _ = extend(model, 60, IDS, train_length=20, method="yarn")
+    assert "yarn" in str(whorl.encoding_of(model))
+    assert all(torch.equal(x, gates[k]) for k, x in whorl.attached(model).named_parameters())
+    again = loss_by_position(model, IDS)
+    assert torch.allclose(again, best.by_position, atol=1e-6), "as it was measured"
 
 
 def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str], tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
     base.whorl.train(model.training)
     plan.layers[0].first = True
-    used = {id(module) for seam in plan.layers for module in seam.modules}
     attachment.layers = len(plan.layers)
-    attachment.elsewhere = tuple(i for i, module in enumerate(plan.modules) if id(module) not in used)
     for module, seam in zip(host.attentions, plan.layers, strict=True):
         seam.does, seam.notation, seam.part = plan.does, str(encoding), host.part
         module.__dict__["whorl_seam"] = seam

@@ -19,7 +19,7 @@ from whorl.attaching.fitting import (
 )
 from whorl.attaching.off_grid import fit_to_grid
 from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
-from whorl.attaching.seams import LayerSeam
+from whorl.attaching.seams import LayerSeam, Term
 from whorl.attaching.turns import rebound
 from whorl.encodings import Encoding, Layers, Scaled, Spectrum
 from whorl.encodings.effects import Add, Bias, Effect, Reposition, Rotate, Scale, Score, Shape
@@ -105,6 +105,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
     for index, shape in enumerate(host.shapes):
         of_layer = encoding.for_layer(index, host.layer_types[index])
         placed = Placed(Spectrum((), shape.head_dim))
+        made: list[Term] = []
         # A layer that the host declares position-free stays so, unless it is named.
         still = host.rotary is not None and not host.turns[index] and not isinstance(encoding, Layers)
         terms = getattr(of_layer, "parts", (of_layer,)) if still else of_layer.terms
@@ -124,6 +125,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
                 modules += [module for effect in effects for module in effect.modules]
                 if all(effect.shared for effect in effects):
                     shared[key] = effects
+            made.append((part, tuple(module for effect in effects for module in effect.modules)))
             for effect in effects:
                 placed.place(effect, part, host, index)
         spectrum, scaled, biases = placed.spectrum, placed.scaled, placed.biases
@@ -145,6 +147,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
             LayerSeam(
                 index=index,
                 encoding=of_layer,
+                terms=tuple(made),
                 table=spectra.index(early),
                 spectrum=spectrum,
                 scaled=scaled,

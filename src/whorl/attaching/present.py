@@ -49,9 +49,8 @@ def follow_layers(model: Any, attachment: Attachment) -> None:
     encoding = encoding_of_present(model, attachment)
     ours = list(attachment.effects)
     users = [[i for i, s in enumerate(seams) if s is not None and _is_among(m, s.modules)] for m in ours]
-    kept = [i for i in range(len(ours)) if users[i] or i in attachment.elsewhere]
-    kept.sort(key=lambda i: min(users[i], default=0))  # those of one layer as they were
-    modules = [ours[i] for i in kept]
+    # By the first layer that has each, and in a layer as they were.
+    modules = [m for m, layers in sorted(zip(ours, users, strict=True), key=lambda pair: pair[1][:1]) if layers]
     copies = [m for s in seams if s is not None for m in s.modules if not _is_among(m, ours) and _learns(m)]
     if copies or _shapes(modules) != _shapes(layer_plan(host, encoding).modules):
         raise ValueError(
@@ -60,7 +59,6 @@ def follow_layers(model: Any, attachment: Attachment) -> None:
             "was copied or added. whorl.detach(model), attach to the layers that it has now, and train again"
         )
     attachment.encoding, attachment.effects = encoding, nn.ModuleList(modules)
-    attachment.elsewhere = tuple(place for place, i in enumerate(kept) if i in attachment.elsewhere)
     attachment.layers = len(seams)
     for index, seam in enumerate(seams):
         if seam is not None:

@@ -24,13 +24,16 @@ from whorl.hosts.transformers.compat import in_accelerates_sharding
 
 INTERFACE = "whorl"  # the name of whorl's attention implementation
 
+Term = tuple[Encoding, tuple[nn.Module, ...]]  # a part of an encoding, and its modules: other layers may have the same
+
 
 @dataclass
 class LayerSeam:
     """What one attention module needs of its encoding, kept in the module's `__dict__` as `whorl_seam`."""
 
     index: int  # this layer's place among those that attend, and
-    encoding: Encoding  # what it has of the encoding that is attached
+    encoding: Encoding  # what it has of the encoding that is attached,
+    terms: tuple[Term, ...]  # and the parts of that
     table: int  # the index of this layer's table among those that the rotary module makes (for its layer type)
     spectrum: Spectrum  # rotates this layer's q and k; where it depends on the length, that of the original length
     scaled: Scaled | None  # an encoding whose spectrum depends on the length: it gives that of each context
@@ -55,13 +58,13 @@ class LayerSeam:
     caches: WeakSet[Any] = field(default_factory=WeakSet)  # those that were filled by the first layer's model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSeam:
-        biases, scales, scores = copy.deepcopy((self.biases, self.scales, self.scores), memo)
-        return replace(self, biases=biases, scales=scales, scores=scores, caches=WeakSet())
+        terms, biases, scales, scores = copy.deepcopy((self.terms, self.biases, self.scales, self.scores), memo)
+        return replace(self, terms=terms, biases=biases, scales=scales, scores=scores, caches=WeakSet())
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         """What may have learned something, in this layer or for all of them."""
-        return (*self.biases, *self.scales, *self.scores)
+        return tuple(module for _, modules in self.terms for module in modules)
 
     @property
     def keeps_state(self) -> bool:
@@ -90,7 +93,6 @@ class Attachment(nn.Module):
         self.kept_as: tuple[str, str, int] | None = None  # a learned table, by its name here, that stock terms keep as
         # the host's own, by its name in the base, after so many rows
         self.layers = 0  # how many attend, as it was attached
-        self.elsewhere: tuple[int, ...] = ()  # which of the effects are in no layer: added to embeddings, or positions
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
         self.register_state_dict_post_hook(_left_out)
 

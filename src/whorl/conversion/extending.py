@@ -246,8 +246,6 @@ def extend(
         _check_any_reads_on([name for name, _ in candidates if name in SCALINGS], len(candidates), host, encoding)
     finite.check_weights(model)
     before = attached(model)
-    learned = {} if before is None else {k: v.clone() for k, v in before.state_dict().items()}
-
     reached = _reaches(host, encoding)
 
     read = counted(update, (1 + len(candidates)) * len(windows))
@@ -277,13 +275,10 @@ def extend(
                 continue
             tried.append(measured(name, candidate))
     finally:
-        if attached(model) is not None:  # the first method may have been refused
-            detach(model)
         if before is not None:
-            attach(model, encoding)
-            restored = attached(model)
-            assert restored is not None
-            restored.load_state_dict(learned)
+            attach(model, encoding)  # what it has learned is in every method, too
+        elif attached(model) is not None:  # the first method may have been refused
+            detach(model)
     eligible = [t for t in tried[1:] if t.whole_context or method != "auto"]
     _check_any_reads_on(eligible, len(tried) - 1, host, encoding)
     for reason in reasons:
