@@ -98,6 +98,33 @@ def test_what_is_asked_for_is_read_and_written() -> None:
         plan_from_scratch([ASKED, ASKED], (0,), settings, "data")
 
 
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        ("rope:base=500 then rope~yarn:factor=4", "rope:base=500~yarn:factor=4,original=128"),
+        ("rope:base=500~linear:factor=2 then hope", "hope:train_length=128,base=500"),
+        (
+            "partial-rope:fraction=0.25,base=500 then rope~yarn:factor=4",
+            "rope:base=500,fraction=0.25~yarn:factor=4,original=128",
+        ),
+        ("rope:base=500/nope then rope:base=800/nope", "rope:base=800/nope"),
+        ("rope:base=500/rope:base=800 then rope:base=500/rope:base=900", "rope:base=500/rope:base=900"),
+        ("alibi then rope", "rope:base=10000"),
+        ("fire then rope:base=700", "rope:base=700"),
+    ],
+)
+def test_what_the_second_leaves_unset_is_that_of_the_first(asked: str, read: str) -> None:
+    (trial,) = plan_from_scratch([asked], (0,), Settings(precision="fp32").resolve(), "data")
+    assert str(trial.tested) == read
+
+
+def test_of_several_bases_none_is_guessed() -> None:
+    with pytest.raises(
+        ValueError, match=r"is trained with base 500 and 800, and rope~ntk:factor=4, .* leaves open which"
+    ):
+        plan_from_scratch(["rope:base=500/rope:base=800 then rope~ntk:factor=4"], (0,), Settings().resolve(), "data")
+
+
 def test_ids_tell_apart_what_is_evaluated_where_names_are_cut_short() -> None:
     asked = [f"rope:base=500000 then rope:base=500000~yarn:factor={factor}" for factor in (4, 16)]
     trials = plan_from_scratch(asked, (0,), Settings(precision="fp32").resolve(), "data")

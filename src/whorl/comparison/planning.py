@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import overload
 
 from whorl.checking import check_list, check_numbers
-from whorl.encodings import Encoding, parse
+from whorl.encodings import Encoding, Layers, parse
+from whorl.encodings.config import format_value
+from whorl.encodings.scaled import Scaled
 from whorl.gguf_files.header import gguf_at, read_header
 from whorl.training.settings import MODELS, Settings
 
@@ -98,9 +100,36 @@ def check_rates(rates: Sequence[float], one: float | None = None) -> list[float]
     return sorted(map(float, found))
 
 
-def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
-    """The encoding with what it leaves unset, where no host says it."""
-    return parse(encoding).filled(settings.known).with_defaults()
+def from_scratch(encoding: str | Encoding, settings: Settings, trained: Encoding | None = None) -> Encoding:
+    """The encoding with what it leaves unset, where no host says it.
+
+    trained: what the model is trained with, where it is read with another: base and turning share are then its own.
+    Raises ValueError where it has several of them and the other leaves it open which.
+    """
+    asked, known = parse(encoding), settings.known
+    if trained is not None:
+        known = replace(
+            known, base=_trained_at("base", trained, asked), fraction=_trained_at("fraction", trained, asked)
+        )
+    return asked.filled(known).with_defaults()
+
+
+def _trained_at(argument: str, trained: Encoding, asked: Encoding) -> float | None:
+    """What the parts of one encoding have of an argument that another leaves unset; None where none has it."""
+    found: list[float] = sorted({x for part in _parts(trained) if (x := getattr(part, argument, None)) is not None})
+    if len(found) > 1 and any(getattr(part, argument, 0) is None for part in _parts(asked)):
+        values = " and ".join(format_value(x) for x in found)
+        raise ValueError(
+            f"{trained} is trained with {argument} {values}, and {asked}, with which it is to be read, leaves open "
+            f"which; give it, by layer if need be, as rope:{argument}={format_value(found[0])}/rope:{argument}=..."
+        )
+    return found[0] if len(found) == 1 else None
+
+
+def _parts(encoding: Encoding) -> list[Encoding]:
+    """Those of all layers, without their scalings."""
+    rules = encoding.rules if isinstance(encoding, Layers) else (encoding,)
+    return [term.inner if isinstance(term, Scaled) else term for rule in rules for term in rule.terms]
 
 
 def plan_trials(
@@ -149,7 +178,10 @@ def plan_from_scratch(
 ) -> list[Planned]:
     """The trials of these encodings on a model without weights, as they are asked for; settings must be resolved."""
     trained, others = zip(*map(halves, encodings), strict=True)
-    tested = [None if other is None else from_scratch(other, settings) for other in others]
+    tested = [
+        None if other is None else from_scratch(other, settings, from_scratch(own, settings))
+        for own, other in zip(trained, others, strict=True)
+    ]
     asked = check_asked(trained, seeds, settings, tested)
     return plan_trials(asked, seeds, settings, data_fingerprint, [*map(written, encodings)], tested=tested)
 
