@@ -161,6 +161,48 @@ def test_a_multimodal_model_saves_that_of_its_language_model(encoding: str, tmp_
         type(model).from_pretrained(tmp_path)
 
 
+def llava():
+    """Whose modules transformers saves under older names than they have."""
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = LlavaConfig(
+        vision_config=vision.to_dict(), text_config=tiny_model("llama").config.to_dict(), image_token_index=90
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [("vision_tower", ""), ("", "vision_tower"), ("language_model", "vision_tower")])
+@pytest.mark.parametrize(("text", "tower"), [(ALIBI, "axial-rope"), ("fox", "learned-2d"), ("t5", "alibi-2d")])
+def test_a_text_and_its_images_keep_an_encoding_each(order, text: str, tower: str, tmp_path) -> None:
+    model = llava()
+    for at in order:
+        part = model.get_submodule(f"model.{at}") if at else model
+        drawn(whorl.attach(part, tower if at == "vision_tower" else text))
+    images = {"pixel_values": torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))}
+    asked = {"input_ids": torch.tensor([[1, 90, 90, 90, 90, 5, 6]]), **images}
+    logits = model(**asked).logits
+    model.save_pretrained(tmp_path)
+    again = whorl.load(tmp_path).eval()
+    assert torch.equal(again(**asked).logits, logits)
+    assert str(whorl.encoding_of(again)).startswith(text.partition(":")[0])
+    assert str(whorl.encoding_of(again.model.vision_tower)).startswith(tower)
+    again.save_pretrained(tmp_path / "again")
+    assert torch.equal(whorl.load(tmp_path / "again").eval()(**asked).logits, logits)
+
+
+def test_of_parts_that_nothing_tells_apart_none_is_guessed(tmp_path) -> None:
+    from whorl.attaching.loading import _by_part
+
+    save_file({f"{name}.whorl._extra_state": torch.zeros(2) for name in "ab"}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="do not tell which is whose; save each of these parts by itself"):
+        _by_part(tmp_path, llava(), ["model.vision_tower", "model.language_model"], {})
+
+
 @torch.no_grad()
 def test_two_parts_keep_one_each(tmp_path, monkeypatch) -> None:
     from transformers import LlamaForCausalLM

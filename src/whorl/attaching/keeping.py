@@ -70,8 +70,7 @@ def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
             f"no config at {path} to say so in; save the part by itself"
         )
     config = json.loads(path.read_text(encoding="utf-8"))
-    found = config.get(CONFIG_KEY)
-    parts = found["parts"] if isinstance(found, dict) and "parts" in found else []
+    parts = _parts_in(config.get(CONFIG_KEY), saver)
     config[CONFIG_KEY] = {
         "architecture": architecture_of(saver),
         "stock": False,
@@ -81,6 +80,19 @@ def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
     }
     config |= guards(architecture_of(saver))
     replace_json(path, config)
+
+
+def _parts_in(record: Any, saver: Any) -> list[dict[str, Any]]:
+    """The parts that a record names; that of the model itself is one, where stock terms do not say its encoding."""
+    if not isinstance(record, dict):
+        return []
+    if "parts" in record:
+        return list(record["parts"])
+    own = attached(saver)
+    if own is None or record.get("stock", True):
+        return []
+    at = next(name for name, module in saver.named_modules() if module is own).rpartition(".")[0]
+    return [{"at": at, **record_of(own.encoding)}]
 
 
 def mark_adapters(model: Any, attachment: Any) -> None:

@@ -85,18 +85,21 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     cls = _class(config.architectures, transformers.AutoModelForCausalLM if record is None else None)
     model, entries = _loaded(cls, name_or_path, config=config, **kwargs)
     weights = hub | {"variant": kwargs.get("variant")}
+    kept = bool(entries) or (record is not None and not record["stock"])
+    ours = _by_part(name_or_path, model, entries, weights) if kept else {}
+    held = {at: from_tensor(found[ENTRY]) for at, found in ours.items() if ENTRY in found}
     parts: dict[str | None, Encoding]
     if record is None:
-        parts = {at: _recorded_in_weights(name_or_path, at, len(entries), weights) for at in entries}
+        parts = dict(held.items())
     elif "parts" in record:
         parts = {part["at"]: from_dict(part["encoding"]) for part in record["parts"]}
     else:
-        own = from_dict(record["encoding"])
-        parts = {None: own}
+        said = from_dict(record["encoding"])
+        parts = {None: said}
         if record["stock"]:
-            _check_record(model, completed(host_of(model), own), name_or_path)
+            _check_record(model, completed(host_of(model), said), name_or_path)
     if record is not None and record.get("in_weights"):
-        _check_weights(name_or_path, parts, entries, weights)
+        _check_weights(name_or_path, parts, held)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
         name = part.name_or_path
@@ -105,7 +108,8 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
         if not attachment.stock_directory:
-            _load_learned(attachment, at, len(parts), name_or_path, weights)
+            own = ours.get(at or "", {}) if len(ours) > 1 else next(iter(ours.values()))
+            _load_learned(attachment, own, name_or_path)
     return model
 
 
@@ -199,9 +203,8 @@ def from_config(config: Any, where: Any, cls: Any = None) -> Any:
         return (cls or AutoModelForCausalLM).from_config(config, dtype=torch.float32)
 
 
-def _check_weights(where: Any, parts: dict[Any, Encoding], entries: list[str], weights: dict[str, Any]) -> None:
+def _check_weights(where: Any, parts: dict[Any, Encoding], held: dict[str, Encoding]) -> None:
     """The weights say the encoding too; where they say another, a save broke off between the config and the weights."""
-    held = {at: _recorded_in_weights(where, at, len(entries), weights) for at in entries}
     agree = list(held.values()) == list(parts.values()) if None in parts else held == parts
     if not agree:
         said, found = (", ".join(str(e) for e in encodings.values()) or "none" for encodings in (parts, held))
@@ -342,12 +345,6 @@ def _class(architectures: list[str] | None, default: Any) -> Any:
     return default
 
 
-def _ours(where: Any, weights: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What whorl has put among a checkpoint's weights."""
-    files = _weight_files(where, weights)
-    return {key: file.get_tensor(key) for file in files for key in file.keys() if is_ours(key)}  # noqa: SIM118
-
-
 def _weight_files(where: Any, weights: dict[str, Any]) -> Iterator[Any]:
     """The files of a checkpoint in safetensors, each open until the next; of its `variant`, which stands in the names
     before the last dot."""
@@ -364,22 +361,47 @@ def _weight_files(where: Any, weights: dict[str, Any]) -> Iterator[Any]:
             yield file
 
 
-def _of_part(ours: dict[str, torch.Tensor], at: str | None, parts: int) -> dict[str, torch.Tensor]:
-    """Those of one part, by their names in its attachment. transformers may save modules under older names than they
-    have, so that of a single part all are its own."""
-    mine = ours if parts == 1 else {k: v for k, v in ours.items() if k.startswith(f"{at}.whorl.")}
-    return {k.rpartition("whorl.")[2]: v for k, v in mine.items()}
+def _by_part(where: Any, model: Any, entries: list[str], weights: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """What whorl has put among a checkpoint's weights, by the module of which it is and by its name in the attachment.
+
+    transformers may save modules under older names than they have. Of several, each is known by the weights beside it.
+    Raises ValueError where these do not tell.
+    """
+    names: set[str] = set()
+    ours: dict[str, torch.Tensor] = {}
+    for file in _weight_files(where, weights):
+        names |= set(file.keys())
+        ours |= {key: file.get_tensor(key) for key in file.keys() if is_ours(key)}  # noqa: SIM118
+    saved = {f"{key.rpartition('whorl.')[0]}whorl." for key in ours}
+    if len(saved) > 1:
+        places = {at: _own_place(model, at, saved, names) for at in entries}
+    else:
+        places = {at: "".join(saved) for at in entries or [""]}
+    if len(set(places.values())) < len(entries):
+        raise ValueError(
+            f"the weights in {where} hold the encodings of {sorted(entries)} under {sorted(saved)}, and the weights "
+            "beside them do not tell which is whose; save each of these parts by itself"
+        )
+    return {
+        at: {key.removeprefix(place): x for key, x in ours.items() if key.startswith(place)}
+        for at, place in places.items()
+    }
 
 
-def _recorded_in_weights(where: Any, at: str, parts: int, weights: dict[str, Any]) -> Encoding:
-    return from_tensor(_of_part(_ours(where, weights), at, parts)[ENTRY])
+def _own_place(model: Any, at: str, saved: set[str], names: set[str]) -> str:
+    """Of the places of encodings in a file, that beside which most of a module's own weights are."""
+    exact = f"{at}.whorl." if at else "whorl."
+    if exact in saved:
+        return exact
+    own = [name for name in model.get_submodule(at).state_dict() if not is_ours(name)]
+    return max(sorted(saved), key=lambda place: sum(place.removesuffix("whorl.") + name in names for name in own))
 
 
 @torch.no_grad()
-def _load_learned(attachment: Any, at: str | None, parts: int, where: Any, weights: dict[str, Any]) -> None:
+def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) -> None:
     """The encoding's own parameters and counts, from the same safetensors as the rest; exactly those."""
     wanted = {name: x for name, x in attachment.state_dict().items() if name != ENTRY}
-    held = {name: x for name, x in _of_part(_ours(where, weights), at, parts).items() if name != ENTRY}
+    held = {name: x for name, x in ours.items() if name != ENTRY}
     if lacking := sorted(wanted.keys() - held.keys()):
         raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
     if unknown := sorted(held.keys() - wanted.keys()):
