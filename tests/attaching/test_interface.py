@@ -332,3 +332,42 @@ def test_models_of_one_config_object_say_so() -> None:
         second(TOKENS)
     second.set_attn_implementation("whorl")
     assert second(TOKENS).logits.isfinite().all()
+
+
+BEFORE = ["fox", "cope", "path", "selective-rope", "stick-breaking", "xpos"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", BEFORE)
+def test_what_goes_by_the_keys_before_refuses_tokens_of_an_image_that_see_those_after(encoding: str) -> None:
+    """In Gemma 3 the tokens of one image see each other. Texts read and decode as ever."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    text = tiny_model("gemma3_text").config.to_dict()
+    vision = SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = Gemma3Config(text_config=text, vision_config=vision.to_dict(), mm_tokens_per_image=4, image_token_id=90)
+    model = whorl.attach(Gemma3ForConditionalGeneration(config).eval(), encoding)
+    with pytest.raises(ValueError, match=rf"{encoding}\S*, attached to this Gemma3Attention, .* some tokens see those"):
+        model(TOKENS, token_type_ids=(torch.arange(40) // 4 == 3).long().expand(2, 40))
+    assert model(TOKENS, token_type_ids=torch.zeros_like(TOKENS)).logits.isfinite().all()
+    model.generate(TOKENS, max_new_tokens=2, do_sample=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", BEFORE)
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_prefix_that_sees_all_of_itself_is_refused_by_them_and_packing_is_not(encoding: str, additive: bool) -> None:
+    model = whorl.attach(tiny_model("llama"), encoding)
+    causal = torch.ones(40, 40).tril().bool()
+    prefix, packed = causal.clone(), causal.clone()
+    prefix[:8, :8], packed[20:, :20] = True, False
+
+    def read(mask: torch.Tensor) -> torch.Tensor:
+        given = torch.zeros(40, 40).masked_fill(~mask, -torch.inf) if additive else mask
+        return model(TOKENS, attention_mask=given.expand(2, 1, 40, 40), use_cache=False).logits
+
+    assert read(packed).isfinite().all()
+    with pytest.raises(ValueError, match="try one that goes by distance, as alibi or t5"):
+        read(prefix)

@@ -152,8 +152,25 @@ def _unturned(
         start = 0 if whorl_told is None else whorl_told.start
         real = real_tokens(visible, call.positions.shape[1], start, key.shape[2]) if seam.keeps_state else None
         named = f"{seam.notation}, attached to this {type(module).__name__},"
+        if any(score.causal for score in seam.scores) and _shows_later(visible):
+            raise ValueError(
+                f"{named} goes by the keys before a query, and here some tokens see those after them (as the tokens of "
+                "one image do in Gemma 3, and those of a prefix); try one that goes by distance, as alibi or t5"
+            )
         arguments["scores"] = bound(seam.scores, whorl_told, call.positions, real, query.shape[2], key.shape[2], named)
     return arguments
+
+
+def _shows_later(visible: torch.Tensor | HostMask | None) -> bool:
+    """Whether some query sees the key after its own. Not asked in compiled calls, which cannot go by what is found in a
+    mask, and of a mask that was given beside a cache."""
+    if torch.compiler.is_compiling():
+        return False
+    if isinstance(visible, HostMask):
+        return visible.shows_later
+    if visible is None or visible.shape[-1] != visible.shape[-2]:
+        return False
+    return bool(visible.diagonal(1, -2, -1).any())
 
 
 def _factor(seam: LayerSeam, arguments: dict[str, Any]) -> torch.Tensor:

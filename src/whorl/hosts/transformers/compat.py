@@ -112,6 +112,13 @@ def whole_mask(**how: Any) -> torch.Tensor:
     return mask
 
 
+def is_causal(mask_function: Any) -> bool:
+    """Whether a mask is transformers' plain causal one. Another may be causal, too."""
+    from transformers.masking_utils import causal_mask_function
+
+    return mask_function is causal_mask_function
+
+
 def known_mask(
     mask_function: Any,
     q_length: int,
@@ -124,9 +131,7 @@ def known_mask(
     """What a mask is known to show, without making it: under transformers' plain causal mask, of keys of which none is
     padding, "all" to one query at the last of them, and keys up to their own to several ("causal"); or None. Leans on
     what `whole_mask` does."""
-    from transformers.masking_utils import causal_mask_function
-
-    if mask_function is not causal_mask_function or not (isinstance(q_offset, int) and isinstance(kv_offset, int)):
+    if not is_causal(mask_function) or not (isinstance(q_offset, int) and isinstance(kv_offset, int)):
         return None
     last = kv_offset + kv_length
     if attention_mask is not None and (attention_mask.shape[-1] < last or not bool(attention_mask.all())):

@@ -49,6 +49,16 @@ class HostMask(Visible, FlexBlockMask):
     def known(self) -> str | None:
         return compat.known_mask(**self.how)
 
+    @cached_property
+    def shows_later(self) -> bool:
+        """Whether some query sees the key after its own, as those of one image do in Gemma 3."""
+        if self.queries == 1 or compat.is_causal(self.how["mask_function"]):
+            return False
+        ahead = 1 + int(self.how.get("q_offset", 0)) - int(self.how.get("kv_offset", 0))
+        queries = torch.arange(min(self.queries, max(0, self.keys - ahead)))[None]
+        rows = torch.arange(self.how["batch_size"])[:, None]
+        return bool(self.mod()(rows, 0, queries, queries + ahead).any())
+
     def _find_runs(self) -> Runs | None:
         if self.queries == 1 and self.known == "all":  # nearly always, in decoding
             return Runs(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), self.keys))
