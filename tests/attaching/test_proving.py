@@ -27,6 +27,27 @@ def test_a_family_that_is_not_listed_is_proved_before_it_is_used(family: str) ->
 
 
 @torch.no_grad()
+def test_a_model_of_images_and_texts_is_read_by_the_family_of_its_text() -> None:
+    """Cohere 2 does not rotate q and k where it sees all keys, which its rotary module does not tell."""
+    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration, SiglipVisionConfig
+
+    torch.manual_seed(0)
+    text = tiny_model("cohere2")
+    vision = SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    model = AyaVisionForConditionalGeneration(
+        AyaVisionConfig(text_config=text.config.to_dict(), vision_config=vision.to_dict(), image_token_index=90)
+    ).eval()
+    assert whorl.encoding_of(model) == whorl.encoding_of(text)
+    assert "nope" in str(whorl.encoding_of(model))
+    stock = model(TOKENS).logits
+    assert difference(whorl.attach(model, whorl.encoding_of(model))(TOKENS).logits, stock) < 1e-5
+    assert difference(whorl.attach(model, "hope:train_length=16")(TOKENS).logits, stock) > 1e-3
+    assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+
+
+@torch.no_grad()
 def test_an_unlisted_family_is_proved_in_its_own_precision_and_scaling() -> None:
     """Stock tables in bfloat16 are off by more than exact ones; a spectrum by length is read at the probe's length."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}

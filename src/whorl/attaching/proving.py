@@ -44,7 +44,7 @@ def prove(host: Host, late: bool = False) -> None:
         scale = float(stock.abs().max())
         allowed = max(1e-3, 16 * torch.finfo(dtype).eps) * scale  # stock tables are rounded to the model's dtype
         finding = None if moved <= allowed else f"its logits moved by {moved:.2g}, of {scale:.2g}"  # nan is no proof
-        still = sorted(set(range(len(plan.layers))) - turned)
+        still = [index for index, turns in enumerate(host.turns) if turns and index not in turned]
         if still:
             finding = f"its layers {still} turned out to have no rotation, which whorl has to be told"
     except Exception as error:

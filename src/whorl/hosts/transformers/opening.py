@@ -81,7 +81,8 @@ def open_model(model: Any) -> OpenHost:
     if closed is not None:
         raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
     tried: list[tuple[int, str]] = []
-    for guess in GUESSES:
+    of_text = FAMILIES.get(getattr(config.get_text_config(), "model_type", ""))
+    for guess in (*([of_text] if of_text is not None else []), *GUESSES):
         try:
             return _open(model, guess, known=False)
         except ValueError as error:
