@@ -57,9 +57,9 @@ Those of one comparison have the same data and settings on every machine; its re
 """
 
 NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
-difference is resolved; where `rope` is among many, it is named alone, since everything reads it. Of the others nothing
-is claimed. Studies of one task and the same settings are read together: values are over the seeds that all of their
-encodings have.
+difference from the best is resolved; where `rope` is among many, it is named alone, since everything reads it. Of the
+others nothing is claimed. Studies of one task and the same settings are read together: values are over the seeds that
+all of their encodings have.
 """
 FEW = 4  # encodings to choose from
 EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
@@ -149,7 +149,10 @@ def _take(picks: list[Pick]) -> str:
 def _taken(best: Sequence[str]) -> str:
     """Those that are best, or one of them where they are too many to choose from."""
     if "rope" in best and len(best) > FEW:
-        return f"`rope`, which everything reads: no difference from the {len(best) - 1} others beside is resolved"
+        if best[0] == "rope":
+            return f"`rope`, which everything reads: no difference of {len(best) - 1} others from it is resolved"
+        told = f"no difference from the best, `{best[0]}`, is resolved, nor is that of {len(best) - 2} others"
+        return f"`rope`, which everything reads: {told}"
     return listing([f"`{name}`" for name in best])
 
 

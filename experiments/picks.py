@@ -39,6 +39,7 @@ class Ranking:
     ranked   those that have every seed of one of them, two or more, and of which none in any of them failed, diverged
              or did not learn
     others   the rest that have a value and learnt something: no claim is made of them
+    spoilt   those of which a seed failed, diverged or did not learn
     """
 
     parts: Mapping[str, Comparison]
@@ -47,12 +48,13 @@ class Ranking:
     seeds: tuple[int, ...]
     ranked: tuple[tuple[Encoding, float], ...]
     others: tuple[tuple[Encoding, float], ...]
+    spoilt: frozenset[str]
 
     @classmethod
     def of(cls, parts: Mapping[str, Comparison], length: int, among: Sequence[str] = ()) -> Ranking:
         metric = measured(next(iter(parts.values())))
         seeds = tuple(sorted(set.intersection(*(set(c.config.seeds) for c in parts.values()))))
-        spoilt = {name for c in parts.values() for name in _spoilt(c, metric, length)}
+        spoilt = frozenset(name for c in parts.values() for name in _spoilt(c, metric, length))
         whole: dict[str, Encoding] = {}
         rest: dict[str, Encoding] = {}
         for c in parts.values():
@@ -65,7 +67,7 @@ class Ranking:
                     kept[e.name] = e
         ranked = _best_first(metric, length, [(e, e.on(seeds)) for e in whole.values()])
         others = _best_first(metric, length, [(e, e) for name, e in rest.items() if name not in whole])
-        return cls(parts, metric, length, seeds, ranked, others)
+        return cls(parts, metric, length, seeds, ranked, others, spoilt)
 
     @property
     def train_length(self) -> int:
@@ -153,16 +155,26 @@ def _words(one: Ranking, most: int | None) -> str:
         unresolved = [text for e, text in rest if not one.behind(e)]
         seeds = plural(len(one.seeds), "seed")
         told.append(f"{where}, {seeds}: {_named(ahead, most)}{f'; behind: {_named(behind, most)}' if behind else ''}")
-        told += [f"below, but not resolved: {_named(unresolved, most)}"] if unresolved else []
-    if rest := one.others if best else (*one.ranked, *one.others):
-        named = _named([f"`{e.name}` {show(mean)}" for e, mean in rest], most)
-        why = (
-            Verdict.ONE_SEED
-            if all(len(e.trials) == 1 for e, _ in rest)
-            else "a seed is missing, failed or diverged: no claim"
-        )
-        told.append(f"{'' if best else f'{where}, '}{why} ({named})")
+        told += [f"behind, but not resolved: {_named(unresolved, most)}"] if unresolved else []
+    rest = one.others if best else (*one.ranked, *one.others)
+    for why, some in _without_claim(rest, one.spoilt).items():
+        named = _named([f"`{e.name}` {show(mean)}" for e, mean in some], most)
+        told.append(f"{'' if told else f'{where}, '}{why} ({named})")
     return "; ".join(told)
+
+
+def _without_claim(
+    rest: Sequence[tuple[Encoding, float]], spoilt: frozenset[str]
+) -> dict[str, list[tuple[Encoding, float]]]:
+    """Encodings by why nothing is claimed of them."""
+    found: dict[str, list[tuple[Encoding, float]]] = {}
+    for e, mean in rest:
+        if e.name in spoilt:
+            why = "a seed failed, diverged or did not learn: no claim"
+        else:
+            why = str(Verdict.ONE_SEED) if len(e.trials) == 1 else "a seed is missing: no claim"
+        found.setdefault(why, []).append((e, mean))
+    return found
 
 
 def _named(texts: Sequence[str], most: int | None) -> str:

@@ -139,6 +139,7 @@ def test_of_many_that_are_not_told_apart_rope_is_named_alone() -> None:
     few, many = ("fox", "rope", "hope"), ("fox", "rope", "hope", "cope", "path")
     assert found._take([pick("language", few, "")]) == "`fox`, `rope` and `hope`"
     assert found._take([pick("language", many, "")]) == (
-        "`rope`, which everything reads: no difference from the 4 others beside is resolved"
+        "`rope`, which everything reads: no difference from the best, `fox`, is resolved, nor is that of 3 others"
     )
+    assert found._take([pick("language", ("rope", *few, "t5", "fire"), "")]).endswith("of 5 others from it is resolved")
     assert found._take([pick("language", (*many[:1], *many[2:], "fire"), "")]).count("`") == 10

@@ -33,13 +33,13 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     assert found.best == ("hope", "fire")
     told = "tail perplexity at 4x, three seeds: `hope` 30.3 and `fire` 31.0; behind: `rope` 51.0; "
     assert (
-        told + "a seed is missing, failed or diverged: no claim (`t5` 17.0, `cope` 17.0 and `fox` 18.0) ([0009"
-        in found.words
+        told + "a seed failed, diverged or did not learn: no claim (`t5` 17.0 and `cope` 17.0); one seed: no claim "
+        "(`fox` 18.0) ([0009" in found.words
     )
     assert "nope" not in found.words, "which learnt nothing"
     shorter = pick(tmp_path, most=1).words
     assert "three seeds: `hope` 30.3 and 1 more; behind: `rope` 51.0; " in shorter
-    assert "no claim (`t5` 17.0 and 2 more)" in shorter
+    assert "no claim (`t5` 17.0 and 1 more); one seed: no claim (`fox` 18.0) (" in shorter
 
 
 def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path)
     comparison(tmp_path / "experiments" / "0010-awareness" / "mqar", trials, "mqar")
     found = pick(tmp_path, claims.Need("find", {"mqar": ("0010-awareness/mqar",)}, 4), "mqar")
     assert found.best == ("hope",)
-    assert "`hope` 100.0 %; behind: `fox` 99.0 %; below, but not resolved: `rope` 35.0 %" in found.words
+    assert "`hope` 100.0 %; behind: `fox` 99.0 %; behind, but not resolved: `rope` 35.0 %" in found.words
 
 
 def test_studies_of_the_same_settings_are_read_as_one(tmp_path: Path) -> None:
@@ -90,7 +90,9 @@ def test_studies_of_the_same_settings_are_read_as_one(tmp_path: Path) -> None:
     comparison(tmp_path / "experiments" / main, trials)
     found = pick(tmp_path, need)
     assert found.best == ("path",), "a seed of fox diverged, though it has all of those of the other study"
-    assert "a seed is missing, failed or diverged: no claim (`fire` 18.0 and `fox` 1" in found.words
+    assert (
+        "one seed: no claim (`fire` 18.0); a seed failed, diverged or did not learn: no claim (`fox` 1" in found.words
+    )
 
     comparison(tmp_path / "experiments" / other, content, tokens=2)
     found = pick(tmp_path, need)
@@ -116,7 +118,7 @@ def test_what_did_not_learn_the_task_on_every_seed_is_not_taken(tmp_path: Path) 
     need = claims.Need("find", {"mqar": ("0010-awareness/mqar",)}, 4)
     found = pick(tmp_path, need, "mqar")
     assert found.best == ("hope",)
-    assert "`hope` 85.0 %; behind: `rope` 25.0 %; one seed: no claim (`fox` 100.0 %)" in found.words
+    assert "behind: `rope` 25.0 %; a seed failed, diverged or did not learn: no claim (`fox` 100.0 %)" in found.words
 
 
 def test_what_is_not_there_is_not_measured(tmp_path: Path) -> None:

@@ -115,7 +115,11 @@ def what_counts(c: Comparison, metric: Metric, samples: str) -> str:
             f"One seed gives no spread, so no difference here is established: one is called so where zero lies outside "
             f"{by_sample}, as an indication only. What is not resolved may still be there."
         )
-    over = f" and a bootstrap over the {samples}, the same for all" if paired(c.encodings) else ""
+    over = ""
+    if paired(c.encodings):
+        over = f" and a bootstrap over the {samples}, the same for all"
+    elif any(paired([e]) for e in c.encodings):
+        over = f" and, of two that have both kept their {samples}, a bootstrap over these"
     rule = (
         "A difference is called one only where it is resolved: where zero lies outside its 95 % interval, from the "
         "differences between trials of the same seed, which begin with the same weights and see the same batches "
