@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import whorl
 from whorl.points import PointConfig, PointTransformer
 
 CONFIG = PointConfig(classes=3, width=8, heads=2)
@@ -55,3 +56,32 @@ def test_nothing_is_read_of_padding_and_a_cloud_of_it_alone_has_logits_and_gradi
     torch.testing.assert_close(logits[1], model.head.bias)
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "euclidean-alibi:unit=0.2",
+        "pape",
+        "pape-ri:unit=0.2",
+        "spe",
+        "frequencies:values=2@1@3,axes=0@1@2",
+        "frequencies:values=2@1@3,axes=0@1@2+euclidean-alibi:unit=0.2",
+    ],
+)
+def test_the_gradient_of_coordinates_is_that_of_a_small_move(encoding: str) -> None:
+    torch.manual_seed(0)
+    model = whorl.attach(PointTransformer(PointConfig(classes=3, width=32, heads=2)).double().eval(), encoding)
+    at = (torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0)) - 0.5).double().requires_grad_()
+
+    def total(moved: torch.Tensor) -> torch.Tensor:
+        return model(moved).logits.pow(2).sum()
+
+    total(at).backward()
+    for point, axis in ((0, 0), (2, 1), (5, 2)):
+        step = torch.zeros(2, 6, 3).double()
+        step[1, point, axis] = 1e-6
+        with torch.no_grad():
+            moved = float((total(at + step) - total(at - step)) / 2e-6)
+        assert float(at.grad[1, point, axis]) == pytest.approx(moved, rel=1e-4, abs=1e-8)
+        assert moved != 0

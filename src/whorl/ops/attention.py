@@ -71,9 +71,12 @@ def biased_attention(
     Returns the output [batch, heads, queries, head_dim] in v's dtype, and the weights, or None where they are never
     made. Logits and softmax are float32 (float64 for float64 inputs), also under autocast. A query that sees no key has
     the output 0 and weights of 0, with sinks and without, and no gradient goes from it to anything. Gradients reach q,
-    k, v, the sinks, the factor, states, and the parameters of biases and scores; second derivatives are those of
+    k, v, the sinks, the factor, states, and the parameters of biases and scores, and positions that are real numbers by
+    "reference" alone, which "auto" then is; second derivatives are those of
     "reference" and "decode" alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
     """
+    if impl == "auto" and _differentiated(query_positions, key_positions):
+        impl = "reference"
     key = None
     if not scores and factor is None and sinks is None and not dropout and impl == "auto":
         key = _alike(q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap)
@@ -149,11 +152,18 @@ def _visible(mask: torch.Tensor, queries: int, keys: int) -> Visible:
     return DenseVisible(mask, queries, keys)
 
 
+def _differentiated(*positions: torch.Tensor) -> bool:
+    """Whether gradients of positions are asked for: coordinates of points may be learned, or come from a model."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in positions)
+
+
 def _choose(impl: str, problem: AttentionProblem) -> str:
     """The implementation that will run. Raises ValueError for a name that is not one, or that cannot run here."""
     if impl == "auto" and (torch.compiler.is_compiling() or asked_by_environment() == "reference"):
         return "reference"
     followed = transformed()
+    if _differentiated(problem.query_positions, problem.key_positions):
+        followed = "a gradient of positions is asked for, which are constants to it"
     given = problem[:3] if problem.factor is None else (*problem[:3], problem.factor)
     if followed is None and not plain(given):
         followed = "q, k, v or the factor is a tensor with a dispatch of its own"
