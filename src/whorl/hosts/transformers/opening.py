@@ -81,8 +81,8 @@ def open_model(model: Any) -> OpenHost:
     if closed is not None:
         raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
     tried: list[tuple[int, str]] = []
-    of_text = FAMILIES.get(getattr(config.get_text_config(), "model_type", ""))
-    for guess in (*([of_text] if of_text is not None else []), *GUESSES):
+    of_text = FAMILIES.get(getattr(_text_config(model), "model_type", ""))
+    for guess in (*([] if of_text is None else [of_text]), *GUESSES):
         try:
             return _open(model, guess, known=False)
         except ValueError as error:
@@ -104,6 +104,11 @@ def open_model(model: Any) -> OpenHost:
     )
 
 
+def _text_config(model: Any) -> Any:
+    """That of its text, where a model reads images or sounds too."""
+    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+
+
 def _found(model: Any, family: Family) -> int:
     """How much of a guess is there, so that the message can speak of the nearest one."""
     base = _base(model, family)
@@ -118,7 +123,7 @@ def _one_of(names: Any) -> str:
 
 def _open(model: Any, family: Family, known: bool) -> OpenHost:
     base = _base(model, family)
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = _text_config(model)
     layers = tuple(part_of(base, family.layers, model))
     if not layers:
         raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")
