@@ -231,3 +231,23 @@ def test_checkpointing_gives_the_same_gradients() -> None:
     model.gradient_checkpointing_enable()
     for again, gradient in zip(gradients(), plain, strict=True):
         torch.testing.assert_close(again, gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["grows", "forgets", "turns", "fox", "selective-rope"])
+@pytest.mark.parametrize("residual", [3, 100])
+def test_a_quantized_cache_keeps_them(encoding: str, residual: int) -> None:
+    """Whose layers hold the latest keys alone as a tensor, or none; here nothing is lost in quantizing."""
+    from transformers.cache_utils import Cache, QuantizedLayer
+
+    class Exact(QuantizedLayer):
+        def _quantize(self, tensor, axis):
+            return tensor.clone()
+
+        def _dequantize(self, tensor):
+            return tensor
+
+    model = drawn(whorl.attach(tiny_model("llama"), encoding))
+    expected, budget = logits_and_budget(model, TOKENS)
+    cache = Cache(layers=[Exact(residual_length=residual) for _ in model.model.layers])
+    steps = [model(part, past_key_values=cache).logits for part in TOKENS.split([20, *[1] * 10, 4, *[1] * 6], 1)]
+    assert difference(torch.cat(steps, 1), expected) < budget

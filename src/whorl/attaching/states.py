@@ -147,7 +147,7 @@ def _from_cache(
         states.append(new if past is None else torch.cat([past, new], 1))
     layer = given.cache.layers[given.layer]
     held = getattr(layer, "keys", None)
-    last = keys if held is None else max(keys, held.shape[2])  # those of a window alone, where that is all there is
+    last = keys if held is None or held.ndim != 4 else max(keys, held.shape[2])  # of a window those that it keeps
     kept.of_scores = [state[:, -max(last, m.looks_back) :] for m, state in zip(modules, states, strict=True)]
     kept.count = given.start + given.hidden.shape[1]
     kept.believe(layer)
