@@ -199,6 +199,7 @@ def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str],
     assert list(read) == ["the methods"]
     assert read["the methods"][-1] == (2 * 10, 2 * 10), "windows: untouched, five scalings and four windows"
     assert whorl.load(tmp_path / "longer").config.max_position_embeddings == 128
+    assert "the methods read 2 windows of 64 tokens each; how long that takes is told after the first" in said
     (line,) = (one for one in said if "max_position_embeddings" in one)
     assert "128 tokens, more than 64: max_position_embeddings stays as it is, which a scaling from 32 to 64" in line
 
@@ -217,7 +218,8 @@ def test_a_method_asked_for_by_name_that_is_no_better_is_kept_and_said(
     )
     assert found.method == "linear"
     assert (
-        "linear reads the last quarter of 64 tokens no better than the model as it is; auto keeps that" in said
+        "linear reads the last quarter of 64 tokens no better than the model as it is, which --method auto would keep"
+        in said
     ) == worse
 
 

@@ -231,6 +231,7 @@ def test_a_given_tokenizer_is_used(task, folder, tmp_path):
     ("changes", "message"),
     [
         ({"tail": 24}, "tail=24 tokens do not fit in the shortest length, 24; try --tail 12"),
+        ({"lengths": (1, 24)}, "tokens do not fit in the shortest length, 1; try longer ones"),
         ({"lengths": (24, 48, 9999)}, r"no held-out document .* has 9999 tokens, the longest has \d+; try lengths up"),
         ({"train_length": 10**6}, r"gives \d+ tokens to train on, less than one example of 1000000"),
         ({"text": "nowhere/at.all"}, "no text at 'nowhere/at.all'"),

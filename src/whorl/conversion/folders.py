@@ -94,6 +94,10 @@ def extend(
         check_tokens(model, task)
         asked = {"lora": lora, **_follows_from(model, task, healing)}
         resuming.check(out, "extend", asked, force)
+    say(
+        f"{'the methods read' if method == 'auto' else f'the model and {method} read'} {windows} window"
+        f"{'' if windows == 1 else 's'} of {to:,} tokens each; how long that takes is told after the first"
+    )
     best, tried = extending.extend(
         model,
         to,
@@ -107,7 +111,10 @@ def extend(
     if best is tried[0]:
         say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
     elif method != "auto" and best.past >= tried[0].past:
-        say(f"{best.method} reads the last quarter of {to:,} tokens no better than the model as it is; auto keeps that")
+        say(
+            f"{best.method} reads the last quarter of {to:,} tokens no better than the model as it is, which --method "
+            "auto would keep"
+        )
     with ExitStack() as until_written:
         work = None
         if tune:
@@ -326,7 +333,8 @@ def convert(
 def _planned(healing: Any, control: bool, task: Any) -> str:
     """What will be done, in words: in batches of the default size, few tokens are a step or two, which heal nothing."""
     steps, length = healing.recipe().steps, healing.train_length
-    few = "; that is few: a smaller --batch-size makes more steps of as many tokens" if steps < FEW_STEPS else ""
+    more = "a smaller --batch-size makes more steps of as many tokens" if healing.batch_size > 1 else "give more --heal"
+    few = f"; that is few: {more}" if steps < FEW_STEPS else ""
     at = " and ".join(f"{n:,}" for n in task.settings.lengths)
     also = ", and as many of the untouched model" if control else ""
     return (

@@ -79,8 +79,9 @@ class Language(Task):
         super().check(settings)
         shortest = min(settings.lengths)
         if settings.tail >= shortest:
+            fitting = f"--tail {shortest // 2}" if shortest > 1 else "longer ones"
             raise ValueError(
-                f"tail={settings.tail} tokens do not fit in the shortest length, {shortest}; try --tail {shortest // 2}"
+                f"tail={settings.tail} tokens do not fit in the shortest length, {shortest}; try {fitting}"
             )
 
     def __init__(self, settings: TaskSettings) -> None:
