@@ -92,6 +92,10 @@ def test_what_is_asked_for_is_read_and_written() -> None:
     with pytest.raises(ValueError, match="more than one `then`"):
         halves("rope then hope then nope")
     settings = Settings(precision="fp32").resolve()
+    with pytest.raises(ValueError, match="is two encodings, to train with and to read with, which whorl compare"):
+        whorl.parse(ASKED)
+    with pytest.raises(ValueError, match=r"reads with what it was trained with; give rope:base=500 alone"):
+        plan_from_scratch(["rope:base=500 then rope"], (0,), Settings().resolve(), "data")
     alike, then = plan_from_scratch(["rope", ASKED], (0,), settings, "data")
     assert (then.alike, alike.alike, then.encoding) == (alike.id, None, alike.encoding)
     with pytest.raises(ValueError, match="rope then rope~yarn:factor=4,original=128 is asked for twice"):

@@ -183,6 +183,11 @@ def plan_from_scratch(
         for own, other in zip(trained, others, strict=True)
     ]
     asked = check_asked(trained, seeds, settings, tested)
+    for own, other in zip(asked, tested, strict=True):
+        if own == other:
+            raise ValueError(
+                f"{own}{THEN}{other} reads with what it was trained with; give {own.without_defaults()} alone"
+            )
     return plan_trials(asked, seeds, settings, data_fingerprint, [*map(written, encodings)], tested=tested)
 
 

@@ -151,6 +151,10 @@ def parse(notation: str | Encoding) -> Encoding:
         return notation
     if not isinstance(notation, str):
         raise ValueError(f"an encoding is a config or its notation, got {_what(notation)}")
+    if "then" in notation.split():
+        raise ValueError(
+            f"{notation!r} is two encodings, to train with and to read with, which whorl compare takes; give one"
+        )
     text = "".join(notation.split())
     if not text:
         raise ValueError("an empty encoding; try rope, hope or p-rope:p=0.5")
