@@ -85,3 +85,12 @@ def test_the_gradient_of_coordinates_is_that_of_a_small_move(encoding: str) -> N
             moved = float((total(at + step) - total(at - step)) / 2e-6)
         assert float(at.grad[1, point, axis]) == pytest.approx(moved, rel=1e-4, abs=1e-8)
         assert moved != 0
+
+
+@pytest.mark.parametrize("encoding", ["spe", "pape-ri:unit=1", "euclidean-alibi:unit=1", "nope"])
+@torch.no_grad()
+def test_points_of_a_grid_and_clouds_of_none_are_read(encoding: str) -> None:
+    model = whorl.attach(PointTransformer(PointConfig(classes=3, width=32, heads=2)).eval(), encoding)
+    at = torch.randint(0, 9, (2, 6, 3), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(at).logits, model(at.float()).logits)
+    torch.testing.assert_close(model(torch.zeros(2, 0, 3)).logits, model.head.bias.expand(2, 3))

@@ -79,6 +79,8 @@ class SelectiveCodes(ScoreModule):
             raise ValueError("spe goes by whole clouds, and has no medoid for points that come after others to a cache")
         gates, even = (in_full(p).to(hidden.dtype) for p in (self.gates, self.even))
         gate = (torch.einsum("btw,hcw->bthc", hidden, gates) + even).sigmoid()
+        if not positions.is_floating_point():  # of a grid
+            positions = positions.float()
         points = positions - mean_of(positions, real) if self.centred else positions  # in the precision of coordinates
         points = points.to(hidden.dtype)
         of_points = torch.cat([points, medoids(points, real, self.neighbours, self.radius)], -1)

@@ -124,7 +124,9 @@ class PointTransformer(nn.Module):
 
 def _pooled(x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     """Mean and largest of [clouds, points, width], over points that are no padding: [clouds, 2 width]. Zeros for a
-    cloud that is all padding."""
+    cloud of none."""
+    if not x.shape[1]:
+        return x.new_zeros(x.shape[0], 2 * x.shape[2])
     mean = mean_of(x, real)[..., 0, :]
     if real is None:
         return torch.cat([mean, x.amax(1)], -1)
