@@ -54,7 +54,7 @@ def follow_layers(model: Any, attachment: Attachment) -> None:
     copies = [m for s in seams if s is not None for m in s.modules if not _is_among(m, ours) and _learns(m)]
     if copies or _shapes(modules) != _shapes(layer_plan(host, encoding).modules):
         raise ValueError(
-            f"{attachment.encoding} has learned parameters in each layer, and the layers of this "
+            f"{attachment.encoding} has learned parameters, and the layers of this "
             f"{type(host.model).__name__} are not those any more that it was attached to, nor some of them: a layer "
             "was copied or added. whorl.detach(model), attach to the layers that it has now, and train again"
         )
