@@ -152,7 +152,7 @@ def _maps(models: Models) -> Chart | None:
     singly = range(deepest) if size <= MOST_MAPS else range(0)
     views, cut = [], []
     for label, unit, of, high in (
-        ("each over its largest", "weight over the map's largest", _over_largest, 1.0),
+        ("each over its largest nearby", "weight over the largest of the nearer half of offsets", _over_largest, 1.0),
         ("mean weight", "mean weight", lambda x: x, None),
     ):
         parts: list[Cells | None] = []
