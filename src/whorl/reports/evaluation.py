@@ -25,6 +25,10 @@ CAVEATS = (
 )
 
 
+def _windows(count: int | None) -> str:
+    return f"{count} window{'' if count == 1 else 's'}"
+
+
 def write(found: Evaluation, out: Path) -> list[Path]:
     """Writes `out/report.md`, `out/report.html` and `out/figures/*.png`, each in one step, and returns their paths."""
     return writing.write(build(found), out)
@@ -72,7 +76,7 @@ def build(found: Evaluation) -> Document:
         [
             ("Encoding", found.encoding),
             ("Model", f"{compact(found.parameters)} parameters"),
-            ("Text", f"{found.asked.text}{', held out' if found.heldout else ''}, {found.asked.windows} windows"),
+            ("Text", f"{found.asked.text}{', held out' if found.heldout else ''}, {_windows(found.asked.windows)}"),
             ("Sequences", f"{found.asked.sequences} a length"),
             ("Device", ", ".join(part for part in (found.machine.device, found.machine.cpu) if part)),
             ("Created", found.created[:16].replace("T", " ")),
@@ -156,7 +160,7 @@ def by_position(found: Evaluation) -> CurveChart | None:
     x = axis("position", "linear", [0.0, float(last)])
     row = found.row("loss", last + 1)
     count = found.asked.windows if row is None else row.windows
-    caption = f"Mean over {count} windows of {last + 1:,} tokens. Each place has tokens of its own."
+    caption = f"Mean over {_windows(count)} of {last + 1:,} tokens. Each place has tokens of its own."
     return CurveChart("loss", "Loss by position", caption, (("position", x),), (view,))
 
 

@@ -64,7 +64,7 @@ def ratio(value: float | None) -> str:
 
 def multiple(length: float, train_length: float) -> str:
     """A length in training lengths: `4x`, `0.5x`."""
-    return f"{length / train_length:g}x" if math.isclose(length % train_length, 0) else f"{length / train_length:.2g}x"
+    return f"{length / train_length:g}x" if math.isclose(length % train_length, 0) else f"{length / train_length:.3g}x"
 
 
 def compact(value: float | None) -> str:
