@@ -48,6 +48,9 @@ def test_what_is_kept_of_layers_that_were_moved_is_what_they_do(tmp_path, encodi
     assert difference(logits(loaded), expected) < 1e-6
     assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
     assert torch.equal(logits(model), expected), "a save changes nothing"
+    effects = attached(model).effects
+    model.save_pretrained(tmp_path)
+    assert attached(model).effects is effects, "which are in line since the first"
 
 
 def test_the_encoding_of_pruned_layers_is_said_layer_by_layer() -> None:

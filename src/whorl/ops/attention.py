@@ -75,8 +75,6 @@ def biased_attention(
     "reference" alone, which "auto" then is; second derivatives are those of
     "reference" and "decode" alone, the others refuse them. Raises ValueError for arguments that do not fit one another.
     """
-    if impl == "auto" and _differentiated(query_positions, key_positions):
-        impl = "reference"
     key = None
     if not scores and factor is None and sinks is None and not dropout and impl == "auto":
         key = _alike(q, k, v, biases, query_positions, key_positions, mask, causal, scale, softcap)
