@@ -258,7 +258,7 @@ def test_numbers_read_as_people_write_them() -> None:
     assert with_spread(17.94, 0.02) == "17.94 ± 0.02"
     assert with_spread(0.953, 0.01, as_percent=True) == "95.3 ± 1.0 %"
     assert [compact(v) for v in (838_912, 4_096_000, 20_000, 500)] == ["0.84 M", "4.1 M", "20 k", "500"]
-    assert [multiple(n, 128) for n in (128, 2048, 64, 200)] == ["1x", "16x", "0.5x", "1.6x"]
+    assert [multiple(n, 128) for n in (128, 2048, 64, 200)] == ["1x", "16x", "0.5x", "1.56x"]
 
 
 def test_settings_are_no_python(report: Path) -> None:

@@ -67,7 +67,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     and "flex" takes the biases (only) through PyTorch's FlexAttention.
 
     seed: of the numbers that a learned encoding starts from, where they are drawn at random: each layer has its own,
-    the same in every run and process.
+    the same in every run and process. To begin anew with what is attached already, detach first.
 
     Of a model that also sees or hears, the text's layers get the encoding; its towers attend as before.
 
