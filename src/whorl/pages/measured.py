@@ -30,8 +30,8 @@ def comparisons(experiments: Path) -> list[tuple[Path, Comparison]]:
 
 def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> list[str]:
     """A line for each comparison that has it, beside rope (in images, axial-rope): at once, four and sixteen times the
-    training length, or in range and at the longest that there is."""
-    lines = []
+    training length, or in range and at the longest that there is. Comparisons of the same trials are told once."""
+    lines: dict[str, list[str]] = {}
     for folder, comparison in found:
         own = [e for e in comparison.encodings if _is_of(name, e.name)]
         if not own:
@@ -44,12 +44,12 @@ def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> 
         study, task = folder.relative_to(experiments).as_posix(), comparison.config.task
         page = "report.md" if (folder / "report.md").exists() else "README.md"
         trained, seeds = f"{comparison.train_length:,} {comparison.unit}", len(comparison.seeds)
-        lines.append(
+        line = (
             f"{TASK.get(task, task)}, trained at {trained} ({seeds} seed{'s' * (seeds > 1)}), "
-            f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{others} "
-            f"[{study}](../../experiments/{study}/{page})"
+            f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{others}"
         )
-    return lines
+        lines.setdefault(line, []).append(f"[{study}](../../experiments/{study}/{page})")
+    return [" ".join([line, *links]) for line, links in lines.items()]
 
 
 def mentioned(name: str, spelled: str, docs: Path, experiments: Path) -> tuple[list[str], list[str]]:

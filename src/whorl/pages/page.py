@@ -78,7 +78,9 @@ def page(name: str, known: Known) -> Page:
     used = facts.in_use(name)
     spelled = re.split("[,.:]", reading.cited(cls))[0]
     rows, others = measured.mentioned(name, spelled, known.docs, known.experiments)
-    far = [*measured.told(name, known.comparisons, known.experiments), *(f"a table of {link} has it" for link in rows)]
+    far = measured.told(name, known.comparisons, known.experiments)
+    if rows:
+        far.append(f"a table of {rows[0]} has it" if len(rows) == 1 else f"tables of {listing(rows)} have it")
     told = [
         ("goes with", facts.goes_with(name)),
         ("families", known.taken.get(name, "none of [the table](../families.md).")),
