@@ -143,8 +143,9 @@ def _go_on(plan: Plan, learned: Sequence[Sequence[Term]]) -> None:
     for seam, before in zip(plan.layers, learned, strict=True):
         for part, modules in seam.terms:
             for module, was in zip(modules, dict(before).get(part, ()), strict=False):
-                if [x.shape for x in module.state_dict().values()] == [x.shape for x in was.state_dict().values()]:
-                    module.load_state_dict(was.state_dict())
+                own, held = module.state_dict(), was.state_dict()
+                if [x.shape for x in own.values()] == [x.shape for x in held.values()]:
+                    module.load_state_dict(held)
 
 
 def detach(model: Any) -> Any:

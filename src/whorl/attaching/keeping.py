@@ -20,6 +20,7 @@ from typing import Any
 from whorl.attaching.present import follow_layers
 from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
+from whorl.hosts import name_of
 from whorl.hosts.transformers import compat
 
 
@@ -91,7 +92,7 @@ def _parts_in(record: Any, saver: Any) -> list[dict[str, Any]]:
     own = attached(saver)
     if own is None or record.get("stock", True):
         return []
-    at = next(name for name, module in saver.named_modules() if module is own).rpartition(".")[0]
+    at = name_of(saver, own).rpartition(".")[0]
     return [{"at": at, **record_of(own.encoding)}]
 
 

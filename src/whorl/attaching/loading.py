@@ -29,7 +29,7 @@ from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import config_and_encoding, open_gguf
-from whorl.hosts import host_of, open_host
+from whorl.hosts import host_of, name_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 from whorl.hub import check_on_hub
@@ -189,8 +189,7 @@ def without_weights(where: Any) -> Any:
             model = cls(config) if hasattr(cls, "config_class") and cls.config_class else cls.from_config(config)
         host = open_host(model)
         if host.rotary is not None:
-            name = next(name for name, module in model.named_modules() if module is host.rotary)
-            model.set_submodule(name, type(host.rotary)(host.rotary.config))
+            model.set_submodule(name_of(model, host.rotary), type(host.rotary)(host.rotary.config))
     return model if encoding is None else attach(model, completed(open_host(model), encoding))
 
 

@@ -28,7 +28,7 @@ from whorl.attaching.saving import save_pretrained
 from whorl.attaching.seams import INTERFACE, Attachment, LayerSeam, seam_of
 from whorl.encodings import Encoding
 from whorl.encodings.learned import PositionTable
-from whorl.hosts import Host
+from whorl.hosts import Host, name_of
 from whorl.hosts.transformers import compat
 
 OWN_VECTORS = "interpolate_pos_encoding"  # the method of an image model that gives its own vectors of positions
@@ -97,7 +97,7 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         attachment.silenced = bool(table.requires_grad)
         table.requires_grad_(False)
         if isinstance(plan.add, PositionTable):
-            ours, theirs = _name(attachment, plan.add), _name(host.base, host.position_table)
+            ours, theirs = name_of(attachment, plan.add), name_of(host.base, host.position_table)
             attachment.kept_as = f"{ours}.weight", f"{theirs}.weight", getattr(host.position_table, "offset", 0)
             attachment.hooks.append(host.base.register_load_state_dict_pre_hook(before_load))
     elif plan.add is not None:
@@ -107,10 +107,6 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         holder = _holder(host)
         holder.__dict__.update(whorl_calls=host.calls, whorl_reposition=attachment.reposition)
         attachment.hooks.append(holder.register_forward_pre_hook(before_repositioned, with_kwargs=True))
-
-
-def _name(module: nn.Module, part: nn.Module) -> str:
-    return next(name for name, found in module.named_modules() if found is part)
 
 
 def _place_on_grid(host: Host, plan: Plan, attachment: Attachment) -> None:

@@ -23,9 +23,11 @@ def encoding_of_present(model: Any, attachment: Attachment) -> Encoding:
 
     Raises ValueError where a layer came after an encoding that differs by layer was attached, and so has none of them.
     """
+    if not isinstance(attachment.encoding, Layers):
+        return attachment.encoding
     host = host_of(model)
     seams = seams_of(host)
-    if _as_attached(seams, attachment) or not isinstance(attachment.encoding, Layers):
+    if _as_attached(seams, attachment):
         return attachment.encoding
     each = [seam.encoding for seam in seams if seam is not None]
     if len(each) < len(seams):

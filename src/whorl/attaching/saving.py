@@ -23,7 +23,7 @@ from whorl.attaching.present import follow_layers
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, architecture_of, guards, record_of, replace_json
 from whorl.attaching.seams import attached
 from whorl.attaching.stock import stock_form
-from whorl.hosts import FAMILIES, StockForm, open_host
+from whorl.hosts import FAMILIES, StockForm, name_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.rope_settings import rope_parameters
 from whorl.hosts.transformers.stock_form import older_settings
@@ -130,7 +130,7 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
     """The state dict with the attached table in the place of the host's own, and whorl's entries left out."""
     own = open_host(model).position_table
     offset = getattr(own, "offset", 0)
-    name = next(n for n, m in model.named_modules() if m is own) + ".weight"
+    name = f"{name_of(model, own)}.weight"
     learned = next((v for k, v in state.items() if is_ours(k) and not k.endswith(ENTRY)), table)
     rows = torch.cat([state[name][:offset].to(learned), learned.detach()])
     return {k: rows if k == name else v for k, v in state.items() if not is_ours(k)}

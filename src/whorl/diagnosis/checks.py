@@ -18,7 +18,7 @@ from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
 from whorl.diagnosis.images import IMAGE_CHECKS, ImageSubject, image_host
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
-from whorl.hosts import Host, open_host, unwrapped
+from whorl.hosts import Host, open_host, text_config, unwrapped
 from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
 
 Advance = Callable[[str, int], None]  # the title of a check, of how many
@@ -299,7 +299,7 @@ def doctor(
     if not isinstance(inner, torch.nn.Module):
         open_host(inner)  # says what it is
     if hasattr(inner, "config"):
-        require_numbers(inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config)
+        require_numbers(text_config(inner.config))
     with torch.no_grad(), openable(inner):
         host = open_host(inner)
         require_known(host)

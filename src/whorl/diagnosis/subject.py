@@ -19,7 +19,7 @@ from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, rounded_angles, undisturbed, usable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
-from whorl.hosts import OpenHost, open_host
+from whorl.hosts import OpenHost, open_host, text_config
 from whorl.hosts.transformers.rope_settings import length_dependent, of_layers, unscaled_up_to
 from whorl.numerics import allowance, max_error, too_large_to_copy
 
@@ -46,8 +46,7 @@ class Subject:
 
     @cached_property
     def config(self) -> Any:
-        config = self.host.model.config
-        return config.get_text_config() if hasattr(config, "get_text_config") else config
+        return text_config(self.host.model.config)
 
     @cached_property
     def encoding(self) -> Encoding | None:

@@ -4,14 +4,14 @@ the protocol; `stating` reads what a config says of its own encoding; `closed` s
 alike, and `points` is models of any library that hold an attention of ours."""
 
 from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
-from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms
+from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms, name_of
 from whorl.hosts.timm.host import TimmHost
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, Family
 from whorl.hosts.transformers.host import OpenHost
 from whorl.hosts.transformers.opening import KNOWN, open_host, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
-from whorl.hosts.transformers.sizes import head_dim_of
+from whorl.hosts.transformers.sizes import head_dim_of, text_config
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
@@ -33,10 +33,12 @@ __all__ = [
     "host_of",
     "in_stock_terms",
     "known_of",
+    "name_of",
     "open_host",
     "scaling_of",
     "settings_of",
     "stock_spectrum",
+    "text_config",
     "trained_length",
     "turns_latent_keys",
     "unwrapped",

@@ -343,3 +343,8 @@ def in_stock_terms(host: Host, spectrum: Spectrum) -> Spectrum:
     if spectrum.amplitude != 1 or spectrum.number_of_axes > 1 or (spectrum.turning and not neighbours):
         return spectrum
     return Spectrum(spectrum.frequencies + (0.0,) * missing, spectrum.head_dim)
+
+
+def name_of(model: nn.Module, part: nn.Module) -> str:
+    """The path of a module in a model that holds it."""
+    return next(name for name, module in model.named_modules() if module is part)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from whorl.encodings import Encoding, Known, Scaled, Spectrum
-from whorl.hosts.protocol import Calls, Host, StockForm
+from whorl.hosts.protocol import Calls, Host, StockForm, name_of
 from whorl.hosts.transformers import compat, stating, stock_form
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import Family
@@ -73,7 +73,7 @@ class OpenHost(Host):
     def part(self) -> str:
         if self.attending.config is self.model.config:
             return ""
-        return next(name for name, module in self.model.named_modules() if module is self.base)
+        return name_of(self.model, self.base)
 
     def carry(self, implementation: str, attend: Callable[..., Any]) -> None:
         from whorl.hosts.transformers.interface import register  # brings FlexAttention, which a host can do without

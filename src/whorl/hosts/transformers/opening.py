@@ -25,7 +25,7 @@ from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, 
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
 from whorl.hosts.transformers.host import CALLS, OpenHost
 from whorl.hosts.transformers.rotary_module import stock_width
-from whorl.hosts.transformers.sizes import head_dim_of, heads_of
+from whorl.hosts.transformers.sizes import head_dim_of, heads_of, text_config
 
 KNOWN = "`whorl list` names the families that are known"
 
@@ -81,7 +81,7 @@ def open_model(model: Any) -> OpenHost:
     if closed is not None:
         raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
     tried: list[tuple[int, str]] = []
-    of_text = FAMILIES.get(getattr(_text_config(model), "model_type", ""))
+    of_text = FAMILIES.get(getattr(text_config(model.config), "model_type", ""))
     for guess in (*([] if of_text is None else [of_text]), *GUESSES):
         try:
             return _open(model, guess, known=False)
@@ -104,11 +104,6 @@ def open_model(model: Any) -> OpenHost:
     )
 
 
-def _text_config(model: Any) -> Any:
-    """That of its text, where a model reads images or sounds too."""
-    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-
-
 def _found(model: Any, family: Family) -> int:
     """How much of a guess is there, so that the message can speak of the nearest one."""
     base = _base(model, family)
@@ -123,7 +118,7 @@ def _one_of(names: Any) -> str:
 
 def _open(model: Any, family: Family, known: bool) -> OpenHost:
     base = _base(model, family)
-    config = _text_config(model)
+    config = text_config(model.config)
     layers = tuple(part_of(base, family.layers, model))
     if not layers:
         raise ValueError(f"this {type(model).__name__} has no layers (config.num_hidden_layers), so nothing attends")

@@ -27,3 +27,8 @@ def heads_of(config: Any, attention: Any) -> int:
     if isinstance(width, int) and isinstance(groups, int) and width % head_dim == 0:
         return width // head_dim * groups
     return config.num_attention_heads
+
+
+def text_config(config: Any) -> Any:
+    """That of its text, where a model reads images or sounds too."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
