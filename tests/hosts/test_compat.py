@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from whorl.hosts.transformers import compat
+from whorl.ops.derivatives import exporting
 from whorl.testing import tiny_model
 
 IDS = torch.arange(3, 12)[None]
@@ -173,7 +174,7 @@ def test_a_condition_is_asserted_without_a_look_at_it() -> None:
 def test_an_export_is_told_from_a_compiled_call() -> None:
     class Exporting(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + 1 if compat.exporting() else x
+            return x + 1 if exporting() else x
 
     zero = torch.zeros(2)
     for run, added in (

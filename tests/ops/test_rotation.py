@@ -172,3 +172,18 @@ def test_error_budget_is_derived() -> None:
     x = torch.randn(100)
     truth, budget = error_budget(torch.sin, (x,), torch.bfloat16)
     assert max_error(torch.sin(x.bfloat16()), truth) <= budget < 0.05
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_runs_where_whorl_is_not(strict: bool) -> None:
+    class Turning(torch.nn.Module):
+        spectrum = parse("hope:train_length=64").spectrum(32)
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return rotate(q * 1, k * 1, rotation_tables(self.spectrum, positions), inplace=True)
+
+    given = (torch.randn(1, 2, 9, 32), torch.randn(1, 1, 9, 32), torch.arange(9)[None])
+    program = torch.export.export(Turning(), given, strict=strict)
+    assert not [node.target for node in program.graph.nodes if "whorl" in str(node.target)]
+    for x, y in zip(program.module()(*given), Turning()(*given), strict=True):
+        torch.testing.assert_close(x, y)

@@ -17,10 +17,10 @@ from whorl.attaching.parallel import of_heads
 from whorl.attaching.seams import INTERFACE, LayerSeam, seam_of
 from whorl.attaching.states import Told, bound
 from whorl.encodings import Spectrum
-from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask
 from whorl.ops import Tables, biased_attention, rotate, rotation_tables
 from whorl.ops.axes import seen_by
+from whorl.ops.derivatives import exporting
 
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
 
@@ -218,7 +218,7 @@ def _by_context(
     Once for each distinct spectrum: over the smallest slice that holds all of its queries, and the keys up to the last.
     """
     assert seam.scaled is not None
-    if compat.exporting() or torch.jit.is_tracing():
+    if exporting() or torch.jit.is_tracing():
         raise ValueError(
             f"{seam.scaled} cannot be exported or traced into one graph: it has {BY_VALUE}. Attach the spectrum of one "
             f"length, as {seam.scaled.inner}~ntk:factor=4, or whorl.detach(model), and export that"

@@ -27,6 +27,7 @@ from torch import nn
 from whorl.attaching.following import Kept, keep_beside
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.interface import HostMask, how_made
+from whorl.ops.derivatives import exporting
 
 ROOM = 1 << 8  # slots that a static cache's positions get at once, where the cache does not say how many it will hold
 TRY = (
@@ -104,7 +105,7 @@ def asked(cache: Any, layer: int, positions: torch.Tensor) -> Call:
         kept = getattr(one, "whorl_positions", None)
         if kept is not None:
             break
-    if compat.exporting() and (kept is None or kept.counted is None):  # a graph of this leaves no record
+    if exporting() and (kept is None or kept.counted is None):  # a graph of this leaves no record
         return Call(positions, layer, cache, None, _start(cache, layer, positions.shape[1]))
     if kept is None:
         kept = KeptPositions()

@@ -17,6 +17,7 @@ import torch
 
 from whorl.attaching.seams import LayerSeam
 from whorl.hosts.transformers import compat
+from whorl.ops.derivatives import exporting
 
 MARK = "whorl_encoding"  # of a cache: what its encoding did to every layer, and the encoding in words
 AGAIN = "Begin with a new cache, and give the whole text again"
@@ -32,7 +33,7 @@ def check(seam: LayerSeam, cache: Any) -> None:
     if own is None:
         return
     if torch.compiler.is_compiling():  # which cannot look at what there is and choose
-        if not compat.exporting():
+        if not exporting():
             setattr(cache, MARK, (seam.does, seam.notation))
         return
     does, filled = own.get(MARK, (None, None))

@@ -20,9 +20,9 @@ import torch
 
 from whorl.attaching.following import Kept, keep_beside
 from whorl.encodings.scores import ScoreModule
-from whorl.hosts.transformers import compat
 from whorl.numerics import math_dtype
 from whorl.ops.axes import seen_by
+from whorl.ops.derivatives import exporting
 from whorl.ops.scores import BoundScore
 
 
@@ -126,7 +126,7 @@ def _from_cache(
     named: str,
 ) -> list[torch.Tensor]:
     """The states of all tokens that are known, the new ones last; they are left with the cache."""
-    if compat.exporting() or torch.jit.is_tracing():
+    if exporting() or torch.jit.is_tracing():
         raise ValueError(
             f"{named} cannot be exported or traced into one graph with a cache: it has {BY_CACHE}. Export without one "
             "(use_cache=False), or whorl.detach(model), and export that"

@@ -30,6 +30,12 @@ def transformed() -> str | None:
     return None
 
 
+def exporting() -> bool:
+    """Whether torch.export or torch.onnx asks. Leans on `torch.compiler._is_exporting_flag`: dynamo of torch 2.11
+    takes `is_exporting()` for true in every compiled call."""
+    return bool(torch.compiler._is_exporting_flag)
+
+
 def batch_of_gradients(x: torch.Tensor) -> bool:
     """Whether it is what torch.autograd.grad(..., is_grads_batched=True) sends through a backward pass."""
     return _C._functorch.is_legacy_batchedtensor(x)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from whorl.ops.autograd import Rotate, RotateInPlace
-from whorl.ops.derivatives import PLAIN, plain, transformed
+from whorl.ops.derivatives import PLAIN, exporting, plain, transformed
 from whorl.ops.impl import reference
 from whorl.ops.overlap import overlap, overlaps_itself
 from whorl.ops.problem import FLOATS, RotationProblem, seen
@@ -42,7 +42,8 @@ def rotate(
                shared.
     impl       "reference", "cpu" (a C loop) or "triton"; one asked for by name runs or raises. "auto" takes the
                environment's WHORL_IMPL, or else the fastest that the inputs' device has; "reference" under torch.func
-               and where a forward-mode derivative is taken, which the others cannot follow.
+               and where a forward-mode derivative is taken, which the others cannot follow, and for torch.export, whose
+               program then runs where whorl is not (and torch.onnx knows all of its operators).
 
     The arithmetic is float32 (float64 for float64 inputs), cast back once. Gradients of any order reach q, k and, out
     of place, the tables (and so learned frequencies). Raises ValueError for arguments that do not fit one another.
@@ -63,6 +64,8 @@ def rotate(
         _check(problem)
     if not compiling or transformed() is not None:  # else the operator chooses when it runs
         impl = chosen(impl, problem)
+    elif impl == "auto" and exporting():
+        impl = "reference"
     if inplace and k is not None:
         followed = impl == "reference" and transformed() is not None  # such tensors may have no memory
         if k is q or (eager and not followed and problem.device != "meta" and _share(q, k, problem.spans)):

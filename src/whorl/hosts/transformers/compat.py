@@ -154,12 +154,6 @@ def keep_address(tensor: torch.Tensor) -> None:
         torch._dynamo.mark_static_address(tensor)
 
 
-def exporting() -> bool:
-    """Whether torch.export asks. Leans on `torch.compiler._is_exporting_flag`: dynamo of torch 2.11 takes
-    `is_exporting()` for true in every compiled call."""
-    return bool(torch.compiler._is_exporting_flag)
-
-
 def assert_in_graph(condition: torch.Tensor, message: str) -> None:
     """Raises RuntimeError, in a compiled call too, where a tensor of one element is false. Leans on
     `torch._assert_async`, which waits for no device."""
