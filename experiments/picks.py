@@ -20,6 +20,8 @@ from whorl.results.comparison import Comparison, Config
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Encoding, Metric
 
+NEARLY_ALL = 0.9  # of the answers right
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -145,12 +147,11 @@ def _best_first(
 
 def _words(one: Ranking, most: int | None) -> str:
     best = set(one.best)
-    show = percent if one.metric.share else number
     where = f"{one.metric.label} at {multiple(one.length, one.train_length)}"
     told = []
     if best:
-        ahead = [f"`{e.name}` {show(mean)}" for e, mean in one.ranked if e.name in best]
-        rest = [(e, f"`{e.name}` {show(mean)}") for e, mean in one.ranked if e.name not in best]
+        ahead = [_value(one, e, mean) for e, mean in one.ranked if e.name in best]
+        rest = [(e, _value(one, e, mean)) for e, mean in one.ranked if e.name not in best]
         behind = [text for e, text in rest if one.behind(e)]
         unresolved = [text for e, text in rest if not one.behind(e)]
         seeds = plural(len(one.seeds), "seed")
@@ -158,9 +159,21 @@ def _words(one: Ranking, most: int | None) -> str:
         told += [f"behind, but not resolved: {_named(unresolved, most)}"] if unresolved else []
     rest = one.others if best else (*one.ranked, *one.others)
     for why, some in _without_claim(rest, one.spoilt).items():
-        named = _named([f"`{e.name}` {show(mean)}" for e, mean in some], most)
+        named = _named([_value(one, e, mean) for e, mean in some], most)
         told.append(f"{'' if told else f'{where}, '}{why} ({named})")
     return "; ".join(told)
+
+
+def _value(one: Ranking, e: Encoding, mean: float) -> str:
+    """An encoding and its value; past the training length with that in range beside, unless whatever learnt the task
+    has nearly all right there."""
+    show = percent if one.metric.share else number
+    near = None
+    if one.length != one.train_length and (one.metric.learnt or 0.0) < NEARLY_ALL:
+        read = e.on(one.seeds) if any(e is ranked for ranked, _ in one.ranked) else e
+        near = read.cell(one.metric, one.train_length)
+    in_range = "" if near is None or near.mean is None else f" ({show(near.mean)} at 1x)"
+    return f"`{e.name}` {show(mean)}{in_range}"
 
 
 def _without_claim(

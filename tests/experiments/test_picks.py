@@ -31,22 +31,25 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     comparison(tmp_path / "experiments" / PART, trials, data=data, failures=failures)
     found = pick(tmp_path)
     assert found.best == ("hope", "fire")
-    told = "tail perplexity at 4x, three seeds: `hope` 30.3 and `fire` 31.0; behind: `rope` 51.0; "
+    told = (
+        "tail perplexity at 4x, three seeds: `hope` 30.3 (20.0 at 1x) and `fire` 31.0 (20.0 at 1x); "
+        "behind: `rope` 51.0 (20.0 at 1x); "
+    )
     assert (
-        told + "a seed failed, diverged or did not learn: no claim (`t5` 17.0 and `cope` 17.0); one seed: no claim "
-        "(`fox` 18.0) ([0009" in found.words
+        told + "a seed failed, diverged or did not learn: no claim (`t5` 17.0 (18.0 at 1x) and `cope` 17.0 "
+        "(18.0 at 1x)); one seed: no claim (`fox` 18.0 (18.0 at 1x)) ([0009" in found.words
     )
     assert "nope" not in found.words, "which learnt nothing"
     shorter = pick(tmp_path, most=1).words
-    assert "three seeds: `hope` 30.3 and 1 more; behind: `rope` 51.0; " in shorter
-    assert "no claim (`t5` 17.0 and 1 more); one seed: no claim (`fox` 18.0) (" in shorter
+    assert "three seeds: `hope` 30.3 (20.0 at 1x) and 1 more; behind: `rope` 51.0 (20.0 at 1x); " in shorter
+    assert "no claim (`t5` 17.0 (18.0 at 1x) and 1 more); one seed: no claim (`fox` 18.0 (18.0 at 1x)) (" in shorter
 
 
 def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
     trials = {f"hope:cut={n}": [perplexities(20, 25, 30 * n + seed) for seed in range(3)] for n in (1, 2, 3)}
     comparison(tmp_path / "experiments" / PART, trials)
-    assert "`hope:cut=1` 31.0; behind: `hope:cut=2` 61.0 and `hope:cut=3` 91.0 (" in pick(tmp_path).words
-    assert "`hope:cut=1` 31.0; behind: `hope:cut=2` 61.0 and 1 more (" in pick(tmp_path, most=1).words
+    assert "behind: `hope:cut=2` 61.0 (20.0 at 1x) and `hope:cut=3` 91.0 (20.0 at 1x) (" in pick(tmp_path).words
+    assert "behind: `hope:cut=2` 61.0 (20.0 at 1x) and 1 more (" in pick(tmp_path, most=1).words
 
 
 def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path) -> None:
@@ -81,9 +84,9 @@ def test_studies_of_the_same_settings_are_read_as_one(tmp_path: Path) -> None:
     need = claims.Need("read on", {"language": (main, other)}, 4)
     found = pick(tmp_path, need)
     assert found.best == ("fox",)
-    assert "tail perplexity at 4x, two seeds: `fox` 19.1; behind: `path` 27.1" in found.words
+    assert "tail perplexity at 4x, two seeds: `fox` 19.1 (18.0 at 1x); behind: `path` 27.1 (21.0 at 1x)" in found.words
     assert "`hope` 40.5" in found.words, "on the seeds of both, though it has a third"
-    assert "one seed: no claim (`fire` 18.0)" in found.words
+    assert "one seed: no claim (`fire` 18.0 (18.0 at 1x))" in found.words
     assert "0009-extrapolation/language/report.md) and [0013-content]" in found.words
 
     trials["fox"] = [trials["fox"][0], None, perplexities(18, 18, float("nan"))]
@@ -91,7 +94,8 @@ def test_studies_of_the_same_settings_are_read_as_one(tmp_path: Path) -> None:
     found = pick(tmp_path, need)
     assert found.best == ("path",), "a seed of fox diverged, though it has all of those of the other study"
     assert (
-        "one seed: no claim (`fire` 18.0); a seed failed, diverged or did not learn: no claim (`fox` 1" in found.words
+        "one seed: no claim (`fire` 18.0 (18.0 at 1x)); a seed failed, diverged or did not learn: no claim (`fox` 1"
+        in found.words
     )
 
     comparison(tmp_path / "experiments" / other, content, tokens=2)
@@ -105,7 +109,7 @@ def test_one_seed_is_no_claim(tmp_path: Path) -> None:
     comparison(tmp_path / "experiments" / PART, {name: [perplexities(20, 20, 20)] for name in ("rope", "hope")})
     found = pick(tmp_path)
     assert found.best == ()
-    assert found.words.startswith("tail perplexity at 4x, one seed: no claim (`rope` 20.0 and `hope` 20.0)")
+    assert found.words.startswith("tail perplexity at 4x, one seed: no claim (`rope` 20.0 (20.0 at 1x) and `hope` ")
 
 
 def test_what_did_not_learn_the_task_on_every_seed_is_not_taken(tmp_path: Path) -> None:
