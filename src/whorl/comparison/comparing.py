@@ -32,7 +32,7 @@ from whorl.comparison.planning import (
     written,
 )
 from whorl.comparison.pool import side_by_side
-from whorl.comparison.running import Runner
+from whorl.comparison.running import Runner, fingerprint
 from whorl.comparison.sweep import Sweep
 from whorl.encodings import Encoding
 from whorl.encodings.config import choices
@@ -41,7 +41,7 @@ from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.randomness import put_back
 from whorl.reports.formatting import listing
 from whorl.results.comparison import Comparison
-from whorl.training.models import has_weights
+from whorl.training.models import has_weights, model_files
 from whorl.training.processes import processes
 from whorl.training.settings import Settings
 
@@ -124,12 +124,13 @@ def compare(
 
     with display.waiting(f"preparing the {resolved.task} task"):
         task = resolved.make_task()
-    fingerprint = task.fingerprint()
+        files = model_files(resolved)
+        data = fingerprint(task, files)
     if learning_rates:
         task.validation_set()  # raises where there is nothing to pick a rate by
-    trials = plan_trials(asked, seeds, resolved, fingerprint, labels, learning_rates, tested)
+    trials = plan_trials(asked, seeds, resolved, data, labels, learning_rates, tested)
     empty = without_trials(resolved, task, len(trials), seeds, learning_rates)
-    runner = Runner(folder, task, fingerprint, snapshots)
+    runner = Runner(folder, task, data, snapshots, files)
     reports = only != "trials" and job_list is None
     sweep = Sweep(runner, trials, empty, display, reports)
     with beside_others(folder, resolved) if only == "trials" else alone_in(folder, resolved):

@@ -13,6 +13,7 @@ from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
 from whorl.encodings import Encoding, parse
 from whorl.hosts import Host, host_of, trained_length
+from whorl.results.trial import ModelFiles
 from whorl.training.models import build_model, has_weights
 from whorl.training.settings import Settings
 
@@ -33,12 +34,17 @@ def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> 
     return given, [line for line in words if line]
 
 
-def attached_to_each(encodings: list[Encoding], settings: Settings) -> dict[Encoding, Host]:
-    """Attaches every encoding to the model without its weights, so that what cannot work fails before any work."""
+def attached_to_each(
+    encodings: list[Encoding], settings: Settings, files: ModelFiles | None = None
+) -> dict[Encoding, Host]:
+    """Attaches every encoding to the model without its weights, so that what cannot work fails before any work.
+
+    files: what the model is made of; None: what its path holds.
+    """
     hosts = {}
     for encoding in encodings:
         with torch.device("meta"):
-            model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False)
+            model = build_model(settings, vocab_size=1, eos_token_id=0, weights=False, files=files)
         hosts[encoding] = host_of(attach(model, completed(host_of(model), encoding)))
     return hosts
 

@@ -15,6 +15,7 @@ from whorl.comparison.planning import Planned
 from whorl.comparison.running import PACKAGES, Runner, failure_in
 from whorl.provenance import machine, versions
 from whorl.reports import comparison as report
+from whorl.reports.formatting import plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.differing import differing
 from whorl.results.failure import Failure
@@ -67,6 +68,7 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
     """results.json and the report: the trials of this run, finished or failed, then those of earlier runs on the same
     data."""
     done, failed = gathered(runner, trials)
+    strangers = 0
     asked = {t.id for t in trials}
     for place in sorted((runner.folder / "trials").glob("*")):
         if place.name in asked:
@@ -82,6 +84,13 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
             continue
         if earlier.data == runner.data:
             done.append(earlier)
+        else:
+            strangers += 1
+    if strangers:
+        log.warning(
+            "%s in %s of other data, or of a model that was another then: left out of the report",
+            plural(strangers, "trial"), runner.folder,
+        )  # fmt: skip
     whole = [_with_losses(runner.folder / "trials" / t.id / "training.json", t.trial()) for t in done]
     shown, others = picked(whole)
     results = dataclasses.replace(

@@ -16,13 +16,15 @@ from typing import Any
 
 from whorl.comparison.display import Reached, Silent
 from whorl.comparison.planning import Planned
-from whorl.comparison.running import PACKAGES, Runner, in_one_line
+from whorl.comparison.running import PACKAGES, Runner, fingerprint, in_one_line
 from whorl.encodings import from_dict
 from whorl.files import disk_full, read_json, write_json
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import Busy
 from whorl.provenance import versions
+from whorl.results.trial import ModelFiles
 from whorl.tasks.base import Task
+from whorl.training.models import model_files
 from whorl.training.settings import Settings
 
 PROGRESS = "progress.json"
@@ -105,17 +107,17 @@ class Order:
                 f"there is no {self.folder}/config.json where this trial was to be run; the results folder must be on "
                 "a file system that all machines share"
             )
-        if (found := _versions()) != self.versions:
-            differ = (f"{k} {v}, not {self.versions.get(k)}" for k, v in found.items() if v != self.versions.get(k))
+        if (here := _versions()) != self.versions:
+            differ = (f"{k} {v}, not {self.versions.get(k)}" for k, v in here.items() if v != self.versions.get(k))
             raise ValueError(f"this trial was to be run with other versions: {', '.join(differ)}; install the same")
         settings = Settings.from_dict(self.settings)
-        task, fingerprint = _task(replace(settings, learning_rate=None))  # of which data know nothing
-        if fingerprint != self.data:
+        task, files, found = _task(replace(settings, learning_rate=None))  # of which data know nothing
+        if found != self.data:
             raise ValueError(
-                "the data made here are not those of the comparison: its text, or the version of whorl, tokenizers or "
-                "Python (of whose library --text stdlib is), is another where this trial was to be run"
+                "the data made here are not those of the comparison: its text, its model, or the version of whorl, "
+                "tokenizers or Python (of whose library --text stdlib is), is another where this trial was to be run"
             )
-        runner = Runner(Path(self.folder), task, self.data, self.snapshots)
+        runner = Runner(Path(self.folder), task, self.data, self.snapshots, files)
         tested = None if self.tested is None else from_dict(self.tested)
         trial = Planned(from_dict(self.encoding), self.seed, self.id, self.label, settings, tested, self.alike)
         runner.run(trial, _Noting(self.progress))
@@ -128,9 +130,9 @@ def _versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)  # of a process that runs one trial after another
-def _task(settings: Settings) -> tuple[Task, str]:
-    task = settings.make_task()
-    return task, task.fingerprint()
+def _task(settings: Settings) -> tuple[Task, ModelFiles | None, str]:
+    task, files = settings.make_task(), model_files(settings)
+    return task, files, fingerprint(task, files)
 
 
 class _Noting(Silent):

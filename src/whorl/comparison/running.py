@@ -7,12 +7,14 @@ DIR/trials/ID/failure.json    why it came to no result, with traceback.txt; both
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import logging
 import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,10 @@ from whorl.locking import alone
 from whorl.provenance import machine, versions
 from whorl.results.failure import FailedTrial
 from whorl.results.schema import parsed
-from whorl.results.trial import FinishedTrial, Machine, Row
+from whorl.results.trial import FinishedTrial, Machine, ModelFiles, Row
 from whorl.tasks.base import Evaluation, NothingLeft, Task
 from whorl.training.attention import for_evaluation
-from whorl.training.models import build, has_weights
+from whorl.training.models import build
 from whorl.training.trials import load_trial, read_result
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,9 @@ class Runner:
 
     folder: Path  # of the comparison
     task: Task
-    data: str  # the task's fingerprint
+    data: str  # the fingerprint: see `fingerprint`
     snapshots: int
+    files: ModelFiles | None = None  # of a model that is no preset
 
     def place(self, trial: Planned) -> Path:
         return self.folder / "trials" / trial.id
@@ -139,7 +142,7 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         if PartialState().is_main_process:
             task.save_tokenizer(folder / "tokenizer")
-        model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id)
+        model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id, self.files)
         recipe = settings.recipe(trial.seed)
         dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
         self._take_over_training(trial)
@@ -159,7 +162,7 @@ class Runner:
                 rows[name] += (_row(made, model, length),)
                 update(done, length)
         shown = trial.tested or trial.encoding
-        host = attached_to_each([shown], settings)[shown]
+        host = attached_to_each([shown], settings, self.files)[shown]
         FinishedTrial(
             id=trial.id,
             encoding=trial.encoding.name,
@@ -167,7 +170,7 @@ class Runner:
             parameters={k: v for k, v in trial.encoding.to_dict().items() if k != "name"},
             seed=trial.seed,
             **turning(shown, host),
-            pretrained=own_encoding(model) if has_weights(settings) else None,
+            pretrained=own_encoding(model) if self.files is not None and self.files.weights is not None else None,
             train=record,
             evaluations=rows,
             validation=validation,
@@ -180,6 +183,7 @@ class Runner:
             eos_token_id=task.eos_token_id,
             machine=parsed(Machine, machine()),
             versions=versions(*PACKAGES),
+            model=self.files,
         ).write(folder / "result.json")
 
     def _take_over_training(self, trial: Planned) -> None:
@@ -191,6 +195,15 @@ class Runner:
         if all((alike / name).exists() for name in TRAINED) and not (own / TRAINED[-1]).exists():
             for name in TRAINED:
                 shutil.copyfile(alike / name, own / name)
+
+
+def fingerprint(task: Task, files: ModelFiles | None) -> str:
+    """The sha256, hex, of what trials of equal settings share: the task's data, and what a model was made of that is no
+    preset (its path may hold another one later)."""
+    if files is None:
+        return task.fingerprint()
+    told = json.dumps({"data": task.fingerprint(), **asdict(files)}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def validation_loss(task: Task, model: Any) -> float | None:

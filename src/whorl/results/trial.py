@@ -114,6 +114,19 @@ class Text:
     sha256: str
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model that is no preset was made of. Its path may hold another one later.
+
+    config   as JSON
+    weights  the sha256 of its weights, or the commit of a hub's; None where there were none, and training began from
+             random ones
+    """
+
+    config: dict[str, Any]
+    weights: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinishedTrial(Result, Trial):
     """A trial's own file, which is written last of all and says what it takes to load and to trust it.
@@ -121,7 +134,8 @@ class FinishedTrial(Result, Trial):
     config     the encoding's JSON
     tested     that of the encoding which the trained model was evaluated with, where it is another
     settings   the fields of `whorl.training.settings.Settings`
-    data       the fingerprint of the task's data
+    data       the fingerprint of the task's data, and of a model that is no preset
+    model      what such a model was made of; None for a preset, and in results of earlier versions
     text       what it was trained on; None for a task that makes its own
     """
 
@@ -136,6 +150,7 @@ class FinishedTrial(Result, Trial):
     machine: Machine
     versions: dict[str, str]
     tested: dict[str, Any] | None = None
+    model: ModelFiles | None = None
 
     @classmethod
     def upgraded(cls, value: dict[str, Any], schema: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import open_gguf
 from whorl.hosts import ENCODERS, IMAGES, host_of
 from whorl.points import PointConfig, PointTransformer
+from whorl.results.trial import ModelFiles
 from whorl.training.attention import for_training
 from whorl.training.settings import MODELS, ModelPreset, Settings
 
@@ -26,23 +29,52 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors*", "*.bin")  # a folder that holds any is no mere config; pickled ones are then refused
 
 
-def build_model(settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True) -> Any:
+def model_files(settings: Settings) -> ModelFiles | None:
+    """What the model is made of, as its path holds it now; None for a preset. Raises ValueError where it cannot be
+    read."""
+    if settings.preset is not None:
+        return None
+    if settings.task_class.body == "points":
+        return ModelFiles(_point_sizes(settings))
+    config = configuration(settings.model)
+    whence = ("_name_or_path", "transformers_version")
+    told = {key: value for key, value in json.loads(config.to_json_string()).items() if key not in whence}
+    return ModelFiles(told, _weights(settings, config) if has_weights(settings) else None)
+
+
+def _weights(settings: Settings, config: Any) -> str:
+    """The sha256 of the model's weights by their files; of what lies on a hub the commit."""
+    path = Path(settings.model)
+    if not path.exists():
+        return f"commit {config._commit_hash}"
+    file = gguf_at(path)
+    found = hashlib.sha256()
+    for one in sorted({p for weights in WEIGHTS for p in path.glob(weights)}) if file is None else [file]:
+        with one.open("rb") as opened:
+            found.update(f"{one.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
+    return found.hexdigest()
+
+
+def build_model(
+    settings: Settings, vocab_size: int, eos_token_id: int, weights: bool = True, files: ModelFiles | None = None
+) -> Any:
     """The stock model before any encoding is attached; random weights depend on torch's seed alone.
 
     A preset or a config gives random weights and takes the task's vocabulary; a directory, GGUF file or hub name
-    with weights gives those; `weights=False` leaves them out, for a look at the shapes. Raises ValueError for a model
-    that cannot be loaded, and for a checkpoint whose vocabulary is smaller than the task's.
+    with weights gives those; `weights=False` leaves them out, for a look at the shapes. files: what the model is made
+    of, which its path may not hold any more; None: what that holds. Raises ValueError for a model that cannot be
+    loaded, and for a checkpoint whose vocabulary is smaller than the task's.
     """
     task = settings.task_class
     if task.body == "points":
-        return PointTransformer(_of_points(settings, vocab_size))
+        return PointTransformer(_of_points(settings, vocab_size, files))
     if task.body == "images":
-        return _of_images(settings, vocab_size, weights)
+        return _of_images(settings, vocab_size, weights, files)
     auto = _auto_class(task)
     if settings.preset is not None:
         config = _preset(settings.preset, task, vocab_size, settings.train_tokens, eos_token_id)
         return from_config(config, settings.model, auto)
-    pretrained, config = has_weights(settings), configuration(settings.model)
+    pretrained, config = _told(settings, files)
     _refuse_other_bodies(task, config, settings.model)
     if pretrained and weights:
         file = gguf_at(settings.model)
@@ -96,21 +128,37 @@ def _preset(size: ModelPreset, task: type[Task], vocab_size: int, train_length: 
     return ModernBertConfig(**shared, **none, layer_types=["full_attention"] * size.layers)
 
 
-def _of_points(settings: Settings, classes: int) -> PointConfig:
+def _told(settings: Settings, files: ModelFiles | None) -> tuple[bool, Any]:
+    """Whether the model comes with weights, and its config."""
+    if files is None:
+        return has_weights(settings), configuration(settings.model)
+    from transformers import AutoConfig
+
+    named = {key: value for key, value in files.config.items() if key != "model_type"}
+    return files.weights is not None, type(AutoConfig.for_model(files.config["model_type"])).from_dict(named)
+
+
+def _of_points(settings: Settings, classes: int, files: ModelFiles | None) -> PointConfig:
     """The sizes of a point transformer: half of a preset's width and depth, in twice as many heads, or those that a
     JSON file of a `whorl.points.PointConfig` says."""
-    size, path = settings.preset, Path(settings.model)
+    size = settings.preset
     if size is not None:
         return PointConfig(classes, size.width // 2, max(2, size.layers // 2), 2 * size.heads)
+    return PointConfig.from_dict({**(_point_sizes(settings) if files is None else files.config), "classes": classes})
+
+
+def _point_sizes(settings: Settings) -> dict[str, Any]:
+    path = Path(settings.model)
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(
             f"the points task trains whorl's own point transformer, and {settings.model!r} is no config of one; try "
             'tiny, or a JSON file as {"width": 64, "layers": 2, "heads": 4}'
         )
-    return PointConfig.from_dict({**read_json(path), "classes": classes})
+    sizes: dict[str, Any] = read_json(path)
+    return sizes
 
 
-def _of_images(settings: Settings, classes: int, weights: bool) -> Any:
+def _of_images(settings: Settings, classes: int, weights: bool, files: ModelFiles | None) -> Any:
     """A ViT of half a preset's width, or the image model that a config or a checkpoint says, with so many classes."""
     from transformers import AutoModelForImageClassification, ViTConfig
 
@@ -126,7 +174,7 @@ def _of_images(settings: Settings, classes: int, weights: bool) -> Any:
             initializer_range=spread or width**-0.5, **labels,
         )  # fmt: skip
         return from_config(config, settings.model, AutoModelForImageClassification)
-    config = configuration(settings.model)
+    pretrained, config = _told(settings, files)
     if config.model_type not in IMAGES:
         raise ValueError(
             f"the images task trains image models, and {settings.model!r} ({config.model_type}) is none that whorl "
@@ -137,7 +185,6 @@ def _of_images(settings: Settings, classes: int, weights: bool) -> Any:
             f"the patches of {settings.model!r} have {config.patch_size} pixels a side, and the task's {patch}; try "
             f"--task images:patch={config.patch_size} --train-length {12 * patch}"
         )
-    pretrained = has_weights(settings)
     if pretrained and config.num_labels != classes > 1:  # one is asked for by a look at the shapes
         raise ValueError(
             f"the task has {classes} classes and the model {settings.model!r} {config.num_labels}; give its "
@@ -180,15 +227,23 @@ def has_weights(settings: Settings) -> bool:
     return not path.is_file() and there
 
 
-def build(settings: Settings, encoding: Encoding, seed: int, vocab_size: int, eos_token_id: int) -> Any:
+def build(
+    settings: Settings,
+    encoding: Encoding,
+    seed: int,
+    vocab_size: int,
+    eos_token_id: int,
+    files: ModelFiles | None = None,
+    weights: bool = True,
+) -> Any:
     """The model of one trial. The same seed gives the same initial weights whatever the encoding,
     and an encoding's own.
 
-    encoding: a trial's, which leaves nothing to the host. Seeds torch's global generators, from which a training draws
-    on: who wants his own back takes `whorl.randomness.put_back`.
+    encoding: a trial's, which leaves nothing to the host. files, weights: see `build_model`. Seeds torch's global
+    generators, from which a training draws on: who wants his own back takes `whorl.randomness.put_back`.
     """
     torch.manual_seed(seed)
-    model = build_model(settings, vocab_size, eos_token_id)
+    model = build_model(settings, vocab_size, eos_token_id, weights, files)
     body = settings.task_class.body
     if body in ("decoder", "encoder"):
         model.config.use_cache = False

@@ -38,7 +38,9 @@ def load_trial(folder: str | Path, step: int | None = None) -> Any:
     result = read_result(folder / "result.json")
     encoding = from_dict(result.config)
     with put_back():
-        model = build(settings_of(result), encoding, result.seed, result.vocab_size, result.eos_token_id)
+        sizes = (result.vocab_size, result.eos_token_id)
+        own = result.model is None  # a preset; an earlier version kept no more than the path of what is none
+        model = build(settings_of(result), encoding, result.seed, *sizes, files=result.model, weights=own)
     kept = snapshots_of(folder)
     if step is not None and step not in kept:
         raise ValueError(f"{folder} has no snapshot at step {step}: it has {sorted(kept) or 'none'}")
