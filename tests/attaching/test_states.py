@@ -7,12 +7,13 @@ import io
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import whorl
 from tests.contract import ENCODINGS, LENGTH, TOKENS, difference, drawn, traits
 from whorl.attaching import seams_of
 from whorl.encodings import REGISTRY
-from whorl.testing import logits_and_budget, tiny_model
+from whorl.testing import logits_and_budget, peaked, tiny_model
 
 from .content import HERE
 
@@ -67,6 +68,21 @@ def test_one_prefix_goes_on_in_several_ways(encoding: str) -> None:
     cache = filled(model, TOKENS[:1, :20])
     cache.batch_repeat_interleave(2)
     follows(model, cache, torch.cat([TOKENS[:1, :20].expand(2, -1), TOKENS[:, 20:25]], 1), new=5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("encoding", ["grows", "fox", "path"])
+def test_a_layer_may_attend_twice_in_one_forward(encoding: str, compiled: bool) -> None:
+    """DiffLlama's attend with each half of the values."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("diffllama", vocab_size=97, intermediate_size=128, **sizes)
+    model = whorl.attach(peaked(AutoModelForCausalLM.from_config(config)).eval(), encoding)
+    logits, budget = logits_and_budget(model, TOKENS[:, :23], use_cache=False)
+    if compiled:
+        model.compile(backend="eager")
+    cache = filled(model)
+    got = model(TOKENS[:, 20:23], past_key_values=cache, use_cache=True).logits
+    assert difference(got, logits[:, 20:]) < budget
 
 
 @pytest.mark.parametrize("encoding", ["selective-rope", "path-fox", "fox"])

@@ -56,6 +56,7 @@ class Told(NamedTuple):
     cache: Any = None
     layer: int = -1
     start: int = 0  # the tokens that have been through that layer of the cache already
+    made: list[list[torch.Tensor]] | None = None  # the states, once they are: DiffLlama's layers attend twice
 
 
 BY_CACHE = "states that scores keep beside the keys of a cache: how many there are depends on what went before"
@@ -77,7 +78,7 @@ def _with_cache(cache: Any, layer: int, hidden: torch.Tensor) -> Told:
     kept = _kept(cache, layer)
     if kept is not None:
         kept.check()
-    return Told(hidden, cache, layer, int(cache.get_seq_length(layer)))
+    return Told(hidden, cache, layer, int(cache.get_seq_length(layer)), [])
 
 
 def _kept(cache: Any, layer: int) -> KeptStates | None:
@@ -131,6 +132,8 @@ def _from_cache(
             f"{named} cannot be exported or traced into one graph with a cache: it has {BY_CACHE}. Export without one "
             "(use_cache=False), or whorl.detach(model), and export that"
         )
+    if given.made:
+        return given.made[0]
     kept = _kept(given.cache, given.layer) or KeptStates()
     rows = len(given.hidden)
     if given.start and (
@@ -152,6 +155,8 @@ def _from_cache(
     kept.count = given.start + given.hidden.shape[1]
     kept.believe(layer)
     keep_beside(layer, "whorl_states", kept)
+    if given.made is not None:
+        given.made.append(states)
     return states
 
 
