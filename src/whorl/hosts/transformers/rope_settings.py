@@ -42,6 +42,8 @@ READ: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
 LISTS = ("short_factor", "long_factor")
+# What the code of a family's attention reads there, with what it reads it by (Ministral 3: a scale of q).
+OF_ATTENTION = {"llama_4_scaling_beta": ("original_max_position_embeddings",)}
 # Of a longrope: vLLM and SGLang multiply by these, and not by attention_factor. Stock ignores them.
 MSCALES = ("short_mscale", "long_mscale")
 # Names of the base besides `rope_theta`: of stock configs of some families and times, and of other people's.
@@ -53,6 +55,14 @@ def rope_parameters(config: Any) -> dict[str, Any]:
     """A config's rope settings, flat or by layer type; empty where it has none."""
     found = getattr(config, "rope_parameters", None)
     return found if isinstance(found, dict) else {}
+
+
+def not_of_rotation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat settings that other code reads than a rotary module: names that no rope type reads, and those of
+    `OF_ATTENTION`."""
+    names = {*OF_EVERY_TYPE, *MSCALES, *BASE_NAMES, *(name for read in READ.values() for name in read)}
+    by = {name for key, read in OF_ATTENTION.items() if key in settings for name in read}
+    return {key: value for key, value in settings.items() if key not in names or key in by}
 
 
 def by_layer_type(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

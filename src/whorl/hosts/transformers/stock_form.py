@@ -18,7 +18,7 @@ from whorl.encodings.spectrum import same_spectrum
 from whorl.hosts.protocol import Host, StockForm, in_stock_terms
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
-from whorl.hosts.transformers.rope_settings import MSCALES, by_layer_type, length_dependent
+from whorl.hosts.transformers.rope_settings import MSCALES, by_layer_type, length_dependent, not_of_rotation
 from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.sizes import head_dim_of
 from whorl.hosts.transformers.stock_terms import candidates, for_older_readers, tidied
@@ -43,7 +43,12 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
         longest = host.rotary.config.max_position_embeddings
         padded = in_stock_terms(host, spectrum)
         ways = (w for s in dict.fromkeys((spectrum, padded)) for w in candidates(of_layer, s, width, own, longest))
+        kept, others = not_of_rotation(own), set()
         for candidate in (tidied(own, width, longest), *ways):
+            if differ := {name for name, value in kept.items() if candidate.get(name, value) != value}:
+                others |= differ
+                continue
+            candidate = {**kept, **candidate}
             trial = {**settings, label: candidate} if label else candidate
             if _understood(host, trial, host.layer_types[index], attention, padded):
                 settings = trial
@@ -51,7 +56,7 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
         else:
             return f"no rope_type of {host.stock} gives these frequencies on {padded.width} of {width} channels" + (
                 "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
-            )
+            ) + (f" (its attention goes by {', '.join(sorted(others))} too, which stays)" if others else "")
     config = host.rotary.config
     changes = {**_with_own_length(config, settings), **_without_warnings(config, settings)}
     return StockForm(changes, older=older_settings(host.model, config, settings))
