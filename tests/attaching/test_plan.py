@@ -80,6 +80,17 @@ def test_a_window_wider_than_the_hosts_own_is_refused() -> None:
         whorl.attach(model, "rope+window:size=25")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "olmo2"])
+@pytest.mark.parametrize("encoding", ["rope+window:size=24", "hope:train_length=16+window:size=24/nope"])
+def test_a_window_in_a_config_that_nothing_reads_is_none(family: str, encoding: str) -> None:
+    model = tiny_model(family, sliding_window=24)
+    assert "window" not in str(whorl.encoding_of(model))
+    whorl.attach(model, encoding)
+    logits, budget = logits_and_budget(whorl.attach(tiny_model(family), encoding), TOKENS)
+    assert difference(model(TOKENS, use_cache=False).logits, logits) < budget
+
+
 def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
     model = tiny_model("llama")
     count = {"t5": 32 * 4, "kerple": 3 * 4 * 2, "t5/nope": 32 * 4, "rope+t5/t5": 32 * 4}

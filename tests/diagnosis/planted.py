@@ -305,6 +305,11 @@ def _() -> Any:
     return model
 
 
+@planted("ignored cache", "a window in a family that masks by none: only caches read it")
+def _() -> Any:
+    return tiny_model("llama", sliding_window=24)
+
+
 @planted("pattern", "no_rope_layers in a family that does not read it")
 def _() -> Any:
     return tiny_model("llama", no_rope_layers=[1, 0, 1])

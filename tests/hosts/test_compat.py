@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from whorl.hosts import FAMILIES, open_host
 from whorl.hosts.transformers import compat
 from whorl.ops.derivatives import exporting
 from whorl.testing import tiny_model
@@ -31,6 +32,21 @@ def test_forwards_are_python_code_that_names_what_it_calls() -> None:
     assert "apply_rotary_pos_emb" in names, "LlamaAttention.forward does not call apply_rotary_pos_emb by name any more"
     assert "o_proj" in names
     assert "q_norm" not in compat.names_in(attention_class("llama"))
+
+
+def test_a_forward_that_masks_by_a_window_is_told() -> None:
+    """Of every family that whorl knows, with a window in its config, whether the config's class declares one or not."""
+    windowed = {f for f in FAMILIES if compat.masks_by_window(type(open_host(tiny_model(f)).base))}
+    wrong = []
+    for family in FAMILIES:
+        ids = torch.arange(3, 43)[None]
+        with torch.no_grad():
+            near, far = (tiny_model(family, sliding_window=n)(ids, use_cache=False).logits for n in (8, 40))
+        if not torch.equal(near, far) and family not in windowed:
+            wrong.append(family)
+    assert not wrong, "these mask by a window, and their forward names no function for it"
+    assert {"mistral", "gemma3_text", "modernbert"} <= windowed
+    assert "llama" not in windowed
 
 
 def test_names_are_read_in_their_order() -> None:

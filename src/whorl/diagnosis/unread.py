@@ -56,7 +56,7 @@ def contradicted(subject: Subject) -> list[str]:
             f"{label}{words}"
             for words in (*_unknown(subject, r.settings), *_twice(r), *_alone(subject, r), *_lists(r), *_mscales(r))
         ]
-    return [*found, *_beside_types(subject)]
+    return [*found, *_beside_types(subject), *_window(subject)]
 
 
 def unread(subject: Subject) -> list[str]:
@@ -195,6 +195,17 @@ def _lists(r: Reading) -> list[str]:
     pairs = int(r.sizes.head_dim * turning_share(r.settings)) // 2
     lists = {k: r.settings.get(k) for k in LISTS}
     return [f"{k} has {len(v)} of {pairs} numbers" for k, v in lists.items() if isinstance(v, list) and len(v) != pairs]
+
+
+def _window(subject: Subject) -> list[str]:
+    """A window that no mask of the family has, for which transformers' caches drop keys all the same. One of the
+    declared length or more drops none there."""
+    size = getattr(subject.config, "sliding_window", None)
+    if size is None or any(subject.host.windows) or _named(subject, "sliding_window"):
+        return []
+    if size >= (getattr(subject.config, "max_position_embeddings", None) or math.inf):
+        return []
+    return [f"sliding_window is {size!r}: this family masks nothing by it, and caches drop the keys before it"]
 
 
 def _mscales(r: Reading) -> list[str]:

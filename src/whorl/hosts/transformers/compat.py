@@ -32,6 +32,12 @@ def names_in(module_class: Any) -> tuple[str, ...]:
     return names
 
 
+def masks_by_window(module_class: Any) -> bool:
+    """Whether a class's `forward` masks what lies before a window: a config may hold a `sliding_window` that no code of
+    its family reads. Leans on what transformers' functions for such masks are called."""
+    return any("sliding_window" in name and "mask" in name for name in names_in(module_class))
+
+
 def names_after(module_class: Any, name: str) -> list[str]:
     """The names that a class's `forward` reads after its last use of `name`. Leans on `dis` to list them in order."""
     named = [i.argval for i in dis.get_instructions(_forward(module_class)) if isinstance(i.argval, str)]

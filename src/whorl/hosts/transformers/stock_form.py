@@ -54,9 +54,11 @@ def as_rope_parameters(host: Host, encoding: Encoding, wanted: Mapping[str, Spec
                 settings = trial
                 break
         else:
-            return f"no rope_type of {host.stock} gives these frequencies on {padded.width} of {width} channels" + (
-                "" if host.rotation is None or host.rotation.free else ", and its code turns whole heads"
-            ) + (f" (its attention goes by {', '.join(sorted(others))} too, which stays)" if others else "")
+            return (
+                f"no rope_type of {host.stock} gives these frequencies on {padded.width} of {width} channels"
+                + ("" if host.rotation is None or host.rotation.free else ", and its code turns whole heads")
+                + (f" (its attention goes by {', '.join(sorted(others))} too, which stays)" if others else "")
+            )
     config = host.rotary.config
     changes = {**_with_own_length(config, settings), **_without_warnings(config, settings)}
     return StockForm(changes, older=older_settings(host.model, config, settings))
