@@ -115,6 +115,17 @@ def test_logits_and_gradients_are_those_of_a_direct_computation(model, monkeypat
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("notation", [DYNAMIC, LONGROPE])
+def test_keys_after_a_query_are_seen_where_the_mask_shows_them(notation: str) -> None:
+    """Of a decoder that is asked for a mask in both directions, as transformers' configs may."""
+    model = whorl.attach(tiny_model("llama", is_causal=False), notation).double()
+    logits = oracle(model)(TOKENS, use_cache=False).logits
+    assert difference(model(TOKENS, use_cache=False).logits, logits) < 1e-12 * float(logits.abs().max())
+    later = torch.cat([TOKENS[:, :-1], TOKENS[:, -1:] % 90 + 5], 1)
+    assert difference(model(later, use_cache=False).logits[:, 0], logits[:, 0]) > 1e-6, "the first sees the last"
+
+
+@torch.no_grad()
 @pairs(PAIRS)
 def test_the_direct_computation_sees_a_fault(model) -> None:
     """One query in a hundred under its neighbour's spectrum is far more than the tolerance above."""

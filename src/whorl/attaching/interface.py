@@ -236,10 +236,11 @@ def _by_context(
 
 
 def _part(arguments: dict[str, Any], first: int, last: int) -> dict[str, Any]:
-    """The arguments for the queries first .. last - 1 alone, and for the keys that a causal host lets them see."""
+    """The arguments for the queries first .. last - 1 alone, and for the keys that the host may let them see."""
     mask, keys = arguments["mask"], arguments["k"].shape[2]
     if isinstance(mask, HostMask):  # one of the caller's own may do as it likes
-        keys -= arguments["q"].shape[2] - last  # a static cache has empty slots, and then this is more than enough
+        if not mask.shows_later:
+            keys -= arguments["q"].shape[2] - last  # a static cache has empty slots, and then this is more than enough
         mask = mask.part(first, last, keys)
     elif mask is not None:
         mask = of_queries(mask, first, last)
