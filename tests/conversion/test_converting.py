@@ -86,6 +86,18 @@ def test_the_swap_keeps_the_models_own_base(
     assert written["filled"] == "hope: train length 64 and base 500,000 from the model's config"
 
 
+def test_a_healing_that_made_it_worse_is_said(
+    trial: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whorl.cli import app
+
+    options = {"heal": 8 * 64 * 6, "batch-size": 8, "windows": 4, "text": trial[1], "learning-rate": 0.3}
+    arguments = [*(f"--{k}={v}" for k, v in options.items()), "--no-control", f"--out={tmp_path / 'out'}"]
+    app(["convert", str(trial[0]), "--to=hope", *arguments], standalone_mode=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"the healing made it worse at [\d, ]+ tokens; try a lower --learning-rate than 0.3, a --text", said)
+
+
 def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:
     model = whorl.attach(tiny_model("llama"), "rope")
     target = parse("p-rope:p=0.25")

@@ -54,6 +54,13 @@ def test_an_extension_is_read_by_attribute() -> None:
     assert [row["kept"] for row in found.records()] == [False, True, False]
 
 
+def test_a_healing_that_hurts_is_told_by_length() -> None:
+    assert Conversion.from_json(CONVERSION).hurt_by_healing() == []
+    worse = CONVERSION | {"swapped": {"64": 3.0, "256": None}, "healed": {"64": 3.02, "256": None}}
+    assert Conversion.from_json(worse).hurt_by_healing() == [64]
+    assert Conversion.from_json(worse | {"healed": {"64": 3.005, "256": None}}).hurt_by_healing() == []
+
+
 def test_the_first_extensions_did_not_say_which_methods_take_context() -> None:
     old = json.loads(json.dumps(EXTENSION))
     del old["layers_as_they_were"]

@@ -79,6 +79,11 @@ def convert(
             f"layers {', '.join(map(str, found.within.layers))} were converted too, which see no further than the "
             "training length" + (f"; --to {found.within.leave} leaves them" if found.within.leave else "")
         )
+    if hurt := found.hurt_by_healing():
+        terminal.print(
+            f"the healing made it worse at {', '.join(f'{n:,}' for n in hurt)} tokens; try a lower --learning-rate "
+            f"than {found.learning_rate:g}, a --text that is more like what the model was trained on, or more --heal"
+        )
     if found.control_diverged is not None:
         terminal.print(f"the untouched model, trained alike: {found.control_diverged}")
     if train_length is None:

@@ -117,6 +117,8 @@ class Within:
     leave: str | None
 
 
+SMALL = 0.01  # nats per token
+
 Losses = dict[int, float | None]
 """By length; None where a learned table ends before it."""
 
@@ -174,6 +176,11 @@ class Conversion(Result, Shown):
         """The losses by what they are of, in the order of the work."""
         found = {"before": self.before, "swapped": self.swapped, "healed": self.healed}
         return found if self.control is None else found | {"untouched, trained alike": self.control}
+
+    def hurt_by_healing(self) -> list[int]:
+        """The lengths at which the loss is higher after the healing than before it, by more than `SMALL`."""
+        both = ((n, self.swapped[n], healed) for n, healed in self.healed.items())
+        return [n for n, swapped, healed in both if swapped is not None and healed is not None and healed > swapped + SMALL]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         rows = [
