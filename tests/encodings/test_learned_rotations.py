@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.encodings.attended import attend, gradients_agree, pinned_qkv, random_qkv
 
+import whorl
 from whorl.encodings.angles import AngleModule, turned
 from whorl.encodings.effects import Score, Shape
 from whorl.encodings.fope import FoPE
@@ -18,6 +19,7 @@ from whorl.encodings.pope import PoPE
 from whorl.encodings.rope import OfPairs, RoPE
 from whorl.encodings.scores import ScoreModule
 from whorl.ops import rotate, rotation_tables
+from whorl.testing import tiny_model
 
 
 def module_of(encoding: OfPairs, shape: Shape) -> ScoreModule:
@@ -172,3 +174,13 @@ def test_in_bfloat16_the_arithmetic_is_float32(encoding: OfPairs) -> None:
     found, _ = attend(rounded, (q, k, v), positions=positions)
     assert found.dtype == torch.bfloat16
     assert (found.double() - truth).abs().max() < 2**-7 * v.abs().max(), "an angle in bfloat16 would be off by radians"
+
+
+@pytest.mark.parametrize("encoding", ["fope", "rope+pape-ri:unit=4"])
+def test_what_is_fixed_stays_so_where_a_whole_model_is_thawed(encoding: str) -> None:
+    model = whorl.attach(tiny_model("llama"), encoding)
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert fixed
+    model.requires_grad_(True)
+    model(torch.arange(3, 23)[None]).logits.square().sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == fixed

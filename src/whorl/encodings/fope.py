@@ -41,7 +41,8 @@ class FourierMixture(AngleModule):
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cos, sin = cos_sin_of(angles_of(positions, numbers(self.frequencies, positions)), dtype)
-        return self._mixed(cos, self.of_cos), self._mixed(sin, self.of_sin)
+        # fixed for who thaws a whole model too: model.requires_grad_(True)
+        return self._mixed(cos, self.of_cos.detach()), self._mixed(sin, self.of_sin.detach())
 
     def _mixed(self, waves: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Waves [B or 1, 1, T, D] through [H, D, m], and 1 for the pairs without: [B or 1, H, T, pairs]."""

@@ -53,7 +53,7 @@ class Bowls(ScoreModule):
     ) -> torch.Tensor:
         assert hidden is not None
         gate = softplus(hidden @ in_full(self.a).to(hidden.dtype).T)
-        return (gate * (in_full(self.s).to(hidden.dtype) / self.unit) ** 2)[..., None]
+        return (gate * (in_full(self.s.detach()).to(hidden.dtype) / self.unit) ** 2)[..., None]
 
     def logits(self, s: torch.Tensor, q: torch.Tensor, k: torch.Tensor, at: At) -> torch.Tensor:
         assert at.query_state is not None
