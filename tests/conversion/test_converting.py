@@ -95,7 +95,9 @@ def test_a_healing_that_made_it_worse_is_said(
     arguments = [*(f"--{k}={v}" for k, v in options.items()), "--no-control", f"--out={tmp_path / 'out'}"]
     app(["convert", str(trial[0]), "--to=hope", *arguments], standalone_mode=False)
     said = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"the healing made it worse at [\d, ]+ tokens; try a lower --learning-rate than 0.3, a --text", said)
+    assert re.search(
+        r"the healing made it worse at [\d, ]+ tokens; try a lower --learning-rate than 0.3, a --text", said
+    )
 
 
 def test_a_gradual_change_stills_the_slowest_pairs_first() -> None:

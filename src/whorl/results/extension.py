@@ -180,7 +180,9 @@ class Conversion(Result, Shown):
     def hurt_by_healing(self) -> list[int]:
         """The lengths at which the loss is higher after the healing than before it, by more than `SMALL`."""
         both = ((n, self.swapped[n], healed) for n, healed in self.healed.items())
-        return [n for n, swapped, healed in both if swapped is not None and healed is not None and healed > swapped + SMALL]
+        return [
+            n for n, swapped, healed in both if swapped is not None and healed is not None and healed > swapped + SMALL
+        ]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         rows = [

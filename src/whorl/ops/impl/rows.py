@@ -149,8 +149,10 @@ class _Attention(torch.autograd.Function):
     def gradients(
         rows: Rows, saved: Tensors, count: int, needed: Sequence[bool], grad: torch.Tensor
     ) -> list[torch.Tensor | None]:
-        made = [torch.zeros_like(x) if need and x is not None else None for x, need in zip(saved, needed, strict=True)]
-        learned = [x for x, need in zip(saved[count:], needed[count:], strict=True) if need and x is not None]
+        sought = {at: x for at, (x, need) in enumerate(zip(saved, needed, strict=True)) if need and x is not None}
+        # of a parameter that no row goes by there is no gradient, and not one of zeros, by which AdamW would decay it
+        made = [torch.zeros_like(sought[at]) if at in sought and at < count else None for at in range(len(saved))]
+        learned = [x for at, x in sought.items() if at >= count]
         for span in reversed(rows.spans):
             leaves = [
                 None if x is None else x.detach().requires_grad_(need)
@@ -160,9 +162,13 @@ class _Attention(torch.autograd.Function):
                 out = rows.attend(leaves, span)
             sources = [x for x in leaves if x is not None and x.requires_grad] + learned
             parts = torch.autograd.grad(out, sources, grad[:, :, span[0] : span[1]], allow_unused=True)
-            totals = [x for x in (*_cut(made[:count], span), *made[count:]) if x is not None]
-            for total, part in zip(totals, parts, strict=True):
-                if part is not None:
+            totals = [*_cut(made[:count], span), *made[count:]]
+            for at, part in zip(sought, parts, strict=True):
+                if part is None:
+                    continue
+                if (total := totals[at]) is None:
+                    made[at] = part.clone()
+                else:
                     total += part
         return made
 
