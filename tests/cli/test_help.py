@@ -118,6 +118,22 @@ def test_encodings_of_images_and_points_say_which_commands_take_them() -> None:
     assert "compare --task images" in " ".join(shown("list", "irpe").split())
 
 
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("rope+fox", ["rope", "fox"]),
+        ("rope~yarn:factor=4+fox/nope", ["rope", "yarn", "fox", "nope"]),
+        ("full_attention=nope/sliding_attention=hope:base=5e+2+window:size=24", ["nope", "hope", "window"]),
+        ("rope then rope~yarn:factor=4", ["rope", "rope", "yarn"]),
+        ("rope", ["rope"]),
+    ],
+)
+def test_a_notation_is_listed_by_what_it_is_made_of(asked: str, names: list[str]) -> None:
+    assert list_._parts(asked) == names
+    told = shown("list", asked)
+    assert all(told.count(shown("list", name).strip()) == 1 for name in names)
+
+
 def test_a_name_that_is_none_is_refused_before_any_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="there is no encoding, scaling, task or model family 'hpe'; did you mean 'ho"):
         list_.list_encodings(["rope", "hpe"])

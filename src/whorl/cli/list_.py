@@ -23,7 +23,8 @@ EPILOG = """
 
  whorl list                                                 everything, a line each\n
  whorl list hope                                            what it does, formula, arguments, what it goes with\n
- whorl list yarn recall                                     a scaling, a task
+ whorl list yarn recall                                     a scaling, a task\n
+ whorl list rope~yarn:factor=4+fox                          what it is made of: rope, yarn and fox
 """
 ASK = "`whorl list NAME` says more of one: its arguments, formula, paper, what it goes with"
 
@@ -47,12 +48,19 @@ def list_encodings(
     known = json.loads(Path(__file__).with_name("listing.json").read_text(encoding="utf-8"))
     terminal = console(soft_wrap=False)
     if names:
-        shown = [(name, _of(known, name)) for name in names]  # all of them are looked up before any is shown
+        parts = dict.fromkeys(part for name in names for part in _parts(name))
+        shown = [(name, _of(known, name)) for name in parts]  # all of them are looked up before any is shown
         for name, kinds in shown:
             for kind in kinds:
                 _SHOWN[kind](terminal, known, name)
     else:
         _overview(terminal, known)
+
+
+def _parts(name: str) -> list[str]:
+    """The names in a notation (rope~yarn:factor=4+fox: rope, yarn and fox); a name as it is."""
+    found = [re.sub(r"^\w+=|:.*", "", part) for part in re.split(r" then |/|(?<!\de)\+|~", name)]
+    return [part for part in found if part] if len(found) > 1 or ":" in name else [name]
 
 
 def _of(known: Mapping[str, Any], name: str) -> list[str]:
