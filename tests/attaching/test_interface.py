@@ -371,3 +371,21 @@ def test_a_prefix_that_sees_all_of_itself_is_refused_by_them_and_packing_is_not(
     assert read(packed).isfinite().all()
     with pytest.raises(ValueError, match="try one that goes by distance, as alibi or t5"):
         read(prefix)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["alibi", "fox"])
+def test_a_host_that_does_not_say_where_tokens_stand_after_a_cache(encoding: str) -> None:
+    """BERT as a decoder passes no positions on; what the error says to give is enough."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    model = whorl.attach(peaked(BertLMHeadModel(BertConfig(**sizes, vocab_size=97, is_decoder=True))).eval(), encoding)
+    logits, budget = logits_and_budget(model, TOKENS, use_cache=False)
+    cache = model(TOKENS[:, :30], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="these 10 tokens stand, after 30 in a cache") as refused:
+        model(TOKENS[:, 30:], past_key_values=copy.deepcopy(cache))
+    given = re.search(r"position_ids=torch.arange\((\d+), (\d+)\)\[None\]", str(refused.value))
+    positions = torch.arange(int(given[1]), int(given[2]))[None]
+    got = model(TOKENS[:, 30:], past_key_values=cache, position_ids=positions).logits
+    assert difference(got, logits[:, 30:]) < budget

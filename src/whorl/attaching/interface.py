@@ -125,7 +125,12 @@ def _unturned(
         position_ids = whorl_positions
     elif position_ids is None:
         if key.shape[2] != query.shape[2]:
-            raise ValueError(f"{type(module).__name__} passes no position_ids to its attention, which whorl needs")
+            old, keys = key.shape[2] - query.shape[2], key.shape[2]
+            raise ValueError(
+                f"{type(module).__name__} passes no position_ids to its attention, and nothing else says where these "
+                f"{query.shape[2]} tokens stand, after {old} in a cache; give them to the model, as "
+                f"position_ids=torch.arange({old}, {keys})[None]"
+            )
         position_ids = torch.arange(query.shape[2], device=query.device)[None]  # what a host without any counts
     biases = [] if seam is None else of_heads(seam.biases, query.shape[1])
     mask = visible = attention_mask
