@@ -52,6 +52,18 @@ def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
     assert "behind: `hope:cut=2` 61.0 (20.0 at 1x) and 1 more (" in pick(tmp_path, most=1).words
 
 
+def test_the_value_in_range_stands_once(tmp_path: Path) -> None:
+    """Not beside itself, and not of a task that whoever learnt it has nearly all right of in range."""
+    trials = {"rope": [perplexities(20, 25, 50)] * 2, "hope": [perplexities(20, 25, 30)] * 2}
+    comparison(tmp_path / "experiments" / PART, trials)
+    near = pick(tmp_path, claims.Need("read", {"language": (PART,)}, 1)).words
+    assert "tail perplexity at 1x, two seeds: `rope` 20.0 and `hope` 20.0 (" in near
+    comparison(tmp_path / "experiments" / "0010-awareness" / "mqar", {"rope": [shares(1, 1, 0.2)] * 2}, "mqar")
+    found = pick(tmp_path, claims.Need("find", {"mqar": ("0010-awareness/mqar",)}, 4), "mqar").words
+    assert "20.0 %" in found
+    assert "at 1x" not in found
+
+
 def test_what_is_far_off_is_not_taken_though_no_seed_resolves_it(tmp_path: Path) -> None:
     trials = {
         "hope": [shares(1, 1, 1)] * 2,
