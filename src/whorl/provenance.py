@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,13 @@ def versions(*packages: str) -> dict[str, str]:
     """The versions of Python, whorl and the packages, and whorl's commit where it is run from a checkout."""
     commit = {} if (found := _commit()) is None else {"commit": found}
     own = {"python": platform.python_version(), "whorl": whorl.__version__}
-    return own | commit | {name: version(name) for name in packages}
+    return own | commit | {name: _version(name) for name in packages}
+
+
+def _version(name: str) -> str:
+    """As the imported package says it, which of PyTorch names the CUDA that it is for, or as it was installed."""
+    said = getattr(sys.modules.get(name), "__version__", None)
+    return version(name) if said is None else str(said)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -14,6 +14,7 @@ import transformers
 
 import whorl
 from tests.attaching.images import Bias, Place, Turn, axial, dinov3, plain_truth, resampling
+from tests.contract import refused_here
 from whorl.encodings.alibi import slopes
 from whorl.hosts import IMAGES
 from whorl.testing import tiny_image_model, tiny_model
@@ -43,20 +44,9 @@ ENCODINGS = (
 def handed_on(request: pytest.FixtureRequest) -> None:
     """Skips a family that is refused for its layers in this transformers, as DINOv2 is in 5.17."""
     callspec = getattr(request.node, "callspec", None)
-    why = _refused(callspec.params["family"]) if callspec is not None and "family" in callspec.params else None
+    why = refused_here(callspec.params["family"]) if callspec is not None and "family" in callspec.params else None
     if why is not None:
         pytest.skip(why)
-
-
-@cache
-def _refused(family: str) -> str | None:
-    try:
-        whorl.attach(tiny_image_model(family), "axial-rope")
-    except ValueError as error:
-        if "takes no keyword arguments, by which positions go to its attention" not in str(error):
-            raise
-        return str(error)
-    return None
 
 
 def states(model: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -154,6 +154,21 @@ def refused(family: str, encoding: str) -> str | None:
     return next((REFUSED[family, trait] for trait in sorted(traits(encoding)) if (family, trait) in REFUSED), None)
 
 
+@cache
+def refused_here(family: str) -> str | None:
+    """Why image models of a family are refused for their layers in this transformers, as DINOv2's in 5.17; or None."""
+    import whorl
+    from whorl.testing import tiny_image_model
+
+    try:
+        whorl.attach(tiny_image_model(family), "axial-rope")
+    except ValueError as error:
+        if "takes no keyword arguments, by which positions go to its attention" not in str(error):
+            raise
+        return str(error)
+    return None
+
+
 def held(families: Sequence[str], step: int) -> list[tuple[str, str]]:
     """The pairs that are held to the contract: all, but of encodings that go by content every `step`-th."""
     return [

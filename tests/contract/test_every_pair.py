@@ -140,10 +140,11 @@ def test_every_encoding_is_in_the_contract() -> None:
 def test_the_table_in_the_docs_is_current() -> None:
     from .table import PATH, page
 
-    text = page()
     pinned = re.search("^transformers==(.*)", (PATH.parents[1] / "constraints.txt").read_text(), flags=re.MULTILINE)
-    if transformers.__version__ == pinned[1]:  # other versions pack in other families
-        assert PATH.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tests.contract.table"
+    if transformers.__version__ != pinned[1]:
+        pytest.skip(f"the table is of transformers {pinned[1]}: others pack in other families, and open others")
+    text = page()
+    assert PATH.read_text(encoding="utf-8") == text, "run .venv/bin/python -m tests.contract.table"
     assert len(DECODERS) >= 34
     assert int(text.partition(" decoder families are open")[0].rpartition(" ")[2]) >= 30
 
