@@ -7,13 +7,12 @@ import io
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import whorl
 from tests.contract import ENCODINGS, LENGTH, TOKENS, difference, drawn, traits
 from whorl.attaching import seams_of
 from whorl.encodings import REGISTRY
-from whorl.testing import logits_and_budget, peaked, tiny_model
+from whorl.testing import logits_and_budget, tiny_model
 
 from .content import HERE
 
@@ -74,9 +73,7 @@ def test_one_prefix_goes_on_in_several_ways(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["grows", "fox", "path"])
 def test_a_layer_may_attend_twice_in_one_forward(encoding: str, compiled: bool) -> None:
     """DiffLlama's attend with each half of the values."""
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = AutoConfig.for_model("diffllama", vocab_size=97, intermediate_size=128, **sizes)
-    model = whorl.attach(peaked(AutoModelForCausalLM.from_config(config)).eval(), encoding)
+    model = whorl.attach(tiny_model("diffllama"), encoding)
     logits, budget = logits_and_budget(model, TOKENS[:, :23], use_cache=False)
     if compiled:
         model.compile(backend="eager")

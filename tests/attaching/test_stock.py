@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import whorl
 from tests.contract import TOKENS, difference
 from whorl.attaching.stock import stock_form
-from whorl.testing import logits_and_budget, peaked, tiny_model
+from whorl.testing import logits_and_budget, tiny_model
 
 
 def test_hope_is_proportional_and_longrope_where_a_part_of_the_head_turns() -> None:
@@ -127,9 +126,7 @@ def test_directories_of_the_spelling_before_are_read(tmp_path) -> None:
 @pytest.mark.parametrize("encoding", ["rope:base=500", "hope:train_length=16", "nope"])
 def test_what_the_attention_reads_beside_the_rotation_stays(encoding: str, tmp_path) -> None:
     """Ministral 3's multiplies q by what two of the rope settings say."""
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = AutoConfig.for_model("ministral3", vocab_size=97, intermediate_size=128, head_dim=16, **sizes)
-    model = whorl.attach(peaked(AutoModelForCausalLM.from_config(config)).eval(), encoding)
+    model = whorl.attach(tiny_model("ministral3"), encoding)
     logits, budget = logits_and_budget(model, TOKENS)
     model.save_pretrained(tmp_path)
     stock = type(model).from_pretrained(tmp_path).eval()

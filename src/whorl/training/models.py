@@ -21,6 +21,7 @@ from whorl.hosts import ENCODERS, IMAGES, host_of
 from whorl.points import PointConfig, PointTransformer
 from whorl.results.trial import ModelFiles
 from whorl.training.attention import for_training
+from whorl.training.checkpoints import contents
 from whorl.training.settings import MODELS, ModelPreset, Settings
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def _weights(settings: Settings, config: Any) -> str:
     file = gguf_at(path)
     found = hashlib.sha256()
     for one in sorted({p for weights in WEIGHTS for p in path.glob(weights)}) if file is None else [file]:
-        with one.open("rb") as opened:
-            found.update(f"{one.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
+        found.update(f"{one.name} {contents(one)['sha256']}".encode())
     return found.hexdigest()
 
 
@@ -132,10 +132,9 @@ def _told(settings: Settings, files: ModelFiles | None) -> tuple[bool, Any]:
     """Whether the model comes with weights, and its config."""
     if files is None:
         return has_weights(settings), configuration(settings.model)
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
-    named = {key: value for key, value in files.config.items() if key != "model_type"}
-    return files.weights is not None, type(AutoConfig.for_model(files.config["model_type"])).from_dict(named)
+    return files.weights is not None, CONFIG_MAPPING[files.config["model_type"]].from_dict(files.config)
 
 
 def _of_points(settings: Settings, classes: int, files: ModelFiles | None) -> PointConfig:

@@ -151,7 +151,9 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
         position_table=part_of(base, family.position_table, model) if family.position_table else None,
         shapes=tuple(_shape(config, a, rotary, rotation, t) for a, t in zip(attentions, types, strict=True)),
         layer_types=types,
-        windows=tuple(_window(base, config, a, t) for a, t in zip(attentions, types, strict=True)),
+        windows=tuple(_window(config, a, t) for a, t in zip(attentions, types, strict=True))
+        if compat.masks_by_window(type(base))
+        else (None,) * len(types),
         turns=tuple(rotary is not None and family.turns(a) for a in attentions),
         typed=rotary is not None and _takes_layer_type(rotary),
         biases="interface" if compat.attends_by_name(type(attentions[0])) else "mask",
@@ -190,13 +192,9 @@ def _shape(config: Any, attention: Any, rotary: Any, rotation: Rotation | None, 
     )
 
 
-def _window(base: Any, config: Any, attention: Any, layer_type: str) -> int | None:
+def _window(config: Any, attention: Any, layer_type: str) -> int | None:
     size = getattr(config, "sliding_window", None)
-    if (
-        size is None
-        or not compat.masks_by_window(type(base))
-        or layer_type not in ("sliding_attention", "full_attention")
-    ):
+    if size is None or layer_type not in ("sliding_attention", "full_attention"):
         return None
     if getattr(config, "layer_types", None) and layer_type != "sliding_attention":
         return None
