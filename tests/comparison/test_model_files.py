@@ -123,6 +123,19 @@ def test_a_model_that_is_another_where_a_trial_is_to_be_run_is_refused(tmp_path:
     assert "its text, its model, or the version" in ended.words
 
 
+def test_what_is_left_out_is_said_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = llama(tmp_path / "model")
+    how = {"out": tmp_path / "out", "model": str(path), **COPY, **SHORT}
+    (first,) = whorl.compare(["nope"], quiet=True, **how).trials
+    edit(path, "rms_norm_eps", 0.1)
+    whorl.compare(["nope"], **how)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"{first.id} is left out: of other data") == 1
+    assert said.index("is left out") < said.index("done ")
+
+
 def test_a_trial_that_runs_goes_on_with_the_model_that_it_began_with(tmp_path: Path) -> None:
     path = llama(tmp_path / "model")
     chosen = Settings(model=str(path), **COPY, **SHORT).resolve()

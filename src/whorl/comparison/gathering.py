@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from whorl.comparison.planning import Planned
 from whorl.comparison.running import PACKAGES, Runner, failure_in
 from whorl.provenance import machine, versions
 from whorl.reports import comparison as report
-from whorl.reports.formatting import plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.differing import differing
 from whorl.results.failure import Failure
@@ -64,15 +64,27 @@ def gathered(runner: Runner, trials: Sequence[Planned]) -> tuple[list[FinishedTr
     return done, [lost.failure() for t in trials if (lost := runner.failure(t)) is not None]
 
 
+def of_other_data(runner: Runner, trials: Sequence[Planned]) -> list[str]:
+    """The finished trials in the folder, by id, that are left out beside these: of other data, or of a model that was
+    another then."""
+    found = []
+    for place in _beside(runner, trials):
+        with suppress(ValueError, FileNotFoundError):
+            found += [place.name] if read_result(place / "result.json").data != runner.data else []
+    return found
+
+
+def _beside(runner: Runner, trials: Sequence[Planned]) -> list[Path]:
+    """The folders of other trials than these."""
+    asked = {t.id for t in trials}
+    return [place for place in sorted((runner.folder / "trials").glob("*")) if place.name not in asked]
+
+
 def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) -> None:
     """results.json and the report: the trials of this run, finished or failed, then those of earlier runs on the same
     data."""
     done, failed = gathered(runner, trials)
-    strangers = 0
-    asked = {t.id for t in trials}
-    for place in sorted((runner.folder / "trials").glob("*")):
-        if place.name in asked:
-            continue
+    for place in _beside(runner, trials):
         if (lost := failure_in(place)) is not None and lost.data == runner.data:
             failed.append(lost.failure())
         if not (place / "result.json").exists():
@@ -84,13 +96,6 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
             continue
         if earlier.data == runner.data:
             done.append(earlier)
-        else:
-            strangers += 1
-    if strangers:
-        log.warning(
-            "%s in %s of other data, or of a model that was another then: left out of the report",
-            plural(strangers, "trial"), runner.folder,
-        )  # fmt: skip
     whole = [_with_losses(runner.folder / "trials" / t.id / "training.json", t.trial()) for t in done]
     shown, others = picked(whole)
     results = dataclasses.replace(

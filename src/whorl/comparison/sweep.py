@@ -11,7 +11,7 @@ from functools import cached_property
 from accelerate import PartialState
 
 from whorl.comparison.display import Display, Silent
-from whorl.comparison.gathering import gathered, write_results
+from whorl.comparison.gathering import gathered, of_other_data, write_results
 from whorl.comparison.orders import Ended, Order
 from whorl.comparison.planning import Planned
 from whorl.comparison.running import Runner
@@ -45,7 +45,9 @@ class Sweep:
         """Tells what will be run, with what was filled in, and what was finished before."""
         missing = [trial.id for trial in self.missing]
         self.display.start(self.empty.config, self.empty.machine, [trial.id for trial in self.trials], missing)
-        self.display.filled(words)
+        left = of_other_data(self.runner, self.trials)
+        why = "of other data (another text, or version of it), or of a --model that was another then"
+        self.display.filled([*words, *(f"{name} is left out: {why}" for name in left)])
         for trial in self.trials:
             if self.empty.config.learning_rates and PartialState().is_main_process:
                 self.runner.validate(trial)
