@@ -153,6 +153,9 @@ def report(comparisons: Mapping[str, Comparison], planned: Sequence[str], paper:
         return "\n".join([*told, "There is no ranking yet: it takes two encodings with all of their trials.\n"])
     over = f"{plural(len(every.tasks), 'task')} and {plural(len(every.seeds), 'seed')}"
     told += [f"Over {over}{'' if len(every.seeds) > 1 else ': no claim'}.\n", _standings(every)]
+    own = overall(comparisons, tuple(paper.reported))
+    if own.reciprocal:
+        told += [f"The paper's encodings alone, over {plural(len(own.tasks), 'task')}.\n", _standings(own)]
     told += ["## By task\n", BY_TASK, _by_task(every, paper)]
     return "\n".join([*told, "## Beside the paper\n", _beside(comparisons, paper)])
 

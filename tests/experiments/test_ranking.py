@@ -128,6 +128,7 @@ def test_the_report_has_the_paper_beside_it(written: Any, tmp_path: Path) -> Non
     places = study.Places(tmp_path / "experiments", tmp_path / "runs")
     study.rank(one, places)
     told = (places.experiments / FOLDER / "ranking.md").read_text(encoding="utf-8")
+    assert told.count("The paper's encodings alone, over ") == 1, "which the page of claims cites"
     assert "| `nope` | 1.00 | – |\n| `t5` | 0.50 | 0.50 (0.50 to 0.50) |" in told
     assert "| `nope` | 50.0 % (3) | 50.0 % (3) |" in told
     assert "| `sinusoidal`, the paper's | 3.4 % | 0.0 % | 2.3 % | – | – | 5.7 % |" in told
