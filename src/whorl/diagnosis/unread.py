@@ -205,7 +205,9 @@ def _window(subject: Subject) -> list[str]:
         return []
     if size >= (getattr(subject.config, "max_position_embeddings", None) or math.inf):
         return []
-    return [f"sliding_window is {size!r}: this family masks nothing by it, and caches drop the keys before it"]
+    return [
+        f"sliding_window is {size!r}: this family masks nothing by it, and caches drop the keys before it; take it out"
+    ]
 
 
 def _mscales(r: Reading) -> list[str]:
