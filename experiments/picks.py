@@ -42,6 +42,7 @@ class Ranking:
              or did not learn
     others   the rest that have a value and learnt something: no claim is made of them
     spoilt   those of which a seed failed, diverged or did not learn
+    unlearnt those that no seed of learnt the task: they are compared nowhere
     """
 
     parts: Mapping[str, Comparison]
@@ -51,6 +52,7 @@ class Ranking:
     ranked: tuple[tuple[Encoding, float], ...]
     others: tuple[tuple[Encoding, float], ...]
     spoilt: frozenset[str]
+    unlearnt: tuple[str, ...]
 
     @classmethod
     def of(cls, parts: Mapping[str, Comparison], length: int, among: Sequence[str] = ()) -> Ranking:
@@ -69,7 +71,9 @@ class Ranking:
                     kept[e.name] = e
         ranked = _best_first(metric, length, [(e, e.on(seeds)) for e in whole.values()])
         others = _best_first(metric, length, [(e, e) for name, e in rest.items() if name not in whole])
-        return cls(parts, metric, length, seeds, ranked, others, spoilt)
+        trained = dict.fromkeys(e.name for c in parts.values() for e in c.encodings if not among or e.name in among)
+        unlearnt = tuple(name for name in trained if name not in whole and name not in rest)
+        return cls(parts, metric, length, seeds, ranked, others, spoilt, unlearnt)
 
     @property
     def train_length(self) -> int:
@@ -99,7 +103,7 @@ class Ranking:
 
 def pick(known: Known, task: str, need: Need, most: int | None = None) -> Pick:
     """Of the comparisons of one task, those of the same settings together; where settings differ, those that rank most.
-    most: at most so many encodings are named of each kind (ahead, behind, without a claim)."""
+    most: at most so many encodings are named, ahead and behind, and none of which nothing is claimed."""
     found = {part: c for part in need.parts[task] if (c := known.comparison(part)) is not None}
     groups = _alike(found)
     rankings = [
@@ -159,8 +163,12 @@ def _words(one: Ranking, most: int | None) -> str:
         told += [f"behind, but not resolved: {_named(unresolved, most)}"] if unresolved else []
     rest = one.others if best else (*one.ranked, *one.others)
     for why, some in _without_claim(rest, one.spoilt).items():
-        named = _named([_value(one, e, mean) for e, mean in some], most)
-        told.append(f"{'' if told else f'{where}, '}{why} ({named})")
+        if most is None:
+            told.append(f"{'' if told else f'{where}, '}{why} ({listing([_value(one, e, mean) for e, mean in some])})")
+        elif not best:
+            told.append(f"{'' if told else f'{where}, '}{why}")
+    if one.unlearnt:
+        told.append(f"did not learn it: {_named([f'`{name}`' for name in one.unlearnt], most)}")
     return "; ".join(told)
 
 

@@ -37,12 +37,10 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     )
     assert (
         told + "a seed failed, diverged or did not learn: no claim (`t5` 17.0 (18.0 at 1x) and `cope` 17.0 "
-        "(18.0 at 1x)); one seed: no claim (`fox` 18.0 (18.0 at 1x)) ([0009" in found.words
+        "(18.0 at 1x)); one seed: no claim (`fox` 18.0 (18.0 at 1x)); did not learn it: `nope` ([0009" in found.words
     )
-    assert "nope" not in found.words, "which learnt nothing"
     shorter = pick(tmp_path, most=1).words
-    assert "three seeds: `hope` 30.3 (20.0 at 1x) and 1 more; behind: `rope` 51.0 (20.0 at 1x); " in shorter
-    assert "no claim (`t5` 17.0 (18.0 at 1x) and 1 more); one seed: no claim (`fox` 18.0 (18.0 at 1x)) (" in shorter
+    assert "and 1 more; behind: `rope` 51.0 (20.0 at 1x); did not learn it: `nope` (" in shorter
 
 
 def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
@@ -122,6 +120,7 @@ def test_one_seed_is_no_claim(tmp_path: Path) -> None:
     found = pick(tmp_path)
     assert found.best == ()
     assert found.words.startswith("tail perplexity at 4x, one seed: no claim (`rope` 20.0 (20.0 at 1x) and `hope` ")
+    assert pick(tmp_path, most=3).words.startswith("tail perplexity at 4x, one seed: no claim ([0009")
 
 
 def test_what_did_not_learn_the_task_on_every_seed_is_not_taken(tmp_path: Path) -> None:
@@ -135,6 +134,7 @@ def test_what_did_not_learn_the_task_on_every_seed_is_not_taken(tmp_path: Path) 
     found = pick(tmp_path, need, "mqar")
     assert found.best == ("hope",)
     assert "behind: `rope` 25.0 %; a seed failed, diverged or did not learn: no claim (`fox` 100.0 %)" in found.words
+    assert "did not learn" not in found.words.partition("no claim")[2], "one seed of it did"
 
 
 def test_what_is_not_there_is_not_measured(tmp_path: Path) -> None:
