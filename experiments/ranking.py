@@ -209,7 +209,7 @@ def _beside(comparisons: Mapping[str, Comparison], paper: Paper) -> str:
             f"`{name}`",
             f"{ours.mean(name):.2f}" if name in ours.reciprocal else DASH,
             f"{theirs[name]:.2f}",
-            f"{value:.2f}",
+            f"{value:.3f}",
         ]
         for name, value in paper.reported.items()
         if name in theirs
