@@ -91,6 +91,26 @@ def test_a_window_in_a_config_that_nothing_reads_is_none(family: str, encoding: 
     assert difference(model(TOKENS, use_cache=False).logits, logits) < budget
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("rope", True), ("alibi", True), ("rope+window:size=24/nope", True), ("rope+window:size=24", False)],
+)
+def test_a_window_by_which_caches_alone_drop_keys_is_told(
+    encoding: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model("llama", sliding_window=24)
+    logits, budget = logits_and_budget(whorl.attach(model, encoding), TOKENS, use_cache=False)
+    assert ("masks nothing by config.sliding_window, 24" in caplog.text) == told
+    cache = model(TOKENS[:, :-1], use_cache=True).past_key_values
+    cached = model(TOKENS[:, -1:], past_key_values=cache).logits
+    assert (difference(cached, logits[:, -1:]) < budget) != told
+    caplog.clear()
+    whorl.attach(tiny_model("llama", sliding_window=None), encoding)
+    whorl.attach(tiny_model("mistral", sliding_window=24), encoding)
+    assert "sliding_window" not in caplog.text
+
+
 def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
     model = tiny_model("llama")
     count = {"t5": 32 * 4, "kerple": 3 * 4 * 2, "t5/nope": 32 * 4, "rope+t5/t5": 32 * 4}

@@ -49,6 +49,22 @@ def test_a_forward_that_masks_by_a_window_is_told() -> None:
     assert "llama" not in windowed
 
 
+def test_a_family_without_the_word_does_as_without_the_setting() -> None:
+    """Of every family that whorl knows: what no code names changes no logit."""
+    without = {f for f in FAMILIES if not compat.has_word("sliding_window", *_parts(tiny_model(f)))}
+    ids = torch.arange(3, 43)[None]
+    for family in without:
+        with torch.no_grad():
+            near, far = (tiny_model(family, sliding_window=n)(ids, use_cache=False).logits for n in (8, 40))
+        assert torch.equal(near, far), f"{family} reads sliding_window elsewhere than in its own modules"
+    assert "llama" in without
+    assert not without & {"mistral", "gemma3_text", "modernbert"}
+
+
+def _parts(model: Any) -> tuple[Any, ...]:
+    return model, model.base_model, model.config
+
+
 def test_names_are_read_in_their_order() -> None:
     after = compat.names_after(attention_class("hunyuan_v1_dense"), "apply_rotary_pos_emb")
     assert {"query_layernorm", "key_layernorm"} <= set(after), (

@@ -35,6 +35,7 @@ from whorl.attaching.proving import prove
 from whorl.attaching.seams import Term, attached, seams_of
 from whorl.checking import check_numbers, few
 from whorl.encodings import Encoding, Layers, parse
+from whorl.encodings.window import Window
 from whorl.hosts import host_of
 from whorl.ops import choose
 
@@ -123,6 +124,15 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             encoding,
             type(model).__name__,
         )
+    kept = host.unmasked_window
+    if kept is not None and not all(_masks_by(seam.terms, kept) for seam in plan.layers):
+        log.warning(
+            "this %s masks nothing by config.sliding_window, %d, and transformers' caches drop the keys before it: "
+            "cached decoding is not what a full forward gives. Set it to None, or add +window:size=%d in every layer",
+            type(model).__name__,
+            kept,
+            kept,
+        )
     if isinstance(encoding, Layers) and (unused := encoding.unused(host.layer_types)):
         types = sorted({str(t) for t in host.layer_types})
         log.warning(
@@ -135,6 +145,10 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     if words := what_was_filled(host, asked, encoding):
         log.info("%s", words)
     return model
+
+
+def _masks_by(terms: Sequence[Term], kept: int) -> bool:
+    return any(isinstance(part, Window) and part.size <= kept for part, _ in terms)
 
 
 @torch.no_grad()

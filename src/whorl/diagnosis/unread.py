@@ -8,18 +8,16 @@ The original length       is written in up to three places, and frequencies and 
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-import sys
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from whorl.diagnosis.meaning import SETTINGS
 from whorl.diagnosis.reading import Reading
 from whorl.diagnosis.subject import Subject
 from whorl.hosts import head_dim_of
+from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.rope_settings import (
     BASE_NAMES,
     FOREIGN_BASE_NAMES,
@@ -145,16 +143,7 @@ def _declared(config: Any, key: str) -> bool:
 
 def _named(subject: Subject, key: str) -> bool:
     """Whether the family's own code has this name as a word."""
-    classes = {type(subject.host.model), type(subject.host.base), type(subject.config)}
-    return any(key in _words(cls.__module__) for cls in classes)
-
-
-@cache
-def _words(module: str) -> frozenset[str]:
-    try:
-        return frozenset(re.findall(r"\w+", inspect.getsource(sys.modules[module])))
-    except (OSError, TypeError):  # no source at hand
-        return frozenset()
+    return compat.has_word(key, subject.host.model, subject.host.base, subject.config)
 
 
 def _unknown(subject: Subject, settings: Mapping[str, Any]) -> list[str]:
@@ -184,8 +173,7 @@ def _alone(subject: Subject, r: Reading) -> list[str]:
     given = [k for k, v in pair.items() if v]
     if len(given) != 1 or (given == ["mscale"] and pair["mscale"] == 1):  # 1 is what the formula has without it
         return []
-    model = sys.modules[type(subject.host.base).__module__]
-    if given[0] in _words(model.__name__):  # DeepSeek's attention reads mscale_all_dim itself
+    if compat.has_word(given[0], subject.host.base):  # DeepSeek's attention reads mscale_all_dim itself
         return []
     return [f"{given[0]}={pair[given[0]]:g} counts only beside {next(k for k in pair if k not in given)}"]
 
@@ -198,15 +186,12 @@ def _lists(r: Reading) -> list[str]:
 
 
 def _window(subject: Subject) -> list[str]:
-    """A window that no mask of the family has, for which transformers' caches drop keys all the same. One of the
-    declared length or more drops none there."""
-    size = getattr(subject.config, "sliding_window", None)
-    if size is None or any(subject.host.windows) or _named(subject, "sliding_window"):
-        return []
-    if size >= (getattr(subject.config, "max_position_embeddings", None) or math.inf):
+    size = subject.host.unmasked_window
+    if size is None:
         return []
     return [
-        f"sliding_window is {size!r}: this family masks nothing by it, and caches drop the keys before it; take it out"
+        f"sliding_window is {size!r}: this family masks nothing by it, and caches drop the keys before it; take it "
+        f"out, or mask by it with +window:size={size} in the encoding"
     ]
 
 

@@ -193,6 +193,11 @@ class Host(ABC):
         """
         return ()
 
+    @property
+    def unmasked_window(self) -> int | None:
+        """The keys that caches keep, where they drop others by a window of the config that no layer masks by."""
+        return None
+
     def reuses_keys(self, index: int) -> bool:
         """Whether a layer takes the keys of an earlier one of its type."""
         return False

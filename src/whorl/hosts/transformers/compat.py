@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,20 @@ def masks_by_window(module_class: Any) -> bool:
     """Whether a class's `forward` masks what lies before a window: a config may hold a `sliding_window` that no code of
     its family reads. Leans on what transformers' functions for such masks are called."""
     return any("sliding_window" in name and "mask" in name for name in names_in(module_class))
+
+
+def has_word(name: str, *parts: Any) -> bool:
+    """Whether the source in which the classes of these parts of a model stand has this name as a word.
+    Leans on: all that a family does stands in the modules of its model and of its config."""
+    return any(name in _words(type(part).__module__) for part in parts)
+
+
+@functools.cache
+def _words(module: str) -> frozenset[str]:
+    try:
+        return frozenset(re.findall(r"\w+", inspect.getsource(sys.modules[module])))
+    except (OSError, TypeError):  # no source at hand
+        return frozenset()
 
 
 def names_after(module_class: Any, name: str) -> list[str]:

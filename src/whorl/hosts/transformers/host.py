@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +84,16 @@ class OpenHost(Host):
     @property
     def named(self) -> str:
         return f"model type {self.model.config.model_type!r} ({type(self.model).__name__})"
+
+    @property
+    def unmasked_window(self) -> int | None:
+        """transformers' caches drop keys by a `sliding_window` also where the family's code never reads it. A window of
+        the declared length or more drops none there."""
+        config = self.base.config
+        size: int | None = getattr(config, "sliding_window", None)
+        if size is None or any(self.windows) or compat.has_word("sliding_window", config, self.base, self.model):
+            return None
+        return None if size >= (getattr(config, "max_position_embeddings", None) or math.inf) else size
 
     def reuses_keys(self, index: int) -> bool:
         return bool(getattr(self.attentions[index], "is_kv_shared_layer", False))
