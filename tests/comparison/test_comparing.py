@@ -305,7 +305,10 @@ def test_from_scratch_the_defaults_stand(tmp_path: Path) -> None:
     config = tiny_model("gpt_neox", rope_parameters={"rope_type": "default", "rope_theta": 5e5}).config
     config.save_pretrained(tmp_path)
     settings = Settings(model=str(tmp_path), precision="fp32").resolve()
-    assert filled_by_model(["rope"], settings) == ([whorl.RoPE()], [])
+    said = "rope is trained from the start as rope:base=10000,fraction=1; by the model's config it would be rope:base="
+    assert filled_by_model(["rope"], settings) == ([whorl.RoPE()], [f"{said}500000,fraction=0.25"])
+    same = ["nope", "sinusoidal", "alibi", "rope:base=500000,fraction=0.25"]
+    assert filled_by_model(same, settings)[1] == []
     (trial,) = plan_trials(["hope"], (0,), settings, "data")
     assert str(trial.encoding) == "hope:train_length=128,base=10000"
     model = build(settings, trial.encoding, 0, 97, 0)

@@ -11,6 +11,7 @@ import torch
 from whorl.attaching import attach
 from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
+from whorl.comparison.planning import from_scratch
 from whorl.encodings import Encoding, parse
 from whorl.hosts import Host, host_of, trained_length
 from whorl.results.trial import ModelFiles
@@ -21,17 +22,32 @@ from whorl.training.settings import Settings
 def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:
     """The encodings with what a model with weights says of their unset arguments, and that in words.
 
-    The training length is the model's own, or the run's where it is longer: the model is trained at both.
+    The training length is the model's own, or the run's where it is longer: the model is trained at both. A config
+    without weights says nothing of an encoding that is trained from the start; the words are then of those that would
+    be others by it.
     """
     parsed = [parse(e) for e in encodings]
-    if not has_weights(settings):
+    if settings.preset is not None or settings.task_class.body == "points":
         return parsed, []
     with torch.device("meta"):
         host = host_of(build_model(settings, vocab_size=1, eos_token_id=0, weights=False))
+    if not has_weights(settings):
+        return parsed, [line for encoding in parsed if (line := _not_by_config(host, encoding, settings))]
     length = max(settings.train_tokens, trained_length(host) or 0)
     given = [filled(host, encoding, length) for encoding in parsed]
     words = (what_was_filled(host, a, b, length) for a, b in zip(parsed, given, strict=True))
     return given, [line for line in words if line]
+
+
+def _not_by_config(host: Host, asked: Encoding, settings: Settings) -> str | None:
+    """What an encoding would be by the model's config, where it is trained as another, in words."""
+    if "add" in asked.kinds:  # once for all layers, whatever each of them turns by
+        return None
+    trained = completed(host, from_scratch(asked, settings))
+    by_config = filled(host, asked, settings.train_tokens)
+    if by_config == trained:
+        return None
+    return f"{asked} is trained from the start as {trained}; by the model's config it would be {by_config}"
 
 
 def attached_to_each(
