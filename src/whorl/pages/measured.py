@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from whorl import tasks
@@ -28,10 +29,26 @@ def comparisons(experiments: Path) -> list[tuple[Path, Comparison]]:
     return found
 
 
+@dataclass
+class _Line:
+    """What comparisons of the same trials say of the encodings `own`. `also`: where less of the same was measured."""
+
+    setting: tuple[str, int]  # the task, and the training length
+    own: frozenset[str]
+    seeds: int
+    words: str
+    links: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+
+    def has_all_of(self, other: _Line) -> bool:
+        return self.setting == other.setting and self.own >= other.own and self.seeds >= other.seeds
+
+
 def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> list[str]:
     """A line for each comparison that has it, beside rope (in images, axial-rope): at once, four and sixteen times the
-    training length, or in range and at the longest that there is. Comparisons of the same trials are told once."""
-    lines: dict[str, list[str]] = {}
+    training length, or in range and at the longest that there is. Of comparisons of the same task and training length
+    that with the most seeds is told, and where the others are."""
+    lines: dict[str, _Line] = {}
     for folder, comparison in found:
         own = [e for e in comparison.encodings if _is_of(name, e.name)]
         if not own:
@@ -44,12 +61,25 @@ def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> 
         study, task = folder.relative_to(experiments).as_posix(), comparison.config.task
         page = "report.md" if (folder / "report.md").exists() else "README.md"
         trained, seeds = f"{comparison.train_length:,} {comparison.unit}", len(comparison.seeds)
-        line = (
+        words = (
             f"{TASK.get(task, task)}, trained at {trained} ({seeds} seed{'s' * (seeds > 1)}), "
             f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{others}"
         )
-        lines.setdefault(line, []).append(f"[{study}](../../experiments/{study}/{page})")
-    return [" ".join([line, *links]) for line, links in lines.items()]
+        names = frozenset(e.name for e in own)
+        line = lines.setdefault(words, _Line((task, comparison.train_length), names, seeds, words))
+        line.links.append(f"[{study}](../../experiments/{study}/{page})")
+    kept: list[_Line] = []
+    for line in sorted(lines.values(), key=lambda line: (line.seeds, len(line.own)), reverse=True):
+        fuller = next((other for other in kept if other.has_all_of(line)), None)
+        if fuller is None:
+            kept.append(line)
+        else:
+            fuller.also += line.links
+    return [
+        " ".join([line.words, *line.links, *([f"(also in {', '.join(line.also)})"] if line.also else [])])
+        for line in lines.values()
+        if line in kept
+    ]
 
 
 def mentioned(name: str, spelled: str, docs: Path, experiments: Path) -> tuple[list[str], list[str]]:
