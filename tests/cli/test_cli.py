@@ -131,6 +131,23 @@ def test_the_readmes_notation_is_read() -> None:
         assert parse(notation) == eval(python, names)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("hpoe", "no encoding, scaling, task or model family 'hpoe'; did you mean 'hope'?"),
+        ("hope+rope", "hope and rope both rotate q and k; keep one of them"),
+        ("rope~yarn:factor=4,foo=3+fox", "yarn has no argument 'foo'"),
+        ("yarn:factor=4", None),
+        ("addition:scratchpad=full", None),
+        ("full_attention=nope/sliding_attention=rope", None),
+    ],
+)
+def test_the_list_takes_what_can_be_written_alone(asked: str, said: str | None) -> None:
+    done = CliRunner().invoke(app, ["list", asked])
+    assert done.exit_code == (said is not None)
+    assert (said or "") in " ".join(str(done.exception or done.output).split())
+
+
 def test_help_and_list_import_nothing_heavy() -> None:
     code = "import sys; from whorl.cli import app\nsys.argv = ['whorl', *sys.argv[1:]]\ntry: app()\nfinally: " + (
         "print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"

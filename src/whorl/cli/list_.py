@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from whorl.console import console, said
 from whorl.pages import kept
+from whorl.registry import closest
 
 EPILOG = """
 [bold]Examples[/]
@@ -50,6 +50,8 @@ def list_encodings(
     if names:
         parts = dict.fromkeys(part for name in names for part in _parts(name))
         shown = [(name, _of(known, name)) for name in parts]  # all of them are looked up before any is shown
+        for name in names:
+            _check(known, name)
         for name, kinds in shown:
             for kind in kinds:
                 _SHOWN[kind](terminal, known, name)
@@ -63,15 +65,23 @@ def _parts(name: str) -> list[str]:
     return [part for part in found if part] if len(found) > 1 or ":" in name else [name]
 
 
+def _check(known: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError for a notation of encodings that has an unknown argument, or does not go together."""
+    first = _parts(name)[0]
+    if first != name and "encodings" in _of(known, first):
+        from whorl.comparison.planning import written
+
+        written(name)
+
+
 def _of(known: Mapping[str, Any], name: str) -> list[str]:
     """The kinds of thing that have this name. Raises ValueError, with what may have been meant, for none."""
     every = {kind: [row[0] for row in known[kind]] for kind in ("encodings", "scalings")}
     every |= {kind: list(known[kind]) for kind in ("tasks", "families", "images", "timm")}
     found = [kind for kind, names in every.items() if name in names]
     if not found:
-        asked = name.lower().replace("_", "-").partition(":")[0]
-        close = difflib.get_close_matches(asked, [n for names in every.values() for n in names], n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else "`whorl list` names them all"
+        likest = closest(name.partition(":")[0], [n for names in every.values() for n in names])
+        hint = f"did you mean {likest!r}?" if likest else "`whorl list` names them all"
         raise ValueError(f"there is no encoding, scaling, task or model family {name!r}; {hint}")
     return found
 
