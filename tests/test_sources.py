@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from whorl.cli import app
 from whorl.hosts import IMAGES
-from whorl.sources import read_by, source
+from whorl.sources import read_by, several, source
 
 OUT = ["--out", "out"]
 COMMANDS = {
@@ -73,3 +73,11 @@ def test_an_image_model_of_the_hub_is_told_by_its_config(monkeypatch: pytest.Mon
     assert source("someone/a-vit", "images").name == "someone/a-vit"
     with pytest.raises(ValueError, match="done with models of points; give models of points alone"):
         source("someone/a-vit", "points")
+
+
+def test_trials_of_one_encoding_and_seed_are_told_apart() -> None:
+    trials = Path(__file__).parents[1] / "experiments" / "trials"
+    first, second = sorted(p.parent for p in trials.glob("rope-s0-*/result.json"))[:2]
+    assert [one.name for one in several([str(first)])] == ["rope, seed 0"]
+    both = [one.name for one in several([str(first), str(second)])]
+    assert both == [f"rope, seed 0 ({first.name})", f"rope, seed 0 ({second.name})"]

@@ -7,8 +7,9 @@ import ctypes
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,16 @@ def read_by(name: str) -> str:
     if gguf_at(name) is not None:
         return TEXTS
     return IMAGES_READ if timm_folders.is_one(name) or _of_images(_config_at(name)) else TEXTS
+
+
+def several(names: Sequence[str], of: str = TEXTS) -> list[Source]:
+    """A source for each name; trials of one encoding and seed are told apart by their ids. Raises as `source` does."""
+    found = [source(name, of) for name in names]
+    twice = Counter(one.name for one in found)
+    return [
+        one if twice[one.name] == 1 or one.folder is None else replace(one, name=f"{one.name} ({one.folder.name})")
+        for one in found
+    ]
 
 
 def source(name: str, of: str = TEXTS) -> Source:

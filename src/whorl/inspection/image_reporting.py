@@ -22,7 +22,7 @@ from whorl.inspection.reporting import ended_by_sigterm, remove_report
 from whorl.inspection.stages import Stage, silent
 from whorl.locking import alone
 from whorl.results.image_inspection import ImageInspection
-from whorl.sources import IMAGES_READ, Source, source
+from whorl.sources import IMAGES_READ, Source, several
 from whorl.tasks.images import drawn
 from whorl.tasks.pictures import Pictures, pictures
 
@@ -53,7 +53,7 @@ def run(
     check_numbers(images=images, seed=seed, minutes=minutes)
     out, sides = Path(out), _sides(size)
     outputs.check_goes_on(out, by="inspect")
-    found = [_One(source(name, IMAGES_READ), data, sides, seed) for name in models]
+    found = [_One(one, data, sides, seed) for one in several(models, IMAGES_READ)]
     results: list[ImageInspection] = []
     with ended_by_sigterm(), ExitStack() as while_reading:
         for at, one in enumerate(found):

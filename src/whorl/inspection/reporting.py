@@ -28,7 +28,7 @@ from whorl.inspection.stages import Stage, asked_for, beside, check_inputs, rand
 from whorl.locking import alone
 from whorl.results.inspection import Inspection, Snapshot, UShapes
 from whorl.results.plan import Plan
-from whorl.sources import Source, identity, source
+from whorl.sources import Source, identity, several
 from whorl.watching import layers_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def run(
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     again = None if plan is None else _read_plan(plan)
-    sources = [source(name) for name in models]
+    sources = several(models)
     tokenizers = _tokenizers(sources)
     options = _Options(
         text, length, windows, train_length, random_windows, ablate, snapshots, stream_layers, layers,
