@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import whorl
+from whorl.attaching.loading import configuration
 from whorl.sources import source
 from whorl.testing import tiny_model
 from whorl.training.models import build_model
@@ -130,6 +131,13 @@ def test_a_name_that_is_no_folder_is_asked_for_before_it_is_loaded(monkeypatch, 
     with pytest.raises(ValueError, match="there is no folder nosuchname here, and the hub cannot be asked"):
         whorl.load("nosuchname")
     assert "there is no folder nosuchname here; the hub is asked" in caplog.text
+
+
+def test_a_config_by_its_path_that_is_damaged_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama",')
+    for where in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ValueError, match="is not a valid JSON file"):
+            configuration(where)
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_the_time_left_is_that_of_all_trials(terminal: bool, monkeypatch: pytest
     display.trial_failed(Failure(id=ids[1], notation="a", seed=0, error="RuntimeError: [b]"))
     assert f"failed {ids[1]}: RuntimeError: [b]\n" in shown.getvalue()
     assert display.pace.waiting == set(ids[2:])
+    assert "goes on from step" not in shown.getvalue()
+    with display.training(ids[2], STEPS) as update:
+        update(450, None)
+        update(451, None)
+    assert shown.getvalue().count(f"{ids[2]} goes on from step 450, where it was interrupted\n") == 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])

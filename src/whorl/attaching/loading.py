@@ -293,6 +293,8 @@ def _reason(folder: Path, error: Exception) -> str:
     said = " ".join(str(error).split())
     if not folder.exists():
         return f"there is no such folder here, and from the hub nothing came ({said[:LONG]})"
+    if folder.is_file():
+        return said[:LONG]
     if not any(any(folder.glob(f"{at}{CONFIG}")) for at in ("", "*/")):  # it may be in a subfolder
         trials = trials_beside(folder)
         return f"it holds no {CONFIG}: it is no model{f'; {trials}' if trials else ''}"

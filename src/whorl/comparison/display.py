@@ -94,7 +94,7 @@ class Display(Silent):
         cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
         self.console.print(
             said(
-                (f"{len(trials)} trials", "bold"),
+                (f"{len(trials)} trial{'' if len(trials) == 1 else 's'}", "bold"),
                 f" of {config.tokens:,} {self.tokens} ({config.steps:,} steps of {config.batch_size} x "
                 f"{config.train_tokens or config.train_length}), task {config.task}, model {config.model} "
                 f"({config.parameters / 1e6:.2f} M parameters), {config.precision}, on {machine.device} "
@@ -109,7 +109,13 @@ class Display(Silent):
 
     @contextmanager
     def training(self, trial: str, steps: int) -> Iterator[Update]:
+        begun = False
+
         def update(step: int, loss: float | None) -> None:
+            nonlocal begun
+            if step and not begun:
+                self.console.print(f"{trial} goes on from step {step:,}, where it was interrupted")
+            begun = True
             self.pace.at(trial, step)
             advance(step, "" if loss is None else f"loss {loss:.3f}")
 

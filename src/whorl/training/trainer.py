@@ -168,8 +168,6 @@ def train(
         callbacks=[watch, InTime(), _Snapshots(model, folder / "snapshots", snapshot_steps(recipe.steps, snapshots))],
     )
     trainer.remove_callback(PrinterCallback)
-    if checkpoint is not None:
-        log.info("%s: resuming from step %s", folder.name, checkpoint.name.removeprefix("checkpoint-"))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     record = training_record(trainer.state.log_history, recipe, watch.seconds, watch.diverged)
     if watch.diverged is not None:
