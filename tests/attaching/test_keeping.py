@@ -364,17 +364,23 @@ def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: 
         lora = get_peft_model(whorl.attach(tiny_model("llama"), "t5"), config)
     with pytest.warns(UserWarning, match=r"\['effects.0.weight'\] of t5 with this adapter, .*Save it whole"):
         lora.save_pretrained(tmp_path / "adapter")
+    base = whorl.attach(tiny_model("llama"), "t5")
+    with pytest.raises(ValueError, match="saved without the learned parameters effects.0.weight of t5"):
+        whorl.load(tmp_path / "adapter", base=base)
 
-    whorl.attach(tiny_model("llama"), "t5").save_pretrained(tmp_path / "base")
+    base.save_pretrained(tmp_path / "base")
     lora = get_peft_model(whorl.load(tmp_path / "base"), config)
     if trained:
         whorl.attached(lora).requires_grad_(True)
         with pytest.warns(UserWarning, match="Save it whole"):
             lora.save_pretrained(tmp_path / "adapter2")
+        with pytest.raises(ValueError, match="saved without the learned parameters"):
+            whorl.load(tmp_path / "adapter2")
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             lora.save_pretrained(tmp_path / "adapter2")
+        assert str(whorl.encoding_of(whorl.load(tmp_path / "adapter2"))).startswith("t5")
 
 
 def test_an_encoding_is_trained_beside_adapters_and_no_copy_of_it_is(tmp_path) -> None:

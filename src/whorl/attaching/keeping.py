@@ -146,5 +146,5 @@ def _adapter_to_dict(self: Any) -> dict[str, Any]:
         )
     written = type(self).to_dict(self)
     kind = written.get("task_type")
-    record = {**self.whorl_record, "task_type": getattr(kind, "value", kind)}
+    record = {**self.whorl_record, "task_type": getattr(kind, "value", kind), "lost": self.whorl_lost}
     return {**written, CONFIG_KEY: record, "task_type": f"{ADAPTER_GUARD} {record['notation']}"}

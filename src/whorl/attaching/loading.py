@@ -418,7 +418,10 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
 
 
 def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
-    """A PEFT adapter's config, and the encoding that it was trained with where it says one."""
+    """A PEFT adapter's config, and the encoding that it was trained with where it says one.
+
+    Raises ValueError for one that was saved without what its encoding had learned.
+    """
     require(f"the adapter {where}", "peft")
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 
@@ -428,6 +431,12 @@ def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
         config = PeftConfig.from_pretrained(where, **hub)
         _, named, notation = (config.base_model_name_or_path or "").partition(NAMED)
         return config, parse(notation) if named else None
+    if record.get("lost"):
+        raise ValueError(
+            f"the adapter in {where} was saved without the learned parameters {few(record['lost'])} of "
+            f"{record['notation']}, and is not the trained model without them; save that whole, as "
+            "model.merge_and_unload().save_pretrained(directory)"
+        )
     said["task_type"] = record["task_type"]
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[said["peft_type"]]
     return cls.from_peft_type(**cls.check_kwargs(**said)), from_dict(record["encoding"])
