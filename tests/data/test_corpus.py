@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sysconfig
 from pathlib import Path
 
@@ -78,7 +79,28 @@ def test_folder_reads_every_kind_by_path_and_leaves_out_hidden_and_binary_files(
         (tmp_path / name).write_bytes(content)
     write_records(tmp_path / "c.jsonl")
     write_records(tmp_path / "d.parquet")
-    assert corpus.read_documents(str(tmp_path)) == ["in b", *TWO, *TWO, "in a/z \ufffd"]
+    write_records(tmp_path / "e.JSONL")
+    assert corpus.read_documents(str(tmp_path)) == ["in b", *TWO, *TWO, *TWO, "in a/z \ufffd"]
+
+
+def test_folder_leaves_out_what_is_no_file_and_names_what_is_in_utf_16(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.txt").symlink_to(tmp_path / "c.txt")
+    os.mkfifo(tmp_path / "d.txt")
+    (tmp_path / "e.txt").write_text("two")
+    assert corpus.read_documents(str(tmp_path)) == ["one", "two"]
+    assert not caplog.text
+    (tmp_path / "f.txt").write_text("three", encoding="utf-16")
+    assert corpus.read_documents(str(tmp_path)) == ["one", "two"]
+    assert f"must be UTF-8: {tmp_path / 'f.txt'}" in caplog.text
+    with pytest.raises(ValueError, match="is no file that can be read twice"):
+        corpus.read_documents(str(tmp_path / "d.txt"))
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b \\ud83d\\ude00"}\n{"text": "c"}\n')
+    assert corpus.read_documents(str(tmp_path / "a.jsonl")) == ["a\ufffdb \U0001f600", "c"]
 
 
 def test_end_of_text_separates_documents_of_a_text_file(tmp_path):
@@ -129,6 +151,7 @@ def test_hub_dataset_of_another_column(tmp_path, monkeypatch):
         ("bad.jsonl", b'{"text": "a"}\nnot json\n', "line 2 of .*bad.jsonl.* is not JSON"),
         ("list.jsonl", b"[1]\n", "line 1 of .* no string under the key 'text'; found no keys"),
         ("number.jsonl", b'{"text": 3}\n', "no string under the key 'text'; found the keys 'text'"),
+        ("deep.jsonl", b"[" * 100_000, "line 1 of .*deep.jsonl.* nests too deep"),
         ("bad.parquet", b"PAR", "cannot be read as Parquet"),
         (
             "cut.jsonl.gz",

@@ -5,11 +5,13 @@ Everything here is deterministic: the same source and settings give the same ids
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import sysconfig
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whorl.checking import check_path
+from whorl.checking import check_path, few
 from whorl.extras import require
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.tokenizers import tokenizer_of
@@ -28,12 +30,15 @@ from whorl.gguf_files.tokenizers import tokenizer_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+log = logging.getLogger(__name__)
+
 END_OF_TEXT = "<|endoftext|>"
 SOURCES = "stdlib, a text, .jsonl or .parquet file, a folder, or hf:DATASET"
 NOT_TEXT_FOLDERS = {"__pycache__", "node_modules"}
 NOT_STDLIB = NOT_TEXT_FOLDERS | {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 PIECES = 20  # that a source of one document is cut into: enough to hold some out, few enough to stay long
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 BYTES = 256  # the alphabet of a byte-level tokenizer
 
 
@@ -44,7 +49,8 @@ def read_documents(source: str) -> list[str]:
     - a `.jsonl` or `.jsonl.gz` file: one document per line, under the key "text".
     - a `.parquet` file: one document per row, from the column "text".
     - any other file: text. `<|endoftext|>`, where it occurs, ends a document.
-    - a folder: all files below it, by path. Hidden and binary files are left out.
+    - a folder: all files below it, by path. Hidden and binary files are left out, and what is no file (a link to
+      nothing, a pipe); links to folders are not followed. UTF-16 is binary here, and a warning names such files.
     - `hf:DATASET[:CONFIG][:SPLIT]`: a dataset for `datasets.load_dataset`, from the column "text"; the split is
       `train` unless given, and `hf:DATASET::SPLIT` names a split of the default config.
 
@@ -181,7 +187,12 @@ def _read_stdlib() -> Iterator[str]:
 def _read_path(source: str) -> Iterator[str]:
     path = _path_of(source)
     if path.is_dir():
-        files = [file for file in _files_below(path, NOT_TEXT_FOLDERS) if _is_records(file) or not _is_binary(file)]
+        files: list[Path] = []
+        left_out: list[Path] = []
+        for file in _files_below(path, NOT_TEXT_FOLDERS):
+            (files if _is_records(file) or not _is_binary(file) else left_out).append(file)
+        if wide := [str(file) for file in left_out if _is_utf16(file)]:
+            log.warning("left out of %s, since they are UTF-16 and texts must be UTF-8: %s", source, few(wide))
         if not files:
             raise ValueError(f"no text, .jsonl or .parquet file below the folder {source!r}; try another folder")
         return (text for file in files for text in _read_file(file))
@@ -189,6 +200,8 @@ def _read_path(source: str) -> Iterator[str]:
         if not _is_records(path) and _is_binary(path):
             raise ValueError(f"{source!r} is not text: it holds zero bytes; try a text, .jsonl or .parquet file")
         return _read_file(path)
+    if path.exists():
+        raise ValueError(f"{source!r} is no file that can be read twice, as texts are; write it to one and give that")
     raise _no_text(source, path)
 
 
@@ -225,11 +238,12 @@ def _files_below(root: Path, left_out: set[str]) -> Iterator[Path]:
     """Files below `root` by path, without hidden ones and folders whose name is `left_out`."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(n for n in names if n not in left_out and not n.startswith("."))
-        yield from (Path(folder, f) for f in sorted(files) if not f.startswith("."))
+        found = (Path(folder, f) for f in sorted(files) if not f.startswith("."))
+        yield from (path for path in found if path.is_file())  # no link to nothing, and no pipe
 
 
 def _is_records(path: Path) -> bool:
-    return path.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
+    return path.name.lower().endswith((".jsonl", ".jsonl.gz", ".parquet"))
 
 
 def _is_binary(path: Path) -> bool:
@@ -237,8 +251,13 @@ def _is_binary(path: Path) -> bool:
         return b"\0" in file.read(8192)
 
 
+def _is_utf16(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def _read_file(path: Path) -> Iterator[str]:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     if _is_records(path):
         return _read_jsonl(path)
@@ -250,7 +269,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
-    raw = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 (closed with `file`)
+    raw = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # noqa: SIM115 (closed with `file`)
     with io.TextIOWrapper(raw, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -260,10 +279,19 @@ def _read_jsonl(path: Path) -> Iterator[str]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is not JSON ({error.msg}); try one record per line") from error
+            except RecursionError as error:
+                raise ValueError(f"{where} nests too deep to be read; try one record per line") from error
             keys = list(record) if isinstance(record, dict) else []
             if not (keys and isinstance(record.get("text"), str)):
                 raise ValueError(f"{where} has no string under the key 'text'; {_found('key', keys)}")
-            yield record["text"]
+            yield _in_unicode(record["text"])
+
+
+def _in_unicode(text: str) -> str:
+    """The same text, with U+FFFD in place of half a surrogate pair, which JSON can write and UTF-8 cannot."""
+    if HALF_A_PAIR.search(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
