@@ -111,6 +111,20 @@ def test_a_window_by_which_caches_alone_drop_keys_is_told(
     assert "sliding_window" not in caplog.text
 
 
+def test_layers_that_are_one_module_have_one_encoding() -> None:
+    model = tiny_model("llama")
+    model.model.layers[2].self_attn = model.model.layers[0].self_attn
+    for encoding in ("kerple", "fox", "rope/nope/hope", "alibi/nope/nope"):
+        with pytest.raises(ValueError, match="layers 0 and 2 of this LlamaForCausalLM are one attention module"):
+            whorl.attach(model, encoding)
+    assert whorl.attached(model) is None
+    for encoding in ("t5", "alibi", "hope", "rope/nope/rope"):
+        logits, budget = logits_and_budget(whorl.attach(model, encoding), TOKENS, use_cache=False)
+        alone = tiny_model("llama")
+        alone.model.layers[2].self_attn.load_state_dict(alone.model.layers[0].self_attn.state_dict())
+        assert difference(whorl.attach(alone, encoding)(TOKENS, use_cache=False).logits, logits) < budget
+
+
 def test_t5_is_one_table_and_kerple_one_per_layer() -> None:
     model = tiny_model("llama")
     count = {"t5": 32 * 4, "kerple": 3 * 4 * 2, "t5/nope": 32 * 4, "rope+t5/t5": 32 * 4}

@@ -171,6 +171,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
     if host.patches is not None:
         fit_to_grid(host, add, seams)
     _check_shared_keys(host, seams)
+    _check_shared_modules(host, seams)
     share = heads_share(host.model)
     for seam, attention, shape in zip(seams, host.attentions, host.shapes, strict=True):
         if share is not None and seam.biases:
@@ -182,6 +183,21 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         seam.in_interface = needs_interface
     check_repositions(host, encoding, repositions, any(seam.scaled is not None for seam in seams))
     return Plan(by_type, seams, add, modules, needs_interface, tuple(does))
+
+
+def _check_shared_modules(host: Host, seams: list[LayerSeam]) -> None:
+    """Raises ValueError where layers that have one attention module between them would have encodings of their own."""
+    first: dict[int, LayerSeam] = {}
+    for seam, attention in zip(seams, host.attentions, strict=True):
+        other = first.setdefault(id(attention), seam)
+        own, its = ([p for _, ms in one.terms for m in ms for p in m.parameters()] for one in (seam, other))
+        if seam.encoding != other.encoding or [*map(id, own)] != [*map(id, its)]:
+            raise ValueError(
+                f"layers {other.index} and {seam.index} of this {type(host.model).__name__} are one attention module, "
+                f"which {other.encoding} and {seam.encoding} cannot both have, each with what it learns; give these "
+                "layers one encoding that learns nothing of its own in each (rope, hope, alibi, t5), or copies of the "
+                "module"
+            )
 
 
 def _more_than_a_spectrum(part: Encoding, shape: Shape) -> bool:
