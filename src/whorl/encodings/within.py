@@ -12,7 +12,8 @@ class Within(torch.autograd.Function):
 
     A plain clamp gives no gradient there, and what has once left the range stays outside. The official code clamps the
     parameters' data in each forward instead, and so always learns on; this writes to nothing, which sharded parameters
-    and recomputed forwards need.
+    and recomputed forwards need. What passes goes by the sign of a gradient: where a parameter is past its bound, those
+    of the parts of a batch (accumulated, or of several processes) may add up to another than the whole batch's.
     """
 
     generate_vmap_rule = True
