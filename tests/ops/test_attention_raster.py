@@ -54,11 +54,12 @@ def test_runs_have_the_buckets_of_all_pairs(grid: Grid, method: str, ratio: floa
     buckets = GridBuckets(method, borders(ratio, 2 * ratio, 8 * ratio, squared=False))
     positions = grid.positions()
     farthest, rows = (x[0] for x in buckets.runs_of(grid))
-    tokens, queries = torch.arange(positions.shape[1]), range(positions.shape[1])
+    tokens = torch.arange(positions.shape[1])
     begin = tokens - farthest
     assert (begin.diff(dim=0) >= 0).all()
-    run = (begin[:, :, None] <= tokens).sum(0)  # of each query and key
-    by_runs = torch.stack([rows[run[i], i] for i in queries])
+    keys = tokens.repeat(len(tokens), 1)
+    run = torch.searchsorted(begin.T.contiguous(), keys, right=True)  # of each query and key
+    by_runs = rows.T.gather(1, run)
     assert torch.equal(by_runs, buckets.of(positions, positions)[0, 0])
 
 
