@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whorl.reports import markdown
+from whorl.reports import markdown, writing
 from whorl.reports.evaluation import build, by_position, findings, retrieval, write
 from whorl.results.evaluation import ABOUT, Asked, Evaluation, Position
 from whorl.results.trial import Machine, Row
@@ -134,3 +134,15 @@ def test_curves_stand_at_their_lengths_and_the_training_length_is_marked() -> No
         "loss",
         "retrieval",
     ]
+
+
+def test_figures_of_the_report_before_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    write(evaluation(), tmp_path)
+    figures = tmp_path / "figures"
+    (figures / "mine.png").write_bytes(b"of somebody else")
+    before = {p.name for p in figures.iterdir()}
+    write(replace(evaluation(), probes=("loss",), rows={"loss": evaluation().rows["loss"]}), tmp_path)
+    after = {p.name for p in figures.iterdir()}
+    assert before - after == {"retrieval.png", "retrieval@2x.png"}
+    writing.take_away(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.png"]

@@ -283,8 +283,11 @@ def _tokenizers(sources: list[Source]) -> list[Any]:
 
 
 def remove_report(out: Path) -> None:
-    for name in ("report.html", "report.md", "other/inspection.json", "other/inspection.npz"):
-        (out / name).unlink(missing_ok=True)
+    from whorl.reports import writing
+
+    writing.take_away(out)
+    for name in ("inspection.json", "inspection.npz"):
+        (out / "other" / name).unlink(missing_ok=True)
 
 
 def _report(results: list[Inspection], out: Path, pictures: bool = True) -> None:
