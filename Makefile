@@ -19,6 +19,7 @@ COMPARE ?=
 STUDY ?=
 RUNTIMES ?=
 SOAK ?= --minutes 30
+WORKERS ?= logical --maxprocesses 8
 COMPAT := .venv-compat
 LM_EVAL := .venv-lm-eval
 TIMM := .venv-timm
@@ -57,13 +58,13 @@ study:
 	$(if $(LISTS),,$(if $(OWN),$(BIN)/python $(FOLDER)/gather.py runs/$(NAME)))
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n $(WORKERS) --dist loadfile
 
 test-full: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full -n $(WORKERS) --dist worksteal
 
 test-compat: $(COMPAT)/.installed
-	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 $(COMPAT)/.installed: pyproject.toml constraints-compat.txt
 	$(PYTHON) -m venv $(COMPAT)
