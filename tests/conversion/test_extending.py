@@ -26,10 +26,12 @@ from whorl.conversion.extending import (
     summed,
 )
 from whorl.conversion.folders import overlapping
+from whorl.data.corpus import load_tokenizer
 from whorl.encodings import parse
 from whorl.hosts import open_host
 from whorl.results.extension import Extension
 from whorl.testing import peaked, tiny_model
+from whorl.training.trials import load_trial
 
 IDS = torch.randint(3, 97, (2, 60), generator=torch.Generator().manual_seed(0))
 
@@ -221,6 +223,39 @@ def test_a_method_asked_for_by_name_that_is_no_better_is_kept_and_said(
         "linear reads the last quarter of 64 tokens no better than the model as it is, which --method auto would keep"
         in said
     ) == worse
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged_before_it_is_changed(trial: tuple[Path, str], tmp_path: Path) -> None:
+    """What is written is one model, which stock code reads; an adapter in one folder with its model is refused."""
+    from peft import LoraConfig, get_peft_model
+
+    base, text = load_trial(trial[0]), trial[1]
+    tokenizer = load_tokenizer(str(trial[0] / "tokenizer"))
+    for part in ("base", "adapter", "both"):
+        tokenizer.save_pretrained(tmp_path / part)
+    for part in ("base", "both"):
+        base.save_pretrained(tmp_path / part)
+    of_stock = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    lora = get_peft_model(of_stock, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    for part in ("adapter", "both"):
+        lora.save_pretrained(tmp_path / part)
+    said: list[str] = []
+    how = {"text": text, "windows": 2, "say": said.append}
+    whorl.extend(str(tmp_path / "adapter"), 64, method="linear", out=tmp_path / "longer", **how)
+    assert "the adapter is merged into its base: what is written is one model" in said
+    merged = whorl.load(tmp_path / "adapter").merge_and_unload().eval()
+    whorl.attach(merged, "rope:base=10000~linear:factor=2")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "longer").eval()
+    torch.testing.assert_close(again(IDS).logits, merged(IDS).logits)
+    with torch.enable_grad():
+        whorl.convert(str(tmp_path / "adapter"), "hope", heal=64, batch_size=1, out=tmp_path / "hope", **how)
+    assert not list((tmp_path / "hope").glob("adapter*"))
+    assert str(whorl.encoding_of(AutoModelForCausalLM.from_pretrained(tmp_path / "hope"))).startswith("hope")
+    for command, to in ((whorl.extend, 64), (whorl.convert, "hope")):
+        with pytest.raises(ValueError, match="has PEFT adapters that are no part of its weights"):
+            command(str(tmp_path / "both"), to, out=tmp_path / "none", **how, **({"heal": 64} if to == "hope" else {}))
+    assert not (tmp_path / "none").exists()
 
 
 def test_auto_never_keeps_what_reads_fewer_tokens_than_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def extend(
     if method != "auto":
         extending.check_method(method)
     name, out, found, reads = _from_and_to(name, out, text, force)
-    model, tokenizer = found.model(), found.tokenizer()
+    model, tokenizer = _whole(found, say), found.tokenizer()
     limit = trained_length(found, model, train_length)
     if train_length is None:
         say(told_length(found, limit))
@@ -154,6 +154,21 @@ def extend(
                 resuming.written(work)
     resuming.clear(out, finished=False)  # what was for this place under other arguments is of no use any more
     return result
+
+
+def _whole(found: Source, say: Callable[[str], None]) -> Any:
+    """The model, with adapters merged into its weights. Raises ValueError where they cannot be."""
+    model = found.model()
+    if getattr(model, "peft_config", None) is None:
+        return model
+    merge = getattr(model, "merge_and_unload", None)
+    if merge is None:
+        raise ValueError(
+            f"{found.name} has PEFT adapters that are no part of its weights and cannot be merged into them here; give "
+            "a model without them (of adapters like LoRA's: model.merge_and_unload().save_pretrained(directory))"
+        )
+    say("the adapter is merged into its base: what is written is one model")
+    return merge().requires_grad_(True)  # PEFT had frozen it
 
 
 def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[str, Path, Source, list[str | None]]:
@@ -304,7 +319,7 @@ def convert(
         )
     if (empty := found.without_weights()) is not None:  # asked before gigabytes are read, and a text
         converting.from_and_to(empty, chosen.to, trained_length(found, empty, train_length, scaled=False))
-    model, tokenizer = found.model(), found.tokenizer()
+    model, tokenizer = _whole(found, say), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     if empty is None:
         converting.from_and_to(model, chosen.to, limit)
