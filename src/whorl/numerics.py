@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,12 @@ FLOAT32 = torch.finfo(torch.float32).eps
 def math_dtype(dtype: torch.dtype) -> torch.dtype:
     """What tables, logits and arithmetic are in, for tensors of a dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """For arithmetic that is full precision whatever a model runs in. The meta device knows no autocast."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def max_error(value: torch.Tensor, truth: torch.Tensor) -> float:

@@ -43,20 +43,30 @@ class Contexts:
     def of(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
         """The distinct spectra of these queries: those at position p see a context of p + 1 tokens."""
         if (encoding, head_dim) not in self.queries:
-            scaling = next(scaling for scaling in encoding.settled if scaling.length_dependent)
-            contexts = self.positions.clamp(min=0) + 1  # OPT gives padding the position -1
-            lengths = contexts.unique().tolist()
-            found = []
-            while lengths:
-                shortest, longest = lengths[0], scaling.same_up_to(lengths[0])
-                mine = (contexts >= shortest) & (contexts <= longest)
-                at = mine.any(0).nonzero()
-                first, last = int(at[0]), int(at[-1]) + 1
-                spectrum = encoding.spectrum_at(head_dim, shortest)
-                found.append(SameSpectrum(spectrum, mine[:, first:last].clone(), first, last))
-                lengths = lengths[bisect_right(lengths, longest) :]
+            found = self._as_long(encoding, head_dim) if self.positions.is_meta else self._found(encoding, head_dim)
             self.queries[encoding, head_dim] = found
         return self.queries[encoding, head_dim]
+
+    def _found(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
+        scaling = next(scaling for scaling in encoding.settled if scaling.length_dependent)
+        contexts = self.positions.clamp(min=0) + 1  # OPT gives padding the position -1
+        lengths = contexts.unique().tolist()
+        found = []
+        while lengths:
+            shortest, longest = lengths[0], scaling.same_up_to(lengths[0])
+            mine = (contexts >= shortest) & (contexts <= longest)
+            at = mine.any(0).nonzero()
+            first, last = int(at[0]), int(at[-1]) + 1
+            spectrum = encoding.spectrum_at(head_dim, shortest)
+            found.append(SameSpectrum(spectrum, mine[:, first:last].clone(), first, last))
+            lengths = lengths[bisect_right(lengths, longest) :]
+        return found
+
+    def _as_long(self, encoding: Scaled, head_dim: int) -> list[SameSpectrum]:
+        """On the meta device, where nobody knows positions: one spectrum, that of the last of a text of so many."""
+        _, tokens = self.positions.shape
+        all_of_them = torch.ones_like(self.positions, dtype=torch.bool)
+        return [SameSpectrum(encoding.spectrum_at(head_dim, tokens), all_of_them, 0, tokens)]
 
     def tables_of(self, spectrum: Spectrum, positions: torch.Tensor, dtype: torch.dtype) -> Tables:
         """`rotation_tables`, kept for the layers that ask for the same; the oldest go first."""
@@ -73,4 +83,4 @@ class Contexts:
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+    return a is b or (a.shape == b.shape and a.device == b.device and (a.is_meta or torch.equal(a, b)))

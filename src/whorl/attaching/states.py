@@ -13,14 +13,13 @@ Shapes: hidden [batch, tokens, width]; states [batch or 1, tokens, heads or 1, S
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
 from whorl.attaching.following import Kept, keep_beside
 from whorl.encodings.scores import ScoreModule
-from whorl.numerics import math_dtype
+from whorl.numerics import math_dtype, without_autocast
 from whorl.ops.axes import seen_by
 from whorl.ops.derivatives import exporting
 from whorl.ops.scores import BoundScore
@@ -169,7 +168,7 @@ def _asked(
 ) -> torch.Tensor:
     """`tokens`, in full precision: in bfloat16 a gate near 1 would be 1."""
     device, dtype = hidden.device.type, math_dtype(hidden.dtype)
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    with without_autocast(device):
         if before is not None:
             before = before.to(dtype)
         seen = hidden.to(dtype) if module.sees_hidden else None

@@ -23,7 +23,7 @@ class PositionTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(max_positions, width, generator=generator) * std)
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        if positions.numel() and not torch.compiler.is_compiling():
+        if positions.numel() and not torch.compiler.is_compiling() and not positions.is_meta:
             last, rows = int(positions.max()), self.weight.shape[0]
             if last >= rows:
                 raise ValueError(

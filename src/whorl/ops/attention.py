@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from whorl.encodings.scores import of_heads
+from whorl.numerics import without_autocast
 from whorl.ops.axes import bias_at, simplest, told
 from whorl.ops.by_token import token_by_token
 from whorl.ops.derivatives import plain, transformed
@@ -88,7 +88,7 @@ def biased_attention(
     )
     if told(query_positions, biases):
         problem = simplest(problem, [score.module for score in scores])
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    with without_autocast(device):
         if not (q.shape[2] and k.shape[2]):  # nothing of which modules would have to make sense
             return _by_reference(problem._replace(biases=()))
         if scores:

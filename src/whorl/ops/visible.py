@@ -97,7 +97,7 @@ class Visible:
         step = max(1, ROWS_AT_ONCE // max(1, self.keys))
         for q0 in range(0, self.queries, step):
             seen = self.block(q0, min(q0 + step, self.queries), 0, self.keys)
-            if seen.shape[1] > 1:
+            if seen.shape[1] > 1 or seen.is_meta:
                 return None
             seen = seen[:, 0]
             if self.queries == 1 and bool(seen.all()):  # nearly always, in decoding
