@@ -352,6 +352,16 @@ def test_an_adapter_of_a_larger_model_says_that_of_its_part(tmp_path) -> None:
     assert torch.equal(whorl.load(tmp_path, base=base).eval()(TOKENS).logits, logits)
 
 
+def test_an_adapter_in_its_models_folder_is_told_from_one_alone(tmp_path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = whorl.attach(tiny_model("llama"), ALIBI)
+    base.save_pretrained(tmp_path)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a model, and an adapter of it that was trained with alibi; move"):
+        whorl.load(tmp_path)
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: bool, tmp_path) -> None:
     """Those that are trained beside it, and those that no directory has; none where the base's own has them."""

@@ -74,8 +74,10 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         return timm_folders.load(name_or_path, **kwargs)
     hub: dict[str, Any] = {k: kwargs[k] for k in HUB if k in kwargs}
     _ask_hub(name_or_path, hub)
-    if compat.file_of(name_or_path, ADAPTER, hub) is not None and compat.file_of(name_or_path, CONFIG, hub) is None:
-        return _load_adapter(name_or_path, base, hub, kwargs)
+    if (adapter := compat.file_of(name_or_path, ADAPTER, hub)) is not None:
+        if compat.file_of(name_or_path, CONFIG, hub) is None:
+            return _load_adapter(name_or_path, base, hub, kwargs)
+        _refuse_both(name_or_path, adapter)
     _refuse_base(name_or_path, base)
     trusted = kwargs.get("trust_remote_code", False)
     config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
@@ -111,6 +113,16 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
             own = ours.get(at or "", {}) if len(ours) > 1 else next(iter(ours.values()))
             _load_learned(attachment, own, name_or_path)
     return model
+
+
+def _refuse_both(where: Any, adapter: Any) -> None:
+    """Raises ValueError for a model's folder with an adapter in it that stock code would put on, and cannot."""
+    record = json.loads(Path(str(adapter)).read_text(encoding="utf-8")).get(CONFIG_KEY)
+    if record is not None:
+        raise ValueError(
+            f"{where} holds a model, and an adapter of it that was trained with {record['notation']}; move the adapter "
+            "(adapter_config.json, adapter_model.safetensors) to a folder of its own, and load that"
+        )
 
 
 def _refuse_base(where: Any, base: Any) -> None:
