@@ -81,3 +81,16 @@ def test_trials_of_one_encoding_and_seed_are_told_apart() -> None:
     assert [one.name for one in several([str(first)])] == ["rope, seed 0"]
     both = [one.name for one in several([str(first), str(second)])]
     assert both == [f"rope, seed 0 ({first.name})", f"rope, seed 0 ({second.name})"]
+
+
+def test_a_tokenizer_that_is_given_is_read_in_place_of_the_models_own() -> None:
+    """And counts among what is read: a run with another does not go on after it, and nothing is written over it."""
+    trial = next((Path(__file__).parents[1] / "experiments" / "trials").glob("rope-s0-*"))
+    own, lent = source(str(trial)), source(str(trial), tokenizer="words")
+    assert lent.tokenizer_name == "words"
+    assert own.tokenizer_name != "words"
+    assert lent.reads == (*own.reads, "words")
+    with pytest.raises(ValueError, match=r"no tokenizer at 'words'.*; try a folder that holds tokenizer.json"):
+        lent.tokenizer()
+    with pytest.raises(ValueError, match="no tokenizer at .*; give one"):
+        own.tokenizer()

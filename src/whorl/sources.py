@@ -17,7 +17,7 @@ import torch
 
 from whorl.attaching import timm_folders
 from whorl.attaching.records import NAMED
-from whorl.checking import check_there, trials_beside
+from whorl.checking import check_path, check_there, trials_beside
 from whorl.data import corpus
 from whorl.files import read_json
 from whorl.gguf_files.header import gguf_at, read_header
@@ -50,6 +50,7 @@ class Source:
     reads: tuple[str, ...] = ()
     text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
     extended_from: int | None = None
+    given_tokenizer: str | None = None  # in place of its own
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
         """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed.
@@ -98,7 +99,8 @@ class Source:
     def tokenizer(self) -> Any:
         """Raises ValueError without one; where the model's config is what cannot be read, it says so."""
         try:
-            return corpus.load_tokenizer(self.tokenizer_name, "save it there with tokenizer.save_pretrained")
+            advice = "give one (--tokenizer), or save it there with tokenizer.save_pretrained"
+            return corpus.load_tokenizer(self.tokenizer_name, *([] if self.given_tokenizer else [advice]))
         except ValueError:
             if (Path(self.tokenizer_name) / "config.json").is_file():  # which stock code reads for a tokenizer
                 from whorl.attaching.loading import configuration
@@ -109,6 +111,8 @@ class Source:
     @property
     def tokenizer_name(self) -> str:
         """Where its tokenizer lies: a trial has its own, and had the comparison's in earlier versions."""
+        if self.given_tokenizer is not None:
+            return self.given_tokenizer
         if self.folder is None:
             return self.name
         own = self.folder / "tokenizer"
@@ -141,9 +145,9 @@ def read_by(name: str) -> str:
     return IMAGES_READ if timm_folders.is_one(name) or _of_images(_config_at(name)) else TEXTS
 
 
-def several(names: Sequence[str], of: str = TEXTS) -> list[Source]:
+def several(names: Sequence[str], of: str = TEXTS, tokenizer: str | None = None) -> list[Source]:
     """A source for each name; trials of one encoding and seed are told apart by their ids. Raises as `source` does."""
-    found = [source(name, of) for name in names]
+    found = [source(name, of, tokenizer) for name in names]
     twice = Counter(one.name for one in found)
     return [
         one if twice[one.name] == 1 or one.folder is None else replace(one, name=f"{one.name} ({one.folder.name})")
@@ -151,8 +155,19 @@ def several(names: Sequence[str], of: str = TEXTS) -> list[Source]:
     ]
 
 
-def source(name: str, of: str = TEXTS) -> Source:
-    """Raises ValueError for what is neither a model nor a trial, and for what reads something else than `of`."""
+def source(name: str, of: str = TEXTS, tokenizer: str | None = None) -> Source:
+    """What a name is of. tokenizer: a folder, GGUF file or hub name to take one from, in place of the model's own.
+
+    Raises ValueError for what is neither a model nor a trial, and for what reads something else than `of`.
+    """
+    found = _source(name, of)
+    if tokenizer is None:
+        return found
+    given = check_path("tokenizer", tokenizer, "a folder that holds tokenizer.json, a .gguf file or a hub name")
+    return replace(found, given_tokenizer=given, reads=(*(found.reads or (found.name,)), given))
+
+
+def _source(name: str, of: str) -> Source:
     path = Path(name)
     if (file := gguf_at(path)) is not None:
         read_header(file)

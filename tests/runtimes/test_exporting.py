@@ -161,7 +161,14 @@ def test_the_command_exports_a_directory_for_both_runtimes(tmp_path: Path) -> No
     assert bare.exit_code == 0, bare.output
     told = " ".join(bare.output.split())
     assert "goes without a tokenizer" in told
-    assert "; save it there with tokenizer.save_pretrained" in told
+    assert "; give one (--tokenizer), or save it there with tokenizer.save_pretrained" in told
+    tokenizer.save_pretrained(tmp_path / "words")
+    lent = run(str(tmp_path / "model"), "--out", str(tmp_path / "lent"), "--tokenizer", str(tmp_path / "words"))
+    assert "without a tokenizer" not in lent.output
+    assert (tmp_path / "lent" / "tokenizer.json").exists()
+    wrong = run(str(tmp_path / "model"), "--out", str(tmp_path / "none"), "--tokenizer", str(tmp_path / "bare"))
+    assert "no tokenizer at" in str(wrong.exception)
+    assert not (tmp_path / "none").exists()
     tokenizer.save_pretrained(tmp_path / "model")
     for arguments in ([], ["--runtime", "gguf", "--dtype", "bf16"]):
         done = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--force", *arguments)

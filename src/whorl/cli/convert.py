@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from whorl.cli.extend import INTERRUPTED, Force, Model, Out, Text, TrainLength
+from whorl.cli.extend import INTERRUPTED, Force, Model, Out, Text, Tokenizer, TrainLength
 from whorl.cli.progress import Stages
 from whorl.console import console, said
 
@@ -34,6 +34,7 @@ def convert(
         int | None, typer.Option(help="Tokens of training after the swap.", show_default="drope's 31.5 billion")
     ] = None,
     text: Text = None,
+    tokenizer: Tokenizer = None,
     train_length: TrainLength = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The healing's peak learning rate.", show_default="5e-4, drope's 3e-4")
@@ -61,9 +62,9 @@ def convert(
     try:
         with Stages(terminal) as stages:
             found = write(
-                model, to, heal=heal, text=text, train_length=train_length, reach=reach, windows=windows, out=out,
-                learning_rate=learning_rate, batch_size=batch_size, gradual=gradual, control=control, seed=seed,
-                force=force, stage=stages.stage, say=terminal.print,
+                model, to, heal=heal, text=text, tokenizer=tokenizer, train_length=train_length, reach=reach,
+                windows=windows, out=out, learning_rate=learning_rate, batch_size=batch_size, gradual=gradual,
+                control=control, seed=seed, force=force, stage=stages.stage, say=terminal.print,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED, err=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from whorl.cli.extend import Tokenizer
 from whorl.cli.parts import parts
 from whorl.cli.progress import Stages
 from whorl.console import console, said
@@ -55,6 +56,7 @@ def evaluate(
             help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET.", show_default="a trial's, or stdlib"
         ),
     ] = None,
+    tokenizer: Tokenizer = None,
     windows: Annotated[int, typer.Option(help="Windows of the text, as long as the longest length.")] = 8,
     sequences: Annotated[int, typer.Option(help="Sequences of each probe that writes its own.")] = 16,
     tail: Annotated[int, typer.Option(help="Target tokens at the end of each window.")] = 64,
@@ -73,8 +75,8 @@ def evaluate(
         with Stages(terminal) as stages:
             found = run(
                 model, encoding=encoding, probes=parts(probes), lengths=parts(lengths), train_length=train_length,
-                text=text, windows=windows, sequences=sequences, tail=tail, seed=seed, out=out, force=force,
-                stage=stages.stage, say=terminal.print,
+                text=text, tokenizer=tokenizer, windows=windows, sequences=sequences, tail=tail, seed=seed, out=out,
+                force=force, stage=stages.stage, say=terminal.print,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was measured is in {out}, and the same command goes on", err=True)

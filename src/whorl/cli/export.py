@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whorl.cli.extend import Tokenizer
 from whorl.runtimes import RUNTIMES
 
 EPILOG = """
@@ -54,6 +55,7 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(metavar="f32|f16|bf16", help="Of a GGUF's matrices.", show_default="f32")
     ] = None,
+    tokenizer: Tokenizer = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace DIR if whorl wrote it and nothing was added.")
     ] = False,
@@ -73,21 +75,23 @@ def export(
         engines.engine(engine)
     if len(set(runtime)) > 1:
         raise ValueError(f"one runtime at a time, got {' and '.join(dict.fromkeys(runtime))}; export once for each")
-    found = source(model)
+    found = source(model, tokenizer=tokenizer)
     outputs.check_replaces(out, force, found.reads)
     chosen, options = next(iter(runtime), None), {} if dtype is None else {"dtype": dtype}
     if (empty := found.without_weights()) is not None:
         say_of(empty)
         check_can(chosen, empty, engine, **options)
     try:
-        tokenizer = found.tokenizer()
+        reader = found.tokenizer()
     except ValueError as error:
+        if tokenizer is not None:
+            raise
         typer.echo(f"whorl: goes without a tokenizer: {' '.join(str(error).split())}", err=True)
-        tokenizer = None
+        reader = None
     loaded = found.model()
     if empty is None:
         say_of(loaded)
-    done = write(loaded, out, runtime=chosen, engine=engine, tokenizer=tokenizer, force=force, **options)
+    done = write(loaded, out, runtime=chosen, engine=engine, tokenizer=reader, force=force, **options)
     typer.echo(f"{done.path}: for {done.runtime.title}, positional encoding {done.encoding}")
     typer.echo(f"tokenizer: {done.tokenizer}")
     typer.echo(str(done.checked))

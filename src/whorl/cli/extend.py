@@ -40,6 +40,10 @@ Text = Annotated[
         help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET.", show_default="a trial's, or stdlib"
     ),
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="A folder with a tokenizer, a .gguf file or a hub name.", show_default="the model's own"),
+]
 TrainLength = Annotated[
     int | None, typer.Option(help="The length that the model was trained at.", show_default="its config's or trial's")
 ]
@@ -55,6 +59,7 @@ def extend(
         str, typer.Option(help="auto, linear, ntk, ntk-by-parts, yarn, llama3, window or base=B.")
     ] = "auto",
     text: Text = None,
+    tokenizer: Tokenizer = None,
     windows: Annotated[int, typer.Option(help="Windows of the text, each half a window after the one before.")] = 16,
     train_length: TrainLength = None,
     tolerance: Annotated[float, typer.Option(help="Nats by which auto lets the loss in range rise.")] = 0.2,
@@ -79,9 +84,9 @@ def extend(
     try:
         with Stages(terminal) as stages:
             found = write(
-                model, to, method=method, text=text, windows=windows, train_length=train_length, tolerance=tolerance,
-                tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size, needle=needle, out=out,
-                force=force, stage=stages.stage, say=terminal.print,
+                model, to, method=method, text=text, tokenizer=tokenizer, windows=windows, train_length=train_length,
+                tolerance=tolerance, tune=tune, lora=lora, learning_rate=learning_rate, batch_size=batch_size,
+                needle=needle, out=out, force=force, stage=stages.stage, say=terminal.print,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED if tune else "whorl: interrupted; nothing was written", err=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whorl.cli.extend import Tokenizer
 from whorl.console import console, said
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ DIR/report.html opens in any browser; DIR/inspection.npz holds every number
 """
 
 
-OF_TEXTS = ("text", "length", "train_length", "layers", "plan", "windows", "random_windows", "ablate", "snapshots",
-            "stream_layers")  # fmt: skip
+OF_TEXTS = ("text", "tokenizer", "length", "train_length", "layers", "plan", "windows", "random_windows", "ablate",
+            "snapshots", "stream_layers")  # fmt: skip
 OF_IMAGES = ("data", "size", "images")
 
 
@@ -50,6 +51,7 @@ def inspect(
             help="stdlib, a text, JSONL or Parquet file, a folder, or hf:DATASET.", show_default="a trial's, or stdlib"
         ),
     ] = None,
+    tokenizer: Tokenizer = None,
     length: Annotated[
         int | None,
         typer.Option(help="Tokens per window.", show_default="what fits, at most 4 times the training length"),
@@ -120,9 +122,10 @@ def inspect(
     _refuse(context, OF_IMAGES, "images", instead=OF_TEXTS)
     try:
         results = run(
-            models, text=text, length=length, windows=windows, train_length=train_length, random_windows=random_windows,
-            ablate=ablate, snapshots=snapshots, stream_layers=stream_layers, layers=_numbers(layers), minutes=minutes,
-            plan=plan, force=force, seed=seed, out=out, stage=_Stages().stage, planned=_say_plan, begun=begun,
+            models, text=text, tokenizer=tokenizer, length=length, windows=windows, train_length=train_length,
+            random_windows=random_windows, ablate=ablate, snapshots=snapshots, stream_layers=stream_layers,
+            layers=_numbers(layers), minutes=minutes, plan=plan, force=force, seed=seed, out=out,
+            stage=_Stages().stage, planned=_say_plan, begun=begun,
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was read is in {out}, and the same command goes on from there", err=True)

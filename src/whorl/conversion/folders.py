@@ -40,6 +40,7 @@ def extend(
     *,
     method: str = "auto",
     text: str | None = None,
+    tokenizer: str | None = None,
     windows: int = 16,
     train_length: int | None = None,
     tolerance: float = extending.TOLERANCE,
@@ -55,6 +56,7 @@ def extend(
 ) -> Extension:
     """Extends a checkpoint, by name, and writes it to the folder `out`, with extension.json and loss.png.
 
+    tokenizer  None takes the model's own; else a folder, a GGUF file or a hub name. It is written beside the model.
     tune  tokens of training at the new length, after the method without training; with `lora`, of adapters of that rank
           (through peft), merged at the end. Its losses are then those of the method "NAME, tuned". A tuning that was
           interrupted goes on (see `resuming`).
@@ -73,8 +75,8 @@ def extend(
     require("extend", "reports", *(["compare"] if tune else []), *(["peft"] if lora else []))
     if method != "auto":
         extending.check_method(method)
-    name, out, found, reads = _from_and_to(name, out, text, force)
-    model, tokenizer = _whole(found, say), found.tokenizer()
+    name, out, found, reads = _from_and_to(name, out, text, tokenizer, force)
+    model, reader = _whole(found, say), found.tokenizer()
     limit = trained_length(found, model, train_length)
     if train_length is None:
         say(told_length(found, limit))
@@ -84,7 +86,7 @@ def extend(
             f"the config says {longest:,} tokens, more than {to:,}: max_position_embeddings stays as it is, which a "
             f"scaling from {limit:,} to {to:,} does not reach (whorl doctor says so, too)"
         )
-    ids = overlapping(text or found.text or "stdlib", tokenizer, to, windows)
+    ids = overlapping(text or found.text or "stdlib", reader, to, windows)
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     if tune:
         from whorl.conversion.converting import Healing, check_tokens, language
@@ -105,7 +107,7 @@ def extend(
         train_length=limit,
         method=method,
         tolerance=tolerance,
-        ignored=tokenizer.unk_token_id,
+        ignored=reader.unk_token_id,
         update=stage("the methods"),
     )
     if best is tried[0]:
@@ -121,9 +123,7 @@ def extend(
             asked = {"encoding": str(best.encoding), **asked}
             work = until_written.enter_context(resuming.working(out, "extend", asked, say, force))
             model = tuned(model, task, healing, lora, work, stage("tuning"))
-            losses = extending.loss_by_position(
-                model, ids, tokenizer.unk_token_id, counted(stage("its loss"), len(ids))
-            )
+            losses = extending.loss_by_position(model, ids, reader.unk_token_id, counted(stage("its loss"), len(ids)))
             finite.check_values(losses, "losses are not finite after the tuning", model, ids)
             after = extending.summed(f"{best.method}{TUNED}", best.encoding, losses, limit, to)
             best = replace(after, whole_context=best.whole_context)
@@ -133,7 +133,7 @@ def extend(
             from whorl.conversion.needle import DEPTHS, retrieval
 
             asked_for = counted(stage(f"the needle, at {limit:,} and {to:,} tokens"), 2 * len(DEPTHS))
-            rows = retrieval(model, tokenizer, ids.flatten().tolist(), (limit, to), advance=lambda: asked_for(1))
+            rows = retrieval(model, reader, ids.flatten().tolist(), (limit, to), advance=lambda: asked_for(1))
         with outputs.replacing(out, "extend", force, reads) as folder:
             result = Extension(
                 from_=name,
@@ -145,7 +145,7 @@ def extend(
                 encoding=str(best.encoding),
                 layers_as_they_were=tuple(i for i, reaches in enumerate(new) if not reaches),
                 tried=tuple(Method(t.method, str(t.encoding), t.in_range, t.past, t.whole_context) for t in tried),
-                loads=extending.save(model, folder, tokenizer, longest),
+                loads=extending.save(model, folder, reader, longest),
                 needle=rows,
             )
             result.write(folder / EXTENSION)
@@ -171,7 +171,9 @@ def _whole(found: Source, say: Callable[[str], None]) -> Any:
     return merge().requires_grad_(True)  # PEFT had frozen it
 
 
-def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[str, Path, Source, list[str | None]]:
+def _from_and_to(
+    name: Any, out: Any, text: str | None, tokenizer: str | None, force: bool
+) -> tuple[str, Path, Source, list[str | None]]:
     """The name and the folder, what the name is of, and all that will be read.
 
     Raises ValueError for what is no name of a model, of a text or of a folder, and for a folder that may not be
@@ -181,7 +183,7 @@ def _from_and_to(name: Any, out: Any, text: str | None, force: bool) -> tuple[st
     out = Path(check_path("out", out))
     if text is not None:
         check_path_of_text(text)
-    found = source(name)
+    found = source(name, tokenizer=tokenizer)
     reads = [*found.reads, text or found.text]
     resuming.clear(out)
     outputs.check_replaces(out, force, reads)
@@ -275,6 +277,7 @@ def convert(
     *,
     heal: int | None = None,
     text: str | None = None,
+    tokenizer: str | None = None,
     train_length: int | None = None,
     reach: int | None = None,
     windows: int = 48,
@@ -311,7 +314,7 @@ def convert(
             f"a swap to {chosen.to} is healed by training; give --heal (in Python heal=), the tokens of it: 5000000 "
             "would be a first try"
         )
-    name, out, found, reads = _from_and_to(name, out, text, force)
+    name, out, found, reads = _from_and_to(name, out, text, tokenizer, force)
     if by_paper:
         say(
             f"no --heal was given: {to} heals with its paper's {heal:,} tokens, which is work for many GPUs; "
@@ -319,7 +322,7 @@ def convert(
         )
     if (empty := found.without_weights()) is not None:  # asked before gigabytes are read, and a text
         converting.from_and_to(empty, chosen.to, trained_length(found, empty, train_length, scaled=False))
-    model, tokenizer = _whole(found, say), found.tokenizer()
+    model, reader = _whole(found, say), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     if empty is None:
         converting.from_and_to(model, chosen.to, limit)
@@ -336,7 +339,7 @@ def convert(
         result = converting.convert(model, chosen.to, task, healing, work, control=control, stage=stage)
         said = "--train-length" if train_length else told_length(found, limit)
         with outputs.replacing(out, "convert", force, reads) as folder:
-            loads = extending.save(model, folder, tokenizer, longest)
+            loads = extending.save(model, folder, reader, longest)
             result = replace(result, model=name, train_length_from=said, loads=loads)
             result.write(folder / CONVERSION)
             resuming.written(work)

@@ -44,6 +44,7 @@ def evaluate(
     lengths: Sequence[str | int] = LENGTHS,
     train_length: int | None = None,
     text: str | Path | None = None,
+    tokenizer: str | None = None,
     windows: int = 8,
     sequences: int = 16,
     tail: int = 64,
@@ -61,6 +62,7 @@ def evaluate(
     train_length  None takes the trial's or the config's
     text          None takes the text that a trial was trained on (of which what it was not trained on is read), or the
                   standard library; `windows` of it are as long as the longest length
+    tokenizer     None takes the model's own; else a folder, a GGUF file or a hub name
     sequences     of each probe that writes its own
     tail          target tokens at the end of a window
     out           the folder of results.json and the report, which have each part as soon as it is there: the same
@@ -79,8 +81,8 @@ def evaluate(
     if text is not None:
         check_path_of_text(text := check_path("text", text, SOURCES))
     outputs.check_goes_on(out, by="evaluate")
-    found = source(name)
-    tokenizer = found.tokenizer()
+    found = source(name, tokenizer=tokenizer)
+    reader = found.tokenizer()
     subject = opened(found, wanted, train_length)
     limit = subject.train_length
     if subject.filled:
@@ -95,9 +97,9 @@ def evaluate(
         windows=windows, sequences=sequences, tail=tail, seed=seed, material=_digest(found, documents),
     )  # fmt: skip
     heldout = found.holds_out(chosen, documents)
-    ids = text_windows(chosen, documents, tokenizer, max(reached), windows, heldout, seed)
+    ids = text_windows(chosen, documents, reader, max(reached), windows, heldout, seed)
     check_ids("the windows of the text", ids, subject.host.model.get_input_embeddings().weight.shape[0])
-    material = Material(tokenizer, ids, sequences, tail, seed)
+    material = Material(reader, ids, sequences, tail, seed)
     asking = {one: get(one)(material) for one in names}
     result = Evaluation(
         whorl=whorl.__version__,

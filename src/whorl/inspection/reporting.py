@@ -38,6 +38,7 @@ def run(
     models: list[str],
     *,
     text: str | None = None,
+    tokenizer: str | None = None,
     length: int | None = None,
     windows: int = 8,
     train_length: int | None = None,
@@ -72,7 +73,7 @@ def run(
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     again = None if plan is None else _read_plan(plan)
-    sources = several(models)
+    sources = several(models, tokenizer=tokenizer)
     tokenizers = _tokenizers(sources)
     options = _Options(
         text, length, windows, train_length, random_windows, ablate, snapshots, stream_layers, layers,
