@@ -5,7 +5,7 @@ placing    puts it on and takes it off; `forwards`, `turns` and `interface` are 
 seams      what is left on a model: an `Attachment`, and a `LayerSeam` for each layer that attends
 present    the same where layers were taken out or moved since
 reading    the encoding that a model has, `stock` how stock transformers would say it, `filling` what a config says
-saving     and loading; `keeping` for all other ways by which weights leave a model
+saving     and loading, `adapters` of PEFT among it; `keeping` for all other ways by which weights leave a model
 """
 
 from __future__ import annotations

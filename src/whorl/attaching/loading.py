@@ -16,17 +16,16 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import timm_folders
+from whorl.attaching import adapters, timm_folders
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attach, detach
+from whorl.attaching.joining import attach
 from whorl.attaching.reading import encoding_of, same_rotations
-from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, NAMED, UNFINISHED, from_tensor
+from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
 from whorl.attaching.saving import is_ours
-from whorl.attaching.seams import Attachment, attached
+from whorl.attaching.seams import attached
 from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
 from whorl.checking import check_path, few, trials_beside
-from whorl.encodings import Encoding, from_dict, parse
-from whorl.extras import require
+from whorl.encodings import Encoding, from_dict
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import config_and_encoding, open_gguf
 from whorl.hosts import host_of, name_of, open_host
@@ -77,7 +76,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     if (adapter := compat.file_of(name_or_path, ADAPTER, hub)) is not None:
         if compat.file_of(name_or_path, CONFIG, hub) is None:
             return _load_adapter(name_or_path, base, hub, kwargs)
-        _refuse_both(name_or_path, adapter)
+        adapters.refuse_both(name_or_path, adapter)
     _refuse_base(name_or_path, base)
     trusted = kwargs.get("trust_remote_code", False)
     config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
@@ -113,16 +112,6 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
             own = ours.get(at or "", {}) if len(ours) > 1 else next(iter(ours.values()))
             _load_learned(attachment, own, name_or_path)
     return model
-
-
-def _refuse_both(where: Any, adapter: Any) -> None:
-    """Raises ValueError for a model's folder with an adapter in it that stock code would put on, and cannot."""
-    record = json.loads(Path(str(adapter)).read_text(encoding="utf-8")).get(CONFIG_KEY)
-    if record is not None:
-        raise ValueError(
-            f"{where} holds a model, and an adapter of it that was trained with {record['notation']}; move the adapter "
-            "(adapter_config.json, adapter_model.safetensors) to a folder of its own, and load that"
-        )
 
 
 def _refuse_base(where: Any, base: Any) -> None:
@@ -429,77 +418,10 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
     attachment.load_state_dict(held)
 
 
-def adapter_config(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
-    """A PEFT adapter's config, and the encoding that it was trained with where it says one.
-
-    Raises ValueError for one that was saved without what its encoding had learned.
-    """
-    require(f"the adapter {where}", "peft")
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
-
-    said = json.loads(Path(str(compat.file_of(where, "adapter_config.json", hub))).read_text(encoding="utf-8"))
-    record = said.pop(CONFIG_KEY, None)
-    if record is None:
-        config = PeftConfig.from_pretrained(where, **hub)
-        _, named, notation = (config.base_model_name_or_path or "").partition(NAMED)
-        return config, parse(notation) if named else None
-    if record.get("lost"):
-        raise ValueError(
-            f"the adapter in {where} was saved without the learned parameters {few(record['lost'])} of "
-            f"{record['notation']}, and is not the trained model without them; save that whole, as "
-            "model.merge_and_unload().save_pretrained(directory)"
-        )
-    said["task_type"] = record["task_type"]
-    cls = PEFT_TYPE_TO_CONFIG_MAPPING[said["peft_type"]]
-    return cls.from_peft_type(**cls.check_kwargs(**said)), from_dict(record["encoding"])
-
-
 def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-    config, encoding = adapter_config(where, **hub)
-    from peft import PeftModel
-
+    config, encoding = adapters.config_of(where, **hub)
     if base is None:
-        path = (config.base_model_name_or_path or "").partition(NAMED)[0]
-        if not path:
-            raise ValueError(
-                f"the adapter in {where} does not say what model it was trained on (base_model_name_or_path); give it "
-                "as base="
-            )
-        base = load(path, **kwargs)
+        base = load(adapters.base_of(config, where), **kwargs)
     elif set(kwargs) - set(hub):
         raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
-    if encoding is not None:
-        _with_encoding(base, encoding, where)
-    adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
-    _check_adapter(adapted, where, hub)
-    return adapted
-
-
-def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
-    """Attaches the encoding that an adapter was trained with, unless its base, or a part of that, has it already."""
-    found = [m.encoding for m in base.modules() if isinstance(m, Attachment)]
-    if encoding in found or encoding in [e.without_defaults() for e in found]:  # as earlier versions recorded it
-        return
-    if found:
-        raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
-    attachment = attached(attach(base, completed(host_of(base), encoding)))
-    if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
-        detach(base)
-        raise ValueError(
-            f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
-            "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
-        )
-
-
-def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
-    """Raises ValueError unless an adapter's file holds what PEFT would write of it; PEFT itself warns, or says nothing.
-
-    Embeddings may be there too: it writes those of a vocabulary that has grown.
-    """
-    from peft import get_peft_model_state_dict, load_peft_weights
-
-    held = set(load_peft_weights(where, device="cpu", **hub))
-    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
-    allowed = tuple(f"{name}." for name, module in adapted.named_modules() if any(module is m for m in embeddings))
-    refuse_incomplete(where, adapted, wanted - held, (k for k in held - wanted if not k.startswith(allowed)))
+    return adapters.on(base, config, encoding, where, hub)
