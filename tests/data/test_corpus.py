@@ -98,6 +98,17 @@ def test_folder_leaves_out_what_is_no_file_and_names_what_is_in_utf_16(tmp_path,
         corpus.read_documents(str(tmp_path / "d.txt"))
 
 
+def test_a_file_that_may_not_be_read_is_one_error(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one")
+
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(corpus, "_is_binary", locked)
+    with pytest.raises(ValueError, match=r"cannot read '.*' \(.*Permission denied.*a.txt.*\); try another text"):
+        corpus.read_documents(str(tmp_path))
+
+
 def test_half_a_surrogate_pair_is_replaced(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b \\ud83d\\ude00"}\n{"text": "c"}\n')
     assert corpus.read_documents(str(tmp_path / "a.jsonl")) == ["a\ufffdb \U0001f600", "c"]

@@ -59,13 +59,13 @@ def read_documents(source: str) -> list[str]:
     Raises ValueError for a source that is not there, is of another form, or is empty.
     """
     source = check_path("text", source, SOURCES)
-    if source == "stdlib":
-        found = _read_stdlib()
-    elif source.startswith("hf:"):
-        found = _read_hub(source)
-    else:
-        found = _read_path(source)
     try:
+        if source == "stdlib":
+            found = _read_stdlib()
+        elif source.startswith("hf:"):
+            found = _read_hub(source)
+        else:
+            found = _read_path(source)
         documents = [text for text in found if text.strip()]
     except (OSError, EOFError) as error:  # no permission, or an archive that ends early
         raise ValueError(f"cannot read {source!r} ({_first_line(error)}); try another text ({SOURCES})") from error
