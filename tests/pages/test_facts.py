@@ -127,6 +127,23 @@ def test_what_was_measured_of_images_and_points_is_told_in_their_units(tmp_path:
     )
 
 
+def test_less_of_the_same_is_told_by_its_place_alone(tmp_path: Path) -> None:
+    """Fewer seeds of encodings that another study has; not one that has an encoding more."""
+    at = {"train_length": 64, "lengths": [64, 128]}
+    for study, names, seeds in (
+        ("0001-few", ["fox"], 1),
+        ("0002-many", ["fox"], 3),
+        ("0003-more", ["fox", "rope+fox"], 2),
+    ):
+        comparison(tmp_path / study, {name: [shares(0.9, 0.5, unit=64)] * seeds for name in names}, "recall", **at)
+    many, more = measured.told("fox", measured.comparisons(tmp_path), tmp_path)
+    assert "(3 seeds)" in many
+    assert "(2 seeds)" in more
+    assert "`rope+fox`" in more
+    assert [("0001-few" in line) for line in (many, more)] == [True, False]
+    assert "(also in [0001-few]" in many
+
+
 def test_what_is_read_under_another_encoding_than_it_was_trained_with_is_of_neither(tmp_path: Path) -> None:
     trials = {name: [shares(0.9, 0.5, unit=64)] for name in ("rope", "rope then rope~yarn:factor=4")}
     comparison(tmp_path / "0001-text", trials, "recall", train_length=64, lengths=[64, 128])
