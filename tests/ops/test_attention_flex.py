@@ -368,11 +368,12 @@ def test_auto_takes_blocks_on_a_gpu_with_too_little_memory_in_a_block(
 def test_auto_takes_blocks_where_a_sum_must_have_an_order(gpu: None) -> None:
     q, k, v = fake()
     q.requires_grad_()
+    channels = (fake(width=2)[0].requires_grad_(), fake(width=2)[0])
+    assert _choose("auto", problem([], q, k, v)._replace(channels=channels)) == "flex", "FoX's gates, in half the time"
     torch.use_deterministic_algorithms(True)
     try:
         assert chosen("auto", modules("alibi"), q, k, v) == "flex"
         assert chosen("auto", modules("t5"), q, k, v) == "blocked", "its gradient is summed with atomics"
-        channels = (fake(width=2)[0].requires_grad_(), fake(width=2)[0])
         assert _choose("auto", problem([], q, k, v)._replace(channels=channels)) == "blocked", "and so are these"
         with torch.no_grad():
             assert chosen("auto", modules("t5"), q, k, v) == "flex"

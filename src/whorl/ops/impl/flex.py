@@ -56,14 +56,10 @@ def missing(problem: AttentionProblem) -> str | None:
     row = q.element_size() << (wide - 1).bit_length()  # a power of 2
     if row > SMALL_ROW and _shared_memory(q.device) < ROOMY:
         return f"its kernels for rows of {row} bytes take more shared memory than {q.device} has"
-    if torch.is_grad_enabled():
-        if any(x.requires_grad for x in problem.channels or ()):
-            return (
-                "its kernels sum a channel's gradient entry by entry with atomics, which is slower than block by block"
-            )
-        learned = any(p.requires_grad for module in problem.biases for p in module.parameters())
-        if learned and torch.are_deterministic_algorithms_enabled():
-            return "a bias's gradient is summed with atomics, and deterministic algorithms are asked for"
+    learned = any(p.requires_grad for module in problem.biases for p in module.parameters())
+    learned = learned or any(x.requires_grad for x in problem.channels or ())
+    if torch.is_grad_enabled() and learned and torch.are_deterministic_algorithms_enabled():
+        return "a bias's or a channel's gradient is summed with atomics, and deterministic algorithms are asked for"
     return _triton_missing()
 
 
