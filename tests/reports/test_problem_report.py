@@ -55,6 +55,14 @@ def test_lengths_are_told_in_the_tasks_unit_and_tokens_where_they_are_meant():
     assert chart.xs[0][1].label == "length in bits"
 
 
+def test_of_equal_values_none_is_called_the_highest():
+    """Where tasks end at 0 % or 100 % for all, the first in the list had been named."""
+    equal = report(nope=[(1.0, 1.0, 0.0, 0.0)], rope=[(1.0, 1.0, 0.0, 0.0)])
+    assert "At 40 bits (2x), nope and rope have the same exact match, 0.0 %." in equal
+    led = report(rope=[(1.0, 1.0, 0.9, 1.0)], hope=[(1.0, 1.0, 0.9, 0.2)], nope=[(1.0, 1.0, 0.9, 1.0)])
+    assert "At 40 bits (2x), rope and nope have the highest exact match, 100.0 %; hope (20.0 %) lies below them." in led
+
+
 def test_lengths_that_are_near_each_other_are_not_all_named():
     sizes = (10, 17, 25, 26, 27, 28, 30, 32, 33, 36, 40, 48)
     trials = [samples.trial("nope", 0, {"scan": [row(size, 1.0) for size in sizes]})]

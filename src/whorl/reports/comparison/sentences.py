@@ -38,7 +38,7 @@ class Findings:
 def ranking(
     c: Comparison, metric: Metric, encodings: Sequence[Encoding], length: int, show: Callable[[float | None], str]
 ) -> str:
-    """Which encoding has the best value at a length, and which others differ from it, by the seeds that two or more
+    """Which encodings have the best value at a length, and which others differ from it, by the seeds that two or more
     encodings have. One of which such a seed diverged there, failed or is not there is not ranked: the others may be the
     easy ones, and their mean is not that of all."""
     shared = [e.on(c.shared_seeds) for e in encodings]
@@ -51,17 +51,26 @@ def ranking(
     if len(cells) < 2:
         return f"{where} {left_out}." if left_out and len(there) > 1 else ""
     sign = 1 if metric.lower_is_better else -1
-    (best, lead), *others = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
-    apart = {e.name: difference(metric, (e, length), (best, length)) for e, _ in others}
-    told = [(e, cell, (found := apart[e.name]) is not None and found.resolved) for e, cell in others]
+    ordered = sorted(cells, key=lambda item: sign * (item[1].mean or 0.0))
+    lead = ordered[0][1]
+    best = [e for e, cell in ordered if cell.mean == lead.mean]
+    others = ordered[len(best) :]
+
+    def differs(e: Encoding) -> bool:
+        found = [difference(metric, (e, length), (first, length)) for first in best]
+        return all(one is not None and one.resolved for one in found)
+
+    told = [(e, cell, differs(e)) for e, cell in others]
     worse = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if resolved]
     same = [f"{e.name} ({show(cell.mean)})" for e, cell, resolved in told if not resolved]
     extreme, beyond = ("lowest", "above") if metric.lower_is_better else ("highest", "below")
-    said = f"{where} {best.name} has the {extreme} {metric.label}, {show(lead.mean)}"
+    have, it, its = ("have", "them", "their") if len(best) > 1 else ("has", "it", "its")
+    said = f"{where} {listing([e.name for e in best])} {have} the {extreme if others else 'same'} {metric.label}, "
+    said += show(lead.mean)
     if worse:
-        said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} it"
+        said += f"; {listing(worse)} {'lies' if len(worse) == 1 else 'lie'} {beyond} {it}"
     if same:
-        said += f"; its difference from {listing(same)} is not resolved"
+        said += f"; {its} difference from {listing(same)} is not resolved"
     if left_out:
         said += f"; {left_out}"
     return f"{said}."
