@@ -98,6 +98,16 @@ def test_folder_leaves_out_what_is_no_file_and_names_what_is_in_utf_16(tmp_path,
         corpus.read_documents(str(tmp_path / "d.txt"))
 
 
+def test_a_file_that_is_a_link_to_nothing_or_in_utf_16_is_called_so(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.txt").write_text("three", encoding="utf-16")
+    for asked in (corpus.read_documents, corpus.check_path_of_text):
+        with pytest.raises(ValueError, match=r"it is a link to '.*nowhere', which is not there; try \(stdlib"):
+            asked(str(tmp_path / "a.txt"))
+    with pytest.raises(ValueError, match=r"b.txt' is UTF-16, and texts must be UTF-8; write it as UTF-8"):
+        corpus.read_documents(str(tmp_path / "b.txt"))
+
+
 def test_a_file_that_may_not_be_read_is_one_error(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("one")
 

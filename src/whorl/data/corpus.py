@@ -198,6 +198,8 @@ def _read_path(source: str) -> Iterator[str]:
         return (text for file in files for text in _read_file(file))
     if path.is_file():
         if not _is_records(path) and _is_binary(path):
+            if _is_utf16(path):
+                raise ValueError(f"{source!r} is UTF-16, and texts must be UTF-8; write it as UTF-8 (iconv -f utf-16)")
             raise ValueError(f"{source!r} is not text: it holds zero bytes; try a text, .jsonl or .parquet file")
         return _read_file(path)
     if path.exists():
@@ -226,6 +228,8 @@ def _no_text(source: str, path: Path) -> ValueError:
 
 
 def _what_is_there(path: Path) -> str:
+    if path.is_symlink():
+        return f"it is a link to {os.readlink(path)!r}, which is not there; try"
     parent = path.parent
     if not parent.is_dir():
         return f"there is no folder {str(parent)!r}; try"
