@@ -58,7 +58,8 @@ def biased_attention(
     impl             "reference": dense. The others take memory that grows with the number of tokens and not its square,
                      and skip what a window hides: "cpu", compiled loops for biases of distance alone, and one bias or
                      score by runs of distance (`whorl.encodings.by_run`); "fused", PyTorch's own kernels, for
-                     scores that add products, and "flex", its FlexAttention, for biases of distance alone, on a GPU;
+                     scores that add products, and "flex", its FlexAttention, for biases of distance alone and scores
+                     that add products, on a GPU;
                      "decode", one query, for any bias and mask; "blocked", PyTorch's operations block by block, for the
                      same and any positions; "linear", chunks of tokens and sums over all before them, for weights that
                      are a quotient of features; "householder", on the compiled loops too, for products that the tokens
