@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,24 @@ class Source:
             model.name_or_path = self.name
             return model
         return _streamed(self.name) if stream_layers else _loaded(self.name)
+
+    def whole(self, say: Callable[[str], None]) -> Any:
+        """The model, with PEFT's adapters merged into its weights, of which `say` is told: for what writes one model.
+
+        Raises ValueError where they cannot be.
+        """
+        model = self.model()
+        if getattr(model, "peft_config", None) is None:
+            return model
+        merge = getattr(model, "merge_and_unload", None)
+        if merge is None:
+            raise ValueError(
+                f"{self.name} has PEFT adapters that are no part of its weights and cannot be merged into them here; "
+                "give a model without them (of adapters like LoRA's: "
+                "model.merge_and_unload().save_pretrained(directory))"
+            )
+        say("the adapter is merged into its base: what is written is one model")
+        return merge().requires_grad_(True)  # PEFT had frozen it
 
     def without_weights(self) -> Any | None:
         """The same model with its weights on the meta device, for questions that ask none; None where no config here

@@ -183,6 +183,29 @@ def test_what_an_encoding_has_learned_is_measured_and_written() -> None:
     assert torch.allclose(again, best.by_position, atol=1e-6), "as it was measured"
 
 
+def test_a_target_within_the_training_length_is_refused_before_the_text_is_read(
+    trial: tuple[Path, str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(ValueError, match="was trained at 32 tokens already, and 16 were asked for"):
+        whorl.extend(str(trial[0]), 16, text=trial[1], out=tmp_path / "out", say=said.append)
+    assert said == ["trained at 32 tokens, its trial says"]
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_model_that_does_not_read_the_text_is_said_to(
+    learnt: bool, trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods were ranked by differences of 2e-5 nats of a model that had learnt nothing."""
+    monkeypatch.setattr(extending, "loss_by_position", lambda *_: torch.full((63,), 3.0 if learnt else 6.5))
+    said: list[str] = []
+    whorl.extend(str(trial[0]), 64, text=trial[1], windows=8, out=tmp_path / "out", say=said.append)
+    (line, *others) = [one for one in said if "that the counts of its tokens alone give" in one] or [""]
+    assert not others
+    assert bool(line) != learnt
+    assert learnt or line.startswith("in range the model has 6.500 nats per token on this text, more than the ")
+
+
 def test_a_longer_length_in_the_config_is_kept_and_said(trial: tuple[Path, str], tmp_path: Path) -> None:
     """A model that says 128 tokens, extended as one of 32; and converted as one of 32."""
     from whorl.sources import source

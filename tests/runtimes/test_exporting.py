@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import whorl
 from whorl import runtimes
@@ -22,6 +23,8 @@ from whorl.runtimes.gguf_reading import read_gguf
 from whorl.testing import tiny_image_model, tiny_model
 
 from .exports import llama, names, trained
+
+IDS = torch.randint(3, 97, (1, 20), generator=torch.Generator().manual_seed(0))
 
 
 def test_an_existing_place_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +182,25 @@ def test_the_command_exports_a_directory_for_both_runtimes(tmp_path: Path) -> No
     again = run(str(tmp_path / "model"), "--out", str(tmp_path / "out"))
     assert isinstance(again.exception, ValueError)
     assert "is there already" in str(again.exception)
+
+
+def test_an_adapter_in_a_folder_is_merged_into_its_base(tmp_path: Path) -> None:
+    """As `extend` and `convert` do; the engine was said to carry it, and then the adapter was refused."""
+    from peft import LoraConfig, get_peft_model
+
+    llama().save_pretrained(tmp_path / "base")
+    lora = get_peft_model(
+        whorl.load(tmp_path / "base"), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    ).eval()
+    lora.save_pretrained(tmp_path / "adapter")
+    for runtime, engine in ((), ()), (("--runtime", "gguf"), ("--for", "llama.cpp")):
+        done = run(str(tmp_path / "adapter"), "--out", str(tmp_path / "out"), "--force", *runtime, *engine)
+        assert done.exit_code == 0, done.exception
+        assert "the adapter is merged into its base: what is written is one model" in done.output
+        again = whorl.load(tmp_path / "out").eval()
+        with torch.no_grad():
+            torch.testing.assert_close(again(IDS).logits, lora(IDS).logits)
+    assert not list((tmp_path / "out").glob("adapter*"))
 
 
 @pytest.mark.parametrize("names_of_it", [("--runtime", "--format"), ("--format", "--runtime"), ("--runtime",) * 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def on(base: Any, config: Any, encoding: Encoding | None, where: Any, hub: dict[
 
     if encoding is not None:
         _with_encoding(base, encoding, where)
-    adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT's, of transformers
+        adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
     _check_adapter(adapted, where, hub)
     return adapted
 

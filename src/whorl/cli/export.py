@@ -88,7 +88,7 @@ def export(
             raise
         typer.echo(f"whorl: goes without a tokenizer: {' '.join(str(error).split())}", err=True)
         reader = None
-    loaded = found.model()
+    loaded = found.whole(typer.echo)
     if empty is None:
         say_of(loaded)
     done = write(loaded, out, runtime=chosen, engine=engine, tokenizer=reader, force=force, **options)

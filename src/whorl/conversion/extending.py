@@ -92,6 +92,12 @@ def check_method(method: str) -> None:
         entry("method", method, dict.fromkeys(METHODS), "give auto, base=B or one of these")
 
 
+def check_target(to: int, train_length: int) -> None:
+    """Raises ValueError for a target that is not longer than the training length."""
+    if to <= train_length:
+        raise ValueError(f"the model was trained at {train_length:,} tokens already, and {to:,} were asked for")
+
+
 def _base(method: str) -> float:
     try:
         return float(method.removeprefix("base="))
@@ -216,8 +222,7 @@ def extend(
         got = f"shape {tuple(windows.shape)}" if isinstance(windows, torch.Tensor) else shown(windows)
         raise ValueError(f"windows must be a tensor of token ids [windows, tokens], got {got}")
     encoding = encoding_of(model)
-    if to <= train_length:
-        raise ValueError(f"the model was trained at {train_length:,} tokens already, and {to:,} were asked for")
+    check_target(to, train_length)
     if windows.shape[1] <= train_length + 1:
         raise ValueError(
             f"windows of {windows.shape[1]:,} tokens show nothing past the training length, {train_length:,}; "

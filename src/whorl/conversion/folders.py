@@ -16,6 +16,7 @@ from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
 from whorl.data.corpus import check_path_of_text, read_documents
+from whorl.data.losses import entropy_of_counts
 from whorl.encodings import Encoding
 from whorl.extras import require
 from whorl.files import write_atomically
@@ -76,10 +77,11 @@ def extend(
     if method != "auto":
         extending.check_method(method)
     name, out, found, reads = _from_and_to(name, out, text, tokenizer, force)
-    model, reader = _whole(found, say), found.tokenizer()
+    model, reader = found.whole(say), found.tokenizer()
     limit = trained_length(found, model, train_length)
     if train_length is None:
         say(told_length(found, limit))
+    extending.check_target(to, limit)
     longest = max(to, declared_length(model) or 0)
     if longest > to:
         say(
@@ -110,6 +112,11 @@ def extend(
         ignored=reader.unk_token_id,
         update=stage("the methods"),
     )
+    if (untouched := tried[0].in_range) > (counts := entropy_of_counts(ids)):
+        say(
+            f"in range the model has {untouched:.3f} nats per token on this text, more than the {counts:.3f} that the "
+            "counts of its tokens alone give: it does not read it, and what the methods differ by means nothing"
+        )
     if best is tried[0]:
         say(f"no method reads the last quarter of {to:,} tokens better than the model as it is, which is kept")
     elif method != "auto" and best.past >= tried[0].past:
@@ -154,21 +161,6 @@ def extend(
                 resuming.written(work)
     resuming.clear(out, finished=False)  # what was for this place under other arguments is of no use any more
     return result
-
-
-def _whole(found: Source, say: Callable[[str], None]) -> Any:
-    """The model, with adapters merged into its weights. Raises ValueError where they cannot be."""
-    model = found.model()
-    if getattr(model, "peft_config", None) is None:
-        return model
-    merge = getattr(model, "merge_and_unload", None)
-    if merge is None:
-        raise ValueError(
-            f"{found.name} has PEFT adapters that are no part of its weights and cannot be merged into them here; give "
-            "a model without them (of adapters like LoRA's: model.merge_and_unload().save_pretrained(directory))"
-        )
-    say("the adapter is merged into its base: what is written is one model")
-    return merge().requires_grad_(True)  # PEFT had frozen it
 
 
 def _from_and_to(
@@ -322,7 +314,7 @@ def convert(
         )
     if (empty := found.without_weights()) is not None:  # asked before gigabytes are read, and a text
         converting.from_and_to(empty, chosen.to, trained_length(found, empty, train_length, scaled=False))
-    model, reader = _whole(found, say), found.tokenizer()
+    model, reader = found.whole(say), found.tokenizer()
     limit = trained_length(found, model, train_length, scaled=False)  # the new encoding is not scaled
     if empty is None:
         converting.from_and_to(model, chosen.to, limit)

@@ -146,3 +146,9 @@ def batches(windows: torch.Tensor, batch_tokens: int, vocab_size: int) -> Iterat
     """`windows` [windows, length] in batches of at most `batch_tokens` tokens and `LOGITS` logits, or of one window."""
     rows = max(1, min(batch_tokens, LOGITS // vocab_size) // windows.shape[1])
     return iter(windows.split(rows))
+
+
+def entropy_of_counts(ids: torch.Tensor) -> float:
+    """Nats per token of the ids' own counts: what a model reaches that knows them and no context."""
+    share = ids.flatten().unique(return_counts=True)[1].double() / ids.numel()
+    return float(-(share * share.log()).sum())

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from whorl.data.losses import entropy_of_counts
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked
 from whorl.diagnosis.meaning import Turning, meant, other_reading, unscaled
 from whorl.diagnosis.reading import Reading
 from whorl.diagnosis.subject import Subject
-from whorl.diagnosis.texts import Other, Turned, cut, entropy, interval, losses, require_text
+from whorl.diagnosis.texts import Other, Turned, cut, interval, losses, require_text
 from whorl.hosts.transformers.rope_settings import rope_type, turning_share
 from whorl.results.diagnosis import FAIL, PASS, WARN
 from whorl.watching import Layer
@@ -74,7 +75,7 @@ def _of_table(subject: Subject, r: Reading, text: torch.Tensor) -> Answer:
             tried += 1
     chosen = best[1]
     if chosen is None:
-        unigram = entropy(text)
+        unigram = entropy_of_counts(text)
         if own > unigram:
             raise NotApplicable(f"loss {own:.3f}, above {unigram:.3f}, the entropy of single tokens")
         return Answer(
@@ -90,7 +91,7 @@ def _tested(subject: Subject, r: Reading, chosen: Candidate, text: torch.Tensor,
         f"{label}loss {own.mean():.3f} as the settings say, {other.mean():.3f} with {chosen.words} (difference "
         f"{mean:+.3f} ± {half:.3f}, 99% over {len(text)} windows that it was not chosen on; the best of {tried})"
     )
-    unigram = entropy(text)
+    unigram = entropy_of_counts(text)
     if float(other.mean()) > unigram:
         raise NotApplicable(
             f"{shown}: above {unigram:.3f}, the entropy of single tokens; the model does not read this text"
