@@ -13,7 +13,7 @@ import whorl
 from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import Diagnosis, doctor
 from whorl.diagnosis.texts import ENOUGH
-from whorl.testing import tiny_model
+from whorl.testing import tiny_image_model, tiny_model
 
 
 def test_the_real_checkpoint_is_healthy(babyllama: Path, story: torch.Tensor) -> None:
@@ -74,5 +74,26 @@ def test_a_text_by_name_is_what_its_ids_are(babyllama: Path, shared: Path) -> No
     assert doctor(babyllama, text=text)["layout"] == doctor(babyllama, text_ids=torch.tensor(ids))["layout"]
     with pytest.raises(ValueError, match="give one of them"):
         doctor(babyllama, text=text, text_ids=torch.tensor(ids))
-    with pytest.raises(ValueError, match="a model object has none; give text_ids"):
+    with pytest.raises(ValueError, match="a model object has none; give tokenizer or text_ids"):
         doctor(tiny_model("llama"), text=text)
+
+
+def test_a_tokenizer_may_lie_elsewhere(babyllama: Path, shared: Path, tmp_path: Path) -> None:
+    text = str(shared / "fixtures" / "text" / "tinystories_sample.txt")
+    model = transformers.AutoModelForCausalLM.from_pretrained(babyllama)
+    model.save_pretrained(tmp_path)
+    lent = {"text": text, "tokenizer": str(babyllama)}
+    wanted = doctor(babyllama, text=text)["layout"]
+    assert wanted.status == "pass"
+    assert doctor(tmp_path, **lent)["layout"] == doctor(model, **lent)["layout"] == wanted
+    assert doctor(tmp_path)["layout"].status == "not asked"
+    assert doctor(tmp_path, tokenizer=str(babyllama))["layout"] == doctor(babyllama)["layout"], "of the story"
+    for why, how in {
+        r"holds none; give one \(--tokenizer; in Python tokenizer\)": {"text": text},
+        "are tokens already": {"text_ids": [1, 2, 3], "tokenizer": str(babyllama)},
+        "no tokenizer at": {"tokenizer": str(tmp_path)},
+    }.items():
+        with pytest.raises(ValueError, match=why):
+            doctor(tmp_path, **how)
+    with pytest.raises(ValueError, match="ViTModel reads images; leave out text and tokenizer"):
+        doctor(tiny_image_model("vit"), **lent)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whorl.cli.extend import Tokenizer
 from whorl.cli.progress import Stages
 from whorl.console import console, said
 
@@ -37,6 +38,7 @@ def doctor(
         str | None,
         typer.Option(help="A text that the model should read well: a file or a folder.", show_default="a short story"),
     ] = None,
+    tokenizer: Tokenizer = None,
     length: Annotated[
         int | None, typer.Option(help="Tokens that you mean to run it at.", show_default="what its config declares")
     ] = None,
@@ -52,7 +54,7 @@ def doctor(
     from whorl.diagnosis import doctor as examine
 
     with _progress() as advance:
-        found = examine(model, text=text, length=length, advance=advance)
+        found = examine(model, text=text, tokenizer=tokenizer, length=length, advance=advance)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:

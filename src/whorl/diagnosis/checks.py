@@ -11,7 +11,7 @@ import torch
 
 from whorl.attaching import attached, detach
 from whorl.attaching.records import CONFIG_KEY
-from whorl.checking import check_numbers
+from whorl.checking import check_numbers, check_path
 from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
@@ -252,6 +252,7 @@ def doctor(
     *,
     text: str | None = None,
     text_ids: Any = None,
+    tokenizer: str | None = None,
     length: int | None = None,
     advance: Advance = lambda check, of: None,
 ) -> Diagnosis:
@@ -262,6 +263,7 @@ def doctor(
     text: a file or a folder of text that the model should read well, in the tokens of its directory's tokenizer;
     text_ids: the same as token ids [tokens] or [windows, tokens], for a model object too. Without either, a directory
     with a tokenizer is tried on a short story, and a model object on none.
+    tokenizer: a folder, GGUF file or hub name to take one from, for a directory without one, or for a model object.
     length: the number of tokens that the model is meant to be run at; default: what its config declares.
     Image models have checks of their own (`IMAGE_CHECKS`), and read no text.
     advance: is told the title of each check before it is asked, and how many are.
@@ -280,21 +282,23 @@ def doctor(
     ('precision',)
     """
     check_numbers(length=length)
-    if text is not None:
-        text_ids = _ids_of(text, model_or_path, text_ids)
-    found, given = None, text_ids is not None
+    found, given = None, text is not None or text_ids is not None
+    if text is not None or tokenizer is not None:
+        text_ids = _ids_of(text, model_or_path, text_ids, tokenizer)
     if isinstance(model_or_path, (str, Path)):
-        model, found, tokenizer = files.opened(model_or_path)
+        model, found, beside = files.opened(model_or_path)
         if text_ids is None:
-            text_ids = encoded(tokenizer, texts.TEXT)
+            text_ids = encoded(beside, texts.TEXT)
             if text_ids is not None and not _of_this_model(text_ids, model):
                 text_ids = None
     else:
         model = model_or_path
     inner = unwrapped(model)
     if (images := image_host(inner)) is not None:
-        if given or length is not None:
-            raise ValueError(f"{type(inner).__name__} reads images; leave out {'text' if given else 'length'}")
+        asked = {"text": given, "tokenizer": tokenizer is not None, "length": length is not None}
+        if any(asked.values()):
+            out = " and ".join(name for name, it in asked.items() if it)
+            raise ValueError(f"{type(inner).__name__} reads images; leave out {out}")
         return _of_images(inner, images, model_or_path, advance)
     if not isinstance(inner, torch.nn.Module):
         open_host(inner)  # says what it is
@@ -378,13 +382,28 @@ def encoded(where: Path, text: str) -> torch.Tensor | None:
         return None
 
 
-def _ids_of(text: str, model: Any, text_ids: Any) -> torch.Tensor:
-    """A text that was named, in the tokens of the model's own tokenizer. Raises ValueError where it has none."""
+def _ids_of(text: str | None, model: Any, text_ids: Any, tokenizer: str | None) -> torch.Tensor:
+    """A text that was named, or the story, in the tokens of the tokenizer that was named or of the model's own.
+
+    Raises ValueError where there is none.
+    """
     if text_ids is not None:
-        raise ValueError("text and text_ids say the same in two ways; give one of them")
+        raise ValueError(
+            "text and text_ids say the same in two ways; give one of them"
+            if tokenizer is None
+            else "text_ids are tokens already, and need no tokenizer; leave one of them out"
+        )
+    read = texts.TEXT if text is None else "\n".join(read_documents(text))[: texts.ENOUGH]
+    if tokenizer is not None:
+        given = load_tokenizer(check_path("tokenizer", tokenizer, "a folder, a .gguf file or a hub name"))
+        return torch.tensor(given(read)["input_ids"], dtype=torch.long)
     if not isinstance(model, (str, Path)):
-        raise ValueError("text needs the tokenizer of a model's directory, and a model object has none; give text_ids")
-    ids = encoded(files.tokenizer_of(model), "\n".join(read_documents(text))[: texts.ENOUGH])
+        raise ValueError(
+            "text needs the tokenizer of a model's directory, and a model object has none; give tokenizer or text_ids"
+        )
+    ids = encoded(files.tokenizer_of(model), read)
     if ids is None:
-        raise ValueError(f"text needs the model's own tokenizer, and {model} holds none")
+        raise ValueError(
+            f"text needs the model's own tokenizer, and {model} holds none; give one (--tokenizer; in Python tokenizer)"
+        )
     return ids

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from whorl.checking import shown
-from whorl.data.losses import token_losses
+from whorl.data.losses import entropy_of_counts, token_losses
 from whorl.diagnosis.answers import Answer, NotApplicable, NotAsked, judged
 from whorl.diagnosis.meaning import Sizes, other_reading
 from whorl.diagnosis.reading import MIXED
@@ -146,7 +146,7 @@ def _judged_by_loss(subject: Subject, what: str, other: Other) -> Answer:
     own, swapped = (losses(subject, text, way).mean(1).double() for way in (None, other))
     mean, half = interval(swapped - own)
     shown = f"loss {own.mean():.3f}, {swapped.mean():.3f} under {what} (difference {mean:+.3f} ± {half:.3f})"
-    unigram = entropy(text)
+    unigram = entropy_of_counts(text)
     if min(float(own.mean()), float(swapped.mean())) > unigram:
         raise NotApplicable(
             f"{shown}: above {unigram:.3f}, the entropy of single tokens; the model does not read this text"
@@ -183,12 +183,6 @@ def _quantile(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
     return sum(term / freedom**i for i, term in enumerate(terms))
-
-
-def entropy(text: torch.Tensor) -> float:
-    """Nats per token of the text's own token counts: what a model reaches that knows them and no context."""
-    share = text.flatten().unique(return_counts=True)[1].double() / text.numel()
-    return float(-(share * share.log()).sum())
 
 
 @torch.no_grad()
