@@ -28,7 +28,8 @@ from studies import PRECISION, STUDIES, Part, Study
 import whorl
 from whorl import outputs
 from whorl.comparison import TrialsFailed
-from whorl.comparison.planning import Planned, plan_from_scratch
+from whorl.comparison.fitting import asked_for
+from whorl.comparison.planning import Planned, plan_trials, written
 from whorl.files import write_atomically
 from whorl.results.comparison import Comparison
 from whorl.results.trial import FinishedTrial, Trial
@@ -114,7 +115,9 @@ class Job:
 
     def trials(self, data: str, seeds: Sequence[int] | None = None) -> list[Planned]:
         """Its trials on the data of this fingerprint; at other seeds than are asked for now, where they are given."""
-        return plan_from_scratch(self.part.encodings, seeds or self.seeds, self.settings, data)
+        encodings, seeds = self.part.encodings, seeds or self.seeds
+        asked, tested, _ = asked_for(encodings, seeds, self.settings)
+        return plan_trials(asked, seeds, self.settings, data, [*map(written, encodings)], tested=tested)
 
     @cached_property
     def data(self) -> str | None:

@@ -9,14 +9,23 @@ import torch
 
 import whorl
 from tests.comparison.small_runs import LENGTH, SMALL
-from whorl.comparison.planning import halves, plan_from_scratch, written
+from whorl.comparison.fitting import asked_for
+from whorl.comparison.planning import Planned, halves, plan_trials, written
 from whorl.results.comparison import Comparison
+from whorl.testing import tiny_model
 from whorl.training import trainer
 from whorl.training.settings import Settings
 from whorl.training.trials import load_trial, read_result
 
 ASKED = "rope then rope~yarn:factor=4"
 Run = tuple[Path, Comparison]
+
+
+def planned(encodings: list[str], settings: Settings | None = None) -> list[Planned]:
+    """As `whorl.compare` plans them."""
+    settings = settings or Settings(precision="fp32").resolve()
+    asked, tested, _ = asked_for(encodings, (0,), settings)
+    return plan_trials(asked, (0,), settings, "data", [*map(written, encodings)], tested=tested)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +100,14 @@ def test_what_is_asked_for_is_read_and_written() -> None:
     assert written("rope:base=500 then hope") == "rope:base=500 then hope"
     with pytest.raises(ValueError, match="more than one `then`"):
         halves("rope then hope then nope")
-    settings = Settings(precision="fp32").resolve()
     with pytest.raises(ValueError, match="is two encodings, to train with and to read with, which whorl compare"):
         whorl.parse(ASKED)
     with pytest.raises(ValueError, match=r"reads with what it was trained with; give rope:base=500 alone"):
-        plan_from_scratch(["rope:base=500 then rope"], (0,), Settings().resolve(), "data")
-    alike, then = plan_from_scratch(["rope", ASKED], (0,), settings, "data")
+        planned(["rope:base=500 then rope"])
+    alike, then = planned(["rope", ASKED])
     assert (then.alike, alike.alike, then.encoding) == (alike.id, None, alike.encoding)
     with pytest.raises(ValueError, match="rope then rope~yarn:factor=4,original=128 is asked for twice"):
-        plan_from_scratch([ASKED, ASKED], (0,), settings, "data")
+        planned([ASKED, ASKED])
 
 
 @pytest.mark.parametrize(
@@ -118,20 +126,48 @@ def test_what_is_asked_for_is_read_and_written() -> None:
     ],
 )
 def test_what_the_second_leaves_unset_is_that_of_the_first(asked: str, read: str) -> None:
-    (trial,) = plan_from_scratch([asked], (0,), Settings(precision="fp32").resolve(), "data")
+    (trial,) = planned([asked])
     assert str(trial.tested) == read
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        ("rope then rope~yarn:factor=4", "rope:base=2000~yarn:factor=4,original=96"),
+        ("rope:base=500 then rope~yarn:factor=4", "rope:base=500~yarn:factor=4,original=96"),
+        ("alibi then rope", "rope:base=2000"),
+    ],
+)
+def test_on_a_model_with_weights_what_both_leave_unset_is_the_models(asked: str, read: str, tmp_path: Path) -> None:
+    config = {"rope_parameters": {"rope_type": "default", "rope_theta": 2000.0}, "max_position_embeddings": 96}
+    tiny_model("llama", **config).save_pretrained(tmp_path)
+    settings = Settings(model=str(tmp_path), precision="fp32", train_length=32).resolve()
+    (trial,) = planned([asked], settings)
+    assert str(trial.tested) == read
+    with pytest.raises(ValueError, match=r"reads with what it was trained with; give rope:base=2000 alone"):
+        planned(["rope then rope"], settings)
+
+
+def test_the_command_reads_with_the_base_that_was_trained(text: Path, tmp_path: Path) -> None:
+    """It read with 10,000, and what was tested was a function that nothing called."""
+    asked = "rope:base=500 then rope~linear:factor=2"
+    results = whorl.compare([asked], out=tmp_path / "out", text=str(text), **SMALL)
+    model = load_trial(tmp_path / "out" / "trials" / results.trials[0].id)
+    assert str(whorl.encoding_of(model)) == "rope:base=500~linear:factor=2"
+    with pytest.raises(ValueError, match="reads with what it was trained with"):
+        whorl.compare(["rope:base=500 then rope"], out=tmp_path / "other", text=str(text), **SMALL)
 
 
 def test_of_several_bases_none_is_guessed() -> None:
     with pytest.raises(
         ValueError, match=r"is trained with base 500 and 800, and rope~ntk:factor=4, .* leaves open which"
     ):
-        plan_from_scratch(["rope:base=500/rope:base=800 then rope~ntk:factor=4"], (0,), Settings().resolve(), "data")
+        planned(["rope:base=500/rope:base=800 then rope~ntk:factor=4"])
 
 
 def test_ids_tell_apart_what_is_evaluated_where_names_are_cut_short() -> None:
     asked = [f"rope:base=500000 then rope:base=500000~yarn:factor={factor}" for factor in (4, 16)]
-    trials = plan_from_scratch(asked, (0,), Settings(precision="fp32").resolve(), "data")
+    trials = planned(asked)
     names = [trial.id.rpartition("-s0-") for trial in trials]
     assert names[0][0] == names[1][0]
     assert names[0][2] != names[1][2]

@@ -17,17 +17,14 @@ from whorl.checking import check_keywords, check_list, check_numbers, check_path
 from whorl.comparison import job_list as job_lists
 from whorl.comparison.display import Display, Silent
 from whorl.comparison.failing import TrialsFailed
-from whorl.comparison.fitting import attached_to_each, filled_by_model
+from whorl.comparison.fitting import asked_for, attached_to_each
 from whorl.comparison.folder import alone_in, beside_others, refuse_other_settings
 from whorl.comparison.gathering import without_trials
 from whorl.comparison.on_ray import on_ray
 from whorl.comparison.planning import (
     RAY_ADDRESS,
-    check_asked,
     check_model,
     check_rates,
-    from_scratch,
-    halves,
     plan_trials,
     written,
 )
@@ -112,10 +109,7 @@ def compare(
             f"{resolved.model} comes with weights and has no ids for the symbols of {resolved.mix[0]}; "
             "mix tasks into the training of a preset, or of a config"
         )
-    trained, others = [halves(e)[0] for e in encodings], [halves(e)[1] for e in encodings]
-    of_model, words = filled_by_model(trained, resolved)
-    tested = [None if e is None else from_scratch(filled_by_model([e], resolved)[0][0], resolved) for e in others]
-    asked = check_asked(of_model, seeds, resolved, tested)
+    asked, tested, words = asked_for(encodings, seeds, resolved)
     state = processes()
     folder = Path(out)
     refuse_other_settings(folder, resolved)

@@ -11,12 +11,37 @@ import torch
 from whorl.attaching import attach
 from whorl.attaching.filling import completed, filled, what_was_filled
 from whorl.attaching.reading import stock_encoding
-from whorl.comparison.planning import from_scratch
+from whorl.comparison.planning import THEN, as_trained, check_asked, from_scratch, halves
 from whorl.encodings import Encoding, parse
 from whorl.hosts import Host, host_of, trained_length
 from whorl.results.trial import ModelFiles
 from whorl.training.models import build_model, has_weights
 from whorl.training.settings import Settings
+
+
+def asked_for(
+    encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings
+) -> tuple[list[Encoding], list[Encoding | None], list[str]]:
+    """The encodings that are trained, those that each is read with, where it is another, and what was filled, in words.
+
+    Of "A then B", B has what it leaves unset as A says it, then as `filled_by_model` and `from_scratch` do. Settings
+    must be resolved. Raises ValueError where none or one twice is asked for, and for B that is A.
+    """
+    trained, others = [halves(e)[0] for e in encodings], [halves(e)[1] for e in encodings]
+    of_model, words = filled_by_model(trained, settings)
+    tested = [
+        None if other is None else _read_with(own, parse(asked) if has_weights(settings) else own, other, settings)
+        for own, asked, other in zip([from_scratch(e, settings) for e in of_model], trained, others, strict=True)
+    ]
+    return check_asked(of_model, seeds, settings, tested), tested, words
+
+
+def _read_with(own: Encoding, says: Encoding, other: str, settings: Settings) -> Encoding:
+    """What a model that is trained with `own` is read with. says: what counts of that before what the model says."""
+    found = from_scratch(filled_by_model([as_trained(parse(other), says)], settings)[0][0], settings)
+    if found == own:
+        raise ValueError(f"{own}{THEN}{found} reads with what it was trained with; give {own.without_defaults()} alone")
+    return found
 
 
 def filled_by_model(encodings: Sequence[str | Encoding], settings: Settings) -> tuple[list[Encoding], list[str]]:

@@ -12,7 +12,7 @@ from typing import overload
 
 from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, Layers, parse
-from whorl.encodings.config import format_value
+from whorl.encodings.config import Known, format_value
 from whorl.encodings.scaled import Scaled
 from whorl.gguf_files.header import gguf_at, read_header
 from whorl.training.settings import MODELS, Settings
@@ -100,18 +100,16 @@ def check_rates(rates: Sequence[float], one: float | None = None) -> list[float]
     return sorted(map(float, found))
 
 
-def from_scratch(encoding: str | Encoding, settings: Settings, trained: Encoding | None = None) -> Encoding:
-    """The encoding with what it leaves unset, where no host says it.
+def from_scratch(encoding: str | Encoding, settings: Settings) -> Encoding:
+    """The encoding with what it leaves unset, where no host says it."""
+    return parse(encoding).filled(settings.known).with_defaults()
 
-    trained: what the model is trained with, where it is read with another: base and turning share are then its own.
-    Raises ValueError where it has several of them and the other leaves it open which.
-    """
-    asked, known = parse(encoding), settings.known
-    if trained is not None:
-        known = replace(
-            known, base=_trained_at("base", trained, asked), fraction=_trained_at("fraction", trained, asked)
-        )
-    return asked.filled(known).with_defaults()
+
+def as_trained(other: Encoding, trained: Encoding) -> Encoding:
+    """What a model is read with, with the base and the turning share that it is trained with, where it leaves them
+    unset. Raises ValueError where the model has several of them and the other leaves it open which."""
+    known = Known(base=_trained_at("base", trained, other), fraction=_trained_at("fraction", trained, other))
+    return other.filled(known)
 
 
 def _trained_at(argument: str, trained: Encoding, asked: Encoding) -> float | None:
@@ -171,24 +169,6 @@ def _id(encoding: Encoding, tested: Encoding | None, seed: int, settings: Settin
     shown = THEN.join(str(e.without_defaults()) for e in (encoding, tested) if e is not None)
     slug = re.sub(r"[^a-z0-9.]+", "-", shown)[:48].strip("-")
     return f"{slug}-s{seed}-{digest}"
-
-
-def plan_from_scratch(
-    encodings: Sequence[str | Encoding], seeds: Sequence[int], settings: Settings, data_fingerprint: str
-) -> list[Planned]:
-    """The trials of these encodings on a model without weights, as they are asked for; settings must be resolved."""
-    trained, others = zip(*map(halves, encodings), strict=True)
-    tested = [
-        None if other is None else from_scratch(other, settings, from_scratch(own, settings))
-        for own, other in zip(trained, others, strict=True)
-    ]
-    asked = check_asked(trained, seeds, settings, tested)
-    for own, other in zip(asked, tested, strict=True):
-        if own == other:
-            raise ValueError(
-                f"{own}{THEN}{other} reads with what it was trained with; give {own.without_defaults()} alone"
-            )
-    return plan_trials(asked, seeds, settings, data_fingerprint, [*map(written, encodings)], tested=tested)
 
 
 def check_model(model: str) -> None:
