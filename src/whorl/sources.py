@@ -76,15 +76,11 @@ class Source:
         model = self.model()
         if getattr(model, "peft_config", None) is None:
             return model
-        merge = getattr(model, "merge_and_unload", None)
-        if merge is None:
-            raise ValueError(
-                f"{self.name} has PEFT adapters that are no part of its weights and cannot be merged into them here; "
-                "give a model without them (of adapters like LoRA's: "
-                "model.merge_and_unload().save_pretrained(directory))"
-            )
+        from whorl.attaching.adapters import merged
+
+        whole = merged(model, self.name)
         say("the adapter is merged into its base: what is written is one model")
-        return merge().requires_grad_(True)  # PEFT had frozen it
+        return whole
 
     def without_weights(self) -> Any | None:
         """The same model with its weights on the meta device, for questions that ask none; None where no config here
@@ -300,6 +296,11 @@ def _streamed(name: str) -> Any:
     from whorl.attaching.loading import configuration, from_config
     from whorl.hosts import open_host
 
+    if _base_of_adapter(Path(name)):
+        raise ValueError(
+            f"the layers of {name} cannot be streamed: it is an adapter. Merge it into its base "
+            "(model.merge_and_unload().save_pretrained(directory)), and stream that"
+        )
     if (file := gguf_at(name)) is not None:
         raise ValueError(
             f"the layers of {file} cannot be streamed: a GGUF is dequantized whole. Write its safetensors with "

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach, detach
 from whorl.attaching.records import CONFIG_KEY, NAMED
@@ -17,6 +19,10 @@ from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.hosts import host_of
 from whorl.hosts.transformers import compat
+from whorl.numerics import allowance, max_error
+
+SOME = 16  # tokens that a merged model is asked about
+EFFECT = 0.1  # of what an adapter does to the outputs, that merging may be off by
 
 
 def refuse_both(where: Any, adapter: Any) -> None:
@@ -109,3 +115,56 @@ def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
     embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
     allowed = tuple(f"{name}." for name, module in adapted.named_modules() if any(module is m for m in embeddings))
     refuse_incomplete(where, adapted, wanted - held, (k for k in held - wanted if not k.startswith(allowed)))
+
+
+@torch.no_grad()
+def merged(model: Any, name: str) -> Any:
+    """The base with its adapters added to its weights, all of which can be trained again.
+
+    Raises ValueError where that would be another model than the adapted one, or PEFT cannot.
+    """
+    instead = (
+        "give a model without adapters (of those like LoRA's: model.merge_and_unload().save_pretrained(directory))"
+    )
+    if not hasattr(model, "merge_and_unload"):
+        raise ValueError(
+            f"{name} has PEFT adapters that are no part of its weights and cannot be merged into them here; {instead}"
+        )
+    if twice := _shared_and_adapted(model):
+        raise ValueError(
+            f"the adapter in {name} changes {twice[0]}, and its base has the same weight as {twice[1]}: merged it "
+            "would change both, and be another model; train it on a base that does not share them "
+            "(tie_word_embeddings=False)"
+        )
+    ids = torch.arange(SOME)[None].to(model.device) % model.get_input_embeddings().weight.shape[0]
+    training = model.training
+    model.eval()
+    before = model(ids)[0]
+    with model.disable_adapter():
+        effect = max_error(model(ids)[0], before)
+    try:
+        whole = model.merge_and_unload()
+    except Exception as error:  # whatever PEFT says
+        raise ValueError(
+            f"PEFT cannot merge the adapter in {name} into its base: {' '.join(str(error).split())}"
+        ) from error
+    off = max_error(whole(ids)[0], before)
+    if not off <= max(allowance(before, None), EFFECT * effect):
+        raise ValueError(
+            f"the adapter in {name}, merged into its base, is another model: outputs differ by {off:.2g}, where the "
+            f"adapter itself makes {effect:.2g}; merge it by its own tool, and give the merged model"
+        )
+    return whole.train(training).requires_grad_(True)  # PEFT had frozen it
+
+
+def _shared_and_adapted(model: Any) -> tuple[str, str] | None:
+    """A weight that an adapter is added to, and that another module has without one, by the names of both; or None."""
+    places: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if not weight.is_meta:
+            places.setdefault(weight.data_ptr(), []).append(name.removeprefix("base_model.model."))
+    for names in places.values():
+        adapted = [name for name in names if ".base_layer." in name]
+        if adapted and (others := [name for name in names if name not in adapted]):
+            return adapted[0].replace(".base_layer.", "."), others[0]
+    return None

@@ -298,6 +298,8 @@ def _reason(folder: Path, error: Exception) -> str:
         return said[:LONG]
     if not any(any(folder.glob(f"{at}{CONFIG}")) for at in ("", "*/")):  # it may be in a subfolder
         trials = trials_beside(folder)
+        if (folder / ADAPTER).exists():
+            return f"it holds an adapter and no {CONFIG}; give the merged model (model.merge_and_unload())"
         return f"it holds no {CONFIG}: it is no model{f'; {trials}' if trials else ''}"
     if "trust_remote_code" in said:
         return (
@@ -404,6 +406,9 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
     """The encoding's own parameters and counts, from the same safetensors as the rest; exactly those."""
     wanted = {name: x for name, x in attachment.state_dict().items() if name != ENTRY}
     held = {name: x for name, x in ours.items() if name != ENTRY}
+    for at, module in attachment.named_modules():
+        if hasattr(module, "as_now"):
+            module.as_now(held, f"{at}.")
     if lacking := sorted(wanted.keys() - held.keys()):
         raise ValueError(f"{where} lacks the learned parameters {lacking} of {attachment.encoding}")
     if unknown := sorted(held.keys() - wanted.keys()):
@@ -421,7 +426,11 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
 def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
     config, encoding = adapters.config_of(where, **hub)
     if base is None:
-        base = load(adapters.base_of(config, where), **kwargs)
+        of_adapter = ("revision", "subfolder")  # of its own place: its config says the base's
+        of_base = {k: v for k, v in kwargs.items() if k not in of_adapter}
+        if config.revision is not None:
+            of_base["revision"] = config.revision
+        base = load(adapters.base_of(config, where), **of_base)
     elif set(kwargs) - set(hub):
         raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
     return adapters.on(base, config, encoding, where, hub)

@@ -18,7 +18,7 @@ from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
 from whorl.diagnosis.images import IMAGE_CHECKS, ImageSubject, image_host
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
-from whorl.hosts import Host, open_host, text_config, unwrapped
+from whorl.hosts import Host, open_host, refuse_prompts, text_config, unwrapped
 from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
 
 Advance = Callable[[str, int], None]  # the title of a check, of how many
@@ -293,6 +293,7 @@ def doctor(
                 text_ids = None
     else:
         model = model_or_path
+    refuse_prompts(model)
     inner = unwrapped(model)
     if (images := image_host(inner)) is not None:
         asked = {"text": given, "tokenizer": tokenizer is not None, "length": length is not None}

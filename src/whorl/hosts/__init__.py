@@ -9,7 +9,7 @@ from whorl.hosts.timm.host import TimmHost
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, Family
 from whorl.hosts.transformers.host import OpenHost
-from whorl.hosts.transformers.opening import KNOWN, open_host, unwrapped
+from whorl.hosts.transformers.opening import KNOWN, open_host, refuse_prompts, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.sizes import head_dim_of, text_config
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
@@ -35,6 +35,7 @@ __all__ = [
     "known_of",
     "name_of",
     "open_host",
+    "refuse_prompts",
     "scaling_of",
     "settings_of",
     "stock_spectrum",

@@ -43,10 +43,22 @@ def unwrapped(model: Any) -> Any:
         model = inner
 
 
+def refuse_prompts(model: Any) -> None:
+    """Raises ValueError for one of PEFT's models with a learned prompt, which stands in the wrapper alone: what reads
+    the model inside reads another one."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            f"this {type(model).__name__} puts a learned prompt before each text, which takes positions of its own, "
+            f"and whorl reads models without one; give its base ({type(model.active_peft_config).__name__})"
+        )
+
+
 def open_host(model: Any) -> OpenHost:
-    """A model's host; an `OpenHost` is given back as it is. Raises ValueError for a model without a known seam."""
+    """A model's host; an `OpenHost` is given back as it is. Raises ValueError for a model without a known seam, and for
+    one with a learned prompt, of which the host would be the model without."""
     if isinstance(model, OpenHost):
         return model
+    refuse_prompts(model)
     if isinstance(model, Host):
         raise ValueError(f"this needs a model of transformers, and got {model.named}")
     return open_model(model)

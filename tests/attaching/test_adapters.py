@@ -1,0 +1,113 @@
+"""PEFT's adapters: what merging them makes, and what cannot be merged or read without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import whorl
+from whorl.evaluation.opening import opened
+from whorl.hosts import open_host
+from whorl.sources import source
+from whorl.testing import tiny_model
+
+IDS = torch.randint(3, 97, (1, 20), generator=torch.Generator().manual_seed(0))
+
+
+def adapted(tmp_path: Path, config: Any, tied: bool = True) -> Any:
+    """A model with an adapter of which every number was moved, in tmp_path / "adapter"; its base is in "base"."""
+    from peft import get_peft_model
+
+    tiny_model("llama", tie_word_embeddings=tied).save_pretrained(tmp_path / "base")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.add_(torch.randn_like(weight), alpha=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    return model.eval()
+
+
+def lora(**how: Any) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(**{"r": 2, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM", **how})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "how", [{}, {"use_dora": True}, {"modules_to_save": ["norm"]}, {"trainable_token_indices": [3, 4]}], ids=str
+)
+def test_merged_it_is_the_adapted_model(how: dict[str, Any], tmp_path: Path) -> None:
+    model = adapted(tmp_path, lora(**how))
+    said: list[str] = []
+    whole = source(str(tmp_path / "adapter")).whole(said.append)
+    assert said == ["the adapter is merged into its base: what is written is one model"]
+    torch.testing.assert_close(whole(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+    assert not hasattr(whole, "peft_config")
+    assert not whole.training
+    assert all(weight.requires_grad for weight in whole.parameters())
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, "changes lm_head.weight, .* same weight as model.embed_tokens"),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"]},
+            "changes model.embed_tokens.weight, .* as lm_head",
+        ),
+        ({"lora_bias": True}, "PEFT cannot merge the adapter in .*: Impossible to merge LoRA with `lora_bias=True`"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, r"is another model: outputs differ by \d"),
+    ],
+    ids=["head", "embedding", "bias", "replicated"],
+)
+def test_what_merging_would_make_another_model_is_refused(how: dict[str, Any], why: str, tmp_path: Path) -> None:
+    """PEFT adds what it has for one end of tied embeddings to both, and for a replicated layer to all of its copies."""
+    adapted(tmp_path, lora(**how))
+    with pytest.raises(ValueError, match=why):
+        source(str(tmp_path / "adapter")).whole(print)
+
+
+@torch.no_grad()
+def test_ends_that_are_not_tied_are_merged(tmp_path: Path) -> None:
+    model = adapted(tmp_path, lora(target_modules=["lm_head", "embed_tokens"]), tied=False)
+    whole = source(str(tmp_path / "adapter")).whole(print)
+    torch.testing.assert_close(whole(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_a_learned_prompt_is_not_read_as_the_model_without_it(kind: str, tmp_path: Path) -> None:
+    """Every measuring command read the base, and gave its numbers for the adapted model's."""
+    import peft
+
+    model = adapted(tmp_path, getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    loaded = whorl.load(tmp_path / "adapter").eval()
+    torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)
+    for read in (open_host, whorl.doctor, lambda one: whorl.inspect(one, IDS)):
+        with pytest.raises(ValueError, match=r"puts a learned prompt before each text, .* give its base"):
+            read(loaded)
+    with pytest.raises(ValueError, match="puts a learned prompt"):
+        opened(source(str(tmp_path / "adapter")), None)
+
+
+@torch.no_grad()
+def test_an_adapter_below_a_folder_finds_its_base_where_that_is(tmp_path: Path) -> None:
+    """The base was looked for in the adapter's subfolder, and in its branch."""
+    model = adapted(tmp_path, lora())
+    (tmp_path / "many").mkdir()
+    (tmp_path / "adapter").rename(tmp_path / "many" / "second")
+    loaded = whorl.load(tmp_path / "many", subfolder="second", revision="main").eval()
+    torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)
+
+
+def test_the_layers_of_an_adapters_base_are_not_streamed(tmp_path: Path) -> None:
+    adapted(tmp_path, lora())
+    with pytest.raises(ValueError, match="cannot be streamed: it is an adapter"):
+        source(str(tmp_path / "adapter")).model(stream_layers=True)
+    with pytest.raises(ValueError, match=r"holds an adapter and no config.json; give the merged model"):
+        whorl.compare(["rope"], model=str(tmp_path / "adapter"), task="copy", out=tmp_path / "out")
