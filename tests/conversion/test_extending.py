@@ -358,6 +358,20 @@ def test_the_written_directory_has_the_same_losses_without_whorl(family: str, me
     assert float(done.stdout) == pytest.approx(float(best.by_position.mean()), rel=1e-4)
 
 
+def test_a_needle_in_tokens_that_the_model_lacks_is_refused_before_anything_is_read(
+    trial: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an IndexError after all methods, and a tuning, with nothing written."""
+    monkeypatch.setattr(extending, "loss_by_position", None)
+    monkeypatch.setattr("whorl.data.needle.NAMES", ("\N{GREEK SMALL LETTER ALPHA}",))
+    reader = load_tokenizer(str(trial[0] / "tokenizer"))
+    reader.add_tokens(["\N{GREEK SMALL LETTER ALPHA}"])
+    reader.save_pretrained(tmp_path / "larger")
+    how = {"text": trial[1], "windows": 2, "needle": True, "out": tmp_path / "out"}
+    with pytest.raises(ValueError, match=r"the needle and its question hold ids from \d+ to \d+, and the model has"):
+        whorl.extend(str(trial[0]), 128, tokenizer=str(tmp_path / "larger"), train_length=64, **how)
+
+
 def test_bad_input_says_what_to_try(tmp_path: Path) -> None:
     model = tiny_model("llama")
     with pytest.raises(ValueError, match="was trained at 64 tokens already, and 64 were asked for"):

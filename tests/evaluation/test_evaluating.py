@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,9 @@ import pytest
 import whorl
 from tests.evaluation import VOCABULARY
 from whorl.cli import app
+from whorl.data import needle
 from whorl.data.corpus import read_documents, train_tokenizer
+from whorl.evaluation import decoy
 from whorl.evaluation.probes import PROBES, get
 from whorl.results.evaluation import ABOUT, Evaluation
 from whorl.testing import peaked, tiny_model
@@ -103,12 +107,58 @@ def test_probes_are_added_and_other_questions_refused(model: Path, text: Path, t
         whorl.evaluate(model, text=text, out=out, **{**SMALL, "lengths": ["1x"], "seed": 1})
     with pytest.raises(ValueError, match=r"\(encoding differ\)"):
         whorl.evaluate(model, text=text, out=out, encoding="nope", **SMALL)
-    with pytest.raises(ValueError, match=r"\(text, the model or the text differ\)"):
+    with pytest.raises(ValueError, match=r"\(text, the model, its tokenizer or the text differ\)"):
         whorl.evaluate(model, out=out, text=Path(__file__), **SMALL)
     assert (out / "results.json").read_bytes() == before
     anew = whorl.evaluate(model, text=text, out=out, probes=["loss"], force=True, **{**SMALL, "lengths": ["1x"]})
     assert list(anew.rows) == ["loss"]
     assert not anew.missing
+
+
+def test_numbers_of_another_tokenizer_are_not_gone_on_with(model: Path, text: Path, tmp_path: Path) -> None:
+    """Its files were not among what the numbers follow from; two of its ids are exchanged."""
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    out, how = tmp_path / "out", {**SMALL, "text": text, "probes": ["loss"], "tokenizer": other}
+    whorl.evaluate(model, out=out, **how)
+    assert whorl.evaluate(model, out=out, **how).rows, "the same goes on"
+    kept = json.loads((other / "tokenizer.json").read_text())
+    known = kept["model"]["vocab"]
+    known["e"], known["t"] = known["t"], known["e"]
+    (other / "tokenizer.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"another evaluation \(the model, its tokenizer or the text differ\)"):
+        whorl.evaluate(model, out=out, **how)
+
+
+def test_words_that_the_model_or_the_tokenizer_does_not_know_are_not_asked_about(tmp_path: Path) -> None:
+    """They were an IndexError, and answers of the unknown token, which a model that always gives it had all right."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [f"x{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(VOCABULARY - 1)]
+    known = {"[UNK]": 0, **{word: i + 1 for i, word in enumerate(words)}}
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n\n".join(" ".join(words[:150]) for _ in range(40)))
+    peaked(tiny_model("llama", vocab_size=VOCABULARY)).save_pretrained(tmp_path / "model")
+    asked = " ".join(
+        (*decoy.NAMES, *decoy.WORDS, decoy.STATED, decoy.ASKED, *needle.NAMES, needle.STATED, needle.ASKED)
+    )
+    parts = [*dict.fromkeys(re.findall(r"\w+|[^\w\s]", asked)), *"0123456789"]
+    for name, more in (("unknown", ()), ("too-many", parts)):
+        of_words = Tokenizer(models.WordLevel(known | {x: VOCABULARY + i for i, x in enumerate(more)}, "[UNK]"))
+        of_words.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)]
+        )
+        PreTrainedTokenizerFast(tokenizer_object=of_words, unk_token="[UNK]", bos_token="[UNK]").save_pretrained(
+            tmp_path / name
+        )
+        found = whorl.evaluate(
+            tmp_path / "model", text=plain, tokenizer=tmp_path / name, out=tmp_path / f"out-{name}", **SMALL
+        )
+        why = "the tokenizer does not know all of" if name == "unknown" else "hold ids from"
+        for probe in ("decoy", "niah"):
+            assert all(why in str(row.unreachable) for row in found.rows[probe]), (name, probe, found.rows[probe])
+        assert all(row.values for row in found.rows["loss"])
 
 
 def test_numbers_of_an_earlier_definition_are_not_gone_on_with(model: Path, text: Path, tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ def extend(
             f"scaling from {limit:,} to {to:,} does not reach (whorl doctor says so, too)"
         )
     ids = overlapping(text or found.text or "stdlib", reader, to, windows)
+    if needle:
+        from whorl.conversion import needle as needles
+
+        needles.check(model, reader, ids.flatten().tolist(), (limit, to))
     new = extending.see_new_distances(open_host(model), encoding_of(model), limit)
     if tune:
         from whorl.conversion.converting import Healing, check_tokens, language
@@ -137,10 +141,8 @@ def extend(
             tried.append(best)
         rows = None
         if needle:
-            from whorl.conversion.needle import DEPTHS, retrieval
-
-            asked_for = counted(stage(f"the needle, at {limit:,} and {to:,} tokens"), 2 * len(DEPTHS))
-            rows = retrieval(model, reader, ids.flatten().tolist(), (limit, to), advance=lambda: asked_for(1))
+            asked_for = counted(stage(f"the needle, at {limit:,} and {to:,} tokens"), 2 * len(needles.DEPTHS))
+            rows = needles.retrieval(model, reader, ids.flatten().tolist(), (limit, to), advance=lambda: asked_for(1))
         with outputs.replacing(out, "extend", force, reads) as folder:
             result = Extension(
                 from_=name,

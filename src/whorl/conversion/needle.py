@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from whorl import finite
+from whorl.checking import check_ids
 from whorl.data.losses import token_losses
 from whorl.data.needle import prompt
 from whorl.hosts import open_host
@@ -20,6 +21,16 @@ from whorl.results.extension import Needle
 from whorl.watching import Attended, watching
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TRIALS = 8
+
+
+def check(model: Any, tokenizer: Any, filler: Sequence[int], lengths: Sequence[int], trials: int = TRIALS) -> None:
+    """Raises ValueError for what `retrieval` cannot ask: a length that is too short, tokens that the model lacks."""
+    vocabulary = open_host(model).model.get_input_embeddings().weight.shape[0]
+    for length in lengths:
+        for trial in range(trials):
+            ids, _ = prompt(tokenizer, filler, length, DEPTHS[0], trial)
+            check_ids("the needle and its question", ids, vocabulary)
 
 
 @torch.no_grad()
@@ -29,7 +40,7 @@ def retrieval(
     filler: Sequence[int],
     lengths: Sequence[int],
     depths: Sequence[float] = DEPTHS,
-    trials: int = 8,
+    trials: int = TRIALS,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Needle, ...]:
     """One row per length and depth, means over `trials` numbers.

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from whorl.checking import check_ids
+
 CHUNK = 1024  # tokens whose logits are held in float32 at once
 LOGITS = 2**28  # at most so many at once in an evaluation: 1 GiB of float32
 
@@ -61,8 +63,10 @@ def batch_logits(
 def logits_at(model: torch.nn.Module, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Logits at some places [n] of one sequence of token ids [tokens], in eval mode: float32 [n, vocab], on the CPU.
 
-    Only these go through the head, where the model can be asked for them.
+    Only these go through the head, where the model can be asked for them. Raises ValueError for ids that it has not.
     """
+    embeddings: Any = model.get_input_embeddings
+    check_ids("the sequences", ids, embeddings().weight.shape[0])
     options: dict[str, Any] = {"use_cache": False}
     with evaluating(model) as device:
         if "logits_to_keep" in inspect.signature(model.forward).parameters:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from whorl.data.tokens import first_of, ids_of, shared
+from whorl.data.tokens import first_of, ids_known, shared
 
 STATED = "\nThe secret number of {name} is {number}.\n"
 ASKED = "\nThe secret number of {name} is"
@@ -26,7 +26,7 @@ def prompt(
     random = np.random.default_rng(seed)
     facts = {"name": NAMES[seed % len(NAMES)], "number": int(random.integers(10_000, 100_000))}
 
-    needle = ids_of(tokenizer, STATED.format(**facts)) if stated else []
+    needle = ids_known(tokenizer, STATED.format(**facts)) if stated else []
     question, answer = continued(tokenizer, ASKED.format(**facts), f" {facts['number']}")
     first = first_of(tokenizer)
     room = length - len(first) - len(needle) - len(question) - len(answer)
@@ -47,6 +47,6 @@ def continued(tokenizer: Any, text: str, more: str) -> tuple[list[int], list[int
     Together, since a tokenizer may put a space before any text (SentencePiece): apart, what goes on would not begin
     with the tokens that it has in the middle of a text.
     """
-    alone, whole = (ids_of(tokenizer, x) for x in (text, text + more))
+    alone, whole = (ids_known(tokenizer, x) for x in (text, text + more))
     at = shared(alone, whole)
     return whole[:at], whole[at:]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from whorl.data.tokens import first_of, ids_of
+from whorl.data.tokens import first_of, ids_known
 from whorl.results.evaluation import Position
 from whorl.results.trial import Row
 
@@ -45,8 +45,8 @@ class Material:
         return first_of(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
-        """The tokens of a text, without special ones."""
-        return ids_of(self.tokenizer, text)
+        """The tokens of a text that a probe writes, without special ones. Raises ValueError for one that has none."""
+        return ids_known(self.tokenizer, text)
 
     def text(self, sequence: int) -> list[int]:
         """A window of the text, without special tokens; sequences take the windows in turn."""

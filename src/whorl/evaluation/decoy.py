@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from whorl.checking import check_ids
 from whorl.data.losses import logits_at
 from whorl.data.tokens import shared
 from whorl.evaluation.base import Measured, Probe, Progress
@@ -79,6 +80,7 @@ class Decoy(Probe):
         for i in range(self.steps):
             ids, right, other = self.sequence(length, i)
             logits = logits_at(model, ids, last)[0].double()
+            check_ids("the words", torch.tensor([right, other]), len(logits))
             finite = bool(logits.isfinite().all())
             margins[asks_first(i)].append(float(logits[right] - logits[other]) if finite else math.nan)
             progress(1)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import whorl
 from whorl import outputs
 from whorl.attaching.reading import positions_of
 from whorl.checking import check_ids, check_lengths, check_list, check_numbers, check_path
 from whorl.data.corpus import SOURCES, check_path_of_text, digest, read_documents
+from whorl.data.tokens import ids_of
 from whorl.data.windows import text_windows
 from whorl.encodings import Encoding, parse
 from whorl.evaluation.base import Material, Measured, Probe
@@ -31,6 +33,7 @@ from whorl.sources import Source, identity, source
 from whorl.stages import Stage, counted, silent
 
 RESULTS = "results.json"
+BEGINS = 10_000  # characters of a text whose tokens tell one tokenizer from another
 LENGTHS = ("0.25x", "0.5x", "1x", "2x")
 Say = Callable[[str], None]
 
@@ -94,7 +97,7 @@ def evaluate(
         raise ValueError(f"no length was asked for; try {','.join(LENGTHS)}")
     asked = Asked(
         encoding=None if wanted is None else str(wanted), text=chosen, train_length=limit, lengths=reached,
-        windows=windows, sequences=sequences, tail=tail, seed=seed, material=_digest(found, documents),
+        windows=windows, sequences=sequences, tail=tail, seed=seed, material=_digest(found, documents, reader),
     )  # fmt: skip
     heldout = found.holds_out(chosen, documents)
     ids = text_windows(chosen, documents, reader, max(reached), windows, heldout, seed)
@@ -167,10 +170,12 @@ def _with(result: Evaluation, name: str, measured: Measured) -> Evaluation:
     )
 
 
-def _digest(found: Source, documents: Sequence[str]) -> str:
-    """Of the weights, by the names, sizes and times of their files, and of the text."""
-    what = [identity(found.reads or (found.name,)), digest(documents)]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+def _digest(found: Source, documents: Sequence[str], tokenizer: Any) -> str:
+    """Of the weights, by the names, sizes and times of their files, of the text, and of what the tokenizer makes of its
+    beginning and calls its tokens."""
+    begins = ids_of(tokenizer, documents[0][:BEGINS])
+    what = [identity(found.reads or (found.name,)), digest(documents), begins, tokenizer.get_vocab()]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def _with_earlier(result: Evaluation, path: Path, say: Say) -> Evaluation:
@@ -182,7 +187,7 @@ def _with_earlier(result: Evaluation, path: Path, say: Say) -> Evaluation:
         return result
     there = Evaluation.read(path)
     differs = [
-        one.name.replace("_", "-") if one.name != "material" else "the model or the text"
+        one.name.replace("_", "-") if one.name != "material" else "the model, its tokenizer or the text"
         for one in fields(Asked)
         if getattr(there.asked, one.name) != getattr(result.asked, one.name)
     ]
