@@ -14,11 +14,13 @@ from transformers import ViTConfig
 
 import whorl
 from whorl.comparison.display import Silent
+from whorl.comparison.failing import TrialsFailed
 from whorl.comparison.orders import Order
 from whorl.comparison.planning import plan_trials
 from whorl.comparison.running import Runner, fingerprint
 from whorl.results.comparison import Comparison
 from whorl.testing import tiny_model
+from whorl.training import models
 from whorl.training.models import model_files
 from whorl.training.settings import Settings
 from whorl.training.trials import load_trial, read_result
@@ -107,6 +109,30 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
     assert after.weights != before.weights
     task = chosen.make_task()
     assert len({fingerprint(task, files) for files in (None, before, after)}) == 3
+
+
+def test_weights_that_change_while_a_comparison_runs_are_not_trained_as_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second trial began with the new weights, under the name of the old ones."""
+    path = checkpoint(tmp_path / "model")
+    make, built = models.build, []
+
+    def build(*args: Any, **how: Any) -> Any:
+        if built:
+            model = tiny_model("llama")
+            with torch.no_grad():
+                next(model.parameters()).add_(1)
+            model.save_pretrained(path)
+        built.append(1)
+        return make(*args, **how)
+
+    monkeypatch.setattr("whorl.comparison.running.build", build)
+    with pytest.raises(TrialsFailed) as failed:
+        whorl.compare(["nope", "alibi"], out=tmp_path / "out", model=str(path), quiet=True, **COPY, **SHORT)
+    (failure,) = failed.value.failures
+    assert failure.notation == "alibi"
+    assert "model holds other weights than when this comparison began" in failure.error
 
 
 def test_a_model_that_is_another_where_a_trial_is_to_be_run_is_refused(tmp_path: Path) -> None:

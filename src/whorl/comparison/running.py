@@ -36,7 +36,8 @@ from whorl.results.schema import parsed
 from whorl.results.trial import FinishedTrial, Machine, ModelFiles, Row
 from whorl.tasks.base import Evaluation, NothingLeft, Task
 from whorl.training.attention import for_evaluation
-from whorl.training.models import build
+from whorl.training.models import build, model_files
+from whorl.training.settings import Settings
 from whorl.training.trials import load_trial, read_result
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class Runner:
         if PartialState().is_main_process:
             task.save_tokenizer(folder / "tokenizer")
         model = build(settings, trial.encoding, trial.seed, task.vocab_size, task.eos_token_id, self.files)
+        self._check_weights(settings)
         recipe = settings.recipe(trial.seed)
         dataset = task.training_set(trial.seed, recipe.steps * recipe.batch_size)
         self._take_over_training(trial)
@@ -185,6 +187,17 @@ class Runner:
             versions=versions(*PACKAGES),
             model=self.files,
         ).write(folder / "result.json")
+
+    def _check_weights(self, settings: Settings) -> None:
+        """Raises ValueError where a model's path holds other weights by now than when the comparison began: what was
+        read just then may be those."""
+        if self.files is not None and self.files.weights is not None:
+            now = model_files(settings)
+            if now is None or now.weights != self.files.weights:
+                raise ValueError(
+                    f"{settings.model} holds other weights than when this comparison began; run the same command again "
+                    "once nothing writes there any more"
+                )
 
     def _take_over_training(self, trial: Planned) -> None:
         """The weights and the record of the trial that is trained alike, where it is over; the record last, without
