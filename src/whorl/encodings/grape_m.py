@@ -4,18 +4,19 @@ Position n acts on q and k as G(n) = exp(n sum_j omega_j L_j), L_j = a_j b_j^T -
 commute. For unit vectors a, b at right angles, exp(n omega L) is I + sin(n omega) L + (1 - cos(n omega)) L^2, a turn of
 their plane by n omega. As in the official code the planes are those of RoPE's pairs (any others at right angles to one
 another are these after a change of basis, which the projections of q and k learn), and omega is learned in each layer:
-omega_j = exp(16 w_j), started at RoPE's base^(-2j/d). (The 16 speeds up its learning.)
+omega_j = exp(16 w_j), started at RoPE's base^(-2j/d). (The 16 speeds up its learning.) What is kept is how far w_j has
+gone from there, which half precision rounds less.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from whorl.encodings.angles import AngleModule, angles_of, cos_sin_of, exact
+from whorl.encodings.angles import AngleModule, angles_of, cos_sin_of, exact, numbers
 from whorl.encodings.config import choices, of_host
 from whorl.encodings.effects import Effect, Score, Shape
 from whorl.encodings.rope import OfPairs
@@ -25,19 +26,33 @@ FASTER = 16.0  # the official code's factor of log frequencies
 
 
 class LearnedPlanes(AngleModule):
-    """The frequency of each plane, learned as its logarithm over 16: [heads or 1, pairs]."""
+    """The frequency of each plane, learned as its logarithm over 16, less that of RoPE: [heads or 1, pairs]."""
 
     causal = False
 
     def __init__(self, frequencies: tuple[float, ...], heads: int, layout: str) -> None:
         super().__init__(layout)
-        start = torch.tensor([math.log(f) / FASTER for f in frequencies])
-        self.log_frequency = nn.Parameter(start.repeat(heads, 1))
+        self.start = tuple(frequencies)  # numbers and no buffer, which model.to(bfloat16) would round
+        self.shift = nn.Parameter(torch.zeros(heads, len(frequencies)))
+
+    def frequencies(self) -> torch.Tensor:
+        """Radians per token, [heads or 1, pairs], float64."""
+        shift = exact(self.shift)
+        return numbers(self.start, shift) * (FASTER * shift).exp()
 
     def turning(
         self, positions: torch.Tensor, state: torch.Tensor | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return cos_sin_of(angles_of(positions, (FASTER * exact(self.log_frequency)).exp()), dtype)
+        return cos_sin_of(angles_of(positions, self.frequencies()), dtype)
+
+    def as_now(self, state: dict[str, Any], prefix: str) -> None:
+        """Earlier versions kept the whole logarithm, as `log_frequency`; changes the state in place."""
+        if (whole := state.pop(prefix + "log_frequency", None)) is not None:
+            state[prefix + "shift"] = (whole.double() - numbers(self.start, whole).log() / FASTER).to(whole.dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        self.as_now(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 @dataclass(frozen=True)

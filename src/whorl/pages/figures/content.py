@@ -93,7 +93,7 @@ def _learned(module: LearnedAngles, subject: Subject) -> Chart:
 
 @drawn.register
 def _planes(module: LearnedPlanes, subject: Subject) -> Chart:
-    start = (16 * module.log_frequency[0].detach()).exp()
+    start = module.frequencies()[0].detach()
     example = start * (0.4 * random(len(start), seed=1)).exp()
     return rotary.moved(subject, tuple(start.tolist()), example, "one set for each layer")
 
