@@ -318,3 +318,14 @@ def test_numbers_that_inference_asked_for_first_serve_training() -> None:
         model(TOKENS)
     model(TOKENS, labels=TOKENS).loss.backward()
     assert all(p.grad is not None for p in whorl.attached(model).parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["cope", "t5"])
+def test_parameters_that_were_offloaded_are_called_so(encoding: str) -> None:
+    """Of cope, on the meta device, PyTorch multiplied by memory that nobody had written: other logits at every call."""
+    from accelerate import cpu_offload
+
+    model = cpu_offload(whorl.attach(tiny_model("llama"), encoding).eval(), execution_device=torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"must be on q's device cpu, got \w+ on meta; attach after offloading"):
+        model(torch.arange(3, 30)[None])

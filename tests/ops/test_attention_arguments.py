@@ -26,8 +26,10 @@ BAD = {
     "key_positions must be on q's device cpu, got meta": {"key_positions": POSITIONS.to("meta")},
     "mask must be on q's device cpu, got meta": {"mask": MASK.to("meta")},
     "sinks must be on q's device cpu, got meta": {"sinks": torch.ones(4, device="meta")},
-    "biases must be on q's device cpu, got BucketBias on meta": {"biases": [m.to("meta") for m in modules("t5")]},
-    "biases must be on q's device cpu, got Sequential on meta": {
+    "what is learned must be on q's device cpu, got BucketBias on meta": {
+        "biases": [m.to("meta") for m in modules("t5")]
+    },
+    "what is learned must be on q's device cpu, got Sequential on meta": {
         "biases": [torch.nn.Sequential(torch.nn.Linear(1, 1, device="meta"))]
     },
     "query_positions must be int64 or int32, got float32": {"query_positions": POSITIONS.float()},
