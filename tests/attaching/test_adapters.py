@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import whorl
+from whorl.attaching.loading import configuration
 from whorl.evaluation.opening import opened
 from whorl.hosts import open_host
 from whorl.sources import source
@@ -110,4 +112,15 @@ def test_the_layers_of_an_adapters_base_are_not_streamed(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="cannot be streamed: it is an adapter"):
         source(str(tmp_path / "adapter")).model(stream_layers=True)
     with pytest.raises(ValueError, match=r"holds an adapter and no config.json; give the merged model"):
+        configuration(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_comparison_trains_no_model_with_an_adapter(beside: bool, tmp_path: Path) -> None:
+    """Beside its model stock code put it on, all else frozen: a trial trained a part, and could not be read again."""
+    adapted(tmp_path, lora())
+    if beside:
+        shutil.copytree(tmp_path / "base", tmp_path / "adapter", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="holds a PEFT adapter, and a comparison trains whole models; give the merged"):
         whorl.compare(["rope"], model=str(tmp_path / "adapter"), task="copy", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -393,6 +393,24 @@ def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: 
         assert str(whorl.encoding_of(whorl.load(tmp_path / "adapter2"))).startswith("t5")
 
 
+def test_parameters_that_were_trained_and_frozen_again_are_lost_too(tmp_path) -> None:
+    """An adapter of a model that is frozen for its use was saved without a word, and loaded with the base's."""
+    from peft import LoraConfig, get_peft_model
+
+    whorl.attach(tiny_model("llama"), "t5").save_pretrained(tmp_path / "base")
+    base = whorl.load(tmp_path / "base")
+    lora = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).to(torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lora.save_pretrained(tmp_path / "untrained")
+    with torch.no_grad():
+        next(whorl.attached(lora).parameters()).add_(1)
+    with pytest.warns(UserWarning, match=r"\['effects.0.weight'\] of t5 with this adapter, .*Save it whole"):
+        lora.save_pretrained(tmp_path / "trained")
+    with pytest.raises(ValueError, match="saved without the learned parameters effects.0.weight of t5"):
+        whorl.load(tmp_path / "trained")
+
+
 def test_an_encoding_is_trained_beside_adapters_and_no_copy_of_it_is(tmp_path) -> None:
     """PEFT's modules_to_save would train and save a copy that no layer goes by."""
     from peft import LoraConfig, get_peft_model

@@ -13,9 +13,12 @@ an adapter   PEFT asks for the state dict too, before it writes the adapter's co
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from typing import Any
+
+import torch
 
 from whorl.attaching.present import follow_layers
 from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
@@ -121,12 +124,26 @@ def unmark_adapters(model: Any) -> None:
 def _not_in_an_adapter(model: Any, attachment: Any) -> list[str]:
     """The encoding's learned parameters that an adapter's directory and its base's would not have between them.
 
-    A base that was read from a directory with its encoding has those there that are not trained since.
+    A base that was read from a directory with its encoding has those there that are not trained since: that are frozen,
+    and what they were then.
     """
     learned = dict(attachment.named_parameters())
     names = [str(getattr(m, "name_or_path", "")) for m in model.modules()] if learned else []
     in_base = any(names) and not any(NAMED in name for name in names)  # a name of a model attached to in memory says so
-    return [n for n, p in learned.items() if p.requires_grad or not in_base]
+    were = attachment.as_loaded
+    moved = [n for n, p in learned.items() if were.get(n) and digest_of(p) not in ("", were[n])]
+    return [n for n, p in learned.items() if p.requires_grad or not in_base or n in moved]
+
+
+@torch.no_grad()
+def digest_of(parameter: torch.Tensor) -> str:
+    """Of its numbers as bfloat16 has them, so that another dtype is no other parameter; nothing where they are
+    elsewhere (sharded, or on the meta device)."""
+    if parameter.is_meta or hasattr(parameter, "full_tensor"):
+        return ""
+    return hashlib.sha256(
+        parameter.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
 
 
 def _adapters(model: Any) -> list[Any]:

@@ -19,8 +19,9 @@ import torch
 from whorl.attaching import adapters, timm_folders
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach
+from whorl.attaching.keeping import digest_of
 from whorl.attaching.reading import encoding_of, same_rotations
-from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
+from whorl.attaching.records import ADAPTER, CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import attached
 from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
@@ -35,7 +36,7 @@ from whorl.hub import check_on_hub
 
 log = logging.getLogger(__name__)
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONFIG = "config.json"
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
 LONG = 400  # characters of what stock code says
@@ -421,6 +422,7 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
     if misshapen:
         raise ValueError(f"the weights in {where} are of another shape than {attachment.encoding}'s: {few(misshapen)}")
     attachment.load_state_dict(held)
+    attachment.as_loaded = {name: digest_of(x) for name, x in attachment.named_parameters()}
 
 
 def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:

@@ -93,6 +93,7 @@ class Attachment(nn.Module):
         self.kept_as: tuple[str, str, int] | None = None  # a learned table, by its name here, that stock terms keep as
         # the host's own, by its name in the base, after so many rows
         self.layers = 0  # how many attend, as it was attached
+        self.as_loaded: dict[str, str] = {}  # a digest of each learned parameter as a directory had it, by name
         self.hooks: list[RemovableHandle] = []  # on other modules, until this is taken off again
         self.register_state_dict_post_hook(_left_out)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
+from whorl.attaching.records import ADAPTER
 from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, Layers, parse
 from whorl.encodings.config import Known, format_value
@@ -172,8 +173,8 @@ def _id(encoding: Encoding, tested: Encoding | None, seed: int, settings: Settin
 
 
 def check_model(model: str) -> None:
-    """Refuses a model that is neither a preset nor a path that is there, and a GGUF file that is not whole. Hub names
-    have exactly one slash."""
+    """Refuses a model that is neither a preset nor a path that is there, a GGUF file that is not whole, and a folder
+    with an adapter, which stock code would put on the model. Hub names have exactly one slash."""
     if model in MODELS:
         return
     if (file := gguf_at(model)) is not None:
@@ -182,4 +183,9 @@ def check_model(model: str) -> None:
         raise ValueError(
             f"model {model!r} is neither {', '.join(MODELS)} nor a path that is there; "
             "give a preset, a Hugging Face config.json, a model directory or a .gguf file"
+        )
+    elif (Path(model) / ADAPTER).exists():
+        raise ValueError(
+            f"{model} holds a PEFT adapter, and a comparison trains whole models; give the merged one "
+            "(model.merge_and_unload().save_pretrained(directory)), or a folder without the adapter"
         )

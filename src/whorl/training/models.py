@@ -80,6 +80,11 @@ def build_model(
         file = gguf_at(settings.model)
         if file is None:
             model = from_pretrained(auto, settings.model, dtype=torch.float32)
+            if getattr(model, "peft_config", None) is not None:  # which a folder may hold beside the model
+                raise ValueError(
+                    f"{settings.model} holds a PEFT adapter beside the model, which would be put on it, and all else "
+                    "frozen; give a folder without it, or the merged model (model.merge_and_unload())"
+                )
         else:
             model, _ = open_gguf(file)  # an encoding of its own is replaced by the trial's
         check_weights(model, settings.model)
