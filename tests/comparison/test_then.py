@@ -148,6 +148,15 @@ def test_on_a_model_with_weights_what_both_leave_unset_is_the_models(asked: str,
         planned(["rope then rope"], settings)
 
 
+def test_on_a_model_whose_layers_turn_in_two_ways_both_are_its_own(tmp_path: Path) -> None:
+    tiny_model("gemma3_text").save_pretrained(tmp_path)
+    settings = Settings(model=str(tmp_path), precision="fp32", train_length=32).resolve()
+    (trial,) = planned(["rope then rope~linear:factor=2"], settings)
+    (alone,) = planned(["rope~linear:factor=2"], settings)
+    assert trial.tested == alone.encoding
+    assert len(set(trial.tested.rules)) == 2, "each layer type has its base"
+
+
 def test_the_command_reads_with_the_base_that_was_trained(text: Path, tmp_path: Path) -> None:
     """It read with 10,000, and what was tested was a function that nothing called."""
     asked = "rope:base=500 then rope~linear:factor=2"
