@@ -86,6 +86,10 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "rope+window:size=32/nope+ssmax",
     "rope+window:size=32/nope+log-n",
     "rope+window:size=32/stick-breaking",
+    "fox/nope",
+    "fox/kerple",
+    "fox/stick-breaking",
+    "rope/nope",
 )
 
 OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 6_451_200}  # 5,600 steps
