@@ -47,6 +47,8 @@ def test_an_hf_export_is_a_stock_directory(family: str, encoding: str | None, tm
     assert attached(stock) is None
     assert max_error(stock(TOKENS).logits, logits) < budget
     assert (done.path / "tokenizer.json").exists()
+    rows = model.get_input_embeddings().weight.shape[0]
+    assert done.tokenizer.endswith(f", which has the token id 299, and the model {rows} embeddings")
     assert names(tmp_path)[0] == "out"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"], "nothing beside it"
 

@@ -61,7 +61,12 @@ class HF(Runtime):
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         encoding = "the model's own" if attached(model) is None else str(encoding_of(model))
-        told = "none given" if tokenizer is None else type(tokenizer).__name__
+        told = "none given"
+        if tokenizer is not None:
+            told, largest = type(tokenizer).__name__, max(tokenizer.get_vocab().values())
+            rows = model.get_input_embeddings().weight.shape[0]
+            if largest >= rows:
+                told += f", which has the token id {largest}, and the model {rows} embeddings"
         dropped = ", ".join(KINDS[kind] for kind in _dropped(folder))
         return Written(folder, encoding, told, CAVEAT.format(dropped) if dropped else "")
 
