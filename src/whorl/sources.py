@@ -211,7 +211,8 @@ def _source(name: str, of: str) -> Source:
     check_on_hub(name)
     if (found := read_by(name)) != of:
         raise ValueError(_reads_others(path, found, of))
-    return Source(name, None, None, reads=(name, *_base_of_adapter(path)), extended_from=_extended_from(path))
+    reads = (name, *_base_of_adapter(path))
+    return Source(name, None, None, reads=reads, extended_from=_extended_from(path) or _extended_from(Path(reads[-1])))
 
 
 def _read_in(settings: Settings) -> str:

@@ -14,6 +14,7 @@ import whorl
 from whorl.attaching.loading import configuration
 from whorl.evaluation.opening import opened
 from whorl.hosts import open_host
+from whorl.results.extension import EXTENSION, Extension, Method
 from whorl.sources import source
 from whorl.testing import tiny_model
 
@@ -105,6 +106,19 @@ def test_an_adapter_below_a_folder_finds_its_base_where_that_is(tmp_path: Path) 
     (tmp_path / "adapter").rename(tmp_path / "many" / "second")
     loaded = whorl.load(tmp_path / "many", subfolder="second", revision="main").eval()
     torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)
+
+
+def test_an_adapter_on_a_model_that_was_extended_knows_the_length_before(tmp_path: Path) -> None:
+    adapted(tmp_path, lora())
+    found = source(str(tmp_path / "adapter"))
+    assert found.extended_from is None
+    tried = (Method("yarn", "rope~yarn:factor=2,original=32", 3.0, 3.0, True),)
+    how = {"layers_as_they_were": (), "tried": tried, "loads": "stock transformers"}
+    Extension("base", 32, 64, "stdlib", (2, 64), "yarn", "rope~yarn:factor=2,original=32", **how).write(
+        tmp_path / "base" / EXTENSION
+    )
+    found = source(str(tmp_path / "adapter"))
+    assert (found.extended_from, found.tells_length) == (32, EXTENSION)
 
 
 def test_the_layers_of_an_adapters_base_are_not_streamed(tmp_path: Path) -> None:
