@@ -211,8 +211,9 @@ def _source(name: str, of: str) -> Source:
     check_on_hub(name)
     if (found := read_by(name)) != of:
         raise ValueError(_reads_others(path, found, of))
-    reads = (name, *_base_of_adapter(path))
-    return Source(name, None, None, reads=reads, extended_from=_extended_from(path) or _extended_from(Path(reads[-1])))
+    bases = _base_of_adapter(path)
+    extended_from = next((length for one in (path, *map(Path, bases)) if (length := _extended_from(one))), None)
+    return Source(name, None, None, reads=(name, *bases), extended_from=extended_from)
 
 
 def _read_in(settings: Settings) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import whorl
 from whorl.attaching import seams_of
 from whorl.attaching.filling import filled, what_was_filled
-from whorl.encodings import from_dict
+from whorl.encodings import from_dict, parse
 from whorl.hosts import open_host
 from whorl.testing import logits_and_budget, tiny_model
 
@@ -152,6 +152,37 @@ def test_the_stock_config_speaks_whatever_is_attached() -> None:
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "wanted", "told"),
+    [
+        (
+            "rope:base=500+fox",
+            "hope",
+            "hope:train_length=64,base=500",
+            "base 500 of the encoding that it was trained with",
+        ),
+        (
+            "partial-rope:fraction=0.5,base=500",
+            "rope",
+            "rope:base=500,fraction=0.5",
+            "base 500 and fraction 0.5 of the",
+        ),
+        (
+            "rope:base=500~yarn:factor=2,original=32/nope",
+            "rope",
+            "rope:base=500/rope:base=10000",
+            "base 500 of the encoding",
+        ),
+        ("alibi", "rope", "rope:base=10000", "base 10,000 from the model's config"),
+    ],
+)
+def test_what_it_was_trained_with_comes_before_its_config(own: str, asked: str, wanted: str, told: str) -> None:
+    host, parsed = open_host(tiny_model("llama", max_position_embeddings=64)), parse(asked)
+    given = filled(host, parsed, trained_with=parse(own))
+    assert str(given) == wanted
+    assert told in what_was_filled(host, parsed, given, trained_with=parse(own))
 
 
 def test_what_was_filled_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import whorl
 from tests.evaluation import VOCABULARY
@@ -169,6 +170,19 @@ def test_numbers_of_an_earlier_definition_are_not_gone_on_with(model: Path, text
     (out / "results.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match="the definition of loss differ"):
         whorl.evaluate(model, text=text, out=out, probes=["loss"], **SMALL)
+
+
+def test_the_base_is_that_of_the_weights_and_not_of_the_stock_config(text: Path, tmp_path: Path) -> None:
+    """Of a trial of another base every pair was moved."""
+    trained = whorl.attach(tiny_model("llama", vocab_size=VOCABULARY, max_position_embeddings=96), "rope:base=500+fox")
+    trained.save_pretrained(tmp_path / "model")
+    train_tokenizer(read_documents(str(text))[:1], VOCABULARY).save_pretrained(tmp_path / "model")
+    how = {**SMALL, "probes": ["loss"], "text": text}
+    found = whorl.evaluate(tmp_path / "model", encoding="hope", out=tmp_path / "hope", **how)
+    assert found.encoding == "hope:train_length=96,base=500"
+    with torch.enable_grad():
+        done = whorl.convert(tmp_path / "model", "hope", heal=64, batch_size=1, text=text, out=tmp_path / "converted")
+    assert done.to == "hope:train_length=96,base=500"
 
 
 def test_another_encoding_is_attached_and_said(model: Path, text: Path, tmp_path: Path) -> None:

@@ -29,13 +29,16 @@ WORDS = {
 }
 
 
-def filled(host: Host, encoding: Encoding, train_length: int | None = None) -> Encoding:
+def filled(
+    host: Host, encoding: Encoding, train_length: int | None = None, trained_with: Encoding | None = None
+) -> Encoding:
     """The same encoding with its unset arguments as this host's config says them, or else at the registry's defaults.
 
-    train_length: tokens, in place of the config's. Raises ValueError for an encoding that adds to the embedding and
-    would have to differ by layer.
+    train_length: tokens, in place of the config's. trained_with: the encoding that the weights were trained with, whose
+    base and turning share come before those of the config. Raises ValueError for an encoding that adds to the embedding
+    and would have to differ by layer.
     """
-    said = _said(host, train_length)
+    said = _said(host, train_length, trained_with)
     if isinstance(encoding, Layers):
         return _filled_by_rule(host, encoding, said)
     turning = [i for i, turns in enumerate(host.turns) if turns]
@@ -60,19 +63,26 @@ def completed(host: Host, encoding: Encoding) -> Encoding:
     return encoding.with_defaults().filled(Known(fraction=1.0 if partial else None))
 
 
-def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: int | None = None) -> str:
+def what_was_filled(
+    host: Host,
+    asked: Encoding,
+    given: Encoding,
+    train_length: int | None = None,
+    trained_with: Encoding | None = None,
+) -> str:
     """In words, which arguments of `asked` were filled to make `given`, and from where; empty where none were.
 
     >>> what_was_filled(host, parse("hope"), filled(host, parse("hope")))
     "hope: train length 8,192 and base 500,000 from the model's config"
     """
-    said, stated = _said(host, train_length), _said(host)
+    said, stated = _said(host, train_length, trained_with), _said(host)
+    own = _said(host, trained_with=trained_with)
     found: dict[str, dict[str, dict[str, dict[str, list[str]]]]] = {}  # by name, source, argument, value: layer types
     dropped: dict[str, None] = {}
     turned: dict[str, None] = {}
     for index, layer_type in enumerate(host.layer_types):
         for before, after in zip(*(_parts(e.for_layer(index, layer_type)) for e in (asked, given)), strict=False):
-            for argument, value, source in _filled(before, after, said[index], stated[index]):
+            for argument, value, source in _filled(before, after, said[index], stated[index], own[index]):
                 values = found.setdefault(before.name, {}).setdefault(source, {}).setdefault(argument, {})
                 types = values.setdefault(value, [])
                 if layer_type not in types:
@@ -96,18 +106,30 @@ def what_was_filled(host: Host, asked: Encoding, given: Encoding, train_length: 
 
 
 STATED, DEFAULT = "from the model's config", "by default, since the model's config states none"
-OF_RUN, OF_SCALED = "of this run", "as what it scales"
+OF_RUN, OF_SCALED, OF_OWN = "of this run", "as what it scales", "of the encoding that it was trained with"
 
 
-def _said(host: Host, train_length: int | None = None) -> list[Known]:
-    """What each layer's config says, asked once for layers that are alike, and how many there are."""
+def _said(host: Host, train_length: int | None = None, trained_with: Encoding | None = None) -> list[Known]:
+    """What each layer's config says, asked once for layers that are alike, and how many there are; of the encoding that
+    it was trained with, where one is given, the base and the share that turns."""
     kinds: dict[Any, Known] = {}
     layers = len(host.shapes)
     for index, kind in enumerate(zip(host.layer_types, host.shapes, strict=True)):
         if kind not in kinds:
             kinds[kind] = replace(host.says(index), layers=layers, third=layers // 3)
     said = [kinds[kind] for kind in zip(host.layer_types, host.shapes, strict=True)]
+    if trained_with is not None:
+        rules = [trained_with.for_layer(i, t) for i, t in enumerate(host.layer_types)]
+        said = [_as_trained(known, rule) for known, rule in zip(said, rules, strict=True)]
     return said if train_length is None else [replace(one, train_length=train_length) for one in said]
+
+
+def _as_trained(known: Known, rule: Encoding) -> Known:
+    """What is known of a layer that was trained with this encoding."""
+    terms = [term.inner if isinstance(term, Scaled) else term for term in rule.terms]
+    told = [{name: getattr(term, name, None) for name in ("base", "fraction")} for term in terms]
+    found = {name: value for one in told for name, value in one.items() if value is not None}
+    return replace(known, **found, **({"part": found["fraction"]} if "fraction" in found else {}))
 
 
 def _filled_by_rule(host: Host, encoding: Layers, said: list[Known]) -> Encoding:
@@ -141,7 +163,7 @@ def _parts(encoding: Encoding) -> list[Any]:
     return [encoding.inner, *encoding.scalings] if isinstance(encoding, Scaled) else [encoding]
 
 
-def _filled(before: Any, after: Any, said: Known, stated: Known) -> Iterator[tuple[str, str, str]]:
+def _filled(before: Any, after: Any, said: Known, stated: Known, own: Known) -> Iterator[tuple[str, str, str]]:
     """(argument, value, source) of every argument that is unset before and set after."""
     if type(before) is not type(after):
         return
@@ -151,7 +173,8 @@ def _filled(before: Any, after: Any, said: Known, stated: Known) -> Iterator[tup
             continue
         at, told = known_as(field, said), known_as(field, stated)
         otherwise = OF_SCALED if isinstance(before, Scaling) else DEFAULT
-        source = STATED if value == told else OF_RUN if value == at else otherwise
+        of_own = OF_OWN if value == known_as(field, own) else OF_RUN
+        source = STATED if value == told else of_own if value == at else otherwise
         yield field.name, _shown(value), source
 
 

@@ -15,7 +15,7 @@ from whorl.attaching.reading import encoding_of
 from whorl.checking import check_numbers, check_path
 from whorl.conversion import extending, recipes, resuming
 from whorl.conversion.extending import Tried
-from whorl.data.corpus import check_path_of_text, read_documents
+from whorl.data.corpus import SOURCES, check_path_of_text, read_documents
 from whorl.data.losses import entropy_of_counts
 from whorl.encodings import Encoding
 from whorl.extras import require
@@ -76,7 +76,7 @@ def extend(
     require("extend", "reports", *(["compare"] if tune else []), *(["peft"] if lora else []))
     if method != "auto":
         extending.check_method(method)
-    name, out, found, reads = _from_and_to(name, out, text, tokenizer, force)
+    name, out, text, found, reads = _from_and_to(name, out, text, tokenizer, force)
     model, reader = found.whole(say), found.tokenizer()
     limit = trained_length(found, model, train_length)
     if train_length is None:
@@ -166,9 +166,9 @@ def extend(
 
 
 def _from_and_to(
-    name: Any, out: Any, text: str | None, tokenizer: str | None, force: bool
-) -> tuple[str, Path, Source, list[str | None]]:
-    """The name and the folder, what the name is of, and all that will be read.
+    name: Any, out: Any, text: Any, tokenizer: str | None, force: bool
+) -> tuple[str, Path, str | None, Source, list[str | None]]:
+    """The name, the folder and the text, what the name is of, and all that will be read.
 
     Raises ValueError for what is no name of a model, of a text or of a folder, and for a folder that may not be
     written.
@@ -176,12 +176,12 @@ def _from_and_to(
     name = check_path("the model", name, "a directory, a .gguf file, a hub name or a trial's folder")
     out = Path(check_path("out", out))
     if text is not None:
-        check_path_of_text(text)
+        check_path_of_text(text := check_path("text", text, SOURCES))
     found = source(name, tokenizer=tokenizer)
     reads = [*found.reads, text or found.text]
     resuming.clear(out)
     outputs.check_replaces(out, force, reads)
-    return name, out, found, reads
+    return name, out, text, found, reads
 
 
 def _follows_from(model: Any, task: Any, healing: Any) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def convert(
             f"a swap to {chosen.to} is healed by training; give --heal (in Python heal=), the tokens of it: 5000000 "
             "would be a first try"
         )
-    name, out, found, reads = _from_and_to(name, out, text, tokenizer, force)
+    name, out, text, found, reads = _from_and_to(name, out, text, tokenizer, force)
     if by_paper:
         say(
             f"no --heal was given: {to} heals with its paper's {heal:,} tokens, which is work for many GPUs; "

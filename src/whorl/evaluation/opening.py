@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whorl import finite
-from whorl.attaching import attach
+from whorl.attaching import attach, attached
 from whorl.attaching.filling import filled, what_was_filled
 from whorl.attaching.reading import told
 from whorl.encodings import Encoding
@@ -49,7 +49,8 @@ def opened(found: Source, encoding: Encoding | None, train_length: int | None = 
     length = found.length(model, train_length)
     if encoding is None:
         return Opened(host, length, None, "")
-    before, given = told(host.model), filled(host, encoding, length)
-    words = what_was_filled(host, encoding, given, length)
+    own = None if (found_on := attached(host.model)) is None else found_on.encoding
+    before, given = told(host.model), filled(host, encoding, length, own)
+    words = what_was_filled(host, encoding, given, length, own)
     attach(host.model, given)
     return Opened(host, length, before, words)
