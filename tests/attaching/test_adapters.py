@@ -83,18 +83,22 @@ def test_ends_that_are_not_tied_are_merged(tmp_path: Path) -> None:
     torch.testing.assert_close(whole(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
-def test_a_learned_prompt_is_not_read_as_the_model_without_it(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "aLoRA"])
+def test_what_is_in_the_wrapper_alone_is_not_read_as_the_model_without_it(kind: str, tmp_path: Path) -> None:
     """Every measuring command read the base, and gave its numbers for the adapted model's."""
     import peft
 
-    model = adapted(tmp_path, getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    if kind == "aLoRA":
+        model, why = adapted(tmp_path, lora(alora_invocation_tokens=[5, 6])), "that is on after certain tokens alone"
+    else:
+        config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4)
+        model, why = adapted(tmp_path, config), r"puts a learned prompt before each text, .* give its base"
     loaded = whorl.load(tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)
     for read in (open_host, whorl.doctor, lambda one: whorl.inspect(one, IDS)):
-        with pytest.raises(ValueError, match=r"puts a learned prompt before each text, .* give its base"):
+        with pytest.raises(ValueError, match=why):
             read(loaded)
-    with pytest.raises(ValueError, match="puts a learned prompt"):
+    with pytest.raises(ValueError, match=why):
         opened(source(str(tmp_path / "adapter")), None)
 
 

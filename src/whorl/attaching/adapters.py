@@ -123,12 +123,10 @@ def merged(model: Any, name: str) -> Any:
 
     Raises ValueError where that would be another model than the adapted one, or PEFT cannot.
     """
-    instead = (
-        "give a model without adapters (of those like LoRA's: model.merge_and_unload().save_pretrained(directory))"
-    )
     if not hasattr(model, "merge_and_unload"):
         raise ValueError(
-            f"{name} has PEFT adapters that are no part of its weights and cannot be merged into them here; {instead}"
+            f"{name} has PEFT adapters that are no part of its weights and cannot be merged into them here; give a "
+            "model without them (of adapters like LoRA's: model.merge_and_unload().save_pretrained(directory))"
         )
     if twice := _shared_and_adapted(model):
         raise ValueError(

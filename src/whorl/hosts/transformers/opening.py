@@ -44,18 +44,24 @@ def unwrapped(model: Any) -> Any:
 
 
 def refuse_prompts(model: Any) -> None:
-    """Raises ValueError for one of PEFT's models with a learned prompt, which stands in the wrapper alone: what reads
-    the model inside reads another one."""
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+    """Raises ValueError for one of PEFT's models of which a part is in the wrapper alone, a learned prompt or tokens
+    that turn it on (aLoRA): what reads the model inside reads another one."""
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
         raise ValueError(
             f"this {type(model).__name__} puts a learned prompt before each text, which takes positions of its own, "
-            f"and whorl reads models without one; give its base ({type(model.active_peft_config).__name__})"
+            f"and whorl reads models without one; give its base ({type(config).__name__})"
+        )
+    if getattr(config, "alora_invocation_tokens", None):
+        raise ValueError(
+            f"this {type(model).__name__} has an adapter that is on after certain tokens alone (aLoRA), and whorl "
+            "reads models that are the same throughout; give its base"
         )
 
 
 def open_host(model: Any) -> OpenHost:
     """A model's host; an `OpenHost` is given back as it is. Raises ValueError for a model without a known seam, and for
-    one with a learned prompt, of which the host would be the model without."""
+    one with a part in PEFT's wrapper alone (`refuse_prompts`)."""
     if isinstance(model, OpenHost):
         return model
     refuse_prompts(model)
