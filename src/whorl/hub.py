@@ -13,7 +13,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SECONDS = 10  # to connect, and for an answer
-FILES = ("config.json", "adapter_config.json")
+CONFIG, ADAPTER = "config.json", "adapter_config.json"  # of a model, and of one of PEFT's adapters
+FILES = (CONFIG, ADAPTER)
 
 
 def check_on_hub(

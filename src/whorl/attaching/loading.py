@@ -21,7 +21,7 @@ from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach
 from whorl.attaching.keeping import digest_of
 from whorl.attaching.reading import encoding_of, same_rotations
-from whorl.attaching.records import ADAPTER, CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
+from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
 from whorl.attaching.saving import is_ours
 from whorl.attaching.seams import attached
 from whorl.attaching.weights import refuse_incomplete, refuse_misshapen
@@ -32,11 +32,10 @@ from whorl.gguf_files.opening import config_and_encoding, open_gguf
 from whorl.hosts import host_of, name_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
-from whorl.hub import check_on_hub
+from whorl.hub import ADAPTER, CONFIG, check_on_hub
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.json"
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
 LONG = 400  # characters of what stock code says

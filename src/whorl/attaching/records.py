@@ -12,7 +12,6 @@ from whorl.encodings import Encoding, from_dict
 from whorl.files import write_atomically
 from whorl.hosts.transformers import compat
 
-ADAPTER = "adapter_config.json"  # of PEFT: a folder with it holds an adapter
 CONFIG_KEY = "whorl"  # where a saved config keeps the encoding
 ENTRY = "_extra_state"  # torch's name for it in a state dict
 NAMED = " with the positional encoding whorl:"  # in model.name_or_path, which PEFT records in its adapters

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
-from whorl.attaching.records import ADAPTER
 from whorl.checking import check_list, check_numbers
 from whorl.encodings import Encoding, Layers, parse
 from whorl.encodings.config import Known, format_value
 from whorl.encodings.scaled import Scaled
 from whorl.gguf_files.header import gguf_at, read_header
+from whorl.hub import ADAPTER
 from whorl.training.settings import MODELS, Settings
 
 THEN = " then "
