@@ -144,6 +144,19 @@ def test_less_of_the_same_is_told_by_its_place_alone(tmp_path: Path) -> None:
     assert "(also in [0001-few]" in many
 
 
+def test_seeds_are_those_of_the_encoding_and_not_of_the_study(tmp_path: Path) -> None:
+    """Values of one seed were told as those of as many as another encoding beside it had."""
+    at = {"train_length": 64, "lengths": [64, 128]}
+    trials = {"kerple": [shares(0.9, 0.5, unit=64)], "rope": [shares(0.9, 0.5, unit=64)] * 2}
+    comparison(tmp_path / "0001-text", trials, "recall", **at)
+    (line,) = measured.told("kerple", measured.comparisons(tmp_path), tmp_path)
+    assert "64 tokens (1 seed), " in line
+    assert "(`rope` (2 seeds) 90.0 %, 50.0 %)" in line
+    (line,) = measured.told("rope", measured.comparisons(tmp_path), tmp_path)
+    assert "64 tokens (2 seeds), " in line
+    assert ": `rope` 90.0 %, 50.0 % [" in line
+
+
 def test_what_is_read_under_another_encoding_than_it_was_trained_with_is_of_neither(tmp_path: Path) -> None:
     trials = {name: [shares(0.9, 0.5, unit=64)] for name in ("rope", "rope then rope~yarn:factor=4")}
     comparison(tmp_path / "0001-text", trials, "recall", train_length=64, lengths=[64, 128])

@@ -56,11 +56,12 @@ def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> 
         own = [e for e in own if ":" not in e.name] or own  # at other arguments only where there is nothing else
         beside = [e for e in comparison.encodings if e.name in BESIDE and e not in own]
         lengths = _told(own, comparison)
-        rows = "; ".join(_row(e, comparison, lengths) for e in own)
-        others = "".join(f" ({_row(e, comparison, lengths)})" for e in beside)
+        seeds = max(len(e.trials) for e in own)
+        rows = "; ".join(_row(e, comparison, lengths, seeds) for e in own)
+        others = "".join(f" ({_row(e, comparison, lengths, seeds)})" for e in beside)
         study, task = folder.relative_to(experiments).as_posix(), comparison.config.task
         page = "report.md" if (folder / "report.md").exists() else "README.md"
-        trained, seeds = f"{comparison.train_length:,} {comparison.unit}", len(comparison.seeds)
+        trained = f"{comparison.train_length:,} {comparison.unit}"
         words = (
             f"{TASK.get(task, task)}, trained at {trained} ({seeds} seed{'s' * (seeds > 1)}), "
             f"{_metric(comparison).label} at {', '.join(f'{n:,}' for n in lengths)}: {rows}{others}"
@@ -128,9 +129,12 @@ def _has(encodings: list[Encoding], comparison: Comparison, length: int) -> bool
     return any(cell is not None and cell.mean is not None for cell in cells)
 
 
-def _row(encoding: Encoding, comparison: Comparison, lengths: list[int]) -> str:
+def _row(encoding: Encoding, comparison: Comparison, lengths: list[int], seeds: int) -> str:
+    """seeds: as many as are told of all, where it has no others."""
     cells = (encoding.cell(_metric(comparison), length) for length in lengths)
-    return f"`{encoding.name}` {', '.join(_shown(cell, _metric(comparison)) for cell in cells)}"
+    own = len(encoding.trials)
+    other = "" if own == seeds else f" ({own} seed{'s' * (own > 1)})"
+    return f"`{encoding.name}`{other} {', '.join(_shown(cell, _metric(comparison)) for cell in cells)}"
 
 
 def _shown(cell: Cell | None, metric: Metric) -> str:
