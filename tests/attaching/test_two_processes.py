@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def by_torchrun(*module: str) -> None:
-    """Runs a module in two processes, which find each other at a free port."""
+    """Runs a module in two processes, which find each other at a free port.
+
+    Once more where one was aborted: gloo has done so in the middle of a collective, in one of a dozen runs.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *module]
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for again in (True, False):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        if not (again and "(SIGABRT)" in done.stderr):
+            break
+        warnings.warn(f"aborted, and run once more: {done.stderr[:2000]}", stacklevel=2)
+    assert done.returncode == 0, f"{done.stderr[:2000]} ... {done.stderr[-4000:]}"
 
 
 @pytest.fixture(scope="module")
