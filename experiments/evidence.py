@@ -25,7 +25,8 @@ from whorl.results.differences import Difference, difference, half_width
 from whorl.results.over_seeds import Encoding, Metric
 
 LANGUAGE = tuple(
-    f"{study}/language" for study in ("0009-extrapolation", "0010-awareness", "0011-p-rope-table", "0013-content")
+    f"{study}/language"
+    for study in ("0009-extrapolation", "0010-awareness", "0011-p-rope-table", "0013-content", "0018-gains")
 )
 """Comparisons of one task, one text and one budget. They share trials, so any of them may have what is asked for."""
 
