@@ -17,7 +17,7 @@ from whorl.attaching.weights import refuse_incomplete
 from whorl.checking import few
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
-from whorl.hosts import host_of
+from whorl.hosts import host_of, tokens_of
 from whorl.hosts.transformers import compat
 from whorl.numerics import allowance, max_error
 
@@ -134,7 +134,7 @@ def merged(model: Any, name: str) -> Any:
             "would change both, and be another model; train it on a base that does not share them "
             "(tie_word_embeddings=False)"
         )
-    ids = torch.arange(SOME)[None].to(model.device) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(SOME)[None].to(model.device) % tokens_of(model)
     training = model.training
     model.eval()
     before = model(ids)[0]

@@ -16,7 +16,7 @@ from whorl import finite
 from whorl.checking import check_ids
 from whorl.data.losses import token_losses
 from whorl.data.needle import prompt
-from whorl.hosts import open_host
+from whorl.hosts import open_host, tokens_of
 from whorl.results.extension import Needle
 from whorl.watching import Attended, watching
 
@@ -26,7 +26,7 @@ TRIALS = 8
 
 def check(model: Any, tokenizer: Any, filler: Sequence[int], lengths: Sequence[int], trials: int = TRIALS) -> None:
     """Raises ValueError for what `retrieval` cannot ask: a length that is too short, tokens that the model lacks."""
-    vocabulary = open_host(model).model.get_input_embeddings().weight.shape[0]
+    vocabulary = tokens_of(open_host(model).model)
     for length in lengths:
         for trial in range(trials):
             ids, _ = prompt(tokenizer, filler, length, DEPTHS[0], trial)

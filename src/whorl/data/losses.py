@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from whorl.checking import check_ids
+from whorl.hosts import tokens_of
 
 CHUNK = 1024  # tokens whose logits are held in float32 at once
 LOGITS = 2**28  # at most so many at once in an evaluation: 1 GiB of float32
@@ -65,8 +66,7 @@ def logits_at(model: torch.nn.Module, ids: torch.Tensor, places: torch.Tensor) -
 
     Only these go through the head, where the model can be asked for them. Raises ValueError for ids that it has not.
     """
-    embeddings: Any = model.get_input_embeddings
-    check_ids("the sequences", ids, embeddings().weight.shape[0])
+    check_ids("the sequences", ids, tokens_of(model))
     options: dict[str, Any] = {"use_cache": False}
     with evaluating(model) as device:
         if "logits_to_keep" in inspect.signature(model.forward).parameters:

@@ -22,7 +22,7 @@ from whorl.evaluation.base import Material, Measured, Probe
 from whorl.evaluation.opening import opened
 from whorl.evaluation.probes import PROBES, check_names, get
 from whorl.extras import require
-from whorl.hosts import OpenHost
+from whorl.hosts import OpenHost, tokens_of
 from whorl.hosts.transformers.messages import without_progress_bars
 from whorl.locking import alone
 from whorl.provenance import machine, versions
@@ -101,7 +101,7 @@ def evaluate(
     )  # fmt: skip
     heldout = found.holds_out(chosen, documents)
     ids = text_windows(chosen, documents, reader, max(reached), windows, heldout, seed)
-    check_ids("the windows of the text", ids, subject.host.model.get_input_embeddings().weight.shape[0])
+    check_ids("the windows of the text", ids, tokens_of(subject.host.model))
     material = Material(reader, ids, sequences, tail, seed)
     asking = {one: get(one)(material) for one in names}
     result = Evaluation(

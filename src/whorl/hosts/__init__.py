@@ -11,7 +11,7 @@ from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, Family
 from whorl.hosts.transformers.host import OpenHost
 from whorl.hosts.transformers.opening import KNOWN, open_host, refuse_prompts, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
-from whorl.hosts.transformers.sizes import head_dim_of, text_config
+from whorl.hosts.transformers.sizes import head_dim_of, text_config, tokens_of
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "settings_of",
     "stock_spectrum",
     "text_config",
+    "tokens_of",
     "trained_length",
     "turns_latent_keys",
     "unwrapped",

@@ -15,7 +15,7 @@ from whorl import finite
 from whorl.attaching import seams_of
 from whorl.checking import check_ids, check_numbers, shown
 from whorl.encodings.spectrum import wavelength
-from whorl.hosts import OpenHost, open_host
+from whorl.hosts import OpenHost, open_host, tokens_of
 from whorl.inspection import analysis, planning
 from whorl.inspection.ablation import ablate as run_ablation
 from whorl.inspection.ablation import cuts
@@ -198,7 +198,7 @@ def check_inputs(inputs: Any, model: Any) -> None:
         )
     if inputs.shape[1] < SHORTEST:
         raise ValueError(f"windows of {inputs.shape[1]} tokens are too short to see distances in; give {SHORTEST}")
-    check_ids("inputs", inputs, model.get_input_embeddings().weight.shape[0])
+    check_ids("inputs", inputs, tokens_of(model))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from whorl.attaching import attach, attached
 from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
 from whorl.attaching.saving import save_for_all
 from whorl.attaching.stock import stock_form
-from whorl.hosts import open_host
+from whorl.hosts import open_host, tokens_of
 from whorl.hosts.transformers.rope_settings import by_layer_type
 from whorl.numerics import allowance, in_float64, max_error, too_large_to_copy
 from whorl.runtimes.base import Check, Runtime, Written
@@ -64,7 +64,7 @@ class HF(Runtime):
         told = "none given"
         if tokenizer is not None:
             told, largest = type(tokenizer).__name__, max(tokenizer.get_vocab().values())
-            rows = model.get_input_embeddings().weight.shape[0]
+            rows = tokens_of(model)
             if largest >= rows:
                 told += f", which has the token id {largest}, and the model {rows} embeddings"
         dropped = ", ".join(KINDS[kind] for kind in _dropped(folder))

@@ -17,6 +17,7 @@ from whorl.hosts.transformers import compat, stating, stock_form
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import Family
 from whorl.hosts.transformers.rotary_module import stock_spectrum
+from whorl.hosts.transformers.sizes import tokens_of
 
 
 def _layer(attention: Any) -> int:
@@ -167,7 +168,7 @@ class OpenHost(Host):
         model = self.model
         if next(model.parameters()).device.type == "meta":
             return None
-        vocabulary = model.get_input_embeddings().weight.shape[0]
+        vocabulary = tokens_of(model)
         tokens = (torch.arange(11, device=model.device) * 7 % vocabulary)[None]
         logits: torch.Tensor = model(tokens, use_cache=False)[0]
         return logits

@@ -13,6 +13,11 @@ def head_dim_of(config: Any, attention: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def tokens_of(model: Any) -> int:
+    """The tokens that a model has embeddings of."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def heads_of(config: Any, attention: Any) -> int:
     """Heads of queries, as the attention module says (layers may differ: Laguna), or else the config.
 
