@@ -157,6 +157,12 @@ def attached(model: Any) -> Attachment | None:
     return None
 
 
+def attached_encoding(model: Any) -> Encoding | None:
+    """The encoding that `attach` has put on this model, or None: what its weights go by in place of its config's."""
+    found = attached(model)
+    return None if found is None else found.encoding
+
+
 def seam_of(attention: Any) -> LayerSeam | None:
     """The seam on one attention module; None where nothing is attached to it."""
     seam: LayerSeam | None = attention.__dict__.get("whorl_seam")

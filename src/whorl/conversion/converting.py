@@ -19,6 +19,7 @@ from whorl.attaching import attach, attached
 from whorl.attaching.filling import filled, what_was_filled
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of, layered, positions_of
+from whorl.attaching.seams import attached_encoding
 from whorl.checking import check_ids, check_numbers
 from whorl.conversion.extending import see_new_distances
 from whorl.conversion.resuming import Diverged
@@ -137,7 +138,7 @@ def convert(
             f"the untouched {type(host.model).__name__} has {rows:,} learned positions, and cannot be trained at "
             f"{healing.train_length:,} tokens beside the converted one; give --no-control, or --train-length {rows}"
         )
-    words = what_was_filled(host, asked, target, healing.train_length, _own(model))
+    words = what_was_filled(host, asked, target, healing.train_length, attached_encoding(model))
     finite.check_weights(model)
     check_memory(model, healing.recipe(), copies=int(control))
     within = _within(model, was, target, healing.train_length)
@@ -178,17 +179,11 @@ def from_and_to(model: Any, to: str | Encoding, train_length: int) -> tuple[Enco
     """What a model has, and what `to` means on it. Raises ValueError where they are the same, and where the model
     cannot have it. No weight is asked."""
     host = open_host(model)
-    was, target = encoding_of(model), filled(host, parse(to), train_length, _own(model))
+    was, target = encoding_of(model), filled(host, parse(to), train_length, attached_encoding(model))
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")
     layer_plan(host, target, 0)
     return was, target
-
-
-def _own(model: Any) -> Encoding | None:
-    """The encoding that a model was trained with, where it is whorl's: none of its config's."""
-    found = attached(model)
-    return None if found is None else found.encoding
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from whorl import finite
 from whorl.attaching import attach, attached, detach
 from whorl.attaching.reading import encoding_of, layered, positions_of
 from whorl.attaching.saving import save_for_all
+from whorl.attaching.seams import attached_encoding
 from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
 from whorl.data.losses import window_losses
@@ -25,7 +26,7 @@ from whorl.encodings.scaled import Scaled
 from whorl.encodings.scalings import Scaling
 from whorl.encodings.scalings.base_change import BaseChange
 from whorl.encodings.window import Window
-from whorl.hosts import OpenHost, open_host
+from whorl.hosts import OpenHost, open_host, tokens_of
 from whorl.registry import entry
 from whorl.stages import Update, counted, unheard
 
@@ -230,7 +231,7 @@ def extend(
         )
     methods = {name: changes(name, train_length, to) for name in (METHODS if method == "auto" else (method,))}
     host = open_host(model)
-    check_ids("windows", windows, host.model.get_input_embeddings().weight.shape[0])
+    check_ids("windows", windows, tokens_of(host.model))
     if (rows := positions_of(host)) is not None and windows.shape[1] > rows:
         raise ValueError(
             f"{type(host.model).__name__} with {encoding} has {rows:,} learned positions and nothing that could be "
@@ -356,8 +357,7 @@ def _as_mistral(model: Any) -> Any:
     """A Llama whose encoding is a stock spectrum and one window, as the Mistral that does the same; None for others."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    attachment = attached(model)
-    encoding = None if attachment is None else attachment.encoding
+    encoding = attached_encoding(model)
     parts = getattr(encoding, "parts", ())
     windows = [part for part in parts if isinstance(part, Window)]
     if type(model).__name__ != "LlamaForCausalLM" or len(windows) != 1 or len(parts) != 2:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from whorl.attaching import attached
 from whorl.attaching.plan import layer_plan
+from whorl.attaching.seams import attached_encoding
 from whorl.diagnosis.answers import NotApplicable
 from whorl.diagnosis.files import Files
 from whorl.diagnosis.knowing import skeleton
@@ -51,8 +51,7 @@ class Subject:
     @cached_property
     def encoding(self) -> Encoding | None:
         """What whorl has attached."""
-        found = attached(self.model)
-        return None if found is None else found.encoding
+        return attached_encoding(self.model)
 
     @cached_property
     def readings(self) -> tuple[Reading, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whorl import finite
-from whorl.attaching import attach, attached
+from whorl.attaching import attach
 from whorl.attaching.filling import filled, what_was_filled
 from whorl.attaching.reading import told
+from whorl.attaching.seams import attached_encoding
 from whorl.encodings import Encoding
 from whorl.hosts import OpenHost, open_host
 from whorl.sources import Source
@@ -49,7 +50,7 @@ def opened(found: Source, encoding: Encoding | None, train_length: int | None = 
     length = found.length(model, train_length)
     if encoding is None:
         return Opened(host, length, None, "")
-    own = None if (found_on := attached(host.model)) is None else found_on.encoding
+    own = attached_encoding(host.model)
     before, given = told(host.model), filled(host, encoding, length, own)
     words = what_was_filled(host, encoding, given, length, own)
     attach(host.model, given)
