@@ -20,7 +20,7 @@ REPO = Path(__file__).resolve().parents[1]
 # Reports are below the verbs, which write them; `testing` is for tests, and nothing imports it.
 FLOORS = (
     "whorl checking console extras files hub locking notation numerics randomness stages",
-    "outputs provenance registry",
+    "devices outputs provenance registry",
     "encodings",
     "ops theory",
     "points",

@@ -19,8 +19,9 @@ import whorl
 VECTORS = re.compile(r"(avx|fma|f16c|amx|asimd|sve|sme(?!p)|bf16|i8mm)\w*")  # what the last digits depend on
 
 
-def machine() -> dict[str, Any]:
-    """What this runs on: CPU, cores that this process may use and threads that it does, memory, GPU if there is one.
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """What this runs on: CPU, cores that this process may use and threads that it does, memory, and the device: that of
+    a model which was read, or, where none is given, the GPU if there is one, which trains.
 
     instructions: the CPU's vector instructions, by which its last digits differ from another's of the same name. Empty
     where the system does not say (/proc/cpuinfo).
@@ -29,17 +30,24 @@ def machine() -> dict[str, Any]:
     told = _cpuinfo()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     flags = told.get("flags", told.get("Features", "")).split()  # of x86, of ARM
     return {
         "cpu": told.get("model name", cpu),
         "cores": cores,
         "threads": torch.get_num_threads(),
         "memory_gib": None if memory is None else round(memory, 1),
-        "device": device,
+        "device": _named(device),
         "platform": platform.platform(),
         "instructions": sorted(flag for flag in flags if VECTORS.fullmatch(flag)),
     }
+
+
+def _named(device: torch.device | None) -> str:
+    if device is None and torch.cuda.is_available():
+        device = torch.device("cuda")
+    if device is None or device.type != "cuda":
+        return "cpu" if device is None else str(device)
+    return torch.cuda.get_device_name(device)
 
 
 def versions(*packages: str) -> dict[str, str]:

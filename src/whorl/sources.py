@@ -19,6 +19,7 @@ from whorl.attaching import timm_folders
 from whorl.attaching.records import NAMED
 from whorl.checking import check_path, check_there, trials_beside
 from whorl.data import corpus
+from whorl.devices import check_device, placed
 from whorl.files import read_json
 from whorl.gguf_files.header import gguf_at, read_header
 from whorl.hosts import IMAGES
@@ -51,6 +52,7 @@ class Source:
     text_digest: str | None = None  # of that text as it was then; earlier versions did not record it
     extended_from: int | None = None
     given_tokenizer: str | None = None  # in place of its own
+    device: str | None = None  # to be read on; None: see `devices.placed`
 
     def model(self, stream_layers: bool = False, step: int | None = None) -> Any:
         """The model, in evaluation mode; with `stream_layers`, its layers stay on disk until each is needed.
@@ -58,6 +60,15 @@ class Source:
         Streaming has glibc map blocks of 1 MiB and more anew for the rest of the process, which cannot be undone: a
         threshold once set does not grow again by itself. Elsewhere nothing of the process changes.
         """
+        if not stream_layers or self.folder is not None or timm_folders.is_one(self.name):
+            return placed(self._whole(step), self.device)
+        if self.device not in (None, "cpu"):
+            raise ValueError(
+                f"layers that stay on disk are read on the CPU, and not on {self.device!r}; give one of both"
+            )
+        return _streamed(self.name)
+
+    def _whole(self, step: int | None) -> Any:
         if timm_folders.is_one(self.name):
             return timm_folders.load(self.name)
         if self.folder is not None:
@@ -66,7 +77,7 @@ class Source:
             model = load_trial(self.folder, step)
             model.name_or_path = self.name
             return model
-        return _streamed(self.name) if stream_layers else _loaded(self.name)
+        return _loaded(self.name)
 
     def whole(self, say: Callable[[str], None]) -> Any:
         """The model, with PEFT's adapters merged into its weights, of which `say` is told: for what writes one model.
@@ -159,9 +170,11 @@ def read_by(name: str) -> str:
     return IMAGES_READ if timm_folders.is_one(name) or _of_images(_config_at(name)) else TEXTS
 
 
-def several(names: Sequence[str], of: str = TEXTS, tokenizer: str | None = None) -> list[Source]:
+def several(
+    names: Sequence[str], of: str = TEXTS, tokenizer: str | None = None, device: str | None = None
+) -> list[Source]:
     """A source for each name; trials of one encoding and seed are told apart by their ids. Raises as `source` does."""
-    found = [source(name, of, tokenizer) for name in names]
+    found = [source(name, of, tokenizer, device) for name in names]
     twice = Counter(one.name for one in found)
     return [
         one if twice[one.name] == 1 or one.folder is None else replace(one, name=f"{one.name} ({one.folder.name})")
@@ -169,12 +182,15 @@ def several(names: Sequence[str], of: str = TEXTS, tokenizer: str | None = None)
     ]
 
 
-def source(name: str, of: str = TEXTS, tokenizer: str | None = None) -> Source:
+def source(name: str, of: str = TEXTS, tokenizer: str | None = None, device: str | None = None) -> Source:
     """What a name is of. tokenizer: a folder, GGUF file or hub name to take one from, in place of the model's own.
+    device: to be read on, as PyTorch names it; None: the GPU, where there is one with room (see `devices.placed`).
 
-    Raises ValueError for what is neither a model nor a trial, and for what reads something else than `of`.
+    Raises ValueError for what is neither a model nor a trial, for what reads something else than `of`, and for a device
+    that is not there.
     """
-    found = _source(name, of)
+    check_device(device)
+    found = replace(_source(name, of), device=device)
     if tokenizer is None:
         return found
     given = check_path("tokenizer", tokenizer, "a folder that holds tokenizer.json, a .gguf file or a hub name")

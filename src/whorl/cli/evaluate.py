@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from whorl.cli.extend import Tokenizer
+from whorl.cli.extend import Device, Tokenizer
 from whorl.cli.parts import parts
 from whorl.cli.progress import Stages
 from whorl.console import console, said
@@ -61,6 +61,7 @@ def evaluate(
     sequences: Annotated[int, typer.Option(help="Sequences of each probe that writes its own.")] = 16,
     tail: Annotated[int, typer.Option(help="Target tokens at the end of each window.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the windows and of what is drawn.")] = 0,
+    device: Device = None,
     out: Annotated[Path, typer.Option(help="The folder of results.json and the report.")] = Path("runs/evaluate"),
     force: Annotated[bool, typer.Option("--force", help="Begin anew, not after what is in the folder.")] = False,
 ) -> None:
@@ -75,8 +76,8 @@ def evaluate(
         with Stages(terminal) as stages:
             found = run(
                 model, encoding=encoding, probes=parts(probes), lengths=parts(lengths), train_length=train_length,
-                text=text, tokenizer=tokenizer, windows=windows, sequences=sequences, tail=tail, seed=seed, out=out,
-                force=force, stage=stages.stage, say=terminal.print,
+                text=text, tokenizer=tokenizer, windows=windows, sequences=sequences, tail=tail, seed=seed,
+                device=device, out=out, force=force, stage=stages.stage, say=terminal.print,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"whorl: interrupted; what was measured is in {out}, and the same command goes on", err=True)

@@ -75,7 +75,7 @@ def export(
         engines.engine(engine)
     if len(set(runtime)) > 1:
         raise ValueError(f"one runtime at a time, got {' and '.join(dict.fromkeys(runtime))}; export once for each")
-    found = source(model, tokenizer=tokenizer)
+    found = source(model, tokenizer=tokenizer, device="cpu")
     outputs.check_replaces(out, force, found.reads)
     chosen, options = next(iter(runtime), None), {} if dtype is None else {"dtype": dtype}
     if (empty := found.without_weights()) is not None:

@@ -44,6 +44,10 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(help="A folder with a tokenizer, a .gguf file or a hub name.", show_default="the model's own"),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to read it: cpu, cuda, cuda:1, ...", show_default="the GPU, if there is one with room"),
+]
 TrainLength = Annotated[
     int | None, typer.Option(help="The length that the model was trained at.", show_default="its config's or trial's")
 ]

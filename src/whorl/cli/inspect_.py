@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whorl.cli.extend import Tokenizer
+from whorl.cli.extend import Device, Tokenizer
 from whorl.console import console, said
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def inspect(
         ),
     ] = None,
     images: Annotated[int, typer.Option(help="Of an image model: how many images.")] = 64,
+    device: Device = None,
     out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("runs/inspect"),
 ) -> None:
     """See how a checkpoint uses positions: which frequencies, at which distances, by which heads.
@@ -117,14 +118,16 @@ def inspect(
     read = [read_by(model) for model in models]
     if IMAGES_READ in read:
         _refuse(context, OF_TEXTS, "texts", instead=OF_IMAGES)
-        _inspect_images(models, data=data, size=size, images=images, minutes=minutes, seed=seed, out=out, begun=begun)
+        _inspect_images(
+            models, data=data, size=size, images=images, minutes=minutes, seed=seed, device=device, out=out, begun=begun
+        )
         return
     _refuse(context, OF_IMAGES, "images", instead=OF_TEXTS)
     try:
         results = run(
             models, text=text, tokenizer=tokenizer, length=length, windows=windows, train_length=train_length,
             random_windows=random_windows, ablate=ablate, snapshots=snapshots, stream_layers=stream_layers,
-            layers=_numbers(layers), minutes=minutes, plan=plan, force=force, seed=seed, out=out,
+            layers=_numbers(layers), minutes=minutes, plan=plan, force=force, seed=seed, device=device, out=out,
             stage=_Stages().stage, planned=_say_plan, begun=begun,
         )  # fmt: skip
     except KeyboardInterrupt:

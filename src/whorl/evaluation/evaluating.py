@@ -52,6 +52,7 @@ def evaluate(
     sequences: int = 16,
     tail: int = 64,
     seed: int = 0,
+    device: str | None = None,
     out: str | Path = "runs/evaluate",
     force: bool = False,
     stage: Stage = silent,
@@ -68,6 +69,7 @@ def evaluate(
     tokenizer     None takes the model's own; else a folder, a GGUF file or a hub name
     sequences     of each probe that writes its own
     tail          target tokens at the end of a window
+    device        as PyTorch names it; None takes the GPU, where there is one with room for the model
     out           the folder of results.json and the report, which have each part as soon as it is there: the same
                   command goes on after those. `force` begins anew
     stage, say    told of what begins and how much of it is done, and of what the numbers follow from
@@ -84,7 +86,7 @@ def evaluate(
     if text is not None:
         check_path_of_text(text := check_path("text", text, SOURCES))
     outputs.check_goes_on(out, by="evaluate")
-    found = source(name, tokenizer=tokenizer)
+    found = source(name, tokenizer=tokenizer, device=device)
     reader = found.tokenizer()
     subject = opened(found, wanted, train_length)
     limit = subject.train_length
@@ -115,7 +117,7 @@ def evaluate(
         asked=asked,
         heldout=heldout,
         vocab_size=subject.host.model.config.get_text_config().vocab_size,
-        machine=parsed(Machine, machine()),
+        machine=parsed(Machine, machine(subject.host.model.device)),
         versions=versions("torch", "transformers"),
         probes=tuple(names),
         probe_versions={one: probe.version for one, probe in asking.items()},

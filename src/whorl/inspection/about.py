@@ -43,7 +43,7 @@ def about(host: OpenHost, facts: list[Layer], inputs: torch.Tensor, limit: int, 
         ),
         absent={},
         seconds={},
-        machine=machine(),
+        machine=machine(model.device),
         versions=versions("torch", "transformers", "numpy"),
     )
 

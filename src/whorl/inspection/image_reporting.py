@@ -35,6 +35,7 @@ def run(
     images: int = 64,
     minutes: float | None = None,
     seed: int = 0,
+    device: str | None = None,
     out: str | Path = "runs/inspect",
     stage: Stage = silent,
     begun: float | None = None,
@@ -43,6 +44,7 @@ def run(
 
     data   of the images, as `whorl compare --task images:data=` takes it; None: a trial's own, or glyphs
     size   of the images in pixels, "112x448" (height and width) or one number; None: the model's own
+    device  as PyTorch names it; None takes the GPU, where there is one with room for the model
     begun  from when on the minutes count, by `time.perf_counter`; None is now
 
     On Ctrl-C (or SIGTERM) numbers and report are written of the images that were read. A second model's numbers go to
@@ -53,7 +55,7 @@ def run(
     check_numbers(images=images, seed=seed, minutes=minutes)
     out, sides = Path(out), _sides(size)
     outputs.check_goes_on(out, by="inspect")
-    found = [_One(one, data, sides, seed) for one in several(models, IMAGES_READ)]
+    found = [_One(one, data, sides, seed) for one in several(models, IMAGES_READ, device=device)]
     results: list[ImageInspection] = []
     with ended_by_sigterm(), ExitStack() as while_reading:
         for at, one in enumerate(found):

@@ -191,7 +191,7 @@ class Reading:
             heads=tuple(self._heads(turning, attention, prefix)),
             absent=absent,
             seconds=round(self.seconds, 2),
-            machine=machine(),
+            machine=machine(next(host.model.parameters()).device),
             versions=versions("torch", "transformers", "numpy"),
         )
         found = {key: x for key, rows in arrays.items() if (x := stacked(rows)) is not None}

@@ -51,6 +51,7 @@ def run(
     plan: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    device: str | None = None,
     out: str | Path = "runs/inspect",
     stage: Stage = silent,
     planned: Callable[[Plan, bool], None] = lambda plan, goes_on: None,
@@ -73,7 +74,7 @@ def run(
     out = Path(out)
     outputs.check_goes_on(out, by="inspect")
     again = None if plan is None else _read_plan(plan)
-    sources = several(models, tokenizer=tokenizer)
+    sources = several(models, tokenizer=tokenizer, device=device)
     tokenizers = _tokenizers(sources)
     options = _Options(
         text, length, windows, train_length, random_windows, ablate, snapshots, stream_layers, layers,
