@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -135,3 +136,30 @@ def test_bad_calls_name_the_argument(message: str) -> None:
     arguments = {"q": q, "k": k, "v": v, **at(torch.arange(5)[None]), **BAD[message]}
     with pytest.raises(ValueError, match=message):
         biased_attention(**arguments, biases=modules("alibi"), scale=1.0)
+
+
+class Attending(torch.nn.Module):
+    """Attention in blocks, with biases that learn."""
+
+    def __init__(self, notation: str) -> None:
+        super().__init__()
+        self.biases = torch.nn.ModuleList(modules(notation))
+
+    def forward(self, tensors: list[torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+        return biased_attention(*tensors, [*self.biases], scale=0.4, causal=True, impl="blocked", **at(positions))[0]
+
+
+@pytest.mark.parametrize("notation", ["t5", "kerple", "fire:train_length=8"])
+def test_gradients_of_a_functional_call_are_those_of_what_it_was_given(notation: str) -> None:
+    """At positions that are not consecutive: the backward pass asks the biases again."""
+    attending, tensors = Attending(notation), data(37, 37, 8, torch.float32)
+    positions = torch.arange(37).repeat(2, 1) + torch.tensor([[0], [3]]) + (torch.arange(37) > 9)
+    given = {name: torch.rand_like(p).requires_grad_() for name, p in attending.named_parameters()}
+    own = copy.deepcopy(attending)
+    own.load_state_dict(given)
+    torch.func.functional_call(attending, given, (tensors, positions)).square().sum().backward()
+    own(tensors, positions).square().sum().backward()
+    assert given
+    for name, parameter in own.named_parameters():
+        assert parameter.grad.abs().max() > 0
+        torch.testing.assert_close(given[name].grad, parameter.grad)

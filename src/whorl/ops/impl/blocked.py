@@ -10,7 +10,7 @@ vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, by_hand, fitting, needs_rows, not_relative
+from whorl.ops.learned import holding, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
@@ -49,6 +50,7 @@ class Blocks:
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     biases: tuple[nn.Module, ...]
+    places: list[tuple[nn.Module, str, int]]  # where biases hold what they have learned
     start: int | None  # query position 0 - key position 0 where all positions are consecutive whole numbers, and alike
     # in the batch
 
@@ -242,22 +244,24 @@ class BlockedAttention(torch.autograd.Function):
             per_row += (top, normal)
             o.mul_(normal.view(B * G, -1, 1))
             out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
-        ctx.blocks, ctx.of_rows = blocks, len(per_row)
-        ctx.save_for_backward(q, k, v, out, vector, sinks, of_q, of_k, *per_row, *parameters)
+        ctx.blocks, ctx.of_rows, ctx.learned = blocks, len(per_row), len(parameters)
+        at = blocks.query_positions, blocks.key_positions  # saved too: PyTorch says if they were written to
+        ctx.save_for_backward(*at, q, k, v, out, vector, sinks, of_q, of_k, *per_row, *parameters)
         return out.to(q.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         refuse_batches("blocked", *grads)
-        saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
-        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False):
+        _, _, *saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
+        learned = saved[len(saved) - ctx.learned :]
+        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False), holding(ctx.blocks.places, learned):
             made = BlockedAttention.gradients(ctx, saved, *grads)
         q, k, v, _, *given = saved
         del given[4 : 4 + ctx.of_rows]
         return None, *first_only("blocked", made, [q, k, v, *given, *grads])
 
     @staticmethod
-    def gradients(ctx: Any, saved: tuple[Any, ...], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def gradients(ctx: Any, saved: Sequence[Any], grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """To q, k, v, the vector, the sinks, the channels and the parameters."""
         q, k, v, out, vector, sinks, of_q, of_k, *rest = saved
         per_row, parameters = rest[: ctx.of_rows], rest[ctx.of_rows :]
@@ -356,6 +360,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     if biases and not_relative(problem) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
         vector = by_distance(biases, span, q.shape[1], math_dtype(q.dtype))
+    learned = learned_by(biases if vector is None else ())
     blocks = Blocks(
         batch=q.shape[0],
         heads=q.shape[1],
@@ -369,11 +374,11 @@ def run(problem: AttentionProblem) -> torch.Tensor:
         query_positions=query_positions,
         key_positions=key_positions,
         biases=biases,
+        places=learned.places,
         start=start,
     )
-    parameters = [] if vector is not None else [p for m in biases for p in m.parameters()]
     channels = problem.channels or (None, None)
-    return BlockedAttention.apply(blocks, q, k, problem.v, vector, problem.sinks, *channels, *parameters)
+    return BlockedAttention.apply(blocks, q, k, problem.v, vector, problem.sinks, *channels, *learned.tensors)
 
 
 def _start(query_positions: torch.Tensor, key_positions: torch.Tensor) -> int | None:

@@ -18,6 +18,7 @@ from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_hand, fitting, reach_of
 from whorl.ops.impl import reference
+from whorl.ops.learned import holding, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import BoundScore
 from whorl.ops.visible import Visible
@@ -72,6 +73,7 @@ class Rows:
     problem: AttentionProblem  # without tensors but for positions
     spans: list[Span]
     ahead: int  # keys before the first query's own, where attention is causal
+    places: list[tuple[torch.nn.Module, str, int]]  # where modules hold what they have learned
 
     def attend(self, tensors: Tensors, span: Span) -> torch.Tensor:
         """The output of a block of queries [B, H, q1 - q0, D] for what `_cut` gave of it."""
@@ -134,14 +136,16 @@ class _Attention(torch.autograd.Function):
         for span in reversed(rows.spans):  # the most keys first: what they took, an allocator gives to the fewer
             parts.append(rows.attend(_cut(tensors, span), span))
         ctx.rows, ctx.count = rows, count
-        ctx.save_for_backward(*given)
+        at = rows.problem.query_positions, rows.problem.key_positions  # saved too: PyTorch says if they were written to
+        ctx.save_for_backward(*at, *given)
         return torch.cat(parts[::-1], 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         refuse_batches("rows", *grads)
-        saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
-        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False):
+        _, _, *saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
+        learned = [x for x in saved[ctx.count :] if x is not None]
+        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False), holding(ctx.rows.places, learned):
             made = _Attention.gradients(ctx.rows, saved, ctx.count, ctx.needs_input_grad[2:], grads[0])
         return None, None, *first_only("rows", made, [*saved, *grads])
 
@@ -184,6 +188,6 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     tensors = _tensors(problem._replace(q=q, k=k, v=v))
-    learned = [p for module in problem.modules for p in module.parameters()]
-    rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries)
-    return _Attention.apply(rows, len(tensors), *tensors, *learned)
+    learned = learned_by(problem.modules)
+    rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries, learned.places)
+    return _Attention.apply(rows, len(tensors), *tensors, *learned.tensors)
