@@ -134,6 +134,8 @@ def test_the_fastest_share_of_the_pairs_turns_along_each_axis() -> None:
 
 
 def test_dinov3_equals_the_pins(method_pins: dict) -> None:
+    periods = [2 * math.pi / f for f in parse("dinov3-rope").spectrum(8).frequencies[:2]]
+    np.testing.assert_allclose(periods, method_pins["dinov3_rope"]["head_dim 8: periods 100^(2i/(d/2)), i<d/4"])
     wanted = torch.tensor(method_pins["dinov3_rope"]["angles of patch (row0,col2) [y pairs, x pairs]=2 pi c/period"])
     found = angles("dinov3-rope", Grid(2, 3))[2]
     np.testing.assert_allclose(torch.cos(found - wanted), 1, atol=1e-7)

@@ -106,6 +106,18 @@ def test_product_equals_the_pins(method_pins: dict) -> None:
     assert found.of(at, at)[0, 0].tolist() == method_pins["irpe_product_ids_2x3"]
 
 
+def test_a_wide_image_is_not_taken_for_a_square_with_tokens_before_it(method_pins: dict) -> None:
+    """The official code reads a grid off the number of tokens: of 14 x 28 patches and one token, 19 x 19 and 32."""
+    pin, found = method_pins["irpe_nonsquare_trap"], buckets("product")
+    wide, wrong = Grid(14, 28, prefix=1), Grid(19, 19, prefix=32)
+    assert [grid.positions().shape[1] for grid in (wide, wrong)] == 2 * [pin["L=14*28+1 tokens"]]
+    assert pin["inferred grid"] == "19x19 + skip 32"
+    of_wide, of_wrong = (found.of(grid.positions(), grid.positions()) for grid in (wide, wrong))
+    assert (of_wide != of_wrong).float().mean() > 0.5
+    square = Grid(14, 14, prefix=1).positions()
+    assert of_wide[0, 0, 1, [1 + 28, 2]].tolist() == found.of(square, square)[0, 0, 1, [1 + 14, 2]].tolist()
+
+
 def test_euclidean_equals_the_pin(method_pins: dict) -> None:
     rounded = method_pins["irpe_euclid_rounded_0..2 x 0..2"]
     at = Grid(3, 3).positions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.encodings.test_pape import turned
@@ -77,6 +78,34 @@ def test_codes_equal_the_pinned_cloud(method_pins: dict) -> None:
     assert abs(expected[3, ANGLE] - 0.25) < 2e-3
     official = written_out(points, radius, eps=1e-8)
     torch.testing.assert_close(official[:3], expected[:3], atol=1e-6, rtol=0)
+
+
+def test_what_a_move_changes_equals_the_pinned_cloud(method_pins: dict) -> None:
+    """By code, in the official units. Turned anyhow, the official angle changes by 8e-4, and ours does not."""
+    pin = method_pins["spe_net"]
+    points, radius = torch.tensor(pin["points"], dtype=torch.float64), pin["radius"]
+
+    def official(points: torch.Tensor) -> torch.Tensor:
+        found = codes(points[:1], medoids(points[None], None, 5, radius)[0, :1], points[1:], radius)
+        found[:, LENGTHS] *= radius
+        found[:, TWICE] /= radius
+        return found
+
+    c, s, d, e = math.cos(0.9), math.sin(0.9), math.cos(0.7), math.sin(0.7)
+    about_z = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+    about_x = torch.tensor([[1, 0, 0], [0, d, -e], [0, e, d]], dtype=torch.float64)
+    moves = (
+        points @ about_z.T,
+        points @ (about_x @ about_z).T,
+        points + torch.tensor([0.5, 0, 0]),
+        points * torch.tensor([-1.0, 1, 1]),
+    )
+    here, blocks = official(points), (CODES["xyz"], CODES["z"], CODES["so3"])
+    for (name, expected), there in zip(pin["max_change"].items(), moves, strict=True):
+        found = [float((official(there) - here)[:, block].abs().max()) for block in blocks]
+        if name == "Rx(.7)Rz(.9)":
+            assert found.pop() < 1e-12
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5, err_msg=name)
 
 
 def test_codes_are_their_definition_written_out(cloud: torch.Tensor) -> None:

@@ -10,8 +10,9 @@ import torch
 from attention_cases import HEADS, Largest, agree, at, data, kinds
 from scores_cases import bound
 
-from whorl.encodings import Shape, parse
+from whorl.encodings import Bias, Shape, parse
 from whorl.encodings.fire import InterpolatedBias
+from whorl.encodings.grid import Grid
 from whorl.encodings.scores import ScoreModule
 from whorl.ops import biased_attention
 from whorl.ops import runs as by_runs
@@ -170,6 +171,28 @@ def test_nothing_grows_with_queries_times_keys(notation: str) -> None:
         )
         out.sum().backward()
     assert largest.numbers <= HEADS * tokens * 33, "a number for each run of a query"
+
+
+@pytest.mark.parametrize("notation", ["irpe", "irpe:on=qkv", "irpe:mode=bias", "pape"])
+def test_on_a_grid_nothing_grows_with_the_square_of_its_patches(notation: str) -> None:
+    """Forward and backward: of four times as many patches, the largest tensor is about four times as large, or less."""
+    largest = {}
+    for side in (20, 40):
+        (effect,) = parse(notation).effects(Shape(8, HEADS, 8 * HEADS, bidirectional=True, axes=2))
+        positions, hidden = Grid(side, side).positions(), torch.randn(1, side**2, 8 * HEADS)
+        q, k, v = (torch.randn(1, HEADS, side**2, 8).requires_grad_() for _ in "qkv")
+        biases, scores = [], []
+        if isinstance(effect, Bias):
+            biases = [effect.module]
+        else:
+            kept = effect.module.tokens(hidden, positions, None, None) if effect.module.keeps_state else None
+            scores = [BoundScore(effect.module, kept, kept)]
+        with Largest() as found:
+            out, _ = biased_attention(q, k, v, biases, scale=0.4, scores=scores, **at(positions))
+            out.square().sum().backward()
+        largest[side] = found.numbers
+    assert largest[40] < 6 * largest[20]
+    assert largest[40] < HEADS * 40**4 / 2
 
 
 def test_what_the_loops_take_and_what_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
