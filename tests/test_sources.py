@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from whorl.cli import app
+from whorl.diagnosis import doctor
 from whorl.hosts import IMAGES
 from whorl.sources import read_by, several, source
 
@@ -94,3 +95,14 @@ def test_a_tokenizer_that_is_given_is_read_in_place_of_the_models_own() -> None:
         lent.tokenizer()
     with pytest.raises(ValueError, match="no tokenizer at .*; give one"):
         own.tokenizer()
+
+
+def test_a_trial_of_points_is_sent_to_what_takes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("whorl.sources.read_by", lambda name: "points")
+    monkeypatch.setattr("whorl.diagnosis.files.read_by", lambda name: "points")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="reads points, .*; try whorl compare --task points, or in Python"):
+        source(str(tmp_path))
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match="reads points, and the checks are of models of texts and of images"):
+        doctor(str(tmp_path))

@@ -263,9 +263,10 @@ def _reads_others(path: Path, found: str, of: str) -> str:
     others = f" (a {known!r}; the families of images that whorl knows: {', '.join(IMAGES)})"
     family = others if known and known not in IMAGES else ""
     inspect = f"whorl inspect {path}, " if found == IMAGES_READ and not family else ""
+    doctor = f"whorl doctor {path}, " if found == IMAGES_READ else ""
     return (
-        f"{path} reads {found}{family}, and this is done with models of texts; try {inspect}whorl doctor {path}, whorl "
-        f"compare --task {found}, or in Python whorl.load, whorl.attach and whorl.encoding_of"
+        f"{path} reads {found}{family}, and this is done with models of texts; try {inspect}{doctor}whorl compare "
+        f"--task {found}, or in Python whorl.load, whorl.attach and whorl.encoding_of"
     )
 
 

@@ -258,6 +258,19 @@ def test_images_of_several_sizes_follow_one_another_and_copies_have_their_own() 
     assert torch.equal(states(twin, WIDE), first)
 
 
+def test_what_a_training_draws_for_its_own_rotation_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """DINOv3 scales its coordinates anew in every forward; an attached encoding goes by the image's own."""
+    model = tiny_image_model("dinov3_vit").train()
+    assert not torch.equal(states(model, PIXELS), states(model, PIXELS))
+    whorl.attach(model, whorl.encoding_of(model))
+    assert "moves or scales the places of patches" in caplog.text
+    assert "(pos_embed_rescale=2)" in caplog.text
+    assert torch.equal(states(model, PIXELS), states(model, PIXELS))
+    caplog.clear()
+    whorl.attach(tiny_image_model("vit"), "axial-rope")
+    assert not caplog.text
+
+
 @torch.no_grad()
 def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
     torch.manual_seed(0)

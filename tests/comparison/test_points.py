@@ -123,3 +123,12 @@ def test_a_preset_is_halved(chosen: dict[str, Any]) -> None:
         model = build_model(Settings(task="points"), 12, 0)
     sizes = model.sizes
     assert (sizes.classes, sizes.width, sizes.layers, sizes.heads) == (12, 64, 2, 4)
+
+
+def test_where_no_clouds_wind_their_hands_are_not_asked_for(chosen: dict[str, Any], tmp_path: Path) -> None:
+    """Solids come in order, and the two that wind are the last: of two clouds there is no share, and none diverged."""
+    results = whorl.compare(["nope"], out=tmp_path / "out", **chosen | {"windows": 2})
+    row = results.trials[0].row("points", POINTS)
+    assert row is not None
+    assert "hands" not in row.values
+    assert "diverged" not in (tmp_path / "out" / "report.md").read_text()

@@ -49,6 +49,31 @@ def test_without_an_encoding_all_clouds_are_one() -> None:
     assert torch.equal(whorl.attach(stock, "nope")(CLOUDS).logits, logits)
 
 
+@pytest.mark.parametrize(
+    ("notation", "unseen"),
+    [
+        ("axial-rope", "2"),
+        ("hope-2d:grid=40@40", "2"),
+        ("frequencies:values=2,axes=1", "0 and 2"),
+        ("nope", "0 and 1 and 2"),
+        ("euclidean-alibi:unit=0.2", ""),
+        ("frequencies:values=2@1@3,axes=0@1@2", ""),
+        ("axial-rope+euclidean-alibi:unit=0.2", ""),
+    ],
+)
+@torch.no_grad()
+def test_axes_that_nothing_goes_by_are_told(notation: str, unseen: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`axial-rope` turns by two axes, of an image: of a cloud, z alone would say nothing to the model."""
+    made = whorl.attach(model(), notation)
+    told = [r.getMessage() for r in caplog.records if "goes by no axis" in r.getMessage()]
+    assert len(told) == bool(unseen)
+    assert all(f"no axis {unseen} of the 3" in words for words in told)
+    for axis in range(3):
+        moved = CLOUDS.clone()
+        moved[..., axis] = moved[..., axis].flip(1)
+        assert torch.equal(made(moved).logits, made(CLOUDS).logits) == (str(axis) in unseen)
+
+
 @pytest.mark.parametrize("notation", ENCODINGS)
 @torch.no_grad()
 def test_an_encoding_goes_on_and_comes_off_bit_for_bit(notation: str) -> None:

@@ -124,6 +124,22 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             encoding,
             type(model).__name__,
         )
+    elif host.patches is None and host.axes > 1 and (unseen := plan.unseen(host.axes)):
+        log.warning(
+            "%s goes by no axis %s of the %d that positions have in this %s: what differs along it alone is the same "
+            "to the model; try spe, pape-ri or euclidean-alibi, or frequencies with an axis for each pair",
+            encoding,
+            " and ".join(map(str, unseen)),
+            host.axes,
+            type(model).__name__,
+        )
+    if drawn := host.drawn_in_training:
+        log.warning(
+            "in training this %s moves or scales the places of patches that its own rotation goes by, anew in every "
+            "forward (%s); what is attached goes by the image's own. Move and scale the images instead",
+            type(model).__name__,
+            drawn,
+        )
     kept = host.unmasked_window
     if kept is not None and not all(_masks_by(seam.terms, kept) for seam in plan.layers):
         log.warning(

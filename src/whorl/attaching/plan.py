@@ -28,6 +28,7 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
 from whorl.hosts import Host
+from whorl.ops.axes import axis_of
 
 
 @dataclass
@@ -45,6 +46,16 @@ class Plan:
     def places(self) -> bool:
         """Whether anything goes by positions: in a model without a causal mask, they alone tell any order."""
         return self.add is not None or any(s.spectrum.turning or s.biases or s.scores for s in self.layers)
+
+    def unseen(self, axes: int) -> list[int]:
+        """Which of so many axes of a position nothing goes by."""
+        seen: set[int] = set()
+        for layer in self.layers:
+            seen |= {axis for along in layer.spectrum.by_axis for axis, frequency in enumerate(along) if frequency}
+            for module in (*layer.biases, *layer.scores):
+                axis = axis_of(module, axes)
+                seen |= {axis} if isinstance(axis, int) else set(range(axes)) if axis == "all" else set()
+        return sorted({*range(axes)} - seen)
 
 
 @dataclass

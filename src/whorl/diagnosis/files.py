@@ -25,6 +25,7 @@ from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import BASE_NAMES, FOREIGN_BASE_NAMES, by_layer_type, of_layers, rope_type
 from whorl.hosts.transformers.stock_terms import for_older_readers
 from whorl.hub import check_on_hub
+from whorl.sources import read_by
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOP = {
@@ -167,6 +168,7 @@ def opened(where: str | Path) -> tuple[Any, Files | None, Path]:
     Raises ValueError for what is none of these.
     """
     path = Path(where)
+    _refuse_points(path)
     if (file := gguf_at(path)) is not None:
         from whorl.attaching.loading import load as load_model
 
@@ -193,11 +195,20 @@ def _tokenizer(trial: Path) -> Path:
 
 
 def tokenizer_of(where: str | Path) -> Path:
-    """Where the tokenizer of what `opened` opens is, without loading that."""
+    """Where the tokenizer of what `opened` opens is, without loading that. Raises ValueError for a trial of points."""
     path = Path(where)
+    _refuse_points(path)
     if (file := gguf_at(path)) is not None:
         return file
     return _tokenizer(path) if (path / "result.json").exists() else _local(where)
+
+
+def _refuse_points(path: Path) -> None:
+    if (path / "result.json").exists() and read_by(str(path)) == "points":
+        raise ValueError(
+            f"{path} reads points, and the checks are of models of texts and of images; whorl compare --task points "
+            "tests a model on clouds that are turned, moved, thinner and denser"
+        )
 
 
 def load(files: Files) -> tuple[Any, Files]:

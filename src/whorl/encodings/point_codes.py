@@ -97,7 +97,7 @@ def medoids(points: torch.Tensor, real: torch.Tensor | None, neighbours: int, ra
     squared distances to all is smallest for what is nearest to their mean, so that none of them is taken.
     """
     if neighbours:
-        rows = max(1, BLOCK_BYTES // (points.element_size() * points.shape[0] * points.shape[1] * 3))
+        rows = max(1, BLOCK_BYTES // (points.element_size() * max(1, points.shape[0]) * points.shape[1] * 3))
         starts = range(0, points.shape[1], rows)
         return torch.cat([_medoids_near(points, real, first, rows, neighbours, radius) for first in starts], 1)
     with torch.no_grad():

@@ -198,6 +198,12 @@ class Host(ABC):
         """The keys that caches keep, where they drop others by a window of the config that no layer masks by."""
         return None
 
+    @property
+    def drawn_in_training(self) -> str:
+        """What moves the places that its own rotation goes by, anew in each forward of a training; "" where nothing
+        does."""
+        return ""
+
     def reuses_keys(self, index: int) -> bool:
         """Whether a layer takes the keys of an earlier one of its type."""
         return False

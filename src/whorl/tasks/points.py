@@ -149,8 +149,9 @@ class Points(Task):
         values = {
             CLOUDS.key: float(right[self.turned].mean()),
             **{metric.key: float(right[way].mean()) for metric, way in zip(self.metrics[1:5], right, strict=True)},
-            HANDS_TOLD.key: float(told.double().mean()) if len(told) else math.nan,
         }
+        if len(told):  # fewer clouds than solids may have none
+            values[HANDS_TOLD.key] = float(told.double().mean())
         first = right[self.turned]
         if not all(found.isfinite().all() for found in logits.values()):
             values, first = dict.fromkeys(values, math.nan), torch.full_like(first, math.nan)

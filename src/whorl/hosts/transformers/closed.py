@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from whorl.hosts.transformers.families import FAMILIES, IMAGES
@@ -25,6 +26,11 @@ def why_closed(model: Any) -> str | None:
         biased = next((at for at, module in model.named_modules() if at.endswith("relative_position_bias")), None)
         why = f", and its layers have a relative position bias of their own ({biased})" if biased else ""
         return f"{name} reads images and is of none of the families that are known, {', '.join(IMAGES)}{why}"
+    if hasattr(model.config, "spatial_merge_size") and not hasattr(model.config, "vocab_size") and _is_tower(model):
+        return (
+            f"{name} reads images of any sizes packed in one row, and turns q and k by the rows and columns that "
+            "grid_thw says; packed images are not supported yet"
+        )
     named = (f"{at} {type(module).__name__}".lower() for at, module in model.named_modules())
     if not any("attn" in words or "attention" in words for words in named):
         layers = next((m for m in model.modules() if type(m).__name__ == "ModuleList" and len(m)), None)
@@ -38,6 +44,10 @@ def why_closed(model: Any) -> str | None:
             f"{sections}), and whorl's encodings go by one; this is not supported yet"
         )
     return None
+
+
+def _is_tower(model: Any) -> bool:
+    return "grid_thw" in signature(model.forward).parameters
 
 
 def turns_latent_keys(model: Any) -> str | None:

@@ -69,6 +69,12 @@ class ImageHost(OpenHost):
             grid=(grid.height, grid.width),
         )
 
+    @property
+    def drawn_in_training(self) -> str:
+        of_config = vars(self.model.config) if self.rotary is not None else {}
+        drawn = {name: of_config.get(f"pos_embed_{name}") for name in ("shift", "jitter", "rescale")}
+        return ", ".join(f"pos_embed_{name}={value:g}" for name, value in drawn.items() if value is not None)
+
     def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
         asks = resampled and "interpolate_pos_encoding" in signature(type(self.base).forward).parameters
         hidden: torch.Tensor = self.base(pixels, **({"interpolate_pos_encoding": True} if asks else {}))[0]
