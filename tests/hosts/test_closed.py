@@ -101,18 +101,6 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "M-RoPE",
     ),
-    "qwen2_vl, its tower": (
-        lambda: (
-            built(
-                "Qwen2VLForConditionalGeneration", text_config=AXES, vision_config={**VISION, "embed_dim": 32}
-            ).model.visual
-        ),
-        "reads images of any sizes packed in one row, and turns q and k by the rows and columns that grid_thw says",
-    ),
-    "qwen2_5_vl, its tower": (
-        lambda: built("Qwen2_5_VLForConditionalGeneration", text_config=AXES, vision_config=VISION).model.visual,
-        "packed images are not supported yet",
-    ),
     "qwen3_vl, its tower": (
         lambda: (
             built(
@@ -121,7 +109,7 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
                 vision_config={**VISION, "deepstack_visual_indexes": [0]},
             ).model.visual
         ),
-        "Qwen3VLVisionModel reads images of any sizes packed in one row",
+        "Qwen3VLVisionModel reads images of any sizes packed in one row, and turns q and k by the rows and columns",
     ),
     "qwen3_vl, its text alone": (lambda: built("Qwen3VLTextModel", **AXES), "M-RoPE"),
 }

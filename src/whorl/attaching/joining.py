@@ -109,7 +109,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     put_on(host, encoding, plan)
     _go_on(plan, learned)
     forget_compiled()
-    if host.patches is not None and not plan.places:
+    if (host.patches is not None or host.packed) and not plan.places:
         log.warning(
             "%s tells this %s nothing of where patches stand: no pair of channels turns, nothing is added to patches, "
             "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope, "
@@ -124,7 +124,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             encoding,
             type(model).__name__,
         )
-    elif host.patches is None and host.axes > 1 and (unseen := plan.unseen(host.axes)):
+    elif host.patches is None and host.axes > 1 and not host.packed and (unseen := plan.unseen(host.axes)):
         log.warning(
             "%s goes by no axis %s of the %d that positions have in this %s: what differs along it alone is the same "
             "to the model; try spe, pape-ri or euclidean-alibi, or frequencies with an axis for each pair",

@@ -15,6 +15,8 @@ from whorl.attaching.forwards import (
     add_to_embedding,
     attention_forward,
     before_repositioned,
+    packed_forward,
+    packed_rotary_forward,
     position_table_forward,
     rotary_forward,
     unturned_forward,
@@ -76,6 +78,8 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
 
 
 def _forward_of(host: Host, seam: LayerSeam) -> Callable[..., Any]:
+    if host.packed:
+        return packed_forward
     if seam.forward is not None:
         return attention_forward
     if host.methods:
@@ -88,7 +92,7 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
     if host.rotary is not None:
         spectra = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         host.rotary.__dict__.update(whorl_spectra=spectra, whorl_reposition=attachment.reposition)
-        _set_forward(host.rotary, rotary_forward)
+        _set_forward(host.rotary, packed_rotary_forward if host.packed else rotary_forward)
     if host.position_table is not None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
@@ -187,7 +191,7 @@ def _replaced(host: Host) -> list[nn.Module]:
 
 OURS = (
     attention_forward, unturned_forward, rotary_forward, position_table_forward,
-    images.placed_forward, images.handed_forward, images.image_rotary_forward,
+    images.placed_forward, images.handed_forward, images.image_rotary_forward, packed_forward, packed_rotary_forward,
 )  # fmt: skip
 
 

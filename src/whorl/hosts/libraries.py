@@ -16,6 +16,7 @@ from whorl.hosts.protocol import Host
 
 LIBRARIES = {
     "transformers' image models": "whorl.hosts.transformers.images",
+    "transformers' packed towers": "whorl.hosts.transformers.packed",
     "transformers": "whorl.hosts.transformers.opening",
     "timm": "whorl.hosts.timm.opening",
     "points": "whorl.hosts.points",  # models of any library that hold an attention of ours

@@ -164,6 +164,7 @@ class Host(ABC):
     position_table: Any  # with rows as `weight`; silenced, or made to give what is added instead
     first_layer: nn.Module
 
+    packed: bool = False  # images of any sizes in one row: q and k are [tokens, heads, head_dim], positions [tokens, 2]
     patches: Patches | None = None
     embed: Any = None  # in a host of images: makes tokens of pixels, and adds vectors that `own_vectors` says, if any
 

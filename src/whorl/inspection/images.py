@@ -80,6 +80,8 @@ def inspect_images(
 def image_host(model: Any) -> Host:
     """The host of an image model that can be read. Raises ValueError for any other."""
     host = host_of(model)
+    if host.packed:
+        raise ValueError(f"{host.named} reads images packed in one row, and inspect reads those of one size in a batch")
     image_layers_of(host)  # or why not
     finite.check_weights(host.model)
     return host

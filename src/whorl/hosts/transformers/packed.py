@@ -1,0 +1,110 @@
+"""Vision towers that read images of any sizes packed in one row: Qwen2-VL's and Qwen2.5-VL's.
+
+A token's row and column come from the call (`grid_thw`), in the order in which patches are merged, and go to the rotary
+module: [tokens, 2]. Layers are handed what it gives, which Qwen2.5-VL orders by window on the way; so that is the
+positions themselves, and each layer makes tables of them. Attention goes image by image, without positions: what
+changes logits by them has no place there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from whorl.encodings import Effect, Encoding, Known, Rotate, Shape, Spectrum
+from whorl.encodings.axial_rope import AxialRoPE
+from whorl.hosts.protocol import Host
+from whorl.hosts.transformers import compat
+from whorl.hosts.transformers.families import Family
+from whorl.hosts.transformers.host import CALLS, OpenHost
+from whorl.hosts.transformers.opening import part_of, rotation_of, unwrapped
+
+FAMILY = Family(layers="blocks", attention="attn", rotary="rotary_pos_emb", rotate="apply_rotary_pos_emb_vision")
+PACKED = {"qwen2_vl_vision": FAMILY, "qwen2_5_vl_vision": FAMILY}
+
+
+def has(model: Any) -> bool:
+    """Whether a model, wrapped or not, is a tower of a known family."""
+    return getattr(getattr(unwrapped(model), "config", None), "model_type", None) in PACKED
+
+
+def bases_of(model: Any) -> list[Any]:
+    return [unwrapped(model)]
+
+
+@lru_cache(maxsize=256)
+def _of_packed(rotate: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for q and k [tokens, heads, head_dim], of which there is no batch."""
+
+    def packed(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+        q, k = rotate(q[None], k[None], cos, sin, unsqueeze_dim=2)
+        return q[0], k[0]
+
+    return packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedHost(OpenHost):
+    """A tower that reads packed images."""
+
+    packed: bool = True
+
+    def refuses(self, effect: Effect) -> str | None:
+        if isinstance(effect, Rotate):
+            return None
+        return (
+            f"does more than turn q and k, and the layers of {self.named} attend to one image after the other without "
+            "being told where patches stand; try axial-rope, hope-2d:grid=24@24 or p-rope-2d"
+        )
+
+    def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
+        return super().rebound(index, _of_packed(rotate))
+
+    def own_encoding(self) -> Encoding:
+        return AxialRoPE(base=self._base, order="ij")
+
+    def own_spectrum(self, index: int) -> Spectrum | None:
+        return self.own_encoding().spectrum(self.shapes[index].head_dim)
+
+    def says(self, index: int) -> Known:
+        return Known(base=self._base)
+
+    @property
+    def _base(self) -> float:
+        return float(self.model.config.rope_parameters["rope_theta"])
+
+    stock_form = Host.stock_form  # no config of theirs says an encoding
+
+
+def open_model(model: Any) -> PackedHost:
+    """Finds a tower's seams. Raises ValueError naming what was looked for and what was found."""
+    model = unwrapped(model)
+    family = PACKED[model.config.model_type]
+    layers = tuple(part_of(model, family.layers, model))
+    attentions = tuple(part_of(layer, family.attention, model) for layer in layers)
+    attention_class: Any = type(attentions[0])
+    rotary = part_of(model, family.rotary or "", model)
+    rotation = rotation_of(family.rotate, attention_class)
+    first: Any = attentions[0]
+    shape = Shape(first.head_dim, first.num_heads, first.dim, bidirectional=True, layout=rotation.layout)
+    return PackedHost(
+        model=model,
+        base=model,
+        family=family,
+        known=True,
+        calls=replace(CALLS, positions="grid_thw"),
+        axes=2,
+        first_layer=layers[0],
+        attentions=attentions,
+        rotary=rotary,
+        rotation=rotation,
+        position_table=None,
+        shapes=(shape,) * len(layers),
+        layer_types=("full_attention",) * len(layers),
+        windows=(None,) * len(layers),
+        turns=(True,) * len(layers),
+        typed=False,
+        biases="interface" if compat.attends_by_name(attention_class) else "mask",
+    )

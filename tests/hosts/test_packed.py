@@ -1,0 +1,178 @@
+"""Towers of packed images (Qwen2-VL's, Qwen2.5-VL's) against their own code with other frequencies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import whorl
+from tests.hosts.test_closed import AXES, VISION
+from whorl.hosts import host_of
+from whorl.testing import max_error
+
+GRIDS = torch.tensor([[1, 4, 6], [1, 8, 2], [2, 2, 4]])  # two images, and a film of two frames
+PIXELS = 3 * 2 * VISION["patch_size"] ** 2
+TOWERS = {
+    "Qwen2VLForConditionalGeneration": {**VISION, "depth": 2, "hidden_size": 64, "embed_dim": 32},
+    "Qwen2_5_VLForConditionalGeneration": {
+        **VISION,
+        "depth": 2,
+        "intermediate_size": 48,
+        "fullatt_block_indexes": [1],
+        "window_size": 16,
+    },
+}
+
+
+def whole(name: str) -> Any:
+    torch.manual_seed(0)
+    cls = getattr(transformers, name)
+    made = cls(cls.config_class(text_config=AXES, vision_config=TOWERS[name])).eval()
+    with torch.no_grad():
+        for block in made.model.visual.blocks:
+            block.attn.qkv.weight *= 8  # attention is peaked, so that places matter
+    return made
+
+
+@pytest.fixture(params=TOWERS)
+def model(request: pytest.FixtureRequest) -> Any:
+    return whole(request.param)
+
+
+@pytest.fixture
+def patches() -> torch.Tensor:
+    return torch.randn(int(GRIDS.prod(1).sum()), PIXELS, generator=torch.Generator().manual_seed(1))
+
+
+def seen(tower: Any, patches: torch.Tensor, grids: torch.Tensor = GRIDS) -> torch.Tensor:
+    return tower(patches, grids).last_hidden_state
+
+
+def with_frequencies(tower: Any, frequencies: torch.Tensor) -> None:
+    """Its own code turns rows and columns by these."""
+    tower.rotary_pos_emb.inv_freq.copy_(frequencies)
+
+
+@torch.no_grad()
+def test_its_own_is_axial_and_attaching_that_changes_nothing(model: Any, patches: torch.Tensor) -> None:
+    tower = model.model.visual
+    stock = seen(tower, patches)
+    assert str(whorl.encoding_of(tower)) == "axial-rope:base=10000,order=ij"
+    whorl.attach(tower, whorl.encoding_of(tower))
+    assert 0 < max_error(seen(tower, patches), stock) + 1e-12 < 2e-6 * float(stock.abs().max())
+    whorl.detach(tower)
+    assert torch.equal(seen(tower, patches), stock)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "frequencies"),
+    [
+        ("axial-rope:base=100,order=ij", [1, 100**-0.25, 100**-0.5, 100**-0.75]),
+        ("hope-2d:base=100,grid=20@20,order=ij", [1, 100**-0.25, 0, 0]),  # turns of 6.3, 19.9, 63 and 199 patches
+        ("p-rope-2d:p=0.25,base=100,order=ij", [1, 0, 0, 0]),
+        ("nope", [0, 0, 0, 0]),
+    ],
+)
+@torch.no_grad()
+def test_it_is_its_own_code_with_other_frequencies(
+    model: Any, patches: torch.Tensor, encoding: str, frequencies: list[float]
+) -> None:
+    tower = model.model.visual
+    stock = seen(tower, patches)
+    whorl.attach(tower, encoding)
+    found = seen(tower, patches)
+    assert max_error(found, stock) > 1e-3
+    whorl.detach(tower)
+    with_frequencies(tower, torch.tensor(frequencies))
+    assert max_error(found, seen(tower, patches)) < 2e-6 * float(stock.abs().max())
+
+
+@torch.no_grad()
+def test_rows_and_columns_are_told_apart(model: Any, patches: torch.Tensor) -> None:
+    """With the halves of the pairs exchanged, an image sees what its mirror at the diagonal saw."""
+    tower = model.model.visual
+    made = {order: seen(whorl.attach(tower, f"axial-rope:base=100,order={order}"), patches) for order in ("xy", "ij")}
+    assert max_error(made["xy"], made["ij"]) > 1e-3
+
+
+@torch.no_grad()
+def test_images_do_not_see_one_another(model: Any, patches: torch.Tensor) -> None:
+    tower = whorl.attach(model.model.visual, "axial-rope")
+    packed = seen(tower, patches)
+    for grid, own, together in zip(
+        GRIDS, patches.split(GRIDS.prod(1).tolist()), packed.split(GRIDS.prod(1).tolist()), strict=True
+    ):
+        assert max_error(seen(tower, own, grid[None]), together) < 2e-6 * float(packed.abs().max())
+
+
+@torch.no_grad()
+def test_positions_of_one_tensor_may_change_between_calls(patches: torch.Tensor) -> None:
+    """Tables are those of a call, and not of the tensor that positions were given in."""
+    tower = whorl.attach(whole("Qwen2VLForConditionalGeneration").model.visual, "axial-rope")
+    given = torch.stack([torch.arange(len(patches)), torch.arange(len(patches)) % 5], 1)
+    first = tower(patches, GRIDS, position_ids=given).last_hidden_state
+    given.mul_(2)
+    second = tower(patches, GRIDS, position_ids=given).last_hidden_state
+    assert max_error(first, second) > 1e-4
+    assert torch.equal(tower(patches, GRIDS, position_ids=given.clone()).last_hidden_state, second)
+
+
+def test_it_learns_under_checkpointing_as_without(model: Any, patches: torch.Tensor) -> None:
+    tower = whorl.attach(model.model.visual, "axial-rope").train()
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            tower.gradient_checkpointing_enable()
+        tower.zero_grad()
+        seen(tower, patches).square().sum().backward()
+        gradients.append([p.grad.clone() for p in tower.blocks.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_it_compiles(patches: torch.Tensor) -> None:
+    tower = whorl.attach(whole("Qwen2_5_VLForConditionalGeneration").model.visual, "axial-rope")
+    expected = seen(tower, patches)
+    compiled = torch.compile(tower, backend="eager")
+    for _ in range(2):
+        assert max_error(seen(compiled, patches), expected) < 2e-6 * float(expected.abs().max())
+
+
+@torch.no_grad()
+def test_the_whole_model_is_saved_with_its_tower(model: Any, patches: torch.Tensor, tmp_path: Path) -> None:
+    whorl.attach(model.model.visual, "axial-rope:base=300")
+    expected = seen(model.model.visual, patches)
+    model.save_pretrained(tmp_path)
+    loaded = whorl.load(tmp_path)
+    assert str(whorl.encoding_of(loaded.model.visual)) == "axial-rope:base=300"
+    assert torch.equal(seen(loaded.model.visual, patches), expected)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("alibi-2d", "does more than turn q and k"),
+        ("irpe", "does more than turn q and k"),
+        ("mixed-rope", "does more than turn q and k"),
+        ("rope", "positions of one axis, .* as axial-rope"),
+        ("hope:train_length=16", "as hope-2d"),
+        ("dinov3-rope", "turns pairs by 4 axes"),
+        ("hope-2d", "grid"),
+    ],
+)
+def test_what_has_no_place_there_is_refused(encoding: str, reason: str) -> None:
+    tower = whole("Qwen2VLForConditionalGeneration").model.visual
+    with pytest.raises(ValueError, match=reason):
+        whorl.attach(tower, encoding)
+    assert "whorl_seam" not in vars(host_of(tower).attentions[0])
+
+
+def test_what_reads_images_of_one_size_says_so() -> None:
+    tower = whole("Qwen2VLForConditionalGeneration").model.visual
+    with pytest.raises(ValueError, match="reads images packed in one row"):
+        whorl.inspect_images(tower, torch.zeros(1, 3, 8, 8))
