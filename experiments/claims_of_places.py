@@ -61,7 +61,7 @@ VISION = Paper(
             tuple(one for name in ("mixed-rope", "axial-rope", "sincos-2d") for one in larger("pape", name)),
         ),
         Claim(
-            "What goes by distances alone finds a picture that is moved better than a learned table",
+            "What goes by how patches stand to one another finds a picture that is moved better than a learned table",
             "follows from their definitions",
             tuple(
                 Versus(name, "learned-2d", IMAGES, (1,), key="moved")

@@ -43,7 +43,7 @@ class WhorlLM(HFLM):
         except ValueError as error:
             hint = "an encoding with commas stands in quotes, as encoding='hope:cut=2,base=500'"
             raise ValueError(f"{error}; {hint}") from None
-        self._found = source(str(pretrained))
+        self._found = source(str(pretrained), device="cpu")  # and to lm-eval's device in the end
         self._asked = None if encoding is None else parse(encoding), train_length
         super().__init__(str(pretrained), **options)
 
