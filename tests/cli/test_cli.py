@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
@@ -219,26 +219,33 @@ def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert "whorl: the disk is full; make room" in _said(error, monkeypatch, capsys)
+    with pytest.raises(type(error), match="another"):
+        _said(type(error)("another"), monkeypatch, capsys)
+
+
+def test_a_gpu_without_room_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...")
+    said = _said(error, monkeypatch, capsys)
+    assert "whorl: the GPU has too little memory: CUDA out of memory; try shorter lengths, or another device" in said
+
+
+def _said(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line says of an error, and leaves with status 2. Raises the error where it says nothing."""
     from whorl import cli
 
-    def ends_with(error: Exception) -> Callable[[], None]:
-        def app() -> None:
-            raise error
-
-        return app
+    def app() -> None:
+        raise error
 
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in ("stdout", "stderr"):  # which `main` replaces
         monkeypatch.setattr(sys, stream, getattr(sys, stream))
-    monkeypatch.setattr(cli, "app", ends_with(error))
+    monkeypatch.setattr(cli, "app", app)
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert "whorl: the disk is full; make room" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "app", ends_with(type(error)("another")))
-    with pytest.raises(type(error), match="another"):
-        cli.main()
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("watched", [True, False])

@@ -109,6 +109,11 @@ def main() -> None:
             said = "the disk is full; make room, and the same command goes on or begins anew"
         elif isinstance(error, OSError) and error.errno in REFUSALS:
             said = f"{error.strerror}: {shown(str(error.filename))}; give another path, or change its permissions"
+        elif type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for this
+            said = (
+                f"the GPU has too little memory: {str(error).split('. ')[0]}; try shorter lengths, or another device "
+                "(inspect and evaluate: --device cpu; CUDA_VISIBLE_DEVICES= for all). What was finished is kept"
+            )
         else:
             raise
         print(f"whorl: {said}", file=sys.stderr)
