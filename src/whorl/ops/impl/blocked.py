@@ -22,7 +22,7 @@ from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_distance, by_hand, fitting, needs_rows, not_relative
-from whorl.ops.learned import holding, learned_by
+from whorl.ops.learned import Place, holding, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
@@ -50,7 +50,7 @@ class Blocks:
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     biases: tuple[nn.Module, ...]
-    places: list[tuple[nn.Module, str, int]]  # where biases hold what they have learned
+    places: list[Place]  # where biases hold what they have learned
     start: int | None  # query position 0 - key position 0 where all positions are consecutive whole numbers, and alike
     # in the batch
 

@@ -18,7 +18,7 @@ from whorl.ops.block_sizes import block_size
 from whorl.ops.derivatives import first_only, refuse_batches
 from whorl.ops.distances import by_hand, fitting, reach_of
 from whorl.ops.impl import reference
-from whorl.ops.learned import holding, learned_by
+from whorl.ops.learned import Place, holding, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import BoundScore
 from whorl.ops.visible import Visible
@@ -73,7 +73,7 @@ class Rows:
     problem: AttentionProblem  # without tensors but for positions
     spans: list[Span]
     ahead: int  # keys before the first query's own, where attention is causal
-    places: list[tuple[torch.nn.Module, str, int]]  # where modules hold what they have learned
+    places: list[Place]  # where modules hold what they have learned
 
     def attend(self, tensors: Tensors, span: Span) -> torch.Tensor:
         """The output of a block of queries [B, H, q1 - q0, D] for what `_cut` gave of it."""
