@@ -153,9 +153,32 @@ def test_the_whole_model_is_saved_with_its_tower(model: Any, patches: torch.Tens
     assert torch.equal(seen(loaded.model.visual, patches), expected)
 
 
+@torch.no_grad()
+def test_a_tower_is_saved_alone(model: Any, patches: torch.Tensor, tmp_path: Path) -> None:
+    tower = whorl.attach(model.model.visual, "axial-rope:base=300")
+    expected = seen(tower, patches)
+    tower.save_pretrained(tmp_path)
+    loaded = whorl.load(tmp_path)
+    assert str(whorl.encoding_of(loaded)) == "axial-rope:base=300"
+    assert torch.equal(seen(loaded, patches), expected)
+
+
+def test_an_axis_that_nothing_goes_by_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tower = whole("Qwen2VLForConditionalGeneration").model.visual
+    whorl.attach(tower, "frequencies:values=1@0.5,axes=0@0")
+    assert "goes by no axis 1 of the 2" in caplog.text
+    caplog.clear()
+    whorl.attach(tower, "nope")
+    assert "takes an image for a bag of patches; try axial-rope or p-rope-2d" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [
+        (
+            "axial-rope:scale=4@4",
+            "turns pairs by 6 axes of a position, .* has 2; .* whose pairs go by the first 2 axes",
+        ),
         ("alibi-2d", "does more than turn q and k"),
         ("irpe", "does more than turn q and k"),
         ("mixed-rope", "does more than turn q and k"),

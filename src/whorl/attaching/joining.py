@@ -112,8 +112,8 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     if (host.patches is not None or host.packed) and not plan.places:
         log.warning(
             "%s tells this %s nothing of where patches stand: no pair of channels turns, nothing is added to patches, "
-            "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope, "
-            "p-rope-2d or learned-2d",
+            "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope or "
+            "p-rope-2d",
             encoding,
             type(model).__name__,
         )
@@ -124,14 +124,15 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             encoding,
             type(model).__name__,
         )
-    elif host.patches is None and host.axes > 1 and not host.packed and (unseen := plan.unseen(host.axes)):
+    elif host.patches is None and host.axes > 1 and (unseen := plan.unseen(host.axes)):
         log.warning(
             "%s goes by no axis %s of the %d that positions have in this %s: what differs along it alone is the same "
-            "to the model; try spe, pape-ri or euclidean-alibi, or frequencies with an axis for each pair",
+            "to the model; try %s, or frequencies with an axis for each pair",
             encoding,
             " and ".join(map(str, unseen)),
             host.axes,
             type(model).__name__,
+            "axial-rope or p-rope-2d" if host.packed else "spe, pape-ri or euclidean-alibi",
         )
     if drawn := host.drawn_in_training:
         log.warning(

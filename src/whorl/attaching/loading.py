@@ -6,6 +6,8 @@ dropped. Both are refused here, by name: of recorded and of other models, trials
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import logging
 import re
@@ -83,7 +85,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     record = _unguarded(config)
     if record is not None and record.get("unfinished"):
         raise ValueError(f"{UNFINISHED}: the weights in {name_or_path} may be those of an earlier one; save again")
-    cls = _class(config.architectures, transformers.AutoModelForCausalLM if record is None else None)
+    cls = _class(config, transformers.AutoModelForCausalLM if record is None else None)
     model, entries = _loaded(cls, name_or_path, config=config, **kwargs)
     weights = hub | {"variant": kwargs.get("variant")}
     kept = bool(entries) or (record is not None and not record["stock"])
@@ -184,7 +186,7 @@ def without_weights(where: Any) -> Any:
         encoding = None if record is None or "parts" in record else from_dict(record["encoding"])
     if record is not None and "parts" in record:
         raise ValueError(f"{where} records an encoding for each of its parts")
-    cls = _class(config.architectures, None if record is not None else transformers.AutoModelForCausalLM)
+    cls = _class(config, None if record is not None else transformers.AutoModelForCausalLM)
     with _explained(where), quiet():
         with torch.device("meta"):
             model = cls(config) if hasattr(cls, "config_class") and cls.config_class else cls.from_config(config)
@@ -338,14 +340,23 @@ def _check_record(model: Any, encoding: Encoding, where: Any) -> None:
         )
 
 
-def _class(architectures: list[str] | None, default: Any) -> Any:
+def _class(config: Any, default: Any) -> Any:
+    """That which the config names, of transformers or of the module beside the config's own (a tower of Qwen2-VL, which
+    transformers does not export)."""
     import transformers
 
-    for name in architectures or []:
+    names, where = config.architectures or [], type(config).__module__
+    for name in names:
         if hasattr(transformers, name):
             return getattr(transformers, name)
+    if where.startswith("transformers.models."):
+        with contextlib.suppress(ModuleNotFoundError):
+            beside = importlib.import_module(where.replace(".configuration_", ".modeling_"))
+            for name in names:
+                if hasattr(beside, name):
+                    return getattr(beside, name)
     if default is None:
-        raise ValueError(f"transformers {transformers.__version__} has no model class {architectures}")
+        raise ValueError(f"transformers {transformers.__version__} has no model class {config.architectures}")
     return default
 
 

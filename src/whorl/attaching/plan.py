@@ -228,7 +228,8 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     if spectrum.number_of_axes > (host.axes if host.patches is None else PLACES):
         raise ValueError(
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
-            f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by axis 0"
+            f"{type(host.model).__name__} has {host.axes}; attach an encoding whose pairs go by "
+            f"{'axis 0' if host.axes == 1 else f'the first {host.axes} axes'}"
         )
 
 

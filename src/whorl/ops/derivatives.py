@@ -36,6 +36,11 @@ def exporting() -> bool:
     return bool(torch.compiler._is_exporting_flag)
 
 
+def saveable(positions: torch.Tensor) -> torch.Tensor:
+    """What a backward pass may keep of positions: themselves, or of inference tensors, which it may not, a copy."""
+    return positions.clone() if positions.is_inference() else positions
+
+
 def batch_of_gradients(x: torch.Tensor) -> bool:
     """Whether it is what torch.autograd.grad(..., is_grads_batched=True) sends through a backward pass."""
     return _C._functorch.is_legacy_batchedtensor(x)

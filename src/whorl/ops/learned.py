@@ -1,55 +1,56 @@
 """What modules have learned, as a forward pass was given it, for a backward pass that asks the modules again.
 
-`torch.func.functional_call` puts a module's own parameters back before the backward pass comes, and what that pass made
-with them would be the gradients of another model.
+By then the modules may hold something else: `torch.func.functional_call` has put their own parameters back, FSDP has
+taken views of its flat parameter away. So shallow copies of the modules are kept, which nobody else holds; and the
+backward pass has copies of its own, whatever other threads do with the same modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-Place = tuple[dict[str, Any], str, int]  # what holds a parameter, by which name, and which parameter it is
-
 
 class Learned(NamedTuple):
-    """Parameters, each once, and the places that hold them."""
+    """Modules as they are now, copied, and the tensors that gradients may be asked of, each once: parameters, and what
+    stands in the place of some as an attribute (as FSDP and a replica of nn.DataParallel have them)."""
 
+    modules: tuple[nn.Module, ...]
     tensors: list[torch.Tensor]
-    places: list[Place]
+
+    def holding(self, tensors: Sequence[torch.Tensor]) -> tuple[nn.Module, ...]:
+        """Other copies, which hold these instead."""
+        instead = {id(own): tensor for own, tensor in zip(self.tensors, tensors, strict=True)}
+        return _copies(self.modules, lambda own: instead[id(own)])
 
 
 def learned_by(modules: Iterable[nn.Module]) -> Learned:
-    """Of a replica that nn.DataParallel has made, the copies that it holds as attributes, which are no parameters."""
-    numbers: dict[int, int] = {}
-    found = Learned([], [])
-    for module in (part for whole in modules for part in whole.modules()):
-        copies = vars(module).get("_former_parameters", {})
-        held = [(module._parameters, module._parameters), (vars(module), copies)]
-        for holder, name, tensor in ((holder, *item) for holder, names in held for item in names.items()):
-            if tensor is None:
-                continue
-            if id(tensor) not in numbers:
-                numbers[id(tensor)] = len(found.tensors)
-                found.tensors.append(tensor)
-            found.places.append((holder, name, numbers[id(tensor)]))
-    return found
+    found: dict[int, torch.Tensor] = {}
+
+    def kept(tensor: torch.Tensor) -> torch.Tensor:
+        return found.setdefault(id(tensor), tensor)
+
+    copies = _copies(modules, kept)
+    return Learned(copies, [*found.values()])
 
 
-@contextmanager
-def holding(places: Sequence[Place], tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """In it the places hold these tensors, and afterwards what they held."""
-    others = [
-        (holder, name, holder[name], tensors[at]) for holder, name, at in places if holder[name] is not tensors[at]
-    ]
-    try:
-        for holder, name, _, tensor in others:
-            holder[name] = tensor
-        yield
-    finally:
-        for holder, name, own, _ in others:
-            holder[name] = own
+def _copies(modules: Iterable[nn.Module], put: Callable[[torch.Tensor], torch.Tensor]) -> tuple[nn.Module, ...]:
+    """Shallow copies: modules of their own, which hold `put` of each tensor that may have a gradient."""
+    made: dict[int, nn.Module] = {}
+
+    def copy(module: nn.Module) -> nn.Module:
+        if id(module) in made:
+            return made[id(module)]
+        found = made[id(module)] = module.__new__(type(module))
+        held = vars(module)
+        own = {name: put(x) for name, x in held.items() if isinstance(x, torch.Tensor) and x.requires_grad}
+        vars(found).update(held, **own)
+        parts = {name: None if part is None else copy(part) for name, part in held["_modules"].items()}
+        learned = {name: None if x is None else put(x) for name, x in held["_parameters"].items()}
+        vars(found).update(_parameters=learned, _buffers=dict(held["_buffers"]), _modules=parts)
+        return found
+
+    return tuple(map(copy, modules))

@@ -11,7 +11,7 @@ vector, so both strides are 1 (a Hankel matrix). No bias matrix is made, and its
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,9 @@ from torch import nn
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at, seen_by
 from whorl.ops.block_sizes import block_size
-from whorl.ops.derivatives import first_only, refuse_batches
+from whorl.ops.derivatives import first_only, refuse_batches, saveable
 from whorl.ops.distances import by_distance, by_hand, fitting, needs_rows, not_relative
-from whorl.ops.learned import Place, holding, learned_by
+from whorl.ops.learned import Learned, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import Channels, product
 from whorl.ops.visible import Visible
@@ -50,7 +50,7 @@ class Blocks:
     query_positions: torch.Tensor
     key_positions: torch.Tensor
     biases: tuple[nn.Module, ...]
-    places: list[Place]  # where biases hold what they have learned
+    learned: Learned  # the biases, as the forward pass has them, where it asks them block by block
     start: int | None  # query position 0 - key position 0 where all positions are consecutive whole numbers, and alike
     # in the batch
 
@@ -244,17 +244,16 @@ class BlockedAttention(torch.autograd.Function):
             per_row += (top, normal)
             o.mul_(normal.view(B * G, -1, 1))
             out[:, :, q0:q1] = _back(o.view(B, G, -1, v.shape[3]), rows)
-        ctx.blocks, ctx.of_rows, ctx.learned = blocks, len(per_row), len(parameters)
+        ctx.blocks, ctx.of_rows = blocks, len(per_row)
         at = blocks.query_positions, blocks.key_positions  # saved too: PyTorch says if they were written to
-        ctx.save_for_backward(*at, q, k, v, out, vector, sinks, of_q, of_k, *per_row, *parameters)
+        ctx.save_for_backward(*map(saveable, at), q, k, v, out, vector, sinks, of_q, of_k, *per_row, *parameters)
         return out.to(q.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         refuse_batches("blocked", *grads)
         _, _, *saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
-        learned = saved[len(saved) - ctx.learned :]
-        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False), holding(ctx.blocks.places, learned):
+        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False):
             made = BlockedAttention.gradients(ctx, saved, *grads)
         q, k, v, _, *given = saved
         del given[4 : 4 + ctx.of_rows]
@@ -273,7 +272,10 @@ class BlockedAttention(torch.autograd.Function):
         to_vector = torch.zeros_like(vector) if vector is not None and ctx.needs_input_grad[4] else None
         to_sinks = torch.zeros_like(sinks, dtype=dtype) if sinks is not None else None
         to_of_q, to_of_k = (None if x is None else torch.zeros_like(x) for x in (of_q, of_k))
-        learned = [p for p in parameters if p.requires_grad]
+        held = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
+        if held:
+            blocks = replace(blocks, biases=blocks.learned.holding(held))
+        learned = [p for p in held if p.requires_grad]
         to_parameters = [torch.zeros_like(p, dtype=dtype) for p in learned]
         for block, (q0, q1, spans) in enumerate(blocks.each()):
             rows, row = q1 - q0, Rows(*per_row[2 * block : 2 * block + 2])
@@ -374,7 +376,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
         query_positions=query_positions,
         key_positions=key_positions,
         biases=biases,
-        places=learned.places,
+        learned=learned,
         start=start,
     )
     channels = problem.channels or (None, None)

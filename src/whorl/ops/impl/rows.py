@@ -7,7 +7,7 @@ gradients: memory is what one block takes, rows x keys, forward and backward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ import torch
 from whorl.numerics import math_dtype
 from whorl.ops.axes import bias_at
 from whorl.ops.block_sizes import block_size
-from whorl.ops.derivatives import first_only, refuse_batches
+from whorl.ops.derivatives import first_only, refuse_batches, saveable
 from whorl.ops.distances import by_hand, fitting, reach_of
 from whorl.ops.impl import reference
-from whorl.ops.learned import Place, holding, learned_by
+from whorl.ops.learned import Learned, learned_by
 from whorl.ops.problem import AttentionProblem
 from whorl.ops.scores import BoundScore
 from whorl.ops.visible import Visible
@@ -73,7 +73,7 @@ class Rows:
     problem: AttentionProblem  # without tensors but for positions
     spans: list[Span]
     ahead: int  # keys before the first query's own, where attention is causal
-    places: list[Place]  # where modules hold what they have learned
+    learned: Learned  # the problem's modules, as the forward pass has them
 
     def attend(self, tensors: Tensors, span: Span) -> torch.Tensor:
         """The output of a block of queries [B, H, q1 - q0, D] for what `_cut` gave of it."""
@@ -86,6 +86,13 @@ class Rows:
         return reference.attention(
             here.q, here.k, here.v, biases, seen, here.scale, here.softcap, here.sinks, 0.0, here.channels, scores
         )[0]
+
+    def holding(self, tensors: Sequence[torch.Tensor]) -> Rows:
+        """The same with modules that hold these as what they have learned."""
+        modules: Any = self.learned.holding(tensors)
+        biases = len(self.problem.biases)
+        scores = (s._replace(module=m) for s, m in zip(self.problem.scores, modules[biases:], strict=True))
+        return replace(self, problem=self.problem._replace(biases=modules[:biases], scores=tuple(scores)))
 
     def seen(self, span: Span) -> torch.Tensor | None:
         q0, q1, k0, k1 = span
@@ -137,15 +144,14 @@ class _Attention(torch.autograd.Function):
             parts.append(rows.attend(_cut(tensors, span), span))
         ctx.rows, ctx.count = rows, count
         at = rows.problem.query_positions, rows.problem.key_positions  # saved too: PyTorch says if they were written to
-        ctx.save_for_backward(*at, *given)
+        ctx.save_for_backward(*map(saveable, at), *given)
         return torch.cat(parts[::-1], 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         refuse_batches("rows", *grads)
         _, _, *saved = ctx.saved_tensors  # once: under checkpointing the forward pass runs again for them
-        learned = [x for x in saved[ctx.count :] if x is not None]
-        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False), holding(ctx.rows.places, learned):
+        with torch.no_grad(), torch.autocast(grads[0].device.type, enabled=False):
             made = _Attention.gradients(ctx.rows, saved, ctx.count, ctx.needs_input_grad[2:], grads[0])
         return None, None, *first_only("rows", made, [*saved, *grads])
 
@@ -156,7 +162,10 @@ class _Attention(torch.autograd.Function):
         sought = {at: x for at, (x, need) in enumerate(zip(saved, needed, strict=True)) if need and x is not None}
         # of a parameter that no row goes by there is no gradient, and not one of zeros, by which AdamW would decay it
         made = [torch.zeros_like(sought[at]) if at in sought and at < count else None for at in range(len(saved))]
-        learned = [x for at, x in sought.items() if at >= count]
+        given: Any = saved[count:]
+        held = [x.detach().requires_grad_(need) for x, need in zip(given, needed[count:], strict=True)]
+        rows = rows.holding(held)
+        learned = [x for x in held if x.requires_grad]
         for span in reversed(rows.spans):
             leaves = [
                 None if x is None else x.detach().requires_grad_(need)
@@ -189,5 +198,5 @@ def run(problem: AttentionProblem) -> torch.Tensor:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     tensors = _tensors(problem._replace(q=q, k=k, v=v))
     learned = learned_by(problem.modules)
-    rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries, learned.places)
+    rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries, learned)
     return _Attention.apply(rows, len(tensors), *tensors, *learned.tensors)
