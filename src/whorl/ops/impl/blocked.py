@@ -362,7 +362,7 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     if biases and not_relative(problem) is None and start is not None:
         span = torch.arange(start + q.shape[2] - 1, start - k.shape[2], -1, device=q.device)
         vector = by_distance(biases, span, q.shape[1], math_dtype(q.dtype))
-    learned = learned_by(biases if vector is None else ())
+    learned = learned_by(biases if vector is None and torch.is_grad_enabled() else ())
     blocks = Blocks(
         batch=q.shape[0],
         heads=q.shape[1],

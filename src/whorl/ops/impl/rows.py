@@ -197,6 +197,6 @@ def run(problem: AttentionProblem) -> torch.Tensor:
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     tensors = _tensors(problem._replace(q=q, k=k, v=v))
-    learned = learned_by(problem.modules)
+    learned = learned_by(problem.modules if torch.is_grad_enabled() else ())
     rows = Rows(_holding(problem, [None] * len(tensors)), spans, keys - queries, learned)
     return _Attention.apply(rows, len(tensors), *tensors, *learned.tensors)
