@@ -22,7 +22,7 @@ from whorl.data import corpus
 from whorl.devices import check_device, placed
 from whorl.files import read_json
 from whorl.gguf_files.header import gguf_at, read_header
-from whorl.hosts import IMAGES
+from whorl.hosts import IMAGES, PACKED
 from whorl.hosts.transformers import compat
 from whorl.hub import check_on_hub
 from whorl.results.extension import EXTENSION, TUNED, Extension
@@ -250,7 +250,7 @@ def _config_at(name: str) -> dict[str, Any]:
 
 def _of_images(config: dict[str, Any]) -> bool:
     """Whether a config is of a model that reads images alone, of a family that is known or of another."""
-    return config.get("model_type") in IMAGES or (
+    return config.get("model_type") in (*IMAGES, *PACKED) or (
         "image_size" in config and not any(key in config for key in ("vocab_size", "text_config"))
     )
 

@@ -11,7 +11,9 @@ import transformers
 
 import whorl
 from tests.hosts.test_closed import AXES, VISION
-from whorl.hosts import host_of
+from whorl.hosts import host_of, open_host
+from whorl.inspection.image_reporting import run as inspect_images
+from whorl.sources import source
 from whorl.testing import max_error
 
 GRIDS = torch.tensor([[1, 4, 6], [1, 8, 2], [2, 2, 4]])  # two images, and a film of two frames
@@ -195,7 +197,15 @@ def test_what_has_no_place_there_is_refused(encoding: str, reason: str) -> None:
     assert "whorl_seam" not in vars(host_of(tower).attentions[0])
 
 
-def test_what_reads_images_of_one_size_says_so() -> None:
-    tower = whole("Qwen2VLForConditionalGeneration").model.visual
+def test_what_reads_images_of_one_size_or_texts_says_so(model: Any, tmp_path: Path) -> None:
+    tower = model.model.visual
     with pytest.raises(ValueError, match="reads images packed in one row"):
         whorl.inspect_images(tower, torch.zeros(1, 3, 8, 8))
+    for of_texts in (whorl.doctor, open_host):
+        with pytest.raises(ValueError, match="reads images packed in one row, and this is done with models of texts"):
+            of_texts(tower)
+    tower.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reads images packed in one row"):
+        inspect_images([str(tmp_path)], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="reads images"):
+        source(str(tmp_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-from whorl.hosts.transformers.families import FAMILIES, IMAGES
+from whorl.hosts.transformers.families import FAMILIES, IMAGES, PACKED
 from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
@@ -21,6 +21,11 @@ def why_closed(model: Any) -> str | None:
         return (
             f"{name} reads images, and this is done with models of texts; whorl.attach, whorl.encoding_of and "
             "whorl.inspect_images take it"
+        )
+    if model.config.model_type in PACKED:
+        return (
+            f"{name} reads images packed in one row, and this is done with models of texts; whorl.attach and "
+            "whorl.encoding_of take it"
         )
     if getattr(model, "main_input_name", None) == "pixel_values" and config is model.config:
         biased = next((at for at, module in model.named_modules() if at.endswith("relative_position_bias")), None)

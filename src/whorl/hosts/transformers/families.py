@@ -127,6 +127,9 @@ IMAGES: dict[str, ImageFamily] = {
     ),
 }
 
+_TOWER = Family(layers="blocks", attention="attn", rotary="rotary_pos_emb", rotate="apply_rotary_pos_emb_vision")
+PACKED = {"qwen2_vl_vision": _TOWER, "qwen2_5_vl_vision": _TOWER}  # towers of images of any sizes in one row
+
 # What a family that is not in the list may look like: every combination is tried, and then proved by a forward.
 GUESSES = tuple(
     Family(layers=layers, attention=attention, rotate=rotate)

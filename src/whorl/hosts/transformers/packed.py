@@ -17,12 +17,9 @@ from whorl.encodings import Effect, Encoding, Known, Rotate, Shape, Spectrum
 from whorl.encodings.axial_rope import AxialRoPE
 from whorl.hosts.protocol import Host
 from whorl.hosts.transformers import compat
-from whorl.hosts.transformers.families import Family
+from whorl.hosts.transformers.families import PACKED
 from whorl.hosts.transformers.host import CALLS, OpenHost
 from whorl.hosts.transformers.opening import part_of, rotation_of, unwrapped
-
-FAMILY = Family(layers="blocks", attention="attn", rotary="rotary_pos_emb", rotate="apply_rotary_pos_emb_vision")
-PACKED = {"qwen2_vl_vision": FAMILY, "qwen2_5_vl_vision": FAMILY}
 
 
 def has(model: Any) -> bool:
