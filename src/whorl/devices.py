@@ -19,11 +19,12 @@ def check_device(asked: str | None) -> None:
     if asked is None:
         return
     try:
-        torch.empty(0, device=asked)
+        device = torch.empty(1, device=asked).device
+        why = "it holds no numbers" if device.type == "meta" else None
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # of PyTorch, each of other kinds
-        raise ValueError(
-            f"the device {asked!r} cannot be used: {str(error).splitlines()[0]}; here there is {_there()}"
-        ) from None
+        why = str(error).splitlines()[0].split(". ")[0][:200]
+    if why is not None:
+        raise ValueError(f"the device {asked!r} cannot be used: {why}; here there is {_there()}")
 
 
 def _there() -> str:
@@ -36,13 +37,11 @@ def placed(model: Any, asked: str | None = None) -> Any:
     """The model on the device that is asked for. None: on PyTorch's current GPU, if its weights and a quarter more fit
     in the memory that is free there; else where it is, which a line of the log says.
 
-    A model of which parts lie elsewhere (on disk, on several devices) stays as it is.
+    One of which parts lie elsewhere (on disk, on several devices) stays so.
     """
-    if getattr(model, "hf_device_map", None) is not None:
-        return model
     if asked is not None:
         return model.to(asked)
-    if not torch.cuda.is_available():
+    if getattr(model, "hf_device_map", None) is not None or not torch.cuda.is_available():
         return model
     device = torch.device("cuda", torch.cuda.current_device())
     needed = ROOM * sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))

@@ -96,7 +96,8 @@ def _layer_by_layer(module: torch.nn.Module, listed: bool = False) -> Iterator[t
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on a device or can be freed; infinite where the system does not say."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's, of what is gone
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         return float(lines["MemAvailable"].split()[0]) * 1024

@@ -45,9 +45,9 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 def _named(device: torch.device | None) -> str:
     if device is None and torch.cuda.is_available():
         device = torch.device("cuda")
-    if device is None or device.type != "cuda":
-        return "cpu" if device is None else str(device)
-    return torch.cuda.get_device_name(device)
+    if device is None or device.type in ("cpu", "meta"):  # meta: layers that wait on disk for their turn on the CPU
+        return "cpu"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def versions(*packages: str) -> dict[str, str]:
