@@ -271,6 +271,17 @@ def test_what_a_training_draws_for_its_own_rotation_is_told(caplog: pytest.LogCa
     assert not caplog.text
 
 
+def test_transformers_trainer_leaves_learned_frequencies_out_of_weight_decay(tmp_path: Path) -> None:
+    """As published (RoPE-ViT, 2403.13298)."""
+    model = whorl.attach(tiny_image_model("vit"), "mixed-rope")
+    trainer = transformers.Trainer(model, transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    decayed = {*trainer.get_decay_parameter_names(model)}
+    own = {name for name, _ in model.named_parameters() if "whorl" in name}
+    assert own
+    assert not own & decayed
+    assert any(name.endswith("attention.q_proj.weight") or "query" in name for name in decayed)
+
+
 @torch.no_grad()
 def test_a_classifier_has_the_encoding_of_what_it_holds() -> None:
     torch.manual_seed(0)
