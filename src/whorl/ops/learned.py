@@ -40,17 +40,19 @@ def learned_by(modules: Iterable[nn.Module]) -> Learned:
 def _copies(modules: Iterable[nn.Module], put: Callable[[torch.Tensor], torch.Tensor]) -> tuple[nn.Module, ...]:
     """Shallow copies: modules of their own, which hold `put` of each tensor that may have a gradient."""
     made: dict[int, nn.Module] = {}
+    return tuple(_copy(module, put, made) for module in modules)
 
-    def copy(module: nn.Module) -> nn.Module:
-        if id(module) in made:
-            return made[id(module)]
-        found = made[id(module)] = module.__new__(type(module))
-        held = vars(module)
-        own = {name: put(x) for name, x in held.items() if isinstance(x, torch.Tensor) and x.requires_grad}
-        vars(found).update(held, **own)
-        parts = {name: None if part is None else copy(part) for name, part in held["_modules"].items()}
-        learned = {name: None if x is None else put(x) for name, x in held["_parameters"].items()}
-        vars(found).update(_parameters=learned, _buffers=dict(held["_buffers"]), _modules=parts)
-        return found
 
-    return tuple(map(copy, modules))
+def _copy(module: nn.Module, put: Callable[[torch.Tensor], torch.Tensor], made: dict[int, nn.Module]) -> nn.Module:
+    """The copy of a module, or the one that was made of it. (No function within another that calls itself: that is a
+    cycle, and would hold the tensors until Python looks for those.)"""
+    if id(module) in made:
+        return made[id(module)]
+    found = made[id(module)] = module.__new__(type(module))
+    held = vars(module)
+    own = {name: put(x) for name, x in held.items() if isinstance(x, torch.Tensor) and x.requires_grad}
+    vars(found).update(held, **own)
+    parts = {n: None if part is None else _copy(part, put, made) for n, part in held["_modules"].items()}
+    learned = {name: None if x is None else put(x) for name, x in held["_parameters"].items()}
+    vars(found).update(_parameters=learned, _buffers=dict(held["_buffers"]), _modules=parts)
+    return found
