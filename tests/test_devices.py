@@ -36,6 +36,12 @@ def save_text_model(folder: Path, text: Path, encoding: str | None = None) -> st
     return str(folder)
 
 
+def by_itself(*arguments: str) -> None:
+    """Runs Python on these, in a process that finds what this one does. Raises CalledProcessError where it fails."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, *arguments], check=True, cwd=Path(__file__).parents[1], env=env)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text, and models by the names that jobs have them by."""
@@ -52,9 +58,7 @@ def found(folder: Path) -> dict[str, Any]:
     """What each job comes to, on the CPU and on the device that is pretended: in a process of their own."""
     if elsewhere.MISSING:
         pytest.skip("this PyTorch has no backends in Python")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-m", "tests.elsewhere", str(folder), *JOBS], check=True, cwd=root, env=env)
+    by_itself("-m", "tests.elsewhere", str(folder), *JOBS)
     return {job: pickle.loads((folder / f"{job}.pickle").read_bytes()) for job in JOBS}
 
 
@@ -114,8 +118,7 @@ def test_what_was_left_on_the_cpu_is_not_met_there() -> None:
         "        except (RuntimeError, TypeError): continue\n"
         "        raise SystemExit('it was let through')\n"
     )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], env=env)
+    by_itself("-c", code)
 
 
 class OnGpu(torch.nn.Linear):

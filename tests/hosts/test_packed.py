@@ -207,5 +207,7 @@ def test_what_reads_images_of_one_size_or_texts_says_so(model: Any, tmp_path: Pa
     tower.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="reads images packed in one row"):
         inspect_images([str(tmp_path)], out=tmp_path / "out")
-    with pytest.raises(ValueError, match="reads images"):
+    with pytest.raises(
+        ValueError, match="reads images, and this is done with models of texts; try in Python whorl.load"
+    ):
         source(str(tmp_path))

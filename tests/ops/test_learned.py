@@ -9,14 +9,9 @@ from torch.nn.utils import parametrize
 from whorl.ops.learned import learned_by
 
 
-def two_that_share() -> nn.Sequential:
+def test_a_parameter_in_two_places_is_learned_once() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False))
     module[1].weight = module[0].weight
-    return module
-
-
-def test_a_parameter_in_two_places_is_learned_once() -> None:
-    module = two_that_share()
     learned = learned_by([module, module[1]])
     assert [x is y for x, y in zip(learned.tensors, (module[0].weight, module[0].bias), strict=True)] == [True, True]
     others = [torch.zeros(2, 2), torch.ones(2)]

@@ -109,7 +109,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     put_on(host, encoding, plan)
     _go_on(plan, learned)
     forget_compiled()
-    if (host.patches is not None or host.packed) and not plan.places:
+    if host.reads_images and not plan.places:
         log.warning(
             "%s tells this %s nothing of where patches stand: no pair of channels turns, nothing is added to patches, "
             "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope or "

@@ -220,7 +220,7 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
     """Raises ValueError where this host's positions lack an axis that a pair goes by, and where they have several and
     the spectrum does not say by which."""
     if host.axes > 1 and spectrum.turning and not (spectrum.axes or spectrum.vectors):
-        found = form_on_grids(part) if host.patches is not None or host.packed else "frequencies:values=1@0.5,axes=0@1"
+        found = form_on_grids(part) if host.reads_images else "frequencies:values=1@0.5,axes=0@1"
         raise ValueError(
             f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
             f"{host.axes}; attach an encoding that says which axis each pair goes by, as {found}"

@@ -181,6 +181,11 @@ class Host(ABC):
         return type(self.model).__name__
 
     @property
+    def reads_images(self) -> bool:
+        """Whether its tokens are patches, of one image or of several in a row."""
+        return self.patches is not None or self.packed
+
+    @property
     def part(self) -> str:
         """The name of the part of the model that attends by itself; empty where it is all of it."""
         return ""
