@@ -110,7 +110,7 @@ def held(first: str, second: str, turned: str, key: str, says: Says = "better") 
 SELECTIVE, XYZ, Z, SO3 = OF_POINTS[:4]
 POINTS = Paper(
     "Points",
-    "A point transformer of 0.08 M parameters that tells twelve solids apart, trained and tested in other turns. "
+    "A point transformer of 0.07 M parameters that tells twelve solids apart, trained and tested in other turns. "
     "SPE-Net's (2211.08250) own numbers were not at hand.",
     (
         Claim(
