@@ -135,7 +135,7 @@ POINTS = Paper(
         Claim(
             "Codes that no turn changes help where nothing is turned, too",
             "SPE-Net, abstract",
-            (held(SELECTIVE, XYZ, "none", "upright"),),
+            (held(SELECTIVE, XYZ, "none", "accuracy"),),
         ),
         Claim(
             "What goes by distances alone cannot tell a left coil from a right one",

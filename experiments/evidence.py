@@ -55,12 +55,13 @@ class Verdict(StrEnum):
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """What several say between them: a claim that holds here and is not resolved there holds in part; what is not
-    measured takes nothing away. Where none decides, the first reason in the order of `Verdict`."""
+    """What several say between them: a claim that holds here and of which nothing can be told there, though it was
+    measured, holds in part; what is not measured takes nothing away. Where none decides, the first reason in the order
+    of `Verdict`."""
     found = set(verdicts)
     if len(found & {Verdict.FOR, Verdict.AGAINST}) == 2 or Verdict.PARTLY in found:
         return Verdict.PARTLY
-    if found >= {Verdict.FOR, Verdict.OPEN}:
+    if Verdict.FOR in found and found & {Verdict.OPEN, Verdict.DIVERGED, Verdict.UNLEARNT}:
         return Verdict.PARTLY
     return next((verdict for verdict in Verdict if verdict in found), Verdict.MISSING)
 

@@ -100,6 +100,7 @@ def test_a_finished_trial_is_never_run_twice(finished: tuple[Path, Comparison], 
     names = [t.notation for t in again.trials]
     assert names[:2] == ["hope", "rope"]
     assert sorted(names) == sorted(t.notation for t in results.trials), "earlier trials stay in the results"
+    assert again.config.trials_planned == len(again.trials), "and are counted among those that were asked for"
     assert again.trials[1] == results.trials[0]
     assert times == {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file()}
 

@@ -58,6 +58,7 @@ def test_a_failing_trial_is_written_down_and_run_again(
 
     earlier = whorl.compare(["rope"], out=out, text=str(text), **SMALL)
     assert earlier.failures == (failure,), "of a run before, which is not what this one was asked for"
+    assert earlier.config.trials_planned == 3
 
     mend()
     times = {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("*") if p.is_file() and "alibi" not in str(p)}

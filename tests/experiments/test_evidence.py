@@ -165,6 +165,9 @@ def test_verdicts_together() -> None:
     together = evidence.together
     assert together([Verdict.FOR, Verdict.MISSING, Verdict.ONE_SEED]) == Verdict.FOR
     assert together([Verdict.FOR, Verdict.AGAINST]) == Verdict.PARTLY
+    assert together([Verdict.FOR, Verdict.OPEN]) == Verdict.PARTLY
+    assert together([Verdict.FOR, Verdict.UNLEARNT]) == Verdict.PARTLY
+    assert together([Verdict.FOR, Verdict.DIVERGED]) == Verdict.PARTLY
     assert together([Verdict.AGAINST, Verdict.OPEN]) == Verdict.AGAINST
     assert together([Verdict.OPEN, Verdict.ONE_SEED]) == Verdict.OPEN
     assert together([Verdict.ONE_SEED, Verdict.MISSING]) == Verdict.ONE_SEED

@@ -84,6 +84,7 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
     """results.json and the report: the trials of this run, finished or failed, then those of earlier runs on the same
     data."""
     done, failed = gathered(runner, trials)
+    of_now = len(done) + len(failed)
     for place in _beside(runner, trials):
         if (lost := failure_in(place)) is not None and lost.data == runner.data:
             failed.append(lost.failure())
@@ -101,7 +102,11 @@ def write_results(runner: Runner, empty: Comparison, trials: Sequence[Planned]) 
     results = dataclasses.replace(
         empty,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        config=dataclasses.replace(empty.config, seeds=tuple(sorted({t.seed for t in done}))),
+        config=dataclasses.replace(
+            empty.config,
+            seeds=tuple(sorted({t.seed for t in done})),
+            trials_planned=len(trials) + len(done) + len(failed) - of_now,
+        ),
         trials=tuple(shown),
         failures=tuple(failed),
         at_other_rates=tuple(others),
