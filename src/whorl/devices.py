@@ -18,13 +18,24 @@ def check_device(asked: str | None) -> None:
     """Raises ValueError for the name of a device that is not there; None is whichever is taken."""
     if asked is None:
         return
-    try:
-        device = torch.empty(1, device=asked).device
-        why = "it holds no numbers" if device.type == "meta" else None
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # of PyTorch, each of other kinds
-        why = str(error).splitlines()[0].split(". ")[0][:200]
-    if why is not None:
+    if (why := _unusable(asked)) is not None:
         raise ValueError(f"the device {asked!r} cannot be used: {why}; here there is {_there()}")
+
+
+def _unusable(asked: str) -> str | None:
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        return "PyTorch has no device of this name"
+    if device.type == "meta":
+        return "it holds no numbers"
+    if device.type == "cpu" and device.index:  # which PyTorch takes, as the one that there is
+        return "all of the machine's processors are one device, cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # of PyTorch, each of other kinds
+        return str(error).splitlines()[0].split(". ")[0][:200]
+    return None
 
 
 def _there() -> str:

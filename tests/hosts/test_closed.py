@@ -87,7 +87,8 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "qwen2_vl": (
         lambda: built("Qwen2VLForConditionalGeneration", text_config=AXES, vision_config={**VISION, "embed_dim": 32}),
-        r"three positions per token, time, height and width \(M-RoPE, mrope_section \[2, 3, 3\]\)",
+        r"three positions per token, time, height and width \(M-RoPE, mrope_section \[2, 3, 3\]\)"
+        r".*; its part model\.visual is of a known family: try whorl\.attach\(model\.get_submodule\('model\.visual'\)",
     ),
     "qwen2_5_vl": (
         lambda: built("Qwen2_5_VLForConditionalGeneration", text_config=AXES, vision_config=VISION),

@@ -77,7 +77,7 @@ def _check(known: Mapping[str, Any], name: str) -> None:
 def _of(known: Mapping[str, Any], name: str) -> list[str]:
     """The kinds of thing that have this name. Raises ValueError, with what may have been meant, for none."""
     every = {kind: [row[0] for row in known[kind]] for kind in ("encodings", "scalings")}
-    every |= {kind: list(known[kind]) for kind in ("tasks", "families", "images", "timm")}
+    every |= {kind: list(known[kind]) for kind in ("tasks", "families", "images", "towers", "timm")}
     found = [kind for kind, names in every.items() if name in names]
     if not found:
         likest = closest(name.partition(":")[0], [n for names in every.values() for n in names])
@@ -108,6 +108,7 @@ def _overview(terminal: Console, known: Mapping[str, Any]) -> None:
             ", by their model type, and families that look like one of them, which are proved by a forward first",
         ),
         said("of images: ", (", ".join(known["images"]), "bold"), ", for encodings of a grid (axial-rope, ...)"),
+        said("towers: ", (", ".join(known["towers"]), "bold"), ", inside models of images and texts: docs/images.md"),
         said("of timm: ", (", ".join(known["timm"]), "bold"), ", and classes that derive from them, for the same"),
         sep="\n",
     )  # fmt: skip
@@ -170,13 +171,13 @@ def _family(terminal: Console, known: Mapping[str, Any], name: str) -> None:
 
 def _images(terminal: Console, known: Mapping[str, Any], name: str) -> None:
     where = "a class of timm's" if name in known["timm"] else "a model type of transformers"
-    page = "docs/images.md" if name in known["timm"] else "docs/families.md"
+    page = "docs/families.md" if name in known["images"] else "docs/images.md"
     terminal.print(said("\n", (name, "bold"), f", {where}, of images: what it takes is in {page}"))
 
 
 _SHOWN = {
     "encodings": _encoding, "scalings": _scaling, "tasks": _task, "families": _family, "images": _images,
-    "timm": _images,
+    "towers": _images, "timm": _images,
 }  # fmt: skip
 
 

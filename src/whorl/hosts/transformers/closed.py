@@ -17,16 +17,6 @@ def why_closed(model: Any) -> str | None:
             f"{name} is an encoder-decoder, whose two stacks and cross-attention have positions of their own; whorl "
             "attaches to decoders and encoders"
         )
-    if model.config.model_type in IMAGES:
-        return (
-            f"{name} reads images, and this is done with models of texts; whorl.attach, whorl.encoding_of and "
-            "whorl.inspect_images take it"
-        )
-    if model.config.model_type in PACKED:
-        return (
-            f"{name} reads images packed in one row, and this is done with models of texts; whorl.attach and "
-            "whorl.encoding_of take it"
-        )
     if getattr(model, "main_input_name", None) == "pixel_values" and config is model.config:
         biased = next((at for at, module in model.named_modules() if at.endswith("relative_position_bias")), None)
         why = f", and its layers have a relative position bias of their own ({biased})" if biased else ""
@@ -51,6 +41,18 @@ def why_closed(model: Any) -> str | None:
     return None
 
 
+def of_images(model: Any) -> str | None:
+    """That a model is of a known family of images, where one of texts is wanted; None where it is not."""
+    name, of = type(model).__name__, model.config.model_type
+    if of in IMAGES:
+        how, taken = "images", "whorl.attach, whorl.encoding_of and whorl.inspect_images take it"
+    elif of in PACKED:
+        how, taken = "images packed in one row", "whorl.attach and whorl.encoding_of take it"
+    else:
+        return None
+    return f"{name} reads {how}, and this is done with models of texts; {taken}"
+
+
 def _is_tower(model: Any) -> bool:
     return "grid_thw" in signature(model.forward).parameters
 
@@ -72,7 +74,7 @@ def part_that_opens(model: Any) -> str | None:
     """The name of the outermost module inside a model that is a model of a known family by itself, or None."""
     for name, module in model.named_modules():
         model_type = getattr(getattr(module, "config", None), "model_type", None)
-        if name and (model_type in FAMILIES or model_type in IMAGES) and hasattr(module, "base_model"):
+        if name and any(model_type in known for known in (FAMILIES, IMAGES, PACKED)) and hasattr(module, "base_model"):
             return name
     return None
 

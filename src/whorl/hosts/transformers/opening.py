@@ -21,7 +21,7 @@ from torch import nn
 from whorl.encodings import Shape
 from whorl.hosts.protocol import Host, Rotation
 from whorl.hosts.transformers import compat
-from whorl.hosts.transformers.closed import part_that_opens, turns_latent_keys, why_closed
+from whorl.hosts.transformers.closed import of_images, part_that_opens, turns_latent_keys, why_closed
 from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
 from whorl.hosts.transformers.host import CALLS, OpenHost
 from whorl.hosts.transformers.rotary_module import stock_width
@@ -95,9 +95,12 @@ def open_model(model: Any) -> OpenHost:
     if model_type in FAMILIES:
         return _open(model, FAMILIES[model_type], known=True)
     name = f"model type {model_type!r} ({type(model).__name__})"
-    closed = why_closed(model)
+    if (others := of_images(model)) is not None:
+        raise ValueError(others)
+    closed, part = why_closed(model), part_that_opens(model)
+    inside = f"its part {part} is of a known family: try whorl.attach(model.get_submodule({part!r}), encoding)"
     if closed is not None:
-        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}")
+        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}{'' if part is None else f'; {inside}'}")
     tried: list[tuple[int, str]] = []
     of_text = FAMILIES.get(getattr(text_config(model.config), "model_type", ""))
     for guess in (*([] if of_text is None else [of_text]), *GUESSES):
@@ -105,14 +108,11 @@ def open_model(model: Any) -> OpenHost:
             return _open(model, guess, known=False)
         except ValueError as error:
             tried.append((_found(model, guess), str(error)))
-    latent, part = turns_latent_keys(model), part_that_opens(model)
+    latent = turns_latent_keys(model)
     if latent is not None:
         raise ValueError(f"no known seam in {name}: {latent}; {KNOWN}")
     if part is not None:
-        raise ValueError(
-            f"no known seam in {name}, but it holds one of a known family: try "
-            f"whorl.attach(model.get_submodule({part!r}), encoding)"
-        )
+        raise ValueError(f"no known seam in {name}, but {inside}")
     nearest = max(tried, key=lambda found_and_error: found_and_error[0])
     raise ValueError(
         f"no known seam in {name}: looked for a module 'rotary_emb' beside "
