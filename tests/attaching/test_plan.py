@@ -304,7 +304,18 @@ def test_an_effect_without_a_place_is_refused_and_not_dropped() -> None:
         whorl.attach(tiny_model("llama"), Novel())
 
 
-REFUSE = {"hosts/points.py", "hosts/transformers/packed.py"}
+@pytest.mark.parametrize("family", ["phi", "stablelm", "persimmon"])
+def test_layers_that_hand_over_no_channel_are_not_made_to_turn(family: str) -> None:
+    still = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.0}
+    model = tiny_model(family, rope_parameters=still)
+    stock = model(TOKENS).logits
+    with pytest.raises(ValueError, match=r"hand over no channel \(partial_rotary_factor is 0\); load the model with"):
+        whorl.attach(model, "hope:train_length=64")
+    assert not torch.equal(whorl.attach(model, "alibi")(TOKENS).logits, stock)
+    assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+
+
+REFUSE = {"hosts/points.py", "hosts/transformers/host.py", "hosts/transformers/packed.py"}
 
 
 def test_effects_are_told_apart_in_one_place() -> None:

@@ -45,6 +45,14 @@ def test_scaled_models_are_healthy(settings: dict[str, Any]) -> None:
     assert (found["attention-factor"].status == "pass") == (settings["rope_type"] in ("yarn", "longrope"))
 
 
+@pytest.mark.parametrize("family", ["phi", "gpt_neox", "glm"])
+def test_a_model_of_which_no_channel_turns_is_healthy(family: str) -> None:
+    still = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.0}
+    found = doctor(tiny_model(family, rope_parameters=still))
+    assert found.failed == (), str(found)
+    assert found["angles"].status == "n/a"
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("family", ["llama", "phi", "qwen3_moe", "gemma4_text", "gpt_oss", "gpt2", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

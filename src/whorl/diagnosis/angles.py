@@ -38,7 +38,7 @@ class Off(NamedTuple):
 
 
 def angles(subject: Subject) -> Answer:
-    readings = {r.label: r for r in subject.readings}
+    readings = {r.label: r for r in subject.readings if len(r.done.frequencies)}
     if any(r.cause == UNINITIALISED for r in readings.values()):
         raise NotApplicable("the frequencies are not initialised")
     if isinstance(subject.first_run, Exception):

@@ -82,6 +82,8 @@ def measured(rotary: Any, label: str) -> tuple[Turning, torch.Tensor | None]:
     if stored is not None and not usable(stored):
         values = np.full(stored.numel(), np.nan) if stored.is_meta else stored.double().cpu().numpy()
         return Turning(values, amplitude), stored
+    if stored is not None and not stored.numel():  # as a partial_rotary_factor of 0 makes it
+        return Turning(np.empty(0), amplitude), stored
     device = None if stored is None else stored.device
     x = torch.zeros(1, 2, 8, dtype=torch.float64, device=device)
     arguments = (label,) if label else ()

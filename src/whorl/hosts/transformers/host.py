@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.encodings import Encoding, Known, Scaled, Spectrum
+from whorl.encodings import Effect, Encoding, Known, Rotate, Scaled, Spectrum
 from whorl.hosts.protocol import Calls, Host, StockForm, name_of
 from whorl.hosts.transformers import compat, stating, stock_form
 from whorl.hosts.transformers.closed import turns_latent_keys
 from whorl.hosts.transformers.families import Family
-from whorl.hosts.transformers.rotary_module import stock_spectrum
+from whorl.hosts.transformers.rotary_module import stock_spectrum, stock_width
 from whorl.hosts.transformers.sizes import tokens_of
 
 
@@ -49,6 +49,16 @@ class OpenHost(Host):
     """A model of transformers. Everything `per layer` counts the layers that attend (not a hybrid's convolutions)."""
 
     family: Family  # what its family's code calls things
+
+    def refuses(self, effect: Effect) -> str | None:
+        if not isinstance(effect, Rotate) or self.rotation is None or self.rotation.free:
+            return None
+        if any(stock_width(self.rotary, of) for of in self.layer_types):
+            return None
+        return (
+            f"turns q and k, of which the layers of {self.named} hand over no channel (partial_rotary_factor is 0); "
+            "load the model with another one, as whorl.load(path, rope_parameters={...}), or try alibi"
+        )
 
     @property
     def attending(self) -> Any:
