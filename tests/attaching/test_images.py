@@ -30,6 +30,7 @@ ENCODINGS = (
     "p-rope-2d",
     "mixed-rope",
     "dinov3-rope",
+    "liere",
     "sincos-2d",
     "learned-2d:grid=3@5",
     "euclidean-alibi",
@@ -199,7 +200,9 @@ def test_its_own_encoding_at_another_size_is_what_stock_code_does_there(family: 
     assert far(states(model, pixels), stock) < rounding(family)
 
 
-@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "euclidean-alibi", "irpe", "lookhere", "pape"])
+@pytest.mark.parametrize(
+    "encoding", ["axial-rope", "mixed-rope", "liere", "euclidean-alibi", "irpe", "lookhere", "pape"]
+)
 @torch.no_grad()
 def test_rows_are_not_columns_and_the_number_of_tokens_says_no_grid(encoding: str) -> None:
     """The same patches in the same order, as one grid and as another; and the image on its side."""
@@ -271,9 +274,10 @@ def test_what_a_training_draws_for_its_own_rotation_is_told(caplog: pytest.LogCa
     assert not caplog.text
 
 
-def test_transformers_trainer_leaves_learned_frequencies_out_of_weight_decay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["mixed-rope", "liere"])
+def test_transformers_trainer_leaves_learned_frequencies_out_of_weight_decay(encoding: str, tmp_path: Path) -> None:
     """As published (RoPE-ViT, 2403.13298)."""
-    model = whorl.attach(tiny_image_model("vit"), "mixed-rope")
+    model = whorl.attach(tiny_image_model("vit"), encoding)
     trainer = transformers.Trainer(model, transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
     decayed = {*trainer.get_decay_parameter_names(model)}
     own = {name for name, _ in model.named_parameters() if "whorl" in name}

@@ -27,6 +27,7 @@ NAMES = (
 ENCODINGS = (
     "axial-rope",
     "mixed-rope",
+    "liere:per=model",
     "learned-2d:grid=3@5",
     "pape",
     "axial-rope/euclidean-alibi",

@@ -24,6 +24,7 @@ ENCODINGS = (
     "pape",
     "pape-ri:unit=0.2",
     "euclidean-alibi:unit=0.2",
+    "liere:unit=2",
     TURNS,
     f"spe+{TURNS}+euclidean-alibi",
     "pape-ri:unit=0.2/spe",
@@ -111,7 +112,8 @@ def test_order_and_padding_are_nothing_to_a_cloud(notation: str) -> None:
     ("notation", "same"),
     [("spe:codes=so3", ("turned", "moved")), ("pape-ri:unit=0.2", ("turned", "moved", "mirrored")),
      ("euclidean-alibi:unit=0.2", ("turned", "moved", "mirrored")), ("spe:codes=xyz", ("moved",)),
-     ("spe:origin=given,codes=so3", ("turned",)), (TURNS, ("moved",))],
+     ("spe:origin=given,codes=so3", ("turned",)), (TURNS, ("moved",)), ("liere:unit=2", ()),
+     ("liere:unit=2,block=2", ("moved",))],
 )  # fmt: skip
 @torch.no_grad()
 def test_what_an_encoding_does_not_see_the_whole_model_does_not(notation: str, same: tuple[str, ...]) -> None:

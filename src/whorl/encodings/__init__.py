@@ -53,6 +53,7 @@ REGISTRY = {
     "p-rope-2d": "whorl.encodings.p_rope_2d:PRoPE2D",
     "mixed-rope": "whorl.encodings.mixed_rope:MixedRoPE",
     "dinov3-rope": "whorl.encodings.dinov3_rope:DINOv3RoPE",
+    "liere": "whorl.encodings.liere:LieRE",
     "frequencies": "whorl.encodings.frequencies:Frequencies",
     "nope": "whorl.encodings.nope:NoPE",
     "sinusoidal": "whorl.encodings.sinusoidal:Sinusoidal",

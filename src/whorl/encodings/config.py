@@ -26,6 +26,7 @@ class Known:
     third         a third of its layers, rounded down
     layers        how many it has
     grid          rows and columns of patches of the images that the model is trained at
+    reach         the largest coordinate of the points that it is trained at
     """
 
     base: float | None = None
@@ -35,6 +36,16 @@ class Known:
     third: int | None = None
     layers: int | None = None
     grid: tuple[int, int] | None = None
+    reach: float | None = None
+
+    @property
+    def span(self) -> float | None:
+        """The largest coordinate of any position in training: that of points, of the last patch along a grid's longer
+        side, or of the last token; None where it is not known, or 0."""
+        if self.reach is not None:
+            return self.reach
+        side = self.train_length if self.grid is None else max(self.grid)
+        return None if side is None or side < 2 else float(side - 1)
 
 
 def of_host(default: float | None = None, known: str | None = None) -> Any:

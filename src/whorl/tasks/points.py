@@ -21,7 +21,7 @@ A cloud depends on (seed, its number) alone; of an evaluation on (data_seed, poi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from whorl.data.losses import evaluating
-from whorl.encodings.config import choices
+from whorl.encodings.config import Known, choices
 from whorl.results.comparison import Data
 from whorl.results.trial import Row
 from whorl.tasks.base import Arguments, Example, Progress, Task, TaskSettings, Words, argument, of_samples
@@ -77,6 +77,10 @@ class Points(Task):
     def default_lengths(cls, given: Any, train_length: int) -> tuple[str, ...]:
         points = (train_length // 2, train_length, 2 * train_length, 4 * train_length)
         return tuple(str(n) for n in points if n >= FEWEST)
+
+    @classmethod
+    def known(cls, settings: TaskSettings) -> Known:
+        return replace(super().known(settings), reach=1.0)  # solids lie in the unit sphere
 
     @classmethod
     def words(cls) -> Words:
