@@ -26,6 +26,7 @@ BY_LAYER = (
     "path-fox",
     "pape",
     "pape-ri",
+    "liere",
 )
 FOR_ALL = ("fope", "learned")  # one module for all layers
 

@@ -34,7 +34,6 @@ ENCODINGS = (
     "hope-2d:grid=7@7",  # a whole turn of the fastest pair fits
     "mixed-rope",
     "dinov3-rope",
-    "liere:block=8",
     "sincos-2d",
     "learned-2d:grid=3@5",
     "euclidean-alibi",

@@ -29,6 +29,7 @@ class Encoding(Config):
 
     kinds: ClassVar[tuple[str, ...]]  # what it does: any of the words in `KINDS`
     not_relative: ClassVar[str] = ""  # why moving all positions by a constant changes what it does, where it does
+    not_relative_along_several: ClassVar[str] = ""  # the same, where that is so of positions of several axes alone
     on_grid: ClassVar[bool] = False  # it goes by the rows and columns of a grid
     by_order: ClassVar[bool] = False  # positions are not what it goes by: the order of the tokens is
     alone_but_for: ClassVar[tuple[str, ...] | None] = None  # the kinds that it can be in a sum with, where not with all

@@ -94,7 +94,7 @@ class LieRE(OfPairs):
     name = "liere"
     title = "turns blocks of channels by learned rotations along each axis, the exponentials of matrices"
     paper = "2406.10322"
-    not_relative = "rotations along several axes do not commute (along one they do)"
+    not_relative_along_several = "rotations along several axes do not commute"
 
     def __post_init__(self) -> None:
         if self.unit is not None:

@@ -209,6 +209,8 @@ def shifting(name: str) -> str:
     encoding: type[Encoding] = get(name)
     if encoding.not_relative:
         return f"moving all positions by a constant changes something: {encoding.not_relative}."
+    if why := encoding.not_relative_along_several:
+        return f"moving all positions by a constant changes nothing in a text, and something on a grid: {why}."
     if encoding.by_order:
         return "positions are not what it goes by: the order of the tokens is."
     return "moving all positions by a constant changes nothing."
