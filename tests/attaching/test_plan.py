@@ -17,7 +17,7 @@ from whorl.attaching.plan import layer_plan
 from whorl.attaching.seams import Attachment
 from whorl.encodings import Encoding, Shape, Spectrum, parse
 from whorl.encodings.alibi import LinearBias
-from whorl.encodings.effects import Bias, Effect
+from whorl.encodings.effects import Bias, Effect, Rotate
 from whorl.hosts import ENCODERS, FAMILIES, open_host
 from whorl.testing import logits_and_budget, tiny_model
 
@@ -313,6 +313,8 @@ def test_layers_that_hand_over_no_channel_are_not_made_to_turn(family: str) -> N
         whorl.attach(model, "hope:train_length=64")
     assert not torch.equal(whorl.attach(model, "alibi")(TOKENS).logits, stock)
     assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+    unsaid = replace(open_host(model), rotary=torch.nn.Module())
+    assert unsaid.refuses(Rotate(Spectrum((1.0,), 2))) is None, "a width that no buffer says is not one of 0"
 
 
 REFUSE = {"hosts/points.py", "hosts/transformers/host.py", "hosts/transformers/packed.py"}

@@ -53,7 +53,7 @@ class OpenHost(Host):
     def refuses(self, effect: Effect) -> str | None:
         if not isinstance(effect, Rotate) or self.rotation is None or self.rotation.free:
             return None
-        if any(stock_width(self.rotary, of) for of in self.layer_types):
+        if any(stock_width(self.rotary, of) != 0 for of in self.layer_types):
             return None
         return (
             f"turns q and k, of which the layers of {self.named} hand over no channel (partial_rotary_factor is 0); "
