@@ -93,9 +93,8 @@ def test_q_and_k_are_multiplied_block_by_block(axes: int, block: int | None, per
 def test_in_blocks_of_two_it_turns_pairs_that_are_neighbours() -> None:
     module = module_of(LieRE(10.0, 2), Shape(8, 2, 16, axes=2)).double()
     at = torch.tensor([[[3.0, 7.0]]])
-    angle = (0.3 * module.generator_bias[0] + 0.7 * module.generator_bias[1])[
-        ..., 0
-    ]  # upper entry: the other way round
+    first, second = module.generator_bias[..., 0]  # entries above the diagonal: they turn the other way round
+    angle = 0.3 * first + 0.7 * second
     rotation = module.rotations(at)[0, :, 0]
     for (row, column), wanted in {(0, 0): angle.cos(), (0, 1): angle.sin(), (1, 0): -angle.sin()}.items():
         torch.testing.assert_close(rotation[..., row, column], wanted)
@@ -114,7 +113,7 @@ def test_it_starts_as_published() -> None:
 
 def test_lengths_are_kept_and_along_one_axis_it_is_relative() -> None:
     module = module_of(LieRE(100.0), Shape(16, 2, 16)).double()
-    far = module.rotations(torch.tensor([[0, 1, 5000]]))
+    far = module.rotations(torch.tensor([[[0], [1], [5000]]]))
     torch.testing.assert_close(far @ far.mT, torch.eye(16).double().expand_as(far), atol=1e-11, rtol=0)
     torch.testing.assert_close(far[:, :, 0], torch.eye(16).double().expand_as(far[:, :, 0]))
     qkv = random_qkv(width=16)

@@ -49,10 +49,9 @@ class Generators(ScoreModule):
 
         Along one axis it is made in float64: a text goes on for many a unit, where an image ends soon.
         """
-        at = exact(positions if positions.dim() == 3 else positions[..., None]) / self.unit
-        entries = torch.einsum("bta,ahnc->bhtnc", at, exact(self.generator_bias))
+        entries = torch.einsum("bta,ahnc->bhtnc", exact(positions) / self.unit, exact(self.generator_bias))
         entries = entries if self.axes == 1 else entries.to(dtype)
-        row = torch.arange(self.block, device=at.device)
+        row = torch.arange(self.block, device=entries.device)
         column = row[:, None]
         first, last = torch.minimum(row, column), torch.maximum(row, column)
         where = first * (2 * self.block - first - 1) // 2 + last - first - 1

@@ -97,10 +97,9 @@ def open_model(model: Any) -> OpenHost:
     name = f"model type {model_type!r} ({type(model).__name__})"
     if (others := of_images(model)) is not None:
         raise ValueError(others)
-    closed, part = why_closed(model), part_that_opens(model)
-    inside = f"its part {part} is of a known family: try whorl.attach(model.get_submodule({part!r}), encoding)"
-    if closed is not None:
-        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}{'' if part is None else f'; {inside}'}")
+    if (closed := why_closed(model)) is not None:
+        inside = _inside(model)
+        raise ValueError(f"no known seam in {name}: {closed}; {KNOWN}{inside and f'; {inside}'}")
     tried: list[tuple[int, str]] = []
     of_text = FAMILIES.get(getattr(text_config(model.config), "model_type", ""))
     for guess in (*([] if of_text is None else [of_text]), *GUESSES):
@@ -108,10 +107,9 @@ def open_model(model: Any) -> OpenHost:
             return _open(model, guess, known=False)
         except ValueError as error:
             tried.append((_found(model, guess), str(error)))
-    latent = turns_latent_keys(model)
-    if latent is not None:
+    if (latent := turns_latent_keys(model)) is not None:
         raise ValueError(f"no known seam in {name}: {latent}; {KNOWN}")
-    if part is not None:
+    if inside := _inside(model):
         raise ValueError(f"no known seam in {name}, but {inside}")
     nearest = max(tried, key=lambda found_and_error: found_and_error[0])
     raise ValueError(
@@ -120,6 +118,13 @@ def open_model(model: Any) -> OpenHost:
         f"({_one_of(g.attention for g in GUESSES)}) whose forward calls {_one_of(g.rotate for g in GUESSES)}; "
         f"nearest: {nearest[1]}; {KNOWN}, and CONTRIBUTING.md, 'add a host', how to add one"
     )
+
+
+def _inside(model: Any) -> str:
+    """What a model holds that could be given in its place; empty where there is nothing."""
+    if (part := part_that_opens(model)) is None:
+        return ""
+    return f"its part {part} is of a known family: try whorl.attach(model.get_submodule({part!r}), encoding)"
 
 
 def _found(model: Any, family: Family) -> int:
