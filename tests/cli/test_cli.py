@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from whorl.cli import app
 from whorl.encodings import REGISTRY, SCALINGS
-from whorl.hosts import FAMILIES, IMAGES
+from whorl.hosts import FAMILIES, IMAGES, PACKED
 from whorl.hosts.timm.families import FAMILIES as TIMM
 
 
@@ -38,6 +38,8 @@ def test_list_names_every_encoding_scaling_and_family() -> None:
         assert f" {name} " in scalings
     models, images = models.split("of images: ")
     images, timm = images.split("of timm: ")
+    images, towers = images.split("towers: ")
+    assert towers.startswith(", ".join(PACKED))
     assert timm.startswith(", ".join(TIMM))
     assert {name.strip() for name in models.split(",")} >= set(FAMILIES)
     assert {name.strip() for name in images.split(",")} >= set(IMAGES)

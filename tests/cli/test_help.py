@@ -104,6 +104,9 @@ def test_the_list_shows_scalings_tasks_and_families_by_name() -> None:
     assert "vit, a model type of transformers, of images: what it takes is in docs/families.md" in " ".join(
         shown("list", "vit").split()
     )
+    assert "qwen2_vl_vision, a model type of transformers, of images: what it takes is in docs/images.md" in " ".join(
+        shown("list", "qwen2_vl_vision").split()
+    )
     assert "Eva, a class of timm's, of images: what it takes is in docs/images.md" in " ".join(
         shown("list", "Eva").split()
     )

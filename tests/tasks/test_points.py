@@ -30,6 +30,13 @@ def test_points_lie_evenly_on_a_solid_in_the_unit_sphere(number: int) -> None:
     np.testing.assert_allclose((points**2).mean(0), share @ corners / 12, atol=0.02)
 
 
+def test_the_largest_coordinate_is_that_of_the_unit_sphere() -> None:
+    """But for the noise; and no number of points, which is no coordinate."""
+    clouds = task("all").training_set(0, 100)
+    farthest = max(float(clouds[i]["coordinates"].norm(dim=-1).max()) for i in range(100))
+    assert Points.known(task().settings).span == pytest.approx(farthest, abs=0.1)
+
+
 def test_round_solids_are_what_they_are_called() -> None:
     rng = np.random.default_rng(1)
     points = {name: surface(rng, NAMES.index(name), 500) for name in ("sphere", "cube", "cylinder", "torus")}
