@@ -83,7 +83,14 @@ def test_no_process_outlives_the_command_and_what_is_finished_stays(
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name != "quiet"]
     command = [sys.executable, "-m", "whorl", "compare", "rope", "alibi", *given]
     with (tmp_path / "said").open("w+") as said:  # a pipe would be open as long as any process of Ray's is
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+            # which a shell's background ignores
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         deadline = time.monotonic() + 200
         while not (waits.exists() and waits.read_text() and (out / "results.json").exists()):
             assert process.poll() is None, (tmp_path / "said").read_text()
