@@ -305,7 +305,7 @@ def test_an_effect_without_a_place_is_refused_and_not_dropped() -> None:
 
 
 @pytest.mark.parametrize("family", ["phi", "stablelm", "persimmon"])
-def test_layers_that_hand_over_no_channel_are_not_made_to_turn(family: str) -> None:
+def test_layers_that_hand_over_no_channel_are_not_made_to_turn(family: str, tmp_path: Path) -> None:
     still = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.0}
     model = tiny_model(family, rope_parameters=still)
     stock = model(TOKENS).logits
@@ -313,6 +313,11 @@ def test_layers_that_hand_over_no_channel_are_not_made_to_turn(family: str) -> N
         whorl.attach(model, "hope:train_length=64")
     assert not torch.equal(whorl.attach(model, "alibi")(TOKENS).logits, stock)
     assert torch.equal(whorl.detach(model)(TOKENS).logits, stock)
+    model.save_pretrained(tmp_path)
+    changed = type(model.config).from_pretrained(tmp_path)
+    changed.rope_parameters = {**still, "partial_rotary_factor": 0.5}
+    as_advised = whorl.attach(whorl.load(tmp_path, config=changed), "hope:train_length=64")
+    assert not torch.equal(as_advised(TOKENS).logits, stock)
     unsaid = replace(open_host(model), rotary=torch.nn.Module())
     assert unsaid.refuses(Rotate(Spectrum((1.0,), 2))) is None, "a width that no buffer says is not one of 0"
 

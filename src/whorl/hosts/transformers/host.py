@@ -57,7 +57,7 @@ class OpenHost(Host):
             return None
         return (
             f"turns q and k, of which the layers of {self.named} hand over no channel (partial_rotary_factor is 0); "
-            "load the model with another one, as whorl.load(path, rope_parameters={...}), or try alibi"
+            "load the model with another one in its config, as whorl.load(path, config=changed), or try alibi"
         )
 
     @property

@@ -53,7 +53,7 @@ class PackedHost(OpenHost):
             return None
         return (
             f"does more than turn q and k, and the layers of {self.named} attend to one image after the other without "
-            "being told where patches stand; try hope-2d:grid=24@24,order=ij, p-rope-2d:order=ij or axial-rope"
+            "being told where patches stand; try hope-2d:grid=24@24,order=ij, p-rope-2d:order=ij or axial-rope:order=ij"
         )
 
     def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
