@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
+import whorl
+from whorl.conversion.converting import from_and_to
+from whorl.conversion.extending import extend
 from whorl.data import losses
 from whorl.data.losses import logits_at
 from whorl.hosts import ENCODERS, FAMILIES
@@ -37,3 +41,24 @@ def test_logits_at_places_are_those_of_the_whole(family: str) -> None:
     whole, budget = logits_and_budget(model, ids[None])
     assert max_error(logits_at(model, ids, places), whole[0, places]) <= budget
     assert max_error(whole[0, 3], whole[0, 4]) > 100 * budget
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("base", "LlamaModel has no head"), ("classes", "Classification has no head"), ("encoder", "both directions")],
+)
+@pytest.mark.parametrize("asked", ["extend", "convert", "ablate"])
+def test_what_needs_the_next_token_refuses_what_does_not_predict_it(kind: str, why: str, asked: str) -> None:
+    whole = tiny_model("modernbert" if kind == "encoder" else "llama", pad_token_id=0)
+    model = {
+        "base": lambda: whole.model,
+        "classes": lambda: LlamaForSequenceClassification(whole.config),
+        "encoder": lambda: whole,
+    }[kind]()
+    calls = {
+        "extend": lambda: extend(model, 64, IDS, train_length=32),
+        "convert": lambda: from_and_to(model, "nope", 32),
+        "ablate": lambda: whorl.inspect(model, IDS, train_length=32, random_windows=2, ablate=True),
+    }
+    with pytest.raises(ValueError, match=why):
+        calls[asked]()

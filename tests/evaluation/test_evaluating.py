@@ -239,6 +239,8 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(model: Path, text:
     out = tmp_path / "out"
     tiny_model("bert", vocab_size=VOCABULARY).save_pretrained(tmp_path / "bert")
     train_tokenizer(read_documents(str(text))[:1], VOCABULARY).save_pretrained(tmp_path / "bert")
+    tiny_model("llama", vocab_size=VOCABULARY).model.save_pretrained(tmp_path / "base")
+    train_tokenizer(read_documents(str(text))[:1], VOCABULARY).save_pretrained(tmp_path / "base")
     for how, message in (
         ({"probes": ["los"]}, "unknown probe 'los'; did you mean 'loss'?"),
         ({"probes": "loss"}, "probes must be a list"),
@@ -253,6 +255,8 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(model: Path, text:
             whorl.evaluate(model, text=text, out=out, **{**SMALL, **how})
     with pytest.raises(ValueError, match="attends in both directions"):
         whorl.evaluate(tmp_path / "bert", text=text, out=out, **SMALL)
+    with pytest.raises(ValueError, match="LlamaModel has no head that predicts the next token"):
+        whorl.evaluate(tmp_path / "base", text=text, out=out, **SMALL)
     assert not out.exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 import whorl
 from whorl.attaching import attached
@@ -51,6 +51,22 @@ def test_an_hf_export_is_a_stock_directory(family: str, encoding: str | None, tm
     assert done.tokenizer.endswith(f", which has the token id 299, and the model {rows} embeddings")
     assert names(tmp_path)[0] == "out"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"], "nothing beside it"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["none", "classes"])
+def test_models_without_a_language_head_are_compared_by_what_they_give(head: str, tmp_path: Path) -> None:
+    whole = tiny_model("llama", pad_token_id=0)
+    model = whole.model if head == "none" else LlamaForSequenceClassification(whole.config)
+    whorl.attach(model.eval(), "hope:train_length=40")
+    done = export(model, tmp_path / "out")
+    what = "hidden states" if head == "none" else "logits"
+    assert done.checked.compared == f"loaded by stock transformers: {what} of 96 tokens"
+    stock = type(model).from_pretrained(done.path).eval()
+    assert max_error(stock(TOKENS)[0], model(TOKENS)[0]) < 1e-5
+    model.save_pretrained = whorl.detach(copy.deepcopy(model)).save_pretrained  # forgets the encoding
+    with pytest.raises(ValueError, match="is another model"):
+        export(model, tmp_path / "forgot")
 
 
 @pytest.mark.parametrize(

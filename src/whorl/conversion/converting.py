@@ -23,6 +23,7 @@ from whorl.attaching.seams import attached_encoding
 from whorl.checking import check_ids, check_numbers
 from whorl.conversion.extending import see_new_distances
 from whorl.conversion.resuming import Diverged
+from whorl.data.losses import check_predicts_next
 from whorl.encodings import Encoding, Sum, parse
 from whorl.encodings.frequencies import Frequencies
 from whorl.files import read_json, write_json
@@ -176,9 +177,10 @@ def convert(
 
 
 def from_and_to(model: Any, to: str | Encoding, train_length: int) -> tuple[Encoding, Encoding]:
-    """What a model has, and what `to` means on it. Raises ValueError where they are the same, and where the model
-    cannot have it. No weight is asked."""
+    """What a model has, and what `to` means on it. Raises ValueError where they are the same, where the model cannot
+    have it, and where it is no causal language model. No weight is asked."""
     host = open_host(model)
+    check_predicts_next(host)
     was, target = encoding_of(model), filled(host, parse(to), train_length, attached_encoding(model))
     if target == was:
         raise ValueError(f"the model has {was} already; name another encoding to convert it to")

@@ -18,7 +18,7 @@ from whorl.attaching.saving import save_for_all
 from whorl.attaching.seams import attached_encoding
 from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
-from whorl.data.losses import window_losses
+from whorl.data.losses import check_predicts_next, window_losses
 from whorl.encodings import Encoding, Layers, Sum, get_scaling
 from whorl.encodings.nope import NoPE
 from whorl.encodings.rope import Rotary
@@ -210,7 +210,8 @@ def extend(
     which the model reads fewer tokens than before, it measures beside them and never keeps: that is asked for by its
     name.
     Raises ValueError for a target that is not longer than the training length, an unknown method, text that is too
-    short, a model that does not turn or sees no new distance, and one whose weights or losses are not finite.
+    short, a model that is no causal language model, does not turn or sees no new distance, and one whose weights or
+    losses are not finite.
 
     Layers that see no further than the training length stay as they are: nothing that they meet is new.
 
@@ -231,6 +232,7 @@ def extend(
         )
     methods = {name: changes(name, train_length, to) for name in (METHODS if method == "auto" else (method,))}
     host = open_host(model)
+    check_predicts_next(host)
     check_ids("windows", windows, tokens_of(host.model))
     if (rows := positions_of(host)) is not None and windows.shape[1] > rows:
         raise ValueError(

@@ -11,10 +11,25 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from whorl.checking import check_ids
-from whorl.hosts import tokens_of
+from whorl.hosts import OpenHost, headless, tokens_of
 
 CHUNK = 1024  # tokens whose logits are held in float32 at once
 LOGITS = 2**28  # at most so many at once in an evaluation: 1 GiB of float32
+
+
+def check_predicts_next(host: OpenHost) -> None:
+    """Raises ValueError for a model that is no causal language model, and so has no logits of the next token: one that
+    attends in both directions, and one whose head is of something else than tokens, or missing."""
+    name = type(host.model).__name__
+    if any(shape.bidirectional for shape in host.shapes):
+        raise ValueError(
+            f"{name} attends in both directions, and what is asked for is the next token; give a causal language model"
+        )
+    if headless(host.model):
+        raise ValueError(
+            f"{name} has no head that predicts the next token, which is what is asked for; give the causal language "
+            "model that it is part of, or was trained from"
+        )
 
 
 def window_losses(

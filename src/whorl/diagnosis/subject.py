@@ -19,7 +19,7 @@ from whorl.diagnosis.knowing import skeleton
 from whorl.diagnosis.reading import UNINITIALISED, Reading, readings, rounded_angles, undisturbed, usable
 from whorl.encodings import Encoding
 from whorl.finite import not_finite
-from whorl.hosts import OpenHost, open_host, text_config
+from whorl.hosts import OpenHost, headless, open_host, text_config
 from whorl.hosts.transformers.rope_settings import length_dependent, of_layers, unscaled_up_to
 from whorl.numerics import allowance, max_error, too_large_to_copy
 
@@ -82,8 +82,7 @@ class Subject:
 
     @cached_property
     def headless(self) -> bool:
-        """Whether there are no logits of tokens: a base model, or another head on one."""
-        return self.host.model.get_output_embeddings() is None
+        return headless(self.host.model)
 
     @cached_property
     def absolute(self) -> bool:

@@ -9,6 +9,7 @@ from whorl.attaching import attach
 from whorl.attaching.filling import filled, what_was_filled
 from whorl.attaching.reading import told
 from whorl.attaching.seams import attached_encoding
+from whorl.data.losses import check_predicts_next
 from whorl.encodings import Encoding
 from whorl.hosts import OpenHost, open_host
 from whorl.sources import Source
@@ -37,15 +38,12 @@ class Opened:
 def opened(found: Source, encoding: Encoding | None, train_length: int | None = None) -> Opened:
     """train_length: None takes the trial's or the config's.
 
-    Raises ValueError for an encoder, weights that are not finite, and an encoding that the model cannot have.
+    Raises ValueError for what is no causal language model, weights that are not finite, and an encoding that the
+    model cannot have.
     """
     model = found.model()
     host = open_host(model)
-    if any(shape.bidirectional for shape in host.shapes):
-        raise ValueError(
-            f"{type(host.model).__name__} attends in both directions, and what is asked for is the next token; give a "
-            "causal language model"
-        )
+    check_predicts_next(host)
     finite.check_weights(model)
     length = found.length(model, train_length)
     if encoding is None:

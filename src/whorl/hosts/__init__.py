@@ -11,7 +11,7 @@ from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, PACKED
 from whorl.hosts.transformers.host import OpenHost
 from whorl.hosts.transformers.opening import KNOWN, open_host, refuse_prompts, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
-from whorl.hosts.transformers.sizes import head_dim_of, text_config, tokens_of
+from whorl.hosts.transformers.sizes import head_dim_of, headless, text_config, tokens_of
 from whorl.hosts.transformers.stating import known_of, scaling_of, settings_of, trained_length
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TimmHost",
     "bases_of",
     "head_dim_of",
+    "headless",
     "host_of",
     "in_stock_terms",
     "known_of",

@@ -14,6 +14,7 @@ import torch
 from whorl import finite
 from whorl.attaching import seams_of
 from whorl.checking import check_ids, check_numbers, shown
+from whorl.data.losses import check_predicts_next
 from whorl.encodings.spectrum import wavelength
 from whorl.hosts import OpenHost, open_host, tokens_of
 from whorl.inspection import analysis, planning
@@ -130,7 +131,7 @@ def read(
     finished: Callable[[Inspection], None] = lambda inspection: None,
 ) -> Inspection:
     """What `inspect` does once model and inputs are checked, and it is known what is to be read in how many seconds."""
-    _check_plan(plan, inputs, len(facts))
+    _check_plan(plan, inputs, host, len(facts))
     summary = replace(about(host, facts, inputs, limit, plan, seed), plan=plan)
     stages = _Stages(
         host, facts, inputs.long(), limit, attention, seed, stage, summary, Deadline(plan, seconds), kept
@@ -173,8 +174,11 @@ def planned(
     return planning.planned(asked, cost, minutes, 60 * minutes - (planning.clock() - begun), facts)
 
 
-def _check_plan(plan: Plan, inputs: torch.Tensor, layers: int) -> None:
-    """Raises ValueError for a plan of another model's layers, and of longer windows than there are."""
+def _check_plan(plan: Plan, inputs: torch.Tensor, host: OpenHost, layers: int) -> None:
+    """Raises ValueError for a plan of another model's layers, of longer windows than there are, and of an ablation,
+    which is measured by the loss, of a model that gives none."""
+    if plan.stage("ablation") is not None:
+        check_predicts_next(host)
     if plan.layers is not None and not set(plan.layers) <= set(range(layers)):
         raise ValueError(f"the plan is of the layers {list(plan.layers)}, and this model has 0 to {layers - 1}")
     if (length := planning.windows_of(plan)[0]) > inputs.shape[1]:

@@ -72,7 +72,7 @@ class HF(Runtime):
 
     @torch.no_grad()
     def check(self, model: Any, written: Written) -> Check:
-        """Loads the folder as anybody would, in the same process, and compares logits."""
+        """Loads the folder as anybody would, in one process, and compares logits (without a head, hidden states)."""
         training = model.training
         model.eval()
         try:
@@ -81,20 +81,21 @@ class HF(Runtime):
             room = too_large_to_copy(model, 8 + 4 * half) is None
             ours = copy.deepcopy(model).float() if half and room else model
             ids = _some_tokens(model)
-            logits, truth = ours(ids).logits, None
+            outputs, truth = _outputs(ours, ids), None
             if room:
                 with suppress(RuntimeError, NotImplementedError), in_float64(ours):  # code without float64 kernels
-                    truth = ours(ids).logits
-            allowed, truth = allowance(logits, truth), None  # 200 MiB of a Gemma
+                    truth = _outputs(ours, ids)
+            allowed, truth = allowance(outputs, truth), None  # 200 MiB of a Gemma
             stock = _stock_class(model).from_pretrained(written.folder, dtype=ours.dtype, use_safetensors=True)
             assert attached(stock) is None
-            error = max_error(stock.to(model.device).eval()(ids).logits, logits)
+            error = max_error(_outputs(stock.to(model.device).eval(), ids), outputs)
             if not error <= allowed:
-                allowed += _moved_by_rounded_frequencies(stock, ours, ids, logits)
+                allowed += _moved_by_rounded_frequencies(stock, ours, ids, outputs)
         finally:
             model.train(training)
-        finite.check_values(logits, "the model's own logits are not finite", model, ids)
-        return Check(f"loaded by stock transformers: logits of {ids.numel()} tokens", error, allowed)
+        what = "hidden states" if ours is getattr(ours, "base_model", None) else "logits"
+        finite.check_values(outputs, f"the model's own {what} are not finite", model, ids)
+        return Check(f"loaded by stock transformers: {what} of {ids.numel()} tokens", error, allowed)
 
 
 def _dropped(folder: Path) -> list[str]:
@@ -108,8 +109,15 @@ def _dropped(folder: Path) -> list[str]:
     return [kind for kind in dict.fromkeys(said) if kind in DROPPED]
 
 
-def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logits: torch.Tensor) -> float:
-    """How far the logits of an attached model are moved by the stock module's own frequencies, which are float32 and
+def _outputs(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """What a forward gives first: the logits of a head, or the hidden states of a model without one."""
+    found = model(ids)[0]
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, outputs: torch.Tensor) -> float:
+    """How far the outputs of an attached model are moved by the stock module's own frequencies, which are float32 and
     where they are blended (YaRN, Llama 3) off by more than a rounding. 0 where they are not the model's at all."""
     host = open_host(stock)
     if attached(ours) is None or host.rotary is None:
@@ -117,7 +125,7 @@ def _moved_by_rounded_frequencies(stock: Any, ours: Any, ids: torch.Tensor, logi
     own = stock_encoding(host)
     if not same_rotations(host, own, encoding_of(ours)):
         return 0.0
-    return max_error(attach(copy.deepcopy(ours), own)(ids).logits, logits)
+    return max_error(_outputs(attach(copy.deepcopy(ours), own), ids), outputs)
 
 
 def _stock_class(model: Any) -> Any:

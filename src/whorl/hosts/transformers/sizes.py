@@ -18,6 +18,11 @@ def tokens_of(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def headless(model: Any) -> bool:
+    """Whether there are no logits of tokens: a base model, or another head on one."""
+    return model.get_output_embeddings() is None
+
+
 def heads_of(config: Any, attention: Any) -> int:
     """Heads of queries, as the attention module says (layers may differ: Laguna), or else the config.
 
