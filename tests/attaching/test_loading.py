@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import whorl
 from tests.contract import TOKENS
@@ -195,3 +196,28 @@ def test_a_variant_is_read_from_its_files(encoding: str | None, shard: str, tmp_
     assert whorl.encoding_of(loaded) == whorl.encoding_of(model)
     with torch.no_grad():
         assert torch.equal(loaded(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_settings_of_the_config_go_to_it_as_in_stock_code(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "stock")
+    said = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        "max_position_embeddings": 999,
+        "attn_implementation": "eager",
+    }
+    ours = whorl.load(tmp_path / "stock", **said)
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", **said)
+    assert ours.config.max_position_embeddings == 999
+    assert ours.config._attn_implementation == "eager"
+    assert str(whorl.encoding_of(ours)) == "rope:base=500"
+    assert torch.equal(ours(TOKENS).logits, stock(TOKENS).logits)
+    with pytest.raises(ValueError, match="unexpected keyword argument 'rope_params'"):
+        whorl.load(tmp_path / "stock", rope_params={})
+
+
+@pytest.mark.parametrize("encoding", ["hope:train_length=32", "alibi"], ids=["in stock terms", "recorded"])
+def test_a_rotation_beside_a_recorded_encoding_is_refused(encoding: str, tmp_path: Path) -> None:
+    whorl.attach(tiny_model("llama"), encoding).save_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError, match=f"was saved with {encoding}.*, which rope_parameters do not change; leave"):
+        whorl.load(tmp_path / "ours", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    assert whorl.load(tmp_path / "ours", max_position_embeddings=999).config.max_position_embeddings == 999

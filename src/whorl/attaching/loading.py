@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 HUB = ("revision", "token", "cache_dir", "subfolder", "local_files_only")  # where a file of a checkpoint is
 COMPUTED = ("inv_freq", "masked_bias", "position_ids")  # buffers that old checkpoints hold, and that models compute now
+OF_LOADING = ("attn_implementation", "dtype", "torch_dtype", "quantization_config", "generation_config", *HUB)
 LONG = 400  # characters of what stock code says
 
 
@@ -49,15 +50,16 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding; or a `.gguf`
     file, or a folder with one and no other model, whose weights become float32 unless a dtype is given. Keyword
     arguments go to `from_pretrained` (dtype, device_map, revision, ...), or to `timm.create_model` for a folder with a
-    model of timm. The model is of the class that was saved.
+    model of timm. Those that the config has (rope_parameters, max_position_embeddings) go to it, as in stock code, but
+    for a rotation beside the encoding that was recorded. The model is of the class that was saved.
 
     Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
 
     base: the model to put an adapter on, with the encoding or without; the one that the adapter names is loaded where
     none is given. (Plain PEFT refuses such an adapter, since it would not see a base without the encoding.)
 
-    Raises ValueError when the config and the recorded encoding contradict each other, when a base has another encoding
-    than its adapter was trained with, and as `from_pretrained` does.
+    Raises ValueError when the config (or rope_parameters) and the recorded encoding contradict each other, when a base
+    has another encoding than its adapter was trained with, and as `from_pretrained` does.
 
     >>> model = whorl.load("path/to/dir")
     >>> whorl.encoding_of(model)
@@ -81,8 +83,14 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         adapters.refuse_both(name_or_path, adapter)
     _refuse_base(name_or_path, base)
     trusted = kwargs.get("trust_remote_code", False)
-    config = kwargs.pop("config", None) or configuration(name_or_path, trust_remote_code=trusted, **hub)
+    config, settings = kwargs.pop("config", None), {}
+    if config is None:
+        config = configuration(name_or_path, trust_remote_code=trusted, **hub)
+        settings = {k: kwargs.pop(k) for k in [*kwargs] if k not in OF_LOADING and hasattr(config, k)}
+        if settings:
+            config = configuration(name_or_path, trust_remote_code=trusted, **hub, **settings)
     record = _unguarded(config)
+    _refuse_rotation_beside(record, settings, name_or_path)
     if record is not None and record.get("unfinished"):
         raise ValueError(f"{UNFINISHED}: the weights in {name_or_path} may be those of an earlier one; save again")
     cls = _class(config, transformers.AutoModelForCausalLM if record is None else None)
@@ -114,6 +122,17 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
             own = ours.get(at or "", {}) if len(ours) > 1 else next(iter(ours.values()))
             _load_learned(attachment, own, name_or_path)
     return model
+
+
+def _refuse_rotation_beside(record: dict[str, Any] | None, settings: dict[str, Any], where: Any) -> None:
+    """Raises ValueError for rope_parameters of a folder that records its encoding, which is what is attached."""
+    if record is None or "rope_parameters" not in settings:
+        return
+    own = "encodings of its parts" if "parts" in record else from_dict(record["encoding"])
+    raise ValueError(
+        f"{where} was saved with {own}, which rope_parameters do not change; leave them out, and attach the encoding "
+        "that you want to what whorl.load gives"
+    )
 
 
 def _refuse_base(where: Any, base: Any) -> None:
