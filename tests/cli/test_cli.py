@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from whorl.cli import app
 from whorl.encodings import REGISTRY, SCALINGS
-from whorl.hosts import FAMILIES, IMAGES, PACKED
+from whorl.hosts import FAMILIES, IMAGES, MULTIMODAL, PACKED
 from whorl.hosts.timm.families import FAMILIES as TIMM
 
 
@@ -37,6 +37,8 @@ def test_list_names_every_encoding_scaling_and_family() -> None:
     for name in SCALINGS:
         assert f" {name} " in scalings
     models, images = models.split("of images: ")
+    models, multimodal = models.split("of texts and images: ")
+    assert multimodal.strip() == ", ".join(name for name in MULTIMODAL if not name.endswith("_text")) + " (M-RoPE)"
     images, timm = images.split("of timm: ")
     images, towers = images.split("towers: ")
     assert towers.startswith(", ".join(PACKED))

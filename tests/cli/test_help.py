@@ -101,6 +101,7 @@ def test_the_list_shows_scalings_tasks_and_families_by_name() -> None:
     assert "Takes the place of the softmax" in both
     assert "position interpolation" in both
     assert "llama, a model type" in both
+    assert "qwen3_vl, a model type: what it takes is in docs/families.md" in " ".join(shown("list", "qwen3_vl").split())
     assert "vit, a model type of transformers, of images: what it takes is in docs/families.md" in " ".join(
         shown("list", "vit").split()
     )

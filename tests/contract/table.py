@@ -40,8 +40,17 @@ and must leave the logits of a few tokens as they were. Otherwise attaching rais
 
 In a model that also sees or hears (Gemma 3, LLaVA, Qwen2-Audio, ...), the text's layers get the encoding and the towers
 stay as they were. Attaching refuses by name what has no place for an encoding or none yet: encoder-decoders (T5, BART,
-Whisper), models without attention (Mamba), rotary embeddings of three positions per token (M-RoPE: Qwen2-VL to
-Qwen3.5), and most multi-head latent attention (DeepSeek V2 and V3; MiniCPM 3's opens).
+Whisper), models without attention (Mamba), and most multi-head latent attention (DeepSeek V2 and V3; MiniCPM 3's
+opens).
+
+In Qwen2-VL, Qwen2.5-VL and Qwen3-VL (their mixtures of experts and their text alone, too) a token has three positions:
+a time, a row and a column (M-RoPE, 2409.12191). Each pair of channels goes by one of them. Encodings that rotate by
+fixed frequencies attach to these models: `rope`, `hope`, `p-rope`, `partial-rope`, their scalings but those that go by
+the length of the context, and `nope`. Each pair keeps the position that it goes by in the model (`mrope_section`, in
+one run or interleaved), and `hope` keeps the pairs whose turn fits in the training length, whichever position they go
+by. In a text the three positions are one, and so `whorl doctor`, `inspect`, `extend` and `export --runtime hf` read
+these models as any other. Biases, windows and encodings by content are refused: between the pieces of an image there
+is no one distance. Others with three positions (GLM-4V, Qwen3.5, the Omni models) are refused by name.
 """
 
 

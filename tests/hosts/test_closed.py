@@ -85,23 +85,11 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: built("DeepseekV3ForCausalLM", **LATENT, rope_interleave=False),
         "turns 8 channels apart from the rest, in a way that is not supported yet",
     ),
-    "qwen2_vl": (
-        lambda: built("Qwen2VLForConditionalGeneration", text_config=AXES, vision_config={**VISION, "embed_dim": 32}),
-        r"three positions per token, time, height and width \(M-RoPE, mrope_section \[2, 3, 3\]\)"
-        r".*; its part model\.visual is of a known family: try whorl\.attach\(model\.get_submodule\('model\.visual'\)",
+    "qwen2_5_omni": (
+        lambda: built("Qwen2_5OmniThinkerForConditionalGeneration", text_config=AXES, vision_config=VISION),
+        r"three positions per token, time, height and width \(M-RoPE, mrope_section \[2, 3, 3\]\), in a way that",
     ),
-    "qwen2_5_vl": (
-        lambda: built("Qwen2_5_VLForConditionalGeneration", text_config=AXES, vision_config=VISION),
-        "not supported yet",
-    ),
-    "qwen3_vl": (
-        lambda: built(
-            "Qwen3VLForConditionalGeneration",
-            text_config=AXES,
-            vision_config={**VISION, "deepstack_visual_indexes": [0]},
-        ),
-        "M-RoPE",
-    ),
+    "glm4v, its text alone": (lambda: built("Glm4vTextModel", **AXES), "Qwen2.5-VL's and Qwen3-VL's are"),
     "qwen3_vl, its tower": (
         lambda: (
             built(
@@ -112,7 +100,6 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "Qwen3VLVisionModel reads images of any sizes packed in one row, and turns q and k by the rows and columns",
     ),
-    "qwen3_vl, its text alone": (lambda: built("Qwen3VLTextModel", **AXES), "M-RoPE"),
 }
 
 
@@ -130,7 +117,7 @@ def test_what_has_no_seam_says_what_it_is(kind: str, encoding: str) -> None:
 def test_three_positions_are_refused_before_there_are_weights() -> None:
     """Where nothing can be proved by a forward, as in the checks before a comparison."""
     with torch.device("meta"):
-        model = built("Qwen3VLTextModel", **AXES)
+        model = built("Glm4vTextModel", **AXES)
     with pytest.raises(ValueError, match="M-RoPE"):
         whorl.attach(model, "rope")
 

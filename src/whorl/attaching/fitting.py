@@ -14,6 +14,11 @@ from whorl.ops.axes import axis_of
 
 def check_grid(part: Encoding, host: Host) -> None:
     """Raises ValueError where an encoding goes by rows and columns and this host's positions have one axis."""
+    if part.on_grid and host.pair_axes:
+        raise ValueError(
+            f"{part.name} goes by rows and columns of one image, and the pairs of {host.named} go by a time, a row or "
+            "a column each, as mrope_section says; try one that says frequencies alone (rope, hope, p-rope)"
+        )
     if part.on_grid and host.axes == 1:
         raise ValueError(
             f"{part.name} goes by rows and columns, and a position in {host.named} has 1 axis; attach it to a model of "

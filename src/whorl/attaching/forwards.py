@@ -27,6 +27,11 @@ def rotary_forward(
     return turns, turns
 
 
+def three_axes_rotary_forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[Turns, Turns]:
+    """The same for M-RoPE, whose positions are [3, batch, tokens]: times, rows and columns; of a text, one for all."""
+    return rotary_forward(self, x, position_ids.expand(3, -1, -1).movedim(0, -1))
+
+
 def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, given this layer's tables, and positions where its logits are biased."""
     seam: LayerSeam = self.whorl_seam

@@ -70,14 +70,16 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     seed: of the numbers that a learned encoding starts from, where they are drawn at random: each layer has its own,
     the same in every run and process. To begin anew with what is attached already, detach first.
 
-    Of a model that also sees or hears, the text's layers get the encoding; its towers attend as before.
+    Of a model that also sees or hears, the text's layers get the encoding; its towers attend as before. Where a token
+    has a time, a row and a column (M-RoPE: Qwen2-VL to Qwen3-VL), each pair goes by the one that it does in the model,
+    and encodings that do more than rotate q and k by fixed frequencies are refused.
 
     Of the process this changes two things: the first encoding that needs it makes the attention "whorl" known to
     transformers by its name, and where torch.compile has been used, all compiled graphs are dropped, so that the next
     calls compile anew (`detach` does that too).
 
     Raises ValueError, with the model unchanged, for a model without a known seam (`whorl list` names the families;
-    encoder-decoders, models without attention, M-RoPE and most latent attention have none), sizes that cannot carry the
+    encoder-decoders, models without attention and most latent attention have none), sizes that cannot carry the
     encoding, a layer type without a rule, a window wider than the host's own, a data-parallel wrapper, learned
     parameters on a model that is sharded already (see `whorl.attaching.parallel`), or a module whose `forward` other
     code has replaced; and for a spectrum that depends on the length, on an encoder and where q and k cannot be rotated

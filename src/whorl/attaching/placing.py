@@ -19,6 +19,7 @@ from whorl.attaching.forwards import (
     packed_rotary_forward,
     position_table_forward,
     rotary_forward,
+    three_axes_rotary_forward,
     unturned_forward,
 )
 from whorl.attaching.interface import attention
@@ -92,7 +93,8 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
     if host.rotary is not None:
         spectra = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         host.rotary.__dict__.update(whorl_spectra=spectra, whorl_reposition=attachment.reposition)
-        _set_forward(host.rotary, packed_rotary_forward if host.packed else rotary_forward)
+        of_texts = three_axes_rotary_forward if host.pair_axes else rotary_forward
+        _set_forward(host.rotary, packed_rotary_forward if host.packed else of_texts)
     if host.position_table is not None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
@@ -192,6 +194,7 @@ def _replaced(host: Host) -> list[nn.Module]:
 OURS = (
     attention_forward, unturned_forward, rotary_forward, position_table_forward,
     images.placed_forward, images.handed_forward, images.image_rotary_forward, packed_forward, packed_rotary_forward,
+    three_axes_rotary_forward,
 )  # fmt: skip
 
 

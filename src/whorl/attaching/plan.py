@@ -147,6 +147,8 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
         by_host = not late or host.patches is not None  # tables of images are made once, wherever layers turn
         early = spectrum if by_host else Spectrum((), shape.head_dim)
+        if host.pair_axes and early.turning:
+            early = replace(early, axes=host.pair_axes[: len(early.frequencies)])
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
             spectra.append(early)
@@ -225,6 +227,11 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
             f"{part} turns pairs by positions of one axis, and a position in {type(host.model).__name__} has "
             f"{host.axes}; attach an encoding that says which axis each pair goes by, as {found}"
         )
+    if host.pair_axes and (spectrum.axes or spectrum.vectors):
+        raise ValueError(
+            f"{part} says which axis of a position each pair goes by, and in {host.named} mrope_section does; try one "
+            "that says frequencies alone (rope, hope, p-rope)"
+        )
     if spectrum.number_of_axes > (host.axes if host.patches is None else PLACES):
         raise ValueError(
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
@@ -252,10 +259,10 @@ def _check_by_length(host: Host, index: int, scaled: Scaled) -> None:
     shape, name = host.shapes[index], type(host.model).__name__
     spectrum = scaled.spectrum_at(shape.head_dim, 1)  # says what is missing
     fixed = f"try a scaling that is the same at every length, as {scaled.inner}~ntk:factor=4"
-    if host.axes > 1:
+    if host.axes > 1 or host.pair_axes:
         raise ValueError(
-            f"{scaled} goes by the number of tokens up to a query's own, and positions in {name} have {host.axes} axes "
-            f"and count none; {fixed}"
+            f"{scaled} goes by the number of tokens up to a query's own, and positions in {name} have "
+            f"{3 if host.pair_axes else host.axes} axes and count none; {fixed}"
         )
     if shape.bidirectional:
         raise ValueError(

@@ -77,7 +77,7 @@ def _check(known: Mapping[str, Any], name: str) -> None:
 def _of(known: Mapping[str, Any], name: str) -> list[str]:
     """The kinds of thing that have this name. Raises ValueError, with what may have been meant, for none."""
     every = {kind: [row[0] for row in known[kind]] for kind in ("encodings", "scalings")}
-    every |= {kind: list(known[kind]) for kind in ("tasks", "families", "images", "towers", "timm")}
+    every |= {kind: list(known[kind]) for kind in ("tasks", "families", "multimodal", "images", "towers", "timm")}
     found = [kind for kind, names in every.items() if name in names]
     if not found:
         likest = closest(name.partition(":")[0], [n for names in every.values() for n in names])
@@ -107,8 +107,13 @@ def _overview(terminal: Console, known: Mapping[str, Any]) -> None:
             "\nmodels: ", (", ".join(known["families"]), "bold"),
             ", by their model type, and families that look like one of them, which are proved by a forward first",
         ),
+        said(
+            "of texts and images: ",
+            (", ".join(name for name in known["multimodal"] if not name.endswith("_text")), "bold"),
+            " (M-RoPE)",
+        ),
         said("of images: ", (", ".join(known["images"]), "bold"), ", for encodings of a grid (axial-rope, ...)"),
-        said("towers: ", (", ".join(known["towers"]), "bold"), ", inside models of images and texts: docs/images.md"),
+        said("towers: ", (", ".join(known["towers"]), "bold"), ", in such models (docs/images.md)"),
         said("of timm: ", (", ".join(known["timm"]), "bold"), ", and classes that derive from them, for the same"),
         sep="\n",
     )  # fmt: skip
@@ -176,8 +181,8 @@ def _images(terminal: Console, known: Mapping[str, Any], name: str) -> None:
 
 
 _SHOWN = {
-    "encodings": _encoding, "scalings": _scaling, "tasks": _task, "families": _family, "images": _images,
-    "towers": _images, "timm": _images,
+    "encodings": _encoding, "scalings": _scaling, "tasks": _task, "families": _family, "multimodal": _family,
+    "images": _images, "towers": _images, "timm": _images,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from whorl.encodings import REGISTRY, SCALINGS, get, get_scaling
 from whorl.encodings.config import format_value
-from whorl.hosts import FAMILIES, IMAGES, PACKED
+from whorl.hosts import FAMILIES, IMAGES, MULTIMODAL, PACKED
 from whorl.hosts.timm.families import FAMILIES as TIMM
 from whorl.runtimes import RUNTIMES
 from whorl.runtimes import get as get_runtime
@@ -95,6 +95,7 @@ def listing() -> str:
         "encodings": rows(),
         "scalings": scaling_rows(),
         "families": list(FAMILIES),
+        "multimodal": list(MULTIMODAL),
         "images": list(IMAGES),
         "towers": list(PACKED),
         "timm": list(TIMM),

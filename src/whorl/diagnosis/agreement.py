@@ -16,6 +16,7 @@ from whorl.diagnosis.answers import Answer, NotApplicable, judged
 from whorl.diagnosis.subject import Runs, Subject
 from whorl.finite import first_not_finite
 from whorl.hosts import FAMILIES, open_host
+from whorl.hosts.transformers.rotary_module import positions_for
 from whorl.hosts.transformers.tiny import tiny_model
 from whorl.numerics import max_error
 from whorl.results.diagnosis import PASS
@@ -188,7 +189,7 @@ def _turning(r: Runs) -> dict[int, bool]:
 @contextmanager
 def _asking(r: Runs, found: dict[int, bool]) -> Iterator[None]:
     host, handles = r.host, []
-    positions = 2 * torch.arange(r.length, device=r.ids.device)[None]
+    positions = positions_for(host.rotary, 2 * torch.arange(r.length, device=r.ids.device)[None])
 
     def ask(index: int, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         given = kwargs["position_embeddings"]

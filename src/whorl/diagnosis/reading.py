@@ -15,7 +15,7 @@ from whorl.diagnosis.meaning import FLOAT32, Sizes, Turning, meant, other_readin
 from whorl.hosts import OpenHost, head_dim_of
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import by_layer_type, of_layers, rope_parameters, rope_type, turning_share
-from whorl.hosts.transformers.rotary_module import amplitude_of, frequencies_of
+from whorl.hosts.transformers.rotary_module import amplitude_of, frequencies_of, positions_for
 
 # The causes, from the most specific one: a difference is put down to the first that explains it.
 UNINITIALISED = "uninitialised"
@@ -88,7 +88,7 @@ def measured(rotary: Any, label: str) -> tuple[Turning, torch.Tensor | None]:
     x = torch.zeros(1, 2, 8, dtype=torch.float64, device=device)
     arguments = (label,) if label else ()
     with undisturbed(rotary):
-        out = rotary(x, torch.tensor([[0, 1]], device=device), *arguments)
+        out = rotary(x, positions_for(rotary, torch.tensor([[0, 1]], device=device)), *arguments)
     if isinstance(out, torch.Tensor):  # complex: cos + i sin
         turned, first = out.angle(), out.abs()
     else:
@@ -275,13 +275,13 @@ def rounded_angles(rotary: Any) -> Iterator[None]:
     random = torch.Generator().manual_seed(0)
 
     def round_off(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tables: Any) -> Any:
-        given = (p for p in (*args, *kwargs.values()) if isinstance(p, torch.Tensor))
-        positions = next(p for p in given if p.dim() == 2)  # the other tensor, for the dtype, has channels too
+        _, positions = (p for p in (*args, *kwargs.values()) if isinstance(p, torch.Tensor))  # the first: for a dtype
         ones = [torch.ones_like(p) if p is positions else p for p in args]
         unit = module.forward(*ones, **{k: torch.ones_like(p) if p is positions else p for k, p in kwargs.items()})
         per_token = unit.angle() if isinstance(unit, torch.Tensor) else torch.atan2(unit[1].double(), unit[0].double())
         signs = torch.randint(2, per_token.shape, generator=random).to(per_token.device) * 2 - 1
-        off = positions.double()[..., None] * per_token.double() * 2**-24 * signs
+        of_tokens = positions if positions.dim() == 2 else positions[0]  # M-RoPE: the three are one in a text
+        off = of_tokens.double()[..., None] * per_token.double() * 2**-24 * signs
         if isinstance(tables, torch.Tensor):
             return tables * torch.polar(torch.ones_like(off), off).to(tables.dtype)
         cos, sin = (table.double() for table in tables)

@@ -7,7 +7,7 @@ from whorl.hosts.libraries import LIBRARIES, bases_of, host_of
 from whorl.hosts.protocol import Calls, Host, Patches, Rotation, StockForm, in_stock_terms, name_of
 from whorl.hosts.timm.host import TimmHost
 from whorl.hosts.transformers.closed import turns_latent_keys
-from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, PACKED, Family
+from whorl.hosts.transformers.families import ENCODERS, FAMILIES, IMAGES, MULTIMODAL, PACKED, Family
 from whorl.hosts.transformers.host import OpenHost
 from whorl.hosts.transformers.opening import KNOWN, open_host, refuse_prompts, unwrapped
 from whorl.hosts.transformers.rotary_module import stock_spectrum
@@ -20,6 +20,7 @@ __all__ = [
     "IMAGES",
     "KNOWN",
     "LIBRARIES",
+    "MULTIMODAL",
     "PACKED",
     "Calls",
     "Family",

@@ -154,6 +154,8 @@ class Host(ABC):
 
     calls: Calls
     axes: int = 1  # of a position, as the host gives it to its layers: the tokens of a text stand in a row
+    pair_axes: tuple[int, ...] = ()  # of M-RoPE: which of the three positions of a token (time, row, column) each pair
+    # of channels goes by, whatever its frequency; all three are the same in a text, and so this has one axis
 
     rotary: Any  # None in a host that hands positions themselves to its layers
     rotation: Rotation | None

@@ -440,7 +440,8 @@ def random_tokens(model: Any, windows: int, length: int, seed: int) -> torch.Ten
     config = model.config.get_text_config()
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(config.vocab_size, (windows, length), generator=generator)
-    first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+    special = (getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))  # Qwen3-VL's text has none
+    first = next((id_ for id_ in special if id_ is not None), None)
     if isinstance(first, Sequence):
         first = first[0]
     if first is not None and 0 <= first < config.vocab_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-from whorl.hosts.transformers.families import FAMILIES, IMAGES, PACKED
+from whorl.hosts.transformers.families import FAMILIES, IMAGES, MULTIMODAL, PACKED
 from whorl.hosts.transformers.rope_settings import rope_parameters
 
 
@@ -36,7 +36,7 @@ def why_closed(model: Any) -> str | None:
     if sections is not None:
         return (
             f"its rotary embedding goes by three positions per token, time, height and width (M-RoPE, mrope_section "
-            f"{sections}), and whorl's encodings go by one; this is not supported yet"
+            f"{sections}), in a way that is not known; of such models Qwen2-VL's, Qwen2.5-VL's and Qwen3-VL's are"
         )
     return None
 
@@ -72,9 +72,10 @@ def turns_latent_keys(model: Any) -> str | None:
 
 def part_that_opens(model: Any) -> str | None:
     """The name of the outermost module inside a model that is a model of a known family by itself, or None."""
+    known = {*FAMILIES, *MULTIMODAL, *IMAGES, *PACKED}
     for name, module in model.named_modules():
         model_type = getattr(getattr(module, "config", None), "model_type", None)
-        if name and any(model_type in known for known in (FAMILIES, IMAGES, PACKED)) and hasattr(module, "base_model"):
+        if name and model_type in known and hasattr(module, "base_model"):
             return name
     return None
 

@@ -90,6 +90,14 @@ FAMILIES: dict[str, Family] = {
 
 ENCODERS = ("modernbert", "bert")
 
+# Decoders of texts, images and films, a position of which is a time, a row and a column (M-RoPE, arXiv 2409.12191); and
+# their parts that read alone.
+MULTIMODAL: dict[str, Family] = {
+    f"{whole}{part}": Family()
+    for whole in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    for part in ("", "_text")
+}
+
 
 @dataclass(frozen=True)
 class ImageFamily(Family):

@@ -51,6 +51,12 @@ class OpenHost(Host):
     family: Family  # what its family's code calls things
 
     def refuses(self, effect: Effect) -> str | None:
+        if self.pair_axes and not isinstance(effect, Rotate):
+            return (
+                f"does more than turn q and k by fixed frequencies, and tokens of images have three positions in "
+                f"{self.named}, a time, a row and a column (M-RoPE), between which it has no distance; try rope, hope "
+                "or p-rope, of which each pair goes by the position that the model's own does"
+            )
         if not isinstance(effect, Rotate) or self.rotation is None or self.rotation.free:
             return None
         if any(stock_width(self.rotary, of) != 0 for of in self.layer_types):

@@ -22,11 +22,12 @@ from whorl.encodings import Shape
 from whorl.hosts.protocol import Host, Rotation
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.closed import of_images, part_that_opens, turns_latent_keys, why_closed
-from whorl.hosts.transformers.families import FAMILIES, GUESSES, Family
+from whorl.hosts.transformers.families import FAMILIES, GUESSES, MULTIMODAL, Family
 from whorl.hosts.transformers.host import CALLS, OpenHost
-from whorl.hosts.transformers.rotary_module import stock_width
+from whorl.hosts.transformers.rotary_module import axes_of_pairs, stock_width
 from whorl.hosts.transformers.sizes import head_dim_of, heads_of, text_config
 
+LISTED = FAMILIES | MULTIMODAL
 KNOWN = "`whorl list` names the families that are known"
 
 
@@ -92,8 +93,8 @@ def open_model(model: Any) -> OpenHost:
             f"whorl attaches to Hugging Face transformers models and got {got} without a "
             "config.model_type; pass the model that AutoModelForCausalLM gave, or one of timm's for images"
         )
-    if model_type in FAMILIES:
-        return _open(model, FAMILIES[model_type], known=True)
+    if model_type in LISTED:
+        return _open(model, LISTED[model_type], known=True)
     name = f"model type {model_type!r} ({type(model).__name__})"
     if (others := of_images(model)) is not None:
         raise ValueError(others)
@@ -178,6 +179,7 @@ def _open(model: Any, family: Family, known: bool) -> OpenHost:
         if compat.masks_by_window(type(base))
         else (None,) * len(types),
         turns=tuple(rotary is not None and family.turns(a) for a in attentions),
+        pair_axes=axes_of_pairs(rotary) if model.config.model_type in MULTIMODAL else (),
         typed=rotary is not None and _takes_layer_type(rotary),
         biases="interface" if compat.attends_by_name(type(attentions[0])) else "mask",
     )
@@ -187,7 +189,7 @@ def bases_of(model: Any) -> list[Any]:
     """Where an encoding of this model's own may be: the modules that hold its layers by what its family says, or by
     each guess; not those of a model that it holds as a part."""
     model = unwrapped(model)
-    known = FAMILIES.get(model.config.model_type)
+    known = LISTED.get(model.config.model_type)
     families = GUESSES if known is None else (known,)
     return list({id(base): base for family in families if (base := _base(model, family)) is not None}.values())
 

@@ -53,6 +53,27 @@ def stock_spectrum(rotary: Any, layer_type: str, head_dim: int) -> Spectrum | No
         ) from error
 
 
+def positions_for(rotary: Any, positions: torch.Tensor) -> torch.Tensor:
+    """Positions [batch, tokens] of a text as a rotary module takes them: that of M-RoPE, three times."""
+    return positions.expand(3, -1, -1) if hasattr(rotary, "mrope_section") else positions
+
+
+def axes_of_pairs(rotary: Any) -> tuple[int, ...]:
+    """Which of three positions (time, row, column) each pair of channels goes by, asked of the rotary module's own code
+    for putting together a table of those of each. Raises ValueError for sections that are not of these pairs."""
+    pairs = rotary.inv_freq.shape[0]
+    with torch.device("cpu"):
+        numbers = torch.arange(3).view(3, 1, 1, 1).expand(3, 1, 1, pairs).clone()
+        try:
+            found = rotary.recomposition_frequencies(numbers).flatten()[:pairs].tolist()
+        except RuntimeError as error:
+            raise ValueError(
+                f"mrope_section {rotary.mrope_section} shares out {sum(rotary.mrope_section)} pairs of channels among "
+                f"time, rows and columns, and heads of this {type(rotary).__name__} have {pairs}"
+            ) from error
+    return tuple(found)
+
+
 def _prefix(rotary: Any, layer_type: str) -> str:
     """What the names of a layer type's buffers begin with; nothing in a module with one table."""
     return f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
