@@ -101,6 +101,41 @@ def test_what_was_changed_since_it_was_built_is_kept(tmp_path: Path) -> None:
     assert str(whorl.encoding_of(whorl.detach(loaded))) == "learned-2d:grid=2@8,antialias=true"
 
 
+@pytest.mark.parametrize("name", [NAMES[0], *NAMES[3:]])
+@pytest.mark.parametrize("encoding", ["axial-rope", "mixed-rope", "axial-rope/nope/alibi-2d"])
+@torch.no_grad()
+def test_a_model_of_which_blocks_were_taken_out_is_loaded_without_them(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    model = built(name, encoding, depth=3)
+    model.blocks = nn.Sequential(model.blocks[0], model.blocks[2])
+    for folder in ("once", "twice"):
+        whorl.save(model, tmp_path / folder)
+        loaded = whorl.load(tmp_path / folder)
+        assert len(loaded.blocks) == 2
+        assert torch.equal(loaded(WIDE), model(WIDE))
+    whorl.save(loaded, tmp_path / "again")
+    assert torch.equal(whorl.load(tmp_path / "again")(WIDE), model(WIDE))
+
+
+@pytest.mark.parametrize("name", [NAMES[0], *NAMES[3:]])
+@pytest.mark.parametrize("encoding", ["axial-rope", "sincos-2d", "alibi-2d"])
+@torch.no_grad()
+def test_patches_of_another_size_are_told_until_the_encoding_is_attached_to_them(name: str, encoding: str) -> None:
+    """As many tokens as before, in another grid."""
+    model = built(name, encoding, patch_size=(8, 4))
+    square = torch.randn(1, 3, 32, 32)
+    model.set_input_size(img_size=(32, 32), patch_size=(4, 8))
+    with pytest.raises(ValueError, match=r"patches of 8 x 4 pixels when .* into 4 x 8 now .*; whorl\.attach\(model"):
+        model(square)
+    with pytest.raises(ValueError, match="into 4 x 8 now"):
+        model.forward_intermediates(square)
+    whorl.attach(model, whorl.encoding_of(model))
+    found = model(square)
+    anew = whorl.attach(whorl.detach(model), encoding)
+    assert torch.equal(found, anew(square))
+
+
 @torch.no_grad()
 def test_a_folder_of_timms_own_is_read_with_its_encoding_or_without(tmp_path: Path) -> None:
     stock, attached = built(), built(encoding="mixed-rope")

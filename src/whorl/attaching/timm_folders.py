@@ -48,7 +48,8 @@ def save(model: Any, directory: Any) -> None:
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as made:
-        save_for_hf(model, made, safe_serialization=True)
+        depth = {} if attachment is None else {"depth": attachment.layers}  # blocks may have been taken out
+        save_for_hf(model, made, safe_serialization=True, model_args=depth)
         if attachment is not None:
             config = read_json(Path(made) / CONFIG)
             record = {**record_of(attachment.encoding), "architecture": config["architecture"]}

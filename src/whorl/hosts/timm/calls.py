@@ -48,14 +48,27 @@ class Asked(NamedTuple):
 
 
 def forward_features(self: Any, x: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> torch.Tensor:
-    handed = Handed(attn_mask, self.whorl_turns(x))
+    handed = Handed(attn_mask, turns_of(self, x))
     features: torch.Tensor = type(self).forward_features(_handing(self, handed), x, handed, is_causal)
     return features
 
 
 def forward_intermediates(self: Any, x: torch.Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Any:
-    handed = Handed(attn_mask, self.whorl_turns(x))
+    handed = Handed(attn_mask, turns_of(self, x))
     return type(self).forward_intermediates(_handing(self, handed), x, *args, attn_mask=handed, **kwargs)
+
+
+def turns_of(model: Any, pixels: torch.Tensor) -> Any:
+    """What an encoding hands to the layers for these images. Raises ValueError where the model cuts them into
+    patches of another size than when it was attached: it is fitted to that one."""
+    before, now = model.whorl_patches.size, tuple(model.patch_embed.patch_size)
+    if now != before:
+        raise ValueError(
+            f"this {type(model).__name__} cut images into patches of {before[0]} x {before[1]} pixels when an encoding "
+            f"was attached, and cuts them into {now[0]} x {now[1]} now (set_input_size); whorl.attach(model, "
+            "whorl.encoding_of(model)) fits it to these, and keeps what it has learned"
+        )
+    return model.whorl_turns(pixels)
 
 
 def _handing(model: Any, handed: Handed) -> Seen:

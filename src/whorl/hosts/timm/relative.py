@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from whorl.hosts.timm.calls import Asked, Handed, Seen, checkpointed
+from whorl.hosts.timm.calls import Asked, Handed, Seen, checkpointed, turns_of
 
 
 class Shared(NamedTuple):
@@ -41,7 +41,7 @@ def forward_intermediates(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any)
 
 
 def _handing(model: Any, pixels: torch.Tensor) -> Seen:
-    handed = Handed(None, model.whorl_turns(pixels))
+    handed = Handed(None, turns_of(model, pixels))
     embed = Placed(model.patch_embed, vectors=partial(model.whorl_vectors, handed.turns.grid))
     blocks = checkpointed(model)
     return Seen(model, blocks=blocks, grad_checkpointing=False, shared_rel_pos=Shared(handed), patch_embed=embed)
