@@ -321,7 +321,7 @@ def test_numbers_that_inference_asked_for_first_serve_training() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("encoding", ["cope", "t5"])
+@pytest.mark.parametrize("encoding", ["cope", "t5", "fox", "path", "selective-rope"])
 def test_parameters_that_were_offloaded_are_called_so(encoding: str) -> None:
     """Of cope, on the meta device, PyTorch multiplied by memory that nobody had written: other logits at every call."""
     from accelerate import cpu_offload

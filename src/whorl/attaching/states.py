@@ -22,7 +22,7 @@ from whorl.encodings.scores import ScoreModule
 from whorl.numerics import math_dtype, without_autocast
 from whorl.ops.axes import seen_by
 from whorl.ops.derivatives import exporting
-from whorl.ops.scores import BoundScore
+from whorl.ops.scores import BoundScore, check_device
 
 
 class KeptStates(Kept):
@@ -167,6 +167,7 @@ def _asked(
     before: torch.Tensor | None,
 ) -> torch.Tensor:
     """`tokens`, in full precision: in bfloat16 a gate near 1 would be 1."""
+    check_device(module, hidden.device)
     device, dtype = hidden.device.type, math_dtype(hidden.dtype)
     with without_autocast(device):
         if before is not None:
