@@ -40,10 +40,13 @@ def read_json(path: Path) -> Any:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a disk is full, or a quota, in the words of those who write: Python, safetensors, torch, NumPy."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Whether a disk is full, a quota, or what a file may hold, in the words of those who write: Python, safetensors,
+    torch, NumPy."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in full:
         return True
-    said = ("No space left on device", "PytorchStreamWriter failed writing file", r"^\d+ requested and \d+ written$")
+    said = (*(rf"\(os error {number}\)" for number in full), "No space left on device",
+            "PytorchStreamWriter failed writing file", r"^\d+ requested and \d+ written$")  # fmt: skip
     return any(re.search(words, str(error)) for words in said)
 
 

@@ -215,6 +215,9 @@ def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
     "error",
     [
         OSError(28, "No space left on device"),
+        OSError(27, "File too large"),
+        SafetensorError("I/O error: Disk quota exceeded (os error 122)"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/5: file write failed"),
         OSError("131072 requested and 7784 written"),
@@ -223,7 +226,7 @@ def test_an_interrupt_while_starting_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "whorl: the disk is full; make room" in _said(error, monkeypatch, capsys)
+    assert "whorl: the disk, a quota or a file is full; make room" in _said(error, monkeypatch, capsys)
     with pytest.raises(type(error), match="another"):
         _said(type(error)("another"), monkeypatch, capsys)
 

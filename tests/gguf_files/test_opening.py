@@ -122,6 +122,9 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
     lacking = written(model, tmp_path / "lacking.gguf", "qwen2", {"block_count": 4})
     with pytest.raises(ValueError, match=r"missing blk\.3\.attn_k\.bias, .*, not known to it none"):
         whorl.load(lacking)
+    none = written(model, tmp_path / "none.gguf", "qwen2", {"block_count": 10**5})
+    with pytest.raises(ValueError, match=r"says block_count 100000, and holds \d\d tensors in all"):
+        whorl.load(none)
     more = written(model, tmp_path / "more.gguf", "qwen2", {"block_count": 2})
     with pytest.raises(ValueError, match=r"missing none, not known to it blk\.2\."):
         whorl.load(more)

@@ -106,7 +106,7 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         if disk_full(error):
-            said = "the disk is full; make room, and the same command goes on or begins anew"
+            said = "the disk, a quota or a file is full; make room, and the same command goes on or begins anew"
         elif isinstance(error, OSError) and error.errno in REFUSALS:
             said = f"{error.strerror}: {shown(str(error.filename))}; give another path, or change its permissions"
         elif type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for this

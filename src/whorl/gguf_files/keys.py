@@ -43,6 +43,8 @@ def config_arguments(header: Header, factors: np.ndarray[Any, Any] | None) -> di
     lacking = [key for key in SIZES if header.get(key) is None]
     if lacking or "token_embd.weight" not in header.tensors:
         raise ValueError(f"{header.path} lacks {', '.join(lacking) or 'token_embd.weight'}: it is no whole model")
+    if (blocks := header.get("block_count")) > len(header.tensors):  # before so many are made
+        raise ValueError(f"{header.path} says block_count {blocks}, and holds {len(header.tensors)} tensors in all")
     config = dict(architecture.fixed) | {ours: header.get(key) for key, ours in SIZES.items()}
     config["rms_norm_eps"] = float(str(np.float32(config["rms_norm_eps"])))
     heads = config["num_attention_heads"]
