@@ -62,6 +62,7 @@ others nothing is claimed. Studies of one task and the same settings are read to
 all of their encodings have.
 """
 FEW = 4  # encodings to choose from
+SHOWN = 3  # encodings that are named ahead and behind; the others stand in a table
 EVERY_CLAIM = "Each claim of the papers, with its numbers and what is against it: [what we found](docs/found.md).\n"
 
 
@@ -84,6 +85,7 @@ def page(known: Known) -> str:
         *_trained(known),
         "## Which encoding should I use?\n",
         _needs(known),
+        _all_of(known),
         "## The questions\n",
         _questions(known),
     ]
@@ -97,7 +99,7 @@ def short(known: Known) -> str:
     """What README.md has of it."""
     rows = []
     for need in NEEDS:
-        picks = [pick(known, task, need, most=3) for task in need.parts]
+        picks = [pick(known, task, need, most=SHOWN) for task in need.parts]
         rows.append((need.name, _take(picks), "<br>".join(_short(picks))))
     asked = "".join(f"- {claim.question} {_said(claim, known)}{_first(claim, known)}\n" for claim in _asked())
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}\n{asked}\n{EVERY_CLAIM}"
@@ -129,10 +131,23 @@ def _trained(known: Known) -> list[str]:
 def _needs(known: Known) -> str:
     rows = []
     for need in NEEDS:
-        picks = [pick(known, task, need) for task in need.parts]
+        picks = [pick(known, task, need, most=SHOWN) for task in need.parts]
         told = [one.words if len(picks) == 1 else f"*{one.task}*: {one.words}" for one in picks]
         rows.append((need.name, _take(picks), "<br>".join([*told, *_beside(need, known)])))
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}"
+
+
+def _all_of(known: Known) -> str:
+    """A table of every encoding for each need and task."""
+    told = ["### Every encoding\n"]
+    for need in NEEDS:
+        for task in need.parts:
+            one = pick(known, task, need)
+            if one.every:
+                named = need.name if len(need.parts) == 1 else f"{need.name}: {task}"
+                table = _table(("encoding", "value", "said of it"), list(one.every))
+                told.append(f"<details><summary>To {named} ({one.measured})</summary>\n\n{table}\n</details>\n")
+    return "\n".join(told) if len(told) > 1 else ""
 
 
 def _beside(need: Need, known: Known) -> list[str]:

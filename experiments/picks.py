@@ -25,11 +25,16 @@ NEARLY_ALL = 0.9  # of the answers right
 
 @dataclass(frozen=True)
 class Pick:
-    """For one task. `best`: those to take, none where nothing is claimed; `words` why, as Markdown from the root."""
+    """For one task. `best`: those to take, none where nothing is claimed; `words` why, as Markdown from the root.
+
+    every     each encoding with its value and what is said of it, the best first; `measured`: what the values are of
+    """
 
     task: str
     best: tuple[str, ...]
     words: str
+    every: tuple[tuple[str, str, str], ...] = ()
+    measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def pick(known: Known, task: str, need: Need, most: int | None = None) -> Pick:
     links = [linked(f"experiments/{part}") for part in one.parts]
     apart = [linked(f"experiments/{part}") for other in rankings if other is not one for part in other.parts]
     beside = f"; of other settings or seeds, and not in this row: {listing(apart)}" if apart else ""
-    return Pick(task, one.best, f"{_words(one, most)} ({listing(links)}{beside})")
+    words = f"{_words(one, most)} ({listing(links)}{beside})"
+    return Pick(task, one.best, words, _every(one), f"{_where(one)}, {plural(len(one.seeds), 'seed')}")
 
 
 def _alike(found: Mapping[str, Comparison]) -> list[dict[str, Comparison]]:
@@ -149,9 +155,24 @@ def _best_first(
     return tuple(sorted(values, key=lambda item: item[1] if metric.lower_is_better else -item[1]))
 
 
+def _where(one: Ranking) -> str:
+    return f"{one.metric.label} at {multiple(one.length, one.train_length)}"
+
+
+def _every(one: Ranking) -> tuple[tuple[str, str, str], ...]:
+    best, rows = set(one.best), []
+    for e, mean in one.ranked if best else ():
+        behind = "behind" if one.behind(e) else "behind, but not resolved"
+        rows.append((e, mean, "to take" if e.name in best else behind))
+    for why, some in _without_claim(one.others if best else (*one.ranked, *one.others), one.spoilt).items():
+        rows += [(e, mean, why) for e, mean in some]
+    told = [(f"`{e.name}`", _value(one, e, mean).removeprefix(f"`{e.name}` "), said) for e, mean, said in rows]
+    return (*told, *((f"`{name}`", "", "did not learn it") for name in one.unlearnt))
+
+
 def _words(one: Ranking, most: int | None) -> str:
     best = set(one.best)
-    where = f"{one.metric.label} at {multiple(one.length, one.train_length)}"
+    where = _where(one)
     told = []
     if best:
         ahead = [_value(one, e, mean) for e, mean in one.ranked if e.name in best]

@@ -39,6 +39,19 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
         told + "a seed failed, diverged or did not learn: no claim (`t5` 17.0 (18.0 at 1x) and `cope` 17.0 "
         "(18.0 at 1x)); one seed: no claim (`fox` 18.0 (18.0 at 1x)); did not learn it: `nope` ([0009" in found.words
     )
+    assert found.measured == "tail perplexity at 4x, three seeds"
+    assert found.every == (
+        ("`hope`", "30.3 (20.0 at 1x)", "to take"),
+        ("`fire`", "31.0 (20.0 at 1x)", "to take"),
+        ("`rope`", "51.0 (20.0 at 1x)", "behind"),
+        ("`t5`", "17.0 (18.0 at 1x)", "a seed failed, diverged or did not learn: no claim"),
+        ("`cope`", "17.0 (18.0 at 1x)", "a seed failed, diverged or did not learn: no claim"),
+        ("`fox`", "18.0 (18.0 at 1x)", "one seed: no claim"),
+        ("`nope`", "", "did not learn it"),
+    )
+    page = script("found").page(evidence.Known(tmp_path))
+    table = page.partition("To train from scratch, short contexts (")[2].partition("</details>")[0]
+    assert "| encoding | value | said of it |\n" in table
     shorter = pick(tmp_path, most=1).words
     assert "and 1 more; behind: `rope` 51.0 (20.0 at 1x); did not learn it: `nope` (" in shorter
 
