@@ -177,6 +177,7 @@ def test_it_is_saved_with_its_sections_and_its_tower(model: Any, encoding: str, 
     assert torch.equal(logits_of(loaded), expected)
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())["text_config"]["rope_parameters"]
     assert saved["mrope_section"] == [2, 3, 3]
+    assert whorl.doctor(tmp_path / "saved").failed == ()
     if encoding.startswith("partial"):
         with pytest.raises(ValueError, match="stock transformers cannot say"):
             whorl.export(model, tmp_path / "stock")

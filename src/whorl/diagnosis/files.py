@@ -299,7 +299,7 @@ def _without_weights(config: Any, record: dict[str, Any]) -> OpenHost:
     with torch.device("meta"), quiet():
         empty = cls(config)
     host = open_host(empty)
-    return host if host.rotary is None else replace(host, rotary=type(host.rotary)(config))
+    return host if host.rotary is None else replace(host, rotary=type(host.rotary)(host.rotary.config))
 
 
 def contradictions(files: Files, host: OpenHost, config: Any) -> list[str]:
