@@ -163,7 +163,10 @@ def test_what_is_generated_after_an_image_goes_on_from_it(model: Any) -> None:
         assert max_error(logits, again[:, 25 + i]) < allowed(again)
 
 
-@pytest.mark.parametrize("encoding", ["hope:train_length=40", "rope~yarn:factor=8", "partial-rope:fraction=0.5"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["hope:train_length=40", "rope~yarn:factor=8", "partial-rope:fraction=0.5", "p-rope:p=0.5~linear:factor=2"],
+)
 @torch.no_grad()
 def test_it_is_saved_with_its_sections_and_its_tower(model: Any, encoding: str, tmp_path: Path) -> None:
     whorl.attach(model, encoding)
@@ -171,17 +174,21 @@ def test_it_is_saved_with_its_sections_and_its_tower(model: Any, encoding: str, 
     if towers:
         whorl.attach(model.model.visual, "axial-rope:base=300,order=ij")
     expected = logits_of(model)
-    model.save_pretrained(tmp_path / "saved")
+    for _ in range(2):  # over an earlier save, too
+        model.save_pretrained(tmp_path / "saved")
     loaded = whorl.load(tmp_path / "saved")
     assert str(whorl.encoding_of(loaded)) == str(whorl.encoding_of(model))
     assert torch.equal(logits_of(loaded), expected)
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())["text_config"]["rope_parameters"]
     assert saved["mrope_section"] == [2, 3, 3]
     assert whorl.doctor(tmp_path / "saved").failed == ()
-    if encoding.startswith("partial"):
+    if encoding.startswith("partial"):  # its code turns whole heads
         with pytest.raises(ValueError, match="stock transformers cannot say"):
             whorl.export(model, tmp_path / "stock")
-    elif not towers:
+    elif towers:
+        with pytest.raises(ValueError, match=r"axial-rope:base=300,order=ij on a part of a .*, model\.visual\."):
+            whorl.export(model, tmp_path / "stock")
+    else:
         whorl.export(model, tmp_path / "stock")
         stock = type(model).from_pretrained(tmp_path / "stock").eval()
         assert max_error(logits_of(stock), expected) < allowed(expected)
@@ -239,11 +246,33 @@ def test_which_pair_goes_by_what_is_read_from_its_own_code(name: str) -> None:
     assert host.pair_axes == (CONTIGUOUS if "Qwen2" in name else INTERLEAVED)
 
 
-def test_sections_of_other_heads_are_refused() -> None:
-    settings = {**AXES["rope_parameters"], "mrope_section": [16, 24, 24]}
-    model = whole("Qwen2_5_VLForConditionalGeneration", text_config={**AXES, "rope_parameters": settings})
-    with pytest.raises(ValueError, match=r"mrope_section \[16, 24, 24\] shares out 64 pairs .* have 8"):
-        whorl.encoding_of(model)
+def with_settings(name: str, **settings: Any) -> Any:
+    said = {**AXES["rope_parameters"], **settings}
+    return whole(name, text_config={**AXES, **MODELS[name].get("text_config", {}), "rope_parameters": said})
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [("Qwen2_5_VLForConditionalGeneration", [16, 24, 24]), ("Qwen3VLForConditionalGeneration", [4, 4])],
+)
+def test_sections_of_other_heads_are_refused(name: str, sections: list[int]) -> None:
+    said = ", ".join(map(str, sections))
+    with pytest.raises(ValueError, match=rf"mrope_section \[{said}\] does not share out the 8 pairs"):
+        whorl.encoding_of(with_settings(name, mrope_section=sections))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_scaling_of_its_own_is_read(name: str) -> None:
+    model = with_settings(name, rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+    stock = logits_of(model)
+    assert max_error(logits_of(whorl.attach(model, whorl.encoding_of(model))), stock) < allowed(stock)
+    model = with_settings(name, rope_type="dynamic", factor=4.0, mrope_interleaved=True)
+    own = whorl.encoding_of(model)
+    assert str(own) == "rope:base=10000~dynamic-ntk:factor=4,original=64,step=1"
+    with pytest.raises(ValueError, match="count none; try"):
+        whorl.attach(model, own)
+    assert str(whorl.encoding_of(whorl.attach(model, "rope~ntk:factor=4"))) == "rope:base=10000~ntk:factor=4"
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_an_axis_that_nothing_goes_by_is_told(caplog: pytest.LogCaptureFixture) 
     assert "goes by no axis 1 of the 2" in caplog.text
     caplog.clear()
     whorl.attach(tower, "nope")
-    assert "takes an image for a bag of patches; try axial-rope or p-rope-2d" in caplog.text
+    assert "takes an image for a bag of patches; try axial-rope:order=ij or p-rope-2d:order=ij" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,14 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     put_on(host, encoding, plan)
     _go_on(plan, learned)
     forget_compiled()
+    on_grids = "axial-rope:order=ij or p-rope-2d:order=ij" if host.packed else "axial-rope or p-rope-2d"
     if host.reads_images and not plan.places:
         log.warning(
             "%s tells this %s nothing of where patches stand: no pair of channels turns, nothing is added to patches, "
-            "and no logit is changed by their places. It takes an image for a bag of patches; try axial-rope or "
-            "p-rope-2d",
+            "and no logit is changed by their places. It takes an image for a bag of patches; try %s",
             encoding,
             type(model).__name__,
+            on_grids,
         )
     elif host.axes == 1 and not plan.places and all(shape.bidirectional for shape in host.shapes):
         log.warning(
@@ -134,7 +135,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             " and ".join(map(str, unseen)),
             host.axes,
             type(model).__name__,
-            "axial-rope or p-rope-2d" if host.packed else "spe, pape-ri or euclidean-alibi",
+            on_grids if host.packed else "spe, pape-ri or euclidean-alibi",
         )
     if drawn := host.drawn_in_training:
         log.warning(

@@ -44,6 +44,8 @@ READ: dict[str, tuple[str, ...]] = {
 LISTS = ("short_factor", "long_factor")
 # What the code of a family's attention reads there, with what it reads it by (Ministral 3: a scale of q).
 OF_ATTENTION = {"llama_4_scaling_beta": ("original_max_position_embeddings",)}
+# Which of three positions each pair goes by (M-RoPE): rotary modules of these families read it under every type.
+OF_POSITIONS = ("mrope_section", "mrope_interleaved")
 # Of a longrope: vLLM and SGLang multiply by these, and not by attention_factor. Stock ignores them.
 MSCALES = ("short_mscale", "long_mscale")
 # Names of the base besides `rope_theta`: of stock configs of some families and times, and of other people's.

@@ -66,10 +66,10 @@ def axes_of_pairs(rotary: Any) -> tuple[int, ...]:
         numbers = torch.arange(3).view(3, 1, 1, 1).expand(3, 1, 1, pairs).clone()
         try:
             found = rotary.recomposition_frequencies(numbers).flatten()[:pairs].tolist()
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise ValueError(
-                f"mrope_section {rotary.mrope_section} shares out {sum(rotary.mrope_section)} pairs of channels among "
-                f"time, rows and columns, and heads of this {type(rotary).__name__} have {pairs}"
+                f"mrope_section {rotary.mrope_section} does not share out the {pairs} pairs of channels that a head of "
+                f"this {type(rotary).__name__} has among time, rows and columns"
             ) from error
     return tuple(found)
 

@@ -10,6 +10,7 @@ from whorl.encodings.rope import RoPE
 from whorl.encodings.spectrum import base_of, same_spectrum, share_of
 from whorl.hosts.protocol import Host
 from whorl.hosts.transformers.rope_settings import (
+    OF_POSITIONS,
     from_stock,
     length_dependent,
     of_layers,
@@ -82,7 +83,8 @@ def scaled_of(host: Host, index: int, spectrum: Spectrum) -> Scaled | None:
         return None
     base = float(settings["rope_theta"])
     inner = RoPE(base) if spectrum.width == head_dim else PartialRoPE(share_of(spectrum.width, head_dim), base)
-    encoding = Scaled(inner, from_stock(settings, config.max_position_embeddings))
+    of_scaling = {key: value for key, value in settings.items() if key not in OF_POSITIONS}
+    encoding = Scaled(inner, from_stock(of_scaling, config.max_position_embeddings))
     built = frequencies_of(host.rotary, layer_type, "original_inv_freq")
     assert built is not None, "stock keeps it where frequencies depend on the length"
     if built.device.type != "meta":

@@ -19,7 +19,7 @@ from whorl.hosts.protocol import Host, StockForm, in_stock_terms
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 from whorl.hosts.transformers.rope_settings import MSCALES, by_layer_type, length_dependent, not_of_rotation
-from whorl.hosts.transformers.rotary_module import axes_of_pairs, stock_spectrum
+from whorl.hosts.transformers.rotary_module import stock_spectrum
 from whorl.hosts.transformers.sizes import head_dim_of
 from whorl.hosts.transformers.stock_terms import candidates, for_older_readers, tidied
 
@@ -108,8 +108,6 @@ def _understood(host: Host, settings: dict[str, Any], layer_type: str, attention
             return False
     try:
         stock = stock_spectrum(rotary, layer_type, spectrum.head_dim)
-        if host.pair_axes and axes_of_pairs(rotary) != host.pair_axes:
-            return False
-    except ValueError:  # its float32 made something of them that is no frequency, or its sections are of more pairs
+    except ValueError:  # its float32 made something of them that is no frequency
         return False
     return stock is not None and same_spectrum(in_stock_terms(host, stock), spectrum)
