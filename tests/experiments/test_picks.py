@@ -63,6 +63,16 @@ def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
     assert "behind: `hope:cut=2` 61.0 (20.0 at 1x) and 1 more (" in pick(tmp_path, most=1).words
 
 
+def test_what_no_seed_resolves_is_told_apart_in_the_table(tmp_path: Path) -> None:
+    trials = {
+        "hope": [perplexities(20, 25, 30), perplexities(20, 25, 31), perplexities(20, 25, 30)],
+        "path": [perplexities(20, 25, 31), perplexities(20, 25, 90), perplexities(20, 25, 45)],
+        "rope": [perplexities(20, 25, 90), perplexities(20, 25, 92), perplexities(20, 25, 91)],
+    }
+    comparison(tmp_path / "experiments" / PART, trials)
+    assert [said for _, _, said in pick(tmp_path).every] == ["to take", "behind, but not resolved", "behind"]
+
+
 def test_the_value_in_range_stands_once(tmp_path: Path) -> None:
     """Not beside itself, and not of a task that whoever learnt it has nearly all right of in range."""
     trials = {"rope": [perplexities(20, 25, 50)] * 2, "hope": [perplexities(20, 25, 30)] * 2}
