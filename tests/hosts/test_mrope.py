@@ -210,12 +210,16 @@ def test_doctor_inspect_and_extend_read_them(model: Any) -> None:
     assert whorl.doctor(model, text_ids=ids).failed == ()
     best, _ = extend(model, 40, ids, train_length=20, method="yarn")
     assert (best.method, str(whorl.encoding_of(model))) == ("yarn", "rope:base=10000~yarn:factor=2,original=20")
+    stock = whorl.inspect(whorl.detach(model), ids, train_length=20, random_windows=2, ablate=True).summary.ablation
+    whorl.attach(model, "rope")
+    attached = whorl.inspect(model, ids, train_length=20, random_windows=2, ablate=True).summary.ablation
+    assert attached.cuts[0].past_change == pytest.approx(stock.cuts[0].past_change, abs=1e-5)
+    assert abs(stock.cuts[0].past_change) > 1e-4
     whorl.attach(model, "hope:train_length=40")
-    found = whorl.doctor(model)
-    assert found.failed == ()
-    assert {"cache", "batch", "padding", "shift"} <= set(found.having("pass"))
-    stilled = whorl.inspect(model, ids, train_length=20, random_windows=2, ablate=True).summary.ablation
-    assert stilled is not None
+    for text in (None, ids):
+        found = whorl.doctor(model, text_ids=text)
+        assert found.failed == ()
+        assert {"cache", "batch", "padding", "shift"} <= set(found.having("pass"))
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,12 @@ def rotary_forward(
 
 
 def three_axes_rotary_forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[Turns, Turns]:
-    """The same for M-RoPE, whose positions are [3, batch, tokens]: times, rows and columns; of a text, one for all."""
-    return rotary_forward(self, x, position_ids.expand(3, -1, -1).movedim(0, -1))
+    """The same for M-RoPE, whose positions are [3, batch, tokens]: times, rows and columns; of a text, one for all. The
+    layers are told the times: no encoding here goes by more than the tables, and who watches them reads texts."""
+    times, *_ = positions = position_ids.expand(3, -1, -1)
+    spectra = self.whorl_spectra.get(None, ())
+    turns = Turns(times, tuple(rotation_tables(s, positions.movedim(0, -1), x.dtype) for s in spectra))
+    return turns, turns
 
 
 def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
