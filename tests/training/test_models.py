@@ -54,6 +54,7 @@ def test_the_body_of_a_masked_language_model_sees_all_tokens_in_every_layer() ->
             "bert",
             r"asks for tokens that come next, and in '.*' \(bert\) every token sees them; .* --task mlm",
         ),
+        ("language", "qwen2_5_vl", r"trains decoders of texts, .* none .* '.*' \(qwen2_5_vl\); try a model"),
         ("copy", "modernbert", r"the copy task asks for tokens that come next, and in '.*' \(modernbert\)"),
     ],
 )

@@ -203,8 +203,8 @@ def _of_images(settings: Settings, classes: int, weights: bool, files: ModelFile
 
 
 def _refuse_other_bodies(task: type[Task], config: Any, name: str) -> None:
-    """Raises ValueError for a decoder where the task is an encoder's, and the other way round."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+    """Raises ValueError for a decoder where the task is an encoder's, the other way round, and for what is neither."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     if task.body == "encoder":
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
@@ -216,6 +216,11 @@ def _refuse_other_bodies(task: type[Task], config: Any, name: str) -> None:
         raise ValueError(
             f"the {task.name} task asks for tokens that come next, and in {name!r} ({config.model_type}) every token "
             "sees them; try a decoder, or --task mlm"
+        )
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"the {task.name} task trains decoders of texts, and transformers has none for the model type of {name!r} "
+            f"({config.model_type}); try a model that reads texts alone, as a Llama or a Qwen 3"
         )
 
 
