@@ -102,9 +102,10 @@ def test_it_is_its_own_code_with_other_frequencies(model: Any, encoding: str) ->
     assert max_error(found, stock) > 1e-3
 
 
+@pytest.mark.parametrize("encoding", ["rope~yarn:factor=8", "frequencies:values=0@0@0@0@0@0@0@0,amplitude=1.5"])
 @torch.no_grad()
-def test_yarn_has_its_amplitude(model: Any) -> None:
-    whorl.attach(model, "rope~yarn:factor=8")
+def test_an_amplitude_is_kept(model: Any, encoding: str) -> None:
+    whorl.attach(model, encoding)
     found, spectrum = logits_of(model), whorl.encoding_of(model).spectrum(16)
     whorl.detach(model)
     assert spectrum.amplitude > 1.1

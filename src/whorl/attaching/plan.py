@@ -147,7 +147,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         late = scaled is not None or (not host.turns[index] and bool(spectrum.turning))
         by_host = not late or host.patches is not None  # tables of images are made once, wherever layers turn
         early = spectrum if by_host else Spectrum((), shape.head_dim)
-        if host.pair_axes and early.turning:
+        if host.pair_axes and early.frequencies:
             early = replace(early, axes=host.pair_axes[: len(early.frequencies)])
         spectra = by_type.setdefault(host.layer_types[index] if host.typed else None, [])
         if early not in spectra:
