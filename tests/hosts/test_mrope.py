@@ -196,6 +196,19 @@ def test_it_is_saved_with_its_sections_and_its_tower(model: Any, encoding: str, 
 
 
 @torch.no_grad()
+def test_settings_of_its_text_are_taken_by_a_load(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    said = {**AXES["rope_parameters"], "rope_theta": 500.0}
+    loaded = whorl.load(tmp_path, rope_parameters=said)
+    assert str(whorl.encoding_of(loaded)) == "rope:base=500"
+    found = logits_of(whorl.attach(model, "rope:base=500"))
+    assert max_error(logits_of(loaded), found) < allowed(found)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="was saved with rope:base=500, which rope_parameters do not change"):
+        whorl.load(tmp_path, rope_parameters=said)
+
+
+@torch.no_grad()
 def test_its_text_alone(tmp_path: Path) -> None:
     for name in MODELS:
         text = whole(name).model.language_model

@@ -50,8 +50,8 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     name_or_path: a directory or a hub name, also of a PEFT adapter trained on a model with an encoding; or a `.gguf`
     file, or a folder with one and no other model, whose weights become float32 unless a dtype is given. Keyword
     arguments go to `from_pretrained` (dtype, device_map, revision, ...), or to `timm.create_model` for a folder with a
-    model of timm. Those that the config has (rope_parameters, max_position_embeddings) go to it, as in stock code, but
-    for a rotation beside the encoding that was recorded. The model is of the class that was saved.
+    model of timm. Those that the config or its text's has (rope_parameters, max_position_embeddings) go to it, but for
+    a rotation beside the encoding that was recorded. The model is of the class that was saved.
 
     Code that comes with a checkpoint runs with `trust_remote_code=True` only, and nobody is asked.
 
@@ -86,7 +86,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     config, settings = kwargs.pop("config", None), {}
     if config is None:
         config = configuration(name_or_path, trust_remote_code=trusted, **hub)
-        settings = {k: kwargs.pop(k) for k in [*kwargs] if k not in OF_LOADING and hasattr(config, k)}
+        settings = _settings(config, kwargs)
         if settings:
             config = configuration(name_or_path, trust_remote_code=trusted, **hub, **settings)
     record = _unguarded(config)
@@ -127,9 +127,22 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     return model
 
 
+def _settings(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Takes what is for the config out of the keyword arguments: what it has itself, as stock code does, and what the
+    config of its text has (Qwen2-VL, Gemma 3)."""
+    text = config.get_text_config()
+    found: dict[str, Any] = {}
+    for name in [*kwargs]:
+        if name not in OF_LOADING and hasattr(config, name):
+            found[name] = kwargs.pop(name)
+        elif name not in OF_LOADING and hasattr(text, name):
+            found["text_config"] = {**found.get("text_config", {}), name: kwargs.pop(name)}
+    return found
+
+
 def _refuse_rotation_beside(record: dict[str, Any] | None, settings: dict[str, Any], where: Any) -> None:
     """Raises ValueError for rope_parameters of a folder that records its encoding, which is what is attached."""
-    if record is None or "rope_parameters" not in settings:
+    if record is None or "rope_parameters" not in {**settings, **settings.get("text_config", {})}:
         return
     own = "encodings of its parts" if "parts" in record else from_dict(record["encoding"])
     raise ValueError(
