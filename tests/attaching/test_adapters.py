@@ -112,6 +112,13 @@ def test_an_adapter_below_a_folder_finds_its_base_where_that_is(tmp_path: Path) 
     torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)
 
 
+def test_a_base_by_its_path_is_refused_in_words(tmp_path: Path) -> None:
+    adapted(tmp_path, lora())
+    where = str(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"base must be a model, got a str .*; load it first, as whorl\.load\('"):
+        whorl.load(tmp_path / "adapter", base=where)
+
+
 def test_an_adapter_on_a_model_that_was_extended_knows_the_length_before(tmp_path: Path) -> None:
     adapted(tmp_path, lora())
     found = source(str(tmp_path / "adapter"))

@@ -13,7 +13,7 @@ import transformers
 
 import whorl
 from tests.hosts.test_closed import AXES, VISION
-from whorl.conversion.extending import extend
+from whorl.conversion.extending import extend, save
 from whorl.hosts import host_of
 from whorl.hosts.transformers.families import MULTIMODAL
 from whorl.hosts.transformers.rotary_module import axes_of_pairs
@@ -193,6 +193,15 @@ def test_it_is_saved_with_its_sections_and_its_tower(model: Any, encoding: str, 
         whorl.export(model, tmp_path / "stock")
         stock = type(model).from_pretrained(tmp_path / "stock").eval()
         assert max_error(logits_of(stock), expected) < allowed(expected)
+
+
+def test_what_an_encoding_on_its_tower_needs_is_said_of_a_folder_that_is_written(tmp_path: Path) -> None:
+    model = whole("Qwen2_5_VLForConditionalGeneration")
+    whorl.attach(model, "rope~yarn:factor=8")
+    assert save(model, tmp_path / "text", None, 64) == "stock"
+    whorl.attach(model.model.visual, "axial-rope:base=300,order=ij")
+    said = "whorl.load (axial-rope:base=300,order=ij is attached to its part model.visual)"
+    assert save(model, tmp_path / "both", None, 64) == said
 
 
 @torch.no_grad()

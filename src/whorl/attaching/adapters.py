@@ -14,7 +14,7 @@ from whorl.attaching.joining import attach, detach
 from whorl.attaching.records import CONFIG_KEY, NAMED
 from whorl.attaching.seams import Attachment, attached
 from whorl.attaching.weights import refuse_incomplete
-from whorl.checking import few
+from whorl.checking import few, shown
 from whorl.encodings import Encoding, from_dict, parse
 from whorl.extras import require
 from whorl.hosts import host_of, tokens_of
@@ -85,6 +85,12 @@ def on(base: Any, config: Any, encoding: Encoding | None, where: Any, hub: dict[
         adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
     _check_adapter(adapted, where, hub)
     return adapted
+
+
+def check_base(base: Any) -> None:
+    """Raises ValueError for a base that is no model."""
+    if not isinstance(base, torch.nn.Module):
+        raise ValueError(f"base must be a model, got {shown(base)}; load it first, as whorl.load({str(base)!r})")
 
 
 def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:

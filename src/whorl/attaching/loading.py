@@ -480,4 +480,5 @@ def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, 
         base = load(adapters.base_of(config, where), **of_base)
     elif set(kwargs) - set(hub):
         raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
+    adapters.check_base(base)
     return adapters.on(base, config, encoding, where, hub)

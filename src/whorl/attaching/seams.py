@@ -163,6 +163,16 @@ def attached_encoding(model: Any) -> Encoding | None:
     return None if found is None else found.encoding
 
 
+def attached_to_parts(model: Any) -> dict[str, Encoding]:
+    """The encodings on models inside this one (a tower of images), by the names of these."""
+    own = attached(model)
+    return {
+        name.removesuffix(".whorl"): part.encoding
+        for name, part in model.named_modules()
+        if isinstance(part, Attachment) and part is not own
+    }
+
+
 def seam_of(attention: Any) -> LayerSeam | None:
     """The seam on one attention module; None where nothing is attached to it."""
     seam: LayerSeam | None = attention.__dict__.get("whorl_seam")

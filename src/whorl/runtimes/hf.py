@@ -16,7 +16,7 @@ from whorl import finite
 from whorl.attaching import attach, attached
 from whorl.attaching.reading import encoding_of, same_rotations, stock_encoding
 from whorl.attaching.saving import save_for_all
-from whorl.attaching.seams import Attachment
+from whorl.attaching.seams import attached_to_parts
 from whorl.attaching.stock import stock_form
 from whorl.hosts import open_host, tokens_of
 from whorl.hosts.transformers.rope_settings import by_layer_type
@@ -49,13 +49,11 @@ class HF(Runtime):
         return super().of_options(options)
 
     def refuse(self, model: Any) -> str | None:
-        for at, part in model.named_modules():
-            if isinstance(part, Attachment) and part is not attached(model):
-                return (
-                    f"stock transformers cannot say {part.encoding} on a part of a {type(model).__name__}, "
-                    f"{at.removesuffix('.whorl')}. Keep it with model.save_pretrained(directory), and read that with "
-                    "whorl.load(directory)"
-                )
+        for at, encoding in attached_to_parts(model).items():
+            return (
+                f"stock transformers cannot say {encoding} on a part of a {type(model).__name__}, {at}. Keep it with "
+                "model.save_pretrained(directory), and read that with whorl.load(directory)"
+            )
         form = None if attached(model) is None else stock_form(model)
         if not isinstance(form, str):
             return None
