@@ -48,9 +48,20 @@ a time, a row and a column (M-RoPE, 2409.12191). Each pair of channels goes by o
 fixed frequencies attach to these models: `rope`, `hope`, `p-rope`, `partial-rope`, their scalings but those that go by
 the length of the context, and `nope`. Each pair keeps the position that it goes by in the model (`mrope_section`, in
 one run or interleaved), and `hope` keeps the pairs whose turn fits in the training length, whichever position they go
-by. In a text the three positions are one, and so `whorl doctor`, `inspect`, `extend` and `export --runtime hf` read
-these models as any other. Biases, windows and encodings by content are refused: between the pieces of an image there
-is no one distance. Others with three positions (GLM-4V, Qwen3.5, the Omni models) are refused by name.
+by. Biases, windows and encodings by content (and so `drope`, which scales logits) are refused: between the pieces of an
+image there is no one distance. Others with three positions (GLM-4V, Qwen3.5, the Omni models) are refused by name.
+
+```python
+model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained("path/to/model")
+whorl.attach(model, "hope:train_length=32768")  # the text's layers; model.model.visual is a model of its own
+inputs = processor(text=[prompt], images=[image], return_tensors="pt")
+model.generate(**inputs, max_new_tokens=64)
+```
+
+In a text the three positions are one, and so `whorl doctor`, `inspect`, `evaluate`, `extend`, `convert` and `export
+--runtime hf` read these models, with a text, as any other; `whorl compare` trains decoders of texts alone. What they
+measure says nothing of images. `whorl.encoding_of` names the frequencies; which pair goes by what is
+`whorl.hosts.host_of(model).pair_axes`: 0 for the time, 1 for the row, 2 for the column.
 """
 
 
