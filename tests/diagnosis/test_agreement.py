@@ -124,3 +124,12 @@ def test_rounded_angles_are_off_by_a_rounding(family: str) -> None:
     difference = (a - b).abs().amax(-1)[0]
     assert torch.all(difference <= 1.01 * positions[0] * 2**-24 + 2e-7)
     assert difference[3] > 0.9 * 4000 * 2**-24, "the fastest pair turns by a radian a token"
+
+
+def test_a_rotary_module_that_does_not_run_fails_one_check() -> None:
+    settings = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    lists = {"short_factor": [1.0], "long_factor": [1.0, 2.0]}  # of eight pairs
+    found = doctor(tiny_model("llama", rope_parameters={**settings, **lists}))
+    assert found.failed == ("runs",), str(found)
+    assert found["settings"].measured == "the rotary module does not run"
+    assert found["batch"].measured == "the model does not run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -55,12 +55,16 @@ class Subject:
 
     @cached_property
     def readings(self) -> tuple[Reading, ...]:
-        """The stock rotary module's tables. Raises NotApplicable where there is none, or whorl has attached another."""
+        """The stock rotary module's tables. Raises NotApplicable where there is none, where whorl has attached another,
+        and for a module that does not run."""
         if self.encoding is not None:
             raise NotApplicable(f"whorl attached {self.encoding}: its tables are made in float64 for each forward")
         if self.host.rotary is None:
             raise NotApplicable(f"{type(self.host.model).__name__} has no rotary module")
-        return readings(self.host, self.config)
+        try:
+            return readings(self.host, self.config)
+        except (RuntimeError, TypeError, IndexError) as error:  # of stock code: its settings make no tables
+            raise NotApplicable("the rotary module does not run") from error
 
     @cached_property
     def rotary_settings(self) -> list[dict[str, Any]]:
@@ -150,9 +154,9 @@ class Subject:
         """The model as it runs, or what it raised, or NotApplicable for one that is not ready to run."""
         if any(p.is_meta for p in self.host.model.parameters()):
             return NotApplicable("its weights are on the meta device")
-        stock = self.encoding is None and self.host.rotary is not None
-        if stock and any(r.cause == UNINITIALISED for r in self.readings):
-            return NotApplicable("its frequencies are not initialised")
+        with suppress(NotApplicable):  # what does not run says so below
+            if any(r.cause == UNINITIALISED for r in self.readings):
+                return NotApplicable("its frequencies are not initialised")
         try:
             return Runs(self)
         except Exception as error:  # of stock code, and the very thing that is asked about
