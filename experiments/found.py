@@ -80,12 +80,13 @@ def texts(root: Path) -> dict[Path, str]:
 
 def page(known: Known) -> str:
     """docs/found.md."""
+    picked = _picked(known)
     told = [
         HEAD,
         *_trained(known),
         "## Which encoding should I use?\n",
-        _needs(known),
-        _all_of(known),
+        _needs(picked, known),
+        _all_of(picked),
         "## The questions\n",
         _questions(known),
     ]
@@ -97,10 +98,7 @@ def page(known: Known) -> str:
 
 def short(known: Known) -> str:
     """What README.md has of it."""
-    rows = []
-    for need in NEEDS:
-        picks = [pick(known, task, need, most=SHOWN) for task in need.parts]
-        rows.append((need.name, _take(picks), "<br>".join(_short(picks))))
+    rows = [(need.name, _take(picks), "<br>".join(_short(picks))) for need, picks in _picked(known)]
     asked = "".join(f"- {claim.question} {_said(claim, known)}{_first(claim, known)}\n" for claim in _asked())
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}\n{asked}\n{EVERY_CLAIM}"
 
@@ -128,23 +126,25 @@ def _trained(known: Known) -> list[str]:
     ]
 
 
-def _needs(known: Known) -> str:
+def _picked(known: Known) -> list[tuple[Need, list[Pick]]]:
+    return [(need, [pick(known, task, need, most=SHOWN) for task in need.parts]) for need in NEEDS]
+
+
+def _needs(picked: Sequence[tuple[Need, list[Pick]]], known: Known) -> str:
     rows = []
-    for need in NEEDS:
-        picks = [pick(known, task, need, most=SHOWN) for task in need.parts]
+    for need, picks in picked:
         told = [one.words if len(picks) == 1 else f"*{one.task}*: {one.words}" for one in picks]
         rows.append((need.name, _take(picks), "<br>".join([*told, *_beside(need, known)])))
     return f"{NEEDS_ABOUT}\n{_table(('to', 'take', 'by'), rows)}"
 
 
-def _all_of(known: Known) -> str:
+def _all_of(picked: Sequence[tuple[Need, list[Pick]]]) -> str:
     """A table of every encoding for each need and task."""
     told = ["### Every encoding\n"]
-    for need in NEEDS:
-        for task in need.parts:
-            one = pick(known, task, need)
+    for need, picks in picked:
+        for one in picks:
             if one.every:
-                named = need.name if len(need.parts) == 1 else f"{need.name}: {task}"
+                named = need.name if len(picks) == 1 else f"{need.name}: {one.task}"
                 table = _table(("encoding", "value", "said of it"), list(one.every))
                 told.append(f"<details><summary>To {named} ({one.measured})</summary>\n\n{table}\n</details>\n")
     return "\n".join(told) if len(told) > 1 else ""

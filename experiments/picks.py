@@ -166,7 +166,7 @@ def _every(one: Ranking) -> tuple[tuple[str, str, str], ...]:
         rows.append((e, mean, "to take" if e.name in best else behind))
     for why, some in _without_claim(one.others if best else (*one.ranked, *one.others), one.spoilt).items():
         rows += [(e, mean, why) for e, mean in some]
-    told = [(f"`{e.name}`", _value(one, e, mean).removeprefix(f"`{e.name}` "), said) for e, mean, said in rows]
+    told = [(f"`{e.name}`", _value(one, e, mean), said) for e, mean, said in rows]
     return (*told, *((f"`{name}`", "", "did not learn it") for name in one.unlearnt))
 
 
@@ -175,8 +175,8 @@ def _words(one: Ranking, most: int | None) -> str:
     where = _where(one)
     told = []
     if best:
-        ahead = [_value(one, e, mean) for e, mean in one.ranked if e.name in best]
-        rest = [(e, _value(one, e, mean)) for e, mean in one.ranked if e.name not in best]
+        ahead = [_told(one, e, mean) for e, mean in one.ranked if e.name in best]
+        rest = [(e, _told(one, e, mean)) for e, mean in one.ranked if e.name not in best]
         behind = [text for e, text in rest if one.behind(e)]
         unresolved = [text for e, text in rest if not one.behind(e)]
         seeds = plural(len(one.seeds), "seed")
@@ -185,7 +185,7 @@ def _words(one: Ranking, most: int | None) -> str:
     rest = one.others if best else (*one.ranked, *one.others)
     for why, some in _without_claim(rest, one.spoilt).items():
         if most is None:
-            told.append(f"{'' if told else f'{where}, '}{why} ({listing([_value(one, e, mean) for e, mean in some])})")
+            told.append(f"{'' if told else f'{where}, '}{why} ({listing([_told(one, e, mean) for e, mean in some])})")
         elif not best:
             told.append(f"{'' if told else f'{where}, '}{why}")
     if one.unlearnt:
@@ -194,15 +194,19 @@ def _words(one: Ranking, most: int | None) -> str:
 
 
 def _value(one: Ranking, e: Encoding, mean: float) -> str:
-    """An encoding and its value; past the training length with that in range beside, unless whatever learnt the task
-    has nearly all right there."""
+    """An encoding's value; past the training length with that in range beside, unless whatever learnt the task has
+    nearly all right there."""
     show = percent if one.metric.share else number
     near = None
     if one.length != one.train_length and (one.metric.learnt or 0.0) < NEARLY_ALL:
         read = e.on(one.seeds) if any(e is ranked for ranked, _ in one.ranked) else e
         near = read.cell(one.metric, one.train_length)
     in_range = "" if near is None or near.mean is None else f" ({show(near.mean)} at 1x)"
-    return f"`{e.name}` {show(mean)}{in_range}"
+    return f"{show(mean)}{in_range}"
+
+
+def _told(one: Ranking, e: Encoding, mean: float) -> str:
+    return f"`{e.name}` {_value(one, e, mean)}"
 
 
 def _without_claim(
