@@ -87,17 +87,16 @@ def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
 
 
 def _parts_in(record: Any, saver: Any) -> list[dict[str, Any]]:
-    """The parts that a record names; that of the model itself is one, "stock" where stock terms say its encoding: the
-    weights then hold nothing of it."""
+    """The parts that a record names; that of the model itself is one, where stock terms do not say its encoding."""
     if not isinstance(record, dict):
         return []
     if "parts" in record:
         return list(record["parts"])
     own = attached(saver)
-    if own is None:
+    if own is None or record.get("stock", True):
         return []
     at = name_of(saver, own).rpartition(".")[0]
-    return [{"at": at, "stock": record["stock"], **record_of(own.encoding)}]
+    return [{"at": at, **record_of(own.encoding)}]
 
 
 def mark_adapters(model: Any, attachment: Any) -> None:

@@ -100,20 +100,17 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
     ours = _by_part(name_or_path, model, entries, weights) if kept else {}
     held = {at: from_tensor(found[ENTRY]) for at, found in ours.items() if ENTRY in found}
     parts: dict[str | None, Encoding]
-    stock: set[str | None] = set()  # those that stock terms say, of which the weights hold nothing
     if record is None:
         parts = dict(held.items())
     elif "parts" in record:
         parts = {part["at"]: from_dict(part["encoding"]) for part in record["parts"]}
-        stock = {part["at"] for part in record["parts"] if part.get("stock")}
     else:
         said = from_dict(record["encoding"])
         parts = {None: said}
         if record["stock"]:
-            stock = {None}
             _check_record(model, completed(host_of(model), said), name_or_path)
     if record is not None and record.get("in_weights"):
-        _check_weights(name_or_path, {at: e for at, e in parts.items() if at not in stock}, held)
+        _check_weights(name_or_path, parts, held)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
         name = part.name_or_path
@@ -121,7 +118,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         assert attachment is not None
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
-        if at not in stock:
+        if not attachment.stock_directory:
             own = ours.get(at or "", {}) if len(ours) > 1 else next(iter(ours.values()))
             _load_learned(attachment, own, name_or_path)
     return model

@@ -122,8 +122,6 @@ def _first_process() -> bool:
 
 def _finish(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
-    if "parts" in config[CONFIG_KEY]:  # a part has written its own record, which the weights are compared with
-        return
     del config["transformers_weights"], config[CONFIG_KEY]["unfinished"]
     replace_json(path, config)
 

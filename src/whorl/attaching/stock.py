@@ -7,7 +7,7 @@ from typing import Any
 from whorl.attaching.filling import filled
 from whorl.attaching.plan import layer_plan
 from whorl.attaching.reading import encoding_of
-from whorl.attaching.seams import attached
+from whorl.attaching.seams import attached, attached_to_parts
 from whorl.encodings import Encoding, Spectrum
 from whorl.hosts import StockForm, host_of, in_stock_terms
 
@@ -18,6 +18,8 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
     Raises ValueError for a model without a known seam.
     """
     host = host_of(model)
+    if on_parts := attached_to_parts(host.model):
+        return ", ".join(f"{its} is attached to its part {at}" for at, its in on_parts.items())
     encoding = encoding_of(model) if encoding is None else filled(host, encoding)
     if host.table_rows is not None:
         attachment = attached(host.model)

@@ -15,7 +15,7 @@ from whorl import finite
 from whorl.attaching import attach, attached, detach
 from whorl.attaching.reading import encoding_of, layered, positions_of
 from whorl.attaching.saving import save_for_all
-from whorl.attaching.seams import attached_encoding, attached_to_parts
+from whorl.attaching.seams import attached_encoding
 from whorl.attaching.stock import stock_form
 from whorl.checking import check_ids, shown
 from whorl.data.losses import check_predicts_next, window_losses
@@ -346,10 +346,7 @@ def save(model: Any, folder: Path, tokenizer: Any, longest: int) -> str:
         else:
             form = stock_form(host.model)
             save_for_all(host.model, folder)
-            on_parts = attached_to_parts(host.model).items()
-            said = ", ".join(f"{encoding} is attached to its part {at}" for at, encoding in on_parts)
-            why = form if isinstance(form, str) else said
-            how = f"whorl.load ({why})" if why else "stock"
+            how = "stock" if not isinstance(form, str) else f"whorl.load ({form})"
     finally:
         config.max_position_embeddings = was
     if tokenizer is not None:

@@ -49,7 +49,8 @@ class HF(Runtime):
         return super().of_options(options)
 
     def refuse(self, model: Any) -> str | None:
-        for at, encoding in attached_to_parts(model).items():
+        if on_parts := attached_to_parts(model):
+            at, encoding = next(iter(on_parts.items()))
             return (
                 f"stock transformers cannot say {encoding} on a part of a {type(model).__name__}, {at}. Keep it with "
                 "model.save_pretrained(directory), and read that with whorl.load(directory)"
