@@ -78,7 +78,7 @@ test-lm-eval: $(LM_EVAL)/.installed
 $(LM_EVAL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LM_EVAL)
 	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test,lm-eval]'
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[test,lm-eval]' 'lm-eval[longbench]'
 	touch $@
 
 test-timm: $(TIMM)/.installed

@@ -35,6 +35,14 @@ doc_to_text: "{{{{said}}}}"
 doc_to_target: "{{{{goes_on}}}}"
 {more}
 """
+LONGBENCH = """
+include: {shipped}
+task: longbench_here
+tag: []
+dataset_path: json
+dataset_name: null
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +135,35 @@ def test_a_task_runs_by_the_command_on_what_stock_cannot_load(model: Path, tmp_p
     stock = run("--model", "hf", "--model_args", f"pretrained={model}")
     assert stock.returncode != 0
     assert "whorl.load" in stock.stderr, "it says why"
+
+
+def test_longbench_runs_on_what_stock_cannot_load(model: Path, text: Path, tmp_path: Path) -> None:
+    """Its `lcc`, with its own prompt, generation and score; the records are ours, since LongBench's are a download."""
+    reason = "LongBench needs an extra of lm-eval: pip install 'lm-eval[longbench]'"
+    fuzz = pytest.importorskip("fuzzywuzzy.fuzz", reason=reason)
+    from lm_eval import simple_evaluate
+    from lm_eval import tasks as harness_tasks
+
+    lines = read_documents(str(text))[0].splitlines(keepends=True)
+    rows = [{"context": "".join(lines[:i]), "answers": [lines[i].rstrip()]} for i in (1, 2, 3)]
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    shipped = Path(harness_tasks.__file__).parent / "longbench" / "lcc.yaml"
+    (tmp_path / "task.yaml").write_text(LONGBENCH.format(shipped=shipped, file=tmp_path / "rows.json"))
+
+    harness, found = opened(model, max_length=512), whorl.load(model).eval()
+    manager = harness_tasks.TaskManager(include_path=str(tmp_path))
+    done = simple_evaluate(harness, tasks=["longbench_here"], task_manager=manager)
+    scores = []
+    for row, sample in zip(rows, done["samples"]["longbench_here"], strict=True):
+        asked = f"Please complete the code given below. \n{row['context']}Next line of code:"
+        ids = harness.tokenizer(asked, return_tensors="pt")["input_ids"]
+        alone = found.generate(ids, max_new_tokens=64, do_sample=False)[0, ids.shape[1] :]
+        said = harness.tokenizer.decode(alone, skip_special_tokens=True)
+        assert sample["resps"] == [[said]]
+        code = [line for line in said.split("\n") if line.strip() and not any(x in line for x in ("`", "#", "//"))]
+        scores.append(fuzz.ratio((code or [""])[0], row["answers"][0]) / 100)
+    assert any(scores)
+    assert done["results"]["longbench_here"]["code_sim_score,none"] == pytest.approx(sum(scores) / len(scores))
 
 
 def test_trials_and_gguf_files_are_opened(text: Path, tmp_path: Path) -> None:
