@@ -73,6 +73,7 @@ LENGTH_GENERALIZATION = Paper(  # 2305.19466, graded token by token from its res
 )
 
 LONG = {"train_length": 2048, "batch_size": 2, "lengths": ("128", "2048")}
+LONGER = LONG | {"batch_size": 8, "tokens": 14_745_600}  # as many steps, of four times as many tokens
 
 GAINS = (  # what might gain from context past the training length: log in the study's folder
     "fox",
@@ -208,6 +209,7 @@ STUDIES = {
             "language": Part(GAINS),
             # as many steps of as many tokens, in texts of the longest length that the others are asked at
             "ceiling": Part(("fox", "kerple", "rope+window:size=32/nope+log-n"), LONG),
+            "ceiling-4x": Part(("fox/kerple", "fox", "rope+window:size=32/nope+log-n"), LONGER),
             "recall": Part(GAINS, {"task": "recall"}),
         },
     ),
