@@ -90,15 +90,9 @@ CLOSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"three positions per token, time, height and width \(M-RoPE, mrope_section \[2, 3, 3\]\), in a way that",
     ),
     "glm4v, its text alone": (lambda: built("Glm4vTextModel", **AXES), "Qwen2.5-VL's and Qwen3-VL's are"),
-    "qwen3_vl, its tower": (
-        lambda: (
-            built(
-                "Qwen3VLForConditionalGeneration",
-                text_config=AXES,
-                vision_config={**VISION, "deepstack_visual_indexes": [0]},
-            ).model.visual
-        ),
-        "Qwen3VLVisionModel reads images of any sizes packed in one row, and turns q and k by the rows and columns",
+    "glm4v, its tower": (
+        lambda: built("Glm4vForConditionalGeneration", text_config=AXES, vision_config=VISION).model.visual,
+        "Glm4vVisionModel reads images of any sizes packed in one row, and turns q and k by the rows and columns",
     ),
 }
 

@@ -1,7 +1,8 @@
-"""Towers of packed images (Qwen2-VL's, Qwen2.5-VL's) against their own code with other frequencies."""
+"""Towers of packed images (Qwen2-VL's to Qwen3-VL's) against their own code with other frequencies and tables."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from whorl.testing import max_error
 
 GRIDS = torch.tensor([[1, 4, 6], [1, 8, 2], [2, 2, 4]])  # two images, and a film of two frames
 PIXELS = 3 * 2 * VISION["patch_size"] ** 2
+TABLED = {**VISION, "depth": 2, "intermediate_size": 48, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]}
 TOWERS = {
     "Qwen2VLForConditionalGeneration": {**VISION, "depth": 2, "hidden_size": 64, "embed_dim": 32},
     "Qwen2_5_VLForConditionalGeneration": {
@@ -27,7 +29,12 @@ TOWERS = {
         "fullatt_block_indexes": [1],
         "window_size": 16,
     },
+    "Qwen3VLForConditionalGeneration": TABLED,
+    "Qwen3VLMoeForConditionalGeneration": TABLED,
+    "Qwen3_5ForConditionalGeneration": TABLED,
+    "Qwen3_5MoeForConditionalGeneration": TABLED,
 }
+WITH_TABLE = [name for name, sizes in TOWERS.items() if sizes is TABLED]
 
 
 def whole(name: str) -> Any:
@@ -37,6 +44,8 @@ def whole(name: str) -> Any:
     with torch.no_grad():
         for block in made.model.visual.blocks:
             block.attn.qkv.weight *= 8  # attention is peaked, so that places matter
+        if name in WITH_TABLE:
+            made.model.visual.pos_embed.weight *= 20
     return made
 
 
@@ -54,16 +63,19 @@ def seen(tower: Any, patches: torch.Tensor, grids: torch.Tensor = GRIDS) -> torc
     return tower(patches, grids).last_hidden_state
 
 
-def with_frequencies(tower: Any, frequencies: torch.Tensor) -> None:
-    """Its own code turns rows and columns by these."""
+def with_frequencies(tower: Any, frequencies: torch.Tensor, table: torch.Tensor | None = None) -> None:
+    """Its own code turns rows and columns by these, and adds vectors of this table, or none."""
     tower.rotary_pos_emb.inv_freq.copy_(frequencies)
+    if hasattr(tower, "pos_embed"):
+        tower.pos_embed.weight.copy_(torch.zeros(()) if table is None else table)
 
 
 @torch.no_grad()
 def test_its_own_is_axial_and_attaching_that_changes_nothing(model: Any, patches: torch.Tensor) -> None:
     tower = model.model.visual
     stock = seen(tower, patches)
-    assert str(whorl.encoding_of(tower)) == "axial-rope:base=10000,order=ij"
+    table = "learned-2d:grid=6@6+" if hasattr(tower, "pos_embed") else ""
+    assert str(whorl.encoding_of(tower)) == f"{table}axial-rope:base=10000,order=ij"
     whorl.attach(tower, whorl.encoding_of(tower))
     assert 0 < max_error(seen(tower, patches), stock) + 1e-12 < 2e-6 * float(stock.abs().max())
     whorl.detach(tower)
@@ -91,6 +103,62 @@ def test_it_is_its_own_code_with_other_frequencies(
     whorl.detach(tower)
     with_frequencies(tower, torch.tensor(frequencies))
     assert max_error(found, seen(tower, patches)) < 2e-6 * float(stock.abs().max())
+
+
+def test_what_was_filled_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    whorl.attach(model.model.visual, "p-rope-2d:p=0.5,order=ij")
+    assert caplog.messages == ["p-rope-2d: base 10,000 from the model's config"]
+    tabled = whole("Qwen3VLForConditionalGeneration").model.visual
+    whorl.attach(tabled, "hope-2d:order=ij")
+    assert caplog.messages[-1:] == ["hope-2d: base 10,000 and grid 6 x 6 from the model's config"]
+
+
+@pytest.mark.parametrize("name", WITH_TABLE)
+@torch.no_grad()
+def test_a_table_stays_where_it_is_named(name: str, patches: torch.Tensor) -> None:
+    """Started from the tower's own, and then another one."""
+    tower = whole(name).model.visual
+    own, frequencies = tower.pos_embed.weight.clone(), torch.tensor([1, 100**-0.25, 0, 0])
+    whorl.attach(tower, "learned-2d+hope-2d:base=100,grid=20@20,order=ij")
+    assert str(whorl.encoding_of(tower)) == "learned-2d:grid=6@6+hope-2d:base=100,order=ij,grid=20@20"
+    table = next(p for p in whorl.attached(tower).parameters() if p.numel())
+    kept, other = seen(tower, patches), torch.randn(6, 6, 32, generator=torch.Generator().manual_seed(2))
+    table.copy_(other)
+    changed = seen(tower, patches)
+    whorl.detach(tower)
+    for found, rows in ((kept, own), (changed, other.flatten(0, 1))):
+        with_frequencies(tower, frequencies, rows)
+        expected = seen(tower, patches)
+        assert max_error(found, expected) < 2e-6 * float(expected.abs().max())
+    assert max_error(kept, changed) > 1e-2
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@torch.no_grad()
+def test_a_table_that_has_learned_is_saved(alone: bool, patches: torch.Tensor, tmp_path: Path) -> None:
+    model = whole("Qwen3VLForConditionalGeneration")
+    tower = whorl.attach(model.model.visual, "learned-2d+p-rope-2d:p=0.25,base=100,order=ij")
+    for parameter in whorl.attached(tower).parameters():
+        parameter.normal_()
+    expected = seen(tower, patches)
+    (tower if alone else model).save_pretrained(tmp_path)
+    loaded = whorl.load(tmp_path)
+    loaded = loaded if alone else loaded.model.visual
+    assert whorl.encoding_of(loaded) == whorl.encoding_of(tower)
+    assert torch.equal(seen(loaded, patches), expected)
+
+
+def test_a_table_that_is_out_does_not_learn(patches: torch.Tensor) -> None:
+    """DDP refuses parameters that are to learn and take no part."""
+    tower = whole("Qwen3VLForConditionalGeneration").model.visual.train()
+    for encoding, learns in (("axial-rope:order=ij", False), ("learned-2d+axial-rope:order=ij", True)):
+        whorl.attach(tower, encoding)
+        seen(tower, patches).square().sum().backward()
+        assert not tower.pos_embed.weight.requires_grad
+        assert [bool(p.grad.any()) for p in whorl.attached(tower).parameters() if p.numel()] == [True] * learns
+    whorl.detach(tower)
+    assert tower.pos_embed.weight.requires_grad
 
 
 @torch.no_grad()
@@ -170,8 +238,26 @@ def test_an_axis_that_nothing_goes_by_is_told(caplog: pytest.LogCaptureFixture) 
     whorl.attach(tower, "frequencies:values=1@0.5,axes=0@0")
     assert "goes by no axis 1 of the 2" in caplog.text
     caplog.clear()
+    whorl.attach(whole("Qwen3VLForConditionalGeneration").model.visual, "learned-2d")
+    assert "goes by no axis" not in caplog.text
     whorl.attach(tower, "nope")
     assert "takes an image for a bag of patches; try axial-rope:order=ij or p-rope-2d:order=ij" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("learned-2d:grid=4@4", "has another table than .* of 6 x 6 by itself; try learned-2d:grid=6@6"),
+        ("learned-2d:antialias=true", "has another table than"),
+        ("sincos-2d", "does more than turn q and k"),
+        ("learned:max_positions=36", "does more than turn q and k"),
+    ],
+)
+def test_another_table_is_refused(encoding: str, reason: str) -> None:
+    tower = whole("Qwen3VLForConditionalGeneration").model.visual
+    with pytest.raises(ValueError, match=reason):
+        whorl.attach(tower, encoding)
+    assert "whorl_seam" not in vars(host_of(tower).attentions[0])
 
 
 @pytest.mark.parametrize(
@@ -182,6 +268,7 @@ def test_an_axis_that_nothing_goes_by_is_told(caplog: pytest.LogCaptureFixture) 
             "turns pairs by 6 axes of a position, .* has 2; .* whose pairs go by the first 2 axes",
         ),
         ("alibi-2d", "does more than turn q and k"),
+        ("learned-2d:grid=6@6", "does more than turn q and k"),
         ("irpe", "does more than turn q and k"),
         ("mixed-rope", "does more than turn q and k"),
         ("rope", "positions of one axis, .* as axial-rope"),

@@ -53,7 +53,7 @@ def check_added(module: nn.Module, part: Encoding, host: Host) -> None:
     """Raises ValueError where a module that adds vectors goes by a grid and the host reads no images, or by anything
     else and it does."""
     by_grid = getattr(module, "axis", None) == "grid"
-    if by_grid and host.patches is None:
+    if by_grid and not host.reads_images:
         raise ValueError(
             f"{part} adds vectors of an image's grid, and {host.named} reads none; try learned, sinusoidal"
         )

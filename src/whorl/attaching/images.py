@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import embedding
 
 from whorl.attaching.forwards import carried
 from whorl.attaching.key_positions import Call
@@ -126,6 +127,13 @@ def added_vectors(self: Any, grid: Grid, embeddings: torch.Tensor) -> torch.Tens
     on = Grid(grid.height, grid.width, self.whorl_patches.embedded)
     vectors: torch.Tensor = self.whorl_add(on, embeddings.device)
     return vectors.to(embeddings.dtype)
+
+
+def between_rows_forward(self: Any, rows: torch.Tensor) -> torch.Tensor:
+    """In place of a tower's own table, between whose rows it reads: those of the added encoding, or a zero."""
+    if self.whorl_add is None:
+        return self.weight.new_zeros(())
+    return embedding(rows, self.whorl_add.weight.flatten(0, 1)).to(self.weight.dtype)
 
 
 def at_any_size(embed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -23,10 +23,11 @@ from whorl.ops.axes import seen_by
 
 def fit_to_grid(host: Host, add: nn.Module | None, seams: Sequence[LayerSeam]) -> None:
     """Fits modules to a host of images: what is learned starts from the host's own, distances are those of patches."""
-    assert host.patches is not None
-    own = host.own_vectors
-    if isinstance(add, GridTable) and own is not None and own.device.type != "meta":
-        add.start_from(own.to(add.weight), host.patches.trained)
+    own, grid = host.own_vectors, host.table_grid
+    if isinstance(add, GridTable) and own is not None and grid is not None and own.device.type != "meta":
+        add.start_from(own.to(add.weight), grid)
+    if host.patches is None:  # nothing but turning goes by places there
+        return
     for index, seam in enumerate(seams):
         learned = host.own_frequencies(index)
         if learned is None or learned.device.type == "meta":

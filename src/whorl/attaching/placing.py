@@ -98,7 +98,7 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
     if host.position_table is not None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
-        _set_forward(host.position_table, position_table_forward)
+        _set_forward(host.position_table, images.between_rows_forward if host.packed else position_table_forward)
         table: Any = host.position_table.weight  # silent: DDP refuses parameters that are to learn and take no part
         attachment.silenced = bool(table.requires_grad)
         table.requires_grad_(False)
@@ -193,8 +193,8 @@ def _replaced(host: Host) -> list[nn.Module]:
 
 OURS = (
     attention_forward, unturned_forward, rotary_forward, position_table_forward,
-    images.placed_forward, images.handed_forward, images.image_rotary_forward, packed_forward, packed_rotary_forward,
-    three_axes_rotary_forward,
+    images.placed_forward, images.handed_forward, images.image_rotary_forward, images.between_rows_forward,
+    packed_forward, packed_rotary_forward, three_axes_rotary_forward,
 )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Plan:
 
     def unseen(self, axes: int) -> list[int]:
         """Which of so many axes of a position nothing goes by."""
-        seen: set[int] = set()
+        seen: set[int] = set(range(axes)) if getattr(self.add, "axis", None) == "grid" else set()
         for layer in self.layers:
             seen |= {axis for along in layer.spectrum.by_axis for axis, frequency in enumerate(along) if frequency}
             for module in (*layer.biases, *layer.scores):
@@ -181,7 +181,7 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
         )
     if isinstance(add, PositionTable) and host.table_vectors is not None:
         _start_from_the_hosts_table(add, host.table_vectors)
-    if host.patches is not None:
+    if host.reads_images:
         fit_to_grid(host, add, seams)
     _check_shared_keys(host, seams)
     _check_shared_modules(host, seams)

@@ -24,7 +24,7 @@ def stock_form(model: Any, encoding: Encoding | None = None) -> StockForm | str:
     if host.table_rows is not None:
         attachment = attached(host.model)
         return host.stock_table(encoding, None if attachment is None else next(attachment.parameters(), None))
-    if host.patches is not None:
+    if host.reads_images:
         return f"{host.stock} has no config to say it in"
     plan = layer_plan(host, encoding)
     scaled = next((seam.scaled for seam in plan.layers if seam.scaled is not None), None)

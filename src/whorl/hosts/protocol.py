@@ -278,8 +278,13 @@ class Host(ABC):
 
     @property
     def own_vectors(self) -> torch.Tensor | None:
-        """[tokens, width]: what a host of images adds by itself, at the grid `patches.trained`; None for nothing."""
+        """[tokens, width]: what a host of images adds by itself, at `table_grid`; None for nothing."""
         return None
+
+    @property
+    def table_grid(self) -> Grid | None:
+        """The grid of `own_vectors`."""
+        return None if self.patches is None else self.patches.trained
 
     def own_frequencies(self, index: int) -> torch.Tensor | None:
         """[2, heads, pairs]: what a layer of a host of images has learned to turn by along x and y, in radians per

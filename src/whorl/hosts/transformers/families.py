@@ -7,7 +7,7 @@ in no table.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -136,7 +136,15 @@ IMAGES: dict[str, ImageFamily] = {
 }
 
 _TOWER = Family(layers="blocks", attention="attn", rotary="rotary_pos_emb", rotate="apply_rotary_pos_emb_vision")
-PACKED = {"qwen2_vl_vision": _TOWER, "qwen2_5_vl_vision": _TOWER}  # towers of images of any sizes in one row
+_TOWER_WITH_TABLE = replace(_TOWER, position_table="pos_embed")
+PACKED = {  # towers of images of any sizes in one row
+    "qwen2_vl_vision": _TOWER,
+    "qwen2_5_vl_vision": _TOWER,
+    "qwen3_vl_vision": _TOWER_WITH_TABLE,
+    "qwen3_vl_moe_vision": _TOWER_WITH_TABLE,
+    "qwen3_5_vision": _TOWER_WITH_TABLE,
+    "qwen3_5_moe_vision": _TOWER_WITH_TABLE,
+}
 
 # What a family that is not in the list may look like: every combination is tried, and then proved by a forward.
 GUESSES = tuple(

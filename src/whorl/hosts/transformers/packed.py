@@ -1,9 +1,12 @@
-"""Vision towers that read images of any sizes packed in one row: Qwen2-VL's and Qwen2.5-VL's.
+"""Vision towers that read images of any sizes packed in one row: Qwen2-VL's, Qwen2.5-VL's and Qwen3-VL's.
 
 A token's row and column come from the call (`grid_thw`), in the order in which patches are merged, and go to the rotary
 module: [tokens, 2]. Layers are handed what it gives, which Qwen2.5-VL orders by window on the way; so that is the
 positions themselves, and each layer makes tables of them. Attention goes image by image, without positions: what
 changes logits by them has no place there.
+
+Qwen3-VL's adds vectors besides: of a square table, read between four of its rows for each patch, so that the table lies
+on every image from edge to edge. Where it reads is its own code's matter, whichever table it is.
 """
 
 from __future__ import annotations
@@ -11,10 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isqrt
 from typing import Any
+
+import torch
 
 from whorl.encodings import Effect, Encoding, Known, Rotate, Shape, Spectrum
 from whorl.encodings.axial_rope import AxialRoPE
+from whorl.encodings.effects import Add
+from whorl.encodings.grid import Grid
+from whorl.encodings.learned_2d import GridTable, Learned2D
 from whorl.hosts.protocol import Host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.families import PACKED
@@ -51,6 +60,13 @@ class PackedHost(OpenHost):
     def refuses(self, effect: Effect) -> str | None:
         if isinstance(effect, Rotate):
             return None
+        if isinstance(effect, Add) and isinstance(effect.module, GridTable) and (own := self.table_grid) is not None:
+            if effect.module.weight.shape[:2] == (own.height, own.width) and not effect.module.antialias:
+                return None
+            return (
+                f"has another table than {self.named}, which reads between the rows of one of {own.height} x "
+                f"{own.width} by itself; try learned-2d:grid={own.height}@{own.width}"
+            )
         return (
             f"does more than turn q and k, and the layers of {self.named} attend to one image after the other without "
             "being told where patches stand; try hope-2d:grid=24@24,order=ij, p-rope-2d:order=ij or axial-rope:order=ij"
@@ -59,14 +75,34 @@ class PackedHost(OpenHost):
     def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
         return super().rebound(index, _of_packed(rotate))
 
+    table_vectors, table_rows = None, None  # it is read between its rows, and not by a position
+
+    @property
+    def own_vectors(self) -> torch.Tensor | None:
+        return None if self.position_table is None else self.position_table.weight
+
+    @property
+    def table_grid(self) -> Grid | None:
+        vectors = self.own_vectors
+        return None if vectors is None else Grid(isqrt(len(vectors)), isqrt(len(vectors)))
+
     def own_encoding(self) -> Encoding:
-        return AxialRoPE(base=self._base, order="ij")
+        grid, turning = self.table_grid, self._turning
+        return turning if grid is None else Learned2D((grid.height, grid.width)) + turning
 
     def own_spectrum(self, index: int) -> Spectrum | None:
-        return self.own_encoding().spectrum(self.shapes[index].head_dim)
+        return self._turning.spectrum(self.shapes[index].head_dim)
 
     def says(self, index: int) -> Known:
-        return Known(base=self._base)
+        grid = self.table_grid
+        return Known(base=self._base, grid=None if grid is None else (grid.height, grid.width))
+
+    def scaling(self, layer_type: str) -> str | None:
+        return None  # their rope_type is "axial"
+
+    @property
+    def _turning(self) -> AxialRoPE:
+        return AxialRoPE(base=self._base, order="ij")
 
     @property
     def _base(self) -> float:
@@ -97,7 +133,7 @@ def open_model(model: Any) -> PackedHost:
         attentions=attentions,
         rotary=rotary,
         rotation=rotation,
-        position_table=None,
+        position_table=part_of(model, family.position_table, model) if family.position_table else None,
         shapes=(shape,) * len(layers),
         layer_types=("full_attention",) * len(layers),
         windows=(None,) * len(layers),
