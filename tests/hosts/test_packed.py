@@ -12,6 +12,7 @@ import transformers
 
 import whorl
 from tests.hosts.test_closed import AXES, VISION
+from whorl.attaching.stock import stock_form
 from whorl.hosts import host_of, open_host
 from whorl.inspection.image_reporting import run as inspect_images
 from whorl.sources import source
@@ -76,6 +77,7 @@ def test_its_own_is_axial_and_attaching_that_changes_nothing(model: Any, patches
     stock = seen(tower, patches)
     table = "learned-2d:grid=6@6+" if hasattr(tower, "pos_embed") else ""
     assert str(whorl.encoding_of(tower)) == f"{table}axial-rope:base=10000,order=ij"
+    assert str(stock_form(tower)).endswith("has no config to say it in")
     whorl.attach(tower, whorl.encoding_of(tower))
     assert 0 < max_error(seen(tower, patches), stock) + 1e-12 < 2e-6 * float(stock.abs().max())
     whorl.detach(tower)
