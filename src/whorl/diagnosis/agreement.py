@@ -175,7 +175,7 @@ def pattern(subject: Subject) -> Answer:
     if wrong:
         said = ", ".join(f"layer {i} {'turns' if found[i] else 'does not turn'}" for i in wrong)
         return judged(False, f"{said}, and the config says otherwise")
-    return judged(True, f"{sum(found.values())} of {len(found)} layers turn, as declared")
+    return judged(True, f"{sum(found.values())} of {len(found)} layers turn by fixed frequencies, as declared")
 
 
 def _turning(r: Runs) -> dict[int, bool]:

@@ -213,7 +213,7 @@ def base(subject: Subject) -> Answer:
     worst: tuple[int, int, str] | None = None
     spectra = _spectra(subject)
     if not spectra:
-        raise NotApplicable("no layer turns")
+        raise NotApplicable("no layer turns by fixed frequencies")
     for spectrum, window in spectra:
         reach = min(context, window or context)
         first = max_context(spectrum, reach - 1) if reach > 1 else None

@@ -127,12 +127,12 @@ def require_text(subject: Subject) -> torch.Tensor:
     Raises NotAsked without a text, NotApplicable for another model.
     """
     if subject.encoding is None and subject.host.rotary is None:
-        raise NotApplicable("no layer turns")
+        raise NotApplicable("no layer turns by fixed frequencies")
     if subject.headless:
         raise NotApplicable(f"{type(subject.host.model).__name__} has no language head, and gives no loss")
     try:
         if not any(layer.turns for layer in layers_of(subject.runs.model)):
-            raise NotApplicable("no layer turns")
+            raise NotApplicable("no layer turns by fixed frequencies")
     except ValueError as error:
         raise NotApplicable(str(error)) from error
     if subject.text is None:
