@@ -51,7 +51,7 @@ def told(name: str, found: list[tuple[Path, Comparison]], experiments: Path) -> 
     lines: dict[str, _Line] = {}
     for folder, comparison in found:
         own = [e for e in comparison.encodings if _is_of(name, e.name)]
-        if not own:
+        if not own or max(comparison.config.lengths) <= comparison.train_length:
             continue
         own = [e for e in own if ":" not in e.name] or own  # at other arguments only where there is nothing else
         beside = [e for e in comparison.encodings if e.name in BESIDE and e not in own]
