@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import whorl
+from tests.hosts.test_packed import whole
 from whorl.attaching.loading import configuration
 from whorl.evaluation.opening import opened
 from whorl.hosts import open_host
@@ -149,3 +150,78 @@ def test_a_comparison_trains_no_model_with_an_adapter(beside: bool, tmp_path: Pa
     with pytest.raises(ValueError, match="holds a PEFT adapter, and a comparison trains whole models; give the merged"):
         whorl.compare(["rope"], model=str(tmp_path / "adapter"), task="copy", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+VISUAL = "axial-rope:base=100,order=ij"
+
+
+def qwen() -> Any:
+    """Of texts and images; its text and its tower can have an encoding each."""
+    return whole("Qwen2_5_VLForConditionalGeneration")
+
+
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments:UserWarning")
+@pytest.mark.parametrize(
+    ("text", "tower"), [(None, "nope"), (None, VISUAL), ("hope:train_length=16", VISUAL), ("nope", "nope")]
+)
+@torch.no_grad()
+def test_an_adapter_says_the_encodings_of_all_parts(text: str | None, tower: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model = qwen()
+    whorl.attach(model.model.visual, tower)
+    if text is not None:
+        whorl.attach(model, text)
+    lora = get_peft_model(model, LoraConfig(r=2, target_modules=["qkv", "q_proj"], init_lora_weights=False)).eval()
+    lora.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"whorl.load\(directory\) for this adapter.*{tower} at model.visual"):
+        PeftModel.from_pretrained(qwen(), tmp_path)
+    patches, grids = torch.randn(24, 96, generator=torch.Generator().manual_seed(1)), torch.tensor([[1, 4, 6]])
+    for has_tower in (False, True):
+        base = qwen()
+        if has_tower:
+            whorl.attach(base.model.visual, tower)
+        loaded = whorl.load(tmp_path, base=base).eval()
+        assert str(whorl.encoding_of(loaded)) == str(whorl.encoding_of(model))
+        assert str(whorl.encoding_of(base.model.visual)) == tower
+        assert torch.equal(loaded(IDS).logits, lora(IDS).logits)
+        seen, expected = (m.model.visual(patches, grids).last_hidden_state for m in (base, model))
+        assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("of_text", [True, False])
+def test_a_base_with_an_encoding_that_its_adapter_does_not_know_is_refused(of_text: bool, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, base = qwen(), qwen()
+    whorl.attach(model if of_text else model.model.visual, "nope")
+    whorl.attach(base.model.visual if of_text else base, "nope")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["qkv", "q_proj"])).save_pretrained(tmp_path)
+    at_tower = "nope at model.visual"
+    wanted, found = ("nope", at_tower) if of_text else (at_tower, "nope")
+    with pytest.raises(ValueError, match=f"was trained with {wanted}, and the base has {found} attached"):
+        whorl.load(tmp_path, base=base)
+
+
+def test_an_adapter_says_what_is_lost_of_a_part(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = whole("Qwen3VLForConditionalGeneration")
+    whorl.attach(model.model.visual, "learned-2d+axial-rope:order=ij")
+    lora = get_peft_model(model, LoraConfig(r=2, target_modules=["qkv"]))
+    with pytest.warns(UserWarning, match=r"model.visual.effects.0.weight.* of learned-2d.* at model.visual with this"):
+        lora.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"was saved without the learned parameters model.visual.effects.0"):
+        whorl.load(tmp_path, base=whole("Qwen3VLForConditionalGeneration"))
+
+
+def test_an_adapter_of_a_tower_alone(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    tower = whorl.attach(qwen().model.visual, VISUAL)
+    lora = get_peft_model(tower, LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False)).eval()
+    lora.save_pretrained(tmp_path)
+    loaded = whorl.load(tmp_path, base=qwen().model.visual).eval()
+    assert str(whorl.encoding_of(loaded)) == VISUAL
+    patches, grids = torch.randn(24, 96, generator=torch.Generator().manual_seed(1)), torch.tensor([[1, 4, 6]])
+    assert torch.equal(loaded(patches, grids).last_hidden_state, lora(patches, grids).last_hidden_state)

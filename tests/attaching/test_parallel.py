@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 import whorl
 from tests.contract import EVERY, TOKENS
+from tests.hosts.test_packed import whole
 from whorl.attaching.interface import attention
 from whorl.attaching.parallel import HeadsHere, Share, heads_here, of_heads
 from whorl.encodings import Shape
@@ -71,6 +72,17 @@ def test_a_wrapper_that_answers_for_its_model_is_refused_too(one_process) -> Non
         whorl.attach(whole, "t5")
     with pytest.raises(ValueError, match=r"t5 has learned parameters.*sharded already \(FSDP\)"):
         whorl.attach(whole.module, "t5")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "tower"])
+def test_a_table_that_is_sharded_already_is_not_copied(kind: str, one_process) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    found = tiny_model("gpt2") if kind == "gpt2" else whole("Qwen3VLForConditionalGeneration").model.visual
+    fully_shard(found)
+    with pytest.raises(ValueError, match=r"learned.*sharded already.*Attach first"):
+        whorl.attach(found, "learned" if kind == "gpt2" else "learned-2d+axial-rope")
+    assert whorl.attached(found) is None
 
 
 def test_learned_parameters_come_before_fully_shard(one_process) -> None:

@@ -124,6 +124,11 @@ def test_other_heads_dtypes_and_shards(tmp_path) -> None:
     again = whorl.load(tmp_path).eval()
     assert type(again) is type(model)
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+    next(whorl.attached(model).parameters()).add_(1)
+    model.save_pretrained(tmp_path)  # in one file, and the index of the pieces stays
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    again = whorl.load(tmp_path).eval()
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
     half = whorl.load(tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     model.model.save_pretrained(tmp_path / "base")  # by itself, the base model keeps it too

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -38,10 +39,10 @@ TOWERS = {
 WITH_TABLE = [name for name, sizes in TOWERS.items() if sizes is TABLED]
 
 
-def whole(name: str) -> Any:
+def whole(name: str, **sizes: Any) -> Any:
     torch.manual_seed(0)
     cls = getattr(transformers, name)
-    made = cls(cls.config_class(text_config=AXES, vision_config=TOWERS[name])).eval()
+    made = cls(cls.config_class(text_config=AXES, vision_config={**TOWERS[name], **sizes})).eval()
     with torch.no_grad():
         for block in made.model.visual.blocks:
             block.attn.qkv.weight *= 8  # attention is peaked, so that places matter
@@ -136,6 +137,39 @@ def test_a_table_stays_where_it_is_named(name: str, patches: torch.Tensor) -> No
     assert max_error(kept, changed) > 1e-2
 
 
+@torch.no_grad()
+def test_a_table_may_have_rows_that_are_never_read(patches: torch.Tensor) -> None:
+    tower = whole("Qwen3VLForConditionalGeneration", num_position_embeddings=40).model.visual
+    stock = seen(tower, patches)
+    assert str(whorl.encoding_of(tower)).startswith("learned-2d:grid=6@6+")
+    whorl.attach(tower, whorl.encoding_of(tower))
+    assert max_error(seen(tower, patches), stock) < 2e-6 * float(stock.abs().max())
+
+
+@torch.no_grad()
+def test_a_table_may_be_kept_elsewhere(patches: torch.Tensor) -> None:
+    """accelerate's hooks bring the numbers of a module when it is called."""
+    tower = whorl.attach(whole("Qwen3VLForConditionalGeneration").model.visual, "learned-2d+axial-rope:order=ij")
+    expected = seen(tower, patches)
+    assert torch.equal(seen(accelerate.cpu_offload(tower, execution_device="cpu"), patches), expected)
+
+
+def test_an_adapter_on_the_table_is_refused() -> None:
+    """It would be without effect beside another table, and stay beside none."""
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules=["pos_embed"])
+    model = whole("Qwen3VLForConditionalGeneration")
+    peft.get_peft_model(model, config)
+    with pytest.raises(ValueError, match="the table of positions of this .* has an adapter of PEFT on it"):
+        whorl.attach(model.model.visual, "axial-rope:order=ij")
+    model = whole("Qwen3VLForConditionalGeneration")
+    whorl.attach(model.model.visual, "axial-rope:order=ij")
+    peft.get_peft_model(model, config)
+    with pytest.raises(ValueError, match="has an adapter of PEFT on it"):
+        whorl.detach(model.model.visual)
+
+
 @pytest.mark.parametrize("alone", [True, False])
 @torch.no_grad()
 def test_a_table_that_has_learned_is_saved(alone: bool, patches: torch.Tensor, tmp_path: Path) -> None:
@@ -158,7 +192,9 @@ def test_a_table_that_is_out_does_not_learn(patches: torch.Tensor) -> None:
         whorl.attach(tower, encoding)
         seen(tower, patches).square().sum().backward()
         assert not tower.pos_embed.weight.requires_grad
-        assert [bool(p.grad.any()) for p in whorl.attached(tower).parameters() if p.numel()] == [True] * learns
+        gradients = [p.grad for p in whorl.attached(tower).parameters()]
+        assert all(x is not None for x in gradients), "also of no rows for tokens before the patches: DDP waits for it"
+        assert [bool(x.any()) for x in gradients if x.numel()] == [True] * learns
     whorl.detach(tower)
     assert tower.pos_embed.weight.requires_grad
 

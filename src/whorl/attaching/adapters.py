@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach, detach
 from whorl.attaching.records import CONFIG_KEY, NAMED
-from whorl.attaching.seams import Attachment, attached
+from whorl.attaching.seams import attached, attachments_in
 from whorl.attaching.weights import refuse_incomplete
 from whorl.checking import few, shown
 from whorl.encodings import Encoding, from_dict, parse
@@ -35,8 +36,9 @@ def refuse_both(where: Any, adapter: Any) -> None:
         )
 
 
-def config_of(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
-    """A PEFT adapter's config, and the encoding that it was trained with where it says one.
+def config_of(where: Any, **hub: Any) -> tuple[Any, dict[str, Encoding]]:
+    """A PEFT adapter's config, and the encodings that it was trained with where it says any: the model's own by the
+    empty name, and those on parts of it by theirs.
 
     Raises ValueError for one that was saved without what its encoding had learned.
     """
@@ -48,7 +50,7 @@ def config_of(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
     if record is None:
         config = PeftConfig.from_pretrained(where, **hub)
         _, named, notation = (config.base_model_name_or_path or "").partition(NAMED)
-        return config, parse(notation) if named else None
+        return config, {"": parse(notation)} if named else {}
     if record.get("lost"):
         raise ValueError(
             f"the adapter in {where} was saved without the learned parameters {few(record['lost'])} of "
@@ -57,7 +59,9 @@ def config_of(where: Any, **hub: Any) -> tuple[Any, Encoding | None]:
         )
     said["task_type"] = record["task_type"]
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[said["peft_type"]]
-    return cls.from_peft_type(**cls.check_kwargs(**said)), from_dict(record["encoding"])
+    own = {"": from_dict(record["encoding"])} if "encoding" in record else {}
+    parts = {part["at"]: from_dict(part["encoding"]) for part in record.get("parts", ())}
+    return cls.from_peft_type(**cls.check_kwargs(**said)), {**own, **parts}
 
 
 def base_of(config: Any, where: Any) -> str:
@@ -71,15 +75,15 @@ def base_of(config: Any, where: Any) -> str:
     return path
 
 
-def on(base: Any, config: Any, encoding: Encoding | None, where: Any, hub: dict[str, Any]) -> Any:
-    """The base with the adapter put on, and before that the encoding that it was trained with.
+def on(base: Any, config: Any, encodings: dict[str, Encoding], where: Any, hub: dict[str, Any]) -> Any:
+    """The base with the adapter put on, and before that the encodings that it was trained with.
 
-    Raises ValueError for a base with another encoding, and for an adapter's file that is not whole.
+    Raises ValueError for a base with other encodings, and for an adapter's file that is not whole.
     """
     from peft import PeftModel
 
-    if encoding is not None:
-        _with_encoding(base, encoding, where)
+    if encodings:
+        _with_encodings(base, encodings, where)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT's, of transformers
         adapted = PeftModel.from_pretrained(base, where, config=config, **hub)
@@ -93,20 +97,30 @@ def check_base(base: Any) -> None:
         raise ValueError(f"base must be a model, got {shown(base)}; load it first, as whorl.load({str(base)!r})")
 
 
-def _with_encoding(base: Any, encoding: Encoding, where: Any) -> None:
-    """Attaches the encoding that an adapter was trained with, unless its base, or a part of that, has it already."""
-    found = [m.encoding for m in base.modules() if isinstance(m, Attachment)]
-    if encoding in found or encoding in [e.without_defaults() for e in found]:  # as earlier versions recorded it
-        return
-    if found:
-        raise ValueError(f"the adapter in {where} was trained with {encoding}, and the base has {found[0]} attached")
-    attachment = attached(attach(base, completed(host_of(base), encoding)))
-    if any(True for _ in attachment.parameters()):  # type: ignore[union-attr]
-        detach(base)
+def _with_encodings(base: Any, encodings: dict[str, Encoding], where: Any) -> None:
+    """Attaches the encodings that an adapter was trained with, where its base has them not already."""
+    held = {at: attachment.encoding for at, attachment in attachments_in(base).items()}
+    trained = f"the adapter in {where} was trained with {_named(encodings)}"
+    for at, found in held.items():
+        wanted = encodings.get(at)
+        if wanted not in (found, found.without_defaults()):  # as earlier versions recorded it
+            raise ValueError(f"{trained}, and the base has {_named({at: found})} attached")
+    attachments: list[Any] = []
+    for at, encoding in encodings.items():
+        if at not in held:
+            part = base.get_submodule(at)
+            attachments.append(attached(attach(part, completed(host_of(part), encoding))))
+    if any(True for attachment in attachments for _ in attachment.parameters()):
+        for at in encodings.keys() - held.keys():
+            detach(base.get_submodule(at))
         raise ValueError(
-            f"the adapter in {where} was trained with {encoding}, whose learned parameters PEFT does not keep; "
-            "save the model itself with save_pretrained before adding the adapter, and load the adapter on that"
+            f"{trained}, whose learned parameters PEFT does not keep; save the model itself with save_pretrained "
+            "before adding the adapter, and load the adapter on that"
         )
+
+
+def _named(encodings: dict[str, Encoding]) -> str:
+    return " and ".join(f"{encoding} at {at}" if at else str(encoding) for at, encoding in encodings.items())
 
 
 def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
@@ -118,7 +132,10 @@ def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:
 
     held = set(load_peft_weights(where, device="cpu", **hub))
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    embeddings = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    embeddings: list[Any] = []
+    for embeddings_of in (adapted.get_input_embeddings, adapted.get_output_embeddings):
+        with contextlib.suppress(NotImplementedError):  # a tower of images has none
+            embeddings.append(embeddings_of())
     allowed = tuple(f"{name}." for name, module in adapted.named_modules() if any(module is m for m in embeddings))
     refuse_incomplete(where, adapted, wanted - held, (k for k in held - wanted if not k.startswith(allowed)))
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding
 
 from whorl.attaching.forwards import carried
 from whorl.attaching.key_positions import Call
@@ -133,7 +132,8 @@ def between_rows_forward(self: Any, rows: torch.Tensor) -> torch.Tensor:
     """In place of a tower's own table, between whose rows it reads: those of the added encoding, or a zero."""
     if self.whorl_add is None:
         return self.weight.new_zeros(())
-    return embedding(rows, self.whorl_add.weight.flatten(0, 1)).to(self.weight.dtype)
+    vectors: torch.Tensor = self.whorl_add(rows, rows.device)
+    return vectors.to(self.weight.dtype)
 
 
 def at_any_size(embed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from whorl.attaching.parallel import is_here
 from whorl.attaching.present import follow_layers
 from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
-from whorl.attaching.seams import attached
+from whorl.attaching.seams import Attachment, attached, attachments_in
 from whorl.hosts import name_of
 from whorl.hosts.transformers import compat
 
@@ -45,7 +46,7 @@ def before_state_dict_of_model(model: Any, prefix: str, keep_vars: bool) -> None
         return
     follow_layers(model, attachment)
     if hasattr(model, "peft_config"):
-        mark_adapters(model, attachment)
+        mark_adapters(model)
 
 
 def before_load(base: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -63,7 +64,7 @@ def before_load(base: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
 def _save_as_a_part(save: compat.Save, at: str, attachment: Any) -> None:
     saver = save.saver
     if hasattr(saver, "peft_config"):
-        mark_adapters(saver, attachment)
+        mark_adapters(saver)
         return
     if not save.writes:
         return
@@ -99,19 +100,33 @@ def _parts_in(record: Any, saver: Any) -> list[dict[str, Any]]:
     return [{"at": at, **record_of(own.encoding)}]
 
 
-def mark_adapters(model: Any, attachment: Any) -> None:
-    """What PEFT writes of this model's adapters from now on says the encoding, and is refused by plain PEFT.
+def mark_adapters(model: Any) -> None:
+    """What PEFT writes of this model's adapters from now on says the encoding, and those on parts of the model, and is
+    refused by plain PEFT.
 
     Not where the base's own directory says the encoding in stock terms: it is complete without whorl.
     """
-    lost = _not_in_an_adapter(model, attachment)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = attachments_in(base)
+    lost = [f"{at}.{n}" if at else n for at, one in found.items() for n in _not_in_an_adapter(model, one)]
     for config in _adapters(model):
         config.__dict__["whorl_lost"] = lost
-        if attachment.stock_directory:
+        if all(attachment.stock_directory for attachment in found.values()):
             compat.write_adapter_as(config, None)
         else:
             compat.write_adapter_as(config, _adapter_to_dict)
-            config.__dict__["whorl_record"] = record_of(attachment.encoding)
+            config.__dict__["whorl_record"] = _record_of_all(found)
+
+
+def _record_of_all(found: dict[str, Attachment]) -> dict[str, Any]:
+    """That of a model's own encoding, with the encodings on its parts."""
+    records = {at: record_of(attachment.encoding) for at, attachment in found.items()}
+    own = records.pop("", {})
+    if not records:
+        return own
+    words = [f"{record['notation']} at {at}" for at, record in records.items()]
+    parts = [{"at": at, **record} for at, record in records.items()]
+    return {**own, "parts": parts, "notation": ", ".join([*([own["notation"]] if own else []), *words])}
 
 
 def unmark_adapters(model: Any) -> None:
@@ -139,7 +154,7 @@ def _not_in_an_adapter(model: Any, attachment: Any) -> list[str]:
 def digest_of(parameter: torch.Tensor) -> str:
     """Of its numbers as bfloat16 has them, so that another dtype is no other parameter; nothing where they are
     elsewhere (sharded, or on the meta device)."""
-    if parameter.is_meta or hasattr(parameter, "full_tensor"):
+    if not is_here(parameter):
         return ""
     return hashlib.sha256(
         parameter.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()

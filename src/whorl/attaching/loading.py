@@ -400,8 +400,8 @@ def _weight_files(where: Any, weights: dict[str, Any]) -> Iterator[Any]:
     hub = {k: v for k, v in weights.items() if k != "variant"}
     dot = f".{variant}." if (variant := weights.get("variant")) else "."
     index = compat.file_of(where, f"model.safetensors.index{dot}json", hub)
-    names = {f"model{dot}safetensors"}
-    if index is not None:
+    names = {whole := f"model{dot}safetensors"}
+    if index is not None and compat.file_of(where, whole, hub) is None:  # of both, transformers reads the whole
         names = set(json.loads(Path(index).read_text())["weight_map"].values())
     for name in sorted(names):
         with safe_open(compat.file_of(where, name, hub), framework="pt") as file:
@@ -468,7 +468,7 @@ def _load_learned(attachment: Any, ours: dict[str, torch.Tensor], where: Any) ->
 
 
 def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-    config, encoding = adapters.config_of(where, **hub)
+    config, encodings = adapters.config_of(where, **hub)
     if base is None:
         of_adapter = ("revision", "subfolder")  # of its own place: its config says the base's
         of_base = {k: v for k, v in kwargs.items() if k not in of_adapter}
@@ -478,4 +478,4 @@ def _load_adapter(where: Any, base: Any, hub: dict[str, Any], kwargs: dict[str, 
     elif set(kwargs) - set(hub):
         raise ValueError(f"{sorted(set(kwargs) - set(hub))} are for loading a base, and one was given")
     adapters.check_base(base)
-    return adapters.on(base, config, encoding, where, hub)
+    return adapters.on(base, config, encodings, where, hub)

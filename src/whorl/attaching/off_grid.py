@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from whorl.attaching.parallel import is_here
 from whorl.attaching.seams import LayerSeam
 from whorl.encodings.grid import nowhere
 from whorl.encodings.learned_2d import GridTable
@@ -24,13 +25,13 @@ from whorl.ops.axes import seen_by
 def fit_to_grid(host: Host, add: nn.Module | None, seams: Sequence[LayerSeam]) -> None:
     """Fits modules to a host of images: what is learned starts from the host's own, distances are those of patches."""
     own, grid = host.own_vectors, host.table_grid
-    if isinstance(add, GridTable) and own is not None and grid is not None and own.device.type != "meta":
+    if isinstance(add, GridTable) and own is not None and grid is not None and is_here(own):
         add.start_from(own.to(add.weight), grid)
     if host.patches is None:  # nothing but turning goes by places there
         return
     for index, seam in enumerate(seams):
         learned = host.own_frequencies(index)
-        if learned is None or learned.device.type == "meta":
+        if learned is None or not is_here(learned):
             continue
         for score in seam.scores:
             if isinstance(score, MixedAngles) and score.rotate:

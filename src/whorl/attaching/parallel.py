@@ -60,6 +60,11 @@ def refuse_sharded(model: Any, encoding: Any) -> None:
         )
 
 
+def is_here(tensor: torch.Tensor) -> bool:
+    """Whether this process has a tensor's numbers: it is neither sharded over several nor on the meta device."""
+    return not tensor.is_meta and not hasattr(tensor, "full_tensor")
+
+
 def _sharded_by(model: Any) -> str | None:
     fully_sharded = _class("torch.distributed.fsdp", "FSDPModule")
     dtensor = _class("torch.distributed.tensor", "DTensor")

@@ -222,7 +222,14 @@ def _restore(module: nn.Module, method: str) -> None:
 
 
 def refuse_foreign_forwards(host: Host) -> None:
-    """Raises ValueError where other code has replaced a method that `put_on` and `take_off` would lose."""
+    """Raises ValueError where other code has replaced a method that `put_on` and `take_off` would lose, or the module
+    that it is of."""
+    if hasattr(host.position_table, "base_layer"):
+        raise ValueError(
+            f"the table of positions of this {type(host.model).__name__} has an adapter of PEFT on it, which knows "
+            "nothing of what is attached in the table's place; merge or unload the adapter first, or put it on other "
+            "modules"
+        )
     forwards = [(module, "forward", OURS) for module in _replaced(host)]
     for module, name, ours in (*forwards, *((m, name, (function,)) for m, name, function in host.methods)):
         found = module.__dict__.get(_slot(module, name))

@@ -18,7 +18,7 @@ from whorl.attaching.fitting import (
     form_on_grids,
 )
 from whorl.attaching.off_grid import fit_to_grid
-from whorl.attaching.parallel import heads_here, heads_share, refuse_shares
+from whorl.attaching.parallel import heads_here, heads_share, is_here, refuse_shares
 from whorl.attaching.seams import LayerSeam, Term
 from whorl.attaching.turns import rebound
 from whorl.encodings import Encoding, Layers, Scaled, Spectrum
@@ -300,7 +300,7 @@ def _turning(seam: LayerSeam) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def _start_from_the_hosts_table(table: PositionTable, rows: torch.Tensor) -> None:
-    if rows.device.type == "meta" or rows.shape[-1] != table.weight.shape[-1]:
+    if not is_here(rows) or rows.shape[-1] != table.weight.shape[-1]:
         return
     count = min(len(rows), len(table.weight))
     table.weight[:count] = rows[:count].to(table.weight)

@@ -163,14 +163,16 @@ def attached_encoding(model: Any) -> Encoding | None:
     return None if found is None else found.encoding
 
 
-def attached_to_parts(model: Any) -> dict[str, Encoding]:
-    """The encodings on models inside this one (a tower of images), by the names of these."""
+def attachments_in(model: Any) -> dict[str, Attachment]:
+    """What `attach` has put on this model, by the empty name, and on models inside it (a tower), by their names."""
     own = attached(model)
-    return {
-        name.removesuffix(".whorl"): part.encoding
-        for name, part in model.named_modules()
-        if isinstance(part, Attachment) and part is not own
-    }
+    found = {name: part for name, part in model.named_modules() if isinstance(part, Attachment)}
+    return {"" if part is own else name.rpartition(".")[0]: part for name, part in found.items()}
+
+
+def attached_to_parts(model: Any) -> dict[str, Encoding]:
+    """The encodings on models inside this one, by the names of these."""
+    return {at: part.encoding for at, part in attachments_in(model).items() if at}
 
 
 def seam_of(attention: Any) -> LayerSeam | None:

@@ -19,7 +19,10 @@ from whorl.encodings.grid import Grid, check_grid
 
 
 class GridTable(nn.Module):
-    """A grid -> vectors [1, tokens, width]: those of a learned table [rows, columns, width], or between them."""
+    """A grid -> vectors [1, tokens, width]: those of a learned table [rows, columns, width], or between them.
+
+    For a host that reads between them by itself: numbers of the table's patches [...] -> vectors [..., width].
+    """
 
     axis = "grid"
 
@@ -40,7 +43,10 @@ class GridTable(nn.Module):
         rows, columns, _ = self.weight.shape
         self.weight.copy_(resampled(table, rows, columns, self.antialias))
 
-    def forward(self, grid: Grid, device: torch.device) -> torch.Tensor:
+    def forward(self, grid: Grid | torch.Tensor, device: torch.device) -> torch.Tensor:
+        if isinstance(grid, torch.Tensor):
+            rows = torch.cat([self.prefix, self.weight.flatten(0, 1)])
+            return nn.functional.embedding(grid + len(self.prefix), rows)
         patches = resampled(self.weight, grid.height, grid.width, self.antialias).flatten(0, 1)
         return torch.cat([self.prefix.to(patches.dtype), patches])[None]
 

@@ -79,7 +79,8 @@ class PackedHost(OpenHost):
 
     @property
     def own_vectors(self) -> torch.Tensor | None:
-        return None if self.position_table is None else self.position_table.weight
+        table = None if self.position_table is None else self.position_table.weight
+        return None if table is None else table[: isqrt(len(table)) ** 2]  # it reads no row past the square
 
     @property
     def table_grid(self) -> Grid | None:
