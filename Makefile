@@ -82,7 +82,7 @@ $(LM_EVAL)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 test-timm: $(TIMM)/.installed
-	OMP_NUM_THREADS=1 $(TIMM)/bin/python -m pytest tests/hosts/test_timm.py tests/hosts/test_rope_vit.py tests/attaching/test_timm_folders.py
+	OMP_NUM_THREADS=1 $(TIMM)/bin/python -m pytest tests/hosts/test_timm.py tests/hosts/test_timm_relative.py tests/hosts/test_rope_vit.py tests/attaching/test_timm_folders.py
 
 # What .venv has, and timm on top: torchvision, which it needs, would be taken by transformers too, and is for CUDA.
 $(TIMM)/.installed: $(VENV)/.installed

@@ -55,6 +55,15 @@ def plain_truth(
     return truth(pixels.to(dtype), **resampling(model)).last_hidden_state
 
 
+def idle(model: Any, pixels: torch.Tensor) -> set[str]:
+    """The parameters that are to learn and take no part in a forward."""
+    model.zero_grad()
+    out = model(pixels)
+    out = out if isinstance(out, torch.Tensor) else sum(part.sum() for part in out.values() if part is not None)
+    out.square().sum().backward()
+    return {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+
+
 def resampling(model: Any) -> dict[str, bool]:
     """What a stock model must be told before it takes images of another size."""
     asks = not (model.config.model_type.startswith("dino") or model.config.model_type == "beit")

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import whorl
-from tests.attaching.images import Bias, Place, Turn, axial, dinov3, plain_truth, resampling
+from tests.attaching.images import Bias, Place, Turn, axial, dinov3, idle, plain_truth, resampling
 from tests.contract import refused_here
 from whorl.encodings.alibi import slopes
 from whorl.hosts import IMAGES
@@ -249,6 +249,18 @@ def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(family: 
     states(model, PIXELS).square().mean().backward()
     for name, grad in found.items():
         torch.testing.assert_close(dict(model.named_parameters())[name].grad, grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["axial-rope", "learned-2d:grid=4@4"])
+@pytest.mark.parametrize("family", IMAGES)
+def test_what_is_taken_out_does_not_learn(family: str, encoding: str) -> None:
+    """DDP refuses parameters that are to learn and take no part."""
+    model = tiny_image_model(family).train()
+    learned, before = {n: p.requires_grad for n, p in model.named_parameters()}, idle(model, PIXELS)
+    whorl.attach(model, encoding)
+    assert idle(model, PIXELS) <= before
+    whorl.detach(model)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == learned
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from tests.hosts.test_packed import whole
 from whorl.attaching.interface import attention
 from whorl.attaching.parallel import HeadsHere, Share, heads_here, of_heads
 from whorl.encodings import Shape
-from whorl.testing import tiny_model
+from whorl.testing import tiny_image_model, tiny_model
 
 DEVICE = torch.device("cpu")
 
@@ -72,6 +72,27 @@ def test_a_wrapper_that_answers_for_its_model_is_refused_too(one_process) -> Non
         whorl.attach(whole, "t5")
     with pytest.raises(ValueError, match=r"t5 has learned parameters.*sharded already \(FSDP\)"):
         whorl.attach(whole.module, "t5")
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "vit"])
+def test_a_table_of_a_grid_learns_in_pieces(kind: str, one_process) -> None:
+    """SigLIP has no tokens before the patches: FSDP cannot split a parameter of no rows."""
+    from torch.distributed.fsdp import fully_shard
+
+    model, pixels = tiny_image_model(kind).train(), torch.randn(1, 3, 32, 32)
+    fully_shard(whorl.attach(model, "learned-2d"))
+    model(pixels).last_hidden_state.square().sum().backward()
+    assert all(p.grad.full_tensor().any() for p in whorl.attached(model).parameters())
+
+
+def test_vectors_of_no_tokens_that_earlier_versions_kept_are_left_out(tmp_path) -> None:
+    model = whorl.attach(tiny_image_model("siglip_vision_model"), "learned-2d")
+    table = whorl.attached(model).effects[0]
+    table.prefix = torch.nn.Parameter(torch.zeros(0, 64))
+    model.save_pretrained(tmp_path)
+    loaded = whorl.attached(whorl.load(tmp_path))
+    assert [name for name, _ in loaded.named_parameters()] == ["effects.0.weight"]
+    assert torch.equal(loaded.effects[0].weight, table.weight)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "tower"])

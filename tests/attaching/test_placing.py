@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import accelerate
 import pytest
 import torch
 
 import whorl
 from tests.contract import TOKENS, difference
-from whorl.testing import logits_and_budget, tiny_model
+from whorl.testing import logits_and_budget, tiny_image_model, tiny_model
 
 
 def test_compiles_fullgraph_and_re_attaching_is_safe() -> None:
@@ -154,3 +158,35 @@ def test_a_silent_table_of_positions_learns_nothing(learns: bool) -> None:
         whorl.attach(model, encoding)
         assert not table.requires_grad
     assert whorl.detach(model).transformer.wpe.weight.requires_grad is learns
+
+
+OFFLOADED = [("llama", "t5"), ("llama", "fox"), ("gpt2", "learned"), ("vit", "learned-2d+mixed-rope"), ("vit", "irpe")]
+
+
+def built(family: str) -> tuple[Any, torch.Tensor]:
+    if family == "vit":
+        return tiny_image_model(family), torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return tiny_model(family), TOKENS
+
+
+@pytest.mark.parametrize(("family", "encoding"), OFFLOADED)
+@torch.no_grad()
+def test_attached_to_a_model_that_is_offloaded_it_is_as_to_another(family: str, encoding: str) -> None:
+    (model, inputs), (other, _) = built(family), built(family)
+    expected = whorl.attach(model, encoding)(inputs)[0]
+    found = whorl.attach(accelerate.cpu_offload(other, execution_device=torch.device("cpu")), encoding)
+    assert not any(p.is_meta for p in whorl.attached(found).parameters())
+    assert torch.equal(found(inputs)[0], expected)
+
+
+@pytest.mark.filterwarnings("error:.*is a no-op:UserWarning")
+@pytest.mark.parametrize(("family", "encoding"), OFFLOADED)
+@torch.no_grad()
+def test_loaded_from_disk_piece_by_piece_it_has_learned_the_same(family: str, encoding: str, tmp_path: Path) -> None:
+    model, inputs = built(family)
+    for parameter in whorl.attached(whorl.attach(model, encoding)).parameters():
+        parameter.normal_()
+    model.save_pretrained(tmp_path / "model")
+    found = whorl.load(tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "pieces")
+    assert all(p.is_meta for name, p in found.named_parameters() if "whorl" not in name)
+    assert torch.equal(found(inputs)[0], model(inputs)[0])

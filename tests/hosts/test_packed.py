@@ -193,8 +193,7 @@ def test_a_table_that_is_out_does_not_learn(patches: torch.Tensor) -> None:
         seen(tower, patches).square().sum().backward()
         assert not tower.pos_embed.weight.requires_grad
         gradients = [p.grad for p in whorl.attached(tower).parameters()]
-        assert all(x is not None for x in gradients), "also of no rows for tokens before the patches: DDP waits for it"
-        assert [bool(x.any()) for x in gradients if x.numel()] == [True] * learns
+        assert [x is not None and bool(x.any()) for x in gradients] == [True] * learns
     whorl.detach(tower)
     assert tower.pos_embed.weight.requires_grad
 

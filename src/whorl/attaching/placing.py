@@ -57,7 +57,10 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
     share = heads_share(model)
     if attachment.reposition is not None and share is not None:
         attachment.reposition.alike = share.size
-    base.whorl = attachment if weight is None else attachment.to(device=weight.device, dtype=weight.dtype)
+    if weight is not None:
+        away = compat.runs_on(base) if weight.is_meta else None
+        attachment = attachment.to(device=weight.device if away is None else away, dtype=weight.dtype)
+    base.whorl = attachment
     base.whorl.train(model.training)
     plan.layers[0].first = True
     attachment.layers = len(plan.layers)
@@ -71,6 +74,9 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
         _place_on_grid(host, plan, attachment)
     else:
         _place(host, plan, attachment)
+    attachment.silenced = tuple(own.requires_grad for own in host.taken_out)
+    for own in host.taken_out:  # DDP refuses parameters that are to learn and take no part
+        own.requires_grad_(False)
     attachment.hooks.append(model.register_state_dict_pre_hook(before_state_dict_of_model))
     for saved in _saved(host):
         saved.__dict__["save_pretrained"] = types.MethodType(save_pretrained, saved)
@@ -99,9 +105,6 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
         _set_forward(host.position_table, images.between_rows_forward if host.packed else position_table_forward)
-        table: Any = host.position_table.weight  # silent: DDP refuses parameters that are to learn and take no part
-        attachment.silenced = bool(table.requires_grad)
-        table.requires_grad_(False)
         if isinstance(plan.add, PositionTable):
             ours, theirs = name_of(attachment, plan.add), name_of(host.base, host.position_table)
             attachment.kept_as = f"{ours}.weight", f"{theirs}.weight", getattr(host.position_table, "offset", 0)
@@ -164,8 +167,8 @@ def take_off(host: Host, attachment: Attachment) -> None:
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()
-    if host.position_table is not None and attachment.silenced:
-        host.position_table.weight.requires_grad_(True)
+    for own, learned in zip(host.taken_out, attachment.silenced, strict=False):
+        own.requires_grad_(learned)
     if attachment.attention_was is not None:
         host.set_attention(attachment.attention_was)
     for saved in _saved(host):

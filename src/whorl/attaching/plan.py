@@ -28,6 +28,7 @@ from whorl.encodings.learned import PositionTable
 from whorl.encodings.scores import ScoreModule
 from whorl.encodings.window import Window
 from whorl.hosts import Host
+from whorl.hosts.transformers import compat
 from whorl.ops.axes import axis_of
 
 
@@ -179,10 +180,11 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
                 bidirectional=shape.bidirectional,
             )
         )
-    if isinstance(add, PositionTable) and host.table_vectors is not None:
-        _start_from_the_hosts_table(add, host.table_vectors)
-    if host.reads_images:
-        fit_to_grid(host, add, seams)
+    with compat.brought(host.embed if host.position_table is None else host.position_table):
+        if isinstance(add, PositionTable) and host.table_vectors is not None:
+            _start_from_the_hosts_table(add, host.table_vectors)
+        if host.reads_images:
+            fit_to_grid(host, add, seams)
     _check_shared_keys(host, seams)
     _check_shared_modules(host, seams)
     share = heads_share(host.model)

@@ -89,7 +89,7 @@ class Attachment(nn.Module):
         self.attention_was = attention_was
         self.in_save = ""  # while the model's own save_pretrained runs: "stock" where nothing of whorl is written
         self.stock_directory = False  # whether the directory of the model's name says this encoding in stock terms
-        self.silenced = False  # whether the host's table of positions learned before, which does not now
+        self.silenced: tuple[bool, ...] = ()  # which of what is `taken_out` of the host learned before
         self.kept_as: tuple[str, str, int] | None = None  # a learned table, by its name here, that stock terms keep as
         # the host's own, by its name in the base, after so many rows
         self.layers = 0  # how many attend, as it was attached

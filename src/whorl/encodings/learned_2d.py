@@ -7,6 +7,7 @@ are resampled (bicubic, as section 3.2 and the stock code do). Tokens before the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,8 @@ class GridTable(nn.Module):
         self.antialias = antialias
         drawn = torch.randn(shape.prefix + rows * columns, shape.width, generator=shape.generator()) * std
         prefix, patches = (part.clone() for part in drawn.split([shape.prefix, rows * columns]))
-        self.prefix = nn.Parameter(prefix)  # in memory of its own: safetensors saves no part of another's
+        # In memory of its own: safetensors saves no part of another's. And none of no rows, which FSDP cannot split.
+        self.prefix = nn.Parameter(prefix) if shape.prefix else None
         self.weight = nn.Parameter(patches.view(rows, columns, shape.width))
 
     @torch.no_grad()
@@ -39,16 +41,25 @@ class GridTable(nn.Module):
         """Takes a host's own vectors, [tokens, width] of this grid."""
         prefix, patches = vectors.split([grid.prefix, grid.height * grid.width])
         table = patches.view(grid.height, grid.width, -1)
-        self.prefix.copy_(prefix)
+        if self.prefix is not None:
+            self.prefix.copy_(prefix)
         rows, columns, _ = self.weight.shape
         self.weight.copy_(resampled(table, rows, columns, self.antialias))
 
     def forward(self, grid: Grid | torch.Tensor, device: torch.device) -> torch.Tensor:
         if isinstance(grid, torch.Tensor):
-            rows = torch.cat([self.prefix, self.weight.flatten(0, 1)])
-            return nn.functional.embedding(grid + len(self.prefix), rows)
+            return nn.functional.embedding(grid, self.weight.flatten(0, 1))
         patches = resampled(self.weight, grid.height, grid.width, self.antialias).flatten(0, 1)
-        return torch.cat([self.prefix.to(patches.dtype), patches])[None]
+        return (patches if self.prefix is None else torch.cat([self.prefix.to(patches.dtype), patches]))[None]
+
+    def as_now(self, state: dict[str, Any], prefix: str) -> None:
+        """Earlier versions kept vectors of no tokens; changes the state in place."""
+        if self.prefix is None:
+            state.pop(f"{prefix}prefix", None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        self.as_now(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 def resampled(table: torch.Tensor, rows: int, columns: int, antialias: bool) -> torch.Tensor:

@@ -163,7 +163,7 @@ class Host(ABC):
 
     biases: str  # where biases go in: "interface", the attention function; or "mask", the mask argument
 
-    position_table: Any  # with rows as `weight`; silenced, or made to give what is added instead
+    position_table: Any  # with rows as `weight`; made to give nothing, or what is added instead
     first_layer: nn.Module
 
     packed: bool = False  # images of any sizes in one row: q and k are [tokens, heads, head_dim], positions [tokens, 2]
@@ -285,6 +285,11 @@ class Host(ABC):
     def table_grid(self) -> Grid | None:
         """The grid of `own_vectors`."""
         return None if self.patches is None else self.patches.trained
+
+    @property
+    def taken_out(self) -> tuple[nn.Parameter, ...]:
+        """What the host has learned of positions by itself, and which takes no part while an encoding is attached."""
+        return () if self.position_table is None else (self.position_table.weight,)
 
     def own_frequencies(self, index: int) -> torch.Tensor | None:
         """[2, heads, pairs]: what a layer of a host of images has learned to turn by along x and y, in radians per

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from whorl.encodings import Encoding, Known, Spectrum
 from whorl.encodings.learned_2d import Learned2D
@@ -76,6 +77,14 @@ class TimmHost(Host):
     def own_vectors(self) -> torch.Tensor | None:
         table: torch.Tensor | None = getattr(self.base, "pos_embed", None)
         return None if table is None else table.view(-1, table.shape[-1])
+
+    @property
+    def taken_out(self) -> tuple[nn.Parameter, ...]:
+        names = ("pos_embed", "rope", "shared_rel_pos")
+        own = [getattr(self.base, name, None) for name in names]
+        own += [getattr(attention, "rel_pos", None) for attention in self.attentions]
+        modules = [list(part.parameters()) for part in own if isinstance(part, nn.Module)]
+        return (*(part for part in own if isinstance(part, nn.Parameter)), *(p for each in modules for p in each))
 
     def own_encoding(self) -> Encoding:
         """Raises ValueError for a rotation, and for relative biases, that no encoding says."""

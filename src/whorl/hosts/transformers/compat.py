@@ -13,7 +13,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -225,6 +225,31 @@ def forward_slot(module: nn.Module) -> str:
     put back in `_old_forward`.
     """
     return "_old_forward" if hasattr(module, "_hf_hook") and "_old_forward" in module.__dict__ else "forward"
+
+
+def runs_on(module: nn.Module) -> torch.device | None:
+    """The device to which accelerate's hooks bring a module's weights when it is called; None where none do.
+
+    Leans on `_hf_hook`, as above.
+    """
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            if (device := getattr(one, "execution_device", None)) is not None:
+                return torch.device(device)
+    return None
+
+
+@contextmanager
+def brought(module: nn.Module | None) -> Iterator[None]:
+    """While this lasts, the weights of a module and its parts are there that accelerate keeps elsewhere."""
+    with ExitStack() as stack:
+        for part in () if module is None else module.modules():
+            if hasattr(part, "_hf_hook"):
+                from accelerate.utils import align_module_device
+
+                stack.enter_context(align_module_device(part))
+        yield
 
 
 def use_one_gpu(arguments: Any) -> None:

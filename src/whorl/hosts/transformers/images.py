@@ -45,10 +45,14 @@ class ImageHost(OpenHost):
     family: ImageFamily
 
     @property
-    def own_vectors(self) -> torch.Tensor | None:
+    def taken_out(self) -> tuple[nn.Parameter, ...]:
         table: Any = getattr(self.embed, self.family.table, None)
         rows: Any = table.weight if isinstance(table, nn.Module) else table
-        return None if rows is None else rows.view(-1, rows.shape[-1])
+        return () if rows is None else (rows,)
+
+    @property
+    def own_vectors(self) -> torch.Tensor | None:
+        return next((rows.view(-1, rows.shape[-1]) for rows in self.taken_out), None)
 
     def own_encoding(self) -> Encoding:
         assert self.patches is not None
