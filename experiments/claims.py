@@ -47,7 +47,7 @@ def by_task(
     return tuple(Versus(first, second, retrieval(task), times, says) for task in tasks)  # type: ignore[arg-type]
 
 
-RECALL = ("0013-content/recall",)
+RECALL = ("0013-content/recall", "0018-gains/recall")
 HOPE = Paper(
     "HoPE (2410.21216)",
     "A pair turns only if its full turn fits in the training length. The paper's body was not at hand: its claims are "
