@@ -154,7 +154,7 @@ def test_a_table_may_be_kept_elsewhere(patches: torch.Tensor) -> None:
     assert torch.equal(seen(accelerate.cpu_offload(tower, execution_device="cpu"), patches), expected)
 
 
-def test_an_adapter_on_the_table_is_refused() -> None:
+def test_an_adapter_on_the_table_is_refused(patches: torch.Tensor) -> None:
     """It would be without effect beside another table, and stay beside none."""
     import peft
 
@@ -166,6 +166,8 @@ def test_an_adapter_on_the_table_is_refused() -> None:
     model = whole("Qwen3VLForConditionalGeneration")
     whorl.attach(model.model.visual, "axial-rope:order=ij")
     peft.get_peft_model(model, config)
+    with pytest.raises(ValueError, match="has an adapter of PEFT on it"):
+        seen(model.model.visual, patches)
     with pytest.raises(ValueError, match="has an adapter of PEFT on it"):
         whorl.detach(model.model.visual)
 

@@ -37,7 +37,7 @@ from whorl.hosts.transformers import compat
 OWN_VECTORS = "interpolate_pos_encoding"  # the method of an image model that gives its own vectors of positions
 STATE = (
     "whorl_seam", "whorl_spectra", "whorl_add", "whorl_calls", "whorl_reposition", "whorl_patches", "whorl_turns",
-    "whorl_vectors", OWN_VECTORS,
+    "whorl_vectors", "whorl_table", OWN_VECTORS,
 )  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
             ours, theirs = name_of(attachment, plan.add), name_of(host.base, host.position_table)
             attachment.kept_as = f"{ours}.weight", f"{theirs}.weight", getattr(host.position_table, "offset", 0)
             attachment.hooks.append(host.base.register_load_state_dict_pre_hook(before_load))
+        host.base.__dict__["whorl_table"] = name_of(host.base, host.position_table)
+        attachment.hooks.append(host.base.register_forward_pre_hook(refuse_adapted_table))
     elif plan.add is not None:
         host.first_layer.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls)
         attachment.hooks.append(host.first_layer.register_forward_pre_hook(add_to_embedding, with_kwargs=True))
@@ -161,8 +163,8 @@ def take_off(host: Host, attachment: Attachment) -> None:
         _restore(module, "forward")
     for module, name, _ in host.methods:
         _restore(module, name)
-    on_grid = () if host.patches is None else (host.base, host.embed)
-    for module in (*_replaced(host), host.first_layer, _holder(host), *on_grid):
+    on_grid = () if host.patches is None else (host.embed,)
+    for module in (*_replaced(host), host.base, host.first_layer, _holder(host), *on_grid):
         for name in STATE:
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
@@ -227,12 +229,8 @@ def _restore(module: nn.Module, method: str) -> None:
 def refuse_foreign_forwards(host: Host) -> None:
     """Raises ValueError where other code has replaced a method that `put_on` and `take_off` would lose, or the module
     that it is of."""
-    if hasattr(host.position_table, "base_layer"):
-        raise ValueError(
-            f"the table of positions of this {type(host.model).__name__} has an adapter of PEFT on it, which knows "
-            "nothing of what is attached in the table's place; merge or unload the adapter first, or put it on other "
-            "modules"
-        )
+    if host.position_table is not None:
+        _refuse_adapted(host.base, host.position_table)
     forwards = [(module, "forward", OURS) for module in _replaced(host)]
     for module, name, ours in (*forwards, *((m, name, (function,)) for m, name, function in host.methods)):
         found = module.__dict__.get(_slot(module, name))
@@ -241,6 +239,20 @@ def refuse_foreign_forwards(host: Host) -> None:
                 f"the {name} of a {type(module).__name__} has been replaced already, by {found!r}; take that off "
                 "first, attach or detach the encoding, and put it on again"
             )
+
+
+def refuse_adapted_table(base: Any, args: Any) -> None:
+    """A pre-hook of the base of a host with a table: an adapter may have come onto it since."""
+    _refuse_adapted(base, base.get_submodule(base.whorl_table))
+
+
+def _refuse_adapted(base: Any, table: nn.Module) -> None:
+    """Raises ValueError for a table that PEFT has wrapped: what it adds would stay beside what stands in its place."""
+    if hasattr(table, "base_layer"):
+        raise ValueError(
+            f"the table of positions of this {type(base).__name__} has an adapter of PEFT on it, which knows nothing "
+            "of what is attached in the table's place; merge or unload the adapter first, or put it on other modules"
+        )
 
 
 def forget_compiled() -> None:
