@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ WITH_TABLE = [name for name, sizes in TOWERS.items() if sizes is TABLED]
 def whole(name: str, **sizes: Any) -> Any:
     torch.manual_seed(0)
     cls = getattr(transformers, name)
-    made = cls(cls.config_class(text_config=AXES, vision_config={**TOWERS[name], **sizes})).eval()
+    text = copy.deepcopy(AXES)  # Qwen3.5's config writes into it
+    made = cls(cls.config_class(text_config=text, vision_config={**TOWERS[name], **sizes})).eval()
     with torch.no_grad():
         for block in made.model.visual.blocks:
             block.attn.qkv.weight *= 8  # attention is peaked, so that places matter
@@ -260,6 +262,16 @@ def test_the_whole_model_is_saved_with_its_tower(model: Any, patches: torch.Tens
     loaded = whorl.load(tmp_path)
     assert str(whorl.encoding_of(loaded.model.visual)) == "axial-rope:base=300"
     assert torch.equal(seen(loaded.model.visual, patches), expected)
+
+
+def test_what_a_tower_has_is_not_the_whole_models() -> None:
+    """Also where no seam is known of the text."""
+    model = whole("Qwen3_5ForConditionalGeneration")
+    whorl.attach(model.model.visual, "axial-rope:base=300")
+    assert whorl.attached(model) is None
+    for of_all in (whorl.encoding_of, whorl.detach):
+        with pytest.raises(ValueError, match="no known seam|nothing is attached"):
+            of_all(model)
 
 
 @torch.no_grad()

@@ -196,10 +196,11 @@ def bases_of(model: Any) -> list[Any]:
 
 def _base(model: Any, family: Family) -> Any:
     """The module that holds the layers: the base model, or (where its prefix is another's) one of its children, that
-    of the text before a tower of images or sounds."""
+    of the text before a tower of sounds; never a known tower of images, which is a model by itself."""
     base = model.base_model
     text = getattr(model.config, "text_config", None)
-    children = sorted(base.children(), key=lambda child: text is None or getattr(child, "config", None) is not text)
+    children = [child for child in base.children() if not hasattr(child, "config") or of_images(child) is None]
+    children.sort(key=lambda child: text is None or getattr(child, "config", None) is not text)
     return next((c for c in (base, *children) if part_of(c, family.layers) is not None), base)
 
 
