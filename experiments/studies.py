@@ -74,6 +74,7 @@ LENGTH_GENERALIZATION = Paper(  # 2305.19466, graded token by token from its res
 
 LONG = {"train_length": 2048, "batch_size": 2, "lengths": ("128", "2048")}
 LONGER = LONG | {"batch_size": 8, "tokens": 14_745_600}  # as many steps, of four times as many tokens
+MORE = {"batch_size": 128, "tokens": 14_745_600}  # the same in texts of 128 tokens
 
 GAINS = (  # what might gain from context past the training length: log in the study's folder
     "fox",
@@ -210,6 +211,7 @@ STUDIES = {
             # as many steps of as many tokens, in texts of the longest length that the others are asked at
             "ceiling": Part(("fox", "kerple", "rope+window:size=32/nope+log-n"), LONG),
             "ceiling-4x": Part(("fox/kerple", "fox", "rope+window:size=32/nope+log-n"), LONGER),
+            "more": Part(("fox/kerple", "rope+window:size=32/stick-breaking"), MORE),
             "recall": Part(GAINS, {"task": "recall"}),
         },
     ),
