@@ -180,7 +180,8 @@ def layer_plan(host: Host, encoding: Encoding, seed: int = 0) -> Plan:
                 bidirectional=shape.bidirectional,
             )
         )
-    with compat.brought(host.embed if host.position_table is None else host.position_table):
+    own_table = host.embed if host.position_table is None else host.position_table
+    with compat.brought(None if add is None else own_table):
         if isinstance(add, PositionTable) and host.table_vectors is not None:
             _start_from_the_hosts_table(add, host.table_vectors)
         if host.reads_images:

@@ -24,7 +24,7 @@ def why_closed(model: Any) -> str | None:
     if hasattr(model.config, "spatial_merge_size") and not hasattr(model.config, "vocab_size") and _is_tower(model):
         return (
             f"{name} reads images of any sizes packed in one row, and turns q and k by the rows and columns that "
-            "grid_thw says; of such towers Qwen2-VL's, Qwen2.5-VL's and Qwen3-VL's are known"
+            "grid_thw says; of such towers those of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5 are known"
         )
     named = (f"{at} {type(module).__name__}".lower() for at, module in model.named_modules())
     if not any("attn" in words or "attention" in words for words in named):

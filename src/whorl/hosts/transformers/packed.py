@@ -1,12 +1,12 @@
-"""Vision towers that read images of any sizes packed in one row: Qwen2-VL's, Qwen2.5-VL's and Qwen3-VL's.
+"""Vision towers that read images of any sizes packed in one row: Qwen2-VL's to Qwen3.5's.
 
 A token's row and column come from the call (`grid_thw`), in the order in which patches are merged, and go to the rotary
 module: [tokens, 2]. Layers are handed what it gives, which Qwen2.5-VL orders by window on the way; so that is the
 positions themselves, and each layer makes tables of them. Attention goes image by image, without positions: what
 changes logits by them has no place there.
 
-Qwen3-VL's adds vectors besides: of a square table, read between four of its rows for each patch, so that the table lies
-on every image from edge to edge. Where it reads is its own code's matter, whichever table it is.
+Those from Qwen3-VL on add vectors besides: of a square table, read between four of its rows for each patch, so that the
+table lies on every image from edge to edge. Where it reads is its own code's matter, whichever table it is.
 """
 
 from __future__ import annotations
