@@ -130,6 +130,6 @@ def test_a_rotary_module_that_does_not_run_fails_one_check() -> None:
     settings = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
     lists = {"short_factor": [1.0], "long_factor": [1.0, 2.0]}  # of eight pairs
     found = doctor(tiny_model("llama", rope_parameters={**settings, **lists}))
-    assert found.failed == ("runs",), str(found)
+    assert {*found.failed} - {"ignored"} == {"runs"}, str(found)  # 5.17 keeps short lists, which is told too
     assert found["settings"].measured == "the rotary module does not run"
     assert found["batch"].measured == "the model does not run"

@@ -25,7 +25,9 @@ def by_length(slopes: tuple[float, ...], offset: torch.Tensor) -> torch.Tensor:
     """-slope_h |p_i - p_j| for `offsets`, float32 (float64 for float64): [B or 1, H, Q, K]. Its gradient where two
     points meet is 0."""
     dtype = math_dtype(offset.dtype)
-    distance = torch.linalg.vector_norm(offset.to(dtype), dim=-1)
+    along = offset.to(dtype)
+    # On the meta device PyTorch 2.11 leaves an axis there that is alone.
+    distance = along[..., 0].abs() if along.shape[-1] == 1 else torch.linalg.vector_norm(along, dim=-1)
     return -constants(slopes, dtype, distance.device).view(-1, 1, 1) * distance
 
 
