@@ -112,7 +112,7 @@ def _overview(terminal: Console, known: Mapping[str, Any]) -> None:
             (", ".join(name for name in known["multimodal"] if not name.endswith("_text")), "bold"),
             " (M-RoPE)",
         ),
-        said("towers: ", (", ".join(known["towers"]), "bold"), ", in such models (docs/images.md)"),
+        said("towers: ", (", ".join(name.removesuffix("_vision") for name in known["towers"]), "bold")),
         said("of images: ", (", ".join(known["images"]), "bold"), ", for encodings of a grid (axial-rope, ...)"),
         said("of timm: ", (", ".join(known["timm"]), "bold"), ", and classes that derive from them, for the same"),
         sep="\n",
