@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+import whorl
+
 Turn = Callable[[int, int, int, int], list[float]]  # (row, column, rows, columns) -> the angle of each pair
 Bias = Callable[[int, int, int, int], list[float]]  # (row, column, other row, other column) -> of each head
 Place = tuple[int, int] | None  # None: it stands nowhere
@@ -62,6 +64,15 @@ def idle(model: Any, pixels: torch.Tensor) -> set[str]:
     out = out if isinstance(out, torch.Tensor) else sum(part.sum() for part in out.values() if part is not None)
     out.square().sum().backward()
     return {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+
+
+def check_that_what_is_taken_out_does_not_learn(model: Any, encoding: str, pixels: torch.Tensor) -> None:
+    """DDP refuses parameters that are to learn and take no part."""
+    learned, before = {n: p.requires_grad for n, p in model.named_parameters()}, idle(model, pixels)
+    whorl.attach(model, encoding)
+    assert idle(model, pixels) <= before
+    whorl.detach(model)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == learned
 
 
 def resampling(model: Any) -> dict[str, bool]:

@@ -13,7 +13,16 @@ import torch
 import transformers
 
 import whorl
-from tests.attaching.images import Bias, Place, Turn, axial, dinov3, idle, plain_truth, resampling
+from tests.attaching.images import (
+    Bias,
+    Place,
+    Turn,
+    axial,
+    check_that_what_is_taken_out_does_not_learn,
+    dinov3,
+    plain_truth,
+    resampling,
+)
 from tests.contract import refused_here
 from whorl.encodings.alibi import slopes
 from whorl.hosts import IMAGES
@@ -254,13 +263,7 @@ def test_gradients_reach_what_is_learned_and_checkpointing_changes_none(family: 
 @pytest.mark.parametrize("encoding", ["axial-rope", "learned-2d:grid=4@4"])
 @pytest.mark.parametrize("family", IMAGES)
 def test_what_is_taken_out_does_not_learn(family: str, encoding: str) -> None:
-    """DDP refuses parameters that are to learn and take no part."""
-    model = tiny_image_model(family).train()
-    learned, before = {n: p.requires_grad for n, p in model.named_parameters()}, idle(model, PIXELS)
-    whorl.attach(model, encoding)
-    assert idle(model, PIXELS) <= before
-    whorl.detach(model)
-    assert {n: p.requires_grad for n, p in model.named_parameters()} == learned
+    check_that_what_is_taken_out_does_not_learn(tiny_image_model(family).train(), encoding, PIXELS)
 
 
 @torch.no_grad()

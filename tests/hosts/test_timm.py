@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import whorl
-from tests.attaching.images import Bias, Turn, axial, dinov3, idle
+from tests.attaching.images import Bias, Turn, axial, check_that_what_is_taken_out_does_not_learn, dinov3
 from tests.hosts.timm_models import (
     HEAD_DIM,
     MAKERS,
@@ -414,9 +414,4 @@ def test_a_model_without_vectors_drops_none_out() -> None:
 @pytest.mark.parametrize("encoding", ["axial-rope", "learned-2d", "mixed-rope"])
 @pytest.mark.parametrize("kind", [*MAKERS, *RELATIVE])
 def test_what_is_taken_out_does_not_learn(kind: str, encoding: str) -> None:
-    model = tiny(kind).train()
-    learned, before = {n: p.requires_grad for n, p in model.named_parameters()}, idle(model, PIXELS)
-    whorl.attach(model, encoding)
-    assert idle(model, PIXELS) <= before
-    whorl.detach(model)
-    assert {n: p.requires_grad for n, p in model.named_parameters()} == learned
+    check_that_what_is_taken_out_does_not_learn(tiny(kind).train(), encoding, PIXELS)

@@ -12,7 +12,7 @@ import torch
 
 from whorl.attaching.filling import completed
 from whorl.attaching.joining import attach, detach
-from whorl.attaching.records import CONFIG_KEY, NAMED
+from whorl.attaching.records import CONFIG_KEY, NAMED, by_place
 from whorl.attaching.seams import attached, attachments_in
 from whorl.attaching.weights import refuse_incomplete
 from whorl.checking import few, shown
@@ -100,27 +100,22 @@ def check_base(base: Any) -> None:
 def _with_encodings(base: Any, encodings: dict[str, Encoding], where: Any) -> None:
     """Attaches the encodings that an adapter was trained with, where its base has them not already."""
     held = {at: attachment.encoding for at, attachment in attachments_in(base).items()}
-    trained = f"the adapter in {where} was trained with {_named(encodings)}"
+    trained = f"the adapter in {where} was trained with {' and '.join(by_place(encodings))}"
     for at, found in held.items():
         wanted = encodings.get(at)
         if wanted not in (found, found.without_defaults()):  # as earlier versions recorded it
-            raise ValueError(f"{trained}, and the base has {_named({at: found})} attached")
-    attachments: list[Any] = []
-    for at, encoding in encodings.items():
-        if at not in held:
-            part = base.get_submodule(at)
-            attachments.append(attached(attach(part, completed(host_of(part), encoding))))
+            raise ValueError(f"{trained}, and the base has {by_place({at: found})[0]} attached")
+    parts = {at: base.get_submodule(at) for at in encodings if at not in held}
+    for at, part in parts.items():
+        attach(part, completed(host_of(part), encodings[at]))
+    attachments: list[Any] = [attached(part) for part in parts.values()]
     if any(True for attachment in attachments for _ in attachment.parameters()):
-        for at in encodings.keys() - held.keys():
-            detach(base.get_submodule(at))
+        for part in parts.values():
+            detach(part)
         raise ValueError(
             f"{trained}, whose learned parameters PEFT does not keep; save the model itself with save_pretrained "
             "before adding the adapter, and load the adapter on that"
         )
-
-
-def _named(encodings: dict[str, Encoding]) -> str:
-    return " and ".join(f"{encoding} at {at}" if at else str(encoding) for at, encoding in encodings.items())
 
 
 def _check_adapter(adapted: Any, where: Any, hub: dict[str, Any]) -> None:

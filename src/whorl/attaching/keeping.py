@@ -22,7 +22,16 @@ import torch
 
 from whorl.attaching.parallel import is_here
 from whorl.attaching.present import follow_layers
-from whorl.attaching.records import ADAPTER_GUARD, CONFIG_KEY, NAMED, architecture_of, guards, record_of, replace_json
+from whorl.attaching.records import (
+    ADAPTER_GUARD,
+    CONFIG_KEY,
+    NAMED,
+    architecture_of,
+    by_place,
+    guards,
+    record_of,
+    replace_json,
+)
 from whorl.attaching.seams import Attachment, attached, attachments_in
 from whorl.hosts import name_of
 from whorl.hosts.transformers import compat
@@ -120,13 +129,10 @@ def mark_adapters(model: Any) -> None:
 
 def _record_of_all(found: dict[str, Attachment]) -> dict[str, Any]:
     """That of a model's own encoding, with the encodings on its parts."""
-    records = {at: record_of(attachment.encoding) for at, attachment in found.items()}
-    own = records.pop("", {})
-    if not records:
-        return own
-    words = [f"{record['notation']} at {at}" for at, record in records.items()]
-    parts = [{"at": at, **record} for at, record in records.items()]
-    return {**own, "parts": parts, "notation": ", ".join([*([own["notation"]] if own else []), *words])}
+    encodings = {at: attachment.encoding for at, attachment in sorted(found.items(), key=lambda one: one[0] != "")}
+    own = record_of(encodings[""]) if "" in encodings else {}
+    parts = [{"at": at, **record_of(encoding)} for at, encoding in encodings.items() if at]
+    return {**own, "parts": parts, "notation": ", ".join(by_place(encodings))} if parts else own
 
 
 def unmark_adapters(model: Any) -> None:

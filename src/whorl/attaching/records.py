@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ ADAPTER_GUARD = "use whorl.load(directory) for this adapter: plain PEFT would dr
 def record_of(encoding: Encoding) -> dict[str, Any]:
     """What is written of an encoding, wherever it is written."""
     return {"encoding": encoding.to_dict(), "notation": str(encoding)}
+
+
+def by_place(encodings: Mapping[str, Encoding]) -> list[str]:
+    """Each in words, with the part of the model that it is on; the model's own has the empty name."""
+    return [f"{encoding} at {at}" if at else str(encoding) for at, encoding in encodings.items()]
 
 
 def architecture_of(model: Any) -> str:

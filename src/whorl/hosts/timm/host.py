@@ -80,11 +80,11 @@ class TimmHost(Host):
 
     @property
     def taken_out(self) -> tuple[nn.Parameter, ...]:
-        names = ("pos_embed", "rope", "shared_rel_pos")
-        own = [getattr(self.base, name, None) for name in names]
-        own += [getattr(attention, "rel_pos", None) for attention in self.attentions]
-        modules = [list(part.parameters()) for part in own if isinstance(part, nn.Module)]
-        return (*(part for part in own if isinstance(part, nn.Parameter)), *(p for each in modules for p in each))
+        table: nn.Parameter | None = getattr(self.base, "pos_embed", None)
+        modules = [getattr(self.base, name, None) for name in ("rope", "shared_rel_pos")]
+        modules += [getattr(attention, "rel_pos", None) for attention in self.attentions]
+        learned = (p for module in modules if module is not None for p in module.parameters())
+        return (*(() if table is None else (table,)), *learned)
 
     def own_encoding(self) -> Encoding:
         """Raises ValueError for a rotation, and for relative biases, that no encoding says."""
