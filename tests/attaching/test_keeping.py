@@ -391,6 +391,10 @@ def test_an_adapter_without_learned_parameters_says_that_they_are_lost(trained: 
             warnings.simplefilter("error", UserWarning)
             lora.save_pretrained(tmp_path / "adapter2")
         assert str(whorl.encoding_of(whorl.load(tmp_path / "adapter2"))).startswith("t5")
+        stock = tiny_model("llama")
+        with pytest.raises(ValueError, match="trained with t5.*, whose learned parameters PEFT does not keep"):
+            whorl.load(tmp_path / "adapter2", base=stock)
+        assert whorl.attached(stock) is None, "the base is as it was"
 
 
 def test_parameters_that_were_trained_and_frozen_again_are_lost_too(tmp_path) -> None:
