@@ -160,6 +160,18 @@ def test_a_silent_table_of_positions_learns_nothing(learns: bool) -> None:
     assert whorl.detach(model).transformer.wpe.weight.requires_grad is learns
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@torch.no_grad()
+def test_a_table_is_saved_of_a_model_that_is_offloaded(family: str, tmp_path: Path) -> None:
+    """OPT has rows before the first position, which are elsewhere."""
+    model = whorl.attach(tiny_model(family), "learned")
+    next(whorl.attached(model).parameters()).normal_()
+    model.save_pretrained(tmp_path / "model")
+    found = whorl.load(tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "pieces")
+    found.save_pretrained(tmp_path / "again")
+    assert torch.equal(whorl.load(tmp_path / "again")(TOKENS).logits, model(TOKENS).logits)
+
+
 OFFLOADED = [("llama", "t5"), ("llama", "fox"), ("gpt2", "learned"), ("vit", "learned-2d+mixed-rope"), ("vit", "irpe")]
 
 

@@ -132,7 +132,9 @@ def _with_table(model: Any, table: torch.Tensor, state: dict[str, Any]) -> dict[
     offset = getattr(own, "offset", 0)
     name = f"{name_of(model, own)}.weight"
     learned = next((v for k, v in state.items() if is_ours(k) and not k.endswith(ENTRY)), table)
-    rows = torch.cat([state[name][:offset].to(learned), learned.detach()])
+    with compat.brought(own):
+        before = (own.weight if state[name].is_meta else state[name])[:offset].detach().to(learned)
+    rows = torch.cat([before, learned.detach()])
     return {k: rows if k == name else v for k, v in state.items() if not is_ours(k)}
 
 
