@@ -64,6 +64,17 @@ def test_other_families(family: str, key: str, value: Any, tmp_path: Path) -> No
     assert found.failed == ("ignored",), str(found)
 
 
+@pytest.mark.parametrize("family", ["phi", "glm"])
+def test_a_share_that_the_class_says_itself(family: str, tmp_path: Path) -> None:
+    """transformers 5.17 writes the class's 0.5 at the top, beside the share that was asked for."""
+    asked = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}
+    model = tiny_model(family, rope_parameters=asked)
+    assert doctor(model)["ignored"].status == "pass"
+    model.save_pretrained(tmp_path)
+    assert doctor(changed(tmp_path, partial_rotary_factor=0.5))["ignored"].status == "pass"
+    assert doctor(changed(tmp_path, partial_rotary_factor=0.25))["ignored"].status == "fail"
+
+
 def test_settings_of_a_model_object() -> None:
     found = doctor(tiny_model("llama", rotary_pct=0.25))
     assert found.failed == ("ignored",)

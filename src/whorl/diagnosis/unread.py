@@ -98,6 +98,8 @@ def _claim(subject: Subject, key: str, value: Any) -> str | None:
         shares = {r for reading in subject.readings for r in _shares(reading)}
         if any(abs(wanted - s) < 1e-9 or int(wanted * width) == int(s * width) for s in shares):
             return ""
+        if key == "partial_rotary_factor" and _given_by_class(subject.config, value):
+            return ""
         return f"{', '.join(f'{s:g}' for s in sorted(shares))} of each head turns"
     if key == "rope_ratio":
         bases = {float(r.settings.get("rope_theta") or 0) for r in subject.readings} if does == "rotary" else set()
@@ -122,6 +124,12 @@ def _claim(subject: Subject, key: str, value: Any) -> str | None:
         kinds = sorted({rope_type(r.settings) for r in subject.readings}) if does == "rotary" else []
         return "" if value in kinds else f"the settings say {', '.join(kinds) or 'nothing'}"
     return None
+
+
+def _given_by_class(config: Any, share: float) -> bool:
+    """Whether the class itself says this share: transformers 5.17 keeps its own beside the one that is asked for."""
+    fresh = type(config)()
+    return share in (getattr(fresh, "partial_rotary_factor", None), rope_parameters(fresh).get("partial_rotary_factor"))
 
 
 def _does(subject: Subject) -> str:
