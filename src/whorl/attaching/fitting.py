@@ -39,7 +39,7 @@ def check_axis(module: nn.Module, part: Encoding, host: Host) -> None:
         axis_of(module, host.axes)
     except ValueError as error:
         *tries, last = dict.fromkeys([form_on_grids(part), "axial-rope", "alibi-2d", "hope-2d", "lookhere", "irpe"])
-        first = "" if host.patches is None else f"it reads images; try {', '.join(tries)} or {last}. "
+        first = "" if not host.reads_images else f"it reads images; try {', '.join(tries)} or {last}. "
         raise ValueError(f"{part} cannot be attached to {host.named}: {first}{error}") from None
     wanted = getattr(module, "axes", 0)
     if wanted not in (0, host.axes):

@@ -57,28 +57,6 @@ def attention_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     return seam.forward(self, *args, **kwargs)
 
 
-def packed_rotary_forward(self: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place of (cos, sin), for a tower of packed images that may put them into another order on the way to its
-    layers: the positions [tokens, 2] themselves, twice. A view of them, with which the tables of a call are kept."""
-    positions = position_ids.view_as(position_ids)
-    return positions, positions
-
-
-def packed_forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
-    """The class's own forward, given tables of the positions that the rotary module gave. The first layer makes them,
-    and they go with the positions to the others."""
-    seam: LayerSeam = self.whorl_seam
-    positions, _ = kwargs.pop(seam.calls.rotation)
-    made: dict[Any, Any] = {} if torch.compiler.is_compiling() else vars(positions).setdefault("whorl_tables", {})
-    key = seam.spectrum, hidden_states.dtype
-    if key not in made:
-        made[key] = rotation_tables(seam.spectrum, positions[None], hidden_states.dtype)
-    assert seam.forward is not None
-    return seam.forward(
-        self, hidden_states, **kwargs, **{seam.calls.rotation: (LayerTables(made[key], seam.impl), None)}
-    )
-
-
 def unturned_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     """The class's own forward, for a host without a rotary module, which hands its layers the positions themselves."""
     seam: LayerSeam = self.whorl_seam

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from whorl.ops import Tables, biased_attention, rotate, rotation_tables
 from whorl.ops.axes import seen_by
 from whorl.ops.derivatives import exporting
 
+if TYPE_CHECKING:
+    from whorl.attaching.packed import InTurn
+
 CARRIERS = {INTERFACE}  # the attention implementations that carry an encoding
 
 
@@ -36,7 +39,7 @@ def attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """As transformers calls an attention: q and k [batch, heads, tokens, head_dim], k and v with the cache's keys."""
-    mask, kwargs = _apart(attention_mask, kwargs)
+    mask, kwargs = _apart(attention_mask, kwargs, query.shape[2])
     seam = seam_of(module)
     if seam is None and getattr(module, "is_cross_attention", "cross" in type(module).__name__.lower()):
         raise ValueError(
@@ -68,9 +71,12 @@ def attention(
 
 
 def _apart(
-    given: torch.Tensor | HostMask | MaskWith | None, kwargs: dict[str, Any]
+    given: torch.Tensor | HostMask | MaskWith | None, kwargs: dict[str, Any], queries: int
 ) -> tuple[torch.Tensor | HostMask | None, dict[str, Any]]:
-    """The mask, and the arguments with those that came with it."""
+    """The mask, and the arguments with those that came with it, or that are of so many queries of a longer row."""
+    in_turn: InTurn | None = kwargs.get("whorl_in_turn")
+    if in_turn is not None:
+        kwargs = {**kwargs, **in_turn.following(queries)}
     return (given.mask, {**kwargs, **given.arguments}) if isinstance(given, MaskWith) else (given, kwargs)
 
 
@@ -87,7 +93,7 @@ def attention_arguments(
     Raises ValueError where queries have spectra of their own, which no one q and k can show.
     """
     seam = seam_of(module)
-    mask, kwargs = _apart(attention_mask, kwargs)
+    mask, kwargs = _apart(attention_mask, kwargs, query.shape[2])
     arguments = _unturned(module, query, key, value, mask, **kwargs)
     if seam is None:
         return arguments

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from whorl.attaching import images, origins
+from whorl.attaching import images, origins, packed
 from whorl.attaching.forwards import (
     add_to_embedding,
     attention_forward,
     before_repositioned,
-    packed_forward,
-    packed_rotary_forward,
     position_table_forward,
     rotary_forward,
     three_axes_rotary_forward,
@@ -86,7 +84,7 @@ def put_on(host: Host, encoding: Encoding, plan: Plan) -> None:
 
 def _forward_of(host: Host, seam: LayerSeam) -> Callable[..., Any]:
     if host.packed:
-        return packed_forward
+        return packed.attention_forward
     if seam.forward is not None:
         return attention_forward
     if host.methods:
@@ -100,7 +98,7 @@ def _place(host: Host, plan: Plan, attachment: Attachment) -> None:
         spectra = {t: tuple(spectra) for t, spectra in plan.spectra.items()}
         host.rotary.__dict__.update(whorl_spectra=spectra, whorl_reposition=attachment.reposition)
         of_texts = three_axes_rotary_forward if host.pair_axes else rotary_forward
-        _set_forward(host.rotary, packed_rotary_forward if host.packed else of_texts)
+        _set_forward(host.rotary, packed.rotary_forward if host.packed else of_texts)
     if host.position_table is not None:
         own = attachment.reposition if host.rotary is None else None
         host.position_table.__dict__.update(whorl_add=plan.add, whorl_calls=host.calls, whorl_reposition=own)
@@ -199,7 +197,7 @@ def _replaced(host: Host) -> list[nn.Module]:
 OURS = (
     attention_forward, unturned_forward, rotary_forward, position_table_forward,
     images.placed_forward, images.handed_forward, images.image_rotary_forward, images.between_rows_forward,
-    packed_forward, packed_rotary_forward, three_axes_rotary_forward,
+    packed.attention_forward, packed.rotary_forward, three_axes_rotary_forward,
 )  # fmt: skip
 
 

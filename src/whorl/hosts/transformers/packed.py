@@ -2,8 +2,8 @@
 
 A token's row and column come from the call (`grid_thw`), in the order in which patches are merged, and go to the rotary
 module: [tokens, 2]. Layers are handed what it gives, which Qwen2.5-VL orders by window on the way; so that is the
-positions themselves, and each layer makes tables of them. Attention goes image by image, without positions: what
-changes logits by them has no place there.
+positions themselves, and each layer makes tables of them. Attention goes image by image (and frame by frame, and in
+some layers of Qwen2.5-VL window by window), and what changes logits gets the positions of each.
 
 Those from Qwen3-VL on add vectors besides: of a square table, read between four of its rows for each patch, so that the
 table lies on every image from edge to edge. Where it reads is its own code's matter, whichever table it is.
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from whorl.encodings import Effect, Encoding, Known, Rotate, Shape, Spectrum
+from whorl.encodings import Effect, Encoding, Known, Shape, Spectrum
 from whorl.encodings.axial_rope import AxialRoPE
 from whorl.encodings.effects import Add
 from whorl.encodings.grid import Grid
@@ -58,18 +58,20 @@ class PackedHost(OpenHost):
     packed: bool = True
 
     def refuses(self, effect: Effect) -> str | None:
-        if isinstance(effect, Rotate):
+        if not isinstance(effect, Add):
             return None
-        if isinstance(effect, Add) and isinstance(effect.module, GridTable) and (own := self.table_grid) is not None:
-            if effect.module.weight.shape[:2] == (own.height, own.width) and not effect.module.antialias:
-                return None
+        grid, module = self.table_grid, effect.module
+        if grid is None:
             return (
-                f"has another table than {self.named}, which reads between the rows of one of {own.height} x "
-                f"{own.width} by itself; try learned-2d:grid={own.height}@{own.width}"
+                f"adds vectors to patches, and {self.named} has no table of positions in whose place they could come; "
+                "try one that turns q and k (axial-rope:order=ij, mixed-rope) or biases logits (alibi-2d, irpe)"
             )
+        same = isinstance(module, GridTable) and module.weight.shape[:2] == (grid.height, grid.width)
+        if same and not module.antialias:
+            return None
         return (
-            f"does more than turn q and k, and the layers of {self.named} attend to one image after the other without "
-            "being told where patches stand; try hope-2d:grid=24@24,order=ij, p-rope-2d:order=ij or axial-rope:order=ij"
+            f"has another table than {self.named}, which reads between the rows of one of {grid.height} x "
+            f"{grid.width} by itself; try learned-2d:grid={grid.height}@{grid.width}"
         )
 
     def rebound(self, index: int, rotate: Callable[..., Any]) -> Callable[..., Any]:
