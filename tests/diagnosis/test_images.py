@@ -10,6 +10,7 @@ import torch
 
 import whorl
 from tests.contract import refused_here
+from tests.hosts.test_packed import TOWERS, whole
 from whorl.attaching import images as attaching
 from whorl.diagnosis import IMAGE_CHECKS, doctor
 from whorl.encodings.grid import Grid
@@ -141,6 +142,33 @@ def test_a_model_of_timm_is_examined_too() -> None:
     assert "shapes" in found.having("n/a")
     attached = doctor(whorl.attach(model, "axial-rope"))
     assert attached.having("pass") == tuple(attached), str(attached)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_towers_of_packed_images_are_examined_too(name: str, tmp_path: Path) -> None:
+    tower = whole(name).model.visual
+    found = doctor(tower)
+    assert found.having("pass") == tuple(found) == tuple(check.name for check in IMAGE_CHECKS), str(found)
+    whorl.attach(tower, "mixed-rope").save_pretrained(tmp_path)
+    attached = doctor(tmp_path)
+    assert attached.having("n/a") == ("aliases",)
+    assert attached.having("pass") == tuple(attached)[:-1], str(attached)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_distances_alone_in_towers_whichever_order_they_have_patches_in(name: str) -> None:
+    """The transpose of an image has the transpose of its states, to rounding, also where windows change places."""
+    found = doctor(whorl.attach(whole(name).model.visual, "euclidean-alibi"))
+    assert (found.healthy, found.having("warn")) == (True, ("axes",)), str(found)
+
+
+def test_a_tower_that_has_lost_its_places_is_seen() -> None:
+    tower = whole("Qwen3VLForConditionalGeneration").model.visual
+    with torch.no_grad():
+        tower.pos_embed.weight.zero_()
+    assert doctor(tower).healthy, "it turns q and k by places too"
+    tower.rotary_pos_emb.inv_freq.zero_()
+    assert doctor(tower).failed == ("places", "shapes")
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -15,7 +15,7 @@ from whorl.checking import check_numbers, check_path
 from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
 from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
-from whorl.diagnosis.images import IMAGE_CHECKS, ImageSubject, image_host
+from whorl.diagnosis.images import IMAGE_CHECKS, image_host, subject_of
 from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import Host, open_host, refuse_prompts, text_config, unwrapped
@@ -325,7 +325,7 @@ def doctor(
 
 def _of_images(model: Any, host: Host, given: Any, advance: Advance) -> Diagnosis:
     """The findings about an image model, which is left as it was."""
-    subject = ImageSubject(host, str(given) if isinstance(given, (str, Path)) else type(model).__name__)
+    subject = subject_of(host, str(given) if isinstance(given, (str, Path)) else type(model).__name__)
     training = model.training
     model.eval()
     try:

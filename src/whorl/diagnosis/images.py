@@ -17,14 +17,15 @@ from whorl.encodings.grid import X, Y
 from whorl.finite import not_finite
 from whorl.hosts import Host, host_of
 from whorl.hosts.timm import opening as timm
-from whorl.hosts.transformers import images
+from whorl.hosts.transformers import images, packed
+from whorl.hosts.transformers.packed import PackedHost
 from whorl.numerics import allowance, max_error, too_large_to_copy
 from whorl.results.diagnosis import WARN
 
 
 def image_host(model: Any) -> Host | None:
     """The host of an image model that whorl knows; None for any other."""
-    return host_of(model) if images.has(model) or timm.has(model) else None
+    return host_of(model) if images.has(model) or packed.has(model) or timm.has(model) else None
 
 
 @dataclass
@@ -46,18 +47,28 @@ class ImageSubject:
         return found
 
     @property
+    def step(self) -> int:
+        """Rows and columns of images are multiples of it."""
+        return 1
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of an image of its own size."""
         assert self.host.patches is not None
         return self.host.patches.trained.height, self.host.patches.trained.width
 
-    def patches(self, number: int) -> torch.Tensor:
-        """Random ones, float32 [number, 3, height, width]. Raises NotApplicable where they overlap in an image."""
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels. Raises NotApplicable where they overlap in an image."""
         patches = self.host.patches
         assert patches is not None
         if patches.size != patches.step:
             raise NotApplicable(f"its patches of {patches.size[0]} pixels lie {patches.step[0]} pixels apart")
-        return torch.randn(number, 3, *patches.size, generator=torch.Generator().manual_seed(0))
+        return patches.size
+
+    def patches(self, number: int) -> torch.Tensor:
+        """Random ones, float32 [number, 3, height, width]. Raises NotApplicable where they overlap in an image."""
+        return torch.randn(number, 3, *self.patch, generator=torch.Generator().manual_seed(0))
 
     def states(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
         """The last hidden states [patches, width] of an image that has these patches in so many rows, row by row.
@@ -103,6 +114,29 @@ class ImageSubject:
         return allowance(self.states(*own), self.run(copy.deepcopy(self.twin).double(), *own))
 
 
+@dataclass
+class TowerSubject(ImageSubject):
+    """A tower that reads images of any sizes packed in one row: it has no size of its own."""
+
+    host: PackedHost
+
+    @property
+    def step(self) -> int:
+        return self.host.merged
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return 4 * self.step, 6 * self.step
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        return (self.host.model.patch_embed.patch_size,) * 2
+
+
+def subject_of(host: Host, name: str) -> ImageSubject:
+    return TowerSubject(host, name) if isinstance(host, PackedHost) else ImageSubject(host, name)
+
+
 def runs(subject: ImageSubject) -> Answer:
     if lost := not_finite(subject.host.model):
         return judged(False, f"not finite: {', '.join(lost)}")
@@ -114,7 +148,7 @@ def runs(subject: ImageSubject) -> Answer:
 
 def sizes(subject: ImageSubject) -> Answer:
     """An image of other rows and columns, without a word to the model."""
-    rows, columns = subject.grid[0] + 1, 2 * subject.grid[1] + 1
+    rows, columns = subject.grid[0] + subject.step, 2 * subject.grid[1] + subject.step
     if isinstance(subject.first_run, Exception):
         raise NotApplicable("the model does not run")
     shape, patches = f"{rows} x {columns} patches", subject.patches(rows * columns)
@@ -127,7 +161,7 @@ def sizes(subject: ImageSubject) -> Answer:
         except NotApplicable:
             return Answer(WARN, f"{shape} are not taken: {said}")
         return Answer(WARN, f"{shape} are taken with interpolate_pos_encoding=True alone; without: {said}")
-    return judged(bool(found.isfinite().all()), f"{shape} beside its own {subject.grid[0]} x {subject.grid[1]}")
+    return judged(bool(found.isfinite().all()), f"{shape} beside {subject.grid[0]} x {subject.grid[1]}")
 
 
 def places(subject: ImageSubject) -> Answer:
@@ -142,7 +176,7 @@ def places(subject: ImageSubject) -> Answer:
 def shapes(subject: ImageSubject) -> Answer:
     """As many patches, the same row by row, in a wide image and in a high one."""
     short = max(2, min(subject.grid) // 2)
-    long = max(short + 1, math.prod(subject.grid) // short)
+    long = max(short + subject.step, math.prod(subject.grid) // short)
     named, patches = subject.encoding, subject.patches(short * long)
     wide, high = subject.states(patches, short), subject.states(patches, long)
     return _told(subject, max_error(wide, high), f"{short} x {long} and {long} x {short} patches, under {named}")

@@ -47,7 +47,7 @@ def of_images(model: Any) -> str | None:
     if of in IMAGES:
         how, taken = "images", "whorl.attach, whorl.encoding_of and whorl.inspect_images take it"
     elif of in PACKED:
-        how, taken = "images packed in one row", "whorl.attach and whorl.encoding_of take it"
+        how, taken = "images packed in one row", "whorl.attach, whorl.encoding_of and whorl.doctor take it"
     else:
         return None
     return f"{name} reads {how}, and this is done with models of texts; {taken}"

@@ -11,6 +11,7 @@ table lies on every image from edge to edge. Where it reads is its own code's ma
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,6 +111,28 @@ class PackedHost(OpenHost):
     @property
     def _base(self) -> float:
         return float(self.model.config.rope_parameters["rope_theta"])
+
+    @property
+    def merged(self) -> int:
+        """The rows, and the columns, of patches that become one token of the text: images have whole numbers of it."""
+        return int(self.model.config.spatial_merge_size)
+
+    def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
+        """Row by row, as those of other models are, in whichever order a tower has its patches."""
+        embed, side = self.model.patch_embed, self.merged
+        sizes = (s // embed.patch_size for s in pixels.shape[-2:])
+        grid = torch.tensor([[1, *sizes]] * len(pixels), device=pixels.device)
+        blocks = [n // side for n in grid[0, 1:].tolist()]
+        cut = pixels.unflatten(3, (blocks[1], side, -1)).unflatten(2, (blocks[0], side, -1))
+        patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)[:, :, None]  # [patches, channels, 1, high, wide]
+        row = patches.expand(-1, -1, embed.temporal_patch_size, -1, -1).flatten(1)
+        hidden: torch.Tensor = self.model(row, grid).last_hidden_state
+        hidden = hidden.unflatten(0, (-1, side * side))
+        if (by_window := vars(sys.modules[type(self.model).__module__]).get("get_vision_window_index")) is not None:
+            sizes_of = {n: getattr(self.model.config, n) for n in ("spatial_merge_size", "window_size", "patch_size")}
+            hidden = hidden[by_window(grid, **sizes_of)[0].argsort()]
+        in_blocks = hidden.reshape(len(pixels), *blocks, side, side, hidden.shape[-1])
+        return in_blocks.transpose(2, 3).flatten(1, 4)
 
     stock_form = Host.stock_form  # no config of theirs says an encoding
 
