@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 
 import whorl
 from tests.contract import TOKENS, difference, drawn
-from whorl.testing import logits_and_budget, tiny_model
+from whorl.testing import logits_and_budget, max_error, tiny_model
 
 ALIBI, HOPE = "alibi", "hope:train_length=16,base=10000"
 
@@ -193,6 +193,20 @@ def test_a_text_and_its_images_keep_an_encoding_each(order, text: str, tower: st
     assert str(whorl.encoding_of(again.model.vision_tower)).startswith(tower)
     again.save_pretrained(tmp_path / "again")
     assert torch.equal(whorl.load(tmp_path / "again").eval()(**asked).logits, logits)
+
+
+@torch.no_grad()
+def test_a_text_whose_tower_is_detached_is_in_stock_terms_again(tmp_path) -> None:
+    model = whorl.attach(llava(), "rope:base=77")
+    whorl.attach(model.model.vision_tower, "alibi-2d")
+    model.save_pretrained(tmp_path / "both")
+    again = whorl.load(tmp_path / "both")
+    whorl.detach(again.model.vision_tower)
+    logits = again(TOKENS).logits
+    again.save_pretrained(tmp_path / "text")
+    stock = type(again).from_pretrained(tmp_path / "text").eval()
+    assert max_error(stock(TOKENS).logits, logits) < 1e-5
+    assert stock.config.text_config.rope_parameters["rope_theta"] == 77
 
 
 def test_of_parts_that_nothing_tells_apart_none_is_guessed(tmp_path) -> None:

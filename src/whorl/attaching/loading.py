@@ -31,7 +31,7 @@ from whorl.checking import check_path, few, trials_beside
 from whorl.encodings import Encoding, from_dict
 from whorl.gguf_files.header import gguf_at
 from whorl.gguf_files.opening import config_and_encoding, open_gguf
-from whorl.hosts import host_of, name_of, open_host
+from whorl.hosts import bases_of, host_of, name_of, open_host
 from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.messages import quiet
 from whorl.hub import ADAPTER, CONFIG, check_on_hub
@@ -113,6 +113,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         _check_weights(name_or_path, parts, held)
     for at, encoding in parts.items():
         part = model if at is None else model.get_submodule(at)
+        part = model if any(part is base for base in bases_of(model)) else part  # which saves it in its own terms
         name = part.name_or_path
         attachment = attached(attach(part, completed(host_of(part), encoding)))
         assert attachment is not None
