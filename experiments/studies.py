@@ -92,6 +92,7 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "fox/kerple",
     "fox/stick-breaking",
     "rope/nope",
+    "fox/kerple then fox/kerple+window:size=256+log-n",  # which are the same in training, at 128 tokens
 )
 
 OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 6_451_200}  # 5,600 steps
@@ -211,7 +212,7 @@ STUDIES = {
             # as many steps of as many tokens, in texts of the longest length that the others are asked at
             "ceiling": Part(("fox", "kerple", "rope+window:size=32/nope+log-n"), LONG),
             "ceiling-4x": Part(("fox/kerple", "fox", "rope+window:size=32/nope+log-n"), LONGER),
-            "more": Part(("fox/kerple", "rope+window:size=32/stick-breaking"), MORE),
+            "more": Part(("fox/kerple", GAINS[-1], "rope+window:size=32/stick-breaking"), MORE),
             "recall": Part(GAINS, {"task": "recall"}),
         },
     ),
