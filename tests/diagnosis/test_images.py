@@ -162,13 +162,26 @@ def test_distances_alone_in_towers_whichever_order_they_have_patches_in(name: st
     assert (found.healthy, found.having("warn")) == (True, ("axes",)), str(found)
 
 
-def test_a_tower_that_has_lost_its_places_is_seen() -> None:
-    tower = whole("Qwen3VLForConditionalGeneration").model.visual
-    with torch.no_grad():
-        tower.pos_embed.weight.zero_()
-    assert doctor(tower).healthy, "it turns q and k by places too"
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_that_has_lost_its_places_is_seen(name: str) -> None:
+    """Also where windows tell patches apart."""
+    tower = whole(name).model.visual
+    if hasattr(tower, "pos_embed"):
+        tower.pos_embed.weight.data.zero_()
+        assert doctor(tower).healthy, "it turns q and k by places too"
     tower.rotary_pos_emb.inv_freq.zero_()
     assert doctor(tower).failed == ("places", "shapes")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_may_have_other_channels(channels: int) -> None:
+    tower = whole("Qwen2_5_VLForConditionalGeneration", in_channels=channels).model.visual
+    windows = tower.fullatt_block_indexes
+    assert doctor(tower).healthy
+    assert tower.fullatt_block_indexes is windows
+    model = tiny_image_model("vit")
+    config = type(model.config).from_dict(model.config.to_dict() | {"num_channels": channels})
+    assert doctor(type(model)(config).eval()).healthy
 
 
 def test_the_model_is_left_as_it_was() -> None:

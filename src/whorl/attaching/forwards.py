@@ -93,7 +93,8 @@ def carried(attention: Any) -> bool:
             f"{seam.notation} is attached to this {type(attention).__name__} through the attention implementation "
             f"{INTERFACE!r}, and somebody has set {found!r}, which would drop it{_why_not(str(found))}. "
             f"{where}.set_attn_implementation({INTERFACE!r}) puts it back; whorl.detach(model) takes the encoding off. "
-            "(Of models that were built from one config object, attaching to one and detaching it set it for all.)"
+            "(`model` is what it is attached to: of one on a tower the tower, as in whole.model.visual. Of models that "
+            "were built from one config object, attaching to one and detaching it set it for all.)"
         )
     return False
 

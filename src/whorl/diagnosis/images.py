@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from whorl.attaching import encoding_of, seams_of
 from whorl.diagnosis.answers import Answer, Check, NotApplicable, judged
@@ -21,6 +22,8 @@ from whorl.hosts.transformers import images, packed
 from whorl.hosts.transformers.packed import PackedHost
 from whorl.numerics import allowance, max_error, too_large_to_copy
 from whorl.results.diagnosis import WARN
+
+OF_PIXELS = nn.Conv2d, nn.Conv3d
 
 
 def image_host(model: Any) -> Host | None:
@@ -67,8 +70,9 @@ class ImageSubject:
         return patches.size
 
     def patches(self, number: int) -> torch.Tensor:
-        """Random ones, float32 [number, 3, height, width]. Raises NotApplicable where they overlap in an image."""
-        return torch.randn(number, 3, *self.patch, generator=torch.Generator().manual_seed(0))
+        """Random ones, float32 [number, channels, height, width]. Raises NotApplicable where they overlap in images."""
+        channels = next((m.in_channels for m in self.host.base.modules() if isinstance(m, OF_PIXELS)), 3)
+        return torch.randn(number, channels, *self.patch, generator=torch.Generator().manual_seed(0))
 
     def states(self, patches: torch.Tensor, rows: int) -> torch.Tensor:
         """The last hidden states [patches, width] of an image that has these patches in so many rows, row by row.
@@ -131,6 +135,18 @@ class TowerSubject(ImageSubject):
     @property
     def patch(self) -> tuple[int, int]:
         return (self.host.model.patch_embed.patch_size,) * 2
+
+    def run(self, model: Any, patches: torch.Tensor, rows: int, resampled: bool = True) -> torch.Tensor:
+        """With layers that see windows alone (Qwen2.5-VL's) seeing the whole image: windows tell patches apart too, and
+        hide that nothing else does."""
+        of_whole_images = vars(model).get("fullatt_block_indexes")
+        if of_whole_images is None:
+            return super().run(model, patches, rows, resampled)
+        model.fullatt_block_indexes = range(len(self.host.attentions))
+        try:
+            return super().run(model, patches, rows, resampled)
+        finally:
+            model.fullatt_block_indexes = of_whole_images
 
 
 def subject_of(host: Host, name: str) -> ImageSubject:
