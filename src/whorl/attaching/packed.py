@@ -29,7 +29,7 @@ class InTurn:
     def following(self, tokens: int) -> dict[str, Any]:
         """Of the next so many tokens, which are one image."""
         own = slice(self.done, self.done + tokens)
-        self.done += tokens
+        self.done = self.done + tokens  # anew, as torch.jit.trace makes tensors of sizes
         positions = self.positions[own][None]
         return {
             "whorl_positions": positions,
@@ -55,6 +55,11 @@ def attention_forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> 
     if key not in made:
         made[key] = rotation_tables(seam.spectrum, positions[None], hidden_states.dtype)
     kwargs[seam.calls.rotation] = LayerTables(made[key], seam.impl), None
+    if len(positions) != len(hidden_states):
+        raise ValueError(
+            f"this {type(self).__name__} got {len(hidden_states)} patches and positions of {len(positions)}; leave "
+            "position_ids out, or give those of this very call's images"
+        )
     if carried(self):
         kwargs["whorl_in_turn"] = InTurn(positions, hidden_states)
     assert seam.forward is not None
