@@ -76,6 +76,10 @@ LONG = {"train_length": 2048, "batch_size": 2, "lengths": ("128", "2048")}
 LONGER = LONG | {"batch_size": 8, "tokens": 14_745_600}  # as many steps, of four times as many tokens
 MORE = {"batch_size": 128, "tokens": 14_745_600}  # the same in texts of 128 tokens
 
+FAR = tuple(  # bounds of what kerple's far keys weigh: in training, at 128 tokens, they change nothing
+    f"fox/kerple then fox/kerple+{bound}" for bound in ("window:size=256+log-n", "soft-window+log-n:slope=0.05")
+)
+
 GAINS = (  # what might gain from context past the training length: log in the study's folder
     "fox",
     "kerple",
@@ -92,7 +96,7 @@ GAINS = (  # what might gain from context past the training length: log in the s
     "fox/kerple",
     "fox/stick-breaking",
     "rope/nope",
-    "fox/kerple then fox/kerple+window:size=256+log-n",  # which are the same in training, at 128 tokens
+    *FAR,
 )
 
 OF_IMAGES: dict[str, Any] = {"task": "images", "windows": 340, "batch_size": 8, "tokens": 6_451_200}  # 5,600 steps
@@ -212,7 +216,7 @@ STUDIES = {
             # as many steps of as many tokens, in texts of the longest length that the others are asked at
             "ceiling": Part(("fox", "kerple", "rope+window:size=32/nope+log-n"), LONG),
             "ceiling-4x": Part(("fox/kerple", "fox", "rope+window:size=32/nope+log-n"), LONGER),
-            "more": Part(("fox/kerple", GAINS[-1], "rope+window:size=32/stick-breaking"), MORE),
+            "more": Part(("fox/kerple", *FAR, "rope+window:size=32/stick-breaking"), MORE),
             "recall": Part(GAINS, {"task": "recall"}),
         },
     ),

@@ -66,6 +66,7 @@ _EXPORTS = {
     "StickBreaking": "whorl.encodings.stick_breaking",
     "Linear": "whorl.encodings.linear",
     "Window": "whorl.encodings.window",
+    "SoftWindow": "whorl.encodings.soft_window",
     "Randomized": "whorl.encodings.randomized",
     "LogN": "whorl.encodings.log_n",
     "SSMax": "whorl.encodings.ssmax",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from whorl.encodings.shaw import Shaw
     from whorl.encodings.sincos_2d import SinCos2D
     from whorl.encodings.sinusoidal import Sinusoidal
+    from whorl.encodings.soft_window import SoftWindow
     from whorl.encodings.spe import SPE
     from whorl.encodings.ssmax import SSMax
     from whorl.encodings.stick_breaking import StickBreaking

@@ -44,6 +44,7 @@ ENCODINGS = {
     "path-fox": "path-fox",
     "stick-breaking": "stick-breaking",
     "linear": "linear",
+    "soft-window": "soft-window:train_length=4",
     "log-n": "log-n:train_length=16",
     "ssmax": "ssmax:train_length=16",
     "llama4-scale": "llama4-scale:floor_scale=8",

@@ -216,7 +216,27 @@ def test_a_window_keeps_distances_below_its_size() -> None:
     assert torch.equal(bias[0, 0] == -math.inf, distance >= 3)
 
 
-@pytest.mark.parametrize("notation", ["alibi", "t5", "kerple", "window:size=40"])
+def test_a_soft_window_divides_weights_past_the_training_length() -> None:
+    queries, keys = torch.tensor([[300]]), torch.arange(1, 400)[None]
+    _, bias = bias_of("soft-window:train_length=100,power=1.5", 4, queries, keys)
+    distance = np.abs(300 - np.arange(1, 400))
+    np.testing.assert_allclose(bias.exp()[0, :, 0], [np.minimum(1, (100 / np.maximum(distance, 1)) ** 1.5)], rtol=1e-5)
+    assert (bias[..., distance <= 100] == 0).all(), "nothing changes up to it"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("soft-window:train_length=0", "train_length must be a whole number of at least 1, got 0 tokens"),
+        ("soft-window:train_length=8,power=0", "power must be finite and above 0"),
+    ],
+)
+def test_a_soft_window_of_nothing_is_refused(given: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse(given)
+
+
+@pytest.mark.parametrize("notation", ["alibi", "t5", "kerple", "window:size=40", "soft-window:train_length=40"])
 def test_biases_depend_on_distance_alone(notation: str) -> None:
     positions = torch.arange(60)[None]
     module, bias = bias_of(notation, 4, positions, positions)

@@ -77,6 +77,7 @@ REGISTRY = {
     "stick-breaking": "whorl.encodings.stick_breaking:StickBreaking",
     "linear": "whorl.encodings.linear:Linear",
     "window": "whorl.encodings.window:Window",
+    "soft-window": "whorl.encodings.soft_window:SoftWindow",
     "randomized": "whorl.encodings.randomized:Randomized",
     "log-n": "whorl.encodings.log_n:LogN",
     "ssmax": "whorl.encodings.ssmax:SSMax",
