@@ -10,7 +10,7 @@ import torch
 import whorl
 from tests.contract import TOKENS, difference, drawn
 from whorl.attaching.seams import attached
-from whorl.testing import tiny_model
+from whorl.testing import tiny_image_model, tiny_model
 
 
 def arranged(model, order) -> None:
@@ -91,3 +91,16 @@ def test_a_layer_that_came_later_has_none_of_an_encoding_by_layer(tmp_path) -> N
         whorl.encoding_of(model)
     with pytest.raises(ValueError, match="came after"):
         model.save_pretrained(tmp_path)
+
+
+def test_what_goes_by_the_number_of_a_layer_is_not_saved_under_another(tmp_path) -> None:
+    """lookhere's slopes fall from the first layer to the last."""
+    model = whorl.attach(tiny_image_model("vit"), "lookhere")
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    layers.pop(0)
+    model.config.num_hidden_layers = len(layers)
+    with pytest.raises(ValueError, match="lookhere.* goes by the number of a layer, and layers of this ViTModel were"):
+        model.save_pretrained(tmp_path)
+    whorl.detach(model)
+    whorl.attach(model, "lookhere").save_pretrained(tmp_path)
+    assert str(whorl.encoding_of(whorl.load(tmp_path))) == f"lookhere:layers={len(layers)}"

@@ -54,11 +54,18 @@ def follow_layers(model: Any, attachment: Attachment) -> None:
     # By the first layer that has each, and in a layer as they were.
     modules = [m for m, layers in sorted(zip(ours, users, strict=True), key=lambda pair: pair[1][:1]) if layers]
     copies = [m for s in seams if s is not None for m in s.modules if not _is_among(m, ours) and _learns(m)]
-    if copies or _shapes(modules) != _shapes(layer_plan(host, encoding).modules):
+    anew = layer_plan(host, encoding).modules
+    if copies or _shapes(modules) != _shapes(anew):
         raise ValueError(
             f"{attachment.encoding} has learned parameters, and the layers of this "
             f"{type(host.model).__name__} are not those any more that it was attached to, nor some of them: a layer "
             "was copied or added. whorl.detach(model), attach to the layers that it has now, and train again"
+        )
+    if [_constants(m) for m in modules] != [_constants(m) for m in anew]:
+        raise ValueError(
+            f"{attachment.encoding} goes by the number of a layer, and layers of this {type(host.model).__name__} were "
+            "taken out or moved: with the numbers that they have now they would do something else. "
+            "whorl.detach(model), and attach to the layers that it has now"
         )
     attachment.encoding, attachment.effects = encoding, nn.ModuleList(modules)
     attachment.layers = len(seams)
@@ -77,6 +84,11 @@ def _is_among(module: nn.Module, modules: Iterable[nn.Module]) -> bool:
 
 def _shapes(modules: Iterable[nn.Module]) -> list[Any]:
     return [(type(m), [(name, p.shape) for name, p in m.named_parameters()]) for m in modules]
+
+
+def _constants(module: nn.Module) -> dict[str, Any]:
+    """The numbers that it was made with."""
+    return {name: it for name, it in vars(module).items() if isinstance(it, int | float | tuple) and name != "training"}
 
 
 def _learns(module: nn.Module) -> bool:
