@@ -58,8 +58,9 @@ def test_distances_alone_do_not_tell_rows_from_columns() -> None:
     assert (found.healthy, found.having("warn")) == (True, ("axes",))
 
 
-def test_without_an_encoding_there_is_nothing_to_ask_of_places() -> None:
-    found = doctor(model_with("nope"))
+@pytest.mark.parametrize("encoding", ["nope", "nope+log-n"])
+def test_without_an_encoding_there_is_nothing_to_ask_of_places(encoding: str) -> None:
+    found = doctor(model_with(encoding))
     assert found.having("n/a") == ("places", "shapes", "axes", "aliases")
     assert "a bag of patches" in found["places"].measured
 

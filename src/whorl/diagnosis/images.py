@@ -45,7 +45,8 @@ class ImageSubject:
             found = encoding_of(self.host.model)
         except ValueError:  # of a stock model's own positions
             return "positions of its own"
-        if not any(found.for_layer(i, t).kinds for i, t in enumerate(self.host.layer_types)):
+        kinds = {kind for i, t in enumerate(self.host.layer_types) for kind in found.for_layer(i, t).kinds}
+        if not kinds - {"scale"}:  # which counts tokens
             raise NotApplicable("it has no encoding, and takes an image for a bag of patches")
         return found
 

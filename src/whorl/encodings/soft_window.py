@@ -1,5 +1,4 @@
-"""A window with a soft edge, for models that are read past their training length. Of whorl's own; what it does is
-measured in experiments/0018-gains.
+"""A window with a soft edge, for models that are read past their training length: whorl's own (experiments/0018-gains).
 
 bias(i, j) = -power max(0, ln(|i - j| / L)), by which the weight of a key past the training length L falls by a factor
              of (L / |i - j|)^power
@@ -30,10 +29,11 @@ class FarDecay(RelativeBias):
 
 @dataclass(frozen=True)
 class SoftWindow(Encoding):
-    """Lets keys that are further off than any in training fade with the logarithm of their distance. All of them
-    together then add up to little, however many there are, and one that fits well is found all the same, which a window
-    would hide. Up to the training length nothing changes, so that it needs no training. It goes beside encodings of
-    which far keys do not fade, often of some layers alone: fox/kerple+soft-window.
+    """Lets keys that are further off than any in training fade with the logarithm of their distance: all of them
+    together weigh little, however many there are, and one that fits well is found. Up to the training length nothing
+    changes, so that it needs no training.
+
+    It goes beside an encoding of which far keys do not fade, often in some layers alone: fox/kerple+soft-window.
 
     train_length  L in tokens
     power         of 1 / distance, by which weights fall past L. Above 1, the sum over all far keys is bounded
