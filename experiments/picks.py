@@ -20,6 +20,7 @@ from whorl.results.comparison import Comparison, Config
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Encoding, Metric
 
+THEN = " then "  # what a model is read with, after what it was trained with: no choice where it is read in range
 NEARLY_ALL = 0.9  # of the answers right
 
 
@@ -66,17 +67,20 @@ class Ranking:
         spoilt = frozenset(name for c in parts.values() for name in _spoilt(c, metric, length))
         whole: dict[str, Encoding] = {}
         rest: dict[str, Encoding] = {}
+        in_range = length <= next(iter(parts.values())).train_length
+
+        def asked(name: str) -> bool:
+            return name in among if among else not (in_range and THEN in name)
+
         for c in parts.values():
             for e in compared(c, metric):  # of a task with right answers, with the seeds alone that learnt it
                 counts = len(c.config.seeds) > 1 and _all_seeds(c, e, metric, length) and e.name not in spoilt
                 kept = whole if counts else rest
-                if (not among or e.name in among) and len(e.trials) > len(
-                    kept[e.name].trials if e.name in kept else ()
-                ):
+                if asked(e.name) and len(e.trials) > len(kept[e.name].trials if e.name in kept else ()):
                     kept[e.name] = e
         ranked = _best_first(metric, length, [(e, e.on(seeds)) for e in whole.values()])
         others = _best_first(metric, length, [(e, e) for name, e in rest.items() if name not in whole])
-        trained = dict.fromkeys(e.name for c in parts.values() for e in c.encodings if not among or e.name in among)
+        trained = dict.fromkeys(e.name for c in parts.values() for e in c.encodings if asked(e.name))
         unlearnt = tuple(name for name in trained if name not in whole and name not in rest)
         return cls(parts, metric, length, seeds, ranked, others, spoilt, unlearnt)
 

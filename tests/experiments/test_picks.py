@@ -56,6 +56,19 @@ def test_the_best_and_what_is_not_resolved_from_it(tmp_path: Path) -> None:
     assert "and 1 more; behind: `rope` 51.0 (20.0 at 1x); did not learn it: `nope` (" in shorter
 
 
+def test_what_a_model_is_read_with_besides_counts_past_its_training_length_alone(tmp_path: Path) -> None:
+    trials = {
+        "rope": [perplexities(20, 30, 50 + seed) for seed in range(3)],
+        "hope": [perplexities(22, 25, 40 + seed) for seed in range(3)],
+        "hope then hope~yarn:factor=4": [perplexities(19, 20, 30 + seed) for seed in range(3)],
+    }
+    comparison(tmp_path / "experiments" / PART, trials)
+    assert pick(tmp_path).best == ("hope then hope~yarn:factor=4",)
+    in_range = pick(tmp_path, claims.Need("read", {"language": (PART,)}, 1))
+    assert in_range.best == ("rope",)
+    assert "then" not in in_range.words
+
+
 def test_of_many_behind_the_first_are_named(tmp_path: Path) -> None:
     trials = {f"hope:cut={n}": [perplexities(20, 25, 30 * n + seed) for seed in range(3)] for n in (1, 2, 3)}
     comparison(tmp_path / "experiments" / PART, trials)
