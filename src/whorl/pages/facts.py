@@ -42,7 +42,8 @@ def notation(name: str) -> str:
 def in_use(name: str) -> str:
     """As it is used: beside rope, where it is nothing by itself."""
     kinds = set(get(name).kinds)
-    return f"rope+{notation(name)}" if kinds and kinds <= BESIDE else notation(name)
+    alone = name != "soft-window" and not (kinds and kinds <= BESIDE)  # a soft window is 0 within the training length
+    return notation(name) if alone else f"rope+{notation(name)}"
 
 
 def effects(encoding: str, model: Shape = MODEL) -> tuple[Any, ...]:
