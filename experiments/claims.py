@@ -47,6 +47,7 @@ def by_task(
     return tuple(Versus(first, second, retrieval(task), times, says) for task in tasks)  # type: ignore[arg-type]
 
 
+FADING = "fox/kerple then fox/kerple+soft-window+log-n:slope=0.05"
 RECALL = ("0013-content/recall", "0018-gains/recall")
 HOPE = Paper(
     "HoPE (2410.21216)",
@@ -283,6 +284,17 @@ RELATED = Paper(
             "ALiBi reads on past its length",
             "2108.12409",
             (Versus("alibi", ITSELF, says="alike"), Versus("alibi", "rope")),
+        ),
+        Claim(
+            "Layers of FoX in turn with layers of KERPLE whose far keys fade read better past their length than at it, and "
+            "answer from there",
+            "`soft-window`, whorl's own",
+            (
+                Versus(FADING, ITSELF, ("0018-gains/more",)),
+                Versus(FADING, "fox/kerple", ("0018-gains/language", "0018-gains/more"), (16,)),
+                Versus(FADING, ITSELF, RECALL, says="alike"),
+            ),
+            "Does an encoding gain from context past its training length?",
         ),
         Claim("T5's bias reads on better than RoPE", "2108.12409", (Versus("t5", "rope"),)),
         Claim(
