@@ -286,8 +286,8 @@ RELATED = Paper(
             (Versus("alibi", ITSELF, says="alike"), Versus("alibi", "rope")),
         ),
         Claim(
-            "Layers of FoX in turn with layers of KERPLE whose far keys fade read better past their length than at it, and "
-            "answer from there",
+            "Layers of FoX in turn with layers of KERPLE whose far keys fade read better past their length than at it, "
+            "and answer from there",
             "`soft-window`, whorl's own",
             (
                 Versus(FADING, ITSELF, ("0018-gains/more",)),

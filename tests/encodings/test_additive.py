@@ -217,9 +217,9 @@ def test_a_window_keeps_distances_below_its_size() -> None:
 
 
 def test_a_soft_window_divides_weights_past_the_training_length() -> None:
-    queries, keys = torch.tensor([[300]]), torch.arange(1, 400)[None]
+    queries, keys = torch.tensor([[300]]), torch.arange(1, 600)[None]  # on both sides, as an encoder has them
     _, bias = bias_of("soft-window:train_length=100,power=1.5", 4, queries, keys)
-    distance = np.abs(300 - np.arange(1, 400))
+    distance = np.abs(300 - np.arange(1, 600))
     np.testing.assert_allclose(bias.exp()[0, :, 0], [np.minimum(1, (100 / np.maximum(distance, 1)) ** 1.5)], rtol=1e-5)
     assert (bias[..., distance <= 100] == 0).all(), "nothing changes up to it"
 

@@ -199,3 +199,19 @@ def test_another_attention_would_drop_it(patches: torch.Tensor) -> None:
     tower.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="alibi-2d is attached .* somebody has set 'sdpa', which would drop it"):
         seen(tower, patches.float())
+
+
+@pytest.mark.parametrize("encoding", ["alibi-2d", "axial-rope"])
+@pytest.mark.parametrize("rows", [40, 80])
+def test_positions_of_other_images_are_refused(encoding: str, rows: int, patches: torch.Tensor) -> None:
+    tower = whorl.attach(whole("Qwen3VLForConditionalGeneration").model.visual, encoding)
+    with pytest.raises(ValueError, match=f"got 56 patches and positions of {rows}; leave position_ids out"):
+        tower(patches.float(), GRIDS, position_ids=torch.zeros(rows, 2, dtype=torch.long))
+
+
+@torch.no_grad()
+def test_several_images_are_traced(patches: torch.Tensor) -> None:
+    tower = whorl.attach(whole("Qwen2VLForConditionalGeneration").model.visual, "alibi-2d").requires_grad_(False)
+    traced = torch.jit.trace(lambda x: tower(x, GRIDS).last_hidden_state, (patches.float(),), check_trace=False)
+    expected = seen(tower, patches.float() * 2)
+    assert max_error(traced(patches.float() * 2), expected) < 2e-6 * float(expected.abs().max())
