@@ -52,7 +52,7 @@ def test_what_is_not_measured_is_said_once_for_a_claim() -> None:
 
 def test_every_question_of_the_study_is_asked() -> None:
     asked = [claim.question for paper in claims.PAPERS for claim in paper.claims if claim.question]
-    assert len(asked) == 8
+    assert len(asked) == 9
     assert [need.name for need in claims.NEEDS] == [
         "train from scratch, short contexts",
         "train, and read past the training length",
