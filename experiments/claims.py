@@ -286,15 +286,21 @@ RELATED = Paper(
             (Versus("alibi", ITSELF, says="alike"), Versus("alibi", "rope")),
         ),
         Claim(
-            "Layers of FoX in turn with layers of KERPLE whose far keys fade read better past their length than at it, "
-            "and answer from there",
+            "Layers of FoX in turn with layers of KERPLE whose far keys fade read better past their length than at it",
             "`soft-window`, whorl's own",
             (
                 Versus(FADING, ITSELF, ("0018-gains/more",)),
                 Versus(FADING, "fox/kerple", ("0018-gains/language", "0018-gains/more"), (16,)),
-                Versus(FADING, ITSELF, RECALL, says="alike"),
             ),
             "Does an encoding gain from context past its training length?",
+        ),
+        Claim(
+            "They answer from there as in range, where a window would hide the answers",
+            "`soft-window`, whorl's own",
+            (
+                Versus(FADING, ITSELF, RECALL, says="alike"),
+                Versus(FADING, "fox/kerple then fox/kerple+window:size=256+log-n", RECALL),
+            ),
         ),
         Claim("T5's bias reads on better than RoPE", "2108.12409", (Versus("t5", "rope"),)),
         Claim(

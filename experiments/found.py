@@ -59,7 +59,8 @@ Those of one comparison have the same data and settings on every machine; its re
 NEEDS_ABOUT = """Of encodings with all of their seeds the best, and those within a tenth of it (five points) of which no
 difference from the best is resolved; where `rope` is among many, it is named alone, since everything reads it. Of the
 others nothing is claimed. Studies of one task and the same settings are read together: values are over the seeds that
-all of their encodings have.
+all of their encodings have. `A then B` is a model that was trained with A and is read with B: after training with A,
+`whorl.attach(model, B)`, which keeps what both have learned.
 """
 FEW = 4  # encodings to choose from
 SHOWN = 3  # encodings that are named ahead and behind; the others stand in a table

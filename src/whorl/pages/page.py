@@ -161,9 +161,8 @@ def markdown(page: Page) -> str:
     if page.notes:
         lines += ["", page.notes]
     lines += ["", *(f"- **{label}**: {text}" for label, text in page.facts)]
-    lines.append(
-        f"- **past the training length**:{'' if page.measured else ' not measured in a committed comparison.'}"
-    )
+    told = "" if page.measured else " not measured by itself in a committed comparison."
+    lines.append(f"- **past the training length**:{told}")
     lines += [f"  - {line}" for line in page.measured]
     if page.more:
         lines.append(f"- **more**: {page.more}")
