@@ -335,6 +335,11 @@ def _reason(folder: Path, error: Exception) -> str:
         trials = trials_beside(folder)
         if (folder / ADAPTER).exists():
             return f"it holds an adapter and no {CONFIG}; give the merged model (model.merge_and_unload())"
+        if (folder / "result.json").exists():
+            return (
+                "it is a trial of whorl compare: from whorl.comparison import load_trial, which loads it; "
+                "save_pretrained of that model makes a directory for whorl.load"
+            )
         return f"it holds no {CONFIG}: it is no model{f'; {trials}' if trials else ''}"
     if "trust_remote_code" in said:
         return (
