@@ -115,7 +115,5 @@ def test_a_trial_that_there_is_none_of_is_told_with_those_that_there_are(tmp_pat
     for read in (load_trial, source):
         with pytest.raises(ValueError, match="no result.json.*; the finished trials there are a-s0-1, hope-s0-1, "):
             read(str(trials / "b-s0-1"))
-    with pytest.raises(
-        ValueError, match="hope-s0-1': it is a trial of whorl compare: .* import load_trial"
-    ):
+    with pytest.raises(ValueError, match="hope-s0-1': it is a trial of whorl compare: .* import load_trial"):
         whorl.load(trials / "hope-s0-1")
