@@ -174,6 +174,16 @@ def test_a_tower_that_has_lost_its_places_is_seen(name: str) -> None:
     assert doctor(tower).failed == ("places", "shapes")
 
 
+def test_that_a_tower_is_not_examined_with_its_text_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = whole("Qwen2_5_VLForConditionalGeneration")
+    assert doctor(model)["runs"].status == "pass"
+    assert caplog.messages == []
+    whorl.attach(model.model.visual, "mixed-rope")
+    doctor(model)
+    said = "mixed-rope is attached to model.visual, which is not examined here: whorl.doctor(model.model.visual) does"
+    assert caplog.messages == [said]
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_may_have_other_channels(channels: int) -> None:
     tower = whole("Qwen2_5_VLForConditionalGeneration", in_channels=channels).model.visual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from whorl.attaching import attached, detach
 from whorl.attaching.records import CONFIG_KEY
+from whorl.attaching.seams import attached_to_parts
 from whorl.checking import check_numbers, check_path
 from whorl.data.corpus import load_tokenizer, read_documents
 from whorl.diagnosis import agreement, angles, content, files, fits, settings, texts
@@ -20,6 +22,8 @@ from whorl.diagnosis.knowing import require_known, require_numbers
 from whorl.diagnosis.subject import Subject, openable
 from whorl.hosts import Host, open_host, refuse_prompts, text_config, unwrapped
 from whorl.results.diagnosis import FAIL, NOT_APPLICABLE, NOT_ASKED, WARN, Diagnosis, Finding
+
+log = logging.getLogger(__name__)
 
 Advance = Callable[[str, int], None]  # the title of a check, of how many
 
@@ -312,6 +316,8 @@ def doctor(
     subject = Subject(inner, host, named, text_given=given, length=length, files=found)
     if text_ids is not None:
         subject.text = texts.windows(text_ids, subject.context, subject.config.vocab_size)
+    for at, its in attached_to_parts(inner).items():
+        log.warning("%s is attached to %s, which is not examined here: whorl.doctor(model.%s) does", its, at, at)
     training = inner.training
     inner.eval()
     try:
