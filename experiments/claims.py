@@ -27,7 +27,7 @@ from readings import (
     slower,
     u_shape_of_smollm2,
 )
-from studies import FIVE
+from studies import FAR, FIVE
 
 P_ABOVE = "p-rope:p=0.5"  # keeps wavelengths past the training length of 128: above HoPE's cut
 P_BELOW = "p-rope:p=0.25"
@@ -47,7 +47,7 @@ def by_task(
     return tuple(Versus(first, second, retrieval(task), times, says) for task in tasks)  # type: ignore[arg-type]
 
 
-FADING = "fox/kerple then fox/kerple+soft-window+log-n:slope=0.05"
+WINDOWED, FADING = FAR
 RECALL = ("0013-content/recall", "0018-gains/recall")
 HOPE = Paper(
     "HoPE (2410.21216)",
@@ -299,7 +299,7 @@ RELATED = Paper(
             "`soft-window`, whorl's own",
             (
                 Versus(FADING, ITSELF, RECALL, says="alike"),
-                Versus(FADING, "fox/kerple then fox/kerple+window:size=256+log-n", RECALL),
+                Versus(FADING, WINDOWED, RECALL),
             ),
         ),
         Claim("T5's bias reads on better than RoPE", "2108.12409", (Versus("t5", "rope"),)),

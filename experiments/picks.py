@@ -14,13 +14,13 @@ from claiming import Need
 from evidence import ALIKE, Known, Verdict, linked
 from ranking import measured
 
+from whorl.comparison.planning import THEN
 from whorl.reports.comparison.words import compared
 from whorl.reports.formatting import listing, multiple, number, percent, plural
 from whorl.results.comparison import Comparison, Config
 from whorl.results.differences import difference
 from whorl.results.over_seeds import Encoding, Metric
 
-THEN = " then "  # what a model is read with, after what it was trained with: no choice where it is read in range
 NEARLY_ALL = 0.9  # of the answers right
 
 
@@ -69,7 +69,7 @@ class Ranking:
         rest: dict[str, Encoding] = {}
         in_range = length <= next(iter(parts.values())).train_length
 
-        def asked(name: str) -> bool:
+        def asked(name: str) -> bool:  # in range, what a trained model is read with besides is no choice
             return name in among if among else not (in_range and THEN in name)
 
         for c in parts.values():

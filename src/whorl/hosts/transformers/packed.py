@@ -11,7 +11,6 @@ table lies on every image from edge to edge. Where it reads is its own code's ma
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +29,8 @@ from whorl.hosts.transformers import compat
 from whorl.hosts.transformers.families import PACKED
 from whorl.hosts.transformers.host import CALLS, OpenHost
 from whorl.hosts.transformers.opening import part_of, rotation_of, unwrapped
+
+BY_WINDOW = "get_vision_window_index"  # the order of a tower that attends by window
 
 
 def has(model: Any) -> bool:
@@ -128,7 +129,8 @@ class PackedHost(OpenHost):
         row = patches.expand(-1, -1, embed.temporal_patch_size, -1, -1).flatten(1)
         hidden: torch.Tensor = self.model(row, grid).last_hidden_state
         hidden = hidden.unflatten(0, (-1, side * side))
-        if (by_window := vars(sys.modules[type(self.model).__module__]).get("get_vision_window_index")) is not None:
+        if BY_WINDOW in compat.names_in(type(self.model)):
+            by_window = compat.global_of(type(self.model), BY_WINDOW)
             sizes_of = {n: getattr(self.model.config, n) for n in ("spatial_merge_size", "window_size", "patch_size")}
             hidden = hidden[by_window(grid, **sizes_of)[0].argsort()]
         in_blocks = hidden.reshape(len(pixels), *blocks, side, side, hidden.shape[-1])
