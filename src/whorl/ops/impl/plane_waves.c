@@ -29,6 +29,9 @@ typedef struct {
     Tensor tensors[2];
 } Call;
 
+#define INLINE static inline __attribute__((always_inline))
+#define AT(TYPE, t, what, token) ((TYPE)(t)->what + b * (t)->what##_stride[0] + h * (t)->what##_stride[1] + (token) * (t)->what##_stride[2])
+
 enum { TOGETHER = 64, AFRESH = 64, TERMS = 16 }; /* TERMS are added up in a tensor's own precision, and then in double */
 
 /* cos and sin of speed x first, speed x (first + 1), ..: by one complex product after another, and afresh every so often. */
@@ -53,84 +56,79 @@ static void powers(double *to, const double *speeds, int64_t first, int64_t coun
     }
 }
 
-/* One pair of a token. Every pair is read before it is written, and no two share a channel. */
-#define TURN(A, B)                                                                                                     \
+/* One pair, in one tensor: channels FIRST and SECOND. Both are read before they are written, and no two pairs share one. */
+#define TURN(TENSOR, FIRST, SECOND)                                                                                    \
     {                                                                                                                  \
-        const MATH_ x = in[A], y = in[B];                                                                              \
-        out[A] = x * c[i] - y * s[i], out[B] = y * c[i] + x * s[i];                                                    \
+        const MATH_ u = TENSOR##_in[FIRST], v = TENSOR##_in[SECOND], to_u = u * c - v * s, to_v = v * c + u * s;       \
+        if (learned) to_angle += TENSOR##_turned[FIRST] * to_v - TENSOR##_turned[SECOND] * to_u;                       \
+        TENSOR##_out[FIRST] = to_u, TENSOR##_out[SECOND] = to_v;                                                       \
     }
-/* And going back. */
-#define TURN_BACK(A, B)                                                                                                \
-    {                                                                                                                  \
-        const MATH_ x = in[A], y = in[B], to_a = x * c[i] + y * s[i], to_b = y * c[i] - x * s[i];                      \
-        out[A] = to_a, out[B] = to_b;                                                                                  \
-        if (sums) {                                                                                                    \
-            const MATH_ to_angle = turned[A] * to_b - turned[B] * to_a;                                                \
-            sums[i] += to_angle, sums[pairs + i] += column * to_angle;                                                 \
+#define TOKEN(TENSOR, MATH)                                                                                            \
+    MATH *TENSOR##_out = AT(MATH *, TENSOR, out, before + x);                                                          \
+    const MATH *TENSOR##_in = AT(const MATH *, TENSOR, in, before + x);                                                \
+    const MATH *TENSOR##_turned = learned ? AT(const MATH *, TENSOR, turned, before + x) : NULL;
+
+/* A row of patches of one image and head, in one tensor or both at once. What is `const int` is known where this is compiled: no
+ * loop over pairs has a branch. made: cos and sin lie in `space`, by column; else they are made between reading channels and
+ * writing them, which takes longer, and put there. learned: to_angle and column to_angle are added up for each pair. */
+#define ROW(NAME, MATH, FIRST, SECOND)                                                                                 \
+    INLINE void NAME(const int both, const int made, const int learned, const Call *call, MATH *space, double *partial, \
+                     int64_t b, int64_t h, int64_t row) {                                                              \
+        typedef MATH MATH_;                                                                                            \
+        const Tensor *one = call->tensors, *other = one + both;                                                        \
+        const int64_t pairs = call->pairs, columns = call->columns, before = call->prefix + row * columns;             \
+        const size_t rest = (call->head_dim - 2 * pairs) * sizeof(MATH);                                               \
+        const double *of_head = call->sides + h * (call->rows + columns) * 2 * pairs;                                  \
+        const double *restrict cy = of_head + row * 2 * pairs, *restrict sy = cy + pairs;                              \
+        const double *restrict cx = of_head + call->rows * 2 * pairs, *restrict sx = cx + pairs;                       \
+        const MATH way = call->backward ? -1 : 1;                                                                      \
+        MATH *restrict cos = space, *restrict sin = space + pairs, *restrict sums = space + 2 * columns * pairs;       \
+        for (int64_t x = 0; x < columns; x++, cos += 2 * pairs, sin += 2 * pairs, cx += 2 * pairs, sx += 2 * pairs) {  \
+            TOKEN(one, MATH)                                                                                           \
+            TOKEN(other, MATH)                                                                                         \
+            _Pragma("GCC ivdep")                                                                                       \
+            for (int64_t i = 0; i < pairs; i++) {                                                                      \
+                if (!made) {                                                                                           \
+                    cos[i] = (MATH)(cy[i] * cx[i] - sy[i] * sx[i]);                                                    \
+                    sin[i] = (MATH)(sy[i] * cx[i] + cy[i] * sx[i]) * way;                                              \
+                }                                                                                                      \
+                const MATH c = cos[i], s = sin[i];                                                                     \
+                MATH to_angle = 0;                                                                                     \
+                TURN(one, FIRST, SECOND)                                                                               \
+                if (both) TURN(other, FIRST, SECOND)                                                                   \
+                if (learned) sums[i] += to_angle, sums[pairs + i] += (MATH)x * to_angle;                               \
+            }                                                                                                          \
+            if (rest) memcpy(one_out + 2 * pairs, one_in + 2 * pairs, rest);                                           \
+            if (rest && both) memcpy(other_out + 2 * pairs, other_in + 2 * pairs, rest);                               \
+            if (learned && ((x + 1) % TERMS == 0 || x + 1 == columns))                                                 \
+                for (int64_t i = 0; i < 2 * pairs; i++) partial[i] += (double)sums[i], sums[i] = 0;                    \
         }                                                                                                              \
-    }
-#define TOKEN(NAME, MATH, A, B)                                                                                        \
-    static inline void NAME(MATH *restrict out, const MATH *restrict in, const MATH *restrict c, const MATH *restrict s, int64_t pairs) {\
-        typedef MATH MATH_;                                                                                            \
-        for (int64_t i = 0; i < pairs; i++) TURN(A, B)                                                                 \
-    }                                                                                                                  \
-    static inline __attribute__((always_inline)) void NAME##_back(                                                     \
-        MATH *restrict out, const MATH *restrict in, const MATH *restrict turned, const MATH *restrict c, const MATH *restrict s,\
-        MATH *restrict sums, MATH column, int64_t pairs) {                                                             \
-        typedef MATH MATH_;                                                                                            \
-        for (int64_t i = 0; i < pairs; i++) TURN_BACK(A, B)                                                            \
     }
 
 /* A unit of work: one head's row of patches, of all images and tensors, after the tokens before the patches where it is the
- * first. space: cos and sin of each column's pairs, and two sums of each pair. partial: those sums, of the head's row. */
-#define ROW(NAME, MATH)                                                                                                \
-    static void NAME(const Call *c, MATH *space, double *partial, int64_t h, int64_t row) {                            \
-        const int64_t pairs = c->pairs, columns = c->columns, rest = c->head_dim - 2 * pairs;                          \
-        const double *restrict cy = c->sides + (h * (c->rows + columns) + row) * 2 * pairs, *restrict sy = cy + pairs; \
-        const double *of_columns = c->sides + (h * (c->rows + columns) + c->rows) * 2 * pairs;                         \
-        MATH *sums = space + 2 * columns * pairs;                                                                      \
-        for (int64_t x = 0; x < columns; x++) {                                                                        \
-            MATH *restrict cos = space + x * 2 * pairs, *restrict sin = cos + pairs;                                   \
-            const double *restrict cx = of_columns + x * 2 * pairs, *restrict sx = cx + pairs;                         \
-            for (int64_t i = 0; i < pairs; i++)                                                                        \
-                cos[i] = (MATH)(cy[i] * cx[i] - sy[i] * sx[i]), sin[i] = (MATH)(sy[i] * cx[i] + cy[i] * sx[i]);        \
-        }                                                                                                              \
-        for (int64_t b = 0; b < c->batch; b++)                                                                         \
-            for (const Tensor *t = c->tensors; t < c->tensors + c->count; t++) {                                       \
-                const int64_t in_token = t->in_stride[2], out_token = t->out_stride[2], turned_token = t->turned_stride[2];\
-                const MATH *in = (const MATH *)t->in + b * t->in_stride[0] + h * t->in_stride[1];                      \
-                MATH *out = (MATH *)t->out + b * t->out_stride[0] + h * t->out_stride[1];                              \
-                for (int64_t i = 0; i < c->prefix && row == 0; i++)                                                    \
-                    memcpy(out + i * out_token, in + i * in_token, c->head_dim * sizeof(MATH));                        \
-                const int64_t before = c->prefix + row * columns;                                                      \
-                in += before * in_token, out += before * out_token;                                                    \
-                const MATH *turned = partial ? (const MATH *)t->turned + b * t->turned_stride[0] + h * t->turned_stride[1] + before * turned_token : NULL;\
-                memset(sums, 0, 2 * pairs * sizeof(MATH));                                                             \
-                for (int64_t x = 0; x < columns; x++, in += in_token, out += out_token) {                              \
-                    const MATH *cos = space + x * 2 * pairs, *sin = cos + pairs;                                       \
-                    if (partial && c->interleaved)                                                                     \
-                        NAME##_neighbours_back(out, in, turned + x * turned_token, cos, sin, sums, (MATH)x, pairs);    \
-                    else if (partial)                                                                                  \
-                        NAME##_halves_back(out, in, turned + x * turned_token, cos, sin, sums, (MATH)x, pairs);        \
-                    else if (c->backward && c->interleaved)                                                            \
-                        NAME##_neighbours_back(out, in, NULL, cos, sin, NULL, 0, pairs);                               \
-                    else if (c->backward)                                                                              \
-                        NAME##_halves_back(out, in, NULL, cos, sin, NULL, 0, pairs);                                   \
-                    else if (c->interleaved)                                                                           \
-                        NAME##_neighbours(out, in, cos, sin, pairs);                                                   \
-                    else                                                                                               \
-                        NAME##_halves(out, in, cos, sin, pairs);                                                       \
-                    if (rest) memcpy(out + 2 * pairs, in + 2 * pairs, rest * sizeof(MATH));                            \
-                    if (!partial || ((x + 1) % TERMS && x + 1 < columns)) continue;                                    \
-                    for (int64_t i = 0; i < 2 * pairs; i++) partial[i] += (double)sums[i], sums[i] = 0;                \
-                }                                                                                                      \
-            }                                                                                                          \
-    }
-
+ * first. space: cos and sin of each column's pairs, and two sums of each pair. partial: those sums, of the head's row; or NULL. */
 #define LOOPS(NAME, MATH)                                                                                              \
-    TOKEN(NAME##_halves, MATH, i, pairs + i)                                                                           \
-    TOKEN(NAME##_neighbours, MATH, 2 * i, 2 * i + 1)                                                                   \
-    ROW(NAME, MATH)
+    ROW(NAME##_halves, MATH, i, pairs + i)                                                                             \
+    ROW(NAME##_neighbours, MATH, 2 * i, 2 * i + 1)                                                                     \
+    static void NAME(const Call *c, MATH *space, double *partial, int64_t h, int64_t row) {                            \
+        memset(space + 2 * c->columns * c->pairs, 0, 2 * c->pairs * sizeof(MATH));                                     \
+        for (int64_t b = 0; b < c->batch; b++) {                                                                       \
+            for (const Tensor *t = c->tensors; t < c->tensors + c->count && row == 0; t++)                             \
+                for (int64_t i = 0; i < c->prefix; i++)                                                                \
+                    memcpy(AT(MATH *, t, out, i), AT(const MATH *, t, in, i), c->head_dim * sizeof(MATH));             \
+            const int both = c->count == 2, made = b > 0, learned = partial != NULL;                                   \
+            if (c->interleaved) {                                                                                      \
+                EACH(NAME##_neighbours)                                                                                \
+            } else {                                                                                                   \
+                EACH(NAME##_halves)                                                                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define EACH(NAME)                                                                                                     \
+    ONE(NAME, 0, 0, 0) ONE(NAME, 0, 0, 1) ONE(NAME, 0, 1, 0) ONE(NAME, 0, 1, 1)                                        \
+    ONE(NAME, 1, 0, 0) ONE(NAME, 1, 0, 1) ONE(NAME, 1, 1, 0) ONE(NAME, 1, 1, 1)
+#define ONE(NAME, BOTH, MADE, LEARNED)                                                                                 \
+    if (both == BOTH && made == MADE && learned == LEARNED) NAME(BOTH, MADE, LEARNED, c, space, partial, b, h, row);
 
 LOOPS(of_float, float)
 LOOPS(of_double, double)
