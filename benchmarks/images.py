@@ -2,9 +2,14 @@
 
     python benchmarks/images.py [--only REGEX] [--clock cpu]
 
-Every round runs every provider of a case, one after another; ratios are taken within a round. "dense" is iRPE as its
-authors' code has it, in PyTorch: products by bucket, of which one is picked for each query and key, and logits and
-weights [heads, tokens, tokens]. float32 on the CPU, heads of 64 channels as in ViT-S. A correctness gate comes first.
+Every round runs every provider of a case, one after another; ratios are taken within a round. iRPE's other forms are
+in PyTorch, with logits and weights [heads, tokens, tokens], and with buckets that are found once:
+
+    dense    products by bucket, O(nkd), of which `gather` picks one for each query and key
+    indexed  the same by an index into all of a head's products: how the authors' code picks them
+    by pair  a vector for each query and key, [tokens, tokens, channels], O(n^2 d): as the paper defines it
+
+float32 on the CPU, heads of 64 channels as in ViT-S. A correctness gate comes first.
 With `--clock cpu` times are those that the process took of all cores: on a machine that others use too, give it
 --threads 1. Rows go to benchmarks/results/images.csv.
 """
@@ -14,11 +19,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import rows
 import torch
 from measuring import CLOCKS, Provider, measured, peak, peak_row
+from torch.nn.functional import embedding
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from whorl.encodings import Shape, parse
@@ -32,7 +39,7 @@ HEADS, DIM = 6, 64
 SCALE = DIM**-0.5
 BATCHES = {14: 8, 32: 1, 64: 1}  # images, by patches along each side
 CPU = torch.device("cpu")
-PLAIN, OURS, DENSE = "SDPA", "irpe", "irpe, dense"
+PLAIN, OURS, DENSE, INDEXED, BY_PAIR = "SDPA", "irpe", "irpe, dense", "irpe, indexed", "irpe, by pair"
 
 
 def main() -> None:
@@ -60,7 +67,7 @@ def main() -> None:
                 write(measured(label, make(side), yardstick, options.rounds, CPU, CLOCKS[options.clock]))
     label = "memory, 64 x 64"
     if re.search(options.only, label):
-        write([peak_row(label, __file__, n, "64", "--threads", str(options.threads)) for n in (PLAIN, OURS, DENSE)])
+        write([peak_row(label, __file__, n, "64", "--threads", str(options.threads)) for n in attentions(14)])
 
 
 def tensors(side: int, count: int) -> list[torch.Tensor]:
@@ -100,16 +107,34 @@ def attentions(side: int) -> dict[str, Provider]:
     leaves, module = tensors(side, 3), table_of_buckets()
     q, k, v = leaves
     table, at = module.tables["k"], Grid(side, side).positions()
-    grad, buckets = torch.randn_like(q), None if side > 14 else module.buckets.of(at, at)[0, 0]
+    grad = torch.randn_like(q)
 
-    def dense() -> torch.Tensor:
-        nonlocal buckets
-        if buckets is None:  # the authors keep them from layer to layer
-            buckets = module.buckets.of(at, at)[0, 0]
-        scaled = q * SCALE
-        by_bucket = scaled @ table.mT
-        logits = scaled @ k.mT + by_bucket.gather(-1, buckets.expand(*by_bucket.shape[:2], -1, -1))
-        return logits.softmax(-1) @ v
+    @cache  # the authors keep them from layer to layer
+    def buckets() -> torch.Tensor:
+        return module.buckets.of(at, at)[0, 0]
+
+    @cache
+    def among_all() -> torch.Tensor:
+        return (torch.arange(side * side)[:, None] * table.shape[-2] + buckets()).flatten()
+
+    def by_bucket() -> torch.Tensor:
+        return q * SCALE @ table.mT
+
+    def gathered() -> torch.Tensor:
+        products = by_bucket()
+        return products.gather(-1, buckets().expand(*products.shape[:2], -1, -1))
+
+    def indexed() -> torch.Tensor:
+        products = by_bucket()
+        return products.flatten(2)[:, :, among_all()].view(*products.shape[:2], side * side, side * side)
+
+    def by_pair() -> torch.Tensor:
+        vectors = embedding(buckets(), table[0])  # [queries, keys, channels]
+        by_query = (q * SCALE).permute(2, 0, 1, 3).flatten(1, 2) @ vectors.mT
+        return by_query.unflatten(1, q.shape[:2]).permute(1, 2, 0, 3)
+
+    def attended(added: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return (q * SCALE @ k.mT + added()).softmax(-1) @ v
 
     def provider(run: Callable[[], torch.Tensor], wanted: list[torch.Tensor]) -> Provider:
         return Provider(run, lambda out: torch.autograd.grad(out, wanted, grad))
@@ -118,18 +143,21 @@ def attentions(side: int) -> dict[str, Provider]:
     return {
         PLAIN: provider(lambda: sdpa(q, k, v), leaves),
         OURS: provider(lambda: biased_attention(q, k, v, [], **how)[0], [*leaves, table]),
-        DENSE: provider(dense, [*leaves, table]),
+        DENSE: provider(lambda: attended(gathered), [*leaves, table]),
+        INDEXED: provider(lambda: attended(indexed), [*leaves, table]),
+        BY_PAIR: provider(lambda: attended(by_pair), [*leaves, table]),
     }
 
 
 def gate() -> None:
-    """Ends the process where iRPE's output or gradients are further from the dense form's than rounding explains."""
-    found = {name: attentions(14)[name] for name in (OURS, DENSE)}
+    """Ends the process where two forms of iRPE differ, in output or gradients, by more than rounding explains."""
+    found = {name: provider for name, provider in attentions(14).items() if name != PLAIN}
     out = {name: provider.forward() for name, provider in found.items()}
     results = {name: [out[name], *found[name].backward(out[name])] for name in found}
-    for ours, theirs in zip(results[OURS], results[DENSE], strict=True):
-        if max_error(ours, theirs) > 64 * torch.finfo(torch.float32).eps * float(theirs.detach().abs().max()):
-            sys.exit("irpe is not what its dense form gives: no speed is measured")
+    for name in (OURS, INDEXED, BY_PAIR):
+        for one, other in zip(results[name], results[DENSE], strict=True):
+            if max_error(one, other) > 64 * torch.finfo(torch.float32).eps * float(other.detach().abs().max()):
+                sys.exit(f"{name} is not what its dense form gives: no speed is measured")
 
 
 if __name__ == "__main__":
