@@ -262,11 +262,11 @@ def _reads_others(path: Path, found: str, of: str) -> str:
     known = str(_config_at(str(path)).get("model_type", "")) if found == IMAGES_READ else ""
     others = f" (a {known!r}; the families of images that whorl knows: {', '.join(IMAGES)})"
     family = others if known and known not in (*IMAGES, *PACKED) else ""
-    commands = [] if known in PACKED else [f"whorl compare --task {found}, or "]
-    if commands and found == IMAGES_READ:
+    commands = [] if known in PACKED else [f"whorl compare --task {found}, "]
+    if found == IMAGES_READ:
         commands = [*([] if family else [f"whorl inspect {path}, "]), f"whorl doctor {path}, ", *commands]
     return (
-        f"{path} reads {found}{family}, and this is done with models of texts; try {''.join(commands)}in Python "
+        f"{path} reads {found}{family}, and this is done with models of texts; try {''.join(commands)}or in Python "
         "whorl.load, whorl.attach and whorl.encoding_of"
     )
 

@@ -22,11 +22,11 @@ from whorl.attaching import attached, seams_of
 from whorl.attaching.interface import CARRIERS, attention_arguments
 from whorl.attaching.masks import GivenMask
 from whorl.data.losses import evaluating
-from whorl.encodings.grid import by_patch
+from whorl.encodings.grid import Grid, by_patch
 from whorl.encodings.hope import HoPE
 from whorl.encodings.scores import At
 from whorl.hosts import Host, OpenHost, host_of, open_host, stock_spectrum
-from whorl.hosts.transformers import compat
+from whorl.hosts.transformers import compat, packed
 from whorl.hosts.transformers.interface import HostMask, register
 from whorl.numerics import math_dtype
 from whorl.ops import Visible, biased_attention
@@ -167,6 +167,7 @@ class Attended:
     channels: Channels | None = None  # of q and k, whose product is added to the logits
     scores: tuple[BoundScore, ...] = ()
     factor: torch.Tensor | None = None  # in q already: [batch or 1, heads or 1, tokens]
+    places: torch.Tensor | None = None  # of images: row and column of the patches, which are its last tokens
 
     @property
     def units(self) -> list[slice]:
@@ -359,17 +360,21 @@ def images_forward(host: Host, pixels: torch.Tensor, watcher: Watcher) -> None:
     Raises ValueError for images that the model does not take, when a layer was not seen, and for hidden states that are
     not finite.
     """
-    seen: set[int] = set()
+    grid = host.grid_of(*pixels.shape[-2:])
+    places, seen = host.places(grid), [0] * len(host.attentions)
 
     def noting(attended: Attended) -> None:
-        seen.add(attended.layer.index)
+        done = seen[attended.layer.index] % len(places)  # a tower hands on images, or windows, one after the other
+        patches = attended.q.shape[2] - grid.prefix
+        attended.places = places[done : done + patches]
+        seen[attended.layer.index] += patches
         watcher(attended)
 
     with evaluating(host.model) as device, _attending_here(host, image_layers_of(host), noting):
         weight = next(p for p in host.base.parameters() if p.is_floating_point())
         hidden = host.hidden_of(pixels.to(device, weight.dtype))
     name = type(host.model).__name__
-    if missed := sorted({*range(len(host.attentions))} - seen):
+    if missed := [layer for layer, patches in enumerate(seen) if not patches]:
         raise ValueError(f"the layers {missed} of {name} attend past the function where q and k are read")
     if not hidden.isfinite().all():
         raise ValueError(f"the hidden states of {name} are not finite, so that nothing measured would mean anything")
@@ -382,8 +387,10 @@ def image_layers_of(model: Any) -> list[Layer]:
     Raises ValueError for a model that is none of images, and for one whose attention cannot be watched.
     """
     host = host_of(model)
-    if host.patches is None:
-        raise ValueError(f"{type(host.model).__name__} is no image model; whorl.inspect reads decoders")
+    if not host.reads_images:
+        towers = [name for name, module in host.model.named_modules() if packed.has(module)]
+        inside = f", and whorl.inspect_images its model.{towers[0]}" if towers else ""
+        raise ValueError(f"{type(host.model).__name__} is no image model; whorl.inspect reads decoders{inside}")
     if host.biases != "interface":
         raise ValueError(f"{host.named} does not call an attention function by a name, where inspect reads q and k")
     layers = []
@@ -412,12 +419,11 @@ def turning_of(host: Host, index: int) -> torch.Tensor | None:
 
     Raises ValueError for a stock rotation that no encoding says.
     """
-    assert host.patches is not None
     seam, heads = seams_of(host)[index], host.shapes[index].heads
     if seam is None:
-        own = host.own_frequencies(index)
-        learned = None if own is None else own.double().flip(0)
-        spectrum = None if own is not None else host.own_spectrum(index)
+        of_host = host.own_frequencies(index)
+        learned = None if of_host is None else of_host.double().flip(0)
+        spectrum = None if of_host is not None else host.own_spectrum(index)
     else:
         learned = next((score.along().detach() for score in seam.scores if score.does("along")), None)
         spectrum = seam.spectrum
@@ -425,8 +431,8 @@ def turning_of(host: Host, index: int) -> torch.Tensor | None:
         return learned.permute(1, 2, 0).cpu()
     if spectrum is None or not spectrum.turning:
         return None
-    trained = host.patches.trained
-    along = by_patch(spectrum.by_axis, trained.height, trained.width)
+    own = host.own_grid or Grid(1, 1)  # where images may have any size, angles go by rows and columns alone
+    along = by_patch(spectrum.by_axis, own.height, own.width)
     return torch.tensor(along, dtype=torch.float64).expand(heads, -1, -1)
 
 

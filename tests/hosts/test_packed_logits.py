@@ -29,8 +29,13 @@ def patches() -> torch.Tensor:
     return made.double()
 
 
-def by_its_own_code(tower: Any, patches: torch.Tensor, terms: list[Term]) -> torch.Tensor:
-    """The stock tower that turns nothing and adds no table, with a term of each layer's own in the logits."""
+def by_its_own_code(
+    tower: Any, patches: torch.Tensor, terms: list[Term], note: Callable[..., None] | None = None, run: Any = seen
+) -> torch.Tensor:
+    """The stock tower that turns nothing and adds no table, with a term of each layer's own in the logits.
+
+    note: told of each layer's number, q, k, positions and weights, image by image or window by window
+    """
     tower.rotary_pos_emb.inv_freq.fill_(FAR)
     if hasattr(tower, "pos_embed"):
         tower.pos_embed.weight.zero_()
@@ -45,16 +50,18 @@ def by_its_own_code(tower: Any, patches: torch.Tensor, terms: list[Term]) -> tor
 
     def plainly(attention: Any, q: Any, k: Any, v: Any, *_: Any, scaling: float, **__: Any) -> tuple[Any, None]:
         layer = [block.attn for block in tower.blocks].index(attention)
-        q, k, v = q[0], k[0], v[0]
-        logits = (q @ k.transpose(1, 2) + terms[layer](q, k, left.pop(0)) / scaling) * scaling
-        return (logits.softmax(-1) @ v).transpose(0, 1)[None], None
+        q, k, v, at = q[0], k[0], v[0], left.pop(0)
+        weights = ((q @ k.transpose(1, 2) + terms[layer](q, k, at) / scaling) * scaling).softmax(-1)
+        if note is not None:
+            note(layer, q, k, at, weights)
+        return (weights @ v).transpose(0, 1)[None], None
 
     hooks = [block.attn.register_forward_pre_hook(read_positions, with_kwargs=True) for block in tower.blocks]
     AttentionInterface.register("plainly", plainly)
     was = tower.config._attn_implementation
     tower.set_attn_implementation("plainly")
     try:
-        return seen(tower, patches)
+        return run(tower, patches)
     finally:
         assert not left
         tower.set_attn_implementation(was)
@@ -79,14 +86,32 @@ def held_to(tower: Any, patches: torch.Tensor, terms: list[Term]) -> None:
     assert max_error(found, expected) < 1e-7 * float(expected.abs().max())  # their own rotation rounds to float32
 
 
-@torch.no_grad()
-def test_alibi_of_distances_within_each_image(tower: Any, patches: torch.Tensor) -> None:
+def of_distances(q: torch.Tensor, k: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """alibi-2d's."""
     slopes = torch.tensor([2.0**-4, 2.0**-8]).double()
+    return -slopes[:, None, None] * (at[:, None] - at[None]).square().sum(-1).sqrt()
+
+
+def of_turns(by: torch.Tensor) -> Term:
+    """Of turns by column and row, with radians [2, heads, pairs] for each."""
 
     def term(q: torch.Tensor, k: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        return -slopes[:, None, None] * (at[:, None] - at[None]).square().sum(-1).sqrt()
+        angles = torch.einsum("ta,ahp->htp", at[:, [1, 0]], by)
+        turned = [turn(x, angles) for x in (q, k)]
+        return (turned[0] @ turned[1].transpose(1, 2) - q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
 
-    held_to(whorl.attach(tower, "alibi-2d"), patches, [term] * len(tower.blocks))
+    return term
+
+
+def learned_turns(tower: Any) -> list[Term]:
+    """mixed-rope's, by layer."""
+    modules = [block.attn.whorl_seam.scores[0] for block in tower.blocks]
+    return [of_turns(p.detach().clone()) for module in modules for p in module.parameters()]
+
+
+@torch.no_grad()
+def test_alibi_of_distances_within_each_image(tower: Any, patches: torch.Tensor) -> None:
+    held_to(whorl.attach(tower, "alibi-2d"), patches, [of_distances] * len(tower.blocks))
 
 
 @torch.no_grad()
@@ -111,18 +136,7 @@ def test_irpe_of_keys_and_queries(tower: Any, patches: torch.Tensor) -> None:
 @torch.no_grad()
 def test_mixed_rope_turns_each_head_and_layer_by_its_own(tower: Any, patches: torch.Tensor) -> None:
     drawn(whorl.attach(tower, "mixed-rope"), 0.5)
-    terms = []
-    for block in tower.blocks:
-        (module,) = block.attn.whorl_seam.scores
-        (frequencies,) = (p.detach().clone() for p in module.parameters())  # by axis, head and pair
-
-        def term(q: torch.Tensor, k: torch.Tensor, at: torch.Tensor, by: torch.Tensor = frequencies) -> torch.Tensor:
-            angles = torch.einsum("ta,ahp->htp", at[:, [1, 0]], by)
-            turned = [turn(x, angles) for x in (q, k)]
-            return (turned[0] @ turned[1].transpose(1, 2) - q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
-
-        terms.append(term)
-    held_to(tower, patches, terms)
+    held_to(tower, patches, learned_turns(tower))
 
 
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -216,6 +216,21 @@ class Host(ABC):
         """Whether a layer takes the keys of an earlier one of its type."""
         return False
 
+    @property
+    def own_grid(self) -> Grid | None:
+        """Of the images that its config speaks of; None where it is of none, or they may have any size."""
+        return None if self.patches is None else self.patches.trained
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        """The grid of an image of so many pixels, in a host of images. Raises ValueError for a size that it does not
+        take."""
+        assert self.patches is not None
+        return self.patches.grid(height, width)
+
+    def places(self, grid: Grid) -> torch.Tensor:
+        """Row and column of an image's patches, in the order in which layers attend to them: [patches, 2]."""
+        return grid.positions()[0, grid.prefix :, :2]
+
     def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
         """The last hidden states [batch, tokens, width] of images [batch, 3, height, width], in a host of images.
 
@@ -284,7 +299,7 @@ class Host(ABC):
     @property
     def table_grid(self) -> Grid | None:
         """The grid of `own_vectors`."""
-        return None if self.patches is None else self.patches.trained
+        return self.own_grid
 
     @property
     def taken_out(self) -> tuple[nn.Parameter, ...]:

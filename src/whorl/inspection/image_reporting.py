@@ -16,6 +16,7 @@ from whorl.checking import check_numbers
 from whorl.files import read_json
 from whorl.hosts import Host
 from whorl.hosts.transformers.messages import without_progress_bars
+from whorl.hosts.transformers.packed import PackedHost
 from whorl.inspection import planning
 from whorl.inspection.images import Reading, image_host
 from whorl.inspection.reporting import ended_by_sigterm, remove_report
@@ -25,6 +26,8 @@ from whorl.results.image_inspection import ImageInspection
 from whorl.sources import IMAGES_READ, Source, several
 from whorl.tasks.images import drawn
 from whorl.tasks.pictures import Pictures, pictures
+
+USUAL = 224  # pixels: of images for a model that takes any size
 
 
 def run(
@@ -164,7 +167,10 @@ def _trained_on(found: Source) -> str | None:
 
 
 def own_size(host: Host) -> tuple[int, int]:
-    """Height and width in pixels of an image of the model's own grid."""
+    """Height and width in pixels of an image of the model's own grid; where any size is its own, of about 224 x 224."""
+    if isinstance(host, PackedHost):
+        side = max(1, USUAL // host.unit) * host.unit
+        return side, side
     patches = host.patches
     assert patches is not None
     grid = (patches.trained.height, patches.trained.width)

@@ -44,9 +44,9 @@ NO_WEIGHTS = "the layers {layers} have weights that may be negative, of which no
 
 @dataclass
 class Sums:
-    """What is added up of one layer, over images."""
+    """What is added up of one layer, over images. patches: those that attended, of all images."""
 
-    images: int = 0
+    patches: int = 0
     norms: dict[str, Array] = field(default_factory=dict)  # each [heads, pairs]
     offsets: Array | None = None  # [heads, 2 rows - 1, 2 columns - 1]: attention of patches, by key - query
     prefix: Array | None = None  # [heads, prefix]: attention of patches on the tokens before them
@@ -61,7 +61,8 @@ def inspect_images(
 ) -> ImageInspection:
     """Measures how an image model uses positions. The model is left as it is.
 
-    model    an image model of transformers or timm, stock or with an encoding of whorl's
+    model    an image model of transformers or timm, stock or with an encoding of whorl's; or the vision tower of a
+             Qwen-VL (`model.model.visual`), which has no size of its own, so that the images' stands for it
     pixels   images [images, channels, height, width], scaled as the model takes them; of any size that it takes
     minutes  a budget: images are read until it is up, one at the least; None or 0 sets no limit
     advance  told of images as they are read
@@ -80,8 +81,6 @@ def inspect_images(
 def image_host(model: Any) -> Host:
     """The host of an image model that can be read. Raises ValueError for any other."""
     host = host_of(model)
-    if host.packed:
-        raise ValueError(f"{host.named} reads images packed in one row, and inspect reads those of one size in a batch")
     image_layers_of(host)  # or why not
     finite.check_weights(host.model)
     return host
@@ -102,9 +101,9 @@ class Reading:
 
     def __init__(self, host: Host, size: tuple[int, ...], asked: int) -> None:
         """size: of the images, height and width in pixels. Raises ValueError for one that holds no patch."""
-        assert host.patches is not None
         self.host, self.asked = host, asked
-        self.grid: Grid = host.patches.grid(*size)
+        self.grid = host.grid_of(*size)
+        self.own = host.own_grid or self.grid
         self.facts = image_layers_of(host)
         self.sums = [Sums() for _ in self.facts]
         self.count, self.seconds = 0, 0.0
@@ -130,34 +129,33 @@ class Reading:
                 return
 
     def _layer(self, sums: dict[int, Sums], attended: Attended) -> None:
-        layer, prefix = attended.layer, self.grid.prefix
-        images = len(attended.q)
-        found = Sums(images)
+        layer, prefix, images = attended.layer, self.grid.prefix, len(attended.q)
+        assert attended.places is not None
+        found = Sums(images * len(attended.places))
         if layer.turns:
             repeats = attended.q.shape[1] // attended.k.shape[1]
             for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
                 norms = measures.pair_norms(x[:, :, prefix:], layer).repeat(1 if name == "q" else repeats, 0)
-                found.norms[name] = norms.astype(np.float64) * images
+                found.norms[name] = norms.astype(np.float64) * found.patches
         if layer.distribution:
             for image in range(images):
                 offsets, on_prefix = by_offset(attended, image, self.grid)
                 found.offsets = add(found.offsets, offsets.cpu().numpy())
                 found.prefix = add(found.prefix, on_prefix.cpu().numpy())
-        sums[layer.index] = found
+        sums[layer.index] = _together(sums.get(layer.index, Sums()), found)
 
     # --- what the sums say --------------------------------------------------------------------------------------------
 
     def result(self, name: str | None = None, **settings: Any) -> ImageInspection:
         """What has been found so far. settings: those of `ImageSettings` that only a caller knows."""
-        host, patches, grid = self.host, self.host.patches, self.grid
-        assert patches is not None
+        host, grid = self.host, self.grid
         pairs = _counts(grid)
         tokens = grid.height * grid.width
         turning = [turning_of(host, i) for i in range(len(self.facts))]
-        attention = [None if s.offsets is None else s.offsets / (s.images * pairs) for s in self.sums]
-        prefix = [None if s.prefix is None else s.prefix / (s.images * tokens) for s in self.sums]
+        attention = [None if s.offsets is None else s.offsets * tokens / (s.patches * pairs) for s in self.sums]
+        prefix = [None if s.prefix is None else s.prefix / s.patches for s in self.sums]
         arrays: dict[str, list[Array | None]] = {
-            f"norm_{x}": [s.norms[x] / s.images if x in s.norms else None for s in self.sums] for x in "qkv"
+            f"norm_{x}": [s.norms[x] / s.patches if x in s.norms else None for s in self.sums] for x in "qkv"
         }
         arrays |= {
             "frequency": [None if t is None else t.numpy() for t in turning],
@@ -183,8 +181,8 @@ class Reading:
                 head_dim=max(shape.head_dim for shape in host.shapes),
                 parameters=sum(p.numel() for p in host.model.parameters()),
                 encoding=encoding,
-                rows=patches.trained.height,
-                columns=patches.trained.width,
+                rows=self.own.height,
+                columns=self.own.width,
                 prefix=grid.prefix,
             ),
             settings=ImageSettings(
@@ -202,8 +200,7 @@ class Reading:
     def _heads(
         self, turning: list[torch.Tensor | None], attention: list[Array | None], prefix: list[Array | None]
     ) -> Iterator[ImageHead]:
-        assert self.host.patches is not None
-        pairs, own = _counts(self.grid), self.host.patches.trained
+        pairs = _counts(self.grid)
         for i, sums in enumerate(self.sums):
             along, of_layer, on_prefix = turning[i], attention[i], prefix[i]
             for head in range(self.host.shapes[i].heads):
@@ -211,7 +208,7 @@ class Reading:
                 unfit: tuple[int, ...] = ()
                 if along is not None and sums.norms:
                     of_head = along[head].numpy()
-                    unfit = _unfit(of_head, own)
+                    unfit = _unfit(of_head, self.own)
                     queries, keys = (_shares(sums.norms[x][head], of_head, unfit) for x in "qk")
                 distance = down = right = there = None
                 if of_layer is not None:
@@ -225,8 +222,12 @@ def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor,
     """Attention of one image's patches, summed over queries, float64: by offset key - query [heads, 2 rows - 1,
     2 columns - 1], with no offset in the middle, and on each token before the patches [heads, prefix]."""
     heads, tokens = attended.q.shape[1:3]
-    rows, columns, prefix = grid.height, grid.width, grid.prefix
-    device = attended.q.device
+    rows, columns, prefix, device = grid.height, grid.width, grid.prefix, attended.q.device
+    assert attended.places is not None
+    first, last = attended.places.amin(0), attended.places.amax(0)
+    high, wide = (last - first + 1).tolist()  # of what it sees: the image, or a window of it
+    places = (attended.places - first).tolist()
+    in_rows = torch.tensor([y * wide + x for y, x in places], device=device).argsort()
     offsets = torch.zeros(heads, 2 * rows - 1, 2 * columns - 1, device=device)
     on_prefix = torch.zeros(heads, prefix, dtype=torch.float64, device=device)
     step = max(1, BLOCK_NUMBERS // (heads * tokens))
@@ -235,10 +236,9 @@ def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor,
         weights = attended.weights(image, block)
         weights = attended.softmax(block) if weights is None else weights
         on_prefix += weights[..., :prefix].sum(1, dtype=torch.float64)
-        on_patches = weights[..., prefix:].unflatten(-1, (rows, columns))
-        for query, of_query in enumerate(on_patches.unbind(1), start=q0 - prefix):
-            y, x = divmod(query, columns)
-            offsets[:, rows - 1 - y : 2 * rows - 1 - y, columns - 1 - x : 2 * columns - 1 - x] += of_query
+        on_patches = weights[..., prefix:][..., in_rows].unflatten(-1, (high, wide))
+        for (y, x), of_query in zip(places[q0 - prefix :], on_patches.unbind(1), strict=False):
+            offsets[:, rows - 1 - y : rows - 1 - y + high, columns - 1 - x : columns - 1 - x + wide] += of_query
     return offsets.double(), on_prefix
 
 
@@ -246,7 +246,7 @@ def _together(a: Sums, b: Sums) -> Sums:
     norms = {name: add(a.norms.get(name), norm) for name, norm in b.norms.items()}
     offsets = a.offsets if b.offsets is None else add(a.offsets, b.offsets)
     prefix = a.prefix if b.prefix is None else add(a.prefix, b.prefix)
-    return Sums(a.images + b.images, norms, offsets, prefix)
+    return Sums(a.patches + b.patches, norms, offsets, prefix)
 
 
 def _counts(grid: Grid) -> Array:

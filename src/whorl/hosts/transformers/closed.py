@@ -44,13 +44,13 @@ def why_closed(model: Any) -> str | None:
 def of_images(model: Any) -> str | None:
     """That a model is of a known family of images, where one of texts is wanted; None where it is not."""
     name, of = type(model).__name__, model.config.model_type
-    if of in IMAGES:
-        how, taken = "images", "whorl.attach, whorl.encoding_of and whorl.inspect_images take it"
-    elif of in PACKED:
-        how, taken = "images packed in one row", "whorl.attach, whorl.encoding_of and whorl.doctor take it"
-    else:
+    if of not in (*IMAGES, *PACKED):
         return None
-    return f"{name} reads {how}, and this is done with models of texts; {taken}"
+    how = "images" if of in IMAGES else "images packed in one row"
+    return (
+        f"{name} reads {how}, and this is done with models of texts; whorl.attach, whorl.encoding_of, "
+        "whorl.inspect_images and whorl.doctor take it"
+    )
 
 
 def _is_tower(model: Any) -> bool:

@@ -118,23 +118,41 @@ class PackedHost(OpenHost):
         """The rows, and the columns, of patches that become one token of the text: images have whole numbers of it."""
         return int(self.model.config.spatial_merge_size)
 
+    @property
+    def unit(self) -> int:
+        """The sides of its images are multiples of so many pixels."""
+        return self.merged * int(self.model.patch_embed.patch_size)
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        patch, unit = self.unit // self.merged, self.unit
+        if not height or not width or height % unit or width % unit:
+            raise ValueError(
+                f"{self.named} takes images whose sides are whole multiples of {unit} pixels (patches of {patch}, of "
+                f"which {self.merged} x {self.merged} become one token of the text), got {height} x {width}"
+            )
+        return Grid(height // patch, width // patch)
+
+    def places(self, grid: Grid) -> torch.Tensor:
+        """Block by block of those that are merged; and by window, in a tower that attends by window."""
+        blocks = grid.positions()[0].unflatten(0, (grid.height, grid.width))
+        blocks = blocks.unflatten(1, (-1, self.merged)).unflatten(0, (-1, self.merged)).transpose(1, 2).flatten(0, 1)
+        if BY_WINDOW in compat.names_in(type(self.model)):
+            by_window = compat.global_of(type(self.model), BY_WINDOW)
+            sizes = {n: getattr(self.model.config, n) for n in ("spatial_merge_size", "window_size", "patch_size")}
+            blocks = blocks[by_window(torch.tensor([[1, grid.height, grid.width]]), **sizes)[0]]
+        return blocks.flatten(0, 2)
+
     def hidden_of(self, pixels: torch.Tensor, resampled: bool = True) -> torch.Tensor:
         """Row by row, as those of other models are, in whichever order a tower has its patches."""
         embed, side = self.model.patch_embed, self.merged
-        sizes = (s // embed.patch_size for s in pixels.shape[-2:])
-        grid = torch.tensor([[1, *sizes]] * len(pixels), device=pixels.device)
-        blocks = [n // side for n in grid[0, 1:].tolist()]
-        cut = pixels.unflatten(3, (blocks[1], side, -1)).unflatten(2, (blocks[0], side, -1))
+        grid = self.grid_of(*pixels.shape[-2:])
+        cut = pixels.unflatten(3, (grid.width // side, side, -1)).unflatten(2, (grid.height // side, side, -1))
         patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)[:, :, None]  # [patches, channels, 1, high, wide]
         row = patches.expand(-1, -1, embed.temporal_patch_size, -1, -1).flatten(1)
-        hidden: torch.Tensor = self.model(row, grid).last_hidden_state
-        hidden = hidden.unflatten(0, (-1, side * side))
-        if BY_WINDOW in compat.names_in(type(self.model)):
-            by_window = compat.global_of(type(self.model), BY_WINDOW)
-            sizes_of = {n: getattr(self.model.config, n) for n in ("spatial_merge_size", "window_size", "patch_size")}
-            hidden = hidden[by_window(grid, **sizes_of)[0].argsort()]
-        in_blocks = hidden.reshape(len(pixels), *blocks, side, side, hidden.shape[-1])
-        return in_blocks.transpose(2, 3).flatten(1, 4)
+        sizes = torch.tensor([[1, grid.height, grid.width]] * len(pixels), device=pixels.device)
+        hidden: torch.Tensor = self.model(row, sizes).last_hidden_state
+        rows, columns = self.places(grid).T.to(hidden.device)
+        return hidden.unflatten(0, (len(pixels), -1))[:, (rows * grid.width + columns).argsort()]
 
     stock_form = Host.stock_form  # no config of theirs says an encoding
 
