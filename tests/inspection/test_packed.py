@@ -15,6 +15,7 @@ from tests.hosts.test_packed_logits import Term, by_its_own_code, drawn, learned
 from whorl.hosts import host_of
 from whorl.inspection import images
 from whorl.inspection.image_reporting import run
+from whorl.reports.image_inspection import findings
 
 ROWS, COLUMNS = 6, 10  # windows of 4 x 4 in Qwen2.5-VL's: 2 x 3 of them, of which four are cut off at an edge
 PIXELS = torch.randn(3, 3, 4 * ROWS, 4 * COLUMNS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -81,6 +82,10 @@ def test_hidden_patches_of_other_windows_have_no_weight() -> None:
     far = (abs(down) > 3) | (abs(right) > 3)
     assert not found.attention[0][:, far].any(), "windows of 4 x 4"
     assert found.attention[1][:, far].all()
+    said = "Patches of the layers [0] see a window of the image each, and look no farther."
+    assert any(said in finding.text for finding in findings(found))
+    whole_images = whorl.inspect_images(whole("Qwen2VLForConditionalGeneration").model.visual, PIXELS.float())
+    assert not whole_images.summary.absent
 
 
 def test_of_a_whole_model_the_tower_is_named() -> None:

@@ -39,6 +39,7 @@ from whorl.results.measured import IMAGES, Array
 from whorl.watching import Attended, image_layers_of, images_forward, turning_of
 
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by axis"
+WINDOWED = "patches of the layers {layers} see a window of the image each, and look no farther"
 NO_WEIGHTS = "the layers {layers} have weights that may be negative, of which no mean is shown"
 
 
@@ -107,6 +108,7 @@ class Reading:
         self.facts = image_layers_of(host)
         self.sums = [Sums() for _ in self.facts]
         self.count, self.seconds = 0, 0.0
+        self.windowed: set[int] = set()  # the layers of a tower in which patches see a window alone
         self.batch = max(1, BATCH_TOKENS // (self.grid.prefix + self.grid.height * self.grid.width))
 
     def read(
@@ -132,6 +134,8 @@ class Reading:
         layer, prefix, images = attended.layer, self.grid.prefix, len(attended.q)
         assert attended.places is not None
         found = Sums(images * len(attended.places))
+        if len(attended.places) < self.grid.height * self.grid.width:
+            self.windowed.add(layer.index)
         if layer.turns:
             repeats = attended.q.shape[1] // attended.k.shape[1]
             for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
@@ -167,6 +171,8 @@ class Reading:
             absent["pairs"] = NO_PAIRS.format(encoding=encoding)
         if without := [layer.index for layer in self.facts if not layer.distribution]:
             absent["weights"] = NO_WEIGHTS.format(layers=without)
+        if self.windowed:
+            absent["windows"] = WINDOWED.format(layers=sorted(self.windowed))
         config = getattr(host.model, "config", None)
         label = name or getattr(host.model, "name_or_path", "") or type(host.model).__name__
         summary = ImageSummary(

@@ -44,7 +44,8 @@ def build(results: Models) -> Document:
     blocks += [Heading("Axes and frequencies"), Paragraph(_AXES), *_figures(charts, "axes", "pairs")]
     blocks += [Paragraph(m.summary.absent["pairs"] + ".", "note") for m in results if "pairs" in m.summary.absent]
     blocks += [Heading("Attention by offset"), Paragraph(_MAPS), *_figures(charts, "maps")]
-    blocks += [Paragraph(m.summary.absent["weights"] + ".", "note") for m in results if "weights" in m.summary.absent]
+    for key in ("weights", "windows"):
+        blocks += [Paragraph(m.summary.absent[key] + ".", "note") for m in results if key in m.summary.absent]
     blocks += [_table(m, results) for m in results]
     blocks.append(_settings(results))
     return Document(_title(results), _subtitle(results), _facts(results), blocks, _footer(results))

@@ -98,6 +98,8 @@ def _of_distance(m: ImageInspection) -> Finding | None:
         f"Patches attend to others {number(average)} patches away in the mean over heads, where even attention would "
         f"look {number(m.summary.settings.even_distance)} away."
     )
+    if "windows" in m.summary.absent:
+        said += f" ({capital(m.summary.absent['windows'])}.)"
     if nearest != farthest:
         said += (
             f" {capital(_named(nearest))} looks nearest ({number(distances[nearest])}), {_named(farthest)} farthest "
