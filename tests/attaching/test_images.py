@@ -276,6 +276,14 @@ def test_images_of_several_sizes_follow_one_another_and_copies_have_their_own() 
     assert torch.equal(states(twin, WIDE), first)
 
 
+def test_that_rows_and_columns_change_places_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """In the model whose own pairs go by rows first; to those that turn nothing themselves either order is as good."""
+    for family, order, told in (("dinov3_vit", "xy", True), ("dinov3_vit", "ij", False), ("vit", "xy", False)):
+        caplog.clear()
+        whorl.attach(tiny_image_model(family), f"axial-rope:order={order}")
+        assert ("take rows for columns; order=ij keeps them" in caplog.text) is told
+
+
 def test_what_a_training_draws_for_its_own_rotation_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """DINOv3 scales its coordinates anew in every forward; an attached encoding goes by the image's own."""
     model = tiny_image_model("dinov3_vit").train()

@@ -109,6 +109,17 @@ def test_it_is_its_own_code_with_other_frequencies(
     assert max_error(found, seen(tower, patches)) < 2e-6 * float(stock.abs().max())
 
 
+@pytest.mark.parametrize("encoding", ["axial-rope", "hope-2d:grid=24@24", "p-rope-2d:p=0.5"])
+def test_that_rows_and_columns_change_places_is_told(
+    model: Any, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower, of = model.model.visual, ":" if ":" not in encoding else ","
+    whorl.attach(tower, f"{encoding}{of}order=ij")
+    assert "take rows for columns" not in caplog.text
+    whorl.attach(tower, encoding)
+    assert "take rows for columns; order=ij keeps them" in caplog.text
+
+
 def test_what_was_filled_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     whorl.attach(model.model.visual, "p-rope-2d:p=0.5,order=ij")

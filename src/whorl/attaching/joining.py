@@ -35,8 +35,9 @@ from whorl.attaching.proving import prove
 from whorl.attaching.seams import Term, attached, seams_of
 from whorl.checking import check_numbers, few
 from whorl.encodings import Encoding, Layers, parse
+from whorl.encodings.grid import by_patch
 from whorl.encodings.window import Window
-from whorl.hosts import host_of
+from whorl.hosts import Host, host_of
 from whorl.ops import choose
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,14 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             type(model).__name__,
             on_grids if host.packed else "spe, pape-ri or euclidean-alibi",
         )
+    elif order := _other_order(host, plan):
+        log.warning(
+            "%s turns by columns the pairs of channels that this %s itself turns by rows, and the other way around: "
+            "weights that were trained with its own take rows for columns; order=%s keeps them",
+            encoding,
+            type(model).__name__,
+            order,
+        )
     if drawn := host.drawn_in_training:
         log.warning(
             "in training this %s moves or scales the places of patches that its own rotation goes by, anew in every "
@@ -165,6 +174,25 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
     if words := what_was_filled(host, asked, encoding):
         log.info("%s", words)
     return model
+
+
+def _other_order(host: Host, plan: Plan) -> str | None:
+    """The `order` of a host's own pairs, where those of all its layers that turn before and after go by rows where they
+    went by columns, and the other way around; else None."""
+    by_rows = []  # of each such pair, before and after
+    for index, seam in enumerate(plan.layers if host.reads_images else ()):
+        try:
+            own, now = host.own_spectrum(index), seam.spectrum
+        except ValueError:  # a rotation that no encoding says
+            return None
+        if own is None or now is None:
+            continue
+        for before, after in zip(by_patch(own.by_axis, 1, 1), by_patch(now.by_axis, 1, 1), strict=False):
+            if any(before) and any(after):
+                by_rows.append((before[0] > before[1], after[0] > after[1]))
+    if not by_rows or any(before == after for before, after in by_rows):
+        return None
+    return "ij" if by_rows[0][0] else "xy"
 
 
 def _masks_by(terms: Sequence[Term], kept: int) -> bool:
