@@ -344,7 +344,7 @@ def test_another_table_is_refused(encoding: str, reason: str) -> None:
     [
         (
             "axial-rope:scale=4@4",
-            "turns pairs by 6 axes of a position, .* has 2; .* whose pairs go by the first 2 axes",
+            "goes by where a patch stands between the ends of its image, .* as axial-rope:order=ij without a scale",
         ),
         ("learned-2d:grid=6@6", "adds vectors to patches, .* has no table .* try one that turns q and k"),
         ("sincos-2d", "adds vectors to patches"),
@@ -352,7 +352,7 @@ def test_another_table_is_refused(encoding: str, reason: str) -> None:
         ("fox", "has no meaning in an encoder"),
         ("rope", "positions of one axis, .* as axial-rope"),
         ("hope:train_length=16", "as hope-2d"),
-        ("dinov3-rope", "turns pairs by 4 axes"),
+        ("dinov3-rope", "goes by where a patch stands between the ends of its image"),
         ("hope-2d", "grid"),
     ],
 )

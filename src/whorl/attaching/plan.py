@@ -235,6 +235,11 @@ def _check_axes(spectrum: Spectrum, part: Encoding, host: Host) -> None:
             f"{part} says which axis of a position each pair goes by, and in {host.named} mrope_section does; try one "
             "that says frequencies alone (rope, hope, p-rope)"
         )
+    if host.packed and spectrum.number_of_axes > host.axes:
+        raise ValueError(
+            f"{part} goes by where a patch stands between the ends of its image, and {host.named} tells its layers "
+            "rows and columns alone; try one that goes by these, as axial-rope:order=ij without a scale"
+        )
     if spectrum.number_of_axes > (host.axes if host.patches is None else PLACES):
         raise ValueError(
             f"{part} turns pairs by {spectrum.number_of_axes} axes of a position, and a position in "
