@@ -296,6 +296,11 @@ def convert(
     require("convert", "compare")
     from whorl.conversion import converting
 
+    if heal == 0:
+        raise ValueError(
+            "a conversion heals by training, and heal=0 asks for none; in Python whorl.attach(whorl.load(MODEL), "
+            "ENCODING).save_pretrained(OUT) swaps alone"
+        )
     check_numbers(
         heal=heal, train_length=train_length, reach=reach, windows=windows, learning_rate=learning_rate,
         batch_size=batch_size, gradual=gradual, seed=seed,
