@@ -184,6 +184,18 @@ def test_that_a_tower_is_not_examined_with_its_text_is_said(caplog: pytest.LogCa
     assert caplog.messages == [said]
 
 
+def test_tables_that_have_learned_nothing_yet_are_no_fault() -> None:
+    """And they are one where some of it, which tells no places, is learned."""
+    model = whorl.attach(tiny_image_model("vit"), "irpe")
+    found = doctor(model)
+    assert (found.healthy, found.having("warn")) == (True, ("places", "shapes", "axes")), str(found)
+    assert found["places"].measured.endswith("whose tables are zeros still: it has learned nothing yet")
+    with torch.no_grad():
+        for table in whorl.attached(model).parameters():
+            table += 1.0  # the same for all buckets
+    assert doctor(model).failed == ("places", "shapes")
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_may_have_other_channels(channels: int) -> None:
     tower = whole("Qwen2_5_VLForConditionalGeneration", in_channels=channels).model.visual
