@@ -141,6 +141,7 @@ def plan_trials(
     tested: Sequence[Encoding | None] | None = None,
 ) -> list[Planned]:
     """The trials in the order in which they run: all encodings of the first seed, each at all rates, then of the next.
+    What is evaluated with another encoding comes last of a seed, and finds its model trained where that is asked for.
 
     settings must be resolved, encodings, seeds and learning rates checked. labels: the notations that were asked for,
     where the encodings have been filled since. learning_rates: without any, that of the settings. tested: that which
@@ -150,8 +151,9 @@ def plan_trials(
     parsed = [from_scratch(e, settings) for e in encodings]
     at_rates = [replace(settings, learning_rate=rate) for rate in learning_rates] or [settings]
     trials = []
+    asked = list(zip(parsed, tested or [None] * len(parsed), labels, strict=True))
     for seed in seeds:
-        for encoding, other, label in zip(parsed, tested or [None] * len(parsed), labels, strict=True):
+        for encoding, other, label in sorted(asked, key=lambda one: one[1] is not None):
             for own in at_rates:
                 name = _id(encoding, None, seed, own, data_fingerprint)
                 if other is None:
