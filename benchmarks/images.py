@@ -9,7 +9,8 @@ in PyTorch, with logits and weights [heads, tokens, tokens], and with buckets th
     indexed  the same by an index into all of a head's products: how the authors' code picks them
     by pair  a vector for each query and key, [tokens, tokens, channels], O(n^2 d): as the paper defines it
 
-float32 on the CPU, heads of 64 channels as in ViT-S. A correctness gate comes first.
+float32 on the CPU, heads of 64 channels as in ViT-S; where they are turned, q and k lie as a model's projections give
+them, a token's heads side by side. A correctness gate comes first.
 With `--clock cpu` times are those that the process took of all cores: on a machine that others use too, give it
 --threads 1. Rows go to benchmarks/results/images.csv.
 """
@@ -78,7 +79,7 @@ def tensors(side: int, count: int) -> list[torch.Tensor]:
 
 def turnings(side: int) -> dict[str, Provider]:
     """q and k turned, out of place. Tables are there already, but for those that are learned."""
-    q, k = tensors(side, 2)
+    q, k = (x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in tensors(side, 2))
     grads = [torch.randn_like(q), torch.randn_like(k)]
     shape = Shape(DIM, HEADS, HEADS * DIM, bidirectional=True, axes=2)
     grid, found = Grid(side, side), {}

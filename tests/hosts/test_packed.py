@@ -121,7 +121,7 @@ def test_that_rows_and_columns_change_places_is_told(
 
 
 def test_what_was_filled_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "whorl")
     whorl.attach(model.model.visual, "p-rope-2d:p=0.5,order=ij")
     assert caplog.messages == ["p-rope-2d: base 10,000 from the model's config"]
     tabled = whole("Qwen3VLForConditionalGeneration").model.visual

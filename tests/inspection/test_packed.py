@@ -14,11 +14,12 @@ from tests.hosts.test_packed import TOWERS, whole
 from tests.hosts.test_packed_logits import Term, by_its_own_code, drawn, learned_turns, of_distances, of_turns
 from whorl.hosts import host_of
 from whorl.inspection import images
-from whorl.inspection.image_reporting import run
+from whorl.inspection.image_reporting import own_size, run
 from whorl.reports.image_inspection import findings
 
 ROWS, COLUMNS = 6, 10  # windows of 4 x 4 in Qwen2.5-VL's: 2 x 3 of them, of which four are cut off at an edge
 PIXELS = torch.randn(3, 3, 4 * ROWS, 4 * COLUMNS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+WINDOWED = "Qwen2_5_VLForConditionalGeneration"
 OWN = torch.tensor([1e4 ** -(n / 4) for n in range(4)], dtype=torch.float64)
 
 
@@ -76,7 +77,7 @@ def test_maps_and_norms_are_those_of_its_own_code(attach: Any, tower: Any, monke
 
 
 def test_hidden_patches_of_other_windows_have_no_weight() -> None:
-    tower = whole("Qwen2_5_VLForConditionalGeneration").model.visual
+    tower = whole(WINDOWED).model.visual
     found = whorl.inspect_images(tower, PIXELS.float())
     down, right = np.meshgrid(*found.offsets(), indexing="ij")
     far = (abs(down) > 3) | (abs(right) > 3)
@@ -96,19 +97,20 @@ def test_of_a_whole_model_the_tower_is_named() -> None:
 
 
 def test_a_size_of_no_whole_blocks_is_refused_with_those_that_are_taken(tower: Any) -> None:
+    with pytest.raises(ValueError, match=r"takes images of 3 channels, got 1$"):
+        whorl.inspect_images(tower, PIXELS[:, :1])
     for size in ((8, 12), (0, 8)):
         with pytest.raises(ValueError, match=r"sides are whole multiples of 8 pixels .*, got \d+ x \d+"):
             whorl.inspect_images(tower, torch.zeros(1, 3, *size, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("encoding", [None, "irpe"])
-def test_a_saved_one_is_read_by_the_command(encoding: str | None, tower: Any, tmp_path: Path) -> None:
-    tower.float()
+@pytest.mark.parametrize(("name", "encoding"), [(name, None) for name in TOWERS] + [(WINDOWED, "irpe")])
+def test_a_saved_one_is_read_by_the_command(name: str, encoding: str | None, tmp_path: Path) -> None:
+    tower = whole(name).model.visual
     if encoding is not None:
         drawn(whorl.attach(tower, encoding), 0.5)
     tower.save_pretrained(tmp_path / "tower")
     (found,) = run([str(tmp_path / "tower")], images=2, out=tmp_path / "out", size="24x40")
-    (own,) = run([str(tmp_path / "tower")], images=1, out=tmp_path / "own")
     assert (found.summary.settings.rows, found.summary.settings.columns) == (ROWS, COLUMNS)
-    assert (own.summary.settings.rows, own.summary.settings.columns) == (56, 56)
+    assert own_size(host_of(tower)) == (224, 224)
     assert (tmp_path / "out" / "report.md").is_file()

@@ -41,27 +41,34 @@ def by_patch(
 
 
 def data(
-    at: torch.Tensor, heads: int, pairs: int, dtype: torch.dtype, rest: int = 0, batch: int = 2
+    at: torch.Tensor,
+    heads: int,
+    pairs: int,
+    dtype: torch.dtype,
+    rest: int = 0,
+    batch: int = 2,
+    heads_first: bool = False,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Frequencies from -2 to 2 radians a patch, and q and k as a host has them, tokens before heads."""
+    """Frequencies from -2 to 2 radians a patch, and q and k as a host has them, tokens before heads; or as a copy."""
     torch.manual_seed(0)
     frequencies = torch.linspace(-2, 2, 2 * heads * pairs, dtype=torch.float64).view(2, heads, pairs)
     tensors = [torch.randn(batch, at.shape[1], heads, 2 * pairs + rest, dtype=dtype).transpose(1, 2) for _ in range(2)]
+    tensors = [x.contiguous() if heads_first else x for x in tensors]
     return frequencies.requires_grad_(), [x.requires_grad_() for x in tensors]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("pairs", "rest"), [(4, 0), (33, 3), (70, 0)])
-@pytest.mark.parametrize("moved", [0, 1000])
+@pytest.mark.parametrize(("moved", "heads_first"), [(0, True), (1000, False)])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_forward_and_gradients_are_those_by_each_patch(
-    dtype: torch.dtype, grid: Grid, moved: int, pairs: int, rest: int, layout: str, loops: str
+    dtype: torch.dtype, grid: Grid, moved: int, heads_first: bool, pairs: int, rest: int, layout: str, loops: str
 ) -> None:
     """No further from float64 than twice what the way by each patch is in the same dtype, and a rounding of the
     largest."""
     at = places(grid, moved)
-    frequencies, tensors = data(at, 3, pairs, dtype, rest)
+    frequencies, tensors = data(at, 3, pairs, dtype, rest, heads_first=heads_first)
     grads = [torch.randn_like(x) for x in tensors]
 
     def found(kind: torch.dtype, by_loop: bool) -> list[torch.Tensor]:
@@ -123,10 +130,11 @@ def test_a_gradient_with_a_tangent() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_sums_do_not_depend_on_threads() -> None:
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_sums_do_not_depend_on_threads(heads_first: bool) -> None:
     """A head's rows are summed in order, whichever thread had them."""
     at, before = places(Grid(24, 24)), torch.get_num_threads()
-    frequencies, tensors = data(at, 3, 16, torch.float32)
+    frequencies, tensors = data(at, 3, 16, torch.float32, heads_first=heads_first)
     found = []
     try:
         for threads in (1, 2, 5):
@@ -213,3 +221,38 @@ def test_mixed_rope_goes_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked
     for one, other in zip(ours, direct, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("heads", "pairs"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_nothing_to_turn(heads: int, pairs: int, heads_first: bool) -> None:
+    at = places(Grid(3, 4, 1))
+    frequencies, tensors = data(at, heads, pairs, torch.float32, rest=5, heads_first=heads_first)
+    out = turn_on_grid(tensors, frequencies, raster_at(at), "half")
+    assert all(map(torch.equal, out, tensors))
+    found = torch.autograd.grad(out, [frequencies, *tensors], [torch.ones_like(x) for x in out])
+    assert [x.shape for x in found] == [frequencies.shape, *(x.shape for x in tensors)]
+
+
+def test_tokens_that_share_memory() -> None:
+    """A view by `unfold`, whose like is laid out otherwise; and such a gradient."""
+    at = places(Grid(2, 2))
+    frequencies, _ = data(at, 1, 4, torch.float32)
+    row = torch.randn(1, 1, 11)
+    found = []
+    for of in (lambda x: x, torch.Tensor.contiguous):
+        x = of(row.unfold(2, 8, 1)).requires_grad_()
+        (out,) = turn_on_grid([x], frequencies, raster_at(at), "half")
+        found.append([out, *torch.autograd.grad(out, [x, frequencies], of(row.unfold(2, 8, 1)))])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("other", [torch.zeros(1, 1, 4, 8), torch.zeros(2, 1, 4, 8).double(), None])
+def test_tensors_that_are_not_alike_are_refused(other: torch.Tensor | None) -> None:
+    at = places(Grid(2, 2))
+    frequencies, _ = data(at, 1, 4, torch.float32)
+    one = torch.zeros(2, 1, 4, 8)
+    with pytest.raises(ValueError, match="one tensor or two of one shape and dtype"):
+        turn_on_grid([one, one, one] if other is None else [one, other], frequencies, raster_at(at), "half")
+    with pytest.raises(ValueError, match="one tensor or two of one shape and dtype"):
+        turn_on_grid([], frequencies, raster_at(at), "half")

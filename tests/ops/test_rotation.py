@@ -187,3 +187,15 @@ def test_an_exported_program_runs_where_whorl_is_not(strict: bool) -> None:
     assert not [node.target for node in program.graph.nodes if "whorl" in str(node.target)]
     for x, y in zip(program.module()(*given), Turning()(*given), strict=True):
         torch.testing.assert_close(x, y)
+
+
+def test_tokens_that_share_memory() -> None:
+    """A view by `unfold`, whose like is laid out otherwise; and such a gradient."""
+    tables = rotation_tables(parse("rope").with_defaults().spectrum(8), torch.arange(4)[None], torch.float32)
+    row = torch.randn(1, 1, 11)
+    found = []
+    for of in (lambda x: x, torch.Tensor.contiguous):
+        q = of(row.unfold(2, 8, 1)).requires_grad_()
+        out, k = rotate(q, q, tables)
+        found.append([out, k, *torch.autograd.grad(out, [q], of(row.unfold(2, 8, 1)))])
+    assert all(map(torch.equal, *found))

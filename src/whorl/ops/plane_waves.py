@@ -44,10 +44,13 @@ def turn_on_grid(
     frequencies  [2, heads, pairs] in float64, radians per row and per column
     layout       as in `whorl.ops.rotate`
 
-    Gradients of any order reach the tensors and the frequencies. Raises ValueError for tensors of other heads or
-    tokens, or with fewer channels than are turned.
+    Gradients of any order reach the tensors and the frequencies. Raises ValueError for tensors that are not alike, of
+    other heads or tokens, or with fewer channels than are turned.
     """
     (heads, pairs), tokens = frequencies.shape[1:], raster.order.shape[1]
+    alike = {(x.shape, x.dtype) for x in tensors}
+    if len(tensors) not in (1, 2) or len(alike) > 1:
+        raise ValueError(f"one tensor or two of one shape and dtype are turned, got {[tuple(one) for one in alike]}")
     for x in tensors:
         if x.shape[1:3] != (heads, tokens) or x.shape[3] < 2 * pairs or x.dtype not in (torch.float32, torch.float64):
             raise ValueError(

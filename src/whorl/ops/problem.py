@@ -34,6 +34,17 @@ def laid_out(x: Seen) -> torch.Tensor:
     return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
 
 
+def side_by_side(x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy where its channels do not lie side by side, or those of two tokens share memory (as in a view by
+    `unfold`, whose like PyTorch lays out in another order); with its own numbers where the view says minus."""
+    *steps, last = x.stride()
+    width = x.shape[-1]
+    for step in steps:
+        if 0 < step < width:
+            last = 0
+    return x if last == 1 and not x.is_neg() else x.resolve_neg().contiguous()
+
+
 _ITSELF: Any = object()
 
 

@@ -13,7 +13,7 @@ from whorl.ops.derivatives import plain, transformed
 from whorl.ops.environment import asked_by_environment
 from whorl.ops.impl import reference
 from whorl.ops.implementations import ROTATIONS
-from whorl.ops.problem import RotationProblem, one_pair, seen
+from whorl.ops.problem import RotationProblem, one_pair, seen, side_by_side
 
 
 class How(NamedTuple):
@@ -77,7 +77,7 @@ def turn_now(
         turned = [reference.rotate_one(x, *tables, layout=how.layout, heads_dim=how.heads_dim) for x in tensors]
         return [x.copy_(y) for x, y in zip(tensors, turned, strict=True)] if inplace else turned
     cos, sin = cos.contiguous().resolve_neg(), sin.contiguous().resolve_neg()
-    ready = [x if x.stride(-1) == 1 and not x.is_neg() else x.resolve_neg().contiguous() for x in tensors]
+    ready = [side_by_side(x) for x in tensors]
     here = inplace and all(x is y for x, y in zip(ready, tensors, strict=True))
     q, k = ready[0], ready[1] if len(ready) > 1 else None
     problem = _same(RotationProblem(seen(q), None if k is None else seen(k), seen(cos), seen(sin), *how[:5], here))

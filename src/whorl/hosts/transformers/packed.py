@@ -146,6 +146,8 @@ class PackedHost(OpenHost):
         """Row by row, as those of other models are, in whichever order a tower has its patches."""
         embed, side = self.model.patch_embed, self.merged
         grid = self.grid_of(*pixels.shape[-2:])
+        if pixels.shape[1] != embed.in_channels:
+            raise ValueError(f"{self.named} takes images of {embed.in_channels} channels, got {pixels.shape[1]}")
         cut = pixels.unflatten(3, (grid.width // side, side, -1)).unflatten(2, (grid.height // side, side, -1))
         patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4)[:, :, None]  # [patches, channels, 1, high, wide]
         row = patches.expand(-1, -1, embed.temporal_patch_size, -1, -1).flatten(1)

@@ -10,6 +10,7 @@ import torch
 
 from whorl.ops.impl import native
 from whorl.ops.impl.cpu import SMALL
+from whorl.ops.problem import side_by_side
 from whorl.ops.raster import Raster
 
 
@@ -22,8 +23,8 @@ def turn(
     frequencies  [2, heads, pairs] in float64, radians per row and per column
     """
     heads, pairs = frequencies.shape[1:]
-    sides = frequencies.new_empty(heads, raster.grid.height + raster.grid.width, 2, pairs)
-    ready = [_adjacent(x) for x in tensors]
+    ready = [side_by_side(x) for x in tensors]
+    sides = ready[0].new_empty(heads, raster.grid.height + raster.grid.width, 2, pairs)
     out = [torch.empty_like(x) for x in ready]
     _call(frequencies.contiguous(), sides, raster, layout, out, ready, None, None)
     return out, sides
@@ -39,16 +40,11 @@ def turn_back(
     """Gradients turned back; and the frequencies' gradient, [2, heads, pairs] in float64, where what the forward pass
     turned is given (`turned`): else None."""
     heads, _, _, pairs = sides.shape
-    ready = [_adjacent(x) for x in grads]
+    ready = [side_by_side(x) for x in grads]
     out = [torch.empty_like(x) for x in ready]
-    to_frequencies = sides.new_empty(2, heads, pairs) if turned else None
-    _call(None, sides, raster, layout, out, ready, [_adjacent(x) for x in turned], to_frequencies)
+    to_frequencies = sides.new_empty(2, heads, pairs, dtype=torch.float64) if turned else None
+    _call(None, sides, raster, layout, out, ready, [side_by_side(x) for x in turned], to_frequencies)
     return out, to_frequencies
-
-
-def _adjacent(x: torch.Tensor) -> torch.Tensor:
-    """x with its channels side by side, and its own numbers if the view says minus."""
-    return x if x.stride(-1) == 1 and not x.is_neg() else x.resolve_neg().contiguous()
 
 
 def _call(
