@@ -132,8 +132,8 @@ def test_a_gradient_with_a_tangent() -> None:
 
 @pytest.mark.parametrize("heads_first", [False, True])
 def test_sums_do_not_depend_on_threads(heads_first: bool) -> None:
-    """A head's rows are summed in order, whichever thread had them."""
-    at, before = places(Grid(24, 24)), torch.get_num_threads()
+    """Units are summed in order, whichever thread had them."""
+    at, before = places(Grid(60, 24)), torch.get_num_threads()  # units of one row and, of heads apart, of several
     frequencies, tensors = data(at, 3, 16, torch.float32, heads_first=heads_first)
     found = []
     try:
@@ -223,15 +223,16 @@ def test_mixed_rope_goes_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("heads", "pairs"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize(("heads", "pairs", "batch"), [(0, 2, 2), (2, 0, 2), (2, 2, 0)])
 @pytest.mark.parametrize("heads_first", [False, True])
-def test_nothing_to_turn(heads: int, pairs: int, heads_first: bool) -> None:
+def test_nothing_to_turn(heads: int, pairs: int, batch: int, heads_first: bool) -> None:
     at = places(Grid(3, 4, 1))
-    frequencies, tensors = data(at, heads, pairs, torch.float32, rest=5, heads_first=heads_first)
+    frequencies, tensors = data(at, heads, pairs, torch.float32, rest=5, batch=batch, heads_first=heads_first)
     out = turn_on_grid(tensors, frequencies, raster_at(at), "half")
     assert all(map(torch.equal, out, tensors))
     found = torch.autograd.grad(out, [frequencies, *tensors], [torch.ones_like(x) for x in out])
     assert [x.shape for x in found] == [frequencies.shape, *(x.shape for x in tensors)]
+    assert not found[0].any()
 
 
 def test_tokens_that_share_memory() -> None:

@@ -32,7 +32,7 @@ typedef struct {
 #define INLINE static inline __attribute__((always_inline))
 #define AT(TYPE, t, what, token) ((TYPE)(t)->what + b * (t)->what##_stride[0] + h * (t)->what##_stride[1] + (token) * (t)->what##_stride[2])
 
-enum { TOGETHER = 64, AFRESH = 64, WIDE = 256 };
+enum { TOGETHER = 64, AFRESH = 64, WIDE = 256, UNITS = 64 };
 enum { TERMS = 16 }; /* these are added up in a tensor's own precision, and then in double */
 enum { LANES = 16 }; /* pairs in a loop that the compiler need not end early: it makes whole vectors of it */
 
@@ -111,20 +111,22 @@ INLINE void circle(double *to_cos, double *to_sin, const double *x, int64_t n) {
 #define NEXT_HEAD(TENSOR)                                                                                              \
     TENSOR##_out += TENSOR##_heads[0], TENSOR##_in += TENSOR##_heads[1], TENSOR##_turned += TENSOR##_heads[2];
 
-/* A unit of work: patches of a row, of all images and tensors; of all heads, where those of a token lie side by side, as models
- * give them, or else of one. It does not depend on how many threads there are, nor do sums of units. */
+/* A unit of work: patches of some rows of an image, of all tensors; of all heads, where those of a token lie side by side, as models
+ * give them, or else of one. UNITS or more are made where there are so many rows, however many threads there are: so sums of them
+ * are the same. */
 typedef struct {
-    int64_t head, heads, row, first, end; /* columns */
+    int64_t image, head, heads, row, rows, first, end; /* the first row and how many; columns */
 } Unit;
 
 /* Of one image, in one tensor or both at once. What is `const int` is known where this is compiled: no loop over pairs has a branch.
  * learned: sums of to_angle and column to_angle of each pair, in `sums`, by head; of row to_angle and column to_angle in `partial`. */
 #define ROW(NAME, MATH, FIRST, SECOND)                                                                                 \
     INLINE void NAME(const int both, const int learned, const Call *call, Unit unit, MATH *restrict sums,              \
-                     double *restrict partial, int64_t b) {                                                            \
+                     double *restrict partial) {                                                                       \
         typedef MATH MATH_;                                                                                            \
         const Tensor *one = call->tensors, *other = one + both;                                                        \
-        const int64_t pairs = call->pairs, of_head = (call->rows + call->columns) * 2 * pairs, h = unit.head;          \
+        const int64_t pairs = call->pairs, of_head = (call->rows + call->columns) * 2 * pairs;                         \
+        const int64_t b = unit.image, h = unit.head;                                                                   \
         const int64_t token = call->prefix + unit.row * call->columns + unit.first;                                    \
         const size_t rest = (call->head_dim - 2 * pairs) * sizeof(MATH);                                               \
         const MATH way = call->backward ? -1 : 1, *of_row = (const MATH *)call->sides + h * of_head + unit.row * 2 * pairs;\
@@ -172,12 +174,13 @@ typedef struct {
         NAME##_powers(of_rows + c->rows * 2 * c->pairs, c->speeds + (c->heads + h) * c->pairs, c->first[1], c->columns, c->pairs);\
     }                                                                                                                  \
     static void NAME(const Call *c, Unit unit, MATH *sums, double *partial) {                                          \
+        const int64_t b = unit.image;                                                                                  \
         memset(sums, 0, unit.heads * 2 * c->pairs * sizeof(MATH));                                                     \
-        for (int64_t b = 0; b < c->batch; b++) {                                                                       \
-            for (int64_t i = 0; i < c->prefix && !unit.row && !unit.first; i++)                                        \
-                for (const Tensor *t = c->tensors; t < c->tensors + c->count; t++)                                     \
-                    for (int64_t h = unit.head; h < unit.head + unit.heads; h++)                                       \
-                        memcpy(AT(MATH *, t, out, i), AT(const MATH *, t, in, i), c->head_dim * sizeof(MATH));         \
+        for (int64_t i = 0; i < c->prefix && !unit.row && !unit.first; i++)                                            \
+            for (const Tensor *t = c->tensors; t < c->tensors + c->count; t++)                                         \
+                for (int64_t h = unit.head; h < unit.head + unit.heads; h++)                                           \
+                    memcpy(AT(MATH *, t, out, i), AT(const MATH *, t, in, i), c->head_dim * sizeof(MATH));             \
+        for (; unit.rows > 0; unit.row++, unit.rows--) {                                                               \
             const int both = c->count == 2, learned = partial != NULL;                                                 \
             if (c->interleaved) {                                                                                      \
                 EACH(NAME##_neighbours)                                                                                \
@@ -187,7 +190,7 @@ typedef struct {
         }                                                                                                              \
     }
 #define EACH(NAME) ONE(NAME, 0, 0) ONE(NAME, 0, 1) ONE(NAME, 1, 0) ONE(NAME, 1, 1)
-#define ONE(NAME, BOTH, LEARNED) if (both == BOTH && learned == LEARNED) NAME(BOTH, LEARNED, c, unit, sums, partial, b);
+#define ONE(NAME, BOTH, LEARNED) if (both == BOTH && learned == LEARNED) NAME(BOTH, LEARNED, c, unit, sums, partial);
 
 LOOPS(of_float, float)
 LOOPS(of_double, double)
@@ -197,7 +200,9 @@ int whorl_plane_waves(const int64_t *call) {
     const Call *c = (const Call *)call;
     if (!c->heads) return 0;
     const int64_t heads = c->tensors->in_stride[1] > c->tensors->in_stride[2] ? 1 : c->heads, size = heads * 2 * c->pairs;
-    const int64_t across = (c->columns - 1) / WIDE + 1, of_heads = c->rows * across, units = c->heads / heads * of_heads;
+    const int64_t across = (c->columns - 1) / WIDE + 1, blocks = c->heads / heads * c->batch * across;
+    const int64_t together = c->rows * blocks < UNITS ? 1 : c->rows * blocks / UNITS < c->rows ? c->rows * blocks / UNITS : c->rows;
+    const int64_t down = (c->rows - 1) / together + 1, of_image = down * across, units = blocks * down;
     double *partial = NULL; /* [units][heads][2][pairs], and never nothing */
     if (c->to_speeds && !(partial = calloc(units * size + 1, sizeof(double)))) return 1;
     int failed = 0;
@@ -213,9 +218,13 @@ int whorl_plane_waves(const int64_t *call) {
                     of_float_sides(c, h);
         }
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < units; n++) {
-            const int64_t first = n % across * WIDE, end = first + WIDE < c->columns ? first + WIDE : c->columns;
-            const Unit unit = {n / of_heads * heads, heads, n % of_heads / across, first, end};
+        for (int64_t n = 0; n < units; n++) { /* image by image, and head by head where these are apart */
+            const int64_t first = n % across * WIDE, row = n / across % down * together, of = n / of_image;
+            const Unit unit = {
+                of / (c->heads / heads), of % (c->heads / heads) * heads, heads,
+                row, row + together < c->rows ? together : c->rows - row,
+                first, first + WIDE < c->columns ? first + WIDE : c->columns,
+            };
             double *of_unit = partial ? partial + n * size : NULL;
             if (!sums)
                 failed = 1;
@@ -228,9 +237,12 @@ int whorl_plane_waves(const int64_t *call) {
     }
     for (int64_t h = 0; partial && !failed && h < c->heads; h++)
         for (int64_t i = 0; i < c->pairs; i++) {
-            const double *of_unit = partial + h / heads * of_heads * size + h % heads * 2 * c->pairs;
             double by_row = 0, by_column = 0;
-            for (int64_t n = 0; n < of_heads; n++, of_unit += size) by_row += of_unit[i], by_column += of_unit[c->pairs + i];
+            for (int64_t n = h / heads * of_image; n < units; n += of_image * (c->heads / heads))
+                for (int64_t m = n; m < n + of_image; m++) {
+                    const double *of_unit = partial + m * size + h % heads * 2 * c->pairs + i;
+                    by_row += of_unit[0], by_column += of_unit[c->pairs];
+                }
             c->to_speeds[h * c->pairs + i] = by_row, c->to_speeds[(c->heads + h) * c->pairs + i] = by_column;
         }
     free(partial);
