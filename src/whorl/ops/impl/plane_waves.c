@@ -101,7 +101,8 @@ INLINE void circle(double *to_cos, double *to_sin, const double *x, int64_t n) {
 /* Where a head of a token lies in one tensor, from token to token of a row and from head to head. */
 #define ROW_OF(TENSOR, MATH)                                                                                           \
     MATH *TENSOR##_out_row = AT(MATH *, TENSOR, out, token);                                                           \
-    const MATH *TENSOR##_in_row = AT(const MATH *, TENSOR, in, token), *TENSOR##_turned_row = AT(const MATH *, TENSOR, turned, token);\
+    const MATH *TENSOR##_in_row = AT(const MATH *, TENSOR, in, token);                                                 \
+    const MATH *TENSOR##_turned_row = learned ? AT(const MATH *, TENSOR, turned, token) : TENSOR##_in_row;             \
     const int64_t TENSOR##_steps[] = {TENSOR->out_stride[2], TENSOR->in_stride[2], TENSOR->turned_stride[2]};          \
     const int64_t TENSOR##_heads[] = {TENSOR->out_stride[1], TENSOR->in_stride[1], TENSOR->turned_stride[1]};
 #define TOKEN(TENSOR, MATH)                                                                                            \
