@@ -43,9 +43,9 @@ def of_positions(
     kept: tuple[_Made, ...] = _made.get(query_positions, ())
     for one in kept:
         same = one.by is make and one.settings == settings and one.key_positions() is key_positions
-        if same and _holds(query_positions, one.held[0]):
-            if key_positions is query_positions or _holds(key_positions, one.held[1]):
-                return one.what
+        alone = key_positions is query_positions
+        if same and _holds(query_positions, one.held[0]) and (alone or _holds(key_positions, one.held[1])):
+            return one.what
     with torch.inference_mode(False):  # whatever asks first, training may ask next
         what = make(None, query_positions, key_positions, *settings)
     held = _held(query_positions), _held(key_positions)
