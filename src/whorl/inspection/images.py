@@ -234,6 +234,7 @@ def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor,
     high, wide = (last - first + 1).tolist()  # of what it sees: the image, or a window of it
     places = (attended.places - first).tolist()
     in_rows = torch.tensor([y * wide + x for y, x in places], device=device).argsort()
+    ordered = torch.equal(in_rows, torch.arange(len(places), device=device))
     offsets = torch.zeros(heads, 2 * rows - 1, 2 * columns - 1, device=device)
     on_prefix = torch.zeros(heads, prefix, dtype=torch.float64, device=device)
     step = max(1, BLOCK_NUMBERS // (heads * tokens))
@@ -242,7 +243,8 @@ def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor,
         weights = attended.weights(image, block)
         weights = attended.softmax(block) if weights is None else weights
         on_prefix += weights[..., :prefix].sum(1, dtype=torch.float64)
-        on_patches = weights[..., prefix:][..., in_rows].unflatten(-1, (high, wide))
+        on_patches = weights[..., prefix:] if ordered else weights[..., prefix:][..., in_rows]
+        on_patches = on_patches.unflatten(-1, (high, wide))
         for (y, x), of_query in zip(places[q0 - prefix :], on_patches.unbind(1), strict=False):
             offsets[:, rows - 1 - y : rows - 1 - y + high, columns - 1 - x : columns - 1 - x + wide] += of_query
     return offsets.double(), on_prefix
