@@ -281,7 +281,8 @@ def test_that_rows_and_columns_change_places_is_told(caplog: pytest.LogCaptureFi
     for family, order, told in (("dinov3_vit", "xy", True), ("dinov3_vit", "ij", False), ("vit", "xy", False)):
         caplog.clear()
         whorl.attach(tiny_image_model(family), f"axial-rope:order={order}")
-        assert ("take rows for columns; order=ij keeps them" in caplog.text) is told
+        said = "its own, dinov3-rope:base=100, take rows for columns; order=ij gives each pair its own axis"
+        assert (said in caplog.text) is told
 
 
 def test_what_a_training_draws_for_its_own_rotation_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -111,13 +111,19 @@ def test_it_is_its_own_code_with_other_frequencies(
 
 @pytest.mark.parametrize("encoding", ["axial-rope", "hope-2d:grid=24@24", "p-rope-2d:p=0.5"])
 def test_that_rows_and_columns_change_places_is_told(
-    model: Any, encoding: str, caplog: pytest.LogCaptureFixture
+    model: Any, encoding: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     tower, of = model.model.visual, ":" if ":" not in encoding else ","
     whorl.attach(tower, f"{encoding}{of}order=ij")
     assert "take rows for columns" not in caplog.text
     whorl.attach(tower, encoding)
-    assert "take rows for columns; order=ij keeps them" in caplog.text
+    own = "learned-2d:grid=6@6+" if hasattr(tower, "pos_embed") else ""
+    said = f"with its own, {own}axial-rope:base=10000,order=ij, take rows for columns; order=ij gives each pair its own"
+    assert said in caplog.text
+    caplog.clear()
+    model.save_pretrained(tmp_path)
+    whorl.load(tmp_path)
+    assert "take rows for columns" not in caplog.text, "its weights were saved with it"
 
 
 def test_what_was_filled_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,13 @@ import torch
 from attention_cases import HEADS, agree, at, data, modules
 from torch import nn
 
+from whorl.encodings import Shape, parse
+from whorl.encodings.grid import Grid
 from whorl.ops import biased_attention
 from whorl.ops.axes import seen_by
+from whorl.ops.impl import cpu_attention
+from whorl.ops.scores import BoundScore
+from whorl.testing import max_error
 
 ROWS, COLUMNS = 5, 7
 GRID = torch.cartesian_prod(torch.arange(ROWS), torch.arange(COLUMNS))[None]  # [1, 35, 2]
@@ -109,6 +114,28 @@ def test_one_distance_is_all_that_the_loops_and_flex_need(impl: str) -> None:
         assert torch.equal(out, wanted)
         nothing, _ = biased_attention(*tensors, [], scale=0.4, impl=impl, **at(POINTS))  # no bias, any positions
         assert torch.equal(nothing, biased_attention(*tensors, [], scale=0.4, impl=impl, **at(column[..., 0]))[0])
+
+
+@pytest.mark.parametrize("impl", ["cpu", "flex", "auto"])
+@pytest.mark.parametrize("name", ["mixed-rope", "liere:block=8,unit=7"])
+def test_what_turns_by_rows_and_columns_leaves_nothing_that_goes_by_them(
+    name: str, impl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits are of turned queries and keys alone, whatever attends: of an image the loops, on a CPU."""
+    torch.manual_seed(0)
+    (effect,) = parse(name).effects(Shape(8, HEADS, 8 * HEADS, bidirectional=True, axes=2))
+    places, tensors = Grid(5, 7).positions(), data(35, 35, 8, torch.float32)
+    how = {"scale": 0.4, "scores": [BoundScore(effect.module)], **at(places)}
+    chosen = []
+    monkeypatch.setattr(cpu_attention, "run", lambda *given, run=cpu_attention.run: chosen.append(1) or run(*given))
+    with torch.no_grad():
+        wanted, _ = biased_attention(*tensors, [], impl="reference", **how)
+        out, _ = biased_attention(*tensors, [], impl=impl, **how)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+    assert bool(chosen) is (impl != "flex")
+    with torch.no_grad():
+        other, _ = biased_attention(*tensors, [], impl=impl, **how | at(Grid(7, 5).positions()))
+    assert max_error(other, out) > 1e-3
 
 
 @pytest.mark.parametrize(

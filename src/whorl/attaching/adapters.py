@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attach, detach
+from whorl.attaching.joining import attach_saved, detach
 from whorl.attaching.records import CONFIG_KEY, NAMED, by_place
 from whorl.attaching.seams import attached, attachments_in
 from whorl.attaching.weights import refuse_incomplete
@@ -107,7 +107,7 @@ def _with_encodings(base: Any, encodings: dict[str, Encoding], where: Any) -> No
             raise ValueError(f"{trained}, and the base has {by_place({at: found})[0]} attached")
     parts = {at: base.get_submodule(at) for at in encodings if at not in held}
     for at, part in parts.items():
-        attach(part, completed(host_of(part), encodings[at]))
+        attach_saved(part, completed(host_of(part), encodings[at]))
     attachments: list[Any] = [attached(part) for part in parts.values()]
     if any(True for attachment in attachments for _ in attachment.parameters()):
         for part in parts.values():

@@ -89,6 +89,27 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
 
     >>> model = whorl.attach(model, whorl.HoPE(train_length=4096))
     """
+    host, plan = _join(model, encoding, impl, seed)
+    attachment = attached(model)
+    if attachment is not None and (order := _other_order(host, plan)):
+        log.warning(
+            "%s turns by columns the pairs of channels that this %s itself turns by rows, and the other way around: "
+            "weights that were trained with its own, %s, take rows for columns; order=%s gives each pair its own axis",
+            attachment.encoding,
+            type(model).__name__,
+            host.own_encoding(),
+            order,
+        )
+    return model
+
+
+def attach_saved(model: Any, encoding: Encoding) -> Any:
+    """`attach` of the encoding that the weights of a model were saved with."""
+    _join(model, encoding, "auto", 0)
+    return model
+
+
+def _join(model: Any, encoding: Encoding | str, impl: str, seed: int) -> tuple[Host, Plan]:
     asked = parse(encoding)
     check_numbers(seed=seed)
     refuse_wrapped(model)
@@ -138,14 +159,6 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
             type(model).__name__,
             on_grids if host.packed else "spe, pape-ri or euclidean-alibi",
         )
-    elif order := _other_order(host, plan):
-        log.warning(
-            "%s turns by columns the pairs of channels that this %s itself turns by rows, and the other way around: "
-            "weights that were trained with its own take rows for columns; order=%s keeps them",
-            encoding,
-            type(model).__name__,
-            order,
-        )
     if drawn := host.drawn_in_training:
         log.warning(
             "in training this %s moves or scales the places of patches that its own rotation goes by, anew in every "
@@ -173,7 +186,7 @@ def attach(model: Any, encoding: Encoding | str, *, impl: str = "auto", seed: in
         )
     if words := what_was_filled(host, asked, encoding):
         log.info("%s", words)
-    return model
+    return host, plan
 
 
 def _other_order(host: Host, plan: Plan) -> str | None:

@@ -20,7 +20,7 @@ import torch
 
 from whorl.attaching import adapters, timm_folders
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attach
+from whorl.attaching.joining import attach_saved
 from whorl.attaching.keeping import digest_of
 from whorl.attaching.reading import encoding_of, same_rotations
 from whorl.attaching.records import CONFIG_KEY, ENTRY, GUARD, UNFINISHED, from_tensor
@@ -115,7 +115,7 @@ def load(name_or_path: Any, *, base: Any = None, **kwargs: Any) -> Any:
         part = model if at is None else model.get_submodule(at)
         part = model if any(part is base for base in bases_of(model)) else part  # which saves it in its own terms
         name = part.name_or_path
-        attachment = attached(attach(part, completed(host_of(part), encoding)))
+        attachment = attached(attach_saved(part, completed(host_of(part), encoding)))
         assert attachment is not None
         part.name_or_path = name  # this directory says it all
         attachment.stock_directory = record is not None and record["stock"]
@@ -161,7 +161,7 @@ def _load_gguf(file: Path, kwargs: dict[str, Any]) -> Any:
     how = {k: v for k, v in kwargs.items() if k not in ("trust_remote_code", "use_safetensors")}
     model, encoding = open_gguf(file, **how)
     if encoding is not None:
-        attach(model, completed(open_host(model), encoding))
+        attach_saved(model, completed(open_host(model), encoding))
         model.name_or_path = str(file)  # which says it all
     return model
 
@@ -226,7 +226,7 @@ def without_weights(where: Any) -> Any:
         host = open_host(model)
         if host.rotary is not None:
             model.set_submodule(name_of(model, host.rotary), type(host.rotary)(host.rotary.config))
-    return model if encoding is None else attach(model, completed(open_host(model), encoding))
+    return model if encoding is None else attach_saved(model, completed(open_host(model), encoding))
 
 
 def from_config(config: Any, where: Any, cls: Any = None) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from whorl.attaching.filling import completed
-from whorl.attaching.joining import attach
+from whorl.attaching.joining import attach_saved
 from whorl.attaching.present import follow_layers
 from whorl.attaching.records import CONFIG_KEY, ENTRY, UNFINISHED, from_tensor, record_of, replace_json
 from whorl.attaching.seams import attached
@@ -92,7 +92,7 @@ def load(where: str, **kwargs: Any) -> Any:
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"timm {timm.__version__} cannot build the {architecture} in {where}: {error}") from error
     if encoding is not None:
-        attach(model, completed(host_of(model), encoding))
+        attach_saved(model, completed(host_of(model), encoding))
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

@@ -97,6 +97,8 @@ def biased_attention(
             if softcap is not None and any(score.module.does("features") for score in scores):
                 raise ValueError(f"softcap must be None where weights are a quotient of features, got {softcap}")
             problem = _by_token(problem, scores, impl == "reference")
+            if len(problem.query_positions.shape) == 3:  # that what is left may go by fewer axes, or by none
+                problem = simplest(problem, [score.module for score in problem.scores])
         chosen = _choose(impl, problem)
         if chosen == "reference" or problem.empty:  # of which there is next to nothing to do
             return _by_reference(problem.multiplied)
