@@ -1,4 +1,5 @@
-"""Encodings of a grid at 14 x 14, 32 x 32 and 64 x 64 patches: turning beside RoPE on as many tokens, iRPE beside SDPA.
+"""Encodings of a grid at 14 x 14, 32 x 32 and 64 x 64 patches: turning beside RoPE on as many tokens, iRPE beside SDPA,
+and steps of a ViT with each.
 
     python benchmarks/images.py [--only REGEX] [--clock cpu]
 
@@ -17,6 +18,7 @@ With `--clock cpu` times are those that the process took of all cores: on a mach
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable
@@ -28,7 +30,9 @@ import torch
 from measuring import CLOCKS, Provider, measured, peak, peak_row
 from torch.nn.functional import embedding
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import ViTConfig, ViTForImageClassification
 
+import whorl
 from whorl.encodings import Shape, parse
 from whorl.encodings.grid import Grid
 from whorl.ops import biased_attention, rotate, rotation_tables
@@ -37,6 +41,7 @@ from whorl.ops.scores import BoundScore
 from whorl.testing import max_error
 
 HEADS, DIM = 6, 64
+STEPS = ("axial-rope", "mixed-rope", "irpe", "alibi-2d", "lookhere", "pape", "liere:block=8")
 SCALE = DIM**-0.5
 BATCHES = {14: 8, 32: 1, 64: 1}  # images, by patches along each side
 CPU = torch.device("cpu")
@@ -62,7 +67,10 @@ def main() -> None:
         rows.write(path, [{**facts, **row} for row in found], same=["case", "provider", "clock"], mode="both")
 
     for side in BATCHES:
-        for what, make, yardstick in (("turning", turnings, "rope"), ("attention", attentions, PLAIN)):
+        kinds = (("turning", turnings, "rope"), ("attention", attentions, PLAIN), ("a ViT's step", steps, "axial-rope"))
+        for what, make, yardstick in kinds:
+            if make is steps and side == 64:
+                continue
             label = f"{what}, {side} x {side}"
             if re.search(options.only, label):
                 write(measured(label, make(side), yardstick, options.rounds, CPU, CLOCKS[options.clock]))
@@ -95,6 +103,29 @@ def turnings(side: int) -> dict[str, Provider]:
         lambda: token_by_token([BoundScore(module)], at, at, q, k, SCALE)[:2],
         lambda out: torch.autograd.grad(out, [q, k, *learned], grads),
     )
+    return found
+
+
+def steps(side: int) -> dict[str, Provider]:
+    """A forward and a backward of three layers of ViT-S, embedding and head around them."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=HEADS * DIM,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * HEADS * DIM,
+        image_size=16 * side,
+    )
+    stock, pixels, found = ViTForImageClassification(config), torch.randn(BATCHES[side], 3, 16 * side, 16 * side), {}
+    for name in ("stock", *STEPS):
+        model = copy.deepcopy(stock)
+        if name != "stock":
+            whorl.attach(model, name)
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        found[name] = Provider(
+            lambda model=model: model(pixels).logits,
+            lambda out, wanted=wanted: torch.autograd.grad(out.sum(), wanted, allow_unused=True),
+        )
     return found
 
 
