@@ -76,6 +76,12 @@ def test_maps_and_norms_are_those_of_its_own_code(attach: Any, tower: Any, monke
         np.testing.assert_allclose(found.frequency[0, 0, 4:, 1], OWN)
 
 
+def far_apart(rows: int, columns: int) -> float:
+    """The mean distance of two patches of a window."""
+    at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
+    return float(torch.cdist(at, at).mean())
+
+
 def test_hidden_patches_of_other_windows_have_no_weight() -> None:
     tower = whole(WINDOWED).model.visual
     found = whorl.inspect_images(tower, PIXELS.float())
@@ -83,8 +89,15 @@ def test_hidden_patches_of_other_windows_have_no_weight() -> None:
     far = (abs(down) > 3) | (abs(right) > 3)
     assert not found.attention[0][:, far].any(), "windows of 4 x 4"
     assert found.attention[1][:, far].all()
-    said = "Patches of the layers [0] see a window of the image each, and look no farther."
-    assert any(said in finding.text for finding in findings(found))
+    sides = [(rows, columns) for rows in (4, 2) for columns in (4, 4, 2)]  # of the windows
+    apart = [far_apart(*side) * side[0] * side[1] for side in sides]
+    even = sum(apart) / (ROWS * COLUMNS)
+    said = (
+        f"(Patches of the layers 0 see a window of the image each, where even attention would look {even:.3g} patches"
+    )
+    texts = [finding.text for finding in findings(found)]
+    assert any(said in text for text in texts)
+    assert any(f"the images' grid of {ROWS} x {COLUMNS} patches" in text for text in texts)
     whole_images = whorl.inspect_images(whole("Qwen2VLForConditionalGeneration").model.visual, PIXELS.float())
     assert not whole_images.summary.absent
 

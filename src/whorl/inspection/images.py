@@ -39,7 +39,10 @@ from whorl.results.measured import IMAGES, Array
 from whorl.watching import Attended, image_layers_of, images_forward, turning_of
 
 NO_PAIRS = "no layer of this model turns pairs of channels ({encoding}), so there is nothing to show by axis"
-WINDOWED = "patches of the layers {layers} see a window of the image each, and look no farther"
+WINDOWED = (
+    "patches of the layers {layers} see a window of the image each, where even attention would look {even:.3g} patches "
+    "away"
+)
 NO_WEIGHTS = "the layers {layers} have weights that may be negative, of which no mean is shown"
 
 
@@ -109,6 +112,7 @@ class Reading:
         self.sums = [Sums() for _ in self.facts]
         self.count, self.seconds = 0, 0.0
         self.windowed: set[int] = set()  # the layers of a tower in which patches see a window alone
+        self.within = np.zeros(2)  # how far even attention would look there, summed over patches; and how many these are
         self.batch = max(1, BATCH_TOKENS // (self.grid.prefix + self.grid.height * self.grid.width))
 
     def read(
@@ -135,7 +139,9 @@ class Reading:
         assert attended.places is not None
         found = Sums(images * len(attended.places))
         if len(attended.places) < self.grid.height * self.grid.width:
+            window = Grid(*(attended.places.amax(0) - attended.places.amin(0) + 1).tolist())
             self.windowed.add(layer.index)
+            self.within += found.patches * np.array([_distance(_counts(window), _counts(window), window), 1])
         if layer.turns:
             repeats = attended.q.shape[1] // attended.k.shape[1]
             for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
@@ -170,9 +176,10 @@ class Reading:
         if all(t is None for t in turning):
             absent["pairs"] = NO_PAIRS.format(encoding=encoding)
         if without := [layer.index for layer in self.facts if not layer.distribution]:
-            absent["weights"] = NO_WEIGHTS.format(layers=without)
+            absent["weights"] = NO_WEIGHTS.format(layers=", ".join(map(str, without)))
         if self.windowed:
-            absent["windows"] = WINDOWED.format(layers=sorted(self.windowed))
+            even, patches = self.within
+            absent["windows"] = WINDOWED.format(layers=", ".join(map(str, sorted(self.windowed))), even=even / patches)
         config = getattr(host.model, "config", None)
         label = name or getattr(host.model, "name_or_path", "") or type(host.model).__name__
         summary = ImageSummary(
@@ -190,6 +197,7 @@ class Reading:
                 rows=self.own.height,
                 columns=self.own.width,
                 prefix=grid.prefix,
+                sized=host.own_grid is not None,
             ),
             settings=ImageSettings(
                 self.count, self.asked, grid.height, grid.width, _distance(pairs, pairs, grid), **settings

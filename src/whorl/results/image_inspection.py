@@ -18,8 +18,8 @@ from whorl.results.schema import Keyed
 
 @dataclass(frozen=True)
 class ImageModel:
-    """The model that was read. rows, columns: of patches in an image of its own size; prefix: the tokens before them,
-    which stand nowhere (a class token, registers)."""
+    """The model that was read. rows, columns: of patches in an image of its own size, or in those that were read where
+    it takes any size (`sized` false); prefix: the tokens before them (a class token, registers), which stand nowhere."""
 
     name: str
     type: str
@@ -31,6 +31,7 @@ class ImageModel:
     rows: int
     columns: int
     prefix: int
+    sized: bool = True
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,8 @@ def _subtitle(models: Models) -> str:
         on = f"Read on {s.data}: " if s.data else "Read on "
         asked = f" of {s.asked:,}" if s.asked != s.images else ""
         own = m.summary.model
-        told.append(
-            f"{on}{s.images:,}{asked} images of {s.rows} x {s.columns} patches; the model's own grid has {own.rows} x "
-            f"{own.columns}"
-        )
+        sizes = f"the model's own grid has {own.rows} x {own.columns}" if own.sized else "the model takes any size"
+        told.append(f"{on}{s.images:,}{asked} images of {s.rows} x {s.columns} patches; {sizes}")
     if len(set(told)) == 1:
         return f"{told[0]}."
     return "; ".join(f"{m.name}: {how}" for m, how in zip(models, told, strict=True)) + "."

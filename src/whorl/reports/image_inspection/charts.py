@@ -23,6 +23,9 @@ def all_charts(models: Models) -> dict[str, Chart]:
     return {chart.name: chart for chart in (_axes(models), _pairs(models), _maps(models)) if chart is not None}
 
 
+_IMAGES_GRID = " (the images', of a model that takes any size)"
+
+
 def _axes(models: Models) -> Chart | None:
     """Layer x head: the shares of each axis, in queries and in keys."""
     views = []
@@ -36,7 +39,9 @@ def _axes(models: Models) -> Chart | None:
             views.append(heat_view(models, f"{words}, {side}", "share of the norm", "sequential", parts, high=1.0))
     caption = (
         "The part of the norm of a head's queries, and of its keys, in pairs that turn by rows, by columns, in those "
-        "that do not rotate, and in those that make no full turn along any side of the model's own grid."
+        "that do not rotate, and in those that make no full turn along any side of the model's own grid"
+        + _IMAGES_GRID * any(not m.summary.model.sized for m in models)
+        + "."
     )
     return heat("axes", "Which axes each head uses", caption, "head", views)
 
@@ -73,8 +78,9 @@ def _pairs(models: Models) -> Chart | None:
     options = ("all layers, mean over heads", *(f"layer {layer}, its heads" for layer in range(deepest)))
     caption = (
         "The norm of each pair in queries, keys and values (which are not turned: the control), and how many times it "
-        "turns from one side of the model's own grid to the other, along the side where that is more; below 1 it makes "
-        "no full turn."
+        "turns from one side of the model's own grid"
+        + _IMAGES_GRID * any(not m.summary.model.sized for m in models)
+        + " to the other, along the side where that is more; below 1 it makes no full turn."
         + " The direction of a pair of mixed frequencies is that in which it turns fastest: 0 degrees from column to "
         "column, 90 from row to row downwards." * any(is_mixed(m) for m in models)
     )

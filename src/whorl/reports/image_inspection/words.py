@@ -67,7 +67,8 @@ def _of_unfit(m: ImageInspection) -> Finding | None:
     turning = [h for h in m.summary.heads if h.queries is not None]
     pairs = [int(np.isfinite(along[h.layer, h.head]).all(-1).sum()) for h in turning]
     moving = [int((np.nan_to_num(along[h.layer, h.head]) != 0).any(-1).sum()) for h in turning]
-    grid = f"the model's own grid of {m.summary.model.rows} x {m.summary.model.columns} patches"
+    whose = "the model's own grid" if m.summary.model.sized else "the images' grid"
+    grid = f"{whose} of {m.summary.model.rows} x {m.summary.model.columns} patches"
     few = [len(h.unfit) for h in turning]
     if not any(few):
         return Finding(f"Every pair that turns makes a full turn in {grid}, along one of its sides.", "pairs")
