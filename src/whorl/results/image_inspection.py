@@ -19,7 +19,8 @@ from whorl.results.schema import Keyed
 @dataclass(frozen=True)
 class ImageModel:
     """The model that was read. rows, columns: of patches in an image of its own size, or in those that were read where
-    it takes any size (`sized` false); prefix: the tokens before them (a class token, registers), which stand nowhere."""
+    it takes any size (`sized` false); prefix: the tokens before them, which stand nowhere (a class token,
+    registers)."""
 
     name: str
     type: str
