@@ -112,7 +112,7 @@ class Reading:
         self.sums = [Sums() for _ in self.facts]
         self.count, self.seconds = 0, 0.0
         self.windowed: set[int] = set()  # the layers of a tower in which patches see a window alone
-        self.within = np.zeros(2)  # how far even attention would look there, summed over patches; and how many these are
+        self.within = np.zeros(2)  # how far even attention would look there, summed over patches; how many these are
         self.batch = max(1, BATCH_TOKENS // (self.grid.prefix + self.grid.height * self.grid.width))
 
     def read(
