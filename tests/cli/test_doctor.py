@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import whorl
 from whorl.diagnosis import CHECKS, IMAGE_CHECKS
 from whorl.testing import tiny_image_model, tiny_model
 
@@ -53,6 +54,14 @@ def test_an_image_model_has_checks_of_its_own(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"checks: {len(IMAGE_CHECKS)} of {len(IMAGE_CHECKS)}, ")
+
+
+def test_what_was_measured_has_room_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    whorl.attach(tiny_image_model("vit"), "axial-rope").save_pretrained(tmp_path)
+    lines = run(str(tmp_path)).output.splitlines()
+    assert any("up to 1 radians from patch" in line for line in lines), "of the check with the longest title"
+    assert max(map(len, lines[-4:])) <= 80
 
 
 def test_checks_with_nothing_to_ask_are_one_line_until_they_are_asked_for(folder: Path) -> None:

@@ -94,9 +94,11 @@ def _show(found: Diagnosis, every: bool) -> None:
     from rich.text import Text
 
     table = Table(title=f"whorl doctor {found.model}", title_justify="left")
-    for column in ("", "check", "measured"):
-        table.add_column(column, overflow="fold", no_wrap=column != "measured")
     idle = [] if every else list(found.having("n/a"))
+    longest = max((len(f.title) for f in found.findings if f.check not in idle), default=0)
+    table.add_column("", no_wrap=True)
+    table.add_column("check", width=min(longest, 40))  # half of a narrow terminal is for what was measured
+    table.add_column("measured", overflow="fold")
     for f in found.findings:
         if f.check in idle:
             continue
