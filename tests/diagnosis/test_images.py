@@ -194,6 +194,8 @@ def test_tables_that_have_learned_nothing_yet_are_no_fault() -> None:
         for table in whorl.attached(model).parameters():
             table += 1.0  # the same for all buckets
     assert doctor(model).failed == ("places", "shapes")
+    besides = doctor(whorl.attach(tiny_image_model("vit"), "axial-rope+irpe"))
+    assert besides.having("pass") == tuple(besides), str(besides)
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -124,6 +124,8 @@ def test_that_rows_and_columns_change_places_is_told(
     model.save_pretrained(tmp_path)
     whorl.load(tmp_path)
     assert "take rows for columns" not in caplog.text, "its weights were saved with it"
+    whorl.attach(tower, "frequencies:values=1@1@1@1@1@1@1@1,axes=0@1@0@1@0@1@0@1")
+    assert "take rows for columns" not in caplog.text, "half of the pairs go by what they went by"
 
 
 def test_what_was_filled_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
