@@ -160,6 +160,18 @@ def test_a_silent_table_of_positions_learns_nothing(learns: bool) -> None:
     assert whorl.detach(model).transformer.wpe.weight.requires_grad is learns
 
 
+def test_a_model_that_was_frozen_since_stays_so() -> None:
+    """Also where the encoding alone learned, and where its own table is to learn again before it is back."""
+    model = whorl.attach(tiny_model("gpt2"), "t5")
+    whorl.attach(model.requires_grad_(False), "alibi")
+    assert not any(p.requires_grad for p in whorl.detach(model).parameters())
+    whorl.attach(model.requires_grad_(True), "t5").requires_grad_(False)
+    whorl.attached(model).requires_grad_(True)
+    assert not any(p.requires_grad for p in whorl.detach(model).parameters())
+    whorl.attach(model, "t5").requires_grad_(True)
+    assert all(p.requires_grad for p in whorl.detach(model).parameters())
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
 @torch.no_grad()
 def test_a_table_is_saved_of_a_model_that_is_offloaded(family: str, tmp_path: Path) -> None:

@@ -167,8 +167,10 @@ def take_off(host: Host, attachment: Attachment) -> None:
             module.__dict__.pop(name, None)
     for hook in attachment.hooks:
         hook.remove()
+    besides = {id(p) for p in attachment.parameters()}
+    frozen = not any(p.requires_grad for p in host.model.parameters() if id(p) not in besides)  # since, all of it
     for own, learned in zip(host.taken_out, attachment.silenced, strict=False):
-        own.requires_grad_(learned)
+        own.requires_grad_(own.requires_grad or (learned and not frozen))
     if attachment.attention_was is not None:
         host.set_attention(attachment.attention_was)
     for saved in _saved(host):
