@@ -355,6 +355,7 @@ def test_another_table_is_refused(encoding: str, reason: str) -> None:
             "goes by where a patch stands between the ends of its image, .* as axial-rope:order=ij without a scale",
         ),
         ("learned-2d:grid=6@6", "adds vectors to patches, .* has no table .* try one that turns q and k"),
+        ("learned-2d", "adds vectors to patches, .* has no table .* try one that turns q and k"),
         ("sincos-2d", "adds vectors to patches"),
         ("alibi", "it reads images; try alibi-2d, axial-rope"),
         ("fox", "has no meaning in an encoder"),

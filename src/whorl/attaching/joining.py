@@ -114,6 +114,8 @@ def _join(model: Any, encoding: Encoding | str, impl: str, seed: int) -> tuple[H
     check_numbers(seed=seed)
     refuse_wrapped(model)
     host = host_of(model)
+    if host.takes_no_vectors is not None and "add" in asked.kinds:  # before it is asked which they would be
+        raise ValueError(f"{asked} {host.takes_no_vectors}")
     encoding = filled(host, asked)
     rotation = "auto" if impl == "flex" else impl
     choose(rotation, next(host.model.parameters()).device)

@@ -175,6 +175,12 @@ class Host(ABC):
         or the plan will say."""
         return None
 
+    @property
+    def takes_no_vectors(self) -> str | None:
+        """Why no vectors can be added to its tokens, whichever they are, in words as those of `refuses`; None where
+        some can."""
+        return None
+
     # --- layers
 
     @property

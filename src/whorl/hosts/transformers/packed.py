@@ -59,15 +59,21 @@ class PackedHost(OpenHost):
 
     packed: bool = True
 
+    @property
+    def takes_no_vectors(self) -> str | None:
+        if self.table_grid is not None:
+            return None
+        return (
+            f"adds vectors to patches, and {self.named} has no table of positions in whose place they could come; "
+            "try one that turns q and k (axial-rope:order=ij, mixed-rope) or biases logits (alibi-2d, irpe)"
+        )
+
     def refuses(self, effect: Effect) -> str | None:
         if not isinstance(effect, Add):
             return None
         grid, module = self.table_grid, effect.module
         if grid is None:
-            return (
-                f"adds vectors to patches, and {self.named} has no table of positions in whose place they could come; "
-                "try one that turns q and k (axial-rope:order=ij, mixed-rope) or biases logits (alibi-2d, irpe)"
-            )
+            return self.takes_no_vectors
         same = isinstance(module, GridTable) and module.weight.shape[:2] == (grid.height, grid.width)
         if same and not module.antialias:
             return None
