@@ -21,12 +21,13 @@ def garbage() -> Iterator[list[Any]]:
     """The tensors that are in cycles which nothing else holds, of what is made meanwhile."""
     found: list[Any] = []
     gc.collect()
+    before = {id(x) for x in gc.get_objects() if isinstance(x, torch.Tensor)}  # an earlier test's model may go now
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         yield found
         gc.collect()
-        found += [x for x in gc.garbage if isinstance(x, torch.Tensor)]
+        found += [x for x in gc.garbage if isinstance(x, torch.Tensor) and id(x) not in before]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
