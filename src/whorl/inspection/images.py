@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,11 +137,12 @@ class Reading:
     def _layer(self, sums: dict[int, Sums], attended: Attended) -> None:
         layer, prefix, images = attended.layer, self.grid.prefix, len(attended.q)
         assert attended.places is not None
-        found = Sums(images * len(attended.places))
-        if len(attended.places) < self.grid.height * self.grid.width:
-            window = Grid(*(attended.places.amax(0) - attended.places.amin(0) + 1).tolist())
+        seen = _Seen.of(attended.places)
+        found = Sums(images * len(seen.places))
+        if len(seen.places) < self.grid.height * self.grid.width:
+            pairs = _counts(seen.grid)
             self.windowed.add(layer.index)
-            self.within += found.patches * np.array([_distance(_counts(window), _counts(window), window), 1])
+            self.within += found.patches * np.array([_distance(pairs, pairs, seen.grid), 1])
         if layer.turns:
             repeats = attended.q.shape[1] // attended.k.shape[1]
             for name, x in (("q", attended.q), ("k", attended.k), ("v", attended.v)):
@@ -149,7 +150,7 @@ class Reading:
                 found.norms[name] = norms.astype(np.float64) * found.patches
         if layer.distribution:
             for image in range(images):
-                offsets, on_prefix = by_offset(attended, image, self.grid)
+                offsets, on_prefix = by_offset(attended, image, self.grid, seen)
                 found.offsets = add(found.offsets, offsets.cpu().numpy())
                 found.prefix = add(found.prefix, on_prefix.cpu().numpy())
         sums[layer.index] = _together(sums.get(layer.index, Sums()), found)
@@ -232,17 +233,34 @@ class Reading:
                 yield ImageHead(i, head, queries, keys, unfit, distance, on, down, right, there)
 
 
-def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+class _Seen(NamedTuple):
+    """The patches that see one another: those of an image, or of a window of it.
+
+    grid      how many rows and columns they have
+    places    row and column of each, from the first of them
+    in_rows   their order row by row; None where they have it
+    """
+
+    grid: Grid
+    places: list[list[int]]
+    in_rows: torch.Tensor | None
+
+    @classmethod
+    def of(cls, places: torch.Tensor) -> _Seen:
+        first, last = places.amin(0), places.amax(0)
+        grid = Grid(*(last - first + 1).tolist())
+        numbers = (places - first) @ torch.tensor([grid.width, 1])
+        ordered = torch.equal(numbers, torch.arange(len(numbers)))
+        return cls(grid, (places - first).tolist(), None if ordered else numbers.argsort())
+
+
+def by_offset(attended: Attended, image: int, grid: Grid, seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of one image's patches, summed over queries, float64: by offset key - query [heads, 2 rows - 1,
     2 columns - 1], with no offset in the middle, and on each token before the patches [heads, prefix]."""
     heads, tokens = attended.q.shape[1:3]
     rows, columns, prefix, device = grid.height, grid.width, grid.prefix, attended.q.device
-    assert attended.places is not None
-    first, last = attended.places.amin(0), attended.places.amax(0)
-    high, wide = (last - first + 1).tolist()  # of what it sees: the image, or a window of it
-    places = (attended.places - first).tolist()
-    in_rows = torch.tensor([y * wide + x for y, x in places], device=device).argsort()
-    ordered = torch.equal(in_rows, torch.arange(len(places), device=device))
+    high, wide = seen.grid.height, seen.grid.width
+    in_rows = None if seen.in_rows is None else seen.in_rows.to(device)
     offsets = torch.zeros(heads, 2 * rows - 1, 2 * columns - 1, device=device)
     on_prefix = torch.zeros(heads, prefix, dtype=torch.float64, device=device)
     step = max(1, BLOCK_NUMBERS // (heads * tokens))
@@ -251,9 +269,9 @@ def by_offset(attended: Attended, image: int, grid: Grid) -> tuple[torch.Tensor,
         weights = attended.weights(image, block)
         weights = attended.softmax(block) if weights is None else weights
         on_prefix += weights[..., :prefix].sum(1, dtype=torch.float64)
-        on_patches = weights[..., prefix:] if ordered else weights[..., prefix:][..., in_rows]
+        on_patches = weights[..., prefix:] if in_rows is None else weights[..., prefix:][..., in_rows]
         on_patches = on_patches.unflatten(-1, (high, wide))
-        for (y, x), of_query in zip(places[q0 - prefix :], on_patches.unbind(1), strict=False):
+        for (y, x), of_query in zip(seen.places[q0 - prefix :], on_patches.unbind(1), strict=False):
             offsets[:, rows - 1 - y : rows - 1 - y + high, columns - 1 - x : columns - 1 - x + wide] += of_query
     return offsets.double(), on_prefix
 
