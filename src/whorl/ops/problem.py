@@ -5,7 +5,7 @@ Both are tuples, frozen and cheap, since one is made at every call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,15 +34,19 @@ def laid_out(x: Seen) -> torch.Tensor:
     return torch.empty_strided(x[0], x[1], dtype=x[2], device="meta")
 
 
-def side_by_side(x: torch.Tensor) -> torch.Tensor:
-    """x, or a copy where its channels do not lie side by side, or those of two tokens share memory (as in a view by
-    `unfold`, whose like PyTorch lays out in another order); with its own numbers where the view says minus."""
-    *steps, last = x.stride()
-    width = x.shape[-1]
+def by_channel(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether channels lie side by side, and no two tokens share some of them (as in a view by `unfold`, whose like
+    PyTorch lays out in another order)."""
+    *steps, last = strides
     for step in steps:
-        if 0 < step < width:
-            last = 0
-    return x if last == 1 and not x.is_neg() else x.resolve_neg().contiguous()
+        if 0 < step < shape[-1]:
+            return False
+    return last == 1
+
+
+def side_by_side(x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy that lies `by_channel`; with its own numbers where the view says minus."""
+    return x if by_channel(x.shape, x.stride()) and not x.is_neg() else x.resolve_neg().contiguous()
 
 
 _ITSELF: Any = object()
@@ -104,7 +108,7 @@ class RotationProblem(_Rotation, _Remembering):
         """Whether everything lies as `run` takes it."""
         math = math_dtype(self.q[2])
         tables = all(laid_out(t).is_contiguous() and t[2] == math for t in (self.cos, self.sin))
-        return tables and all(x[1][-1] == 1 for x in self.tensors)
+        return tables and all(by_channel(x[0], x[1]) for x in self.tensors)
 
     @cached_property
     def spans(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import torch
 
 from whorl.ops.autograd import table_gradients
 from whorl.ops.overlap import overlap
+from whorl.ops.problem import side_by_side
 from whorl.ops.turning import How, turn_now
 
 SHARED = "q and k share memory, which would turn twice in place; use inplace=False"
@@ -32,7 +33,7 @@ def _rotate_in_place(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> None:
 @torch.library.register_fake("whorl::rotate", lib=_LIBRARY)
 def _rotate_fake(q: Any, k: Any, cos: Any, sin: Any, *how: Any) -> Any:
     def like(x: Any) -> Any:
-        return torch.empty_like(x if x.stride(-1) == 1 else x.contiguous())
+        return torch.empty_like(side_by_side(x))
 
     return like(q), like(k) if k is not None else q.new_empty(0)
 
